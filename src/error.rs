@@ -1,0 +1,202 @@
+//! The one error type: what went wrong, where, and what to do next.
+
+use std::fmt;
+
+/// Result of every fallible operation in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What class of failure an [`Error`] is. Decides the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller asked for something that makes no sense (flags, settings, arguments).
+    Usage,
+    /// etcd or the store cannot be reached, timed out or broke off: worth retrying.
+    Unreachable,
+    /// No repository at the given place.
+    NoRepository,
+    /// No such snapshot, object or key.
+    NotFound,
+    /// It is there already and must not be overwritten.
+    AlreadyExists,
+    /// No master key at hand opens it.
+    WrongKey,
+    /// Bytes are not what their author wrote.
+    Tampered,
+    /// An object is absent or shorter than its snapshot says.
+    Truncated,
+    /// Made by a newer version, or asks for a feature this one does not have.
+    Unsupported,
+    /// The other side refuses: credentials, roles, permissions.
+    Denied,
+    /// The request would leave a snapshot that nobody can open, or lose something.
+    Refused,
+    /// Stopped by a signal.
+    Interrupted,
+    /// A local file could not be read or written.
+    Io,
+    /// etcd or the store answered something it must not.
+    Protocol,
+}
+
+impl ErrorKind {
+    /// The one table of kinds: (name in JSON and metrics, exit status).
+    const fn row(self) -> (&'static str, u8) {
+        match self {
+            Self::Usage => ("usage", 2),
+            Self::Unreachable => ("unreachable", 4),
+            Self::NoRepository => ("no-repository", 10),
+            Self::NotFound => ("not-found", 1),
+            Self::AlreadyExists => ("already-exists", 1),
+            Self::WrongKey => ("wrong-key", 12),
+            Self::Tampered => ("tampered", 13),
+            Self::Truncated => ("truncated", 13),
+            Self::Unsupported => ("unsupported", 1),
+            Self::Denied => ("denied", 1),
+            Self::Refused => ("refused", 1),
+            Self::Interrupted => ("interrupted", 130),
+            Self::Io => ("io", 1),
+            Self::Protocol => ("protocol", 1),
+        }
+    }
+
+    /// Stable lower-case name, as in `-w json` output.
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Exit status of the program when a command ends with this kind.
+    pub const fn exit_code(self) -> u8 {
+        self.row().1
+    }
+}
+
+/// An error: its kind, what was being done, what went wrong and what to do about it.
+///
+/// Displays as `context: message`; the [hint](Error::hint) stands apart. Never holds a secret.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    context: Vec<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            context: Vec::new(),
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// Shorthand for [`ErrorKind::Usage`].
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Usage, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Tampered`].
+    pub fn tampered(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Tampered, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Truncated`].
+    pub fn truncated(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Truncated, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// A file-system error at `path`.
+    pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
+        let message = format!("{}: {source}", path.as_ref().display());
+        Self::new(ErrorKind::Io, message).because(source)
+    }
+
+    /// Says what was being done, outermost last added: `restore 01J…: index: …`.
+    #[must_use]
+    pub fn context(mut self, what: impl Into<String>) -> Self {
+        self.0.context.push(what.into());
+        self
+    }
+
+    /// Says what the reader can do next.
+    #[must_use]
+    pub fn hint(mut self, what: impl Into<String>) -> Self {
+        self.0.hint = Some(what.into());
+        self
+    }
+
+    /// Keeps the underlying error for [`source`](std::error::Error::source).
+    #[must_use]
+    pub fn because(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The class of failure.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What the reader can do next, if anything is known to help.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for what in self.0.context.iter().rev() {
+            write!(f, "{what}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Adds context to the error of a result, as [`Error::context`].
+pub trait Context<T> {
+    /// Says what was being done when it failed.
+    ///
+    /// # Errors
+    /// Those of the result itself.
+    fn context(self, what: impl Into<String>) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, what: impl Into<String>) -> Result<T> {
+        self.map_err(|error| error.context(what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn displays_outermost_context_first() {
+        let error = Error::tampered("bad magic").context("index").context("restore X");
+        assert_eq!(error.to_string(), "restore X: index: bad magic");
+        assert_eq!(error.kind().exit_code(), 13);
+    }
+}

@@ -1,0 +1,10 @@
+//! Encryption at rest and disaster recovery for etcd.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod crypto;
+pub mod error;
+pub mod format;
+pub mod secret;
+
+pub use error::{Error, ErrorKind, Result};
