@@ -1,0 +1,32 @@
+//! Work beside the async threads: computing, blocking I/O, tasks that end with their owner.
+
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs `work`, which computes or blocks, off the async threads.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(task_died(error)))
+}
+
+pub(super) fn task_died(error: JoinError) -> Error {
+    Error::new(ErrorKind::Io, "a worker died").because(error)
+}
+
+/// A task that ends when this is dropped.
+pub(super) struct AbortOnDrop<T>(pub(super) JoinHandle<T>);
+
+impl<T> AbortOnDrop<Result<T>> {
+    /// Waits for the task's own end.
+    pub(super) async fn join(mut self) -> Result<T> {
+        (&mut self.0).await.unwrap_or_else(|error| Err(task_died(error)))
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,169 @@
+//! Which snapshots there are: listing without a key, selecting one by name or time.
+
+use std::time::{Duration, SystemTime};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::folder::{self, Folder, Folders};
+use super::snapshot;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ClusterName, Manifest, SnapshotId};
+use crate::store::Repository;
+
+/// Manifests read at once.
+const READS: usize = 32;
+
+/// Longer than any backup takes: a folder older than this should have its manifest.
+pub(crate) const LONGEST_BACKUP: Duration = Duration::from_secs(24 * 3600);
+
+/// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// The cluster it is of.
+    pub cluster: ClusterName,
+    /// True when it stands alone, false for an incremental.
+    pub full: bool,
+    /// Its last revision.
+    pub revision: u64,
+    /// Length of the database.
+    pub database_bytes: u64,
+    /// Length of its own objects in the store.
+    pub stored_bytes: u64,
+}
+
+impl Summary {
+    fn new(manifest: &Manifest, folder: &Folder) -> Self {
+        let seals = folder.seals.values().map(|info| info.len).sum::<u64>();
+        let manifest_len = folder.manifest.as_ref().map_or(0, |info| info.len);
+        let objects = folder.objects.values().map(|info| info.len).sum::<u64>();
+        Self {
+            id: manifest.snapshot,
+            cluster: manifest.cluster.clone(),
+            full: manifest.depends_on.is_empty(),
+            revision: manifest.revision,
+            database_bytes: manifest.database_bytes,
+            stored_bytes: objects + seals + manifest_len,
+        }
+    }
+}
+
+/// All snapshots, oldest first, and what is odd about the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listing {
+    /// Every snapshot whose manifest parses, oldest first.
+    pub snapshots: Vec<Summary>,
+    /// Folders and objects that are not snapshots, and why.
+    pub findings: Vec<String>,
+    /// Folders without a manifest although no backup can still be writing them.
+    pub orphans: Vec<SnapshotId>,
+}
+
+/// Lists the snapshots of `cluster`, or of all clusters.
+///
+/// # Errors
+/// Those of the store.
+pub async fn snapshots(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+) -> Result<Listing> {
+    let now = SystemTime::now();
+    let Folders { snapshots, foreign } = folder::list_all(repository).await?;
+    let mut listing = Listing::default();
+    listing.findings.extend(foreign.iter().map(|name| format!("{name} is none of ours")));
+    let mut whole = Vec::new();
+    for (id, folder) in snapshots {
+        if folder.manifest.is_some() {
+            whole.push((id, folder));
+        } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
+            listing.orphans.push(id);
+            listing.findings.push(format!(
+                "snapshot {id} has no manifest and is too old to be still written: \
+                 a backup that was killed, or a manifest that was deleted"
+            ));
+        }
+    }
+    let mut read = stream::iter(whole)
+        .map(|(id, folder)| async move {
+            (id, snapshot::read_manifest(repository, id).await, folder)
+        })
+        .buffered(READS);
+    while let Some((id, manifest, folder)) = read.next().await {
+        match manifest {
+            Ok(manifest) if cluster.is_none_or(|cluster| *cluster == manifest.cluster) => {
+                if folder::is_ahead(id, now) {
+                    listing.findings.push(format!(
+                        "snapshot {id} comes from the future; `latest` passes it over"
+                    ));
+                }
+                listing.snapshots.push(Summary::new(&manifest, &folder));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) => listing.findings.push(format!("snapshot {id}: {error}")),
+        }
+    }
+    Ok(listing)
+}
+
+/// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.
+///
+/// `latest` is the newest begun `before` (Unix milliseconds), never one from the future.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`]; [`ErrorKind::Usage`] for a name that fits several, or for `latest`
+/// in a repository of several clusters when none was chosen.
+pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<SnapshotId> {
+    let ids = || listing.snapshots.iter().map(|summary| summary.id);
+    if name == "latest" {
+        let mut clusters: Vec<_> = listing.snapshots.iter().map(|s| s.cluster.as_str()).collect();
+        clusters.sort_unstable();
+        clusters.dedup();
+        if clusters.len() > 1 {
+            let message = format!("this repository holds the clusters {}", clusters.join(", "));
+            return Err(Error::usage(message).hint("say which one with --cluster"));
+        }
+        let now = SystemTime::now();
+        return ids()
+            .rfind(|id| {
+                !folder::is_ahead(*id, now) && before.is_none_or(|before| id.unix_ms() < before)
+            })
+            .ok_or_else(|| not_found("there is no snapshot yet, or none that old"));
+    }
+    let name = name.to_ascii_uppercase();
+    let fits = |id: &SnapshotId| {
+        let id = id.to_string();
+        id.starts_with(&name) || id.ends_with(&name)
+    };
+    let mut found = ids().filter(fits);
+    match (found.next(), found.next()) {
+        (Some(id), None) if !name.is_empty() => Ok(id),
+        (Some(_), _) => Err(Error::usage(format!("{name} fits several snapshots"))
+            .hint("give more of the id")),
+        (None, _) => Err(not_found(&format!("no snapshot {name}"))),
+    }
+}
+
+fn not_found(message: &str) -> Error {
+    Error::new(ErrorKind::NotFound, message).hint("`strongroom snapshots` lists what is there")
+}
+
+/// The folders of `ids`, or of every snapshot that has a manifest when `ids` is empty.
+pub(crate) async fn folders_of(
+    repository: &Repository,
+    ids: &[SnapshotId],
+) -> Result<Vec<(SnapshotId, Folder)>> {
+    if ids.is_empty() {
+        let all = folder::list_all(repository).await?.snapshots;
+        return Ok(all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect());
+    }
+    stream::iter(ids.to_vec())
+        .map(|id| async move { Ok((id, folder::list_one(repository, id).await?)) })
+        .buffered(READS)
+        .try_collect()
+        .await
+}

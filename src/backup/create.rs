@@ -1,0 +1,344 @@
+//! Taking a snapshot: read, cut, compress, encrypt, upload; index, seal, and last of all the manifest.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::control::{Control, Step};
+use super::facts;
+use super::frames::{Compressed, FramePool, kib};
+use super::blocking::AbortOnDrop;
+use super::input::Input;
+use super::snapshot::DatabaseReader;
+use crate::crypto::{self, Suite};
+use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::etcd::EtcdSettings;
+use crate::format::{
+    ClusterName, Database, FrameRef, Index, KeyId, ManifestBuilder, ObjectEntry, ObjectRole, Sha256,
+    SnapshotId, Subject, names,
+};
+use crate::keys::MasterKeys;
+use crate::secret::SecretKey;
+use crate::store::{Repository, Upload};
+
+/// Bytes of database in one frame.
+const FRAME_LEN: usize = 1 << 20;
+
+/// Where the database comes from.
+#[non_exhaustive]
+pub enum Source {
+    /// A live etcd.
+    Etcd(EtcdSettings),
+    /// A snapshot file that exists already, with or without etcd's 32-byte trailer.
+    File(PathBuf),
+}
+
+/// How to take a snapshot. [`Default`] is what measured best.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupOptions {
+    /// The owner's name for the etcd cluster.
+    pub cluster: ClusterName,
+    /// zstd level.
+    pub level: i32,
+    /// What encrypts payload and index.
+    pub suite: Suite,
+    /// Bytes of frames in memory between etcd and the store. While they last, etcd never waits for the upload.
+    pub read_ahead: usize,
+}
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        Self {
+            cluster: ClusterName::default(),
+            level: 1,
+            suite: Suite::preferred(),
+            read_ahead: 32 << 20,
+        }
+    }
+}
+
+/// What a backup did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// The new snapshot.
+    pub id: SnapshotId,
+    /// The cluster it is of.
+    pub cluster: ClusterName,
+    /// The last revision in it, read from the stored database itself.
+    pub revision: u64,
+    /// The revision below which history is compacted.
+    pub compact_revision: u64,
+    /// Length of the database.
+    pub database_bytes: u64,
+    /// Length of all objects written.
+    pub stored_bytes: u64,
+    /// The master keys that open it.
+    pub sealed_by: Vec<KeyId>,
+    /// The member that was read, and why that one.
+    pub member: Option<String>,
+    /// What the operator should look at.
+    pub warnings: Vec<String>,
+    /// Wall time.
+    pub duration: Duration,
+}
+
+/// Takes one encrypted snapshot. It exists once its manifest does, which is the last thing written.
+///
+/// # Errors
+/// [`ErrorKind::Refused`] without a master key; [`ErrorKind::Unreachable`] when etcd or the store cannot be
+/// reached or breaks off; [`ErrorKind::Protocol`] or [`ErrorKind::Tampered`] for a stream that breaks etcd's
+/// own rules or digest. Nothing visible is left behind then; what could not be deleted is swept later.
+pub async fn backup(
+    repository: &Repository,
+    keys: &MasterKeys,
+    source: Source,
+    options: &BackupOptions,
+    control: &Control,
+) -> Result<BackupReport> {
+    let started = Instant::now();
+    let sealed_by: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
+    if sealed_by.is_empty() {
+        return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
+            .hint("give one with --master-key; `strongroom key generate` makes one"));
+    }
+    let mut warnings = Vec::new();
+    if sealed_by.len() < 2 {
+        warnings.push(
+            "only one master key seals this snapshot: if it is lost, so is the snapshot \
+             (a second one, kept elsewhere, is given with another --master-key)"
+                .into(),
+        );
+    }
+    let input = control.guard(Input::open(source, control)).await?;
+    warnings.extend(input.warnings().iter().cloned());
+    let id = SnapshotId::new(unix_ms()?, crypto::random(&mut crypto::system_rng()));
+    let writer = Writer {
+        repository,
+        keys,
+        options,
+        control,
+        id,
+        data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
+    };
+    let member = input.member();
+    let written = match control.guard(writer.write(input)).await {
+        Ok(written) => written,
+        Err(error) => {
+            writer.clean_up().await;
+            return Err(error.context(format!("backup {id}")));
+        }
+    };
+    Ok(BackupReport {
+        id,
+        cluster: options.cluster.clone(),
+        revision: written.revision,
+        compact_revision: written.compact_revision,
+        database_bytes: written.database_bytes,
+        stored_bytes: written.stored_bytes,
+        sealed_by,
+        member,
+        warnings,
+        duration: started.elapsed(),
+    })
+}
+
+fn unix_ms() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map(|now| now.as_millis() as u64)
+        .map_err(|_| Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock"))
+}
+
+struct Written {
+    revision: u64,
+    compact_revision: u64,
+    database_bytes: u64,
+    stored_bytes: u64,
+}
+
+/// One snapshot being written.
+struct Writer<'a> {
+    repository: &'a Repository,
+    keys: &'a MasterKeys,
+    options: &'a BackupOptions,
+    control: &'a Control,
+    id: SnapshotId,
+    data_key: DataKey,
+}
+
+impl Writer<'_> {
+    async fn write(&self, input: Input) -> Result<Written> {
+        let etcd = input.facts();
+        let (payload, index) = self.payload(input).await?;
+        let (index_object, index) = self.index(index).await?;
+        let seal = seal_data_key(
+            &self.data_key,
+            1,
+            self.keys,
+            Vec::new(),
+            &mut crypto::system_rng(),
+        )?;
+        let mut stored_bytes = payload.length + index_object.length + seal.len() as u64;
+        self.repository.put_once(&names::seal(self.id, 1), seal.into()).await?;
+
+        // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
+        let database = index.database.clone();
+        let reader = DatabaseReader::open(
+            self.repository,
+            self.id,
+            &self.data_key,
+            payload.length,
+            index,
+        )
+        .await
+        .context("reading back")?;
+        let facts = facts::read_back(reader, etcd).await.context("reading back")?;
+        let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
+        let sealed_facts =
+            facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
+        let manifest = ManifestBuilder {
+            origin: self.repository.id(),
+            snapshot: self.id,
+            cluster: self.options.cluster.clone(),
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+            revision,
+            database_bytes: database.size,
+            objects: vec![entry("payload", &payload), entry("index", &index_object)],
+            depends_on: Vec::new(),
+            replaces: None,
+            commitment: self.data_key.commitment(),
+            facts: sealed_facts,
+        }
+        .print(|signed| self.data_key.manifest_mac(signed))?;
+        stored_bytes += manifest.len() as u64;
+        self.repository.put_once(&names::snapshot(self.id, "manifest"), manifest.into()).await?;
+        Ok(Written { revision, compact_revision, database_bytes: database.size, stored_bytes })
+    }
+
+    /// Streams the database into the payload object.
+    async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
+        let mut upload = self.repository.upload(&names::snapshot(self.id, "payload")).await?;
+        match self.stream(input, &mut upload).await {
+            Ok(done) => {
+                upload.finish().await?;
+                Ok(done)
+            }
+            Err(error) => {
+                upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
+        let rng = &mut crypto::system_rng();
+        let frame_id_key = SecretKey::new(|bytes| crypto::CryptoRng::fill_bytes(rng, bytes));
+        let pool = FramePool::new(self.options.level, &frame_id_key)?;
+        let mut sealer = ObjectSealer::new(
+            self.options.suite,
+            ObjectRole::Payload,
+            self.id,
+            &self.data_key.payload_key(),
+            rng,
+        );
+        self.control.begin("backing up", input.total());
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
+        let reading = AbortOnDrop(reading);
+        let mut table = Vec::new();
+        let mut offset = 0;
+        while let Some(frame) = frames.recv().await {
+            let frame: Compressed = frame
+                .await
+                .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
+            sealer.write(&frame.bytes)?;
+            let length = frame.bytes.len() as u64;
+            table.push(FrameRef { source: 0, offset, length, id: frame.id });
+            offset += length;
+            upload.write(sealer.take().into()).await?;
+            self.control.step(Step::Advance(frame.plain as u64));
+            drop(frame.memory);
+        }
+        let database = reading.join().await?;
+        let (tail, object) = sealer.finish()?;
+        upload.write(tail.into()).await?;
+        let index =
+            Index { database, frame_id_key, sources: Vec::new(), frames: table };
+        Ok((object, index))
+    }
+
+    async fn index(&self, index: Index) -> Result<(SealedObject, Index)> {
+        let json = index.print()?;
+        let level = self.options.level;
+        let message = zstd::bulk::compress(json.expose(), level)
+            .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error))?;
+        let mut sealer = ObjectSealer::new(
+            self.options.suite,
+            ObjectRole::Index,
+            self.id,
+            &self.data_key.index_key(),
+            &mut crypto::system_rng(),
+        );
+        sealer.write(&message)?;
+        let (bytes, object) = sealer.finish()?;
+        self.repository.put_once(&names::snapshot(self.id, "index"), bytes.into()).await?;
+        Ok((object, index))
+    }
+
+    /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.
+    async fn clean_up(&self) {
+        let objects = ["manifest", "seal.1", "index", "payload"];
+        for object in objects {
+            let _ = self.repository.delete(&names::snapshot(self.id, object)).await;
+        }
+    }
+}
+
+fn entry(role: &str, object: &SealedObject) -> ObjectEntry {
+    ObjectEntry { role: role.into(), length: object.length, sha256: object.sha256 }
+}
+
+/// A frame on its way: its place in the queue is its place in the payload.
+type Queued = oneshot::Receiver<Result<Compressed>>;
+
+/// Reads the source to its end, cuts it into frames and queues them, as far ahead as memory allows.
+async fn read(
+    mut input: Input,
+    pool: FramePool,
+    read_ahead: usize,
+    sender: mpsc::UnboundedSender<Queued>,
+) -> Result<Database> {
+    let memory = Arc::new(Semaphore::new(kib(read_ahead.max(4 * FRAME_LEN))));
+    let queue = async |frame: Vec<u8>| {
+        let permit = memory
+            .clone()
+            .acquire_many_owned(kib(FRAME_LEN) as u32)
+            .await
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))?;
+        sender
+            .send(pool.compress(frame, permit))
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))
+    };
+    let mut size = 0;
+    let mut frame = Vec::with_capacity(FRAME_LEN);
+    while let Some(bytes) = input.next().await? {
+        size += bytes.len() as u64;
+        let mut rest: &[u8] = &bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(FRAME_LEN - frame.len()));
+            frame.extend_from_slice(now);
+            rest = later;
+            if frame.len() == FRAME_LEN {
+                queue(std::mem::replace(&mut frame, Vec::with_capacity(FRAME_LEN))).await?;
+            }
+        }
+    }
+    if !frame.is_empty() {
+        queue(frame).await?;
+    }
+    Ok(Database { size, sha256: Sha256(input.finish().await?), frame_size: FRAME_LEN as u32 })
+}

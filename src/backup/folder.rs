@@ -1,0 +1,79 @@
+//! What a repository holds, from its listing alone: no key, nothing believed yet.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::Result;
+use crate::format::{ObjectName, Part, SnapshotId};
+use crate::store::{ObjectInfo, Repository};
+
+/// Clocks differ; a snapshot further ahead than this is a finding, not the latest.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// One snapshot's objects, as the store lists them.
+#[derive(Default)]
+pub(crate) struct Folder {
+    pub(crate) manifest: Option<ObjectInfo>,
+    pub(crate) tombstone: bool,
+    pub(crate) seals: BTreeMap<u32, ObjectInfo>,
+    /// Every other object, by its name within the folder.
+    pub(crate) objects: BTreeMap<String, ObjectInfo>,
+}
+
+impl Folder {
+    /// The length of the object `role`, if it is there.
+    pub(crate) fn length(&self, role: &str) -> Option<u64> {
+        self.objects.get(role).map(|info| info.len)
+    }
+
+    /// The youngest object's age by the store's clock; `None` when there is none or it lies ahead.
+    pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
+        let all = self.objects.values().chain(self.seals.values()).chain(&self.manifest);
+        now.duration_since(all.map(|info| info.modified).max()?).ok()
+    }
+}
+
+/// A repository's listing, sorted into folders.
+pub(crate) struct Folders {
+    pub(crate) snapshots: BTreeMap<SnapshotId, Folder>,
+    /// Names that no version of the format gives.
+    pub(crate) foreign: Vec<String>,
+}
+
+/// Lists every snapshot's folder.
+pub(crate) async fn list_all(repository: &Repository) -> Result<Folders> {
+    Ok(sort(repository.list("snapshots/").await?))
+}
+
+/// Lists one snapshot's folder; empty when there is none.
+pub(crate) async fn list_one(repository: &Repository, id: SnapshotId) -> Result<Folder> {
+    let mut folders = sort(repository.list(&format!("snapshots/{id}/")).await?);
+    Ok(folders.snapshots.remove(&id).unwrap_or_default())
+}
+
+fn sort(listing: Vec<ObjectInfo>) -> Folders {
+    let mut folders = Folders { snapshots: BTreeMap::new(), foreign: Vec::new() };
+    for info in listing {
+        let Some(ObjectName::Snapshot { id, part }) = ObjectName::parse(&info.name) else {
+            folders.foreign.push(info.name);
+            continue;
+        };
+        let folder = folders.snapshots.entry(id).or_default();
+        match part {
+            Part::Manifest => folder.manifest = Some(info),
+            Part::Tombstone => folder.tombstone = true,
+            Part::Seal(generation) => {
+                folder.seals.insert(generation, info);
+            }
+            part => {
+                folder.objects.insert(part.to_string(), info);
+            }
+        }
+    }
+    folders
+}
+
+/// Whether the snapshot claims to come from further ahead than clocks differ.
+pub(crate) fn is_ahead(id: SnapshotId, now: SystemTime) -> bool {
+    UNIX_EPOCH + Duration::from_millis(id.unix_ms()) > now + MAX_AHEAD
+}

@@ -1,0 +1,188 @@
+//! Frames: 1 MiB of database, one zstd frame, one keyed id (SPEC.md §4).
+
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::FrameId;
+use crate::secret::SecretKey;
+
+/// A frame, compressed and named.
+pub(crate) struct Compressed {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) id: FrameId,
+    /// Length of the plain frame.
+    pub(crate) plain: usize,
+    /// What is left of the frame's share of the read-ahead; free once this is dropped.
+    pub(crate) memory: OwnedSemaphorePermit,
+}
+
+/// The read-ahead is counted in KiB, so that any setting fits the semaphore.
+pub(crate) const fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1024)
+}
+
+/// Threads that compress frames, each with one zstd context that it reuses.
+pub(crate) struct FramePool {
+    jobs: mpsc::Sender<Job>,
+}
+
+struct Job {
+    frame: Vec<u8>,
+    memory: OwnedSemaphorePermit,
+    done: oneshot::Sender<Result<Compressed>>,
+}
+
+impl FramePool {
+    /// One thread for each core. They end when the pool is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a level zstd does not know, [`ErrorKind::Io`] when no thread can start.
+    pub(crate) fn new(level: i32, frame_id_key: &SecretKey) -> Result<Self> {
+        if !zstd::compression_level_range().contains(&level) {
+            return Err(Error::usage(format!("zstd has no level {level}")));
+        }
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..thread::available_parallelism().map_or(2, NonZero::get) {
+            let (queue, key) = (queue.clone(), *frame_id_key.expose());
+            let mut compressor = Compressor::new(level)
+                .map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))?;
+            thread::Builder::new()
+                .name("compress".into())
+                .spawn(move || {
+                    while let Some(job) = next(&queue) {
+                        // A receiver that is gone has given up on the whole backup.
+                        let _ = job.done.send(compress(&mut compressor, &key, &job.frame, job.memory));
+                    }
+                })
+                .map_err(|error| Error::new(ErrorKind::Io, "cannot start a thread").because(error))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Queues `frame`, which `memory` pays for; what comes back resolves when it is compressed.
+    pub(crate) fn compress(
+        &self,
+        frame: Vec<u8>,
+        memory: OwnedSemaphorePermit,
+    ) -> oneshot::Receiver<Result<Compressed>> {
+        let (done, receiver) = oneshot::channel();
+        // Should every thread have died, the receiver finds its sender dropped.
+        let _ = self.jobs.send(Job { frame, memory, done });
+        receiver
+    }
+}
+
+fn next(queue: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
+    queue.lock().ok()?.recv().ok()
+}
+
+fn compress(
+    compressor: &mut Compressor<'_>,
+    key: &[u8; 32],
+    frame: &[u8],
+    mut memory: OwnedSemaphorePermit,
+) -> Result<Compressed> {
+    let bytes = compressor
+        .compress(frame)
+        .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error))?;
+    drop(memory.split(memory.num_permits().saturating_sub(kib(bytes.len()))));
+    Ok(Compressed { bytes, id: frame_id(key, frame), plain: frame.len(), memory })
+}
+
+/// First 16 bytes of keyed BLAKE3 of the plain frame.
+pub(crate) fn frame_id(key: &[u8; 32], frame: &[u8]) -> FrameId {
+    let mut id = [0; 16];
+    id.iter_mut().zip(blake3::keyed_hash(key, frame).as_bytes()).for_each(|(to, from)| *to = *from);
+    id
+}
+
+/// Opens one zstd frame that must yield exactly `into.len()` bytes and end where `bytes` end.
+///
+/// Memory is `into` and zstd's own fixed context, whatever the frame claims.
+///
+/// # Errors
+/// [`ErrorKind::Tampered`].
+pub(crate) fn decompress(bytes: &[u8], into: &mut [u8]) -> Result<()> {
+    let bad = |what: &str| Error::tampered(format!("zstd frame: {what}"));
+    let content = zstd_safe::get_frame_content_size(bytes).ok().flatten();
+    if content != Some(into.len() as u64) {
+        return Err(bad("its content size is not the one its place asks for"));
+    }
+    if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
+        return Err(bad("it ends before or behind its place"));
+    }
+    let mut decompressor =
+        Decompressor::new().map_err(|error| bad("no memory").because(error))?;
+    match decompressor.decompress_to_buffer(bytes, into) {
+        Ok(length) if length == into.len() => Ok(()),
+        Ok(_) => Err(bad("it is shorter than it says")),
+        Err(error) => Err(bad("it does not decompress").because(error)),
+    }
+}
+
+/// Opens one zstd frame of unknown length, at most `max` bytes.
+///
+/// # Errors
+/// [`ErrorKind::Tampered`].
+pub(crate) fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
+    let length = zstd_safe::get_frame_content_size(bytes).ok().flatten();
+    let length = length.filter(|length| *length <= max).ok_or_else(|| {
+        Error::tampered(format!("zstd frame: no content size, or one above {max} bytes"))
+    })?;
+    let mut opened = vec![0; length as usize];
+    decompress(bytes, &mut opened)?;
+    Ok(opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn compresses_and_opens_again() {
+        let pool = FramePool::new(1, &SecretKey::new(|key| key.fill(1))).unwrap();
+        let frames: Vec<Vec<u8>> = (0..9u8).map(|i| vec![i; 1 << 16]).collect();
+        let memory = Arc::new(tokio::sync::Semaphore::new(9 * 64));
+        let permit = || memory.clone().try_acquire_many_owned(64).unwrap();
+        let waiting: Vec<_> =
+            frames.iter().map(|frame| pool.compress(frame.clone(), permit())).collect();
+        for (frame, done) in frames.iter().zip(waiting) {
+            let done = done.await.unwrap().unwrap();
+            let mut back = vec![0; frame.len()];
+            decompress(&done.bytes, &mut back).unwrap();
+            assert_eq!(&back, frame);
+            assert_eq!(done.id, frame_id(&[1; 32], frame));
+            assert!(done.memory.num_permits() < 64, "only the compressed bytes are still paid for");
+        }
+        assert_eq!(memory.available_permits(), 9 * 64);
+    }
+
+    #[test]
+    fn refuses_more_less_and_trailing_bytes() {
+        let frame = zstd::bulk::compress(&[7; 1000], 1).unwrap();
+        assert!(decompress(&frame, &mut [0; 1000]).is_ok());
+        assert!(decompress(&frame, &mut [0; 999]).is_err());
+        assert!(decompress(&frame, &mut [0; 1001]).is_err());
+        let mut long = frame.clone();
+        long.push(0);
+        assert!(decompress(&long, &mut [0; 1000]).is_err());
+        let twice = [frame.as_slice(), &frame].concat();
+        assert!(decompress(&twice, &mut [0; 2000]).is_err());
+        assert!(decompress(&frame[..frame.len() - 1], &mut [0; 1000]).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_refused_by_its_claim() {
+        let bomb = zstd::bulk::compress(&vec![0; 1 << 24], 19).unwrap();
+        assert!(bomb.len() < 4096);
+        assert!(decompress_at_most(&bomb, 1 << 20).is_err());
+        assert_eq!(decompress_at_most(&bomb, 1 << 24).unwrap().len(), 1 << 24);
+    }
+}

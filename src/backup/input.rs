@@ -1,0 +1,157 @@
+//! Where a backup's database comes from: etcd's stream, or a snapshot file.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256 as Hasher};
+
+use super::blocking::run_blocking;
+use super::control::{Control, Step};
+use super::create::Source;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::etcd::{self, Choice, SnapshotStream};
+use crate::format::EtcdFacts;
+
+/// Bytes read from a file at a time.
+const READ_LEN: usize = 1 << 20;
+/// etcd's trailer: the SHA-256 of the database before it.
+const TRAILER_LEN: u64 = 32;
+/// bolt pages are multiples of this, so that a trailer shows in the length (etcd `hasChecksum`).
+const SECTOR: u64 = 512;
+
+/// An open source.
+pub(crate) enum Input {
+    Etcd { choice: Box<Choice>, stream: Box<SnapshotStream> },
+    File(FileInput),
+}
+
+impl Input {
+    pub(crate) async fn open(source: Source, control: &Control) -> Result<Self> {
+        match source {
+            Source::Etcd(settings) => {
+                let choice = Box::new(etcd::choose_member(&settings).await?);
+                control.step(Step::Note(choice.reason.clone()));
+                let stream = Box::new(etcd::snapshot(&choice).await?);
+                Ok(Self::Etcd { choice, stream })
+            }
+            Source::File(path) => Ok(Self::File(FileInput::open(path)?)),
+        }
+    }
+
+    /// Bytes that will come.
+    pub(crate) fn total(&self) -> Option<u64> {
+        match self {
+            Self::Etcd { stream, .. } => Some(stream.total()),
+            Self::File(file) => Some(file.size),
+        }
+    }
+
+    pub(crate) fn member(&self) -> Option<String> {
+        match self {
+            Self::Etcd { choice, .. } => Some(choice.reason.clone()),
+            Self::File(_) => None,
+        }
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::Etcd { choice, .. } => choice.warnings.clone(),
+            Self::File(file) if file.trailer.is_none() => vec![format!(
+                "{} has no SHA-256 trailer: nothing proves that it is as etcd wrote it",
+                file.path.display()
+            )],
+            Self::File(_) => Vec::new(),
+        }
+    }
+
+    /// What is known of the etcd it comes from; revisions are read back from the stored bytes.
+    pub(crate) fn facts(&self) -> EtcdFacts {
+        match self {
+            Self::Etcd { choice, .. } => EtcdFacts {
+                cluster_id: Some(choice.member.cluster_id),
+                member_id: Some(choice.member.id),
+                member_name: Some(choice.member.name.clone()),
+                version: Some(choice.member.version.clone()),
+                ..EtcdFacts::default()
+            },
+            Self::File(_) => EtcdFacts::default(),
+        }
+    }
+
+    /// The next bytes; none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self {
+            Self::Etcd { stream, .. } => stream.next().await,
+            Self::File(file) => file.next().await,
+        }
+    }
+
+    /// The database's SHA-256, once all is read and it agrees with etcd's own.
+    pub(crate) async fn finish(self) -> Result<[u8; 32]> {
+        match self {
+            Self::Etcd { stream, .. } => stream.sha256().ok_or_else(|| {
+                Error::new(ErrorKind::Protocol, "etcd's stream ended without a digest")
+            }),
+            Self::File(file) => file.finish(),
+        }
+    }
+}
+
+/// A snapshot file being read.
+pub(crate) struct FileInput {
+    path: PathBuf,
+    file: Option<File>,
+    hasher: Hasher,
+    size: u64,
+    read: u64,
+    trailer: Option<[u8; 32]>,
+}
+
+impl FileInput {
+    fn open(path: PathBuf) -> Result<Self> {
+        let io = |error| Error::io(&path, error);
+        let file = File::open(&path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let mut trailer = None;
+        if length % SECTOR == TRAILER_LEN {
+            let mut digest = [0; TRAILER_LEN as usize];
+            file.read_exact_at(&mut digest, length - TRAILER_LEN).map_err(io)?;
+            trailer = Some(digest);
+        }
+        let size = if trailer.is_some() { length - TRAILER_LEN } else { length };
+        if size == 0 {
+            return Err(Error::truncated(format!("{} holds no database", path.display())));
+        }
+        Ok(Self { path, file: Some(file), hasher: Hasher::new(), size, read: 0, trailer })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let want = (self.size - self.read).min(READ_LEN as u64) as usize;
+        let Some(mut file) = self.file.take().filter(|_| want > 0) else { return Ok(None) };
+        let mut hasher = std::mem::take(&mut self.hasher);
+        let path = self.path.clone();
+        let (file, hasher, bytes) = run_blocking(move || {
+            let mut bytes = vec![0; want];
+            file.read_exact(&mut bytes).map_err(|error| Error::io(&path, error))?;
+            hasher.update(&bytes);
+            Ok((file, hasher, bytes))
+        })
+        .await?;
+        (self.file, self.hasher) = (Some(file), hasher);
+        self.read += want as u64;
+        Ok(Some(bytes.into()))
+    }
+
+    fn finish(self) -> Result<[u8; 32]> {
+        let digest: [u8; 32] = self.hasher.finalize().into();
+        if self.trailer.is_some_and(|trailer| trailer != digest) {
+            return Err(Error::tampered("its SHA-256 is not the one in its trailer")
+                .hint("the file is damaged: take the snapshot again"))
+            .context(self.path.display().to_string());
+        }
+        Ok(digest)
+    }
+}

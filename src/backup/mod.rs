@@ -1,0 +1,28 @@
+//! The jobs: back up, list, verify, restore, re-seal.
+
+mod blocking;
+mod catalog;
+mod control;
+mod create;
+mod facts;
+mod folder;
+mod frames;
+mod input;
+mod passphrases;
+mod reseal;
+mod restore;
+mod show;
+mod snapshot;
+mod verify;
+
+pub use catalog::{Listing, Summary, select, snapshots};
+pub use control::{Control, Step};
+pub use create::{BackupOptions, BackupReport, Source, backup};
+pub use passphrases::{
+    MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
+    passphrase_keys, remove_passphrase_key,
+};
+pub use reseal::{KeyUsage, ResealReport, key_usage, reseal};
+pub use restore::{Output, RestoreReport, restore};
+pub use show::{Details, show};
+pub use verify::{Verified, VerifyLevel, VerifyReport, verify};

@@ -1,0 +1,176 @@
+//! Master keys that a passphrase opens, kept in the repository (SPEC.md §2, `keys/`).
+
+use std::collections::BTreeMap;
+
+use super::blocking::run_blocking;
+use crate::crypto::{self, Argon2Params};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{KeyId, ObjectName, PassphraseObject, names};
+use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
+use crate::secret::SecretBytes;
+use crate::store::Repository;
+
+/// What opening a key may cost at most, unless a caller allows more: 1 GiB.
+pub const MAX_ARGON2_KIB: u32 = 1 << 20;
+/// A passphrase object is a few hundred bytes.
+const MAX_OBJECT: u64 = 4096;
+
+/// The generations of every passphrase key in the repository.
+///
+/// # Errors
+/// Those of the store.
+pub async fn passphrase_keys(repository: &Repository) -> Result<BTreeMap<KeyId, Vec<u32>>> {
+    let mut keys: BTreeMap<KeyId, Vec<u32>> = BTreeMap::new();
+    for info in repository.list("keys/").await? {
+        if let Some(ObjectName::Key { id, generation }) = ObjectName::parse(&info.name) {
+            keys.entry(id).or_default().push(generation);
+        }
+    }
+    keys.values_mut().for_each(|generations| generations.sort_unstable());
+    Ok(keys)
+}
+
+/// Makes a master key, seals it under `passphrase` and stores it.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for an empty passphrase; those of the store.
+pub async fn create_passphrase_key(
+    repository: &Repository,
+    passphrase: SecretBytes,
+    params: Argon2Params,
+) -> Result<LocalKey> {
+    let (key, object) = run_blocking(move || {
+        let rng = &mut crypto::system_rng();
+        let key = LocalKey::generate(rng);
+        let object = create_passphrase_object(&key, 1, &passphrase, params, rng)?;
+        Ok((key, object))
+    })
+    .await?;
+    let name = names::key(key.id(), 1);
+    repository.put_once(&name, object.print().into()).await?;
+    Ok(key)
+}
+
+/// Opens every passphrase key in the repository that `passphrase` opens.
+///
+/// # Errors
+/// [`ErrorKind::WrongKey`] when it opens none; [`ErrorKind::NotFound`] when there is none.
+pub async fn open_passphrase_keys(
+    repository: &Repository,
+    passphrase: SecretBytes,
+    max_m_kib: u32,
+) -> Result<Vec<LocalKey>> {
+    let objects = newest_objects(repository).await?;
+    run_blocking(move || {
+        let mut keys = Vec::new();
+        let mut failure = None;
+        for object in objects {
+            match open_passphrase_object(&object, &passphrase, max_m_kib) {
+                Ok(key) => keys.push(key),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if keys.is_empty() => Err(error),
+            _ => Ok(keys),
+        }
+    })
+    .await
+}
+
+/// The newest readable object of each key. One that does not parse gives way to the one before it.
+async fn newest_objects(repository: &Repository) -> Result<Vec<PassphraseObject>> {
+    let keys = passphrase_keys(repository).await?;
+    if keys.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key")
+            .hint("`strongroom init` with --master-key passphrase makes one"));
+    }
+    let mut objects = Vec::new();
+    let mut failure = None;
+    for (id, generations) in keys {
+        for generation in generations.into_iter().rev() {
+            let name = names::key(id, generation);
+            let object = repository
+                .get(&name, MAX_OBJECT)
+                .await
+                .and_then(|bytes| PassphraseObject::parse(&bytes))
+                .and_then(|object| check_place(object, id, generation));
+            match object.context(name) {
+                Ok(object) => {
+                    objects.push(object);
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Err(error) => failure = Some(error),
+            }
+        }
+    }
+    match failure {
+        Some(error) if objects.is_empty() => Err(error),
+        _ => Ok(objects),
+    }
+}
+
+fn check_place(object: PassphraseObject, id: KeyId, generation: u32) -> Result<PassphraseObject> {
+    if object.key == id && object.generation == generation {
+        Ok(object)
+    } else {
+        Err(Error::tampered("its lines name another key or generation"))
+    }
+}
+
+/// Seals the key that `old` opens under `new`: writes the next generation, proves it, removes the older ones.
+///
+/// # Errors
+/// [`ErrorKind::WrongKey`] when `old` opens none, [`ErrorKind::Usage`] when it opens several and `id` names none.
+pub async fn change_passphrase(
+    repository: &Repository,
+    id: Option<KeyId>,
+    old: SecretBytes,
+    new: SecretBytes,
+    params: Argon2Params,
+) -> Result<KeyId> {
+    let keys = open_passphrase_keys(repository, old, MAX_ARGON2_KIB).await?;
+    let mut fitting = keys.into_iter().filter(|key| id.is_none_or(|id| key.id() == id));
+    let key = match (fitting.next(), fitting.next()) {
+        (Some(key), None) => key,
+        (Some(_), Some(_)) => {
+            return Err(Error::usage("the passphrase opens several keys").hint("name one by its id"));
+        }
+        (None, _) => {
+            return Err(Error::new(ErrorKind::WrongKey, "the passphrase does not open that key"));
+        }
+    };
+    let id = key.id();
+    let generations = passphrase_keys(repository).await?.remove(&id).unwrap_or_default();
+    let next = generations.last().copied().unwrap_or(0).checked_add(1);
+    let next = next.ok_or_else(|| Error::tampered(format!("key {id} has its last generation")))?;
+    let object = run_blocking(move || {
+        let object =
+            create_passphrase_object(&key, next, &new, params, &mut crypto::system_rng())?;
+        open_passphrase_object(&object, &new, params.m_kib)?;
+        Ok(object)
+    })
+    .await?;
+    repository.put_once(&names::key(id, next), object.print().into()).await?;
+    for generation in generations {
+        repository.delete(&names::key(id, generation)).await.map_err(|error| {
+            error.hint("the old passphrase still opens the key until that object is deleted")
+        })?;
+    }
+    Ok(id)
+}
+
+/// Deletes every generation of a passphrase key. Whether a snapshot needs it is for the caller to ask first.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`]; those of the store.
+pub async fn remove_passphrase_key(repository: &Repository, id: KeyId) -> Result<()> {
+    let generations = passphrase_keys(repository).await?.remove(&id).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("no passphrase key {id} in this repository"))
+    })?;
+    for generation in generations {
+        repository.delete(&names::key(id, generation)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Master keys against the snapshots they open: re-seal, count, remove.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, stream};
+
+use super::catalog;
+use super::control::{Control, Step};
+use super::folder::Folder;
+use super::snapshot::{self, Unsealed};
+use crate::crypto;
+use crate::envelope::{kept_stanzas, open_seal, seal_data_key};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{KeyId, Seal, SnapshotId, names};
+use crate::keys::MasterKeys;
+use crate::store::Repository;
+
+/// Seals read at once.
+const READS: usize = 16;
+
+/// What re-sealing did.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ResealReport {
+    /// Snapshots that have a new seal.
+    pub resealed: Vec<SnapshotId>,
+    /// Snapshots whose seal named the right keys already.
+    pub unchanged: Vec<SnapshotId>,
+    /// Snapshots that could not be re-sealed, and why. They are as they were.
+    pub failed: Vec<(SnapshotId, Error)>,
+    /// Older seals that the store did not let go of: the keys they name still open those snapshots.
+    pub lingering: Vec<String>,
+}
+
+/// Seals the data keys of `ids` (of every snapshot, when there are none given) to `keys`' sealing keys.
+///
+/// Headers only: payloads and manifests stay as they are. Stanzas of keys that are not at hand are kept, unless
+/// they are to `drop`; stanzas of keys at hand that no longer seal go. Each snapshot is one step of its own:
+/// interrupted half-way, every snapshot still opens, and running it again does the rest.
+///
+/// It is no revocation: who kept an old seal and its master key can still open that snapshot.
+///
+/// # Errors
+/// Those of the store, and [`ErrorKind::Interrupted`]. What one snapshot meets stands in the report.
+pub async fn reseal(
+    repository: &Repository,
+    keys: &MasterKeys,
+    ids: &[SnapshotId],
+    drop: &[KeyId],
+    control: &Control,
+) -> Result<ResealReport> {
+    control
+        .guard(async {
+            let folders = catalog::folders_of(repository, ids).await?;
+            control.begin("re-sealing", Some(folders.len() as u64));
+            let mut report = ResealReport::default();
+            for (id, folder) in folders {
+                match reseal_one(repository, keys, id, &folder, drop, &mut report).await {
+                    Ok(true) => report.resealed.push(id),
+                    Ok(false) => report.unchanged.push(id),
+                    Err(error) => report.failed.push((id, error)),
+                }
+                control.step(Step::Advance(1));
+            }
+            Ok(report)
+        })
+        .await
+}
+
+async fn reseal_one(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+    folder: &Folder,
+    drop: &[KeyId],
+    report: &mut ResealReport,
+) -> Result<bool> {
+    let Unsealed { seal, data_key, manifest, .. } =
+        snapshot::unseal(repository, id, folder, keys).await?;
+    let kept = kept_stanzas(&seal, keys, drop);
+    let mut wanted: Vec<KeyId> = kept.iter().map(|stanza| stanza.key_id).collect();
+    wanted.extend(keys.sealing().map(|key| key.id()));
+    wanted.sort_unstable();
+    let mut present = seal.key_ids();
+    present.sort_unstable();
+    let newest = folder.seals.keys().next_back().copied().unwrap_or(seal.generation);
+    let only_generation = folder.seals.len() == 1;
+    if wanted == present && newest == seal.generation && only_generation {
+        return Ok(false);
+    }
+    let generation = newest
+        .checked_add(1)
+        .ok_or_else(|| Error::tampered(format!("{id} has a seal of the last generation there is")))?;
+    let text =
+        seal_data_key(&data_key, generation, keys, kept, &mut crypto::system_rng())?;
+    let name = names::seal(id, generation);
+    repository.put_once(&name, text.into()).await?;
+    // Only a new seal that is proved to open may replace the old ones.
+    let written = Seal::parse(&repository.get(&name, snapshot::MAX_SEAL).await?)?;
+    let opened = open_seal(&written, keys).context(name)?;
+    if opened.data_key.commitment() != manifest.commitment {
+        return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
+    }
+    for old in folder.seals.keys() {
+        let name = names::seal(id, *old);
+        if let Err(error) = repository.delete(&name).await {
+            report.lingering.push(format!("{name}: {error}"));
+        }
+    }
+    Ok(true)
+}
+
+/// How many snapshots depend on each master key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyUsage {
+    /// For each key id: snapshots whose newest seal names it.
+    pub opens: BTreeMap<KeyId, usize>,
+    /// For each key id: the snapshots that no other key opens.
+    pub only: BTreeMap<KeyId, Vec<SnapshotId>>,
+    /// For each key id: snapshots where any generation names it, older ones included.
+    pub named: BTreeMap<KeyId, usize>,
+    /// Snapshots whose seals could not be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+/// Counts which master keys open which snapshots. Needs no key.
+///
+/// # Errors
+/// Those of the store.
+pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
+    let mut usage = KeyUsage::default();
+    let folders = catalog::folders_of(repository, &[]).await?;
+    let mut read = stream::iter(folders)
+        .map(|(id, folder)| async move { (id, seals(repository, id, &folder).await) })
+        .buffered(READS);
+    while let Some((id, seals)) = read.next().await {
+        match seals {
+            Ok(seals) => usage.count(id, &seals),
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) => usage.unreadable.push(format!("snapshot {id}: {error}")),
+        }
+    }
+    Ok(usage)
+}
+
+async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
+    let mut seals = Vec::new();
+    for generation in folder.seals.keys().rev() {
+        let name = names::seal(id, *generation);
+        let bytes = repository.get(&name, snapshot::MAX_SEAL).await?;
+        seals.push(Seal::parse(&bytes).context(name)?);
+    }
+    Ok(seals)
+}
+
+impl KeyUsage {
+    fn count(&mut self, id: SnapshotId, seals: &[Seal]) {
+        let Some(newest) = seals.first() else { return };
+        let keys = newest.key_ids();
+        for key in &keys {
+            *self.opens.entry(*key).or_default() += 1;
+        }
+        if let [only] = keys.as_slice() {
+            self.only.entry(*only).or_default().push(id);
+        }
+        let mut all: Vec<KeyId> = seals.iter().flat_map(Seal::key_ids).collect();
+        all.sort_unstable();
+        all.dedup();
+        for key in all {
+            *self.named.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Whether the key can be given up without losing a snapshot.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`], naming what would be lost or could not be looked at.
+    pub fn may_remove(&self, key: KeyId) -> Result<()> {
+        let refused = |message| Err(Error::new(ErrorKind::Refused, message));
+        if let Some(only) = self.only.get(&key) {
+            let first = only.first().map(ToString::to_string).unwrap_or_default();
+            return refused(format!(
+                "{} snapshot(s) open only with key {key}, such as {first}",
+                only.len()
+            ))
+            .map_err(|error: Error| error.hint("seal them to other keys first: `strongroom key reseal --all`"));
+        }
+        if let Some(first) = self.unreadable.first() {
+            return refused(format!("not every seal can be read: {first}"));
+        }
+        Ok(())
+    }
+}

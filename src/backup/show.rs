@@ -1,0 +1,77 @@
+//! All that is known of one snapshot.
+
+use super::facts;
+use super::folder;
+use super::snapshot;
+use crate::error::{Context, Error, Result};
+use crate::format::{Facts, KeyId, Manifest, Seal, SnapshotId, names};
+use crate::keys::MasterKeys;
+use crate::store::Repository;
+
+/// One snapshot in full.
+#[non_exhaustive]
+pub struct Details {
+    /// The manifest. Believe it only when [`facts`](Self::facts) is there: then a key has authenticated it.
+    pub manifest: Manifest,
+    /// Length of all its objects in the store.
+    pub stored_bytes: u64,
+    /// Generation of the newest seal.
+    pub generation: u32,
+    /// The master keys that the newest seal names.
+    pub sealed_by: Vec<KeyId>,
+    /// The key that opened it, if one at hand does.
+    pub opened_by: Option<KeyId>,
+    /// What the sealed facts say, if a key at hand opens them.
+    pub facts: Option<Facts>,
+    /// Oddities that do not keep it from being restored.
+    pub findings: Vec<String>,
+}
+
+/// Reads all that is known of `id`; what needs a key only if one at hand opens it.
+///
+/// # Errors
+/// Those of SPEC.md §8, when manifest or seal are not whole. Keys that do not open it are no error here.
+pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) -> Result<Details> {
+    let folder = folder::list_one(repository, id).await?;
+    let lengths = folder.objects.values().chain(folder.seals.values()).chain(&folder.manifest);
+    let stored_bytes = lengths.map(|info| info.len).sum();
+    let unsealed = match snapshot::unseal(repository, id, &folder, keys).await {
+        Err(error) if error.kind() == crate::ErrorKind::WrongKey => None,
+        unsealed => Some(unsealed.with(id)?),
+    };
+    let Some(unsealed) = unsealed else {
+        let manifest = snapshot::read_manifest(repository, id).await?;
+        let generation = folder.seals.keys().next_back().copied();
+        let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
+        let seal = repository.get(&names::seal(id, generation), snapshot::MAX_SEAL).await?;
+        let seal = Seal::parse(&seal).with(id)?;
+        return Ok(Details {
+            manifest,
+            stored_bytes,
+            generation,
+            sealed_by: seal.key_ids(),
+            opened_by: None,
+            facts: None,
+            findings: Vec::new(),
+        });
+    };
+    Ok(Details {
+        facts: Some(facts::open(&unsealed.manifest, &unsealed.data_key).with(id)?),
+        manifest: unsealed.manifest,
+        stored_bytes,
+        generation: unsealed.seal.generation,
+        sealed_by: unsealed.seal.key_ids(),
+        opened_by: Some(unsealed.opened_by),
+        findings: unsealed.findings,
+    })
+}
+
+trait Named<T> {
+    fn with(self, id: SnapshotId) -> Result<T>;
+}
+
+impl<T> Named<T> for Result<T> {
+    fn with(self, id: SnapshotId) -> Result<T> {
+        self.context(format!("snapshot {id}"))
+    }
+}

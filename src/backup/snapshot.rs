@@ -1,0 +1,405 @@
+//! An opened snapshot: authenticated in the order of SPEC.md §6, then read frame by frame.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::folder::{self, Folder};
+use super::frames;
+use crate::crypto;
+use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{
+    FrameRef, Index, Manifest, ObjectRole, Seal, SnapshotId, Subject, names,
+};
+use crate::keys::MasterKeys;
+use crate::format::KeyId;
+use crate::secret::SecretKey;
+use crate::store::Repository;
+
+/// More than any real manifest or seal; what is longer is not read.
+const MAX_MANIFEST: u64 = 1 << 20;
+pub(crate) const MAX_SEAL: u64 = 2 << 20;
+/// The index's plain JSON (SPEC.md §4), and room for it sealed.
+const MAX_INDEX: u64 = 64 << 20;
+
+/// A snapshot whose seal, manifest and index have proved themselves.
+pub(crate) struct OpenSnapshot {
+    pub(crate) manifest: Manifest,
+    pub(crate) data_key: DataKey,
+    pub(crate) opened_by: KeyId,
+    /// Seal generations that did not open, and why. The snapshot opens all the same.
+    pub(crate) findings: Vec<String>,
+    pub(crate) seal: Seal,
+    pub(crate) database: DatabaseReader,
+}
+
+/// A manifest and the newest seal that opens it: headers, no payload.
+pub(crate) struct Unsealed {
+    pub(crate) manifest: Manifest,
+    pub(crate) seal: Seal,
+    pub(crate) data_key: DataKey,
+    pub(crate) opened_by: KeyId,
+    pub(crate) findings: Vec<String>,
+}
+
+/// Reads the manifest of `id` and checks what needs no key: its path and its origin.
+pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
+    let name = names::snapshot(id, "manifest");
+    let bytes = repository.get(&name, MAX_MANIFEST).await?;
+    let manifest = Manifest::parse(&bytes).context(name.clone())?;
+    if manifest.snapshot != id {
+        return Err(Error::tampered("it is the manifest of another snapshot").context(name));
+    }
+    if manifest.origin != repository.id() {
+        let message = format!("it was made in repository {}", manifest.origin);
+        return Err(Error::tampered(message)
+            .hint("a snapshot copied here by hand; use the repository it was made in")
+            .context(name));
+    }
+    Ok(manifest)
+}
+
+/// Opens manifest and seal of `id`.
+pub(crate) async fn unseal(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+    keys: &MasterKeys,
+) -> Result<Unsealed> {
+    if folder.manifest.is_none() {
+        return Err(missing_manifest(id, folder));
+    }
+    let manifest = read_manifest(repository, id).await?;
+    let mut findings = Vec::new();
+    let (seal, Opened { data_key, opened_by }) =
+        newest_seal(repository, id, folder, keys, &manifest, &mut findings).await?;
+    data_key
+        .authenticate_manifest(&manifest.commitment, manifest.signed_bytes(), &manifest.mac)
+        .context(names::snapshot(id, "manifest"))?;
+    Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
+}
+
+fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
+    if folder.seals.is_empty() && folder.objects.is_empty() {
+        return Error::new(ErrorKind::NotFound, format!("no snapshot {id}"))
+            .hint("`strongroom snapshots` lists what is there");
+    }
+    Error::truncated(format!("snapshot {id} has no manifest"))
+        .hint("an interrupted backup leaves such a folder; one older than that lost its manifest")
+}
+
+/// Tries every generation from the highest down. One that does not open is a finding, never the end.
+async fn newest_seal(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+    keys: &MasterKeys,
+    manifest: &Manifest,
+    findings: &mut Vec<String>,
+) -> Result<(Seal, Opened)> {
+    if folder.seals.is_empty() {
+        return Err(Error::truncated(format!("snapshot {id} has no seal")));
+    }
+    let mut worst: Option<Error> = None;
+    for generation in folder.seals.keys().rev() {
+        let name = names::seal(id, *generation);
+        let opened = match repository.get(&name, MAX_SEAL).await {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
+                return Err(error);
+            }
+            bytes => bytes.and_then(|bytes| {
+                let seal = Seal::parse(&bytes)?;
+                check_place(&seal, id, *generation, manifest)?;
+                let opened = open_seal(&seal, keys)?;
+                Ok((seal, opened))
+            }),
+        };
+        match opened.context(name) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => {
+                if error.kind() != ErrorKind::WrongKey {
+                    findings.push(error.to_string());
+                }
+                worst = Some(match worst {
+                    Some(worst) if rank(&worst) >= rank(&error) => worst,
+                    _ => error,
+                });
+            }
+        }
+    }
+    Err(worst.unwrap_or_else(|| Error::truncated(format!("snapshot {id} has no seal"))))
+}
+
+/// A matching key that fails outweighs no key at all (SPEC.md §5).
+fn rank(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::WrongKey => 1,
+        ErrorKind::NotFound => 0,
+        _ => 2,
+    }
+}
+
+fn check_place(seal: &Seal, id: SnapshotId, generation: u32, manifest: &Manifest) -> Result<()> {
+    if seal.subject != Subject::Snapshot(id) || seal.generation != generation {
+        return Err(Error::tampered("its lines name another snapshot or generation"));
+    }
+    if seal.commitment != manifest.commitment {
+        return Err(Error::tampered("it seals another data key than the manifest's"));
+    }
+    Ok(())
+}
+
+impl OpenSnapshot {
+    /// Opens `id` as far as its index; frames are fetched as they are asked for.
+    pub(crate) async fn open(
+        repository: &Repository,
+        id: SnapshotId,
+        keys: &MasterKeys,
+    ) -> Result<Self> {
+        let opened = async {
+            let folder = folder::list_one(repository, id).await?;
+            let unsealed = unseal(repository, id, &folder, keys).await?;
+            check_lengths(&unsealed.manifest, &folder)?;
+            let index = read_index(repository, &unsealed).await?;
+            let Unsealed { manifest, seal, data_key, opened_by, findings } = unsealed;
+            let payload_len = manifest.object("payload")?.length;
+            let database =
+                DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
+            Ok(Self { manifest, data_key, opened_by, findings, seal, database })
+        };
+        opened.await.context(format!("snapshot {id}"))
+    }
+}
+
+/// Every object that the manifest names is there, as long as it says.
+pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> {
+    for object in &manifest.objects {
+        let role = &object.role;
+        match folder.length(role) {
+            None => return Err(Error::truncated(format!("{role} is missing"))),
+            Some(found) if found < object.length => {
+                let message = format!("{role} is {found} bytes instead of {}", object.length);
+                return Err(Error::truncated(message));
+            }
+            Some(found) if found > object.length => {
+                let message = format!("{role} is {found} bytes instead of {}", object.length);
+                return Err(Error::tampered(message));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
+    let id = unsealed.manifest.snapshot;
+    let object = unsealed.manifest.object("index")?;
+    let name = names::snapshot(id, "index");
+    let index = async {
+        let bytes = repository.get(&name, object.length.min(MAX_INDEX + (1 << 20))).await?;
+        if bytes.len() as u64 != object.length {
+            return Err(Error::truncated("its length is not the manifest's"));
+        }
+        if crypto::sha256(&[&bytes]) != object.sha256.0 {
+            return Err(Error::tampered("its SHA-256 is not the manifest's"));
+        }
+        let (head, _) = bytes
+            .split_at_checked(ObjectOpener::HEAD_LEN as usize)
+            .ok_or_else(|| Error::truncated("shorter than its header"))?;
+        let key = unsealed.data_key.index_key();
+        let opener = ObjectOpener::new(head, ObjectRole::Index, id, &key, object.length)?;
+        let all = 0..opener.message_len();
+        let mut sealed = bytes.slice(ObjectOpener::HEAD_LEN as usize..).to_vec();
+        let message = opener.open(&all, &mut sealed)?;
+        let json = zeroize::Zeroizing::new(frames::decompress_at_most(message, MAX_INDEX)?);
+        Index::parse(&json)
+    };
+    let index = index.await.context(name)?;
+    if !index.sources.iter().map(|source| source.snapshot).eq(unsealed.manifest.depends_on.iter().copied()) {
+        return Err(Error::tampered("manifest and index name different sources"));
+    }
+    if index.database.size != unsealed.manifest.database_bytes {
+        return Err(Error::tampered("manifest and index name different database sizes"));
+    }
+    Ok(index)
+}
+
+/// Reads the database that an index describes, any part of it, from this and other snapshots' payloads.
+#[derive(Clone)]
+pub(crate) struct DatabaseReader(Arc<Inner>);
+
+struct Inner {
+    repository: Repository,
+    index: Index,
+    payloads: Vec<Payload>,
+}
+
+struct Payload {
+    name: String,
+    opener: ObjectOpener,
+}
+
+impl DatabaseReader {
+    /// Opens the payloads that `index` names; each proves its length by its last chunk.
+    pub(crate) async fn open(
+        repository: &Repository,
+        id: SnapshotId,
+        data_key: &DataKey,
+        payload_len: u64,
+        index: Index,
+    ) -> Result<Self> {
+        let own = (id, data_key.payload_key(), payload_len, None);
+        let mut payloads = vec![open_payload(repository, own).await?];
+        for source in &index.sources {
+            let key = source.payload_key.as_ref().ok_or_else(|| {
+                Error::unsupported(format!("source {} comes without its key", source.snapshot))
+            })?;
+            let key = SecretKey::new(|bytes| bytes.copy_from_slice(key.expose()));
+            let place = (source.snapshot, key, source.length, Some(source.commitment));
+            payloads.push(open_payload(repository, place).await?);
+        }
+        for (at, frame) in index.frames.iter().enumerate() {
+            let payload = payloads.get(frame.source as usize);
+            let end = frame.offset.checked_add(frame.length);
+            if payload.zip(end).is_none_or(|(payload, end)| end > payload.opener.message_len()) {
+                return Err(Error::tampered(format!("frame {at} lies outside its payload")));
+            }
+        }
+        Ok(Self(Arc::new(Inner { repository: repository.clone(), index, payloads })))
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.0.index
+    }
+
+    /// Length of the plain frame `at`.
+    fn frame_len(&self, at: usize) -> usize {
+        let database = &self.0.index.database;
+        let start = at as u64 * u64::from(database.frame_size);
+        u64::from(database.frame_size).min(database.size.saturating_sub(start)) as usize
+    }
+
+    /// Where the plain frame `at` begins in the database.
+    pub(crate) fn frame_start(&self, at: usize) -> u64 {
+        at as u64 * u64::from(self.0.index.database.frame_size)
+    }
+
+    /// Groups frames that lie together in one payload: at most `bytes` stored, and `count` frames.
+    pub(crate) fn batches(&self, bytes: u64, count: usize) -> Vec<Range<usize>> {
+        let frames = &self.0.index.frames;
+        let mut batches: Vec<Range<usize>> = Vec::new();
+        for (at, frame) in frames.iter().enumerate() {
+            let joined = batches.last_mut().filter(|batch| {
+                let first = frames.get(batch.start);
+                let last = frames.get(batch.end - 1);
+                first.zip(last).is_some_and(|(first, last)| {
+                    last.source == frame.source
+                        && last.offset + last.length == frame.offset
+                        && frame.offset + frame.length - first.offset <= bytes
+                        && batch.len() < count
+                })
+            });
+            match joined {
+                Some(batch) => batch.end = at + 1,
+                None => batches.push(at..at + 1),
+            }
+        }
+        batches
+    }
+
+    /// Fetches one batch's stored bytes, still sealed.
+    pub(crate) async fn fetch(&self, batch: Range<usize>) -> Result<SealedBatch> {
+        let frames = self.0.index.frames.get(batch.clone()).unwrap_or_default();
+        let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
+            return Err(Error::tampered("a batch without frames"));
+        };
+        let message = first.offset..last.offset + last.length;
+        let payload = self.payload(first)?;
+        let range = payload.opener.sealed_range(&message)?;
+        let sealed = self.0.repository.get_range(&payload.name, range).await?;
+        Ok(SealedBatch { reader: self.clone(), frames: batch, message, sealed: sealed.into() })
+    }
+
+    fn payload(&self, frame: &FrameRef) -> Result<&Payload> {
+        let payload = self.0.payloads.get(frame.source as usize);
+        payload.ok_or_else(|| Error::tampered("a frame names a source that the index has not"))
+    }
+
+    /// Fetches and opens one frame, its id checked.
+    pub(crate) async fn frame(&self, at: usize) -> Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        let batch = self.fetch(at..at + 1).await?;
+        batch.open(true, |_, frame| {
+            plain = std::mem::take(frame);
+            Ok(())
+        })?;
+        Ok(plain)
+    }
+}
+
+async fn open_payload(
+    repository: &Repository,
+    (id, key, length, commitment): (SnapshotId, SecretKey, u64, Option<[u8; 32]>),
+) -> Result<Payload> {
+    let name = names::snapshot(id, "payload");
+    let opened = async {
+        let head_len = ObjectOpener::HEAD_LEN;
+        if length < head_len {
+            return Err(Error::truncated("shorter than its header"));
+        }
+        let head = repository.get_range(&name, 0..head_len).await?;
+        let found = head.get(head_len as usize - 32..).unwrap_or_default();
+        if commitment.is_some_and(|commitment| commitment != found) {
+            return Err(Error::tampered("its key commitment is not the one the index names"));
+        }
+        let opener = ObjectOpener::new(&head, ObjectRole::Payload, id, &key, length)?;
+        let last = opener.last_chunk();
+        let sealed = repository.get_range(&name, opener.sealed_range(&last)?).await?;
+        opener.open(&last, &mut sealed.to_vec())?;
+        Ok(opener)
+    };
+    Ok(Payload { opener: opened.await.context(name.clone())?, name })
+}
+
+/// The stored bytes of some frames, as fetched.
+pub(crate) struct SealedBatch {
+    reader: DatabaseReader,
+    frames: Range<usize>,
+    message: Range<u64>,
+    sealed: Vec<u8>,
+}
+
+impl SealedBatch {
+    /// Decrypts and decompresses each frame and hands it to `each`, with its number.
+    ///
+    /// `check_ids` costs a hash of every byte; whoever checks the whole database's digest may skip it.
+    pub(crate) fn open(
+        mut self,
+        check_ids: bool,
+        mut each: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let inner = &self.reader.0;
+        let Some(first) = inner.index.frames.get(self.frames.start) else { return Ok(()) };
+        let payload = self.reader.payload(first)?;
+        let message = payload
+            .opener
+            .open(&self.message, &mut self.sealed)
+            .context(payload.name.clone())?;
+        for at in self.frames {
+            let Some(frame) = inner.index.frames.get(at) else { break };
+            let start = (frame.offset - self.message.start) as usize;
+            let stored = message
+                .get(start..start + frame.length as usize)
+                .ok_or_else(|| Error::tampered(format!("frame {at} lies outside its payload")))?;
+            let mut plain = vec![0; self.reader.frame_len(at)];
+            let named = |error: Error| error.context(format!("frame {at}"));
+            frames::decompress(stored, &mut plain).map_err(named)?;
+            let key = inner.index.frame_id_key.expose();
+            if check_ids && frames::frame_id(key, &plain) != frame.id {
+                return Err(named(Error::tampered("its content is not what its id names")));
+            }
+            each(at, &mut plain)?;
+        }
+        Ok(())
+    }
+}

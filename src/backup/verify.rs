@@ -1,0 +1,187 @@
+//! Proving that snapshots are whole, at three depths.
+
+use sha2::{Digest, Sha256 as Hasher};
+
+use super::catalog;
+use super::control::{Control, Step};
+use super::folder;
+use super::restore::{Sink, read_all};
+use super::snapshot::{self, OpenSnapshot};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{KeyId, Manifest, Sha256, SnapshotId, names};
+use crate::keys::MasterKeys;
+use crate::store::Repository;
+
+/// Bytes read at a time when an object is only digested.
+const READ_LEN: u64 = 4 << 20;
+
+/// How deep to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VerifyLevel {
+    /// Manifest, seal and the objects' lengths.
+    Quick,
+    /// The objects' SHA-256 against the manifest's; needs no key, and so proves nothing against who can write the manifest.
+    Digests,
+    /// Every byte: fetched, opened, decompressed, hashed.
+    Full,
+}
+
+impl VerifyLevel {
+    /// Stable name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Digests => "digests",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What one snapshot's verification found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Verified {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Nothing, or why it failed.
+    pub outcome: Result<()>,
+    /// The master key that opened it.
+    pub opened_by: Option<KeyId>,
+    /// Oddities that do not keep it from being restored.
+    pub findings: Vec<String>,
+}
+
+/// What a verification found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// How deep it looked.
+    pub level: VerifyLevel,
+    /// Each snapshot looked at, oldest first.
+    pub snapshots: Vec<Verified>,
+    /// What is odd about the repository itself.
+    pub findings: Vec<String>,
+}
+
+impl VerifyReport {
+    /// The error that decides the exit status: integrity before a missing key before the rest.
+    pub fn worst(&self) -> Option<&Error> {
+        let severity = |error: &&Error| match error.kind() {
+            ErrorKind::Tampered | ErrorKind::Truncated => 3,
+            ErrorKind::WrongKey => 2,
+            _ => 1,
+        };
+        self.snapshots
+            .iter()
+            .filter_map(|verified| verified.outcome.as_ref().err())
+            .max_by_key(severity)
+    }
+}
+
+/// Verifies `ids`, or every snapshot when there are none given.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is nothing to verify: that is never a success; those of the store.
+/// What a snapshot's own bytes do wrong stands in the report.
+pub async fn verify(
+    repository: &Repository,
+    keys: &MasterKeys,
+    ids: &[SnapshotId],
+    level: VerifyLevel,
+    control: &Control,
+) -> Result<VerifyReport> {
+    control
+        .guard(async {
+            let mut report = VerifyReport { level, snapshots: Vec::new(), findings: Vec::new() };
+            let mut ids = ids.to_vec();
+            if ids.is_empty() {
+                let listing = catalog::snapshots(repository, None).await?;
+                report.findings = listing.findings;
+                report.snapshots.extend(listing.orphans.into_iter().map(orphan));
+                // A manifest that does not parse is not in the listing, and must not be passed over.
+                let folders = folder::list_all(repository).await?.snapshots;
+                ids.extend(folders.into_iter().filter(|(_, f)| f.manifest.is_some()).map(|(id, _)| id));
+            }
+            for id in ids {
+                let mut verified =
+                    Verified { id, outcome: Ok(()), opened_by: None, findings: Vec::new() };
+                verified.outcome = one(repository, keys, level, control, &mut verified).await;
+                if let Err(error) = &verified.outcome
+                    && error.kind() == ErrorKind::Unreachable
+                {
+                    return Err(Error::new(error.kind(), error.to_string()));
+                }
+                report.snapshots.push(verified);
+            }
+            if report.snapshots.is_empty() {
+                return Err(Error::new(ErrorKind::NotFound, "there is no snapshot to verify")
+                    .hint("take one with `strongroom backup`"));
+            }
+            report.snapshots.sort_by_key(|verified| verified.id);
+            Ok(report)
+        })
+        .await
+}
+
+fn orphan(id: SnapshotId) -> Verified {
+    let error = Error::truncated(format!("snapshot {id} has no manifest"))
+        .hint("a backup that was killed, or a manifest that was deleted");
+    Verified { id, outcome: Err(error), opened_by: None, findings: Vec::new() }
+}
+
+async fn one(
+    repository: &Repository,
+    keys: &MasterKeys,
+    level: VerifyLevel,
+    control: &Control,
+    verified: &mut Verified,
+) -> Result<()> {
+    let id = verified.id;
+    match level {
+        VerifyLevel::Quick => {
+            let folder = folder::list_one(repository, id).await?;
+            let unsealed = snapshot::unseal(repository, id, &folder, keys).await?;
+            verified.opened_by = Some(unsealed.opened_by);
+            verified.findings = unsealed.findings;
+            snapshot::check_lengths(&unsealed.manifest, &folder)
+        }
+        VerifyLevel::Digests => {
+            let folder = folder::list_one(repository, id).await?;
+            if folder.manifest.is_none() {
+                return Err(Error::truncated(format!("snapshot {id} has no manifest")));
+            }
+            let manifest = snapshot::read_manifest(repository, id).await?;
+            snapshot::check_lengths(&manifest, &folder)?;
+            digests(repository, &manifest, control).await
+        }
+        VerifyLevel::Full => {
+            let opened = OpenSnapshot::open(repository, id, keys).await?;
+            verified.opened_by = Some(opened.opened_by);
+            verified.findings = opened.findings;
+            control.begin(&format!("verifying {id}"), Some(opened.database.index().database.size));
+            super::facts::open(&opened.manifest, &opened.data_key)?;
+            read_all(&opened.database, Sink::nowhere(), control).await.map(drop)
+        }
+    }
+}
+
+async fn digests(repository: &Repository, manifest: &Manifest, control: &Control) -> Result<()> {
+    let total = manifest.objects.iter().map(|object| object.length).sum();
+    control.begin(&format!("digesting {}", manifest.snapshot), Some(total));
+    for object in &manifest.objects {
+        let name = names::snapshot(manifest.snapshot, &object.role);
+        let mut hasher = Hasher::new();
+        let mut at = 0;
+        while at < object.length {
+            let end = object.length.min(at + READ_LEN);
+            hasher.update(repository.get_range(&name, at..end).await?);
+            control.step(Step::Advance(end - at));
+            at = end;
+        }
+        if Sha256(hasher.finalize().into()) != object.sha256 {
+            return Err(Error::tampered("its SHA-256 is not the manifest's")).context(name);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Keyring files on disk: read with their permissions checked, written atomically and for the owner only.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::keys::Keyring;
+use crate::secret::SecretBytes;
+
+/// Room for thousands of keys; more is not a keyring.
+const MAX_LEN: u64 = 1 << 20;
+
+/// Reads the keyring file at `path`.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] when others than its owner and group may touch it, [`ErrorKind::Io`] when it
+/// cannot be read, and those of [`Keyring::parse`].
+pub fn load(path: &Path) -> Result<Keyring> {
+    let mut file = File::open(path).map_err(|error| {
+        Error::io(path, error).hint("give the keyring with --master-key file:PATH")
+    })?;
+    let meta = file.metadata().map_err(|error| Error::io(path, error))?;
+    check_mode(path, meta.mode())?;
+    if !meta.is_file() || meta.len() > MAX_LEN {
+        return Err(Error::tampered(format!("{} is not a keyring file", path.display())));
+    }
+    let mut text = Vec::with_capacity(meta.len() as usize + 1);
+    file.by_ref()
+        .take(meta.len() + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| Error::io(path, error))?;
+    let text = SecretBytes::new(text);
+    Keyring::parse(text.expose()).map_err(|error| error.context(path.display().to_string()))
+}
+
+/// Group may read, for Kubernetes mounts secrets so; nobody else may anything.
+fn check_mode(path: &Path, mode: u32) -> Result<()> {
+    if mode & 0o037 == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("{} is open to others (mode {:04o})", path.display(), mode & 0o7777);
+    Err(Error::new(ErrorKind::Denied, message)
+        .hint(format!("chmod 600 {}; then consider who may have read it", path.display())))
+}
+
+/// Writes a new keyring file with mode 0600; never overwrites one.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] or [`ErrorKind::Io`].
+pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let message = format!("{} exists", path.display());
+            return Err(Error::new(ErrorKind::AlreadyExists, message)
+                .hint("a keyring is never overwritten: choose another name, or `strongroom key rotate`"));
+        }
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    let written = write_and_sync(&mut file, keyring).and_then(|()| sync_directory(path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(path);
+        Error::io(path, error)
+    })
+}
+
+/// Replaces the keyring file at `path` in one step, keeping its mode.
+///
+/// # Errors
+/// [`ErrorKind::Io`]; the old file is then still there.
+pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
+    let io = |error| Error::io(path, error);
+    // A symbolic link (as Kubernetes and configuration management make) stays one.
+    let path = &fs::canonicalize(path).map_err(io)?;
+    let mode = fs::metadata(path).map_err(io)?.mode() & 0o7777;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let staged = path.with_file_name(name);
+    let replaced = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+        write_and_sync(&mut file, keyring)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        fs::rename(&staged, path)?;
+        sync_directory(path)
+    })();
+    replaced.map_err(|error: std::io::Error| {
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            return Error::io(&staged, error)
+                .hint("another process is changing this keyring, or one was killed: look at the file, then remove it");
+        }
+        let _ = fs::remove_file(&staged);
+        Error::io(path, error)
+    })
+}
+
+fn write_and_sync(file: &mut File, keyring: &Keyring) -> std::io::Result<()> {
+    file.write_all(keyring.print().expose())?;
+    file.sync_all()
+}
+
+/// Makes the entry of `path` in its directory durable.
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::system_rng;
+
+    const NOW: &str = "2026-11-23T00:00:00Z";
+
+    #[test]
+    fn is_private_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring");
+        let ring = Keyring::generate(NOW, &mut system_rng());
+        create(&path, &ring).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(create(&path, &ring).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        for (mode, good) in [(0o640, true), (0o400, true), (0o604, false), (0o660, false), (0o644, false)] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(load(&path).is_ok(), good, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn replacing_keeps_mode_and_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring");
+        let mut ring = Keyring::generate(NOW, &mut system_rng());
+        create(&path, &ring).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        ring.rotate(NOW, &mut system_rng());
+        replace(&link, &ring).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(load(&path).unwrap().list().count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}

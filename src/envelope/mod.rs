@@ -1,0 +1,10 @@
+//! The envelope: one data key per subject, sealed to any number of master keys (SPEC.md §2, §4, §5).
+
+mod data_key;
+pub mod keyfile;
+mod object;
+mod seal;
+
+pub use data_key::DataKey;
+pub use object::{ObjectOpener, ObjectSealer, SealedObject};
+pub use seal::{Opened, kept_stanzas, open_seal, seal_data_key};

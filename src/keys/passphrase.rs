@@ -1,0 +1,97 @@
+//! A master key sealed by a passphrase (SPEC.md §2): one Argon2id opens any number of snapshots.
+
+use super::MasterKey;
+use super::local::LocalKey;
+use crate::crypto::{self, Argon2Params, CryptoRng, Label, Suite};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::PassphraseObject;
+use crate::secret::{SecretBytes, SecretKey};
+
+/// Seals `key` under `passphrase`, as generation `generation` of its passphrase object.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for an empty passphrase or costs below the floor.
+pub fn create_passphrase_object(
+    key: &LocalKey,
+    generation: u32,
+    passphrase: &SecretBytes,
+    params: Argon2Params,
+    rng: &mut dyn CryptoRng,
+) -> Result<PassphraseObject> {
+    if passphrase.expose().is_empty() {
+        return Err(Error::usage("the passphrase is empty"));
+    }
+    let mut object = PassphraseObject {
+        key: key.id(),
+        generation,
+        m_kib: params.m_kib,
+        t: params.t,
+        p: params.p,
+        salt: crypto::random(rng),
+        sealed: Vec::new(),
+    };
+    let wrapping = crypto::derive(passphrase, &object.salt, params)?;
+    let context = crypto::labelled(Label::Passphrase, &[&object.bound_bytes()]);
+    object.sealed =
+        crypto::seal(Suite::Aes256Gcm, &wrapping, &context, key.master().expose(), rng)?;
+    Ok(object)
+}
+
+/// Opens the master key in `object`. Costs above `max_m_kib` KiB of memory are refused before any is spent.
+///
+/// # Errors
+/// [`ErrorKind::WrongKey`] when the passphrase does not open it, [`ErrorKind::Tampered`] when
+/// what it opens is not the key the object names.
+pub fn open_passphrase_object(
+    object: &PassphraseObject,
+    passphrase: &SecretBytes,
+    max_m_kib: u32,
+) -> Result<LocalKey> {
+    let params = Argon2Params { m_kib: object.m_kib, t: object.t, p: object.p };
+    params.check(max_m_kib)?;
+    let wrapping = crypto::derive(passphrase, &object.salt, params)?;
+    let context = crypto::labelled(Label::Passphrase, &[&object.bound_bytes()]);
+    let opened =
+        crypto::open(Suite::Aes256Gcm, &wrapping, &context, &object.sealed).map_err(|error| {
+            Error::new(
+                ErrorKind::WrongKey,
+                format!("the passphrase does not open key {}", object.key),
+            )
+            .hint("check the passphrase; if it is right, the key object was altered")
+            .because(error)
+        })?;
+    let master = SecretKey::from_slice(&opened)
+        .ok_or_else(|| Error::tampered("a sealed master key does not hold 32 bytes"))?;
+    let key = LocalKey::new(master);
+    if key.id() != object.key {
+        return Err(Error::tampered(format!(
+            "the object of key {} holds key {}",
+            object.key,
+            key.id()
+        )));
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::system_rng;
+
+    #[test]
+    fn opens_with_its_passphrase_only() {
+        let mut rng = system_rng();
+        let key = LocalKey::generate(&mut rng);
+        let right = SecretBytes::new(b"correct horse".to_vec());
+        let wrong = SecretBytes::new(b"incorrect horse".to_vec());
+        let cheap = Argon2Params { m_kib: 64, t: 1, p: 1 };
+        let mut object = create_passphrase_object(&key, 1, &right, cheap, &mut rng).unwrap();
+        assert_eq!(open_passphrase_object(&object, &right, 64).unwrap().id(), key.id());
+        let error = open_passphrase_object(&object, &wrong, 64).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+        object.generation = 2;
+        assert!(open_passphrase_object(&object, &right, 64).is_err());
+        object.m_kib = 1 << 22;
+        assert!(open_passphrase_object(&object, &right, 1 << 20).is_err());
+    }
+}
