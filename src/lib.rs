@@ -3,8 +3,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod crypto;
+pub mod envelope;
 pub mod error;
 pub mod format;
+pub mod keys;
 pub mod secret;
 
 pub use error::{Error, ErrorKind, Result};

@@ -27,7 +27,7 @@ pub fn load(path: &Path) -> Result<Keyring> {
         return Err(Error::tampered(format!("{} is not a keyring file", path.display())));
     }
     let mut text = Vec::with_capacity(meta.len() as usize + 1);
-    file.by_ref()
+    (&mut file)
         .take(meta.len() + 1)
         .read_to_end(&mut text)
         .map_err(|error| Error::io(path, error))?;

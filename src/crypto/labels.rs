@@ -1,0 +1,59 @@
+//! Every label there is (SPEC.md §2): what keeps one use of a key apart from all others.
+
+/// What a derivation, context or hash is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// Data key → key of the payload object.
+    PayloadKey,
+    /// Data key → key of the index object.
+    IndexKey,
+    /// Data key → key of the facts in the manifest.
+    FactsKey,
+    /// Data key → key of the manifest's MAC.
+    ManifestMac,
+    /// Data key → key of the seal's MAC.
+    SealMac,
+    /// Data key → its commitment.
+    DataKeyCommitment,
+    /// Master key → what its id is a hash of.
+    KeyCheck,
+    /// Context of payload and index messages.
+    Object,
+    /// Context of a sealed data key.
+    DataKey,
+    /// Context of the sealed facts.
+    Facts,
+    /// Context of a master key sealed by a passphrase.
+    Passphrase,
+    /// Hash input of a key id.
+    KeyId,
+}
+
+impl Label {
+    /// The label's bytes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PayloadKey => "strongroom/v1/payload-key",
+            Self::IndexKey => "strongroom/v1/index-key",
+            Self::FactsKey => "strongroom/v1/facts-key",
+            Self::ManifestMac => "strongroom/v1/manifest-mac",
+            Self::SealMac => "strongroom/v1/seal-mac",
+            Self::DataKeyCommitment => "strongroom/v1/data-key-commitment",
+            Self::KeyCheck => "strongroom/v1/key-check",
+            Self::Object => "strongroom/v1/object",
+            Self::DataKey => "strongroom/v1/data-key",
+            Self::Facts => "strongroom/v1/facts",
+            Self::Passphrase => "strongroom/v1/passphrase",
+            Self::KeyId => "strongroom/v1/key-id",
+        }
+    }
+}
+
+/// `label ‖ 00 ‖ data…`: no label holds a zero byte, so no two of these can be confused.
+pub fn labelled(label: Label, data: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.extend_from_slice(label.as_str().as_bytes());
+    bytes.push(0);
+    data.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
