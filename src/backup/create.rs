@@ -17,7 +17,7 @@ use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{
-    ClusterName, Database, FrameRef, Index, KeyId, ManifestBuilder, ObjectEntry, ObjectRole, Sha256,
+    ClusterName, Database, FrameRef, Index, KeyId, ManifestBuilder, ObjectEntry, Role, Sha256,
     SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
@@ -183,7 +183,7 @@ impl Writer<'_> {
             &mut crypto::system_rng(),
         )?;
         let mut stored_bytes = payload.length + index_object.length + seal.len() as u64;
-        self.repository.put_once(&names::seal(self.id, 1), seal.into()).await?;
+        self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
         let database = index.database.clone();
@@ -215,13 +215,13 @@ impl Writer<'_> {
         }
         .print(|signed| self.data_key.manifest_mac(signed))?;
         stored_bytes += manifest.len() as u64;
-        self.repository.put_once(&names::snapshot(self.id, "manifest"), manifest.into()).await?;
+        self.repository.put_once(&names::snapshot_object(self.id, "manifest"), manifest.into()).await?;
         Ok(Written { revision, compact_revision, database_bytes: database.size, stored_bytes })
     }
 
     /// Streams the database into the payload object.
     async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
-        let mut upload = self.repository.upload(&names::snapshot(self.id, "payload")).await?;
+        let mut upload = self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
         match self.stream(input, &mut upload).await {
             Ok(done) => {
                 upload.finish().await?;
@@ -240,7 +240,7 @@ impl Writer<'_> {
         let pool = FramePool::new(self.options.level, &frame_id_key)?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
-            ObjectRole::Payload,
+            Role::Payload,
             self.id,
             &self.data_key.payload_key(),
             rng,
@@ -278,14 +278,14 @@ impl Writer<'_> {
             .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error))?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
-            ObjectRole::Index,
+            Role::Index,
             self.id,
             &self.data_key.index_key(),
             &mut crypto::system_rng(),
         );
         sealer.write(&message)?;
         let (bytes, object) = sealer.finish()?;
-        self.repository.put_once(&names::snapshot(self.id, "index"), bytes.into()).await?;
+        self.repository.put_once(&names::snapshot_object(self.id, "index"), bytes.into()).await?;
         Ok((object, index))
     }
 
@@ -293,7 +293,7 @@ impl Writer<'_> {
     async fn clean_up(&self) {
         let objects = ["manifest", "seal.1", "index", "payload"];
         for object in objects {
-            let _ = self.repository.delete(&names::snapshot(self.id, object)).await;
+            let _ = self.repository.delete(&names::snapshot_object(self.id, object)).await;
         }
     }
 }

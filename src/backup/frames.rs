@@ -9,13 +9,13 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::FrameId;
+use crate::format::[u8; 16];
 use crate::secret::SecretKey;
 
 /// A frame, compressed and named.
 pub(crate) struct Compressed {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) id: FrameId,
+    pub(crate) id: [u8; 16],
     /// Length of the plain frame.
     pub(crate) plain: usize,
     /// What is left of the frame's share of the read-ahead; free once this is dropped.
@@ -97,7 +97,7 @@ fn compress(
 }
 
 /// First 16 bytes of keyed BLAKE3 of the plain frame.
-pub(crate) fn frame_id(key: &[u8; 32], frame: &[u8]) -> FrameId {
+pub(crate) fn frame_id(key: &[u8; 32], frame: &[u8]) -> [u8; 16] {
     let mut id = [0; 16];
     id.iter_mut().zip(blake3::keyed_hash(key, frame).as_bytes()).for_each(|(to, from)| *to = *from);
     id

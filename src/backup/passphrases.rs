@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::blocking::run_blocking;
-use crate::crypto::{self, Argon2Params};
+use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, ObjectName, PassphraseObject, names};
 use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
@@ -37,7 +37,7 @@ pub async fn passphrase_keys(repository: &Repository) -> Result<BTreeMap<KeyId, 
 pub async fn create_passphrase_key(
     repository: &Repository,
     passphrase: SecretBytes,
-    params: Argon2Params,
+    params: Argon2Cost,
 ) -> Result<LocalKey> {
     let (key, object) = run_blocking(move || {
         let rng = &mut crypto::system_rng();
@@ -46,7 +46,7 @@ pub async fn create_passphrase_key(
         Ok((key, object))
     })
     .await?;
-    let name = names::key(key.id(), 1);
+    let name = names::key_name(key.id(), 1);
     repository.put_once(&name, object.print().into()).await?;
     Ok(key)
 }
@@ -89,7 +89,7 @@ async fn newest_objects(repository: &Repository) -> Result<Vec<PassphraseObject>
     let mut failure = None;
     for (id, generations) in keys {
         for generation in generations.into_iter().rev() {
-            let name = names::key(id, generation);
+            let name = names::key_name(id, generation);
             let object = repository
                 .get(&name, MAX_OBJECT)
                 .await
@@ -128,7 +128,7 @@ pub async fn change_passphrase(
     id: Option<KeyId>,
     old: SecretBytes,
     new: SecretBytes,
-    params: Argon2Params,
+    params: Argon2Cost,
 ) -> Result<KeyId> {
     let keys = open_passphrase_keys(repository, old, MAX_ARGON2_KIB).await?;
     let mut fitting = keys.into_iter().filter(|key| id.is_none_or(|id| key.id() == id));
@@ -152,9 +152,9 @@ pub async fn change_passphrase(
         Ok(object)
     })
     .await?;
-    repository.put_once(&names::key(id, next), object.print().into()).await?;
+    repository.put_once(&names::key_name(id, next), object.print().into()).await?;
     for generation in generations {
-        repository.delete(&names::key(id, generation)).await.map_err(|error| {
+        repository.delete(&names::key_name(id, generation)).await.map_err(|error| {
             error.hint("the old passphrase still opens the key until that object is deleted")
         })?;
     }
@@ -170,7 +170,7 @@ pub async fn remove_passphrase_key(repository: &Repository, id: KeyId) -> Result
         Error::new(ErrorKind::NotFound, format!("no passphrase key {id} in this repository"))
     })?;
     for generation in generations {
-        repository.delete(&names::key(id, generation)).await?;
+        repository.delete(&names::key_name(id, generation)).await?;
     }
     Ok(())
 }

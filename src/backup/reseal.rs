@@ -81,7 +81,7 @@ async fn reseal_one(
     let mut wanted: Vec<KeyId> = kept.iter().map(|stanza| stanza.key_id).collect();
     wanted.extend(keys.sealing().map(|key| key.id()));
     wanted.sort_unstable();
-    let mut present = seal.key_ids();
+    let mut present = key_ids(&seal);
     present.sort_unstable();
     let newest = folder.seals.keys().next_back().copied().unwrap_or(seal.generation);
     let only_generation = folder.seals.len() == 1;
@@ -93,7 +93,7 @@ async fn reseal_one(
         .ok_or_else(|| Error::tampered(format!("{id} has a seal of the last generation there is")))?;
     let text =
         seal_data_key(&data_key, generation, keys, kept, &mut crypto::system_rng())?;
-    let name = names::seal(id, generation);
+    let name = names::seal_name(id, generation);
     repository.put_once(&name, text.into()).await?;
     // Only a new seal that is proved to open may replace the old ones.
     let written = Seal::parse(&repository.get(&name, snapshot::MAX_SEAL).await?)?;
@@ -102,7 +102,7 @@ async fn reseal_one(
         return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
     }
     for old in folder.seals.keys() {
-        let name = names::seal(id, *old);
+        let name = names::seal_name(id, *old);
         if let Err(error) = repository.delete(&name).await {
             report.lingering.push(format!("{name}: {error}"));
         }
@@ -147,7 +147,7 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
 async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
     let mut seals = Vec::new();
     for generation in folder.seals.keys().rev() {
-        let name = names::seal(id, *generation);
+        let name = names::seal_name(id, *generation);
         let bytes = repository.get(&name, snapshot::MAX_SEAL).await?;
         seals.push(Seal::parse(&bytes).context(name)?);
     }

@@ -43,13 +43,13 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         let manifest = snapshot::read_manifest(repository, id).await?;
         let generation = folder.seals.keys().next_back().copied();
         let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
-        let seal = repository.get(&names::seal(id, generation), snapshot::MAX_SEAL).await?;
+        let seal = repository.get(&names::seal_name(id, generation), snapshot::MAX_SEAL).await?;
         let seal = Seal::parse(&seal).with(id)?;
         return Ok(Details {
             manifest,
             stored_bytes,
             generation,
-            sealed_by: seal.key_ids(),
+            sealed_by: key_ids(&seal),
             opened_by: None,
             facts: None,
             findings: Vec::new(),
@@ -60,7 +60,7 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         manifest: unsealed.manifest,
         stored_bytes,
         generation: unsealed.seal.generation,
-        sealed_by: unsealed.seal.key_ids(),
+        sealed_by: unsealed.key_ids(&seal),
         opened_by: Some(unsealed.opened_by),
         findings: unsealed.findings,
     })

@@ -9,7 +9,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    FrameRef, Index, Manifest, ObjectRole, Seal, SnapshotId, Subject, names,
+    FrameRef, Index, Manifest, Role, Seal, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::format::KeyId;
@@ -44,7 +44,7 @@ pub(crate) struct Unsealed {
 
 /// Reads the manifest of `id` and checks what needs no key: its path and its origin.
 pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
-    let name = names::snapshot(id, "manifest");
+    let name = names::snapshot_object(id, "manifest");
     let bytes = repository.get(&name, MAX_MANIFEST).await?;
     let manifest = Manifest::parse(&bytes).context(name.clone())?;
     if manifest.snapshot != id {
@@ -75,7 +75,7 @@ pub(crate) async fn unseal(
         newest_seal(repository, id, folder, keys, &manifest, &mut findings).await?;
     data_key
         .authenticate_manifest(&manifest.commitment, manifest.signed_bytes(), &manifest.mac)
-        .context(names::snapshot(id, "manifest"))?;
+        .context(names::snapshot_object(id, "manifest"))?;
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
 }
 
@@ -102,7 +102,7 @@ async fn newest_seal(
     }
     let mut worst: Option<Error> = None;
     for generation in folder.seals.keys().rev() {
-        let name = names::seal(id, *generation);
+        let name = names::seal_name(id, *generation);
         let opened = match repository.get(&name, MAX_SEAL).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
                 return Err(error);
@@ -194,7 +194,7 @@ pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> 
 async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
     let id = unsealed.manifest.snapshot;
     let object = unsealed.manifest.object("index")?;
-    let name = names::snapshot(id, "index");
+    let name = names::snapshot_object(id, "index");
     let index = async {
         let bytes = repository.get(&name, object.length.min(MAX_INDEX + (1 << 20))).await?;
         if bytes.len() as u64 != object.length {
@@ -207,7 +207,7 @@ async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Inde
             .split_at_checked(ObjectOpener::HEAD_LEN as usize)
             .ok_or_else(|| Error::truncated("shorter than its header"))?;
         let key = unsealed.data_key.index_key();
-        let opener = ObjectOpener::new(head, ObjectRole::Index, id, &key, object.length)?;
+        let opener = ObjectOpener::new(head, Role::Index, id, &key, object.length)?;
         let all = 0..opener.message_len();
         let mut sealed = bytes.slice(ObjectOpener::HEAD_LEN as usize..).to_vec();
         let message = opener.open(&all, &mut sealed)?;
@@ -341,7 +341,7 @@ async fn open_payload(
     repository: &Repository,
     (id, key, length, commitment): (SnapshotId, SecretKey, u64, Option<[u8; 32]>),
 ) -> Result<Payload> {
-    let name = names::snapshot(id, "payload");
+    let name = names::snapshot_object(id, "payload");
     let opened = async {
         let head_len = ObjectOpener::HEAD_LEN;
         if length < head_len {
@@ -352,7 +352,7 @@ async fn open_payload(
         if commitment.is_some_and(|commitment| commitment != found) {
             return Err(Error::tampered("its key commitment is not the one the index names"));
         }
-        let opener = ObjectOpener::new(&head, ObjectRole::Payload, id, &key, length)?;
+        let opener = ObjectOpener::new(&head, Role::Payload, id, &key, length)?;
         let last = opener.last_chunk();
         let sealed = repository.get_range(&name, opener.sealed_range(&last)?).await?;
         opener.open(&last, &mut sealed.to_vec())?;

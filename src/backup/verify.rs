@@ -170,7 +170,7 @@ async fn digests(repository: &Repository, manifest: &Manifest, control: &Control
     let total = manifest.objects.iter().map(|object| object.length).sum();
     control.begin(&format!("digesting {}", manifest.snapshot), Some(total));
     for object in &manifest.objects {
-        let name = names::snapshot(manifest.snapshot, &object.role);
+        let name = names::snapshot_object(manifest.snapshot, &object.role);
         let mut hasher = Hasher::new();
         let mut at = 0;
         while at < object.length {

@@ -8,7 +8,7 @@ use crate::secret::{SecretBytes, SecretKey};
 
 /// What one derivation costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Argon2Params {
+pub struct Argon2Cost {
     /// Memory in KiB.
     pub m_kib: u32,
     /// Passes over it.
@@ -17,14 +17,14 @@ pub struct Argon2Params {
     pub p: u32,
 }
 
-impl Default for Argon2Params {
+impl Default for Argon2Cost {
     /// RFC 9106's second recommendation: 64 MiB, 3 passes, 4 lanes.
     fn default() -> Self {
         Self { m_kib: 64 << 10, t: 3, p: 4 }
     }
 }
 
-impl Argon2Params {
+impl Argon2Cost {
     /// Refuses costs that are malformed, or that an attacker chose to exhaust this machine.
     ///
     /// # Errors
@@ -50,11 +50,11 @@ impl Argon2Params {
 /// The key that `passphrase` and `salt` make. Its memory is wiped afterwards.
 ///
 /// # Errors
-/// As [`Argon2Params::check`] at 4 GiB; [`ErrorKind::Io`] when there is not enough memory.
+/// As [`Argon2Cost::check`] at 4 GiB; [`ErrorKind::Io`] when there is not enough memory.
 pub fn derive(
     passphrase: &SecretBytes,
     salt: &[u8; 16],
-    params: Argon2Params,
+    params: Argon2Cost,
 ) -> Result<SecretKey> {
     params.check(4 << 20)?;
     let bad = |error| Error::tampered(format!("Argon2id: {error}"));
@@ -114,23 +114,23 @@ mod tests {
     #[test]
     fn agrees_with_the_reference_implementation() {
         let passphrase = SecretBytes::new(b"correct horse".to_vec());
-        let params = Argon2Params { m_kib: 64, t: 3, p: 4 };
+        let params = Argon2Cost { m_kib: 64, t: 3, p: 4 };
         let key = derive(&passphrase, b"0123456789abcdef", params).unwrap();
         assert_eq!(data_encoding::HEXLOWER.encode(key.expose()), "d0266a319d5004c687423de9f9af630e2c0d70ba0b1eee8de6383bdeae80fcce");
     }
 
     #[test]
     fn hostile_costs_are_refused_before_they_are_paid() {
-        let good = Argon2Params::default();
+        let good = Argon2Cost::default();
         assert!(good.check(1 << 20).is_ok());
         for bad in [
-            Argon2Params { m_kib: u32::MAX, ..good },
-            Argon2Params { m_kib: (1 << 20) + 1, ..good },
-            Argon2Params { t: u32::MAX, ..good },
-            Argon2Params { t: 0, ..good },
-            Argon2Params { p: 17, ..good },
-            Argon2Params { p: 0, ..good },
-            Argon2Params { m_kib: 31, p: 4, t: 1 },
+            Argon2Cost { m_kib: u32::MAX, ..good },
+            Argon2Cost { m_kib: (1 << 20) + 1, ..good },
+            Argon2Cost { t: u32::MAX, ..good },
+            Argon2Cost { t: 0, ..good },
+            Argon2Cost { p: 17, ..good },
+            Argon2Cost { p: 0, ..good },
+            Argon2Cost { m_kib: 31, p: 4, t: 1 },
         ] {
             assert!(bad.check(1 << 20).is_err(), "{bad:?}");
         }

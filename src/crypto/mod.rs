@@ -8,7 +8,7 @@ mod kdf;
 mod labels;
 mod suite;
 
-pub use self::argon2::{Argon2Params, derive};
+pub use self::argon2::{Argon2Cost, derive};
 pub use chunked::{
     CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Sealer, TAG_LEN, open, plain_len, seal,
     sealed_len,

@@ -50,7 +50,8 @@ fn check_mode(path: &Path, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] or [`ErrorKind::Io`].
-pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
+pub fn create(path: &Path, keyring: Keyring) -> Result<()> {
+    let text = keyring.print()?;
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -60,7 +61,7 @@ pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
         }
         Err(error) => return Err(Error::io(path, error)),
     };
-    let written = write_and_sync(&mut file, keyring).and_then(|()| sync_directory(path));
+    let written = write_and_sync(&mut file, &text).and_then(|()| sync_directory(path));
     written.map_err(|error| {
         let _ = fs::remove_file(path);
         Error::io(path, error)
@@ -71,7 +72,8 @@ pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; the old file is then still there.
-pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
+pub fn replace(path: &Path, keyring: Keyring) -> Result<()> {
+    let text = keyring.print()?;
     let io = |error| Error::io(path, error);
     // A symbolic link (as Kubernetes and configuration management make) stays one.
     let path = &fs::canonicalize(path).map_err(io)?;
@@ -82,7 +84,7 @@ pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
     let replaced = (|| {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-        write_and_sync(&mut file, keyring)?;
+        write_and_sync(&mut file, &text)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         fs::rename(&staged, path)?;
         sync_directory(path)
@@ -97,8 +99,8 @@ pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
     })
 }
 
-fn write_and_sync(file: &mut File, keyring: &Keyring) -> std::io::Result<()> {
-    file.write_all(keyring.print().expose())?;
+fn write_and_sync(file: &mut File, text: &SecretBytes) -> std::io::Result<()> {
+    file.write_all(text.expose())?;
     file.sync_all()
 }
 
@@ -120,9 +122,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
         let ring = Keyring::generate(NOW, &mut system_rng());
-        create(&path, &ring).unwrap();
+        create(&path, ring).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(create(&path, &ring).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        let other = Keyring::generate(NOW, &mut system_rng());
+        assert_eq!(create(&path, other).unwrap_err().kind(), ErrorKind::AlreadyExists);
         for (mode, good) in [(0o640, true), (0o400, true), (0o604, false), (0o660, false), (0o644, false)] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(load(&path).is_ok(), good, "{mode:o}");
@@ -133,13 +136,13 @@ mod tests {
     fn replacing_keeps_mode_and_link() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
-        let mut ring = Keyring::generate(NOW, &mut system_rng());
-        create(&path, &ring).unwrap();
+        create(&path, Keyring::generate(NOW, &mut system_rng())).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut ring = load(&path).unwrap();
         ring.rotate(NOW, &mut system_rng());
-        replace(&link, &ring).unwrap();
+        replace(&link, ring).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(load(&path).unwrap().list().count(), 2);

@@ -9,7 +9,7 @@ use crate::crypto::{
     TAG_LEN,
 };
 use crate::error::{Error, Result};
-use crate::format::{HEADER_LEN, ObjectHeader, ObjectRole, Sha256, SnapshotId};
+use crate::format::{HEADER_LEN, ObjectHeader, Role, Sha256, SnapshotId};
 use crate::secret::SecretKey;
 
 /// Where the first chunk begins.
@@ -42,7 +42,7 @@ impl ObjectSealer {
     /// Begins the object of `role` of `snapshot`, encrypted under `key`.
     pub fn new(
         suite: Suite,
-        role: ObjectRole,
+        role: Role,
         snapshot: SnapshotId,
         key: &SecretKey,
         rng: &mut dyn CryptoRng,
@@ -129,7 +129,7 @@ impl ObjectOpener {
     /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered), `Truncated` or `Unsupported`, as SPEC.md §8 says.
     pub fn new(
         head: &[u8],
-        role: ObjectRole,
+        role: Role,
         snapshot: SnapshotId,
         key: &SecretKey,
         object_len: u64,
@@ -229,7 +229,7 @@ mod tests {
     fn seal(message: &[u8], step: usize) -> (Vec<u8>, SealedObject) {
         let mut sealer = ObjectSealer::new(
             Suite::Aes256Gcm,
-            ObjectRole::Payload,
+            Role::Payload,
             ID,
             &key(),
             &mut system_rng(),
@@ -247,7 +247,7 @@ mod tests {
     fn read(bytes: &[u8], range: Range<u64>) -> Result<Vec<u8>> {
         let opener = ObjectOpener::new(
             &bytes[..HEAD_LEN],
-            ObjectRole::Payload,
+            Role::Payload,
             ID,
             &key(),
             bytes.len() as u64,
@@ -286,7 +286,7 @@ mod tests {
         bytes.truncate(HEAD_LEN + 2 * SEALED_CHUNK_LEN + 100);
         assert!(read(&bytes, 0..5).is_ok());
         let opener =
-            ObjectOpener::new(&bytes[..HEAD_LEN], ObjectRole::Payload, ID, &key(), bytes.len() as u64)
+            ObjectOpener::new(&bytes[..HEAD_LEN], Role::Payload, ID, &key(), bytes.len() as u64)
                 .unwrap();
         assert!(read(&bytes, opener.last_chunk()).is_err());
     }

@@ -3,7 +3,7 @@
 use super::DataKey;
 use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, Seal, SealBuilder, Stanza, Subject};
+use crate::format::{KeyId, SEALED_KEY_LEN, Seal, SealBody, Stanza, Subject};
 use crate::keys::{MasterKey, MasterKeys};
 
 /// A seal that opened.
@@ -17,8 +17,8 @@ pub struct Opened {
 /// The stanzas of `seal` that a re-seal keeps byte for byte: those whose key is not at hand,
 /// except the ones to `drop`.
 pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanza> {
-    let kept = |stanza: &&Stanza| !keys.holds(stanza.key_id) && !drop.contains(&stanza.key_id);
-    seal.stanzas.iter().filter(kept).cloned().collect()
+    let kept = |stanza: &&Stanza| !keys.holds(stanza.key_id()) && !drop.contains(&stanza.key_id());
+    seal.body().stanzas().iter().filter(kept).cloned().collect()
 }
 
 /// Prints generation `generation` of the seal of `data_key`: a stanza for each of `keys`'
@@ -38,15 +38,19 @@ pub fn seal_data_key(
     for key in keys.sealing() {
         let context =
             binding(data_key.subject(), &commitment, key.id(), key.stanza_type());
-        let sealed = key.seal(&context, data_key.key(), rng)?;
-        stanzas.push(Stanza::new(key.stanza_type(), key.id(), &sealed));
+        let sealed: [u8; SEALED_KEY_LEN] = key
+            .seal(&context, data_key.key(), rng)?
+            .try_into()
+            .map_err(|_| Error::usage("a local stanza has one length"))?;
+        stanzas.push(Stanza::local(key.id(), &sealed));
     }
     if stanzas.is_empty() {
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")
             .hint("give one with --master-key, for example file:/etc/strongroom/keyring"));
     }
-    let seal = SealBuilder { subject: data_key.subject(), generation, commitment, stanzas };
-    Ok(seal.print(|signed| data_key.seal_mac(signed)))
+    let body = SealBody::new(data_key.subject(), generation, commitment, stanzas)?;
+    let mac = data_key.seal_mac(&body.signed_bytes());
+    Ok(body.finish(mac).print())
 }
 
 /// Opens `seal` with the first of `keys` that it names.
@@ -56,15 +60,15 @@ pub fn seal_data_key(
 /// [`ErrorKind::Tampered`] when one is named and still does not open it.
 pub fn open_seal(seal: &Seal, keys: &MasterKeys) -> Result<Opened> {
     let mut failure = None;
-    for stanza in &seal.stanzas {
-        let Some(key) = keys.get(stanza.key_id).filter(|key| key.stanza_type() == stanza.kind)
+    for stanza in seal.body().stanzas() {
+        let Some(key) = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind())
         else {
             continue;
         };
         match open_stanza(seal, stanza, key) {
-            Ok(data_key) => return Ok(Opened { data_key, opened_by: stanza.key_id }),
+            Ok(data_key) => return Ok(Opened { data_key, opened_by: stanza.key_id() }),
             Err(error) => {
-                failure = Some(error.context(format!("the stanza of key {}", stanza.key_id)));
+                failure = Some(error.context(format!("the stanza of key {}", stanza.key_id())));
             }
         }
     }
@@ -72,10 +76,14 @@ pub fn open_seal(seal: &Seal, keys: &MasterKeys) -> Result<Opened> {
 }
 
 fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn MasterKey) -> Result<DataKey> {
-    let context = binding(seal.subject, &seal.commitment, stanza.key_id, &stanza.kind);
-    let data_key = DataKey::new(key.open(&context, &stanza.body()?)?, seal.subject);
-    DataKey::check("the data-key commitment", &data_key.commitment(), &seal.commitment)?;
-    DataKey::check("the seal's MAC", &data_key.seal_mac(seal.signed_bytes()), &seal.mac)?;
+    let body = seal.body();
+    let context = binding(body.subject(), body.commitment(), stanza.key_id(), stanza.kind());
+    let wrapped = stanza
+        .wrapped()
+        .ok_or_else(|| Error::unsupported(format!("stanza type {}", stanza.kind())))?;
+    let data_key = DataKey::new(key.open(&context, &wrapped)?, body.subject());
+    DataKey::check("the data-key commitment", &data_key.commitment(), body.commitment())?;
+    DataKey::check("the seal's MAC", &data_key.seal_mac(&seal.signed_bytes()), seal.mac())?;
     Ok(data_key)
 }
 
@@ -84,8 +92,13 @@ fn binding(subject: Subject, commitment: &[u8; 32], key: KeyId, kind: &str) -> V
     crypto::labelled(Label::DataKey, &[&subject.to_bytes(), commitment, &key.0, kind.as_bytes()])
 }
 
+/// The master keys that a seal names.
+pub fn key_ids(seal: &Seal) -> Vec<KeyId> {
+    seal.body().stanzas().iter().map(Stanza::key_id).collect()
+}
+
 fn wrong_key(seal: &Seal) -> Error {
-    let ids: Vec<String> = seal.stanzas.iter().map(|stanza| stanza.key_id.to_string()).collect();
+    let ids: Vec<String> = key_ids(seal).iter().map(ToString::to_string).collect();
     Error::new(
         ErrorKind::WrongKey,
         format!("no master key at hand opens it; these would: {}", ids.join(", ")),
@@ -145,8 +158,9 @@ mod tests {
         let (_, keys) = keys_of(1);
         let data_key = DataKey::generate(subject(), &mut system_rng());
         let text = seal_data_key(&data_key, 1, &keys, Vec::new(), &mut system_rng()).unwrap();
-        let mut seal = Seal::parse(&text).unwrap();
-        seal.subject = Subject::Snapshot(SnapshotId(8));
+        let text = String::from_utf8(text).unwrap();
+        let text = text.replace(&SnapshotId(7).to_string(), &SnapshotId(8).to_string());
+        let seal = Seal::parse(text.as_bytes()).unwrap();
         assert_eq!(open_seal(&seal, &keys).err().unwrap().kind(), ErrorKind::Tampered);
     }
 
@@ -160,7 +174,7 @@ mod tests {
         mine.add(all[0].clone(), true);
         let kept = kept_stanzas(&seal, &mine, &[]);
         assert_eq!(kept.len(), 1);
-        assert_eq!(kept[0].key_id, all[1].id());
+        assert_eq!(kept[0].key_id(), all[1].id());
         assert!(kept_stanzas(&seal, &mine, &[all[1].id()]).is_empty());
         let text = seal_data_key(&data_key, 2, &mine, kept, &mut system_rng()).unwrap();
         assert!(open_seal(&Seal::parse(&text).unwrap(), &keys).is_ok());

@@ -3,8 +3,7 @@
 use super::local::LocalKey;
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::keyring::{self, KeyState, KeyringEntry};
-use crate::format::KeyId;
+use crate::format::{self, KeyId, KeyState, KeyringEntry};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// The keys of one keyring file. Exactly one is primary.
@@ -23,7 +22,7 @@ impl Keyring {
     /// # Errors
     /// [`ErrorKind::Tampered`] and kin, naming what is wrong.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let entries = keyring::parse(text)?;
+        let entries = format::Keyring::parse(text)?.into_entries();
         for entry in &entries {
             if let Some(master) = &entry.master
                 && super::local::key_id(master) != entry.id
@@ -36,8 +35,11 @@ impl Keyring {
     }
 
     /// The file's text.
-    pub fn print(&self) -> SecretBytes {
-        keyring::print(&self.entries)
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when the keyring was given a malformed time.
+    pub fn print(self) -> Result<SecretBytes> {
+        Ok(format::Keyring::new(self.entries)?.print())
     }
 
     /// Adds a fresh key as primary; the old primary stays enabled, so that it still opens. Returns the new id.
@@ -109,7 +111,7 @@ mod tests {
         let mut ring = Keyring::generate(NOW, &mut rng);
         let (old, ..) = ring.list().next().unwrap();
         let new = ring.rotate(NOW, &mut rng);
-        let ring = Keyring::parse(ring.print().expose()).unwrap();
+        let ring = Keyring::parse(ring.print().unwrap().expose()).unwrap();
         let mut keys = MasterKeys::new();
         keys.add_keyring(&ring);
         assert!(keys.holds(old) && keys.holds(new));
@@ -124,7 +126,7 @@ mod tests {
         assert_eq!(ring.destroy(old).unwrap_err().kind(), ErrorKind::Refused);
         ring.rotate(NOW, &mut rng);
         ring.destroy(old).unwrap();
-        let ring = Keyring::parse(ring.print().expose()).unwrap();
+        let ring = Keyring::parse(ring.print().unwrap().expose()).unwrap();
         assert!(ring.usable().all(|(key, _)| key.id() != old));
         assert_eq!(ring.list().count(), 2);
     }
@@ -134,7 +136,7 @@ mod tests {
     #[test]
     fn a_key_under_another_id_is_refused() {
         let mut rng = system_rng();
-        let text = Keyring::generate(NOW, &mut rng).print();
+        let text = Keyring::generate(NOW, &mut rng).print().unwrap();
         let mut text = text.expose().to_vec();
         let at = text.iter().position(|b| *b == b'\n').unwrap() + 1;
         text[at] = if text[at] == b'0' { b'1' } else { b'0' };

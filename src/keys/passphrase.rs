@@ -2,9 +2,9 @@
 
 use super::MasterKey;
 use super::local::LocalKey;
-use crate::crypto::{self, Argon2Params, CryptoRng, Label, Suite};
+use crate::crypto::{self, Argon2Cost, CryptoRng, Label, Suite};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::PassphraseObject;
+use crate::format::{Argon2Params, KeyId, PassphraseObject, SEALED_KEY_LEN};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// Seals `key` under `passphrase`, as generation `generation` of its passphrase object.
@@ -15,26 +15,21 @@ pub fn create_passphrase_object(
     key: &LocalKey,
     generation: u32,
     passphrase: &SecretBytes,
-    params: Argon2Params,
+    cost: Argon2Cost,
     rng: &mut dyn CryptoRng,
 ) -> Result<PassphraseObject> {
     if passphrase.expose().is_empty() {
         return Err(Error::usage("the passphrase is empty"));
     }
-    let mut object = PassphraseObject {
-        key: key.id(),
-        generation,
-        m_kib: params.m_kib,
-        t: params.t,
-        p: params.p,
-        salt: crypto::random(rng),
-        sealed: Vec::new(),
-    };
-    let wrapping = crypto::derive(passphrase, &object.salt, params)?;
-    let context = crypto::labelled(Label::Passphrase, &[&object.bound_bytes()]);
-    object.sealed =
-        crypto::seal(Suite::Aes256Gcm, &wrapping, &context, key.master().expose(), rng)?;
-    Ok(object)
+    let Argon2Cost { m_kib, t, p } = cost;
+    let argon2 = Argon2Params { m_kib, t, p, salt: crypto::random(rng) };
+    let wrapping = crypto::derive(passphrase, &argon2.salt, cost)?;
+    let context = context(key.id(), generation, &argon2)?;
+    let sealed = crypto::seal(Suite::Aes256Gcm, &wrapping, &context, key.master().expose(), rng)?;
+    let sealed: [u8; SEALED_KEY_LEN] = sealed
+        .try_into()
+        .map_err(|_| Error::usage("a sealed master key has one length"))?;
+    Ok(PassphraseObject { key: key.id(), generation, argon2, sealed })
 }
 
 /// Opens the master key in `object`. Costs above `max_m_kib` KiB of memory are refused before any is spent.
@@ -47,10 +42,11 @@ pub fn open_passphrase_object(
     passphrase: &SecretBytes,
     max_m_kib: u32,
 ) -> Result<LocalKey> {
-    let params = Argon2Params { m_kib: object.m_kib, t: object.t, p: object.p };
-    params.check(max_m_kib)?;
-    let wrapping = crypto::derive(passphrase, &object.salt, params)?;
-    let context = crypto::labelled(Label::Passphrase, &[&object.bound_bytes()]);
+    let Argon2Params { m_kib, t, p, salt } = object.argon2;
+    let cost = Argon2Cost { m_kib, t, p };
+    cost.check(max_m_kib)?;
+    let wrapping = crypto::derive(passphrase, &salt, cost)?;
+    let context = context(object.key, object.generation, &object.argon2)?;
     let opened =
         crypto::open(Suite::Aes256Gcm, &wrapping, &context, &object.sealed).map_err(|error| {
             Error::new(
@@ -73,6 +69,12 @@ pub fn open_passphrase_object(
     Ok(key)
 }
 
+/// Binds the sealed master key to every line before it.
+fn context(key: KeyId, generation: u32, argon2: &Argon2Params) -> Result<Vec<u8>> {
+    let bound = PassphraseObject::bound_bytes(key, generation, argon2)?;
+    Ok(crypto::labelled(Label::Passphrase, &[&bound]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,14 +86,14 @@ mod tests {
         let key = LocalKey::generate(&mut rng);
         let right = SecretBytes::new(b"correct horse".to_vec());
         let wrong = SecretBytes::new(b"incorrect horse".to_vec());
-        let cheap = Argon2Params { m_kib: 64, t: 1, p: 1 };
+        let cheap = Argon2Cost { m_kib: 64, t: 1, p: 1 };
         let mut object = create_passphrase_object(&key, 1, &right, cheap, &mut rng).unwrap();
         assert_eq!(open_passphrase_object(&object, &right, 64).unwrap().id(), key.id());
         let error = open_passphrase_object(&object, &wrong, 64).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::WrongKey);
         object.generation = 2;
         assert!(open_passphrase_object(&object, &right, 64).is_err());
-        object.m_kib = 1 << 22;
+        object.argon2.m_kib = 1 << 22;
         assert!(open_passphrase_object(&object, &right, 1 << 20).is_err());
     }
 }
