@@ -39,6 +39,7 @@ impl Summary {
         let seals = folder.seals.values().map(|info| info.len).sum::<u64>();
         let manifest_len = folder.manifest.as_ref().map_or(0, |info| info.len);
         let objects = folder.objects.values().map(|info| info.len).sum::<u64>();
+        let manifest = manifest.body();
         Self {
             id: manifest.snapshot,
             cluster: manifest.cluster.clone(),
@@ -93,7 +94,7 @@ pub async fn snapshots(
         .buffered(READS);
     while let Some((id, manifest, folder)) = read.next().await {
         match manifest {
-            Ok(manifest) if cluster.is_none_or(|cluster| *cluster == manifest.cluster) => {
+            Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
                 if folder::is_ahead(id, now) {
                     listing.findings.push(format!(
                         "snapshot {id} comes from the future; `latest` passes it over"

@@ -17,7 +17,7 @@ use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{
-    ClusterName, Database, FrameRef, Index, KeyId, ManifestBuilder, ObjectEntry, Role, Sha256,
+    ClusterName, Database, FrameRef, Index, KeyId, Manifest, ManifestBody, ObjectEntry, Role, Sha256,
     SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
@@ -174,7 +174,7 @@ impl Writer<'_> {
     async fn write(&self, input: Input) -> Result<Written> {
         let etcd = input.facts();
         let (payload, index) = self.payload(input).await?;
-        let (index_object, index) = self.index(index).await?;
+        let index_object = self.index(&index, payload.length).await?;
         let seal = seal_data_key(
             &self.data_key,
             1,
@@ -186,7 +186,7 @@ impl Writer<'_> {
         self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
-        let database = index.database.clone();
+        let database = index.database;
         let reader = DatabaseReader::open(
             self.repository,
             self.id,
@@ -200,7 +200,7 @@ impl Writer<'_> {
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let sealed_facts =
             facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
-        let manifest = ManifestBuilder {
+        let body = ManifestBody {
             origin: self.repository.id(),
             snapshot: self.id,
             cluster: self.options.cluster.clone(),
@@ -212,8 +212,9 @@ impl Writer<'_> {
             replaces: None,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
-        }
-        .print(|signed| self.data_key.manifest_mac(signed))?;
+        };
+        let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
+        let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
         self.repository.put_once(&names::snapshot_object(self.id, "manifest"), manifest.into()).await?;
         Ok(Written { revision, compact_revision, database_bytes: database.size, stored_bytes })
@@ -271,8 +272,8 @@ impl Writer<'_> {
         Ok((object, index))
     }
 
-    async fn index(&self, index: Index) -> Result<(SealedObject, Index)> {
-        let json = index.print()?;
+    async fn index(&self, index: &Index, payload_len: u64) -> Result<SealedObject> {
+        let json = index.print(payload_len)?;
         let level = self.options.level;
         let message = zstd::bulk::compress(json.expose(), level)
             .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error))?;
@@ -286,7 +287,7 @@ impl Writer<'_> {
         sealer.write(&message)?;
         let (bytes, object) = sealer.finish()?;
         self.repository.put_once(&names::snapshot_object(self.id, "index"), bytes.into()).await?;
-        Ok((object, index))
+        Ok(object)
     }
 
     /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.
@@ -340,5 +341,5 @@ async fn read(
     if !frame.is_empty() {
         queue(frame).await?;
     }
-    Ok(Database { size, sha256: Sha256(input.finish().await?), frame_size: FRAME_LEN as u32 })
+    Ok(Database { size, sha256: Sha256(input.finish().await?), frame_size: FRAME_LEN as u64 })
 }

@@ -45,7 +45,7 @@ pub(crate) fn seal(
     rng: &mut dyn CryptoRng,
 ) -> Result<Vec<u8>> {
     let context = crypto::labelled(Label::Facts, &[&id.to_bytes()]);
-    Ok(crypto::seal(Suite::Aes256Gcm, &data_key.facts_key(), &context, &facts.print()?, rng))
+    crypto::seal(Suite::Aes256Gcm, &data_key.facts_key(), &context, &facts.print()?, rng)
 }
 
 /// Opens the facts in `manifest`.
@@ -53,9 +53,9 @@ pub(crate) fn seal(
 /// # Errors
 /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered).
 pub(crate) fn open(manifest: &Manifest, data_key: &DataKey) -> Result<Facts> {
-    let context = crypto::labelled(Label::Facts, &[&manifest.snapshot.to_bytes()]);
+    let context = crypto::labelled(Label::Facts, &[&manifest.body().snapshot.to_bytes()]);
     let key = data_key.facts_key();
-    Facts::parse(&crypto::open(Suite::Aes256Gcm, &key, &context, &manifest.facts)?)
+    Facts::parse(&crypto::open(Suite::Aes256Gcm, &key, &context, &manifest.body().facts)?)
 }
 
 /// Random access to the database through its frames, the last one kept.
@@ -67,7 +67,7 @@ struct Frames {
 
 impl ReadAt for Frames {
     fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        let frame_size = u64::from(self.reader.index().database.frame_size);
+        let frame_size = self.reader.index().database.frame_size;
         let mut offset = offset;
         while !buf.is_empty() {
             let at = (offset / frame_size) as usize;

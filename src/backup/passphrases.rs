@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use super::blocking::run_blocking;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, ObjectName, PassphraseObject, names};
+use crate::format::{KeyId, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
 use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 
 /// What opening a key may cost at most, unless a caller allows more: 1 GiB.
 pub const MAX_ARGON2_KIB: u32 = 1 << 20;
-/// A passphrase object is a few hundred bytes.
-const MAX_OBJECT: u64 = 4096;
 
 /// The generations of every passphrase key in the repository.
 ///
@@ -47,7 +45,7 @@ pub async fn create_passphrase_key(
     })
     .await?;
     let name = names::key_name(key.id(), 1);
-    repository.put_once(&name, object.print().into()).await?;
+    repository.put_once(&name, object.print()?.into()).await?;
     Ok(key)
 }
 
@@ -91,7 +89,7 @@ async fn newest_objects(repository: &Repository) -> Result<Vec<PassphraseObject>
         for generation in generations.into_iter().rev() {
             let name = names::key_name(id, generation);
             let object = repository
-                .get(&name, MAX_OBJECT)
+                .get(&name, MAX_PASSPHRASE_OBJECT as u64)
                 .await
                 .and_then(|bytes| PassphraseObject::parse(&bytes))
                 .and_then(|object| check_place(object, id, generation));
@@ -152,7 +150,7 @@ pub async fn change_passphrase(
         Ok(object)
     })
     .await?;
-    repository.put_once(&names::key_name(id, next), object.print().into()).await?;
+    repository.put_once(&names::key_name(id, next), object.print()?.into()).await?;
     for generation in generations {
         repository.delete(&names::key_name(id, generation)).await.map_err(|error| {
             error.hint("the old passphrase still opens the key until that object is deleted")

@@ -9,9 +9,9 @@ use super::control::{Control, Step};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
 use crate::crypto;
-use crate::envelope::{kept_stanzas, open_seal, seal_data_key};
+use crate::envelope::{key_ids, kept_stanzas, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, Seal, SnapshotId, names};
+use crate::format::{KeyId, MAX_SEAL, Seal, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -78,14 +78,14 @@ async fn reseal_one(
     let Unsealed { seal, data_key, manifest, .. } =
         snapshot::unseal(repository, id, folder, keys).await?;
     let kept = kept_stanzas(&seal, keys, drop);
-    let mut wanted: Vec<KeyId> = kept.iter().map(|stanza| stanza.key_id).collect();
+    let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
     wanted.extend(keys.sealing().map(|key| key.id()));
     wanted.sort_unstable();
     let mut present = key_ids(&seal);
     present.sort_unstable();
-    let newest = folder.seals.keys().next_back().copied().unwrap_or(seal.generation);
+    let newest = folder.seals.keys().next_back().copied().unwrap_or(seal.body().generation());
     let only_generation = folder.seals.len() == 1;
-    if wanted == present && newest == seal.generation && only_generation {
+    if wanted == present && newest == seal.body().generation() && only_generation {
         return Ok(false);
     }
     let generation = newest
@@ -96,9 +96,9 @@ async fn reseal_one(
     let name = names::seal_name(id, generation);
     repository.put_once(&name, text.into()).await?;
     // Only a new seal that is proved to open may replace the old ones.
-    let written = Seal::parse(&repository.get(&name, snapshot::MAX_SEAL).await?)?;
+    let written = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
     let opened = open_seal(&written, keys).context(name)?;
-    if opened.data_key.commitment() != manifest.commitment {
+    if opened.data_key.commitment() != manifest.body().commitment {
         return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
     }
     for old in folder.seals.keys() {
@@ -148,7 +148,7 @@ async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Resu
     let mut seals = Vec::new();
     for generation in folder.seals.keys().rev() {
         let name = names::seal_name(id, *generation);
-        let bytes = repository.get(&name, snapshot::MAX_SEAL).await?;
+        let bytes = repository.get(&name, MAX_SEAL as u64).await?;
         seals.push(Seal::parse(&bytes).context(name)?);
     }
     Ok(seals)
@@ -157,14 +157,14 @@ async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Resu
 impl KeyUsage {
     fn count(&mut self, id: SnapshotId, seals: &[Seal]) {
         let Some(newest) = seals.first() else { return };
-        let keys = newest.key_ids();
+        let keys = key_ids(newest);
         for key in &keys {
             *self.opens.entry(*key).or_default() += 1;
         }
         if let [only] = keys.as_slice() {
             self.only.entry(*only).or_default().push(id);
         }
-        let mut all: Vec<KeyId> = seals.iter().flat_map(Seal::key_ids).collect();
+        let mut all: Vec<KeyId> = seals.iter().flat_map(key_ids).collect();
         all.sort_unstable();
         all.dedup();
         for key in all {

@@ -80,7 +80,7 @@ pub async fn restore(
     control
         .guard(async {
             let snapshot = OpenSnapshot::open(repository, id, keys).await?;
-            let database = snapshot.database.index().database.clone();
+            let database = snapshot.database.index().database;
             control.begin("restoring", Some(database.size));
             match output {
                 Output::File { path, force } => to_file(&snapshot, path, *force, control).await?,
@@ -93,8 +93,8 @@ pub async fn restore(
             }
             Ok(RestoreReport {
                 id,
-                cluster: snapshot.manifest.cluster,
-                revision: snapshot.manifest.revision,
+                cluster: snapshot.manifest.body().cluster.clone(),
+                revision: snapshot.manifest.body().revision,
                 sha256: database.sha256,
                 database_bytes: database.size,
                 opened_by: snapshot.opened_by,

@@ -4,7 +4,8 @@ use super::facts;
 use super::folder;
 use super::snapshot;
 use crate::error::{Context, Error, Result};
-use crate::format::{Facts, KeyId, Manifest, Seal, SnapshotId, names};
+use crate::envelope::key_ids;
+use crate::format::{Facts, KeyId, MAX_SEAL, Manifest, Seal, SnapshotId, names};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -43,7 +44,7 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         let manifest = snapshot::read_manifest(repository, id).await?;
         let generation = folder.seals.keys().next_back().copied();
         let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
-        let seal = repository.get(&names::seal_name(id, generation), snapshot::MAX_SEAL).await?;
+        let seal = repository.get(&names::seal_name(id, generation), MAX_SEAL as u64).await?;
         let seal = Seal::parse(&seal).with(id)?;
         return Ok(Details {
             manifest,
@@ -59,8 +60,8 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         facts: Some(facts::open(&unsealed.manifest, &unsealed.data_key).with(id)?),
         manifest: unsealed.manifest,
         stored_bytes,
-        generation: unsealed.seal.generation,
-        sealed_by: unsealed.key_ids(&seal),
+        generation: unsealed.seal.body().generation(),
+        sealed_by: key_ids(&unsealed.seal),
         opened_by: Some(unsealed.opened_by),
         findings: unsealed.findings,
     })

@@ -9,18 +9,12 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    FrameRef, Index, Manifest, Role, Seal, SnapshotId, Subject, names,
+    FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Role, Seal,
+    SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
-use crate::format::KeyId;
 use crate::secret::SecretKey;
 use crate::store::Repository;
-
-/// More than any real manifest or seal; what is longer is not read.
-const MAX_MANIFEST: u64 = 1 << 20;
-pub(crate) const MAX_SEAL: u64 = 2 << 20;
-/// The index's plain JSON (SPEC.md §4), and room for it sealed.
-const MAX_INDEX: u64 = 64 << 20;
 
 /// A snapshot whose seal, manifest and index have proved themselves.
 pub(crate) struct OpenSnapshot {
@@ -45,13 +39,14 @@ pub(crate) struct Unsealed {
 /// Reads the manifest of `id` and checks what needs no key: its path and its origin.
 pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
     let name = names::snapshot_object(id, "manifest");
-    let bytes = repository.get(&name, MAX_MANIFEST).await?;
+    let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
     let manifest = Manifest::parse(&bytes).context(name.clone())?;
-    if manifest.snapshot != id {
+    let body = manifest.body();
+    if body.snapshot != id {
         return Err(Error::tampered("it is the manifest of another snapshot").context(name));
     }
-    if manifest.origin != repository.id() {
-        let message = format!("it was made in repository {}", manifest.origin);
+    if body.origin != repository.id() {
+        let message = format!("it was made in repository {}", body.origin);
         return Err(Error::tampered(message)
             .hint("a snapshot copied here by hand; use the repository it was made in")
             .context(name));
@@ -74,7 +69,7 @@ pub(crate) async fn unseal(
     let (seal, Opened { data_key, opened_by }) =
         newest_seal(repository, id, folder, keys, &manifest, &mut findings).await?;
     data_key
-        .authenticate_manifest(&manifest.commitment, manifest.signed_bytes(), &manifest.mac)
+        .authenticate_manifest(&manifest.body().commitment, manifest.signed_bytes(), manifest.mac())
         .context(names::snapshot_object(id, "manifest"))?;
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
 }
@@ -103,7 +98,7 @@ async fn newest_seal(
     let mut worst: Option<Error> = None;
     for generation in folder.seals.keys().rev() {
         let name = names::seal_name(id, *generation);
-        let opened = match repository.get(&name, MAX_SEAL).await {
+        let opened = match repository.get(&name, MAX_SEAL as u64).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
                 return Err(error);
             }
@@ -140,10 +135,11 @@ fn rank(error: &Error) -> u8 {
 }
 
 fn check_place(seal: &Seal, id: SnapshotId, generation: u32, manifest: &Manifest) -> Result<()> {
-    if seal.subject != Subject::Snapshot(id) || seal.generation != generation {
+    let body = seal.body();
+    if body.subject() != Subject::Snapshot(id) || body.generation() != generation {
         return Err(Error::tampered("its lines name another snapshot or generation"));
     }
-    if seal.commitment != manifest.commitment {
+    if *body.commitment() != manifest.body().commitment {
         return Err(Error::tampered("it seals another data key than the manifest's"));
     }
     Ok(())
@@ -162,7 +158,7 @@ impl OpenSnapshot {
             check_lengths(&unsealed.manifest, &folder)?;
             let index = read_index(repository, &unsealed).await?;
             let Unsealed { manifest, seal, data_key, opened_by, findings } = unsealed;
-            let payload_len = manifest.object("payload")?.length;
+            let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
             Ok(Self { manifest, data_key, opened_by, findings, seal, database })
@@ -171,9 +167,15 @@ impl OpenSnapshot {
     }
 }
 
+/// What the manifest says of the object `role`.
+fn object<'a>(manifest: &'a Manifest, role: &str) -> Result<&'a ObjectEntry> {
+    let entry = manifest.body().object(role);
+    entry.ok_or_else(|| Error::tampered(format!("the manifest names no {role}")))
+}
+
 /// Every object that the manifest names is there, as long as it says.
 pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> {
-    for object in &manifest.objects {
+    for object in &manifest.body().objects {
         let role = &object.role;
         match folder.length(role) {
             None => return Err(Error::truncated(format!("{role} is missing"))),
@@ -192,11 +194,13 @@ pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> 
 }
 
 async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
-    let id = unsealed.manifest.snapshot;
-    let object = unsealed.manifest.object("index")?;
+    let manifest = unsealed.manifest.body();
+    let id = manifest.snapshot;
+    let object = object(&unsealed.manifest, "index")?;
+    let payload_len = self::object(&unsealed.manifest, "payload")?.length;
     let name = names::snapshot_object(id, "index");
     let index = async {
-        let bytes = repository.get(&name, object.length.min(MAX_INDEX + (1 << 20))).await?;
+        let bytes = repository.get(&name, object.length.min(MAX_INDEX as u64)).await?;
         if bytes.len() as u64 != object.length {
             return Err(Error::truncated("its length is not the manifest's"));
         }
@@ -211,14 +215,14 @@ async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Inde
         let all = 0..opener.message_len();
         let mut sealed = bytes.slice(ObjectOpener::HEAD_LEN as usize..).to_vec();
         let message = opener.open(&all, &mut sealed)?;
-        let json = zeroize::Zeroizing::new(frames::decompress_at_most(message, MAX_INDEX)?);
-        Index::parse(&json)
+        let json = zeroize::Zeroizing::new(frames::decompress_at_most(message, MAX_INDEX as u64)?);
+        Index::parse(&json, payload_len)
     };
     let index = index.await.context(name)?;
-    if !index.sources.iter().map(|source| source.snapshot).eq(unsealed.manifest.depends_on.iter().copied()) {
+    if !index.sources.iter().map(|source| source.snapshot).eq(manifest.depends_on.iter().copied()) {
         return Err(Error::tampered("manifest and index name different sources"));
     }
-    if index.database.size != unsealed.manifest.database_bytes {
+    if index.database.size != manifest.database_bytes {
         return Err(Error::tampered("manifest and index name different database sizes"));
     }
     Ok(index)
@@ -258,13 +262,6 @@ impl DatabaseReader {
             let place = (source.snapshot, key, source.length, Some(source.commitment));
             payloads.push(open_payload(repository, place).await?);
         }
-        for (at, frame) in index.frames.iter().enumerate() {
-            let payload = payloads.get(frame.source as usize);
-            let end = frame.offset.checked_add(frame.length);
-            if payload.zip(end).is_none_or(|(payload, end)| end > payload.opener.message_len()) {
-                return Err(Error::tampered(format!("frame {at} lies outside its payload")));
-            }
-        }
         Ok(Self(Arc::new(Inner { repository: repository.clone(), index, payloads })))
     }
 
@@ -272,16 +269,9 @@ impl DatabaseReader {
         &self.0.index
     }
 
-    /// Length of the plain frame `at`.
-    fn frame_len(&self, at: usize) -> usize {
-        let database = &self.0.index.database;
-        let start = at as u64 * u64::from(database.frame_size);
-        u64::from(database.frame_size).min(database.size.saturating_sub(start)) as usize
-    }
-
     /// Where the plain frame `at` begins in the database.
     pub(crate) fn frame_start(&self, at: usize) -> u64 {
-        at as u64 * u64::from(self.0.index.database.frame_size)
+        at as u64 * self.0.index.database.frame_size
     }
 
     /// Groups frames that lie together in one payload: at most `bytes` stored, and `count` frames.
@@ -391,7 +381,7 @@ impl SealedBatch {
             let stored = message
                 .get(start..start + frame.length as usize)
                 .ok_or_else(|| Error::tampered(format!("frame {at} lies outside its payload")))?;
-            let mut plain = vec![0; self.reader.frame_len(at)];
+            let mut plain = vec![0; inner.index.frame_length(at).unwrap_or(0) as usize];
             let named = |error: Error| error.context(format!("frame {at}"));
             frames::decompress(stored, &mut plain).map_err(named)?;
             let key = inner.index.frame_id_key.expose();

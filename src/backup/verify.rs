@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256 as Hasher};
 
 use super::catalog;
 use super::control::{Control, Step};
+use super::facts;
 use super::folder;
 use super::restore::{Sink, read_all};
 use super::snapshot::{self, OpenSnapshot};
@@ -160,13 +161,14 @@ async fn one(
             verified.opened_by = Some(opened.opened_by);
             verified.findings = opened.findings;
             control.begin(&format!("verifying {id}"), Some(opened.database.index().database.size));
-            super::facts::open(&opened.manifest, &opened.data_key)?;
+            facts::open(&opened.manifest, &opened.data_key)?;
             read_all(&opened.database, Sink::nowhere(), control).await.map(drop)
         }
     }
 }
 
 async fn digests(repository: &Repository, manifest: &Manifest, control: &Control) -> Result<()> {
+    let manifest = manifest.body();
     let total = manifest.objects.iter().map(|object| object.length).sum();
     control.begin(&format!("digesting {}", manifest.snapshot), Some(total));
     for object in &manifest.objects {
