@@ -1,0 +1,264 @@
+//! A store that fails, or kills, at the n-th call; and backup, verify and re-seal looped over every n.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    UploadPart,
+};
+use strongroom::backup::{Control, VerifyLevel, reseal, snapshots, verify};
+
+use crate::support::{TestRepo, backup_file, keys, local, restore_bytes, small_database};
+
+/// Passes calls on until `countdown` runs out; then every call fails, for ever or once.
+#[derive(Debug, Clone)]
+pub struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    left: Arc<AtomicUsize>,
+    /// Fail once, then work again; otherwise stay dead.
+    once: bool,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
+        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once }
+    }
+
+    /// Whether the failure has happened.
+    fn failed(&self) -> bool {
+        self.left.load(Ordering::SeqCst) >= usize::MAX - 1
+    }
+
+    fn call(&self) -> Result<()> {
+        const FAILED: usize = usize::MAX;
+        let before = self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
+                FAILED => Some(FAILED),
+                0 => Some(FAILED),
+                n => Some(n - 1),
+            })
+            .unwrap();
+        if before == 0 || (before == FAILED && !self.once) {
+            return Err(Error::Generic { store: "faulty", source: "injected failure".into() });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty")
+    }
+}
+
+#[derive(Debug)]
+struct FaultyUpload {
+    store: Faulty,
+    inner: Box<dyn MultipartUpload>,
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        if let Err(error) = self.store.call() {
+            return Box::pin(async { Err(error) });
+        }
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.store.call()?;
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.store.call()?;
+        self.inner.abort().await
+    }
+}
+
+#[async_trait::async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for Faulty {
+    async fn put_opts(&self, to: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.call()?;
+        self.inner.put_opts(to, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.call()?;
+        let inner = self.inner.put_multipart_opts(to, opts).await?;
+        Ok(Box::new(FaultyUpload { store: self.clone(), inner }))
+    }
+
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
+        self.call()?;
+        self.inner.get_opts(from, options).await
+    }
+
+    async fn get_ranges(&self, from: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.call()?;
+        self.inner.get_ranges(from, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        let checked = locations.map(move |path| store.call().and(path)).boxed();
+        self.inner.delete_stream(checked)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.call() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.call() {
+            Ok(()) => self.inner.list_with_offset(prefix, offset),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.call()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.call()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.call()?;
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+/// Far more calls than any of the jobs below makes.
+const MAX_CALLS: usize = 400;
+
+/// Whatever happened, what the listing shows is whole.
+async fn all_is_whole(repo: &TestRepo) {
+    let listing = snapshots(&repo.repository, None).await.unwrap();
+    assert_eq!(listing.orphans, []);
+    let original = std::fs::read(small_database()).unwrap();
+    for summary in &listing.snapshots {
+        let (bytes, _) =
+            restore_bytes(&repo.repository, &keys(&[1]), summary.id).await.unwrap();
+        assert_eq!(bytes, original);
+    }
+}
+
+#[tokio::test]
+async fn a_backup_whose_store_fails_at_any_call_shows_a_whole_snapshot_or_none() {
+    for once in [true, false] {
+        let mut failures = 0;
+        for n in 0..MAX_CALLS {
+            let repo = TestRepo::new().await;
+            let store = Faulty::new(local(repo.dir.path()), n, once);
+            let report = match repo.through(Arc::new(store.clone())).await {
+                Ok(repository) => backup_file(&repository, &keys(&[1])).await,
+                Err(error) => Err(error),
+            };
+            let listing = snapshots(&repo.repository, None).await.unwrap();
+            if !store.failed() {
+                report.unwrap();
+                break;
+            }
+            failures += 1;
+            match report {
+                Ok(report) => assert_eq!(listing.snapshots[0].id, report.id),
+                Err(error) => {
+                    assert!(error.to_string().contains("injected") || error.hint_text().is_some());
+                    // Only when the failing store also refused to delete may a manifest have stayed.
+                    assert!(listing.snapshots.is_empty() || !once, "call {n}: {error}");
+                }
+            }
+            all_is_whole(&repo).await;
+        }
+        assert!(failures > 5 && failures < MAX_CALLS, "{failures}");
+    }
+}
+
+#[tokio::test]
+async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
+    for once in [true, false] {
+        let mut failures = 0;
+        for n in 0..MAX_CALLS {
+            let repo = TestRepo::new().await;
+            let ids = [repo.backup(&keys(&[1])).await.id, repo.backup(&keys(&[1])).await.id];
+            let payload = std::fs::read(repo.object(ids[0], "payload")).unwrap();
+            let store = Faulty::new(local(repo.dir.path()), n, once);
+            let report = match repo.through(Arc::new(store.clone())).await {
+                Ok(repository) => {
+                    reseal(&repository, &keys(&[1, 2]), &[], &[], &Control::default()).await
+                }
+                Err(error) => Err(error),
+            };
+            // Both the old key and, wherever it was re-sealed, the new one open it.
+            all_is_whole(&repo).await;
+            assert_eq!(std::fs::read(repo.object(ids[0], "payload")).unwrap(), payload);
+            if !store.failed() {
+                assert_eq!(report.unwrap().resealed.len(), 2);
+                break;
+            }
+            failures += 1;
+            // Running it again does the rest.
+            let again =
+                reseal(&repo.repository, &keys(&[1, 2]), &[], &[], &Control::default()).await.unwrap();
+            assert!(again.failed.is_empty());
+            for id in ids {
+                repo.restore(&keys(&[2]), id).await.unwrap();
+            }
+        }
+        assert!(failures > 5 && failures < MAX_CALLS, "{failures}");
+    }
+}
+
+#[tokio::test]
+async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
+    for level in [VerifyLevel::Quick, VerifyLevel::Digests, VerifyLevel::Full] {
+        let repo = TestRepo::new().await;
+        repo.backup(&keys(&[1])).await;
+        let mut failures = 0;
+        for n in 0..MAX_CALLS {
+            let store = Faulty::new(local(repo.dir.path()), n, false);
+            let report = match repo.through(Arc::new(store.clone())).await {
+                Ok(repository) => {
+                    verify(&repository, &keys(&[1]), &[], level, &Control::default()).await
+                }
+                Err(error) => Err(error),
+            };
+            if !store.failed() {
+                assert!(report.unwrap().worst().is_none());
+                break;
+            }
+            failures += 1;
+            assert!(report.map_or(true, |report| report.worst().is_some()), "{level:?} {n}");
+        }
+        assert!(failures > 3 && failures < MAX_CALLS, "{failures}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Repositories and keys for tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use strongroom::backup::{
+    BackupOptions, BackupReport, Control, Output, RestoreReport, Source, backup, restore,
+};
+use strongroom::crypto::system_rng;
+use strongroom::format::SnapshotId;
+use strongroom::keys::{LocalKey, MasterKeys};
+use strongroom::secret::SecretKey;
+use strongroom::store::Repository;
+use strongroom::Result;
+
+/// A file under `tests/vectors`.
+pub fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name)
+}
+
+/// A small database of a real etcd.
+pub fn small_database() -> PathBuf {
+    vector("etcd/etcd-3.5.db")
+}
+
+/// Keys made of `fill` bytes: the same in every run.
+pub fn key(fill: u8) -> LocalKey {
+    LocalKey::new(SecretKey::new(|bytes| bytes.fill(fill)))
+}
+
+/// Several keys, all of which seal.
+pub fn keys(fills: &[u8]) -> MasterKeys {
+    let mut keys = MasterKeys::new();
+    fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), true));
+    keys
+}
+
+/// A repository in a temporary directory.
+pub struct TestRepo {
+    pub dir: tempfile::TempDir,
+    pub repository: Repository,
+}
+
+impl TestRepo {
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Repository::init(local(dir.path()), false, &mut system_rng()).await.unwrap();
+        let repository = Repository::open(local(dir.path()), None).await.unwrap();
+        Self { dir, repository }
+    }
+
+    /// The same directory, opened through another store.
+    pub async fn through(&self, store: Arc<dyn ObjectStore>) -> Result<Repository> {
+        Repository::open(store, None).await
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn object(&self, id: SnapshotId, part: &str) -> PathBuf {
+        self.path(&format!("snapshots/{id}/{part}"))
+    }
+
+    pub async fn backup(&self, keys: &MasterKeys) -> BackupReport {
+        backup_file(&self.repository, keys).await.unwrap()
+    }
+
+    pub async fn restore(&self, keys: &MasterKeys, id: SnapshotId) -> Result<Vec<u8>> {
+        restore_bytes(&self.repository, keys, id).await.map(|(bytes, _)| bytes)
+    }
+}
+
+pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
+    Arc::new(LocalFileSystem::new_with_prefix(dir).unwrap())
+}
+
+pub async fn backup_file(repository: &Repository, keys: &MasterKeys) -> Result<BackupReport> {
+    let source = Source::File(small_database());
+    backup(repository, keys, source, &BackupOptions::default(), &Control::default()).await
+}
+
+/// Restores into a fresh directory, and makes sure that a failure leaves nothing there.
+pub async fn restore_bytes(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+) -> Result<(Vec<u8>, RestoreReport)> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("restored.db");
+    let output = Output::File { path: path.clone(), force: false };
+    let restored = restore(repository, keys, id, &output, &Control::default()).await;
+    match restored {
+        Ok(report) => Ok((std::fs::read(path).unwrap(), report)),
+        Err(error) => {
+            let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+            assert!(left.is_empty(), "a failed restore left {left:?}");
+            Err(error)
+        }
+    }
+}
