@@ -1,0 +1,164 @@
+//! One function for each parser: takes any bytes, must not panic. For fuzz targets and tests.
+
+use super::{
+    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, RepositoryInfo,
+    Seal, SealedKeyring,
+};
+
+/// Takes any bytes.
+pub type Parser = fn(&[u8]);
+
+/// All of them, by name.
+pub const ALL: &[(&str, Parser)] = &[
+    ("facts", facts),
+    ("header", header),
+    ("index", index),
+    ("keyring", keyring),
+    ("manifest", manifest),
+    ("names", names),
+    ("passphrase", passphrase),
+    ("repository", repository),
+    ("seal", seal),
+    ("sealed_keyring", sealed_keyring),
+];
+
+pub fn facts(data: &[u8]) {
+    if let Ok(facts) = Facts::parse(data) {
+        let again = facts.print().and_then(|bytes| Facts::parse(&bytes));
+        assert!(again.is_ok_and(|again| again == facts));
+    }
+}
+
+pub fn header(data: &[u8]) {
+    if let Ok(header) = ObjectHeader::parse(data) {
+        assert!(data.starts_with(&header.to_bytes()));
+    }
+}
+
+pub fn index(data: &[u8]) {
+    let payload_length = 5000;
+    if let Ok(index) = Index::parse(data, payload_length) {
+        let printed = index.print(payload_length).map(|json| json.expose().to_vec());
+        let again = printed.and_then(|json| {
+            Ok((Index::parse(&json, payload_length)?.print(payload_length)?, json))
+        });
+        assert!(again.is_ok_and(|(again, json)| again.expose() == json));
+    }
+}
+
+pub fn keyring(data: &[u8]) {
+    if let Ok(keyring) = Keyring::parse(data) {
+        assert!(keyring.print().expose() == data);
+    }
+}
+
+pub fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        assert!(manifest.print() == data);
+    }
+}
+
+pub fn names(data: &[u8]) {
+    let path = String::from_utf8_lossy(data);
+    if let Some(name) = ObjectName::parse(&path) {
+        assert!(name.to_string() == path);
+    }
+}
+
+pub fn passphrase(data: &[u8]) {
+    if let Ok(object) = PassphraseObject::parse(data) {
+        assert!(object.print().is_ok_and(|bytes| bytes == data));
+    }
+}
+
+pub fn repository(data: &[u8]) {
+    if let Ok(info) = RepositoryInfo::parse(data) {
+        assert!(RepositoryInfo::parse(&info.print()).is_ok_and(|again| again == info));
+    }
+}
+
+pub fn seal(data: &[u8]) {
+    if let Ok(seal) = Seal::parse(data) {
+        assert!(seal.print() == data);
+    }
+}
+
+pub fn sealed_keyring(data: &[u8]) {
+    if let Ok(keyring) = SealedKeyring::parse(data) {
+        assert!(keyring.print().is_ok_and(|bytes| bytes == data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Argon2Params, EtcdFacts, KeyId, KeyState, KeyringEntry, Role, SealBody, SnapshotId, Stanza,
+        Subject, Uuid,
+    };
+    use super::*;
+    use crate::secret::SecretKey;
+    use proptest::prelude::*;
+    use proptest::sample::Index as At;
+
+    fn samples() -> Vec<Vec<u8>> {
+        let argon2 = Argon2Params { m_kib: 65_536, t: 3, p: 4, salt: [1; 16] };
+        let snapshot = SnapshotId(1 << 100);
+        let stanza = Stanza::local(KeyId([1; 16]), &[1; 104]);
+        let seal = SealBody::new(Subject::Snapshot(snapshot), 1, [2; 32], vec![stanza]).unwrap();
+        let entry = KeyringEntry {
+            id: KeyId([1; 16]),
+            state: KeyState::Primary,
+            created: "2026-01-01T00:00:00Z".into(),
+            master: Some(SecretKey::new(|key| key.fill(5))),
+        };
+        let object =
+            PassphraseObject { key: KeyId([1; 16]), generation: 1, argon2, sealed: [1; 104] };
+        vec![
+            Facts { etcd: EtcdFacts::default(), database_size: 1 }.print().unwrap(),
+            ObjectHeader { suite: 1, role: Role::Payload, snapshot }.to_bytes().to_vec(),
+            super::super::index::tests::sample().print(5000).unwrap().expose().to_vec(),
+            Keyring::new(vec![entry]).unwrap().print().expose().to_vec(),
+            Manifest::finish(super::super::manifest::tests::body(), [1; 32]).unwrap().print(),
+            b"snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.1".to_vec(),
+            object.print().unwrap(),
+            RepositoryInfo { id: Uuid([1; 16]) }.print(),
+            seal.finish([3; 32]).print(),
+            SealedKeyring { argon2, sealed: vec![1; 200] }.print().unwrap(),
+        ]
+    }
+
+    fn all(data: &[u8]) {
+        for (_, parser) in ALL {
+            parser(data);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(data: Vec<u8>) {
+            all(&data);
+        }
+
+        #[test]
+        fn mutated_samples_never_panic(which in 0..10usize, edits in proptest::collection::vec(
+            (any::<At>(), 0..3, proptest::sample::select(b"\n -\"{}[],:0129Az=\\\x00\xff".to_vec())), 1..6)) {
+            let mut data = samples().swap_remove(which);
+            for (at, edit, byte) in edits {
+                if data.is_empty() { break; }
+                let at = at.index(data.len());
+                match edit {
+                    0 => data[at] = byte,
+                    1 => data.insert(at, byte),
+                    _ => { data.remove(at); }
+                }
+            }
+            all(&data);
+        }
+
+        #[test]
+        fn cut_samples_never_panic(which in 0..10usize, at: At) {
+            let data = samples().swap_remove(which);
+            all(&data[..at.index(data.len())]);
+        }
+    }
+}

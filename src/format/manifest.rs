@@ -1,0 +1,411 @@
+//! The manifest: what makes a snapshot exist (SPEC.md §6).
+//!
+//! Print and MAC are two steps: [`ManifestBody::signed_bytes`], then [`Manifest::finish`].
+
+use data_encoding::BASE64_NOPAD;
+use serde::{Deserialize, Serialize};
+
+use super::header::message_length;
+use super::ids::{ClusterName, KeyId, Sha256, SnapshotId, Uuid};
+use super::json::{self, Base64, MAX_INTEGER, Text};
+use super::names::Part;
+use super::text::{Lines, ascends};
+use crate::error::{Error, Result};
+
+/// The longest manifest that is read or written, in bytes.
+pub const MAX_MANIFEST: usize = 1 << 20;
+/// The most signatures under a manifest.
+pub const MAX_SIGNATURES: usize = 16;
+
+const FAMILY: &str = "strongroom-manifest/";
+const WHAT: &str = "manifest";
+
+/// One object of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEntry {
+    /// `payload`, `index`, `companions` or one not known here; the object's name too.
+    pub role: String,
+    /// Length of the whole object in bytes.
+    pub length: u64,
+    /// Digest of the whole object.
+    pub sha256: Sha256,
+}
+
+/// What a manifest says. From a parsed one nothing but the names may be believed before its MAC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestBody {
+    /// The repository it was made in.
+    pub origin: Uuid,
+    /// The snapshot; equal to the path's.
+    pub snapshot: SnapshotId,
+    /// The cluster it is of.
+    pub cluster: ClusterName,
+    /// What made it, for people: 1..128 printable ASCII characters.
+    pub tool: String,
+    /// etcd's revision, as inside the stored database.
+    pub revision: u64,
+    /// Size of the database in bytes, without etcd's trailer.
+    pub database_bytes: u64,
+    /// Payload, index, then others ascending by role.
+    pub objects: Vec<ObjectEntry>,
+    /// The snapshots whose payloads it needs, ascending; none: full.
+    pub depends_on: Vec<SnapshotId>,
+    /// The snapshot of which this is a repack or re-encryption.
+    pub replaces: Option<SnapshotId>,
+    /// The data-key commitment DC.
+    pub commitment: [u8; 32],
+    /// [`Facts`](super::Facts), encrypted.
+    pub facts: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    origin: Text<Uuid>,
+    snapshot: Text<SnapshotId>,
+    cluster: Text<ClusterName>,
+    tool: String,
+    revision: u64,
+    database_bytes: u64,
+    objects: Vec<WireObject>,
+    depends_on: Vec<Text<SnapshotId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<Text<SnapshotId>>,
+    commitment: Base64<[u8; 32]>,
+    facts: Base64<Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireObject {
+    role: String,
+    length: u64,
+    sha256: Text<Sha256>,
+}
+
+impl ManifestBody {
+    /// What MAC and signatures cover: lines 1 and 2 with both LFs.
+    ///
+    /// # Errors
+    /// Usage when the body breaks a rule of §6; refused when it is longer than a reader takes.
+    pub fn signed_bytes(&self) -> Result<Vec<u8>> {
+        self.check().map_err(|why| Error::usage(format!("{WHAT}: {why}")))?;
+        let mut bytes = format!("{FAMILY}1\n").into_bytes();
+        bytes.extend_from_slice(&json::print(&self.wire())?);
+        bytes.push(b'\n');
+        // Room for the MAC line and every signature.
+        if bytes.len() + 64 + MAX_SIGNATURES * 160 > MAX_MANIFEST {
+            return Err(Error::new(crate::ErrorKind::Refused, format!("{WHAT}: too long"))
+                .hint("start a new chain with a full snapshot"));
+        }
+        Ok(bytes)
+    }
+
+    /// The entry of a role.
+    pub fn object(&self, role: &str) -> Option<&ObjectEntry> {
+        self.objects.iter().find(|object| object.role == role)
+    }
+
+    fn wire(&self) -> Wire {
+        let object = |object: &ObjectEntry| WireObject {
+            role: object.role.clone(),
+            length: object.length,
+            sha256: Text(object.sha256),
+        };
+        Wire {
+            origin: Text(self.origin),
+            snapshot: Text(self.snapshot),
+            cluster: Text(self.cluster.clone()),
+            tool: self.tool.clone(),
+            revision: self.revision,
+            database_bytes: self.database_bytes,
+            objects: self.objects.iter().map(object).collect(),
+            depends_on: self.depends_on.iter().copied().map(Text).collect(),
+            replaces: self.replaces.map(Text),
+            commitment: Base64(self.commitment),
+            facts: Base64(self.facts.clone()),
+        }
+    }
+
+    fn from_wire(wire: Wire) -> Self {
+        let object = |object: WireObject| ObjectEntry {
+            role: object.role,
+            length: object.length,
+            sha256: object.sha256.0,
+        };
+        Self {
+            origin: wire.origin.0,
+            snapshot: wire.snapshot.0,
+            cluster: wire.cluster.0,
+            tool: wire.tool,
+            revision: wire.revision,
+            database_bytes: wire.database_bytes,
+            objects: wire.objects.into_iter().map(object).collect(),
+            depends_on: wire.depends_on.into_iter().map(|id| id.0).collect(),
+            replaces: wire.replaces.map(|id| id.0),
+            commitment: wire.commitment.0,
+            facts: wire.facts.0,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(1..=128).contains(&self.tool.len())
+            || !self.tool.bytes().all(|c| matches!(c, 0x20..=0x7e))
+        {
+            return Err("tool is not 1 to 128 printable characters".into());
+        }
+        if self.revision > MAX_INTEGER || self.database_bytes > MAX_INTEGER {
+            return Err("a number above 2^63-1".into());
+        }
+        let [payload, index, others @ ..] = self.objects.as_slice() else {
+            return Err("fewer than two objects".into());
+        };
+        if payload.role != "payload" || index.role != "index" {
+            return Err("the first objects are not payload and index".into());
+        }
+        if !ascends(others.iter().map(|object| &object.role)) {
+            return Err("objects do not ascend by role".into());
+        }
+        others.iter().try_for_each(check_other)?;
+        for object in self.objects.iter().filter(|object| is_encrypted(&object.role)) {
+            if message_length(object.length).is_none() || object.length > MAX_INTEGER {
+                return Err(format!("{}: no object has this length", object.role));
+            }
+        }
+        if !ascends(&self.depends_on) {
+            return Err("depends_on does not ascend".into());
+        }
+        if self.depends_on.contains(&self.snapshot) || self.replaces == Some(self.snapshot) {
+            return Err("it names itself".into());
+        }
+        Ok(())
+    }
+}
+
+fn is_encrypted(role: &str) -> bool {
+    matches!(role, "payload" | "index" | "companions")
+}
+
+fn check_other(object: &ObjectEntry) -> Result<(), String> {
+    match Part::from_role(&object.role) {
+        Some(Part::Companions | Part::Other(_)) if object.length <= MAX_INTEGER => Ok(()),
+        _ => Err("an object's role or length is malformed".into()),
+    }
+}
+
+/// An Ed25519 signature over [`Manifest::signed_bytes`]; reserved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The signing key.
+    pub key_id: KeyId,
+    /// The signature.
+    pub bytes: [u8; 64],
+}
+
+/// A manifest as it stands in a repository. Its MAC is not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    body: ManifestBody,
+    signed: Vec<u8>,
+    mac: [u8; 32],
+    signatures: Vec<Signature>,
+}
+
+impl Manifest {
+    /// Parses a manifest, or a tombstone, which has the same bytes.
+    ///
+    /// # Errors
+    /// Unsupported for another version, an unknown `requires` or an unknown signature algorithm;
+    /// truncated when the MAC line is missing or the last line unfinished; tampered otherwise.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut lines = Lines::open(WHAT, FAMILY, MAX_MANIFEST, bytes)?;
+        let text = lines.raw()?;
+        let signed = bytes.get(..bytes.len() - lines.left()).unwrap_or_default().to_vec();
+        let body = ManifestBody::from_wire(json::parse(WHAT, text.as_bytes())?);
+        body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
+        let mut line = lines.keyword("hmac-sha256")?;
+        let mac = line.base64()?;
+        line.end()?;
+        let signatures = parse_signatures(&mut lines)?;
+        lines.finish()?;
+        Ok(Self { body, signed, mac, signatures })
+    }
+
+    /// `body` with its MAC over [`signed_bytes`](ManifestBody::signed_bytes).
+    ///
+    /// # Errors
+    /// Those of [`ManifestBody::signed_bytes`].
+    pub fn finish(body: ManifestBody, mac: [u8; 32]) -> Result<Self> {
+        let signed = body.signed_bytes()?;
+        Ok(Self { body, signed, mac, signatures: Vec::new() })
+    }
+
+    /// What it says.
+    pub fn body(&self) -> &ManifestBody {
+        &self.body
+    }
+
+    /// The MAC over [`signed_bytes`](Self::signed_bytes).
+    pub fn mac(&self) -> &[u8; 32] {
+        &self.mac
+    }
+
+    /// The signatures, ascending by key id.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.signatures
+    }
+
+    /// What MAC and signatures cover, as it was read: unknown keys and all.
+    pub fn signed_bytes(&self) -> &[u8] {
+        &self.signed
+    }
+
+    /// The object's bytes: those that were parsed.
+    pub fn print(&self) -> Vec<u8> {
+        let mut bytes = self.signed.clone();
+        let mac = BASE64_NOPAD.encode(&self.mac);
+        bytes.extend_from_slice(format!("hmac-sha256 {mac}\n").as_bytes());
+        for Signature { key_id, bytes: signature } in &self.signatures {
+            let signature = BASE64_NOPAD.encode(signature);
+            bytes.extend_from_slice(format!("ed25519 {key_id} {signature}\n").as_bytes());
+        }
+        bytes
+    }
+}
+
+fn parse_signatures(lines: &mut Lines<'_>) -> Result<Vec<Signature>> {
+    let mut signatures: Vec<Signature> = Vec::new();
+    while !lines.is_done() {
+        let mut line = lines.line()?;
+        if line.token()? != "ed25519" {
+            return Err(line.unsupported("a signature of a kind that is not known here"));
+        }
+        let (key_id, bytes) = (line.id()?, line.base64()?);
+        if signatures.len() >= MAX_SIGNATURES
+            || signatures.last().is_some_and(|last| last.key_id >= key_id)
+        {
+            return Err(line.refuse("too many signatures, or they do not ascend"));
+        }
+        line.end()?;
+        signatures.push(Signature { key_id, bytes });
+    }
+    Ok(signatures)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use proptest::prelude::*;
+
+    pub(in super::super) fn body() -> ManifestBody {
+        let object = |role: &str, length| ObjectEntry {
+            role: role.into(),
+            length,
+            sha256: Sha256([length as u8; 32]),
+        };
+        ManifestBody {
+            origin: "f81d4fae-7dec-41d0-a765-00a0c91e6bf6".parse().unwrap(),
+            snapshot: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
+            cluster: ClusterName::default(),
+            tool: "strongroom \"test\"".into(),
+            revision: 42,
+            database_bytes: 1 << 20,
+            objects: vec![
+                object("payload", 5000),
+                object("index", 300),
+                object("companions", 104),
+                object("parity", 3),
+            ],
+            depends_on: vec![SnapshotId(1), SnapshotId(2)],
+            replaces: Some(SnapshotId(3)),
+            commitment: [6; 32],
+            facts: vec![7; 328],
+        }
+    }
+
+    fn text() -> String {
+        String::from_utf8(Manifest::finish(body(), [9; 32]).unwrap().print()).unwrap()
+    }
+
+    #[test]
+    fn round_trip_keeps_unknown_keys_and_spaces() {
+        // [S6.4]
+        let text = text().replacen("{\"origin\"", "{ \"new\":[1], \"origin\"", 1);
+        let signature =
+            |n| format!("ed25519 {} {}\n", KeyId([n; 16]), BASE64_NOPAD.encode(&[n; 64]));
+        let text = text + &signature(1) + &signature(2);
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        assert_eq!(manifest.body(), &body());
+        assert_eq!(manifest.print(), text.as_bytes());
+        let signed = manifest.signed_bytes();
+        assert!(text.as_bytes().starts_with(signed) && signed.ends_with(b"}\n"));
+        assert!(String::from_utf8(signed.to_vec()).unwrap().contains("new"));
+        let swapped = text.replace(&signature(1), "") + &signature(1);
+        assert_eq!(Manifest::parse(swapped.as_bytes()).unwrap_err().kind(), ErrorKind::Tampered);
+        let other = text.replace("ed25519", "ml-dsa-65");
+        assert_eq!(Manifest::parse(other.as_bytes()).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn each_rule_of_s6_is_enforced() {
+        use ErrorKind::{Tampered, Truncated, Unsupported};
+        let text = text();
+        let mac = text.find("hmac").unwrap();
+        for (text, want) in [
+            (text.replace("manifest/1", "manifest/2"), Unsupported),
+            (text.replace("{\"origin", "{\"requires\":[\"x\"],\"origin"), Unsupported),
+            (text[..mac].to_owned(), Truncated),
+            (text.trim_end().to_owned(), Truncated),
+            (text.replace("hmac-sha256", "hmac"), Tampered),
+            (text.replace("{\"origin", "{\"revision\":1,\"origin"), Tampered),
+            (text.replace(",\"revision\":42", ""), Tampered),
+            (text.replace("\"default\"", "\"Default\""), Tampered),
+            (text.replace("\\\"test\\\"", "\\u001b[2J"), Tampered),
+            (text.replace("\"length\":5000", "\"length\":103"), Tampered),
+            (text.replace("\"index\"", "\"indes\""), Tampered),
+            (text.replace("\"parity\"", "\"par.ity\""), Tampered),
+            (text.replace("\"parity\"", "\"manifest\""), Tampered),
+            (text.replace("\"parity\"", "\"aaa\""), Tampered),
+            (text.replace("\"parity\"", "\"payload\""), Tampered),
+            (text.replace("00000000000000000000000001", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), Tampered),
+            (text.replace("00000000000000000000000001", "00000000000000000000000002"), Tampered),
+            (text.replace("00000000000000000000000003", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), Tampered),
+            (
+                text.replace("\"replaces\":\"00000000000000000000000003\"", "\"replaces\":null"),
+                Tampered,
+            ),
+            (text.replace(":\"BwcH", ":\"BwcH="), Tampered),
+        ] {
+            let got = Manifest::parse(text.as_bytes());
+            assert_eq!(got.unwrap_err().kind(), want, "{text}");
+        }
+        let long = text.replace("{\"origin", &format!("{}{{\"origin", " ".repeat(MAX_MANIFEST)));
+        assert!(Manifest::parse(long.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn refuses_to_print_what_it_would_not_read() {
+        let mut wrong = body();
+        wrong.depends_on.reverse();
+        assert_eq!(wrong.signed_bytes().unwrap_err().kind(), ErrorKind::Usage);
+        let mut long = body();
+        long.depends_on = (0..40_000).map(SnapshotId).collect();
+        assert_eq!(long.signed_bytes().unwrap_err().kind(), ErrorKind::Refused);
+    }
+
+    proptest! {
+        #[test]
+        fn any_manifest_round_trips(origin: [u8; 16], snapshot in 1u128 << 64.., tool in "[ -~]{1,128}",
+            cluster in "[a-z0-9][a-z0-9._-]{0,63}", revision in 0..=MAX_INTEGER, size in 0..=MAX_INTEGER,
+            depends_on in proptest::collection::btree_set(0..1u128 << 64, 0..5),
+            facts: Vec<u8>, dc: [u8; 32], mac: [u8; 32]) {
+            let body = ManifestBody {
+                origin: Uuid(origin), snapshot: SnapshotId(snapshot), tool, revision, facts,
+                cluster: cluster.parse().unwrap(), database_bytes: size, commitment: dc,
+                depends_on: depends_on.into_iter().map(SnapshotId).collect(), replaces: None,
+                ..body()
+            };
+            let manifest = Manifest::finish(body, mac).unwrap();
+            prop_assert_eq!(&Manifest::parse(&manifest.print()).unwrap(), &manifest);
+        }
+    }
+}

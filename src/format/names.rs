@@ -1,0 +1,197 @@
+//! Names of objects within a repository (SPEC.md §3.1).
+
+use std::fmt;
+
+use super::ids::{KeyId, SnapshotId};
+use super::text::{decimal, is_name};
+
+/// The repository's own description.
+pub const REPOSITORY: &str = "repository.json";
+/// What all sealed master keys' names begin with.
+pub const KEYS: &str = "keys/";
+/// What all snapshots' objects' names begin with.
+pub const SNAPSHOTS: &str = "snapshots/";
+/// What all reports' names begin with.
+pub const REPORTS: &str = "reports/";
+
+/// A name that this version knows, parsed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    /// `repository.json`
+    RepositoryJson,
+    /// `keys/<key id>.<generation>`: a master key sealed by a passphrase.
+    Key {
+        /// The master key.
+        id: KeyId,
+        /// Which passphrase: the highest counts.
+        generation: u32,
+    },
+    /// `snapshots/<id>/<part>`
+    Snapshot {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Which of its objects.
+        part: Part,
+    },
+    /// `reports/<ulid>`: reserved.
+    Report {
+        /// The report.
+        id: SnapshotId,
+    },
+}
+
+/// One object of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// The encrypted frames.
+    Payload,
+    /// The encrypted frame table.
+    Index,
+    /// The encrypted companion files.
+    Companions,
+    /// The data key, sealed; with its generation.
+    Seal(u32),
+    /// The manifest: the snapshot exists while this does.
+    Manifest,
+    /// The manifest's bytes, while the snapshot is being removed.
+    Tombstone,
+    /// An object of a role that this version does not know; always a legal role.
+    Other(String),
+}
+
+impl Part {
+    /// The part that a manifest's role names; `None` if it is no legal role.
+    pub fn from_role(role: &str) -> Option<Self> {
+        match role {
+            "payload" => Some(Self::Payload),
+            "index" => Some(Self::Index),
+            "companions" => Some(Self::Companions),
+            // These have names of their own, outside the manifest's objects.
+            "manifest" | "tombstone" | "seal" => None,
+            _ => is_name(role).then(|| Self::Other(role.into())),
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        match name {
+            "manifest" => Some(Self::Manifest),
+            "tombstone" => Some(Self::Tombstone),
+            _ => match name.strip_prefix("seal.") {
+                Some(number) => generation(number).map(Self::Seal),
+                None => Self::from_role(name),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Payload => f.write_str("payload"),
+            Self::Index => f.write_str("index"),
+            Self::Companions => f.write_str("companions"),
+            Self::Seal(generation) => write!(f, "seal.{generation}"),
+            Self::Manifest => f.write_str("manifest"),
+            Self::Tombstone => f.write_str("tombstone"),
+            Self::Other(role) => f.write_str(role),
+        }
+    }
+}
+
+impl ObjectName {
+    /// Parses a listed path, relative to the repository. `None`: not ours, to be left alone.
+    pub fn parse(path: &str) -> Option<Self> {
+        if path == REPOSITORY {
+            return Some(Self::RepositoryJson);
+        }
+        if let Some(rest) = path.strip_prefix(KEYS) {
+            let (id, number) = rest.split_once('.')?;
+            return Some(Self::Key { id: id.parse().ok()?, generation: generation(number)? });
+        }
+        if let Some(rest) = path.strip_prefix(REPORTS) {
+            return Some(Self::Report { id: rest.parse().ok()? });
+        }
+        let (id, part) = path.strip_prefix(SNAPSHOTS)?.split_once('/')?;
+        Some(Self::Snapshot { id: id.parse().ok()?, part: Part::parse(part)? })
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RepositoryJson => f.write_str(REPOSITORY),
+            Self::Key { id, generation } => write!(f, "{KEYS}{id}.{generation}"),
+            Self::Snapshot { id, part } => write!(f, "{SNAPSHOTS}{id}/{part}"),
+            Self::Report { id } => write!(f, "{REPORTS}{id}"),
+        }
+    }
+}
+
+/// `snapshots/<id>/<part>`, where `part` is a role, `manifest` or `tombstone`.
+pub fn snapshot_object(id: SnapshotId, part: &str) -> String {
+    format!("{SNAPSHOTS}{id}/{part}")
+}
+
+/// `snapshots/<id>/seal.<generation>`
+pub fn seal_name(id: SnapshotId, generation: u32) -> String {
+    format!("{SNAPSHOTS}{id}/seal.{generation}")
+}
+
+/// `keys/<key id>.<generation>`
+pub fn key_name(id: KeyId, generation: u32) -> String {
+    format!("{KEYS}{id}.{generation}")
+}
+
+/// A generation as it stands in names and texts: 1..2^32−1.
+fn generation(text: &str) -> Option<u32> {
+    decimal(text).and_then(|n| u32::try_from(n).ok()).filter(|n| *n != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        // [S3.1]
+        for name in [
+            "repository.json",
+            "keys/00112233445566778899aabbccddeeff.1",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/payload",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/index",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/companions",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.4294967295",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/manifest",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/tombstone",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/parity-2",
+            "reports/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        ] {
+            assert_eq!(ObjectName::parse(name).unwrap().to_string(), name);
+        }
+    }
+
+    #[test]
+    fn other_names_are_foreign() {
+        for name in [
+            "",
+            "repository.json.tmp",
+            "/repository.json",
+            "keys/00112233445566778899aabbccddeeff",
+            "keys/00112233445566778899aabbccddeeff.0",
+            "keys/00112233445566778899aabbccddeeff.01",
+            "keys/00112233445566778899AABBCCDDEEFF.1",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.4294967296",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/payload.tmp",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/a/b",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/..",
+            "snapshots/91ARZ3NDEKTSV4RRFFQ69G5FAV/index",
+            "reports/x",
+        ] {
+            assert_eq!(ObjectName::parse(name), None, "{name}");
+        }
+    }
+}
