@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, Hex64};
+use super::json::{self, Hex64, Object};
 use crate::error::{Error, Result};
 
 /// The longest facts that are read, in bytes after opening.
@@ -63,8 +63,8 @@ pub struct HashKvFacts {
 
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    etcd: WireEtcd,
-    database: WireDatabase,
+    etcd: Object<WireEtcd>,
+    database: Object<WireDatabase>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,7 +89,7 @@ struct WireEtcd {
     raft_term: u64,
     raft_index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hash_kv: Option<WireHash>,
+    hash_kv: Option<Object<WireHash>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,8 +109,8 @@ impl Facts {
         if bytes.len() > MAX_FACTS || !bytes.len().is_multiple_of(PAD) {
             return Err(Error::tampered(format!("{WHAT}: not padded to 256 bytes, or too long")));
         }
-        let Wire { etcd, database } = json::parse(WHAT, bytes)?;
-        let hash_kv = etcd.hash_kv.map(|hash| HashKvFacts {
+        let Wire { etcd: Object(etcd), database: Object(database) } = json::parse(WHAT, bytes)?;
+        let hash_kv = etcd.hash_kv.map(|Object(hash)| HashKvFacts {
             revision: hash.revision,
             compact_revision: hash.compact_revision,
             hash: hash.hash,
@@ -144,7 +144,7 @@ impl Facts {
             agreed_by: hash.agreed_by.iter().copied().map(Hex64).collect(),
         });
         let wire = Wire {
-            etcd: WireEtcd {
+            etcd: Object(WireEtcd {
                 cluster_id: etcd.cluster_id.map(Hex64),
                 member_id: etcd.member_id.map(Hex64),
                 member_name: etcd.member_name.clone(),
@@ -154,9 +154,9 @@ impl Facts {
                 compact_revision: etcd.compact_revision,
                 raft_term: etcd.raft_term,
                 raft_index: etcd.raft_index,
-                hash_kv,
-            },
-            database: WireDatabase { size: *database_size },
+                hash_kv: hash_kv.map(Object),
+            }),
+            database: Object(WireDatabase { size: *database_size }),
         };
         let mut bytes = json::print(&wire)?;
         bytes.resize(bytes.len().next_multiple_of(PAD), b' ');
@@ -185,6 +185,7 @@ mod tests {
         let pad = |json: &str| format!("{json:256}");
         let replaced = |from: &str, to: &str| pad(&json.replace(from, to));
         assert_eq!(kind(replaced("8192", "-1").as_bytes()), ErrorKind::Tampered);
+        assert_eq!(kind(replaced("{\"size\":8192}", "[8192]").as_bytes()), ErrorKind::Tampered);
         assert_eq!(kind(replaced("\"raft_term\":0,", "").as_bytes()), ErrorKind::Tampered);
         let id = |id: &str| replaced("\"etcd\":{", &format!("\"etcd\":{{\"member_id\":\"{id}\","));
         assert!(Facts::parse(id("00000000000000ff").as_bytes()).is_ok());

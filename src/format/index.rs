@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::header::message_length;
 use super::ids::{Sha256, SnapshotId};
-use super::json::{self, Base64, Key, MAX_INTEGER, Text};
+use super::json::{self, Base64, Key, MAX_INTEGER, Object, Text};
 use super::text::ascends;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::{SecretBytes, SecretKey};
@@ -86,9 +86,9 @@ pub struct Index {
 
 #[derive(Deserialize)]
 struct Wire {
-    database: Database,
+    database: Object<Database>,
     frame_id_key: Key<SecretKey>,
-    sources: Vec<WireSource>,
+    sources: Vec<Object<WireSource>>,
     frames: Vec<FrameRef>,
 }
 
@@ -176,14 +176,14 @@ impl Index {
             return Err(Error::tampered(format!("{WHAT}: more than {MAX_INDEX} bytes")));
         }
         let wire: Wire = json::parse_secret(WHAT, bytes)?;
-        let source = |source: WireSource| Source {
+        let source = |Object(source): Object<WireSource>| Source {
             snapshot: source.snapshot.0,
             payload_key: source.payload_key.map(|key| key.0),
             commitment: source.commitment.0,
             length: source.length,
         };
         let index = Self {
-            database: wire.database,
+            database: wire.database.0,
             frame_id_key: wire.frame_id_key.0,
             sources: wire.sources.into_iter().map(source).collect(),
             frames: wire.frames,

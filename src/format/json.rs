@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::io;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use data_encoding::{BASE64_NOPAD, HEXLOWER};
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor,
 };
@@ -51,13 +53,13 @@ fn read<T: DeserializeOwned>(
     let mut json = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut json).and_then(|()| json.end()).map_err(&refuse)?;
     // Before the types: what is required may change them.
-    let Features { requires } = serde_json::from_slice(bytes).map_err(&refuse)?;
-    if let Some(name) = requires.iter().find(|name| !KNOWN_FEATURES.contains(&name.as_str())) {
+    let Object(Features { requires }) = serde_json::from_slice(bytes).map_err(&refuse)?;
+    if let Unknown(Some(name)) = requires {
         let name: String = name.chars().take(64).collect();
         return Err(Error::unsupported(format!("{what}: requires {name:?}, not known here"))
             .hint("use a newer strongroom"));
     }
-    serde_json::from_slice(bytes).map_err(&refuse)
+    serde_json::from_slice(bytes).map(|Object(value)| value).map_err(&refuse)
 }
 
 /// Prints without white space. `value` is one of ours, for which serialising cannot fail.
@@ -91,7 +93,62 @@ impl io::Write for Count {
 #[derive(Deserialize)]
 struct Features {
     #[serde(default)]
-    requires: Vec<String>,
+    requires: Unknown,
+}
+
+/// The first name of a `requires` list that is not known here. Keeps no list: it has no limit.
+#[derive(Default)]
+struct Unknown(Option<String>);
+
+impl<'de> Deserialize<'de> for Unknown {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> std::result::Result<Self, D::Error> {
+        json.deserialize_seq(Self(None))
+    }
+}
+
+impl<'de> Visitor<'de> for Unknown {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of names")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> std::result::Result<Self, A::Error> {
+        while let Some(name) = seq.next_element::<String>()? {
+            if !KNOWN_FEATURES.contains(&name.as_str()) {
+                self.0.get_or_insert(name);
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// A struct written as an object. Serde's derive alone would take an array for it, too.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> std::result::Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        json.deserialize_map(Map(PhantomData))
+    }
 }
 
 /// Walks any JSON value and keeps nothing of it.
@@ -310,6 +367,7 @@ mod tests {
             "",
             "null",
             r#"{"requires":1}"#,
+            "[]",
         ] {
             assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::Tampered, "{bad}");
         }

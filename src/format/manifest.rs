@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::header::message_length;
 use super::ids::{ClusterName, KeyId, Sha256, SnapshotId, Uuid};
-use super::json::{self, Base64, MAX_INTEGER, Text};
+use super::json::{self, Base64, MAX_INTEGER, Object, Text};
 use super::names::Part;
 use super::text::{Lines, ascends};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ struct Wire {
     tool: String,
     revision: u64,
     database_bytes: u64,
-    objects: Vec<WireObject>,
+    objects: Vec<Object<WireObject>>,
     depends_on: Vec<Text<SnapshotId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<Text<SnapshotId>>,
@@ -105,10 +105,12 @@ impl ManifestBody {
     }
 
     fn wire(&self) -> Wire {
-        let object = |object: &ObjectEntry| WireObject {
-            role: object.role.clone(),
-            length: object.length,
-            sha256: Text(object.sha256),
+        let object = |object: &ObjectEntry| {
+            Object(WireObject {
+                role: object.role.clone(),
+                length: object.length,
+                sha256: Text(object.sha256),
+            })
         };
         Wire {
             origin: Text(self.origin),
@@ -126,7 +128,7 @@ impl ManifestBody {
     }
 
     fn from_wire(wire: Wire) -> Self {
-        let object = |object: WireObject| ObjectEntry {
+        let object = |Object(object): Object<WireObject>| ObjectEntry {
             role: object.role,
             length: object.length,
             sha256: object.sha256.0,

@@ -33,3 +33,66 @@ pub use names::{ObjectName, Part};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
 pub use repository::{MAX_REPOSITORY, RepositoryInfo};
 pub use seal::{MAX_SEAL, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Stanza};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The content of SPEC.md's fenced blocks that begin with `start`, one expected.
+    fn example(start: &str) -> Vec<u8> {
+        let blocks: Vec<&str> = include_str!("SPEC.md")
+            .split("```")
+            .skip(1)
+            .step_by(2)
+            .filter_map(|block| block.split_once('\n').map(|(_, text)| text))
+            .filter(|text| text.starts_with(start))
+            .collect();
+        assert_eq!(blocks.len(), 1, "{start}");
+        blocks[0].as_bytes().to_vec()
+    }
+
+    fn object(tag: &str) -> Vec<u8> {
+        let text = include_str!("SPEC.md").split(&format!("```{tag}\n")).nth(1).unwrap();
+        let hex = text.split("```").next().unwrap().replace('\n', "");
+        data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap()
+    }
+
+    /// SPEC.md's example is what this code reads and prints. [S9]
+    #[test]
+    fn the_specification_is_of_these_bytes() {
+        let text = example("strongroom-manifest/");
+        let manifest = Manifest::parse(&text).unwrap();
+        assert_eq!(
+            Manifest::finish(manifest.body().clone(), *manifest.mac()).unwrap().print(),
+            text
+        );
+        let text = example("strongroom-seal/");
+        let seal = Seal::parse(&text).unwrap();
+        assert_eq!(seal.print(), text);
+        assert_eq!(seal.body().commitment(), &manifest.body().commitment);
+        let text = example("strongroom-key/");
+        assert_eq!(PassphraseObject::parse(&text).unwrap().print().unwrap(), text);
+        let text = example("strongroom-keyring/");
+        assert_eq!(Keyring::parse(&text).unwrap().print().expose(), text);
+        let text = example("strongroom-keyring-sealed/");
+        assert_eq!(SealedKeyring::parse(&text).unwrap().print().unwrap(), text);
+        let text = example("{\"format\"");
+        assert_eq!(RepositoryInfo::parse(&text).unwrap().print(), text);
+
+        for (tag, role) in [("payload", Role::Payload), ("index", Role::Index)] {
+            let bytes = object(tag);
+            let header = ObjectHeader::parse(&bytes).unwrap();
+            assert_eq!((header.role, header.snapshot), (role, manifest.body().snapshot));
+            let entry = manifest.body().object(tag).unwrap();
+            assert_eq!(entry.length, bytes.len() as u64);
+            assert_eq!(entry.sha256.0, *<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+        }
+        let json = example("{\"database\"");
+        let payload = manifest.body().object("payload").unwrap().length;
+        let json = json.trim_ascii_end();
+        assert_eq!(Index::parse(json, payload).unwrap().print(payload).unwrap().expose(), json);
+        let mut facts = example("{\"etcd\"").trim_ascii_end().to_vec();
+        facts.resize(facts.len().next_multiple_of(256), b' ');
+        assert_eq!(Facts::parse(&facts).unwrap().print().unwrap(), facts);
+    }
+}
