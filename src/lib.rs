@@ -1,9 +1,14 @@
 //! Encryption at rest and disaster recovery for etcd.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
 
 pub mod crypto;
 pub mod error;
+#[cfg(feature = "backup")]
+pub mod etcd;
 pub mod format;
 pub mod secret;
 

@@ -1,0 +1,151 @@
+//! What etcd and the network answer when it goes wrong, in our words.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+
+use crate::error::{Error, ErrorKind};
+
+/// The longest text of etcd's that a message repeats, in characters.
+const MAX_TEXT: usize = 200;
+
+/// etcd's text made fit to print: no control characters, bounded.
+pub(super) fn clean(text: &str) -> String {
+    let mut clean: String = text
+        .chars()
+        .take(MAX_TEXT)
+        .map(|c| if c.is_control() || is_invisible(c) { '?' } else { c })
+        .collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        clean.push('…');
+    }
+    clean
+}
+
+/// Characters that reorder or hide text on a terminal.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// An error and its sources, each said once.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = source.source();
+    }
+    clean(&text)
+}
+
+/// The connection did not come up.
+pub(super) fn not_connected(error: &(dyn StdError + 'static), tls: bool) -> Error {
+    let text = chain(error);
+    // tonic's own first words tell nothing that the causes do not.
+    let text = text.strip_prefix("transport error: ").unwrap_or(&text);
+    let failed = Error::new(ErrorKind::Unreachable, text);
+    if text.contains("certificate") || text.contains("handshake") {
+        failed.hint("check the CA, client certificate and key files, and that the endpoint's host is in the server's certificate")
+    } else if text.contains("refused") {
+        failed.hint("nothing listens there: check the endpoint and that etcd runs")
+    } else if !tls
+        && (text.contains("reset") || text.contains("broken pipe") || text.contains("frame"))
+    {
+        failed.hint("the server may speak TLS: write https:// and give its CA")
+    } else {
+        failed
+    }
+}
+
+/// Nothing came within `limit`.
+pub(super) fn timed_out(what: &str, limit: Duration) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("{what}: no answer within {limit:?}"))
+}
+
+/// The client library's error during `what`.
+pub(super) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => from_status(what, status),
+        other => Error::new(ErrorKind::Unreachable, format!("{what}: {}", chain(other))),
+    }
+}
+
+/// etcd's answer to `what`.
+pub(super) fn from_status(what: &str, status: &Status) -> Error {
+    let mut text = clean(status.message());
+    if let Some(source) = status.source() {
+        text = format!("{text}: {}", chain(source));
+    }
+    let text = if text.is_empty() { format!("gRPC {:?}", status.code()) } else { text };
+    let failed = Error::new(kind(status), format!("{what}: {text}"));
+    if failed.kind() != ErrorKind::Denied {
+        failed
+    } else if status.message().contains("user ID or password") {
+        failed.hint("check the etcd user and its password")
+    } else {
+        failed.hint("etcd gives its database only to a user with the role root: log in as one, or `etcdctl user grant-role USER root`")
+    }
+}
+
+/// 3.4 and 3.5 answer a refused Snapshot or Status with code Unknown and `auth:` in the text.
+fn kind(status: &Status) -> ErrorKind {
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
+        Code::InvalidArgument if status.message().contains("authentication failed") => {
+            ErrorKind::Denied
+        }
+        Code::InvalidArgument if status.message().contains("user name is empty") => {
+            ErrorKind::Denied
+        }
+        Code::Unknown if status.message().contains("auth: ") => ErrorKind::Denied,
+        Code::OutOfRange
+        | Code::Unimplemented
+        | Code::InvalidArgument
+        | Code::FailedPrecondition => ErrorKind::Protocol,
+        _ => ErrorKind::Unreachable,
+    }
+}
+
+/// Whether etcd says that it has no users: then a login is not needed, as etcdctl also takes it.
+pub(super) fn auth_is_off(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn etcds_text_is_tamed() {
+        assert_eq!(clean("a\x1b[2Jb\u{202e}c\n"), "a?[2Jb?c?");
+        assert_eq!(clean(&"x".repeat(5000)).chars().count(), MAX_TEXT + 1);
+    }
+
+    #[test]
+    fn kinds_of_etcds_answers() {
+        for (code, text, expected) in [
+            (Code::Unknown, "auth: permission denied", ErrorKind::Denied),
+            (Code::Unknown, "auth: user name is empty", ErrorKind::Denied),
+            (Code::PermissionDenied, "etcdserver: permission denied", ErrorKind::Denied),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                ErrorKind::Denied,
+            ),
+            (Code::InvalidArgument, "etcdserver: user name is empty", ErrorKind::Denied),
+            (Code::Unavailable, "etcdserver: leader changed", ErrorKind::Unreachable),
+            (Code::DeadlineExceeded, "", ErrorKind::Unreachable),
+            (Code::OutOfRange, "message too large", ErrorKind::Protocol),
+        ] {
+            let error = from_status("snapshot", &Status::new(code, text));
+            assert_eq!(error.kind(), expected, "{text}");
+            assert_eq!(error.hint_text().is_some(), expected == ErrorKind::Denied);
+        }
+    }
+}

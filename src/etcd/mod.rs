@@ -1,0 +1,16 @@
+//! Talks to etcd: finds the member to back up, streams its database and checks the stream.
+//!
+//! [`choose_member`] asks every endpoint how it is, [`Choice::snapshot`] opens the stream of the
+//! best one, and [`SnapshotStream`] hands out its bytes while [`protocol`] checks them.
+
+mod choose;
+mod failure;
+mod probe;
+pub mod protocol;
+mod settings;
+mod stream;
+
+pub use choose::{Choice, Rejected, choose_member};
+pub use probe::Member;
+pub use settings::EtcdSettings;
+pub use stream::SnapshotStream;

@@ -1,0 +1,147 @@
+//! One endpoint asked how it is.
+
+use std::time::Duration;
+
+use etcd_client::{AlarmAction, AlarmType, Channel, Client, ConnectOptions};
+use tokio::time::timeout;
+
+use super::failure;
+use super::settings::{EtcdSettings, Target};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A member as its Status told it. Texts are cleaned of control characters and bounded.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The endpoint as it was given in the settings.
+    pub endpoint: String,
+    /// Member id.
+    pub id: u64,
+    /// Cluster id.
+    pub cluster_id: u64,
+    /// Member name; empty when the member list could not be read.
+    pub name: String,
+    /// The server's version, such as `3.5.16`.
+    pub version: String,
+    /// The database schema's version, such as `3.6.0`; etcd 3.6 and later.
+    pub storage_version: Option<String>,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether it is a learner: it receives the log and does not vote.
+    pub learner: bool,
+    /// Key-value store revision.
+    pub revision: i64,
+    /// Raft term.
+    pub raft_term: u64,
+    /// Raft index the member knows to be committed.
+    pub raft_index: u64,
+    /// Raft index the member has applied.
+    pub raft_applied: u64,
+    /// Length of the database file in bytes, free pages included.
+    pub db_size: u64,
+}
+
+/// What one endpoint answered.
+pub(super) struct Probe {
+    pub(super) member: Member,
+    /// The cluster has a leader, says this member.
+    pub(super) has_leader: bool,
+    /// What Status lists as wrong.
+    pub(super) errors: Vec<String>,
+    /// Alarms of the whole cluster: member id (0 for no one in particular), [`AlarmType`].
+    pub(super) alarms: Vec<(u64, i32)>,
+    /// Names and ids of all members; empty when etcd does not tell them.
+    pub(super) members: Vec<(u64, String)>,
+    pub(super) warnings: Vec<String>,
+    pub(super) client: Client,
+}
+
+/// Connects to `target` and asks for its status, alarms and member list.
+pub(super) async fn probe(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
+    let mut warnings = Vec::new();
+    let mut client = connect(settings, target, &mut warnings).await?;
+    let limit = settings.command_timeout;
+    let status = answer("status", limit, client.status()).await?;
+    let header = status
+        .header()
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "status: the answer has no header"))?;
+    let mut member = Member {
+        endpoint: target.name.clone(),
+        id: header.member_id(),
+        cluster_id: header.cluster_id(),
+        name: String::new(),
+        version: failure::clean(status.version()),
+        storage_version: Some(failure::clean(status.storage_version()))
+            .filter(|version| !version.is_empty()),
+        leader: status.leader() != 0 && status.leader() == header.member_id(),
+        learner: status.is_learner(),
+        revision: header.revision(),
+        raft_term: status.raft_term(),
+        raft_index: status.raft_index(),
+        raft_applied: status.raft_applied_index(),
+        db_size: u64::try_from(status.db_size()).unwrap_or(0),
+    };
+    // A learner answers neither of these two, nor does etcd to a user without the right: Status's own
+    // errors then tell of alarms, without the member.
+    let alarms =
+        answer("alarms", limit, client.alarm(AlarmAction::Get, AlarmType::None, None)).await;
+    let alarms = alarms.map(|list| {
+        list.0.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect::<Vec<_>>()
+    });
+    let members = answer("member list", limit, client.member_list()).await;
+    let members: Vec<_> = members
+        .map(|list| list.members().iter().map(|m| (m.id(), failure::clean(m.name()))).collect())
+        .unwrap_or_default();
+    if let Some((_, name)) = members.iter().find(|(id, _)| *id == member.id) {
+        member.name.clone_from(name);
+    }
+    Ok(Probe {
+        member,
+        has_leader: status.leader() != 0,
+        errors: status.errors().iter().take(16).map(|text| failure::clean(text.trim())).collect(),
+        alarms: alarms.unwrap_or_default(),
+        members,
+        warnings,
+        client,
+    })
+}
+
+async fn connect(
+    settings: &EtcdSettings,
+    target: &Target,
+    warnings: &mut Vec<String>,
+) -> Result<Client> {
+    let tls = target.channel.uri().scheme_str() == Some("https");
+    // The channel's own timeout covers TCP only, not the TLS handshake.
+    let channel = timeout(settings.dial_timeout, target.channel.connect())
+        .await
+        .map_err(|_| failure::timed_out("connect", settings.dial_timeout))?
+        .map_err(|error| failure::not_connected(&error, tls))?;
+    let channel = Channel::Tonic(channel);
+    let Some((user, password)) = settings.credentials()? else {
+        return answer("connect", settings.command_timeout, Client::from_channel(channel, None))
+            .await;
+    };
+    let options =
+        ConnectOptions::new().with_user(user, password.as_str()).with_auto_token_refresh(true);
+    let login = Client::from_channel(channel.clone(), Some(options));
+    match timeout(settings.command_timeout, login).await {
+        Err(_) => Err(failure::timed_out("log in", settings.command_timeout)),
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) if failure::auth_is_off(&error) => {
+            warnings.push("a user is given, but authentication is off in etcd: anyone who reaches it can read it".into());
+            answer("connect", settings.command_timeout, Client::from_channel(channel, None)).await
+        }
+        Ok(Err(error)) => Err(failure::from_client("log in", &error)),
+    }
+}
+
+async fn answer<T>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = std::result::Result<T, etcd_client::Error>>,
+) -> Result<T> {
+    timeout(limit, call)
+        .await
+        .map_err(|_| failure::timed_out(what, limit))?
+        .map_err(|error| failure::from_client(what, &error))
+}

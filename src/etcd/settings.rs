@@ -1,0 +1,248 @@
+//! How to reach etcd: endpoints, TLS, user, timeouts; checked before anything connects.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Identity, TlsOptions};
+use tonic::transport::Endpoint;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::secret::SecretBytes;
+
+/// A certificate or key file is never larger; the reader of a mistaken path stops here.
+const MAX_PEM: u64 = 1 << 20;
+/// Pings while a stream is open, so that a dead peer shows. etcd's server refuses more than one in 5 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How to reach an etcd cluster. The names are those of etcdctl's flags.
+pub struct EtcdSettings {
+    /// `https://host:port`, `http://host:port` or `host:port`, each one member.
+    pub endpoints: Vec<String>,
+    /// PEM file of the authorities that sign the servers' certificates; without it the system's.
+    pub cacert: Option<PathBuf>,
+    /// PEM file of the client's certificate. Needs `key`.
+    pub cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key. Needs `cert`.
+    pub key: Option<PathBuf>,
+    /// etcd user. Needs `password`.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<SecretBytes>,
+    /// How long a connection may take to come up.
+    pub dial_timeout: Duration,
+    /// How long one request may take; for a stream, how long it may stay silent.
+    pub command_timeout: Duration,
+}
+
+impl Default for EtcdSettings {
+    /// etcdctl's defaults: `127.0.0.1:2379`, 2 s to connect, 5 s for a command.
+    fn default() -> Self {
+        Self {
+            endpoints: vec!["127.0.0.1:2379".into()],
+            cacert: None,
+            cert: None,
+            key: None,
+            user: None,
+            password: None,
+            dial_timeout: Duration::from_secs(2),
+            command_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the settings come to: one target per endpoint, the user, and warnings.
+pub(super) struct Plan {
+    pub(super) targets: Vec<Target>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// One endpoint, ready to connect to.
+pub(super) struct Target {
+    /// The endpoint as it was given.
+    pub(super) name: String,
+    pub(super) channel: Endpoint,
+}
+
+impl EtcdSettings {
+    /// Checks the settings and reads the TLS files.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when the settings contradict each other,
+    /// [`Io`](crate::ErrorKind::Io) when a file cannot be read.
+    pub(super) fn plan(&self) -> Result<Plan> {
+        if self.endpoints.is_empty() {
+            return Err(Error::usage("no etcd endpoint is given"));
+        }
+        if self.user.is_some() != self.password.is_some() {
+            return Err(Error::usage(
+                "an etcd user and its password go together: one of them is missing",
+            ));
+        }
+        let tls = self.tls()?;
+        let mut plan = Plan { targets: Vec::new(), warnings: Vec::new() };
+        for name in &self.endpoints {
+            let url = self.url(name)?;
+            if url.scheme() == "http" && self.password.is_some() {
+                plan.warnings
+                    .push(format!("{name}: the password is sent over a connection without TLS"));
+            }
+            let channel = self.channel(&url, &tls)?;
+            plan.targets.push(Target { name: name.clone(), channel });
+        }
+        Ok(plan)
+    }
+
+    /// User and password as the client library wants them, which keeps its own copies.
+    pub(super) fn credentials(&self) -> Result<Option<(String, Zeroizing<String>)>> {
+        let (Some(user), Some(password)) = (&self.user, &self.password) else {
+            return Ok(None);
+        };
+        let password = std::str::from_utf8(password.expose())
+            .map_err(|_| Error::usage("the etcd password is not UTF-8"))?;
+        Ok(Some((user.clone(), Zeroizing::new(password.to_owned()))))
+    }
+
+    fn has_tls_files(&self) -> bool {
+        self.cacert.is_some() || self.cert.is_some() || self.key.is_some()
+    }
+
+    fn url(&self, name: &str) -> Result<Url> {
+        let text = match name.split_once("://") {
+            Some(("http" | "https", _)) => name.to_owned(),
+            Some((scheme, _)) => {
+                return Err(Error::usage(format!(
+                    "etcd endpoint of the scheme {scheme:?}: only http and https are known"
+                )));
+            }
+            None if self.has_tls_files() => format!("https://{name}"),
+            None => format!("http://{name}"),
+        };
+        let url = Url::parse(&text)
+            .map_err(|error| Error::usage(format!("an etcd endpoint is not a URL: {error}")))?;
+        // The text may hold a password, so it is not repeated.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::usage(
+                "an etcd endpoint holds a user name: use the user and password settings",
+            ));
+        }
+        if url.host_str().is_none_or(str::is_empty)
+            || url.path() != "/"
+            || url.query().is_some()
+            || url.fragment().is_some()
+        {
+            return Err(Error::usage(format!(
+                "etcd endpoint {name:?}: a scheme, a host and a port make an endpoint"
+            )));
+        }
+        if url.scheme() == "http" && self.has_tls_files() {
+            return Err(Error::usage(format!(
+                "etcd endpoint {name}: TLS files are given, and http:// would not use them"
+            ))
+            .hint("write https:// or leave the certificates out"));
+        }
+        Ok(url)
+    }
+
+    fn channel(&self, url: &Url, tls: &TlsOptions) -> Result<Endpoint> {
+        let endpoint = Endpoint::from_shared(url.to_string())
+            .map_err(|error| Error::usage(format!("etcd endpoint {url}: {error}")))?
+            .connect_timeout(self.dial_timeout)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        if url.scheme() == "http" {
+            return Ok(endpoint);
+        }
+        endpoint.tls_config(tls.clone()).map_err(|error| {
+            Error::usage(format!(
+                "the TLS files do not fit together: {}",
+                super::failure::chain(&error)
+            ))
+        })
+    }
+
+    fn tls(&self) -> Result<TlsOptions> {
+        let mut tls = TlsOptions::new();
+        tls = match &self.cacert {
+            Some(path) => tls.ca_certificate(Certificate::from_pem(&*read_pem(path)?)),
+            None => tls.with_enabled_roots(),
+        };
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                Ok(tls.identity(Identity::from_pem(&*read_pem(cert)?, &*read_pem(key)?)))
+            }
+            (None, None) => Ok(tls),
+            _ => Err(Error::usage(
+                "a client certificate and its key go together: one of them is missing",
+            )),
+        }
+    }
+}
+
+fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+    if length > MAX_PEM {
+        return Err(Error::usage(format!(
+            "{}: {length} bytes are too many for a PEM file",
+            path.display()
+        )));
+    }
+    std::fs::read(path).map(Zeroizing::new).map_err(|error| Error::io(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn settings(endpoint: &str) -> EtcdSettings {
+        EtcdSettings { endpoints: vec![endpoint.into()], ..EtcdSettings::default() }
+    }
+
+    #[test]
+    fn endpoints() {
+        for good in
+            ["127.0.0.1:2379", "http://etcd-0:2379", "https://[::1]:2379", "https://etcd-0:2379/"]
+        {
+            assert!(settings(good).url(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["", "unix:///run/etcd", "https://etcd:1/v3", "https://etcd:1?x=y", "http://etcd:port"]
+        {
+            assert_eq!(settings(bad).url(bad).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
+        }
+        let error = settings("").url("https://root:hunter2@etcd:2379").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn contradictions() {
+        let kind = |settings: EtcdSettings| settings.plan().err().map(|error| error.kind());
+        let base = || settings("http://etcd:2379");
+        assert_eq!(kind(EtcdSettings { cert: Some("c".into()), ..base() }), Some(ErrorKind::Usage));
+        assert_eq!(
+            kind(EtcdSettings { user: Some("root".into()), ..base() }),
+            Some(ErrorKind::Usage)
+        );
+        assert_eq!(kind(EtcdSettings { endpoints: vec![], ..base() }), Some(ErrorKind::Usage));
+        assert_eq!(
+            kind(EtcdSettings { cacert: Some("/nonexistent/ca".into()), ..base() }),
+            Some(ErrorKind::Io)
+        );
+        let tls = EtcdSettings { cacert: Some("ca".into()), ..base() };
+        assert_eq!(tls.url("http://etcd:2379").unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_password_without_tls_is_warned_of() {
+        let settings = EtcdSettings {
+            user: Some("root".into()),
+            password: Some(SecretBytes::new(b"hunter2".to_vec())),
+            ..settings("http://etcd:2379")
+        };
+        let plan = settings.plan().unwrap();
+        assert!(plan.warnings[0].contains("without TLS") && !plan.warnings[0].contains("hunter2"));
+    }
+}
