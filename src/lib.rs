@@ -5,6 +5,9 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+pub mod bolt;
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod crypto;
 pub mod envelope;
 pub mod error;
@@ -12,6 +15,9 @@ pub mod error;
 pub mod etcd;
 pub mod format;
 pub mod keys;
+pub mod mvcc;
 pub mod secret;
+#[cfg(feature = "backup")]
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};

@@ -27,6 +27,11 @@ impl SecretKey {
         key
     }
 
+    /// A fresh random key.
+    pub fn random(rng: &mut dyn rand_core::CryptoRng) -> Self {
+        Self::new(|bytes| rng.fill_bytes(bytes))
+    }
+
     /// As [`new`](Self::new), for a `fill` that can fail.
     ///
     /// # Errors

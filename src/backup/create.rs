@@ -236,15 +236,14 @@ impl Writer<'_> {
     }
 
     async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
-        let rng = &mut crypto::system_rng();
-        let frame_id_key = SecretKey::new(|bytes| crypto::CryptoRng::fill_bytes(rng, bytes));
+        let frame_id_key = SecretKey::random(&mut crypto::system_rng());
         let pool = FramePool::new(self.options.level, &frame_id_key)?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
             Role::Payload,
             self.id,
             &self.data_key.payload_key(),
-            rng,
+            &mut crypto::system_rng(),
         );
         self.control.begin("backing up", input.total());
         let (sender, mut frames) = mpsc::unbounded_channel();

@@ -24,9 +24,9 @@ pub(crate) async fn read_back(reader: DatabaseReader, etcd: EtcdFacts) -> Result
     })
     .await?;
     let etcd = EtcdFacts {
-        revision: found.revision,
-        compact_revision: found.compact_revision,
-        raft_term: found.raft_term,
+        revision: found.revision.unsigned_abs(),
+        compact_revision: found.compact_revision.unsigned_abs(),
+        raft_term: found.raft_term.unwrap_or(0),
         raft_index: found.raft_index,
         storage_version: found.storage_version,
         ..etcd
@@ -89,7 +89,7 @@ impl ReadAt for Frames {
         Ok(())
     }
 
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.reader.index().database.size
     }
 }

@@ -9,7 +9,6 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::[u8; 16];
 use crate::secret::SecretKey;
 
 /// A frame, compressed and named.

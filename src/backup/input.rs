@@ -34,7 +34,7 @@ impl Input {
             Source::Etcd(settings) => {
                 let choice = Box::new(etcd::choose_member(&settings).await?);
                 control.step(Step::Note(choice.reason.clone()));
-                let stream = Box::new(etcd::snapshot(&choice).await?);
+                let stream = Box::new(choice.snapshot().await?);
                 Ok(Self::Etcd { choice, stream })
             }
             Source::File(path) => Ok(Self::File(FileInput::open(path)?)),

@@ -26,3 +26,21 @@ pub use reseal::{KeyUsage, ResealReport, key_usage, reseal};
 pub use restore::{Output, RestoreReport, restore};
 pub use show::{Details, show};
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_send<T: Send>(_: &T) {}
+
+    /// Callers spawn these.
+    #[allow(dead_code)]
+    fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::MasterKeys) {
+        let (control, id) = (Control::default(), crate::format::SnapshotId(0));
+        let source = Source::File("db".into());
+        is_send(&backup(repository, keys, source, &BackupOptions::default(), &control));
+        is_send(&restore(repository, keys, id, &Output::Stdout, &control));
+        is_send(&verify(repository, keys, &[], VerifyLevel::Full, &control));
+        is_send(&reseal(repository, keys, &[], &[], &control));
+    }
+}

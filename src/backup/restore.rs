@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::ops::Range;
+
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::blocking::{AbortOnDrop, run_blocking, task_died};
 use super::control::Control;
 use super::snapshot::{DatabaseReader, OpenSnapshot};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;

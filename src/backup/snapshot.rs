@@ -23,7 +23,6 @@ pub(crate) struct OpenSnapshot {
     pub(crate) opened_by: KeyId,
     /// Seal generations that did not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
-    pub(crate) seal: Seal,
     pub(crate) database: DatabaseReader,
 }
 
@@ -157,11 +156,11 @@ impl OpenSnapshot {
             let unsealed = unseal(repository, id, &folder, keys).await?;
             check_lengths(&unsealed.manifest, &folder)?;
             let index = read_index(repository, &unsealed).await?;
-            let Unsealed { manifest, seal, data_key, opened_by, findings } = unsealed;
+            let Unsealed { manifest, data_key, opened_by, findings, .. } = unsealed;
             let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
-            Ok(Self { manifest, data_key, opened_by, findings, seal, database })
+            Ok(Self { manifest, data_key, opened_by, findings, database })
         };
         opened.await.context(format!("snapshot {id}"))
     }

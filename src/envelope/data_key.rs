@@ -14,7 +14,7 @@ pub struct DataKey {
 impl DataKey {
     /// A fresh data key for `subject`.
     pub fn generate(subject: Subject, rng: &mut dyn CryptoRng) -> Self {
-        Self { key: SecretKey::new(|bytes| rng.fill_bytes(bytes)), subject }
+        Self { key: SecretKey::random(rng), subject }
     }
 
     pub(super) fn new(key: SecretKey, subject: Subject) -> Self {

@@ -20,7 +20,7 @@ impl LocalKey {
 
     /// A fresh random key.
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
-        Self::new(SecretKey::new(|bytes| rng.fill_bytes(bytes)))
+        Self::new(SecretKey::random(rng))
     }
 
     pub(super) fn master(&self) -> &SecretKey {
