@@ -5,9 +5,9 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
-pub mod bolt;
 #[cfg(feature = "backup")]
 pub mod backup;
+pub mod bolt;
 pub mod crypto;
 pub mod envelope;
 pub mod error;

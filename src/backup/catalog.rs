@@ -67,10 +67,7 @@ pub struct Listing {
 ///
 /// # Errors
 /// Those of the store.
-pub async fn snapshots(
-    repository: &Repository,
-    cluster: Option<&ClusterName>,
-) -> Result<Listing> {
+pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -> Result<Listing> {
     let now = SystemTime::now();
     let Folders { snapshots, foreign } = folder::list_all(repository).await?;
     let mut listing = Listing::default();
@@ -87,11 +84,12 @@ pub async fn snapshots(
             ));
         }
     }
-    let mut read = stream::iter(whole)
-        .map(|(id, folder)| async move {
-            (id, snapshot::read_manifest(repository, id).await, folder)
-        })
-        .buffered(READS);
+    let mut read =
+        stream::iter(whole)
+            .map(|(id, folder)| async move {
+                (id, snapshot::read_manifest(repository, id).await, folder)
+            })
+            .buffered(READS);
     while let Some((id, manifest, folder)) = read.next().await {
         match manifest {
             Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
@@ -143,8 +141,9 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
     let mut found = ids().filter(fits);
     match (found.next(), found.next()) {
         (Some(id), None) if !name.is_empty() => Ok(id),
-        (Some(_), _) => Err(Error::usage(format!("{name} fits several snapshots"))
-            .hint("give more of the id")),
+        (Some(_), _) => {
+            Err(Error::usage(format!("{name} fits several snapshots")).hint("give more of the id"))
+        }
         (None, _) => Err(not_found(&format!("no snapshot {name}"))),
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::blocking::AbortOnDrop;
 use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FramePool, kib};
-use super::blocking::AbortOnDrop;
 use super::input::Input;
 use super::snapshot::DatabaseReader;
 use crate::crypto::{self, Suite};
@@ -17,8 +17,8 @@ use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{
-    ClusterName, Database, FrameRef, Index, KeyId, Manifest, ManifestBody, ObjectEntry, Role, Sha256,
-    SnapshotId, Subject, names,
+    ClusterName, Database, FrameRef, Index, KeyId, Manifest, ManifestBody, ObjectEntry, Role,
+    Sha256, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -149,8 +149,9 @@ pub async fn backup(
 
 fn unix_ms() -> Result<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map(|now| now.as_millis() as u64)
-        .map_err(|_| Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock"))
+    now.map(|now| now.as_millis() as u64).map_err(|_| {
+        Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock")
+    })
 }
 
 struct Written {
@@ -175,31 +176,20 @@ impl Writer<'_> {
         let etcd = input.facts();
         let (payload, index) = self.payload(input).await?;
         let index_object = self.index(&index, payload.length).await?;
-        let seal = seal_data_key(
-            &self.data_key,
-            1,
-            self.keys,
-            Vec::new(),
-            &mut crypto::system_rng(),
-        )?;
+        let seal =
+            seal_data_key(&self.data_key, 1, self.keys, Vec::new(), &mut crypto::system_rng())?;
         let mut stored_bytes = payload.length + index_object.length + seal.len() as u64;
         self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
         let database = index.database;
-        let reader = DatabaseReader::open(
-            self.repository,
-            self.id,
-            &self.data_key,
-            payload.length,
-            index,
-        )
-        .await
-        .context("reading back")?;
+        let reader =
+            DatabaseReader::open(self.repository, self.id, &self.data_key, payload.length, index)
+                .await
+                .context("reading back")?;
         let facts = facts::read_back(reader, etcd).await.context("reading back")?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
-        let sealed_facts =
-            facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
+        let sealed_facts = facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
         let body = ManifestBody {
             origin: self.repository.id(),
             snapshot: self.id,
@@ -216,13 +206,16 @@ impl Writer<'_> {
         let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
         let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
-        self.repository.put_once(&names::snapshot_object(self.id, "manifest"), manifest.into()).await?;
+        self.repository
+            .put_once(&names::snapshot_object(self.id, "manifest"), manifest.into())
+            .await?;
         Ok(Written { revision, compact_revision, database_bytes: database.size, stored_bytes })
     }
 
     /// Streams the database into the payload object.
     async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
-        let mut upload = self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
+        let mut upload =
+            self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
         match self.stream(input, &mut upload).await {
             Ok(done) => {
                 upload.finish().await?;
@@ -266,16 +259,16 @@ impl Writer<'_> {
         let database = reading.join().await?;
         let (tail, object) = sealer.finish()?;
         upload.write(tail.into()).await?;
-        let index =
-            Index { database, frame_id_key, sources: Vec::new(), frames: table };
+        let index = Index { database, frame_id_key, sources: Vec::new(), frames: table };
         Ok((object, index))
     }
 
     async fn index(&self, index: &Index, payload_len: u64) -> Result<SealedObject> {
         let json = index.print(payload_len)?;
         let level = self.options.level;
-        let message = zstd::bulk::compress(json.expose(), level)
-            .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error))?;
+        let message = zstd::bulk::compress(json.expose(), level).map_err(|error| {
+            Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error)
+        })?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
             Role::Index,

@@ -57,10 +57,13 @@ impl FramePool {
                 .spawn(move || {
                     while let Some(job) = next(&queue) {
                         // A receiver that is gone has given up on the whole backup.
-                        let _ = job.done.send(compress(&mut compressor, &key, &job.frame, job.memory));
+                        let _ =
+                            job.done.send(compress(&mut compressor, &key, &job.frame, job.memory));
                     }
                 })
-                .map_err(|error| Error::new(ErrorKind::Io, "cannot start a thread").because(error))?;
+                .map_err(|error| {
+                    Error::new(ErrorKind::Io, "cannot start a thread").because(error)
+                })?;
         }
         Ok(Self { jobs })
     }
@@ -88,9 +91,9 @@ fn compress(
     frame: &[u8],
     mut memory: OwnedSemaphorePermit,
 ) -> Result<Compressed> {
-    let bytes = compressor
-        .compress(frame)
-        .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error))?;
+    let bytes = compressor.compress(frame).map_err(|error| {
+        Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error)
+    })?;
     drop(memory.split(memory.num_permits().saturating_sub(kib(bytes.len()))));
     Ok(Compressed { bytes, id: frame_id(key, frame), plain: frame.len(), memory })
 }
@@ -117,8 +120,7 @@ pub(crate) fn decompress(bytes: &[u8], into: &mut [u8]) -> Result<()> {
     if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
         return Err(bad("it ends before or behind its place"));
     }
-    let mut decompressor =
-        Decompressor::new().map_err(|error| bad("no memory").because(error))?;
+    let mut decompressor = Decompressor::new().map_err(|error| bad("no memory").because(error))?;
     match decompressor.decompress_to_buffer(bytes, into) {
         Ok(length) if length == into.len() => Ok(()),
         Ok(_) => Err(bad("it is shorter than it says")),

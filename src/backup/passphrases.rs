@@ -133,7 +133,9 @@ pub async fn change_passphrase(
     let key = match (fitting.next(), fitting.next()) {
         (Some(key), None) => key,
         (Some(_), Some(_)) => {
-            return Err(Error::usage("the passphrase opens several keys").hint("name one by its id"));
+            return Err(
+                Error::usage("the passphrase opens several keys").hint("name one by its id")
+            );
         }
         (None, _) => {
             return Err(Error::new(ErrorKind::WrongKey, "the passphrase does not open that key"));
@@ -144,8 +146,7 @@ pub async fn change_passphrase(
     let next = generations.last().copied().unwrap_or(0).checked_add(1);
     let next = next.ok_or_else(|| Error::tampered(format!("key {id} has its last generation")))?;
     let object = run_blocking(move || {
-        let object =
-            create_passphrase_object(&key, next, &new, params, &mut crypto::system_rng())?;
+        let object = create_passphrase_object(&key, next, &new, params, &mut crypto::system_rng())?;
         open_passphrase_object(&object, &new, params.m_kib)?;
         Ok(object)
     })

@@ -9,7 +9,7 @@ use super::control::{Control, Step};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
 use crate::crypto;
-use crate::envelope::{key_ids, kept_stanzas, open_seal, seal_data_key};
+use crate::envelope::{kept_stanzas, key_ids, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, MAX_SEAL, Seal, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
@@ -88,11 +88,10 @@ async fn reseal_one(
     if wanted == present && newest == seal.body().generation() && only_generation {
         return Ok(false);
     }
-    let generation = newest
-        .checked_add(1)
-        .ok_or_else(|| Error::tampered(format!("{id} has a seal of the last generation there is")))?;
-    let text =
-        seal_data_key(&data_key, generation, keys, kept, &mut crypto::system_rng())?;
+    let generation = newest.checked_add(1).ok_or_else(|| {
+        Error::tampered(format!("{id} has a seal of the last generation there is"))
+    })?;
+    let text = seal_data_key(&data_key, generation, keys, kept, &mut crypto::system_rng())?;
     let name = names::seal_name(id, generation);
     repository.put_once(&name, text.into()).await?;
     // Only a new seal that is proved to open may replace the old ones.
@@ -184,7 +183,9 @@ impl KeyUsage {
                 "{} snapshot(s) open only with key {key}, such as {first}",
                 only.len()
             ))
-            .map_err(|error: Error| error.hint("seal them to other keys first: `strongroom key reseal --all`"));
+            .map_err(|error: Error| {
+                error.hint("seal them to other keys first: `strongroom key reseal --all`")
+            });
         }
         if let Some(first) = self.unreadable.first() {
             return refused(format!("not every seal can be read: {first}"));

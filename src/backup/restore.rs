@@ -86,7 +86,8 @@ pub async fn restore(
                 Output::File { path, force } => to_file(&snapshot, path, *force, control).await?,
                 Output::Stdout => {
                     let out: Box<dyn Write + Send> = Box::new(std::io::stdout());
-                    let mut out = read_all(&snapshot.database, Sink::in_order(out), control).await?;
+                    let mut out =
+                        read_all(&snapshot.database, Sink::in_order(out), control).await?;
                     out.write(&database.sha256.0)?;
                     out.flush()?;
                 }
@@ -135,8 +136,7 @@ async fn to_file(
         let io = |error| Error::io(&path, error);
         file.write_all_at(&sha256.0, size).map_err(io)?;
         file.sync_all().map_err(io)?;
-        let persisted =
-            if force { staged.persist(&path) } else { staged.persist_noclobber(&path) };
+        let persisted = if force { staged.persist(&path) } else { staged.persist_noclobber(&path) };
         persisted.map_err(|error| Error::io(&path, error.error))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all()).map_err(io)

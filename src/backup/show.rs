@@ -3,8 +3,8 @@
 use super::facts;
 use super::folder;
 use super::snapshot;
-use crate::error::{Context, Error, Result};
 use crate::envelope::key_ids;
+use crate::error::{Context, Error, Result};
 use crate::format::{Facts, KeyId, MAX_SEAL, Manifest, Seal, SnapshotId, names};
 use crate::keys::MasterKeys;
 use crate::store::Repository;

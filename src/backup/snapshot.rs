@@ -370,10 +370,8 @@ impl SealedBatch {
         let inner = &self.reader.0;
         let Some(first) = inner.index.frames.get(self.frames.start) else { return Ok(()) };
         let payload = self.reader.payload(first)?;
-        let message = payload
-            .opener
-            .open(&self.message, &mut self.sealed)
-            .context(payload.name.clone())?;
+        let message =
+            payload.opener.open(&self.message, &mut self.sealed).context(payload.name.clone())?;
         for at in self.frames {
             let Some(frame) = inner.index.frames.get(at) else { break };
             let start = (frame.offset - self.message.start) as usize;

@@ -102,7 +102,9 @@ pub async fn verify(
                 report.snapshots.extend(listing.orphans.into_iter().map(orphan));
                 // A manifest that does not parse is not in the listing, and must not be passed over.
                 let folders = folder::list_all(repository).await?.snapshots;
-                ids.extend(folders.into_iter().filter(|(_, f)| f.manifest.is_some()).map(|(id, _)| id));
+                ids.extend(
+                    folders.into_iter().filter(|(_, f)| f.manifest.is_some()).map(|(id, _)| id),
+                );
             }
             for id in ids {
                 let mut verified =

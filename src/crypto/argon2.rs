@@ -51,15 +51,10 @@ impl Argon2Cost {
 ///
 /// # Errors
 /// As [`Argon2Cost::check`] at 4 GiB; [`ErrorKind::Io`] when there is not enough memory.
-pub fn derive(
-    passphrase: &SecretBytes,
-    salt: &[u8; 16],
-    params: Argon2Cost,
-) -> Result<SecretKey> {
+pub fn derive(passphrase: &SecretBytes, salt: &[u8; 16], params: Argon2Cost) -> Result<SecretKey> {
     params.check(4 << 20)?;
     let bad = |error| Error::tampered(format!("Argon2id: {error}"));
-    let costs =
-        Params::new(params.m_kib, params.t, params.p, Some(SecretKey::LEN)).map_err(bad)?;
+    let costs = Params::new(params.m_kib, params.t, params.p, Some(SecretKey::LEN)).map_err(bad)?;
     let blocks = costs.block_count();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, costs);
     let mut memory = Wiped(Vec::new());
@@ -116,7 +111,10 @@ mod tests {
         let passphrase = SecretBytes::new(b"correct horse".to_vec());
         let params = Argon2Cost { m_kib: 64, t: 3, p: 4 };
         let key = derive(&passphrase, b"0123456789abcdef", params).unwrap();
-        assert_eq!(data_encoding::HEXLOWER.encode(key.expose()), "d0266a319d5004c687423de9f9af630e2c0d70ba0b1eee8de6383bdeae80fcce");
+        assert_eq!(
+            data_encoding::HEXLOWER.encode(key.expose()),
+            "d0266a319d5004c687423de9f9af630e2c0d70ba0b1eee8de6383bdeae80fcce"
+        );
     }
 
     #[test]

@@ -41,8 +41,7 @@ struct Derived {
 
 impl Derived {
     fn new(suite: Suite, key: &SecretKey, context: &[u8], salt: &[u8; SALT_LEN]) -> Self {
-        let info =
-            [LABEL.as_bytes(), suite.iana().as_bytes(), b"\0", salt, context].concat();
+        let info = [LABEL.as_bytes(), suite.iana().as_bytes(), b"\0", salt, context].concat();
         let mut okm = Zeroizing::new([0; OKM_LEN]);
         expand_into(key, &info, okm.as_mut_slice());
         let mut okm = okm.iter().copied();
@@ -341,7 +340,13 @@ mod tests {
             let sealed = seal(suite, &key(), b"", &message, &mut system_rng()).unwrap();
             let (prefix, chunks) = sealed.split_at(PREFIX_LEN);
             let chunks: Vec<&[u8]> = chunks.chunks(SEALED_CHUNK_LEN).collect();
-            for order in [vec![1, 0, 2, 3], vec![0, 0, 1, 2, 3], vec![0, 2, 3], vec![0, 1, 2], vec![0, 1, 2, 3, 3]] {
+            for order in [
+                vec![1, 0, 2, 3],
+                vec![0, 0, 1, 2, 3],
+                vec![0, 2, 3],
+                vec![0, 1, 2],
+                vec![0, 1, 2, 3, 3],
+            ] {
                 let parts: Vec<u8> = order.iter().flat_map(|at| chunks[*at].to_vec()).collect();
                 let bad = [prefix, &parts].concat();
                 assert!(open(suite, &key(), b"", &bad).is_err(), "{order:?}");

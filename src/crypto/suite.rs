@@ -138,8 +138,10 @@ mod tests {
     /// is used; those with associated data through the crate's same call.
     fn run(name: TestName, suite: Suite) -> usize {
         let set = TestSet::load(name).unwrap();
-        let groups =
-            set.test_groups.iter().filter(|g| g.key_size == 256 && g.nonce_size == 96 && g.tag_size == 128);
+        let groups = set
+            .test_groups
+            .iter()
+            .filter(|g| g.key_size == 256 && g.nonce_size == 96 && g.tag_size == 128);
         let mut seen = 0;
         for test in groups.flat_map(|group| &group.tests) {
             seen += 1;
@@ -153,12 +155,18 @@ mod tests {
             } else {
                 let (nonce, tag) = ((&nonce).into(), (&tag).into());
                 match &cipher {
-                    Cipher::Aes(cipher) => {
-                        cipher.decrypt_inout_detached(nonce, &test.aad, buffer.as_mut_slice().into(), tag)
-                    }
-                    Cipher::ChaCha(cipher) => {
-                        cipher.decrypt_inout_detached(nonce, &test.aad, buffer.as_mut_slice().into(), tag)
-                    }
+                    Cipher::Aes(cipher) => cipher.decrypt_inout_detached(
+                        nonce,
+                        &test.aad,
+                        buffer.as_mut_slice().into(),
+                        tag,
+                    ),
+                    Cipher::ChaCha(cipher) => cipher.decrypt_inout_detached(
+                        nonce,
+                        &test.aad,
+                        buffer.as_mut_slice().into(),
+                        tag,
+                    ),
                 }
                 .ok()
             };

@@ -40,8 +40,7 @@ fn check_mode(path: &Path, mode: u32) -> Result<()> {
     if mode & 0o037 == 0 {
         return Ok(());
     }
-    let message =
-        format!("{} is open to others (mode {:04o})", path.display(), mode & 0o7777);
+    let message = format!("{} is open to others (mode {:04o})", path.display(), mode & 0o7777);
     Err(Error::new(ErrorKind::Denied, message)
         .hint(format!("chmod 600 {}; then consider who may have read it", path.display())))
 }
@@ -56,8 +55,9 @@ pub fn create(path: &Path, keyring: Keyring) -> Result<()> {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let message = format!("{} exists", path.display());
-            return Err(Error::new(ErrorKind::AlreadyExists, message)
-                .hint("a keyring is never overwritten: choose another name, or `strongroom key rotate`"));
+            return Err(Error::new(ErrorKind::AlreadyExists, message).hint(
+                "a keyring is never overwritten: choose another name, or `strongroom key rotate`",
+            ));
         }
         Err(error) => return Err(Error::io(path, error)),
     };
@@ -82,8 +82,7 @@ pub fn replace(path: &Path, keyring: Keyring) -> Result<()> {
     name.push(".new");
     let staged = path.with_file_name(name);
     let replaced = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
         write_and_sync(&mut file, &text)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         fs::rename(&staged, path)?;
@@ -126,7 +125,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         let other = Keyring::generate(NOW, &mut system_rng());
         assert_eq!(create(&path, other).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        for (mode, good) in [(0o640, true), (0o400, true), (0o604, false), (0o660, false), (0o644, false)] {
+        for (mode, good) in
+            [(0o640, true), (0o400, true), (0o604, false), (0o660, false), (0o644, false)]
+        {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(load(&path).is_ok(), good, "{mode:o}");
         }

@@ -5,8 +5,7 @@ use std::ops::Range;
 use sha2::{Digest, Sha256 as Hasher};
 
 use crate::crypto::{
-    self, CHUNK_LEN, CryptoRng, Label, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Sealer, Suite,
-    TAG_LEN,
+    self, CHUNK_LEN, CryptoRng, Label, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Sealer, Suite, TAG_LEN,
 };
 use crate::error::{Error, Result};
 use crate::format::{HEADER_LEN, ObjectHeader, Role, Sha256, SnapshotId};
@@ -227,13 +226,8 @@ mod tests {
     }
 
     fn seal(message: &[u8], step: usize) -> (Vec<u8>, SealedObject) {
-        let mut sealer = ObjectSealer::new(
-            Suite::Aes256Gcm,
-            Role::Payload,
-            ID,
-            &key(),
-            &mut system_rng(),
-        );
+        let mut sealer =
+            ObjectSealer::new(Suite::Aes256Gcm, Role::Payload, ID, &key(), &mut system_rng());
         let mut bytes = Vec::new();
         for part in message.chunks(step) {
             sealer.write(part).unwrap();
@@ -245,13 +239,8 @@ mod tests {
     }
 
     fn read(bytes: &[u8], range: Range<u64>) -> Result<Vec<u8>> {
-        let opener = ObjectOpener::new(
-            &bytes[..HEAD_LEN],
-            Role::Payload,
-            ID,
-            &key(),
-            bytes.len() as u64,
-        )?;
+        let opener =
+            ObjectOpener::new(&bytes[..HEAD_LEN], Role::Payload, ID, &key(), bytes.len() as u64)?;
         let at = opener.sealed_range(&range)?;
         let mut sealed = bytes[at.start as usize..at.end as usize].to_vec();
         Ok(opener.open(&range, &mut sealed)?.to_vec())

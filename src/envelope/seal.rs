@@ -36,8 +36,7 @@ pub fn seal_data_key(
     let commitment = data_key.commitment();
     let mut stanzas = kept;
     for key in keys.sealing() {
-        let context =
-            binding(data_key.subject(), &commitment, key.id(), key.stanza_type());
+        let context = binding(data_key.subject(), &commitment, key.id(), key.stanza_type());
         let sealed: [u8; SEALED_KEY_LEN] = key
             .seal(&context, data_key.key(), rng)?
             .try_into()
@@ -116,8 +115,7 @@ mod tests {
     use crate::keys::LocalKey;
 
     fn keys_of(n: usize) -> (Vec<Arc<LocalKey>>, MasterKeys) {
-        let all: Vec<_> =
-            (0..n).map(|_| Arc::new(LocalKey::generate(&mut system_rng()))).collect();
+        let all: Vec<_> = (0..n).map(|_| Arc::new(LocalKey::generate(&mut system_rng()))).collect();
         let mut keys = MasterKeys::new();
         all.iter().for_each(|key| keys.add(key.clone(), true));
         (all, keys)

@@ -27,8 +27,11 @@ impl Keyring {
             if let Some(master) = &entry.master
                 && super::local::key_id(master) != entry.id
             {
-                return Err(Error::tampered(format!("key {} is not the key its id names", entry.id))
-                    .hint("restore the keyring file from its off-host copy"));
+                return Err(Error::tampered(format!(
+                    "key {} is not the key its id names",
+                    entry.id
+                ))
+                .hint("restore the keyring file from its off-host copy"));
             }
         }
         Ok(Self { entries })

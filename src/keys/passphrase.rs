@@ -26,9 +26,8 @@ pub fn create_passphrase_object(
     let wrapping = crypto::derive(passphrase, &argon2.salt, cost)?;
     let context = context(key.id(), generation, &argon2)?;
     let sealed = crypto::seal(Suite::Aes256Gcm, &wrapping, &context, key.master().expose(), rng)?;
-    let sealed: [u8; SEALED_KEY_LEN] = sealed
-        .try_into()
-        .map_err(|_| Error::usage("a sealed master key has one length"))?;
+    let sealed: [u8; SEALED_KEY_LEN] =
+        sealed.try_into().map_err(|_| Error::usage("a sealed master key has one length"))?;
     Ok(PassphraseObject { key: key.id(), generation, argon2, sealed })
 }
 

@@ -3,6 +3,8 @@
 mod failure;
 mod repository;
 mod upload;
+mod url;
 
 pub use repository::{ObjectInfo, Repository};
 pub use upload::Upload;
+pub use url::{Connected, RepositoryUrl, connect};

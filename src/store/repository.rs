@@ -88,7 +88,8 @@ impl Repository {
     /// Gets a range.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
         let want = range.end - range.start;
-        let bytes = self.store.get_range(&Path::from(name), range).await.map_err(|e| explain(name, e))?;
+        let bytes =
+            self.store.get_range(&Path::from(name), range).await.map_err(|e| explain(name, e))?;
         if bytes.len() as u64 != want {
             return Err(Error::truncated(format!("{name}: shorter than expected")));
         }

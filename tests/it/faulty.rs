@@ -89,7 +89,12 @@ impl MultipartUpload for FaultyUpload {
 #[async_trait::async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for Faulty {
-    async fn put_opts(&self, to: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        to: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
         self.call()?;
         self.inner.put_opts(to, payload, opts).await
     }
@@ -166,8 +171,7 @@ async fn all_is_whole(repo: &TestRepo) {
     assert_eq!(listing.orphans, []);
     let original = std::fs::read(small_database()).unwrap();
     for summary in &listing.snapshots {
-        let (bytes, _) =
-            restore_bytes(&repo.repository, &keys(&[1]), summary.id).await.unwrap();
+        let (bytes, _) = restore_bytes(&repo.repository, &keys(&[1]), summary.id).await.unwrap();
         assert_eq!(bytes, original);
     }
 }
@@ -227,8 +231,9 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
             }
             failures += 1;
             // Running it again does the rest.
-            let again =
-                reseal(&repo.repository, &keys(&[1, 2]), &[], &[], &Control::default()).await.unwrap();
+            let again = reseal(&repo.repository, &keys(&[1, 2]), &[], &[], &Control::default())
+                .await
+                .unwrap();
             assert!(again.failed.is_empty());
             for id in ids {
                 repo.restore(&keys(&[2]), id).await.unwrap();

@@ -210,5 +210,4 @@ async fn two_backups_at_once_both_stand() {
     for id in [a.id, b.id] {
         assert_eq!(repo.restore(keys, id).await.unwrap(), original);
     }
-
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use strongroom::Result;
 use strongroom::backup::{
     BackupOptions, BackupReport, Control, Output, RestoreReport, Source, backup, restore,
 };
@@ -13,7 +14,6 @@ use strongroom::format::SnapshotId;
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
-use strongroom::Result;
 
 /// A file under `tests/vectors`.
 pub fn vector(name: &str) -> PathBuf {

@@ -1,1 +1,79 @@
-fn main() {}
+//! strongroom: encrypted backups of etcd, and restores that prove what they restored.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+mod args;
+mod commands;
+mod duration;
+mod harden;
+mod output;
+mod progress;
+mod secrets;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use strongroom::{Error, ErrorKind, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::args::Cli;
+use crate::commands::Context;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    harden::process();
+    let cli = Cli::parse();
+    let output =
+        Output { format: cli.global.write_out.unwrap_or_default(), quiet: cli.global.quiet };
+    match run(cli, output) {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli, output: Output) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Io, "cannot start threads").because(error))?;
+    let done = runtime.block_on(async {
+        let stop = on_signal()?;
+        let progress = cli.global.progress.unwrap_or_default();
+        let control = progress::control(progress, output).stop_when(stop);
+        let settings = settings::Settings::resolve(cli.global)?;
+        commands::run(cli.command, &Context { settings, output, control }).await
+    });
+    // A blocking read of a dead store or terminal must not keep the program from ending.
+    runtime.shutdown_background();
+    done
+}
+
+/// Turns true at the first SIGINT, SIGTERM or SIGHUP; the second ends the program at once.
+fn on_signal() -> Result<watch::Receiver<bool>> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("signals", error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (sender, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            if sender.send_replace(true) {
+                std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+            }
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,42 @@
+//! `init`
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::Result;
+use strongroom::backup::create_passphrase_key;
+use strongroom::crypto::{Argon2Cost, system_rng};
+use strongroom::keys::MasterKey;
+use strongroom::store::{Repository, connect};
+
+use super::Context;
+use crate::args::InitArgs;
+use crate::secrets::{Passphrase, passphrase};
+use crate::settings::MasterKeyUri;
+
+pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
+    let url = context.settings.repository_url()?;
+    // Asked before anything is created, so that a mistyped one leaves nothing behind.
+    let word = if context.settings.master_keys.contains(&MasterKeyUri::Passphrase) {
+        Some(passphrase(Passphrase::New)?)
+    } else {
+        None
+    };
+    let connected = connect(&url, &context.settings.options)?;
+    connected.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let id = Repository::init(connected.store.clone(), args.trust_store, &mut system_rng()).await?;
+    let mut key = None;
+    if let Some(word) = word {
+        let repository = Repository::open(connected.store, Some(id)).await?;
+        let made = create_passphrase_key(&repository, word, Argon2Cost::default()).await?;
+        key = Some(made.id().to_string());
+    }
+    context.output.result(
+        json!({"id": id.to_string(), "repository": url.to_string(), "passphrase_key": key}),
+        || format!("repository {id} at {url}"),
+    )?;
+    context
+        .output
+        .note("next: `strongroom backup`; pin the id with --repository-id where it matters");
+    Ok(ExitCode::SUCCESS)
+}

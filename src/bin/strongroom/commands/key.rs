@@ -1,0 +1,196 @@
+//! `key …`
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::backup::{
+    KeyUsage, change_passphrase, key_usage, passphrase_keys, remove_passphrase_key,
+};
+use strongroom::crypto::{Argon2Cost, system_rng};
+use strongroom::envelope::keyfile;
+use strongroom::format::KeyId;
+use strongroom::keys::Keyring;
+use strongroom::{Error, ErrorKind, Result};
+
+use super::Context;
+use crate::output::table;
+use crate::secrets::{self, Passphrase};
+use crate::settings::MasterKeyUri;
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
+    let keyring = Keyring::generate(&now(), &mut system_rng());
+    let id = keyring.list().next().map(|(id, ..)| id.to_string());
+    keyfile::create(path, keyring)?;
+    let id = id.unwrap_or_default();
+    context.output.result(json!({"id": id, "path": path.display().to_string()}), || {
+        format!("{}: master key {id}", path.display())
+    })?;
+    context.output.note("next: copy it off this host now; without it there is no restore");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn rotate(context: &Context) -> Result<ExitCode> {
+    let path = context.settings.keyring_path()?;
+    let mut keyring = keyfile::load(path)?;
+    let id = keyring.rotate(&now(), &mut system_rng());
+    keyfile::replace(path, keyring)?;
+    context
+        .output
+        .result(json!({"id": id.to_string(), "path": path.display().to_string()}), || {
+            format!("{}: new primary key {id}", path.display())
+        })?;
+    context
+        .output
+        .note("next: copy the keyring off this host again, then `strongroom key reseal --all`");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line of `key list`.
+struct Row {
+    kind: &'static str,
+    state: String,
+    created: String,
+    place: String,
+}
+
+pub(super) async fn list(context: &Context) -> Result<ExitCode> {
+    let mut rows = BTreeMap::new();
+    for uri in &context.settings.master_keys {
+        let MasterKeyUri::File(path) = uri else { continue };
+        let keyring = keyfile::load(path)?;
+        for (id, state, created) in keyring.list() {
+            let (state, created) = (state.name().to_owned(), created.to_owned());
+            rows.insert(
+                id,
+                Row { kind: "local", state, created, place: path.display().to_string() },
+            );
+        }
+    }
+    let mut usage = KeyUsage::default();
+    if context.settings.repository_url().is_ok() {
+        let repository = context.repository().await?;
+        for id in passphrase_keys(&repository).await?.into_keys() {
+            let (state, created) = ("primary".to_owned(), String::new());
+            rows.insert(id, Row { kind: "passphrase", state, created, place: "repository".into() });
+        }
+        usage = key_usage(&repository).await?;
+        for id in usage.named.keys() {
+            let (state, created) = ("elsewhere".to_owned(), String::new());
+            rows.entry(*id).or_insert(Row { kind: "-", state, created, place: String::new() });
+        }
+        usage.unreadable.iter().for_each(|what| context.output.warn(what));
+    }
+    print_list(&rows, &usage, context)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) -> Result<()> {
+    let opens = |id: &KeyId| usage.opens.get(id).copied().unwrap_or(0);
+    let only = |id: &KeyId| usage.only.get(id).map_or(0, Vec::len);
+    let json = rows.iter().map(|(id, row)| {
+        json!({
+            "id": id.to_string(), "type": row.kind, "state": row.state, "created": row.created,
+            "place": row.place, "opens": opens(id), "only_key_of": only(id),
+        })
+    });
+    context.output.result(json.collect(), || {
+        let row = |(id, row): (&KeyId, &Row)| {
+            let counts = [opens(id), only(id)].map(|count| count.to_string());
+            let [opens, only] = counts;
+            vec![
+                id.to_string(),
+                row.kind.into(),
+                row.state.clone(),
+                row.created.clone(),
+                opens,
+                only,
+                row.place.clone(),
+            ]
+        };
+        let header = ["KEY", "TYPE", "STATE", "CREATED", "OPENS", "ALONE", "WHERE"];
+        table(&header, &[4, 5], rows.iter().map(row).collect())
+    })?;
+    let alone: usize = usage.only.values().map(Vec::len).sum();
+    if alone > 0 {
+        context.output.warn(&format!("{alone} snapshot(s) open with one key only"));
+    }
+    Ok(())
+}
+
+pub(super) async fn reseal(
+    names: &[String],
+    drop: &[KeyId],
+    context: &Context,
+) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let ids = context.find_all(&repository, names).await?;
+    let report =
+        strongroom::backup::reseal(&repository, &keys, &ids, drop, &context.control).await?;
+    for old in &report.lingering {
+        context.output.warn(&format!("an old seal stays, and its keys still open it: {old}"));
+    }
+    for (id, error) in &report.failed {
+        context.output.warn(&format!("snapshot {id} is as it was: {error}"));
+    }
+    let failed = report.failed.iter().map(|(id, error)| {
+        json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
+    });
+    let (resealed, unchanged) = (report.resealed.len(), report.unchanged.len());
+    context.output.result(
+        json!({
+            "resealed": resealed, "unchanged": unchanged,
+            "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
+        }),
+        || format!("{resealed} re-sealed, {unchanged} unchanged, {} failed", report.failed.len()),
+    )?;
+    context.output.note(
+        "re-sealing is no revocation: who kept an old seal and its master key can still open that snapshot",
+    );
+    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
+    Ok(ExitCode::from(worst.unwrap_or(0)))
+}
+
+pub(super) async fn remove(id: KeyId, context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    key_usage(&repository).await?.may_remove(id)?;
+    let place = if passphrase_keys(&repository).await?.contains_key(&id) {
+        remove_passphrase_key(&repository, id).await?;
+        "the repository".to_owned()
+    } else {
+        let path = context.settings.keyring_path()?;
+        let mut keyring = keyfile::load(path)?;
+        keyring.destroy(id)?;
+        keyfile::replace(path, keyring)?;
+        path.display().to_string()
+    };
+    context.output.result(json!({"id": id.to_string(), "removed_from": place}), || {
+        format!("key {id} is gone from {place}")
+    })?;
+    context
+        .output
+        .note("copies of the keyring still hold it; other repositories may still need it");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = passphrase_keys(&repository).await?;
+    if keys.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key"));
+    }
+    let old = secrets::passphrase(Passphrase::Present)?;
+    let new = secrets::passphrase(Passphrase::Replacement)?;
+    let id = change_passphrase(&repository, id, old, new, Argon2Cost::default()).await?;
+    context.output.result(json!({"id": id.to_string()}), || {
+        format!("key {id} opens with the new passphrase")
+    })?;
+    context.output.note("copies of the repository made before still open with the old one");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,115 @@
+//! One short function for each command.
+
+mod backup;
+mod init;
+mod key;
+mod look;
+mod restore;
+mod shell;
+mod verify;
+
+use std::process::ExitCode;
+
+use strongroom::backup::{
+    Control, Listing, MAX_ARGON2_KIB, open_passphrase_keys, select, snapshots,
+};
+use strongroom::envelope::keyfile;
+use strongroom::format::SnapshotId;
+use strongroom::keys::MasterKeys;
+use strongroom::store::{Repository, connect};
+use strongroom::{Error, Result};
+
+use crate::args::{Command, KeyCommand, Which};
+use crate::output::Output;
+use crate::secrets::{Passphrase, passphrase};
+use crate::settings::{MasterKeyUri, Settings};
+
+/// What every command gets.
+pub(crate) struct Context {
+    pub(crate) settings: Settings,
+    pub(crate) output: Output,
+    pub(crate) control: Control,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever it meets; the kind decides the exit status.
+pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode> {
+    match command {
+        Command::Init(args) => init::run(args, context).await,
+        Command::Backup(args) => backup::run(args, context).await,
+        Command::Snapshots => look::snapshots(context).await,
+        Command::Show(args) => look::show(args, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
+        Command::Restore(args) => restore::run(args, context).await,
+        Command::Key(command) => match command {
+            KeyCommand::Generate { output } => key::generate(&output, context),
+            KeyCommand::List => key::list(context).await,
+            KeyCommand::Rotate => key::rotate(context),
+            KeyCommand::Reseal { ids, all: _, drop } => key::reseal(&ids, &drop, context).await,
+            KeyCommand::Remove { key_id } => key::remove(key_id, context).await,
+            KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
+        },
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { dir } => shell::man(dir.as_deref()),
+    }
+}
+
+impl Context {
+    /// Opens the repository that the settings name.
+    async fn repository(&self) -> Result<Repository> {
+        let connected = connect(&self.settings.repository_url()?, &self.settings.options)?;
+        connected.warnings.iter().for_each(|warning| self.output.warn(warning));
+        Repository::open(connected.store, self.settings.repository_id).await
+    }
+
+    /// The master keys that the settings name: keyring files read, passphrases asked for.
+    async fn master_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+        let mut keys = MasterKeys::new();
+        for uri in &self.settings.master_keys {
+            match uri {
+                MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
+                MasterKeyUri::Passphrase => {
+                    let word = passphrase(Passphrase::Present)?;
+                    let opened = open_passphrase_keys(repository, word, MAX_ARGON2_KIB).await?;
+                    opened.into_iter().for_each(|key| keys.add(std::sync::Arc::new(key), true));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// As [`master_keys`](Self::master_keys), for what cannot do without.
+    async fn needed_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+        if self.settings.master_keys.is_empty() {
+            return Err(Error::usage("no master key given")
+                .hint("give one with --master-key file:PATH or --master-key passphrase"));
+        }
+        self.master_keys(repository).await
+    }
+
+    /// The snapshots of the chosen cluster, or of all.
+    async fn listing(&self, repository: &Repository) -> Result<Listing> {
+        let listing = snapshots(repository, self.settings.cluster.as_ref()).await?;
+        listing.findings.iter().for_each(|finding| self.output.warn(finding));
+        Ok(listing)
+    }
+
+    async fn find(&self, repository: &Repository, which: &Which) -> Result<SnapshotId> {
+        let before = which.before.map(|time| time.as_millisecond().max(0).unsigned_abs());
+        if before.is_some() && which.id != "latest" {
+            return Err(Error::usage("--before goes with latest"));
+        }
+        // A whole id needs no listing: on the worst day every other snapshot may be broken.
+        match which.id.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => select(&self.listing(repository).await?, &which.id, before),
+        }
+    }
+
+    async fn find_all(&self, repository: &Repository, names: &[String]) -> Result<Vec<SnapshotId>> {
+        let listing = self.listing(repository).await?;
+        names.iter().map(|name| select(&listing, name, None)).collect()
+    }
+}

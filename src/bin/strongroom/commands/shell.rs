@@ -1,0 +1,38 @@
+//! `completions` and `man`
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use strongroom::{Error, Result};
+
+use crate::args::Cli;
+
+pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "strongroom", &mut script);
+    to_stdout(&script)
+}
+
+pub(super) fn man(dir: Option<&Path>) -> Result<ExitCode> {
+    let Some(dir) = dir else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Cli::command())
+            .render(&mut page)
+            .map_err(|error| Error::io("manual page", error))?;
+        return to_stdout(&page);
+    };
+    clap_mangen::generate_to(Cli::command(), dir).map_err(|error| Error::io(dir, error))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn to_stdout(bytes: &[u8]) -> Result<ExitCode> {
+    match std::io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output", error))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,70 @@
+//! `verify`
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use strongroom::backup::{Verified, VerifyLevel, VerifyReport, verify};
+use strongroom::keys::MasterKeys;
+use strongroom::{ErrorKind, Result};
+
+use super::Context;
+use crate::args::VerifyArgs;
+use crate::output::table;
+
+pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode> {
+    let level = match (args.quick, args.digests) {
+        (true, _) => VerifyLevel::Quick,
+        (_, true) => VerifyLevel::Digests,
+        _ => VerifyLevel::Full,
+    };
+    let repository = context.repository().await?;
+    let keys = match level {
+        VerifyLevel::Digests => MasterKeys::new(),
+        _ => context.needed_keys(&repository).await?,
+    };
+    let ids = if args.all { Vec::new() } else { context.find_all(&repository, &args.ids).await? };
+    let report = verify(&repository, &keys, &ids, level, &context.control).await?;
+    for finding in report.findings.iter().chain(report.snapshots.iter().flat_map(|v| &v.findings)) {
+        context.output.warn(finding);
+    }
+    let failed = report.snapshots.iter().filter(|verified| verified.outcome.is_err()).count();
+    let checked = report.snapshots.len();
+    let rows = report.snapshots.iter().map(|verified| row(level, verified)).collect::<Vec<_>>();
+    context.output.result(
+        json!({"checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings}),
+        || {
+            let cell = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            let rows = rows
+                .iter()
+                .map(|row| ["id", "status", "level", "detail"].map(|key| cell(row, key)).to_vec());
+            table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
+        },
+    )?;
+    context.output.note(&format!("{} of {checked} whole", checked - failed));
+    Ok(exit(&report))
+}
+
+fn exit(report: &VerifyReport) -> ExitCode {
+    ExitCode::from(report.worst().map_or(0, |error| error.kind().exit_code()))
+}
+
+fn row(level: VerifyLevel, verified: &Verified) -> Value {
+    let opened_by = verified.opened_by.map(|id| id.to_string());
+    let (status, detail) = match &verified.outcome {
+        Ok(()) => {
+            ("ok", opened_by.as_ref().map(|id| format!("opened by {id}")).unwrap_or_default())
+        }
+        Err(error) if error.kind() == ErrorKind::WrongKey => ("locked", error.to_string()),
+        Err(error) => ("failed", error.to_string()),
+    };
+    let error = verified.outcome.as_ref().err().map(|error| error.kind().name());
+    json!({
+        "id": verified.id.to_string(),
+        "status": status,
+        "level": level.name(),
+        "detail": detail,
+        "opened_by": opened_by,
+        "error": error,
+        "findings": verified.findings,
+    })
+}

@@ -1,0 +1,110 @@
+//! Results for people and for programs.
+
+use std::io::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+use strongroom::format::SnapshotId;
+use strongroom::{Error, Result};
+
+use crate::args::WriteOut;
+
+/// Where results, warnings and advice go.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) format: WriteOut,
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    /// The result of a command: `json`, or what `table` prints for a person.
+    pub(crate) fn result(self, json: Value, table: impl FnOnce() -> String) -> Result<()> {
+        let text = match self.format {
+            WriteOut::Json => format!("{json:#}"),
+            WriteOut::Table => table(),
+        };
+        write_stdout(text.trim_end())
+    }
+
+    /// Something the operator should look at.
+    pub(crate) fn warn(self, warning: &str) {
+        write_stderr(&format!("warning: {warning}"));
+    }
+
+    /// What was done, and what to do next: left out when quiet.
+    pub(crate) fn note(self, note: &str) {
+        if !self.quiet && self.format == WriteOut::Table {
+            write_stderr(note);
+        }
+    }
+
+    /// Why a command failed.
+    pub(crate) fn error(self, error: &Error) {
+        match self.format {
+            WriteOut::Json => {
+                let mut inner = json!({"kind": error.kind().name(), "message": error.to_string()});
+                if let (Some(hint), Some(map)) = (error.hint_text(), inner.as_object_mut()) {
+                    map.insert("hint".into(), hint.into());
+                }
+                write_stderr(&json!({ "error": inner }).to_string());
+            }
+            WriteOut::Table => {
+                write_stderr(&format!("strongroom: {error}"));
+                if let Some(hint) = error.hint_text() {
+                    write_stderr(&format!("  hint: {hint}"));
+                }
+            }
+        }
+    }
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// [`ErrorKind::Io`](strongroom::ErrorKind::Io); a reader that closed the pipe early is none.
+pub(crate) fn write_stdout(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error; there is nobody to tell when that fails.
+pub(crate) fn write_stderr(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// A table without rules; columns named in `right` are numbers.
+pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// `1.2 GiB`: for people; JSON has the bytes.
+pub(crate) fn bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// A snapshot's time, RFC 3339 in UTC, to the second.
+pub(crate) fn created(id: SnapshotId) -> String {
+    i64::try_from(id.unix_ms())
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(
+            || "beyond the calendar".into(),
+            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        )
+}

@@ -1,0 +1,323 @@
+//! What was typed, and what it means: flags, else `STRONGROOM_*` (both through clap), else the
+//! configuration file, else `ETCDCTL_*` for etcd's connection.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use strongroom::crypto::Suite;
+use strongroom::etcd::EtcdSettings;
+use strongroom::format::{ClusterName, Uuid};
+use strongroom::secret::SecretBytes;
+use strongroom::store::RepositoryUrl;
+use strongroom::{Error, ErrorKind, Result};
+
+use crate::args::{EtcdArgs, Global};
+use crate::duration::Span;
+use crate::secrets;
+
+const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The configuration file. An unknown key is an error: a misspelt one would be silently without effect.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    cluster: Option<String>,
+    master_keys: Vec<String>,
+    repository: RepositoryConfig,
+    etcd: EtcdConfig,
+    backup: BackupConfig,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RepositoryConfig {
+    url: Option<String>,
+    id: Option<String>,
+    options: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EtcdConfig {
+    endpoints: Vec<String>,
+    cacert: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    dial_timeout: Option<Span>,
+    command_timeout: Option<Span>,
+}
+
+/// Defaults for `backup`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BackupConfig {
+    /// MiB.
+    pub(crate) read_ahead: Option<u32>,
+    pub(crate) level: Option<i32>,
+    #[serde(deserialize_with = "suite")]
+    pub(crate) suite: Option<Suite>,
+}
+
+fn suite<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<Suite>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// What the flags, variables and files come to.
+pub(crate) struct Settings {
+    repository: Option<String>,
+    pub(crate) repository_id: Option<Uuid>,
+    pub(crate) options: BTreeMap<String, String>,
+    pub(crate) cluster: Option<ClusterName>,
+    pub(crate) master_keys: Vec<MasterKeyUri>,
+    pub(crate) backup: BackupConfig,
+    etcd: EtcdArgs,
+}
+
+/// Where a master key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum MasterKeyUri {
+    /// A keyring file.
+    File(PathBuf),
+    /// A key in the repository, behind a passphrase.
+    Passphrase,
+}
+
+impl std::str::FromStr for MasterKeyUri {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "passphrase" => Ok(Self::Passphrase),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(Error::usage(format!("{text:?} is not a master key"))
+                .hint("use file:PATH for a keyring file, or passphrase")),
+        }
+    }
+}
+
+impl Settings {
+    /// Puts the sources together.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a configuration file that is wrong or a value that makes no sense.
+    pub(crate) fn resolve(global: Global) -> Result<Self> {
+        let config = read_config(global.config.as_deref())?;
+        let parse = |text: String| text.parse::<MasterKeyUri>();
+        let master_keys = either(global.master_keys, config.master_keys);
+        let cluster = config.cluster.map(|name| name.parse()).transpose();
+        let id = config.repository.id.map(|id| id.parse()).transpose();
+        Ok(Self {
+            repository: global.repository.or(config.repository.url),
+            repository_id: global.repository_id.or(named("repository.id", id)?),
+            options: config.repository.options,
+            cluster: global.cluster.or(named("cluster", cluster)?),
+            master_keys: master_keys.into_iter().map(parse).collect::<Result<_>>()?,
+            backup: config.backup,
+            etcd: merge(global.etcd, config.etcd),
+        })
+    }
+
+    /// The repository's URL.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when none is set.
+    pub(crate) fn repository_url(&self) -> Result<RepositoryUrl> {
+        self.repository
+            .as_deref()
+            .ok_or_else(|| {
+                Error::usage("no repository given").hint(
+                    "give one with --repository, STRONGROOM_REPOSITORY or the configuration file",
+                )
+            })?
+            .parse()
+    }
+
+    /// The one keyring file among the master keys, for commands that change it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] when there is none, or more than one.
+    pub(crate) fn keyring_path(&self) -> Result<&Path> {
+        let mut files = self.master_keys.iter().filter_map(|key| match key {
+            MasterKeyUri::File(path) => Some(path.as_path()),
+            MasterKeyUri::Passphrase => None,
+        });
+        match (files.next(), files.next()) {
+            (Some(path), None) => Ok(path),
+            _ => Err(Error::usage("exactly one keyring file is needed here")
+                .hint("give it with --master-key file:PATH")),
+        }
+    }
+
+    /// etcd's connection, `ETCDCTL_*` variables last, so that a stray one never redirects a backup.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for contradictions, [`ErrorKind::Io`] for a password file that cannot be read.
+    pub(crate) fn etcd(&self) -> Result<EtcdSettings> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let path = |given: &Option<PathBuf>, name| given.clone().or(variable(name).map(Into::into));
+        let args = &self.etcd;
+        let mut endpoints = args.endpoints.clone();
+        if endpoints.is_empty() {
+            let list = variable("ETCDCTL_ENDPOINTS").unwrap_or(DEFAULT_ENDPOINT.into());
+            endpoints = list.split(',').map(|endpoint| endpoint.trim().into()).collect();
+        }
+        let (user, password) = self.credentials(&variable)?;
+        let span = |given: Option<Span>, name| match (given, variable(name)) {
+            (Some(span), _) => Ok(Some(span.0)),
+            (None, Some(text)) => text.parse::<Span>().map(|span| Some(span.0)),
+            (None, None) => Ok(None),
+        };
+        Ok(EtcdSettings {
+            endpoints,
+            cacert: path(&args.cacert, "ETCDCTL_CACERT"),
+            cert: path(&args.cert, "ETCDCTL_CERT"),
+            key: path(&args.key, "ETCDCTL_KEY"),
+            user,
+            password,
+            dial_timeout: span(args.dial_timeout, "ETCDCTL_DIAL_TIMEOUT")?.unwrap_or(DIAL_TIMEOUT),
+            command_timeout: span(args.command_timeout, "ETCDCTL_COMMAND_TIMEOUT")?
+                .unwrap_or(COMMAND_TIMEOUT),
+        })
+    }
+
+    fn credentials(
+        &self,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Option<String>, Option<SecretBytes>)> {
+        if self.etcd.user.as_deref().is_some_and(|user| user.contains(':')) {
+            return Err(Error::usage(
+                "a password on the command line can be read by every process on this host",
+            )
+            .hint(
+                "give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD",
+            ));
+        }
+        let mut password =
+            self.etcd.password_file.as_deref().map(secrets::read_file).transpose()?;
+        let user = match &self.etcd.user {
+            Some(user) => Some(user.clone()),
+            // etcdctl takes name:password here, and so do we: a variable is not an argument.
+            None => variable("ETCDCTL_USER").map(|both| match both.split_once(':') {
+                Some((user, word)) => {
+                    password.get_or_insert_with(|| SecretBytes::new(word.into()));
+                    user.into()
+                }
+                None => both,
+            }),
+        };
+        if user.is_some() && password.is_none() {
+            password = variable("ETCDCTL_PASSWORD").map(|word| SecretBytes::new(word.into_bytes()));
+        }
+        if let (Some(user), None) = (&user, &password) {
+            return Err(Error::usage(format!("no password for etcd user {user}"))
+                .hint("give --password-file FILE or ETCDCTL_PASSWORD"));
+        }
+        Ok((user, password))
+    }
+}
+
+fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    if first.is_empty() { second } else { first }
+}
+
+fn named<T>(name: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| Error::usage(format!("configuration: {name}: {error}")))
+}
+
+fn merge(args: EtcdArgs, config: EtcdConfig) -> EtcdArgs {
+    EtcdArgs {
+        endpoints: either(args.endpoints, config.endpoints),
+        cacert: args.cacert.or(config.cacert),
+        cert: args.cert.or(config.cert),
+        key: args.key.or(config.key),
+        user: args.user.or(config.user),
+        password_file: args.password_file.or(config.password_file),
+        dial_timeout: args.dial_timeout.or(config.dial_timeout),
+        command_timeout: args.command_timeout.or(config.command_timeout),
+    }
+}
+
+fn read_config(given: Option<&Path>) -> Result<Config> {
+    let path = given.unwrap_or(Path::new(DEFAULT_CONFIG));
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse_config(&text)
+            .map_err(|error| error.context(format!("configuration {}", path.display()))),
+        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Config::default())
+        }
+        Err(error) => Err(Error::new(ErrorKind::Usage, format!("{}: {error}", path.display()))),
+    }
+}
+
+fn parse_config(text: &str) -> Result<Config> {
+    // toml's own message quotes the offending line; a configuration holds no secret.
+    toml::from_str(text).map_err(|error| {
+        Error::usage(error.to_string().trim_end().to_owned())
+            .hint("scripts/deploy/strongroom.toml shows every setting")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_configuration_parses() {
+        let text = include_str!("../../../scripts/deploy/strongroom.toml");
+        let all = text.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line));
+        let all: Vec<&str> = all.collect();
+        let config = parse_config(&all.join("\n")).unwrap();
+        assert!(config.repository.id.is_some() && config.backup.suite.is_some());
+        parse_config(text).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        for text in ["repo = 1", "[repository]\nurll = \"x\"", "[etcd]\npassword = \"x\""] {
+            assert_eq!(parse_config(text).err().unwrap().kind(), ErrorKind::Usage, "{text}");
+        }
+    }
+
+    fn resolve(config: &str, args: &[&str]) -> Result<Settings> {
+        use clap::Parser;
+        let args = ["strongroom", "--config", config].iter().chain(args).chain(&["snapshots"]);
+        Settings::resolve(crate::args::Cli::try_parse_from(args).unwrap().global)
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_is_refused() {
+        let settings = resolve("/dev/null", &["--user", "root:secret"]).unwrap();
+        let error = settings.etcd().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("strongroom.toml");
+        std::fs::write(&path, "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n").unwrap();
+        let path = path.to_str().unwrap();
+        let settings = resolve(path, &["--cluster", "typed"]).unwrap();
+        assert_eq!(settings.cluster.unwrap().as_str(), "typed");
+        assert_eq!(settings.repository.as_deref(), Some("/filed"));
+    }
+
+    #[test]
+    fn master_keys_are_named_by_uri() {
+        assert_eq!("passphrase".parse::<MasterKeyUri>().unwrap(), MasterKeyUri::Passphrase);
+        assert!("file:/a".parse::<MasterKeyUri>().is_ok());
+        for bad in ["/a", "file:", "kms:x", ""] {
+            assert!(bad.parse::<MasterKeyUri>().is_err(), "{bad}");
+        }
+    }
+}
