@@ -1,1 +1,466 @@
+//! Golden vectors: what a released version wrote must open for ever.
+//!
+//! `tests/vectors/repositories/<name>/` is a repository, `<name>.json` beside it says what opening it must come to.
+//! Append-only: `cargo test --test it -- --ignored write_missing_vectors` adds what is missing and never changes what is there.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use strongroom::backup::{
+    BackupOptions, Control, MAX_ARGON2_KIB, Source, backup, create_passphrase_key,
+    open_passphrase_keys, reseal,
+};
+use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
+use strongroom::envelope::{
+    DataKey, ObjectOpener, ObjectSealer, keyfile, open_seal, seal_data_key,
+};
+use strongroom::format::{
+    self, Facts, Index, KeyState, KeyringEntry, Manifest, ManifestBody, ObjectEntry, Role, Seal,
+    SnapshotId, Subject,
+};
+use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::secret::{SecretBytes, SecretKey};
+use strongroom::store::Repository;
+use strongroom::{Error, Result};
+
+use crate::support::{TestRepo, key, keys, local, restore_bytes, small_database, vector};
+
+const PASSPHRASE: &str = "TEST-ONLY correct horse battery staple";
+
+fn repositories() -> PathBuf {
+    vector("repositories")
+}
+
+fn keyring(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only").join(name)
+}
+
+/// The outcome classes of SPEC.md §8.
+fn class(error: &Error) -> &'static str {
+    error.kind().name()
+}
+
+async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
+    let repository = Repository::open(local(dir), None).await?;
+    let mut keys = MasterKeys::new();
+    if let Some(path) = spec["keyring"].as_str() {
+        let text = fs::read(repositories().join(path)).unwrap();
+        keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?);
+    }
+    if let Some(word) = spec["passphrase"].as_str() {
+        let word = SecretBytes::new(word.into());
+        for key in open_passphrase_keys(&repository, word, MAX_ARGON2_KIB).await? {
+            keys.add(Arc::new(key), true);
+        }
+    }
+    let id = spec["snapshot"].as_str().unwrap().parse().unwrap();
+    let (bytes, report) = restore_bytes(&repository, &keys, id).await?;
+    Ok((bytes, report.sha256.to_string()))
+}
+
+#[tokio::test]
+async fn every_golden_vector_comes_to_what_it_must() {
+    let mut classes: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in fs::read_dir(repositories()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let spec: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let expected = spec["class"].as_str().unwrap();
+        *classes.entry(expected.into()).or_default() += 1;
+        let name = path.file_stem().unwrap().display();
+        match open(&spec, &path.with_extension("")).await {
+            Ok((_, sha256)) => {
+                assert_eq!(expected, "ok", "{name} opens");
+                assert_eq!(spec["sha256"], sha256, "{name}");
+            }
+            Err(error) => assert_eq!(expected, class(&error), "{name}: {error}"),
+        }
+    }
+    for class in ["ok", "wrong-key", "unsupported", "truncated", "tampered"] {
+        assert!(classes.contains_key(class), "no vector of class {class}");
+    }
+    assert!(classes.values().sum::<usize>() >= 35, "{classes:?}");
+}
+
+/// A repository being made into a vector.
+struct Draft {
+    repo: TestRepo,
+    id: SnapshotId,
+    passphrase: Option<&'static str>,
+    keyring: Option<&'static str>,
+}
+
+impl Draft {
+    async fn new() -> Self {
+        Self::of(small_database(), Suite::Aes256Gcm).await
+    }
+
+    /// A payload of several chunks.
+    async fn long() -> Self {
+        Self::of(vector("etcd/etcd-3.5-random.db"), Suite::Aes256Gcm).await
+    }
+
+    async fn of(database: PathBuf, suite: Suite) -> Self {
+        let repo = TestRepo::new().await;
+        let id = Self::backup(&repo, database, suite, &keys(&[1, 2])).await;
+        Self { repo, id, passphrase: None, keyring: Some("keyring") }
+    }
+
+    async fn backup(
+        repo: &TestRepo,
+        database: PathBuf,
+        suite: Suite,
+        keys: &MasterKeys,
+    ) -> SnapshotId {
+        let mut options = BackupOptions::default();
+        options.suite = suite;
+        let control = Control::default();
+        backup(&repo.repository, keys, Source::File(database), &options, &control).await.unwrap().id
+    }
+
+    fn path(&self, part: &str) -> PathBuf {
+        self.repo.object(self.id, part)
+    }
+
+    fn read(&self, part: &str) -> Vec<u8> {
+        fs::read(self.path(part)).unwrap()
+    }
+
+    fn write(&self, part: &str, bytes: &[u8]) {
+        fs::write(self.path(part), bytes).unwrap();
+    }
+
+    fn remove(self, part: &str) -> Self {
+        fs::remove_file(self.path(part)).unwrap();
+        self
+    }
+
+    fn flip(self, part: &str, bit: usize) -> Self {
+        let mut bytes = self.read(part);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        self.write(part, &bytes);
+        self
+    }
+
+    fn replace(self, part: &str, from: &str, to: &str) -> Self {
+        let text = String::from_utf8(self.read(part)).unwrap();
+        assert!(text.contains(from), "{from}");
+        self.write(part, text.replacen(from, to, 1).as_bytes());
+        self
+    }
+
+    /// Puts payload chunks into another order.
+    fn chunks(self, order: &[usize]) -> Self {
+        let bytes = self.read("payload");
+        let (head, rest) = bytes.split_at(ObjectOpener::HEAD_LEN as usize);
+        let chunks: Vec<&[u8]> = rest.chunks(SEALED_CHUNK_LEN).collect();
+        assert!(chunks.len() >= 3);
+        let mut out = head.to_vec();
+        order.iter().for_each(|at| out.extend_from_slice(chunks[*at]));
+        self.write("payload", &out);
+        self
+    }
+
+    fn data_key(&self) -> DataKey {
+        let seal = Seal::parse(&self.read("seal.1")).unwrap();
+        open_seal(&seal, &keys(&[1])).unwrap().data_key
+    }
+
+    /// Writes the manifest anew with a right MAC over its changed JSON.
+    fn manifest(self, change: impl FnOnce(&str) -> String) -> Self {
+        let text = String::from_utf8(self.read("manifest")).unwrap();
+        let (signed, _) = text.split_once("hmac-sha256").unwrap();
+        let signed = change(signed);
+        let mac =
+            data_encoding::BASE64_NOPAD.encode(&self.data_key().manifest_mac(signed.as_bytes()));
+        self.write("manifest", format!("{signed}hmac-sha256 {mac}\n").as_bytes());
+        self
+    }
+
+    /// Adds a stanza line to the seal, with a right MAC.
+    fn stanza(self, line: &str) -> Self {
+        let text = String::from_utf8(self.read("seal.1")).unwrap();
+        let (before, _) = text.split_once("---").unwrap();
+        let signed = format!("{before}{line}\n---");
+        let mac = data_encoding::BASE64_NOPAD.encode(&self.data_key().seal_mac(signed.as_bytes()));
+        self.write("seal.1", format!("{signed} {mac}\n").as_bytes());
+        self
+    }
+}
+
+/// An incremental of the draft's snapshot: one frame of its own would be a longer database, so all frames
+/// but none of the payload come from the source.
+async fn incremental() -> Draft {
+    let draft = Draft::new().await;
+    let parent_key = draft.data_key();
+    let parent = Manifest::parse(&draft.read("manifest")).unwrap();
+    let payload_len = parent.body().object("payload").unwrap().length;
+    let index = draft.read("index");
+    let head = ObjectOpener::HEAD_LEN as usize;
+    let opener = ObjectOpener::new(
+        &index[..head],
+        Role::Index,
+        draft.id,
+        &parent_key.index_key(),
+        index.len() as u64,
+    )
+    .unwrap();
+    let mut sealed = index[head..].to_vec();
+    let json = opener.open(&(0..opener.message_len()), &mut sealed).unwrap();
+    let json = zstd::bulk::decompress(json, 1 << 20).unwrap();
+    let mut index = Index::parse(&json, payload_len).unwrap();
+
+    let id = SnapshotId(draft.id.0 + (1 << 80));
+    let data_key = DataKey::generate(Subject::Snapshot(id), &mut system_rng());
+    let commitment: [u8; 32] = draft.read("payload")[56..88].try_into().unwrap();
+    index.sources = vec![format::Source {
+        snapshot: draft.id,
+        payload_key: Some(parent_key.payload_key()),
+        commitment,
+        length: payload_len,
+    }];
+    index.frames.iter_mut().for_each(|frame| frame.source = 1);
+    let object = |role, key: &SecretKey, message: &[u8]| {
+        let mut sealer = ObjectSealer::new(Suite::Aes256Gcm, role, id, key, &mut system_rng());
+        sealer.write(message).unwrap();
+        sealer.finish().unwrap()
+    };
+    fs::create_dir(draft.repo.path(&format!("snapshots/{id}"))).unwrap();
+    let put = |part: &str, bytes: &[u8]| fs::write(draft.repo.object(id, part), bytes).unwrap();
+    let (payload, sealed_payload) = object(Role::Payload, &data_key.payload_key(), b"");
+    let json = index.print(sealed_payload.length).unwrap();
+    let message = zstd::bulk::compress(json.expose(), 1).unwrap();
+    let (index, sealed_index) = object(Role::Index, &data_key.index_key(), &message);
+    let entry = |role: &str, object: strongroom::envelope::SealedObject| ObjectEntry {
+        role: role.into(),
+        length: object.length,
+        sha256: object.sha256,
+    };
+    let facts =
+        Facts { etcd: format::EtcdFacts::default(), database_size: parent.body().database_bytes };
+    let context = [b"strongroom/v1/facts\0", &id.to_bytes()[..]].concat();
+    let facts = strongroom::crypto::seal(
+        Suite::Aes256Gcm,
+        &data_key.facts_key(),
+        &context,
+        &facts.print().unwrap(),
+        &mut system_rng(),
+    )
+    .unwrap();
+    let body = ManifestBody {
+        snapshot: id,
+        objects: vec![entry("payload", sealed_payload), entry("index", sealed_index)],
+        depends_on: vec![draft.id],
+        commitment: data_key.commitment(),
+        facts,
+        ..parent.body().clone()
+    };
+    let mac = data_key.manifest_mac(&body.signed_bytes().unwrap());
+    put("payload", &payload);
+    put("index", &index);
+    put("seal.1", &seal_data_key(&data_key, 1, &keys(&[1]), vec![], &mut system_rng()).unwrap());
+    put("manifest", &Manifest::finish(body, mac).unwrap().print());
+    Draft { id, ..draft }
+}
+
+async fn behind_a_passphrase() -> Draft {
+    let repo = TestRepo::new().await;
+    let word = SecretBytes::new(PASSPHRASE.into());
+    let key = create_passphrase_key(&repo.repository, word, Argon2Cost::default()).await.unwrap();
+    let mut keys = MasterKeys::new();
+    keys.add(Arc::new(key), true);
+    let id = Draft::backup(&repo, small_database(), Suite::Aes256Gcm, &keys).await;
+    Draft { repo, id, passphrase: Some(PASSPHRASE), keyring: None }
+}
+
+async fn resealed() -> Draft {
+    let draft = Draft::new().await;
+    let control = Control::default();
+    let drop = [key(2).id()];
+    let report =
+        reseal(&draft.repo.repository, &keys(&[1]), &[draft.id], &drop, &control).await.unwrap();
+    assert_eq!(report.resealed.len(), 1);
+    draft
+}
+
+/// A draft whose `part` is another snapshot's.
+async fn swapped(part: &str) -> Draft {
+    let draft = Draft::new().await;
+    let other =
+        Draft::backup(&draft.repo, small_database(), Suite::Aes256Gcm, &keys(&[1, 2])).await;
+    fs::copy(draft.repo.object(other, part), draft.path(part)).unwrap();
+    draft
+}
+
+fn set<T>(value: T, change: impl FnOnce(&mut T)) -> T {
+    let mut value = value;
+    change(&mut value);
+    value
+}
+
+/// Every vector: its name, its class, how it is made.
+#[expect(clippy::too_many_lines, reason = "a table")]
+async fn drafts() -> Vec<(&'static str, &'static str, Draft)> {
+    let long = async || Draft::long().await;
+    let new = async || Draft::new().await;
+    let cut = async |at: usize| {
+        let draft = Draft::long().await;
+        let bytes = draft.read("payload");
+        draft.write("payload", &bytes[..at]);
+        draft
+    };
+    let head = ObjectOpener::HEAD_LEN as usize;
+    let mut drafts = vec![
+        ("full-aes", "ok", new().await),
+        ("full-aes-long", "ok", long().await),
+        ("full-chacha", "ok", Draft::of(small_database(), Suite::ChaCha20Poly1305).await),
+        ("old-etcd", "ok", Draft::of(vector("etcd/etcd-3.4.db"), Suite::Aes256Gcm).await),
+        ("incremental", "ok", incremental().await),
+        ("passphrase", "ok", behind_a_passphrase().await),
+        ("resealed", "ok", resealed().await),
+        (
+            "unknown-stanza",
+            "ok",
+            new().await.stanza("-> zz-later 00112233445566778899aabbccddeeff anything goes"),
+        ),
+        (
+            "manifest-unknown-key",
+            "ok",
+            new().await.manifest(|text| text.replacen("{\"", "{\"later\":[1],\"", 1)),
+        ),
+    ];
+    let planted = new().await;
+    planted.write("seal.7", b"garbage\n");
+    drafts.push(("planted-seal", "ok", planted));
+    let bad_passphrase = behind_a_passphrase().await;
+    drafts.extend([
+        ("wrong-keyring", "wrong-key", set(new().await, |d| d.keyring = Some("keyring-other"))),
+        ("wrong-passphrase", "wrong-key", set(bad_passphrase, |d| d.passphrase = Some("wrong"))),
+        ("no-manifest", "truncated", new().await.remove("manifest")),
+        ("no-seal", "truncated", new().await.remove("seal.1")),
+        ("no-index", "truncated", new().await.remove("index")),
+        ("no-payload", "truncated", new().await.remove("payload")),
+        ("payload-cut-before-chunk-0", "truncated", cut(head).await),
+        ("payload-cut-before-chunk-1", "truncated", cut(head + SEALED_CHUNK_LEN).await),
+        ("payload-cut-before-chunk-2", "truncated", cut(head + 2 * SEALED_CHUNK_LEN).await),
+        ("payload-cut-in-header", "truncated", cut(31).await),
+        ("payload-chunks-swapped", "tampered", long().await.chunks(&[1, 0, 2])),
+        ("payload-chunk-repeated", "tampered", long().await.chunks(&[0, 0, 2])),
+        ("payload-chunk-appended", "tampered", long().await.chunks(&[0, 1, 2, 2])),
+        ("payload-bit", "tampered", long().await.flip("payload", (head + CHUNK_LEN) * 8)),
+        ("header-magic", "tampered", new().await.flip("payload", 3)),
+        ("header-version", "unsupported", new().await.flip("payload", 7 * 8 + 4)),
+        ("header-suite", "tampered", new().await.flip("payload", 8 * 8).flip("payload", 8 * 8 + 1)),
+        ("header-suite-unknown", "unsupported", new().await.flip("payload", 8 * 8 + 6)),
+        ("header-role", "tampered", new().await.flip("payload", 9 * 8)),
+        ("header-zero", "tampered", new().await.flip("payload", 12 * 8)),
+        ("header-snapshot", "tampered", new().await.flip("payload", 20 * 8)),
+        ("salt", "tampered", new().await.flip("payload", 40 * 8)),
+        ("commitment", "tampered", new().await.flip("payload", 60 * 8)),
+        ("index-bit", "tampered", new().await.flip("index", 100 * 8)),
+        ("index-swapped", "tampered", swapped("index").await),
+        ("seal-swapped", "tampered", swapped("seal.1").await),
+        ("manifest-swapped", "tampered", swapped("manifest").await),
+        (
+            "manifest-revision",
+            "tampered",
+            new().await.replace("manifest", "\"revision\":33", "\"revision\":34"),
+        ),
+        (
+            "manifest-duplicate-key",
+            "tampered",
+            new().await.manifest(|text| text.replacen("{\"", "{\"cluster\":\"x\",\"", 1)),
+        ),
+        (
+            "manifest-requires",
+            "unsupported",
+            new().await.manifest(|text| text.replacen("{\"", "{\"requires\":[\"later\"],\"", 1)),
+        ),
+        (
+            "manifest-version",
+            "unsupported",
+            new().await.replace("manifest", "manifest/1", "manifest/2"),
+        ),
+        ("manifest-no-last-line", "truncated", {
+            let draft = new().await;
+            let text = String::from_utf8(draft.read("manifest")).unwrap();
+            draft.write("manifest", text.split("hmac").next().unwrap().as_bytes());
+            draft
+        }),
+    ]);
+    let renamed = new().await;
+    fs::rename(renamed.path("seal.1"), renamed.path("seal.2")).unwrap();
+    drafts.push(("seal-renamed", "tampered", renamed));
+    let moved = new().await;
+    let other = Draft::backup(&moved.repo, small_database(), Suite::Aes256Gcm, &keys(&[1])).await;
+    let text = String::from_utf8(fs::read(moved.repo.object(other, "seal.1")).unwrap()).unwrap();
+    let theirs = text.lines().find(|line| line.starts_with("->")).unwrap().to_owned();
+    let text = String::from_utf8(moved.read("seal.1")).unwrap();
+    let id = key(1).id().to_string();
+    let mine = text.lines().find(|line| line.contains(&id)).unwrap().to_owned();
+    drafts.push(("stanza-moved", "tampered", moved.replace("seal.1", &mine, &theirs)));
+    drafts
+}
+
+fn write_keyring(name: &str, fill: u8) {
+    let path = keyring(name);
+    if path.exists() {
+        return;
+    }
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let entry = KeyringEntry {
+        id: key(fill).id(),
+        state: KeyState::Primary,
+        created: "2026-01-01T00:00:00Z".into(),
+        master: Some(SecretKey::new(|bytes| bytes.fill(fill))),
+    };
+    let text = format::Keyring::new(vec![entry]).unwrap().print();
+    keyfile::create(&path, strongroom::keys::Keyring::parse(text.expose()).unwrap()).unwrap();
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "writes new golden vectors"]
+async fn write_missing_vectors() {
+    write_keyring("keyring", 1);
+    write_keyring("keyring-other", 3);
+    fs::create_dir_all(repositories()).unwrap();
+    for (name, class, draft) in drafts().await {
+        let dir = repositories().join(name);
+        if dir.exists() {
+            continue;
+        }
+        let mut spec = json!({"class": class, "snapshot": draft.id.to_string()});
+        if let Some(name) = draft.keyring {
+            spec["keyring"] = json!(format!("../../../keys/test-only/{name}"));
+        }
+        if let Some(word) = draft.passphrase {
+            spec["passphrase"] = json!(word);
+        }
+        let outcome = open(&spec, draft.repo.dir.path()).await;
+        match &outcome {
+            Ok((_, sha256)) => spec["sha256"] = json!(sha256),
+            Err(error) => assert_eq!(class, self::class(error), "{name}: {error}"),
+        }
+        assert_eq!(outcome.is_ok(), class == "ok", "{name}");
+        copy_tree(draft.repo.dir.path(), &dir);
+        fs::write(dir.with_extension("json"), format!("{spec:#}\n")).unwrap();
+    }
+}

@@ -24,8 +24,6 @@ ROLES, SUITES = {"payload": 0, "index": 1}, {1: (b"AEAD_AES_256_GCM", AESGCM), 2
 
 class Refused(Exception):
     def __init__(self, outcome, why): super().__init__(f"{outcome}: {why}"); self.outcome = outcome
-class OtherKey(Refused): "A C whose commitment is not this key's."
-
 def check(ok, why, outcome="tampered"):
     if not ok: raise Refused(outcome, why)
 
@@ -44,10 +42,10 @@ def ulid(text):  # its 16 bytes [S0.3.2]
     digits = ["0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(c) for c in text]
     return sum(d << 5 * i for i, d in enumerate(reversed(digits))).to_bytes(16, "big")
 def ulid_ms(text): return int.from_bytes(ulid(text)[:6], "big")
+def ascending(x): return all(a < b for a, b in zip(x, x[1:]))
 def load(path, limit):  # one byte more than the limit shows that the file is too long
-    try:
-        with open(path, "rb") as f: return f.read(limit + 1)
-    except FileNotFoundError: raise Refused("truncated", f"{path} is absent")
+    check(path.exists(), f"{path} is absent", "truncated")
+    with open(path, "rb") as f: return f.read(limit + 1)
 def text_lines(data, kind, limit):  # [S0.2.1..7], in the order of [S0.2.7]
     m = re.fullmatch(rb"strongroom-%s/(0|[1-9][0-9]*)" % kind.encode(), data.split(b"\n", 1)[0])
     check(not m or m[1] == b"1", f"a {kind} of another version", "unsupported")
@@ -58,25 +56,22 @@ def tokens(line, first=None, count=None):
     t = line.split(" ")
     check("" not in t and (first is None or t[0] == first) and (count is None or len(t) == count), f"malformed line {line[:40]!r}, wanted {first or 'tokens'}"); return t
 def parse_json(data):  # §0.4
-    def refuse(s): raise Refused("tampered", f"number {s[:40]} [S0.4.1]")
-    def pairs(p):
-        check(len(p) <= 256 and len({k for k, _ in p}) == len(p), "too many keys, or one twice [S0.4.2, S0.4.5]"); return dict(p)
+    def refuse(n): raise Refused("tampered", f"number {n[:40]} [S0.4.1]")
+    def pairs(p): check(len(p) <= 256 and len(dict(p)) == len(p), "too many keys, or one twice [S0.4.2, S0.4.5]"); return dict(p)
     try:
         s, depth = data.decode("utf-8"), 0
         for m in re.finditer(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)|[\[\]{}]', s, re.S):
             depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(m[0], 0); check(depth <= 8, "JSON nests too deep [S0.4.4]")
-        value = json.loads(s, object_pairs_hook=pairs, parse_int=lambda n: number(n, 0, 2**63 - 1), parse_float=refuse, parse_constant=refuse)
-        todo = [value]
+        value = json.loads(s, object_pairs_hook=pairs, parse_int=lambda n: number(n, 0, 2**63 - 1), parse_float=refuse, parse_constant=refuse); todo = [value]
         while todo:
             v = todo.pop(); check(v is not None, "null [S0.4.3]")
             if isinstance(v, str): v.encode("utf-8")  # half a surrogate pair is no text
             elif isinstance(v, dict): todo += v.keys(); todo += v.values()
             elif isinstance(v, list): todo += v
     except ValueError as e: raise Refused("tampered", f"not JSON: {e}")
-    check(isinstance(value, dict), "JSON that is no object [S0.4.7]")
-    requires = value.get("requires", []); check(type(requires) is list and all(type(r) is str for r in requires), "`requires` is no list of strings")
-    check(not requires, f"requires {requires}", "unsupported")  # [S0.4.6]
-    return value
+    check(isinstance(value, dict), "JSON that is no object [S0.4.7]"); requires = value.get("requires", [])
+    check(type(requires) is list and all(type(r) is str for r in requires), "`requires` is no list of strings")
+    check(not requires, f"requires {requires}", "unsupported"); return value  # [S0.4.6]
 def field(obj, key, kind, rule=None):
     check(type(obj) is dict, "not an object"); v = obj.get(key); check(type(v) is kind, f"`{key}` is absent or of another type")
     check(rule is None or re.fullmatch(rule, v), f"`{key}` is malformed"); return v
@@ -86,14 +81,13 @@ def message_length(c_length):  # [S1.4]; None: no C is so long
     q, r = divmod(c_length - 56, 16400)
     return None if c_length < 72 or r < 16 else q * 16384 + r - 16
 class C:
-    def __init__(self, file, start, size, key, context, suite=1, commitment=None):
+    def __init__(self, file, start, size, key, context, suite=1, commitment=None, other_key="tampered"):
         self.file, self.start, self.size, self.length, self.cached = file, start + 56, size - 56, message_length(size), (None, b"")
         check(self.length is not None, "no ciphertext has this length [S1.4]", "truncated")
         file.seek(start); salt, stored = file.read(24), file.read(32); name, aead = SUITES[suite]
         okm = expand(key, b"c2sp.org/chunked-encryption@v1+" + name + b"\0" + salt + context, 76)
-        if not same(okm[44:], stored) or not same(commitment or stored, stored): raise OtherKey("tampered", "commitment differs")
-        self.aead, self.base = aead(okm[:32]), int.from_bytes(okm[32:44], "big")
-        self.chunk(self.length // 16384)  # the last chunk first [S1.5]
+        check(same(okm[44:], stored) and same(commitment or stored, stored), "this key does not open it: commitment differs", other_key)
+        self.aead, self.base = aead(okm[:32]), int.from_bytes(okm[32:44], "big"); self.chunk(self.length // 16384)  # the last chunk first [S1.5]
     def chunk(self, i):
         if self.cached[0] != i:
             self.file.seek(self.start + i * 16400); sealed = self.file.read(min(16400, self.size - i * 16400))
@@ -105,16 +99,14 @@ class C:
         while offset < end:
             at = offset % 16384; part = self.chunk(offset // 16384)[at:at + end - offset]; parts.append(part); offset += len(part)
         return b"".join(parts)
-    def all(self): return self.read(0, self.length)
-def unseal(sealed, key, context): return C(io.BytesIO(sealed), 0, len(sealed), key, context).all()
+def unseal(sealed, key, context, other_key="tampered"):
+    c = C(io.BytesIO(sealed), 0, len(sealed), key, context, other_key=other_key); return c.read(0, c.length)
 
 def open_object(repo, snapshot, role, key, length, sha256=None, commitment=None):
-    path = repo / "snapshots" / snapshot / role
-    try: file = open(path, "rb")
-    except FileNotFoundError: raise Refused("truncated", f"{path} is absent")
+    path = repo / "snapshots" / snapshot / role; check(path.exists(), f"{path} is absent", "truncated"); file = open(path, "rb")
     size = file.seek(0, 2); check(size >= length, f"{path} has {size} bytes, not {length}", "truncated"); check(size == length, f"{path} is too long")
     if sha256:
-        h = hashlib.sha256(); file.seek(0)
+        h, _ = hashlib.sha256(), file.seek(0)
         for part in iter(lambda: file.read(MIB), b""): h.update(part)
         check(h.hexdigest() == sha256, f"{path}: sha256 differs")
     file.seek(0); h = file.read(32)  # [S4.1.2], [S4.1.3]
@@ -130,25 +122,22 @@ def open_passphrase(data, lines, passphrase, length=None):  # the lines argon2id
     t, p = number(a[2], 1, 16), number(a[3], 1, 16); m, salt, sealed = number(a[1], 8 * p, 1 << 32), b64(a[4], 16), b64(s[1], length)
     check(m <= MIB, f"argon2id wants {m} KiB, more than 1 GiB [S2.4.2]"); check(passphrase, "there is no passphrase", "wrong-key")
     T = Argon2id(salt=salt, length=32, iterations=t, lanes=p, memory_cost=m).derive(passphrase)
-    try: return unseal(sealed, T, label("passphrase", data[:data.rindex(b"\nsealed ") + 1]))
-    except OtherKey: raise Refused("wrong-key", "the passphrase does not open this")
+    return unseal(sealed, T, label("passphrase", data[:data.rindex(b"\nsealed ") + 1]), "wrong-key")
 def read_keyring(data, passphrase):  # §2.5 → {key id: key}, those that may open
     if data.startswith(b"strongroom-keyring-sealed/"):
-        lines = text_lines(data, "keyring-sealed", 2 * MIB); check(len(lines) >= 3, "keyring is cut", "truncated"); check(len(lines) == 3, "too many lines")
-        data = open_passphrase(data, lines[1:], passphrase)
+        lines = text_lines(data, "keyring-sealed", 2 * MIB); check(len(lines) >= 3, "keyring is cut", "truncated"); check(len(lines) == 3, "too many lines"); data = open_passphrase(data, lines[1:], passphrase)
     keys, last, primaries = {}, "", 0
     for line in text_lines(data, "keyring", MIB)[1:]:
         t = tokens(line); check(len(t) > 1 and re.fullmatch(HEX32, t[0]) and re.fullmatch(NAME, t[1]) and t[0] > last, "malformed or unsorted keyring line")
         check(t[1] == "local", f"a key of type {t[1]}", "unsupported"); check(len(t) == 5, "malformed keyring line"); last = t[0]
         check(t[2] in ("staged", "primary", "enabled", "disabled", "destroyed") and (t[2] == "destroyed") == (t[4] == "-"), "state of a key")
-        try: check(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", t[3]) and int(t[3][17:19]) < 60 and datetime.datetime.strptime(t[3], "%Y-%m-%dT%H:%M:%SZ"), "creation time")
+        try: check(datetime.datetime.strptime(t[3], "%Y-%m-%dT%H:%M:%SZ").isoformat() + "Z" == t[3], "creation time of a key")
         except ValueError: raise Refused("tampered", "creation time of a key")
         primaries += t[2] == "primary"
         if t[4] != "-": key = b64(t[4], 32); check(key_id(key) == t[0], f"key {t[0]} has another id [S2.5.4]")
         if t[2] in ("primary", "enabled"): keys[t[0]] = key
     check(primaries == 1, "not exactly one primary key"); return keys
-class Keys:
-    "Master keys at hand: the keyring's, and those under keys/ that the passphrase opens (each tried when first asked for)."
+class Keys:  # those at hand: the keyring's, and those under keys/ that the passphrase opens (tried when first asked for)
     def __init__(self, repo, keyring=None, passphrase=None):
         data = load(keyring, 2 * MIB) if keyring else b""
         self.known, self.repo, self.passphrase, self.failure = read_keyring(data, passphrase) if keyring else {}, repo, passphrase, None
@@ -187,15 +176,14 @@ def open_generation(data, snapshot, generation, keys, manifest_dc, ids, named):
     dc, mac, stanzas = b64(tokens(lines[3], "commitment", 2)[1], 32), b64(tokens(lines[-1], "---", 2)[1], 32), [tokens(l, "->") for l in lines[4:-1]]
     check(len(stanzas) <= 64 and max(map(len, lines[4:-1])) < 24 * KIB, "too many stanzas, or too long [S5.3]")
     check(all(len(s) > 3 and re.fullmatch(NAME, s[1]) and re.fullmatch(HEX32, s[2]) for s in stanzas), "malformed stanza")
-    check(all(a[1:3] < b[1:3] for a, b in zip(stanzas, stanzas[1:])), "stanzas do not ascend")
+    check(ascending([s[1:3] for s in stanzas]), "stanzas do not ascend")
     check(all(len(s) == 4 and b64(s[3], 104) for s in stanzas if s[1] == "local"), "malformed local stanza")
     subject, failure = b"\x01" + ulid(snapshot), None
     for _, kind, kid, *args in stanzas:
         ids.add(kid); master = keys.get(kid) if kind == "local" else None
         if master is None: continue
-        named[0] = True
         try:
-            dek = unseal(b64(args[0]), master, label("data-key", subject + dc + bytes.fromhex(kid) + b"local")); check(len(dek) == 32, "data key's length")
+            named[0] = True; dek = unseal(b64(args[0]), master, label("data-key", subject + dc + bytes.fromhex(kid) + b"local")); check(len(dek) == 32, "data key's length")
             check(same(X(dek, "data-key-commitment", subject), dc) and same(dc, manifest_dc or dc), "DC differs")
             check(same(hmac.new(X(dek, "seal-mac"), data[:data.rindex(b"\n---") + 4], "sha256").digest(), mac), "HMAC differs"); return dek
         except Refused as e: failure = failure or e
@@ -214,12 +202,11 @@ def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, M
     for o in field(m, "objects", list):
         roles.append(field(o, "role", str, NAME)); field(o, "length", int); field(o, "sha256", str, HEX64)
         check(roles[-1] not in ("payload", "index", "companions") or message_length(o["length"] - 32) is not None, "length of an object [S4.1.1]")
-    check(roles[:2] == ["payload", "index"] and all(a < b for a, b in zip(roles[2:], roles[3:])), "objects out of order [S6.3]")
+    check(roles[:2] == ["payload", "index"] and ascending(roles[2:]), "objects out of order [S6.3]")
     check(not {"payload", "index", "manifest", "tombstone", "seal"} & set(roles[2:]), "a reserved or repeated role"); deps = field(m, "depends_on", list)
-    check(all(type(d) is str and re.fullmatch(ULID, d) for d in deps) and all(a < b for a, b in zip(deps, deps[1:])) and snapshot not in deps, "`depends_on`")
+    check(all(type(d) is str and re.fullmatch(ULID, d) for d in deps) and ascending(deps) and snapshot not in deps, "`depends_on`")
     if "replaces" in m: check(field(m, "replaces", str, ULID) != snapshot and ulid_ms(m["replaces"]) == ulid_ms(snapshot), "`replaces`")
-    m["commitment"], m["facts"] = b64(field(m, "commitment", str), 32), b64(field(m, "facts", str))
-    return m, data[:len(lines[0]) + len(lines[1]) + 2], mac
+    m["commitment"], m["facts"] = b64(field(m, "commitment", str), 32), b64(field(m, "facts", str)); return m, data[:len(lines[0]) + len(lines[1]) + 2], mac
 
 def inflate_index(index):  # one zstd frame, at most 64 MiB [§4.3]; in small bites, so that a bomb is seen before it goes off
     z, out, size = zstandard.ZstdDecompressor().decompressobj(), [], 0
@@ -237,8 +224,7 @@ def check_index(ix, m):  # [S4.3.1..6] → (size, frame_size, sha256, sources, f
     for s in sources:
         field(s, "snapshot", str, ULID); s["commitment"] = b64(field(s, "commitment", str), 32)
         if "payload_key" in s: s["payload_key"] = b64(field(s, "payload_key", str), 32)
-    check(all(a["snapshot"] < b["snapshot"] for a, b in zip(sources, sources[1:])), "sources do not ascend")
-    messages = [message_length(n - 32) for n in [m["objects"][0]["length"]] + [field(s, "length", int) for s in sources]]; check(None not in messages, "length of a source")
+    check(ascending([s["snapshot"] for s in sources]), "sources do not ascend"); messages = [message_length(n - 32) for n in [m["objects"][0]["length"]] + [field(s, "length", int) for s in sources]]; check(None not in messages, "length of a source")
     longest = fs + fs // 256 + ((2**17 - fs) // 2**11 if fs < 2**17 else 0); used = set()  # [S4.3.6]
     for f in frames:
         check(type(f) is list and [type(x) for x in f] == [int, int, int, str], "malformed frame"); s, offset, length, _ = f; b64(f[3], 16); used.add(s)
