@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
 use crate::crypto;
@@ -155,6 +156,7 @@ impl OpenSnapshot {
             let folder = folder::list_one(repository, id).await?;
             let unsealed = unseal(repository, id, &folder, keys).await?;
             check_lengths(&unsealed.manifest, &folder)?;
+            check_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
             let Unsealed { manifest, data_key, opened_by, findings, .. } = unsealed;
             let payload_len = object(&manifest, "payload")?.length;
@@ -164,6 +166,16 @@ impl OpenSnapshot {
         };
         opened.await.context(format!("snapshot {id}"))
     }
+}
+
+/// The sealed facts say of the database what the manifest says in clear.
+fn check_facts(unsealed: &Unsealed) -> Result<()> {
+    let facts = facts::open(&unsealed.manifest, &unsealed.data_key)?;
+    let manifest = unsealed.manifest.body();
+    if facts.etcd.revision != manifest.revision || facts.database_size != manifest.database_bytes {
+        return Err(Error::tampered("the sealed facts and the manifest disagree"));
+    }
+    Ok(())
 }
 
 /// What the manifest says of the object `role`.

@@ -241,8 +241,13 @@ async fn incremental() -> Draft {
         length: object.length,
         sha256: object.sha256,
     };
-    let facts =
-        Facts { etcd: format::EtcdFacts::default(), database_size: parent.body().database_bytes };
+    let facts = Facts {
+        etcd: format::EtcdFacts {
+            revision: parent.body().revision,
+            ..format::EtcdFacts::default()
+        },
+        database_size: parent.body().database_bytes,
+    };
     let context = [b"strongroom/v1/facts\0", &id.to_bytes()[..]].concat();
     let facts = strongroom::crypto::seal(
         Suite::Aes256Gcm,
