@@ -6,10 +6,15 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
+    dead_code,
     missing_docs,
     unreachable_pub
 )]
 
+mod bolt;
+mod etcd;
+mod etcd_server;
+mod fake_etcd;
 mod faulty;
 mod hostile;
 mod support;

@@ -58,17 +58,11 @@ def tokens(line, first=None, count=None):
 def parse_json(data):  # §0.4
     def refuse(n): raise Refused("tampered", f"number {n[:40]} [S0.4.1]")
     def pairs(p): check(len(p) <= 256 and len(dict(p)) == len(p), "too many keys, or one twice [S0.4.2, S0.4.5]"); return dict(p)
-    try:
-        s, depth = data.decode("utf-8"), 0
-        for m in re.finditer(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)|[\[\]{}]', s, re.S):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(m[0], 0); check(depth <= 8, "JSON nests too deep [S0.4.4]")
-        value = json.loads(s, object_pairs_hook=pairs, parse_int=lambda n: number(n, 0, 2**63 - 1), parse_float=refuse, parse_constant=refuse); todo = [value]
-        while todo:
-            v = todo.pop(); check(v is not None, "null [S0.4.3]")
-            if isinstance(v, str): v.encode("utf-8")  # half a surrogate pair is no text
-            elif isinstance(v, dict): todo += v.keys(); todo += v.values()
-            elif isinstance(v, list): todo += v
-    except ValueError as e: raise Refused("tampered", f"not JSON: {e}")
+    s, depth = data.decode("utf-8"), 0
+    for m in re.finditer(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)|[\[\]{}]|null', s, re.S):  # a string, so that nothing in it counts; a bracket; null
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(m[0], 0); check(depth <= 8 and m[0] != "null", "JSON with null, or nested too deep [S0.4.3, S0.4.4]")
+    value = json.loads(s, object_pairs_hook=pairs, parse_int=lambda n: number(n, 0, 2**63 - 1), parse_float=refuse, parse_constant=refuse)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     check(isinstance(value, dict), "JSON that is no object [S0.4.7]"); requires = value.get("requires", [])
     check(type(requires) is list and all(type(r) is str for r in requires), "`requires` is no list of strings")
     check(not requires, f"requires {requires}", "unsupported"); return value  # [S0.4.6]
@@ -95,20 +89,15 @@ class C:
             except InvalidTag: raise Refused("tampered", f"chunk {i} does not open")
         return self.cached[1]
     def read(self, offset, n):
-        parts, end = [], offset + n
-        while offset < end:
-            at = offset % 16384; part = self.chunk(offset // 16384)[at:at + end - offset]; parts.append(part); offset += len(part)
-        return b"".join(parts)
+        first = offset // 16384; data = b"".join(self.chunk(i) for i in range(first, -(-(offset + n) // 16384)))
+        return data[offset - first * 16384:][:n]
 def unseal(sealed, key, context, other_key="tampered"):
     c = C(io.BytesIO(sealed), 0, len(sealed), key, context, other_key=other_key); return c.read(0, c.length)
 
 def open_object(repo, snapshot, role, key, length, sha256=None, commitment=None):
     path = repo / "snapshots" / snapshot / role; check(path.exists(), f"{path} is absent", "truncated"); file = open(path, "rb")
     size = file.seek(0, 2); check(size >= length, f"{path} has {size} bytes, not {length}", "truncated"); check(size == length, f"{path} is too long")
-    if sha256:
-        h, _ = hashlib.sha256(), file.seek(0)
-        for part in iter(lambda: file.read(MIB), b""): h.update(part)
-        check(h.hexdigest() == sha256, f"{path}: sha256 differs")
+    file.seek(0); check(sha256 is None or hashlib.sha256(file.read()).hexdigest() == sha256, f"{path}: sha256 differs")  # the index only: it fits in memory
     file.seek(0); h = file.read(32)  # [S4.1.2], [S4.1.3]
     check(len(h) == 32, f"{path}: header is cut", "truncated"); check(h[:7] == b"SRDATA\0", f"{path}: no object of ours")
     check(h[7] == 1 and h[8] in SUITES and h[9] <= 2, f"{path}: version, suite or role unknown", "unsupported")
@@ -208,15 +197,10 @@ def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, M
     if "replaces" in m: check(field(m, "replaces", str, ULID) != snapshot and ulid_ms(m["replaces"]) == ulid_ms(snapshot), "`replaces`")
     m["commitment"], m["facts"] = b64(field(m, "commitment", str), 32), b64(field(m, "facts", str)); return m, data[:len(lines[0]) + len(lines[1]) + 2], mac
 
-def inflate_index(index):  # one zstd frame, at most 64 MiB [§4.3]; in small bites, so that a bomb is seen before it goes off
-    z, out, size = zstandard.ZstdDecompressor().decompressobj(), [], 0
-    check(index.read(0, min(4, index.length)) == b"\x28\xb5\x2f\xfd", "index is no zstd frame")
-    for at in range(0, index.length, 256):
-        check(not z.eof, "bytes after the index's zstd frame")
-        try: out.append(z.decompress(index.read(at, min(256, index.length - at))))
-        except zstandard.ZstdError as e: raise Refused("tampered", f"index: {e}")
-        size += len(out[-1]); check(size <= 64 * MIB, "index is more than 64 MiB")
-    check(z.eof and not z.unused_data, "index: zstd frame is cut or followed by bytes"); return b"".join(out)
+def inflate_index(data):  # one zstd frame, at most 64 MiB [§4.3]: looked at with a limit first, then opened
+    check(data[:4] == b"\x28\xb5\x2f\xfd", "index is no zstd frame"); z = zstandard.ZstdDecompressor()
+    with z.stream_reader(data) as f: check(len(f.read(64 * MIB + 1)) <= 64 * MIB, "index is more than 64 MiB")
+    o = z.decompressobj(); out = o.decompress(data); check(o.eof and not o.unused_data, "index: zstd frame is cut, or bytes follow"); return out
 def check_index(ix, m):  # [S4.3.1..6] → (size, frame_size, sha256, sources, frames)
     db, sources = field(ix, "database", dict), field(ix, "sources", list); size, fs = field(db, "size", int), field(db, "frame_size", int)
     sha, frames = field(db, "sha256", str, HEX64), field(ix, "frames", list); b64(field(ix, "frame_id_key", str), 32)
@@ -231,12 +215,9 @@ def check_index(ix, m):  # [S4.3.1..6] → (size, frame_size, sha256, sources, f
         check(s < len(messages) and 1 <= length <= longest and offset + length <= messages[s], "a frame lies outside its payload")
     check(used | {0} == set(range(len(messages))), "a source that no frame uses"); return size, fs, sha, sources, frames
 def inflate_frame(data, length):  # [S4.2.2], [S4.2.4]
-    try:
-        p = zstandard.get_frame_parameters(data)
-        check(data[:4] == b"\x28\xb5\x2f\xfd" and p.content_size == length and p.dict_id == 0 and p.window_size <= 8 * MIB, "zstd frame's header")
-        out = zstandard.ZstdDecompressor().decompress(data, max_output_size=length, allow_extra_data=False)
-    except zstandard.ZstdError as e: raise Refused("tampered", f"frame: {e}")
-    check(len(out) == length, "frame's length"); return out
+    p = zstandard.get_frame_parameters(data); good = data[:4] == b"\x28\xb5\x2f\xfd" and p.dict_id == 0 and p.window_size <= 8 * MIB
+    check(good and p.content_size == length, "zstd frame's header")
+    out = zstandard.ZstdDecompressor().decompress(data, max_output_size=length, allow_extra_data=False); check(len(out) == length, "frame's length"); return out
 
 def repository_id(repo):  # §3.2
     data = load(repo / "repository.json", 4096); check(len(data) <= 4096 and re.fullmatch(rb"[\x20-\x7e]*\n?", data), "repository.json is no line of text")
@@ -251,7 +232,7 @@ def open_snapshot(repo, snapshot, keys, origin=None, out=None):  # §6.6 → (sh
     dek = open_seal(repo, snapshot, keys, m["commitment"])  # 3 (2, signatures, is reserved)
     check(same(hmac.new(X(dek, "manifest-mac"), signed, "sha256").digest(), mac), "the manifest's HMAC differs")  # 4
     own, ix = m["objects"][:2]; index = open_object(repo, snapshot, "index", X(dek, "index-key"), ix["length"], ix["sha256"])  # 5
-    size, fs, sha, sources, frames = check_index(parse_json(inflate_index(index)), m)
+    size, fs, sha, sources, frames = check_index(parse_json(inflate_index(index.read(0, index.length))), m)
     check([s["snapshot"] for s in sources] == m["depends_on"] and size == m["database_bytes"], "manifest and index disagree")  # 6
     check((message_length(len(m["facts"])) or 0) <= 64 * KIB, "facts of more than 64 KiB"); context = label("facts", ulid(snapshot))
     raw = unseal(m["facts"], X(dek, "facts-key"), context); facts = parse_json(raw); check(len(raw) % 256 == 0, "facts' padding"); etcd = field(facts, "etcd", dict)  # §6.5
@@ -270,33 +251,32 @@ def open_snapshot(repo, snapshot, keys, origin=None, out=None):  # §6.6 → (sh
     if out: out.write(h.digest())
     return sha, m["revision"]
 
+def attempt(repo, snapshot, keyring, passphrase, origin=None, out=None):  # → (class, sha256, what to print)
+    try:
+        snapshot = latest(repo) if snapshot == "latest" else snapshot
+        sha, revision = open_snapshot(repo, snapshot, Keys(repo, keyring, passphrase), origin, out); return "ok", sha, f"ok {sha} {revision}"
+    except Refused as e: return e.outcome, None, str(e)
+    except (json.JSONDecodeError, UnicodeError, zstandard.ZstdError) as e: return "tampered", None, f"tampered: {e}"
 def run_vectors(folder):
     passed = failed = 0
     for case in sorted(p for p in folder.glob("*.json") if p.with_suffix("").is_dir()):
-        v, repo = json.loads(case.read_text("utf-8")), case.with_suffix("")
-        try: keys = Keys(repo, folder / v["keyring"] if "keyring" in v else None, v["passphrase"].encode() if "passphrase" in v else None); sha, why = open_snapshot(repo, latest(repo) if v["snapshot"] == "latest" else v["snapshot"], keys)[0], "ok"
-        except Refused as e: sha, why = None, str(e)
-        except Exception as e: sha, why = None, f"crash: {e!r}"
-        got = why.split(":")[0]; good = (got == v["class"] or (got, v["class"]) == ("tampered", "truncated")) and (got != "ok" or sha == v["sha256"])
-        passed += good; failed += not good
-        if not good: print(f"{case.stem}: expected {v['class']} {v.get('sha256', '')}, got {why} {sha or ''}")
+        v = json.loads(case.read_text("utf-8")); keyring, passphrase = v.get("keyring"), v.get("passphrase")
+        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], keyring and folder / keyring, passphrase and passphrase.encode())
+        except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
+        if (got == v["class"] or (got, v["class"]) == ("tampered", "truncated")) and sha == v.get("sha256"): passed += 1
+        else: failed += 1; print(f"{case.stem}: expected {v['class']} {v.get('sha256', '')}, got {why}")
     print(f"{passed} passed, {failed} failed"); return 0 if passed and not failed else 1
-
 def main():
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter); a.add_argument("repository", nargs="?", type=pathlib.Path)
-    a.add_argument("snapshot", nargs="?"); a.add_argument("-o", "--out", type=pathlib.Path)
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, kind in (("repository", pathlib.Path), ("snapshot", str)): a.add_argument(name, nargs="?", type=kind)
+    a.add_argument("--origin", help="accept a snapshot made in this repository"); a.add_argument("-o", "--out", type=pathlib.Path)
     for option in ("--keyring", "--passphrase-file", "--vectors"): a.add_argument(option, type=pathlib.Path)
-    a.add_argument("--origin", help="accept a snapshot made in this repository"); o = a.parse_args()
+    o = a.parse_args()
     if o.vectors: return run_vectors(o.vectors)
-    if not o.snapshot or not (o.keyring or o.passphrase_file) or not (o.snapshot == "latest" or re.fullmatch(ULID, o.snapshot)): a.error("give REPOSITORY SNAPSHOT and --keyring or --passphrase-file")
-    part = o.out.with_name(o.out.name + ".part") if o.out else None
-    try:
-        passphrase = re.sub(rb"\r?\n\Z", b"", o.passphrase_file.read_bytes()) if o.passphrase_file else None
-        check(passphrase is None or passphrase, "the passphrase is empty", "wrong-key"); keys = Keys(o.repository, o.keyring, passphrase)
-        with open(part or os.devnull, "wb") as out: sha, revision = open_snapshot(o.repository, latest(o.repository) if o.snapshot == "latest" else o.snapshot, keys, o.origin, out)
-        if part: os.replace(part, o.out)
-        print("ok", sha, revision); return 0
-    except Refused as e: print(e); return 1
-    finally:
-        if part and part.exists(): part.unlink()
+    if not (o.keyring or o.passphrase_file) or not re.fullmatch(ULID + "|latest", o.snapshot or ""): a.error("give REPOSITORY SNAPSHOT and a key")
+    passphrase = re.sub(rb"\r?\n\Z", b"", o.passphrase_file.read_bytes()) if o.passphrase_file else None  # [S2.4.3]
+    part = o.out.with_name(o.out.name + ".part") if o.out else pathlib.Path(os.devnull)
+    with open(part, "wb") as out: outcome, _, text = attempt(o.repository, o.snapshot, o.keyring, passphrase, o.origin, out)
+    if o.out: os.replace(part, o.out) if outcome == "ok" else part.unlink()
+    print(text); return 0 if outcome == "ok" else 1
 if __name__ == "__main__": sys.exit(main())

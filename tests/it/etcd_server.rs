@@ -1,0 +1,368 @@
+//! Real etcd servers on loopback: `Etcd::start(Version::V3_5).await`, killed when dropped.
+//!
+//! The programs come from `scripts/get-etcd`; `STRONGROOM_TEST_ETCD_3_4` and `_3_5` name other folders.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
+use strongroom::etcd::EtcdSettings;
+use strongroom::secret::SecretBytes;
+use tempfile::TempDir;
+
+pub(crate) const ROOT_PASSWORD: &str = "correct horse battery staple";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V3_4,
+    V3_5,
+}
+
+impl Version {
+    pub(crate) const ALL: [Self; 2] = [Self::V3_4, Self::V3_5];
+
+    /// The folder of etcd, etcdctl and (3.5) etcdutl.
+    pub(crate) fn programs(self) -> PathBuf {
+        let (variable, folder) = match self {
+            Self::V3_4 => ("STRONGROOM_TEST_ETCD_3_4", "etcd-3.4"),
+            Self::V3_5 => ("STRONGROOM_TEST_ETCD_3_5", "etcd-3.5"),
+        };
+        std::env::var_os(variable).map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools").join(folder).join("bin"),
+            PathBuf::from,
+        )
+    }
+
+    pub(crate) fn program(self, name: &str) -> Command {
+        let path = self.programs().join(name);
+        assert!(path.exists(), "{} is missing: run scripts/get-etcd", path.display());
+        let mut command = Command::new(path);
+        command.env("ETCDCTL_API", "3").stdin(Stdio::null());
+        command
+    }
+}
+
+/// What to start.
+pub(crate) struct Builder {
+    version: Version,
+    members: usize,
+    tls: bool,
+    auth: bool,
+    args: Vec<String>,
+}
+
+impl Builder {
+    /// So many members.
+    pub(crate) fn members(mut self, members: usize) -> Self {
+        self.members = members;
+        self
+    }
+
+    /// Clients speak TLS and need a certificate.
+    pub(crate) fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Authentication is on; `root` has [`ROOT_PASSWORD`], `reader` (password `reader`) may read all keys.
+    pub(crate) fn with_auth(mut self) -> Self {
+        self.auth = true;
+        self
+    }
+
+    /// A further argument for etcd, such as `--quota-backend-bytes=16777216`.
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub(crate) async fn start(self) -> Etcd {
+        tokio::task::spawn_blocking(move || Etcd::run(self)).await.unwrap()
+    }
+}
+
+/// PEM files of a CA and of one certificate for server and client.
+struct Tls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+struct Server {
+    name: String,
+    endpoint: String,
+    child: Option<Child>,
+}
+
+/// A running cluster.
+pub(crate) struct Etcd {
+    version: Version,
+    dir: TempDir,
+    tls: Option<Tls>,
+    auth: bool,
+    servers: Vec<Server>,
+}
+
+impl Etcd {
+    /// One plain member.
+    pub(crate) async fn start(version: Version) -> Self {
+        Self::builder(version).start().await
+    }
+
+    pub(crate) fn builder(version: Version) -> Builder {
+        Builder { version, members: 1, tls: false, auth: false, args: Vec::new() }
+    }
+
+    fn run(builder: Builder) -> Self {
+        let dir = TempDir::new().unwrap();
+        let tls = builder.tls.then(|| make_tls(dir.path()));
+        let scheme = if builder.tls { "https" } else { "http" };
+        let ports = free_ports(2 * builder.members);
+        let peers: Vec<_> =
+            ports.chunks(2).map(|pair| format!("http://127.0.0.1:{}", pair[1])).collect();
+        let cluster: Vec<_> =
+            peers.iter().enumerate().map(|(at, url)| format!("m{at}={url}")).collect();
+        let mut etcd =
+            Self { version: builder.version, dir, tls, auth: false, servers: Vec::new() };
+        for (at, peer) in peers.iter().enumerate() {
+            let endpoint = format!("{scheme}://127.0.0.1:{}", ports[2 * at]);
+            etcd.spawn(
+                &format!("m{at}"),
+                &endpoint,
+                peer,
+                &cluster.join(","),
+                "new",
+                &builder.args,
+            );
+        }
+        etcd.wait_healthy();
+        if builder.auth {
+            etcd.enable_auth();
+        }
+        etcd
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        endpoint: &str,
+        peer: &str,
+        cluster: &str,
+        state: &str,
+        args: &[String],
+    ) {
+        let mut command = self.version.program("etcd");
+        command
+            .args(["--name", name, "--data-dir"])
+            .arg(self.dir.path().join(name))
+            .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
+            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+            .args(["--initial-cluster", cluster, "--initial-cluster-state", state])
+            .args(["--initial-cluster-token", "strongroom-test"])
+            // 3.4 does not know the flag.
+            .args((self.version == Version::V3_5).then_some("--unsafe-no-fsync"))
+            .args(args);
+        if let Some(tls) = &self.tls {
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
+            command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
+        }
+        let log = File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
+        let child =
+            command.stdout(log.try_clone().unwrap()).stderr(log).spawn().expect("etcd starts");
+        self.servers.push(Server {
+            name: name.into(),
+            endpoint: endpoint.into(),
+            child: Some(child),
+        });
+    }
+
+    fn wait_healthy(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        for at in 0..self.servers.len() {
+            while !self.ctl(&[at]).args(["endpoint", "health"]).output().unwrap().status.success() {
+                assert!(Instant::now() < deadline, "etcd is not healthy: {}", self.log(at));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    fn enable_auth(&mut self) {
+        self.etcdctl(&["user", "add", &format!("root:{ROOT_PASSWORD}")]);
+        self.etcdctl(&["user", "grant-role", "root", "root"]);
+        self.etcdctl(&["role", "add", "reader"]);
+        self.etcdctl(&["role", "grant-permission", "reader", "--prefix=true", "read", ""]);
+        self.etcdctl(&["user", "add", "reader:reader"]);
+        self.etcdctl(&["user", "grant-role", "reader", "reader"]);
+        self.etcdctl(&["auth", "enable"]);
+        self.auth = true;
+    }
+
+    /// The first member's endpoint.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.servers[0].endpoint
+    }
+
+    /// Every member's endpoint.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.endpoint.clone()).collect()
+    }
+
+    /// Settings that reach all members, as root if authentication is on.
+    pub(crate) fn settings(&self) -> EtcdSettings {
+        let tls = self.tls.as_ref();
+        EtcdSettings {
+            endpoints: self.endpoints(),
+            cacert: tls.map(|tls| tls.ca.clone()),
+            cert: tls.map(|tls| tls.cert.clone()),
+            key: tls.map(|tls| tls.key.clone()),
+            user: self.auth.then(|| "root".into()),
+            password: self.auth.then(|| SecretBytes::new(ROOT_PASSWORD.into())),
+            ..EtcdSettings::default()
+        }
+    }
+
+    /// etcdctl for the members `at`, ready for its arguments.
+    fn ctl(&self, at: &[usize]) -> Command {
+        let endpoints: Vec<_> = at.iter().map(|at| self.servers[*at].endpoint.as_str()).collect();
+        let mut command = self.version.program("etcdctl");
+        command.arg("--endpoints").arg(endpoints.join(","));
+        if let Some(tls) = &self.tls {
+            command
+                .arg("--cacert")
+                .arg(&tls.ca)
+                .arg("--cert")
+                .arg(&tls.cert)
+                .arg("--key")
+                .arg(&tls.key);
+        }
+        if self.auth {
+            command.arg("--user").arg(format!("root:{ROOT_PASSWORD}"));
+        }
+        command
+    }
+
+    /// Runs etcdctl against the first member and returns its output.
+    pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
+        let output = self.ctl(&[0]).args(args).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "etcdctl {args:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A client of all members, as root if authentication is on.
+    pub(crate) async fn client(&self) -> etcd_client::Client {
+        let choice = strongroom::etcd::choose_member(&self.settings()).await.unwrap();
+        choice.client()
+    }
+
+    pub(crate) async fn put(&self, key: &str, value: &str) {
+        self.client().await.put(key, value, None).await.unwrap();
+    }
+
+    /// Puts `count` keys `key/00000`, … with values of `size` pseudo-random bytes.
+    pub(crate) async fn fill(&self, count: usize, size: usize) {
+        let mut client = self.client().await;
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for at in 0..count {
+            let value: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .take(size)
+            .collect();
+            client.put(format!("key/{at:05}"), value, None).await.unwrap();
+        }
+    }
+
+    /// The first member's hash of all keys: (hash, compact revision, revision).
+    pub(crate) async fn hash_kv(&self) -> (u32, i64, i64) {
+        let answer = self.client().await.maintenance_client().hash_kv(0).await.unwrap();
+        (answer.hash(), answer.compact_version(), answer.header().unwrap().revision())
+    }
+
+    /// Kills member `at`; its endpoint stays in the list.
+    pub(crate) fn kill(&mut self, at: usize) {
+        stop(&mut self.servers[at]);
+    }
+
+    /// Adds a learner and waits until it answers.
+    pub(crate) fn add_learner(&mut self) {
+        let [client, peer] = free_ports(2)[..] else { unreachable!() };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let name = format!("m{}", self.servers.len());
+        let peer = format!("http://127.0.0.1:{peer}");
+        let told =
+            self.etcdctl(&["member", "add", &name, "--learner", &format!("--peer-urls={peer}")]);
+        let cluster = told
+            .split("ETCD_INITIAL_CLUSTER=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned();
+        let endpoint = format!("{scheme}://127.0.0.1:{client}");
+        self.spawn(&name, &endpoint, &peer, &cluster, "existing", &[]);
+        // A learner refuses reads, so its status stands for its health.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let at = self.servers.len() - 1;
+        while !self.ctl(&[at]).args(["endpoint", "status"]).output().unwrap().status.success() {
+            assert!(Instant::now() < deadline, "the learner does not answer: {}", self.log(at));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn log(&self, at: usize) -> String {
+        fs::read_to_string(self.dir.path().join(format!("{}.log", self.servers[at].name))).unwrap()
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.servers.iter_mut().for_each(stop);
+    }
+}
+
+fn stop(server: &mut Server) {
+    if let Some(mut child) = server.child.take() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Ports that were free a moment ago, all different.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
+fn make_tls(dir: &std::path::Path) -> Tls {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(DnType::CommonName, "strongroom test CA");
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+    // No common name: with authentication on, etcd would take it for the user.
+    leaf.distinguished_name = rcgen::DistinguishedName::new();
+    leaf.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let cert = leaf.signed_by(&key, &issuer).unwrap();
+    let write = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    Tls {
+        ca: write("ca.pem", ca_cert.pem()),
+        cert: write("cert.pem", cert.pem()),
+        key: write("key.pem", key.serialize_pem()),
+    }
+}
