@@ -101,3 +101,12 @@ pub async fn restore_bytes(
         }
     }
 }
+
+/// Python with what the independent reader needs.
+pub fn python() -> std::process::Command {
+    let venv = std::env::var_os("STRONGROOM_TEST_VENV")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv"), PathBuf::from);
+    let path = venv.join("bin/python");
+    assert!(path.exists(), "{} is missing: run scripts/get-tools", path.display());
+    std::process::Command::new(path)
+}
