@@ -20,7 +20,6 @@ use crate::store::Repository;
 /// A snapshot whose seal, manifest and index have proved themselves.
 pub(crate) struct OpenSnapshot {
     pub(crate) manifest: Manifest,
-    pub(crate) data_key: DataKey,
     pub(crate) opened_by: KeyId,
     /// Seal generations that did not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
@@ -162,7 +161,7 @@ impl OpenSnapshot {
             let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
-            Ok(Self { manifest, data_key, opened_by, findings, database })
+            Ok(Self { manifest, opened_by, findings, database })
         };
         opened.await.context(format!("snapshot {id}"))
     }

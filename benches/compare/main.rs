@@ -1,0 +1,69 @@
+//! Side by side with what people use today, on the same machine, in the same run.
+//!
+//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…]`
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(missing_docs, unreachable_pub, clippy::indexing_slicing)]
+
+mod etcd;
+mod generator;
+mod measure;
+mod report;
+mod suite;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Compares strongroom with the bare stream, with etcdctl + zstd + age and with restic.
+#[derive(Parser)]
+struct Args {
+    /// Size of the database in MiB
+    #[arg(long, default_value_t = 1024)]
+    size: u64,
+    /// Rounds; each runs everything once
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Where everything is written: a tmpfs
+    #[arg(long, default_value = "/dev/shm")]
+    dir: PathBuf,
+    /// Seed of the generated data
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Also write benches/results.md and benches/results.svg
+    #[arg(long)]
+    readme: bool,
+    /// Instead: each zstd level on 1 MiB frames of the database, on one core
+    #[arg(long)]
+    levels: bool,
+    /// Instead: peak memory of backup and restore at these sizes in MiB
+    #[arg(long, value_delimiter = ',')]
+    memory: Vec<u64>,
+    /// cargo bench passes this
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir =
+            tempfile::Builder::new().prefix("strongroom-bench-").tempdir_in(&args.dir).unwrap();
+        if !args.memory.is_empty() {
+            return report::memory(&suite::memory(&args, dir.path()).await);
+        }
+        let suite = suite::Suite::prepare(&args, dir.path()).await;
+        if args.levels {
+            return report::levels(&suite.levels());
+        }
+        let results = suite.run(args.runs).await;
+        let table = report::table(&results);
+        println!("{table}");
+        if args.readme {
+            let benches = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
+            std::fs::write(benches.join("results.md"), &table).unwrap();
+            std::fs::write(benches.join("results.svg"), report::chart(&results)).unwrap();
+        }
+    });
+}

@@ -1,0 +1,272 @@
+//! What is run, and what it must come to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use crate::Args;
+use crate::etcd::{Etcd, programs};
+use crate::measure::{Cost, cpu_seconds, pipeline, size};
+
+/// One contender's runs.
+pub struct Row {
+    pub name: &'static str,
+    pub backup: bool,
+    pub costs: Vec<Cost>,
+    /// Processor seconds that etcd itself spent meanwhile.
+    pub etcd: Vec<f64>,
+    pub stored: u64,
+}
+
+pub struct Results {
+    pub database: u64,
+    pub entries: u64,
+    pub runs: usize,
+    pub rows: Vec<Row>,
+}
+
+pub struct Suite {
+    dir: PathBuf,
+    etcd: Etcd,
+    entries: u64,
+    database: u64,
+    digest: Vec<u8>,
+    recipient: String,
+}
+
+const STREAM: &str = "bare snapshot stream, to nowhere";
+const BACKUP: &str = "`strongroom backup`, to a local directory";
+const SAVE: &str = "`etcdctl snapshot save`, `zstd -3 -T2`, `age -r`";
+const RESTIC: &str = "`restic backup --stdin` of the saved file";
+const RESTORE: &str = "`strongroom restore --output`";
+const AGE: &str = "`age -d \\| zstd -d`";
+const DUMP: &str = "`restic dump`";
+
+fn strongroom() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_strongroom"))
+}
+
+/// Runs a command that must succeed and returns its standard output.
+fn check(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn digest(path: &Path) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut fs::File::open(path).unwrap(), &mut Hash(&mut hasher)).unwrap();
+    hasher.finalize().to_vec()
+}
+
+struct Hash<'a>(&'a mut Sha256);
+
+impl std::io::Write for Hash<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Suite {
+    pub async fn prepare(args: &Args, dir: &Path) -> Self {
+        let etcd = Etcd::start(&dir.join("etcd")).await;
+        let start = Instant::now();
+        let entries = etcd.fill(args.size << 20, args.seed).await;
+        eprintln!("{entries} entries in {:.0} s", start.elapsed().as_secs_f64());
+        let path = |name: &str| dir.join(name);
+        check(strongroom().args(["key", "generate", "-o"]).arg(path("keyring")));
+        check(Command::new("age-keygen").arg("-o").arg(path("age-key")));
+        let recipient = check(Command::new("age-keygen").arg("-y").arg(path("age-key")));
+        let suite = Self {
+            dir: dir.into(),
+            etcd,
+            entries,
+            database: 0,
+            digest: Vec::new(),
+            recipient: recipient.trim().into(),
+        };
+        suite.save();
+        let saved = suite.path("saved.db");
+        Self { database: size(&saved) - 32, digest: digest(&saved), ..suite }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// An empty place of this name.
+    fn fresh(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let _ = fs::remove_dir_all(&path);
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    fn save(&self) -> Cost {
+        let mut save = Command::new(programs().join("etcdctl"));
+        save.args(["--endpoints", &self.etcd.endpoint, "snapshot", "save"])
+            .arg(self.fresh("saved.db"));
+        pipeline(vec![save], None, None)
+    }
+
+    fn strongroom(&self, args: &[&str]) -> Command {
+        let mut command = strongroom();
+        command
+            .args(["--config", "/dev/null", "-q", "-w", "json", "-r"])
+            .arg(self.path("repository"));
+        command.arg("-k").arg(format!("file:{}", self.path("keyring").display()));
+        command.args(["--endpoints", &self.etcd.endpoint]).args(args);
+        command
+    }
+
+    fn restic(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("restic");
+        command.env("RESTIC_PASSWORD", "bench").env("RESTIC_CACHE_DIR", self.path("restic-cache"));
+        command.arg("-q").arg("-r").arg(self.path("restic")).args(args);
+        command
+    }
+
+    fn backup(&self) -> (Cost, u64) {
+        let repository = self.fresh("repository");
+        check(&mut self.strongroom(&["init"]));
+        let cost = pipeline(vec![self.strongroom(&["backup"])], None, None);
+        (cost, size(&repository))
+    }
+
+    fn save_zstd_age(&self) -> (Cost, u64) {
+        let saved = self.save();
+        let (zst, age) = (self.fresh("saved.zst"), self.fresh("saved.age"));
+        let mut zstd = Command::new("zstd");
+        zstd.args(["-3", "-T2", "-q"]).arg(self.path("saved.db")).arg("-o").arg(&zst);
+        let compressed = pipeline(vec![zstd], None, None);
+        let mut encrypt = Command::new("age");
+        encrypt.args(["-r", &self.recipient, "-o"]).arg(&age).arg(&zst);
+        let encrypted = pipeline(vec![encrypt], None, None);
+        fs::remove_file(zst).unwrap();
+        (saved.and(compressed).and(encrypted), size(&age))
+    }
+
+    fn restic_backup(&self) -> (Cost, u64) {
+        let repository = self.fresh("restic");
+        check(&mut self.restic(&["init"]));
+        let backup = self.restic(&["backup", "--stdin", "--stdin-filename", "etcd.db"]);
+        let cost = pipeline(vec![backup], Some(&self.path("saved.db")), None);
+        (cost, size(&repository))
+    }
+
+    fn restore(&self) -> Cost {
+        let out = self.fresh("restored.db");
+        let out_text = out.display().to_string();
+        let cost = pipeline(
+            vec![self.strongroom(&["restore", "latest", "--output", &out_text])],
+            None,
+            None,
+        );
+        self.same(&out);
+        cost
+    }
+
+    fn age_zstd(&self) -> Cost {
+        let out = self.fresh("restored.db");
+        let mut age = Command::new("age");
+        age.arg("-d").arg("-i").arg(self.path("age-key")).arg(self.path("saved.age"));
+        let mut zstd = Command::new("zstd");
+        zstd.args(["-d", "-q"]);
+        let cost = pipeline(vec![age, zstd], None, Some(&out));
+        self.same(&out);
+        cost
+    }
+
+    fn restic_dump(&self) -> Cost {
+        let out = self.fresh("restored.db");
+        let dump = self.restic(&["dump", "latest", "/etcd.db"]);
+        let cost = pipeline(vec![dump], None, Some(&out));
+        self.same(&out);
+        cost
+    }
+
+    fn same(&self, restored: &Path) {
+        assert!(digest(restored) == self.digest, "{} is not what was saved", restored.display());
+        fs::remove_file(restored).unwrap();
+    }
+
+    /// Runs every contender once a round, so that a noisy minute hits all alike.
+    pub async fn run(&self, runs: usize) -> Results {
+        let row = |name, backup| Row { name, backup, costs: vec![], etcd: vec![], stored: 0 };
+        let mut rows = [
+            row(STREAM, true),
+            row(BACKUP, true),
+            row(SAVE, true),
+            row(RESTIC, true),
+            row(RESTORE, false),
+            row(AGE, false),
+            row(DUMP, false),
+        ];
+        for round in 0..runs {
+            eprintln!("round {} of {runs}", round + 1);
+            for (at, row) in rows.iter_mut().enumerate() {
+                let etcd = || cpu_seconds(self.etcd.pid()).unwrap();
+                let before = etcd();
+                let cost = match at {
+                    0 => Cost { wall: self.etcd.bare_stream().await.0, ..Cost::default() },
+                    1 => self.keep(row, Self::backup),
+                    2 => self.keep(row, Self::save_zstd_age),
+                    3 => self.keep(row, Self::restic_backup),
+                    4 => self.restore(),
+                    5 => self.age_zstd(),
+                    _ => self.restic_dump(),
+                };
+                row.etcd.push(etcd() - before);
+                row.costs.push(cost);
+            }
+        }
+        Results { database: self.database, entries: self.entries, runs, rows: rows.into() }
+    }
+
+    fn keep(&self, row: &mut Row, run: fn(&Self) -> (Cost, u64)) -> Cost {
+        let (cost, stored) = run(self);
+        row.stored = stored;
+        cost
+    }
+
+    /// (level, MB/s of one core, ratio) over the saved database, in 1 MiB frames.
+    pub fn levels(&self) -> Vec<(i32, f64, f64)> {
+        let database = fs::read(self.path("saved.db")).unwrap();
+        let measure = |level| {
+            let mut compressor = zstd::bulk::Compressor::new(level).unwrap();
+            let start = Instant::now();
+            let stored: usize = database
+                .chunks(1 << 20)
+                .map(|frame| compressor.compress(frame).unwrap().len())
+                .sum();
+            let seconds = start.elapsed().as_secs_f64();
+            (level, database.len() as f64 / 1e6 / seconds, database.len() as f64 / stored as f64)
+        };
+        [-5, -3, -1, 1, 2, 3, 5, 9].map(measure).into()
+    }
+}
+
+/// (MiB of database, peak of backup, peak of restore).
+pub async fn memory(args: &Args, dir: &Path) -> Vec<(u64, u64, u64)> {
+    let mut rows = Vec::new();
+    for mib in &args.memory {
+        let dir = dir.join(mib.to_string());
+        fs::create_dir(&dir).unwrap();
+        let args = Args { size: *mib, dir: dir.clone(), memory: Vec::new(), ..*args };
+        let suite = Suite::prepare(&args, &dir).await;
+        let (backup, _) = suite.backup();
+        rows.push((*mib, backup.rss, suite.restore().rss));
+        drop(suite);
+        fs::remove_dir_all(dir).unwrap();
+    }
+    rows
+}
