@@ -30,35 +30,51 @@ fn is_invisible(c: char) -> bool {
 
 /// An error and its sources, each said once.
 pub(super) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
+    let mut parts = vec![error.to_string()];
     let mut next = error.source();
     while let Some(source) = next {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
+        parts.push(source.to_string());
         next = source.source();
+    }
+    let mut text = String::new();
+    for (at, part) in parts.iter().enumerate() {
+        // tonic wraps its errors in these words, which tell nothing that the causes do not.
+        let empty = part == "transport error" && at.saturating_add(1) < parts.len();
+        if !empty && !text.contains(part) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(part);
+        }
     }
     clean(&text)
 }
 
 /// The connection did not come up.
-pub(super) fn not_connected(error: &(dyn StdError + 'static), tls: bool) -> Error {
-    let text = chain(error);
-    // tonic's own first words tell nothing that the causes do not.
-    let text = text.strip_prefix("transport error: ").unwrap_or(&text);
-    let failed = Error::new(ErrorKind::Unreachable, text);
-    if text.contains("certificate") || text.contains("handshake") {
-        failed.hint("check the CA, client certificate and key files, and that the endpoint's host is in the server's certificate")
-    } else if text.contains("refused") {
-        failed.hint("nothing listens there: check the endpoint and that etcd runs")
-    } else if !tls
-        && (text.contains("reset") || text.contains("broken pipe") || text.contains("frame"))
-    {
-        failed.hint("the server may speak TLS: write https:// and give its CA")
+pub(super) fn not_connected(error: &(dyn StdError + 'static)) -> Error {
+    Error::new(ErrorKind::Unreachable, chain(error))
+}
+
+/// `error` with what may help against it, if a connection failed and its words tell why.
+///
+/// A server that speaks TLS, or misses the client's certificate, may break off only after the
+/// connection seemed up, so this looks at errors of every request.
+pub(super) fn hinted(error: Error, tls: bool) -> Error {
+    if error.kind() != ErrorKind::Unreachable || error.hint_text().is_some() {
+        return error;
+    }
+    let text = error.to_string();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if has(&["CertificateRequired", "BadCertificate"]) {
+        error.hint("the server asks for a client certificate: give one, and its key, signed by the CA it trusts")
+    } else if has(&["certificate"]) {
+        error.hint("give the CA that signed the server's certificate, and the endpoint by a name that is in it")
+    } else if has(&["Connection refused"]) {
+        error.hint("nothing listens there: check the endpoint and that etcd runs")
+    } else if has(&["handshake", "broken pipe", "reset", "closed", "alert"]) && tls {
+        error.hint("the server may speak no TLS (write http://), or ask for a client certificate")
+    } else if has(&["broken pipe", "reset", "closed", "frame"]) {
+        error.hint("the server may speak TLS: write https:// and give its CA")
     } else {
-        failed
+        error
     }
 }
 
@@ -79,7 +95,7 @@ pub(super) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
 pub(super) fn from_status(what: &str, status: &Status) -> Error {
     let mut text = clean(status.message());
     if let Some(source) = status.source() {
-        text = format!("{text}: {}", chain(source));
+        text = chain(source);
     }
     let text = if text.is_empty() { format!("gRPC {:?}", status.code()) } else { text };
     let failed = Error::new(kind(status), format!("{what}: {text}"));

@@ -57,6 +57,11 @@ pub(super) struct Probe {
 
 /// Connects to `target` and asks for its status, alarms and member list.
 pub(super) async fn probe(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
+    let tls = target.channel.uri().scheme_str() == Some("https");
+    ask(settings, target).await.map_err(|error| failure::hinted(error, tls))
+}
+
+async fn ask(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
     let mut warnings = Vec::new();
     let mut client = connect(settings, target, &mut warnings).await?;
     let limit = settings.command_timeout;
@@ -110,12 +115,11 @@ async fn connect(
     target: &Target,
     warnings: &mut Vec<String>,
 ) -> Result<Client> {
-    let tls = target.channel.uri().scheme_str() == Some("https");
     // The channel's own timeout covers TCP only, not the TLS handshake.
     let channel = timeout(settings.dial_timeout, target.channel.connect())
         .await
         .map_err(|_| failure::timed_out("connect", settings.dial_timeout))?
-        .map_err(|error| failure::not_connected(&error, tls))?;
+        .map_err(|error| failure::not_connected(&error))?;
     let channel = Channel::Tonic(channel);
     let Some((user, password)) = settings.credentials()? else {
         return answer("connect", settings.command_timeout, Client::from_channel(channel, None))

@@ -173,8 +173,10 @@ mod tests {
 
     use super::*;
 
+    type Messages = Vec<(Vec<u8>, u64)>;
+
     /// What etcd sends for `database` in blobs of `size`.
-    fn messages(database: &[u8], size: usize) -> Vec<(Vec<u8>, u64)> {
+    fn messages(database: &[u8], size: usize) -> Messages {
         let mut left = database.len() as u64;
         let mut all = Vec::new();
         for blob in database.chunks(size) {
@@ -212,13 +214,13 @@ mod tests {
     #[test]
     fn refuses_each_departure() {
         let good = messages(&database(), 32768);
-        let change = |edit: &dyn Fn(&mut Vec<(Vec<u8>, u64)>)| {
+        let change = |edit: &dyn Fn(&mut Messages)| {
             let mut messages = good.clone();
             edit(&mut messages);
             let error = run(&messages).unwrap_err();
             (error.kind(), error.to_string())
         };
-        let protocol = |edit: &dyn Fn(&mut Vec<(Vec<u8>, u64)>), words: &str| {
+        let protocol = |edit: &dyn Fn(&mut Messages), words: &str| {
             let (kind, text) = change(edit);
             assert_eq!(kind, ErrorKind::Protocol, "{text}");
             assert!(text.contains(words), "{text}");

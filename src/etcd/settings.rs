@@ -166,7 +166,7 @@ impl EtcdSettings {
     fn tls(&self) -> Result<TlsOptions> {
         let mut tls = TlsOptions::new();
         tls = match &self.cacert {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(&*read_pem(path)?)),
+            Some(path) => tls.ca_certificate(Certificate::from_pem(&*read_ca(path)?)),
             None => tls.with_enabled_roots(),
         };
         match (&self.cert, &self.key) {
@@ -179,6 +179,16 @@ impl EtcdSettings {
             )),
         }
     }
+}
+
+/// A file without any certificate would read as trust in nobody, and fail with other words.
+fn read_ca(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let pem = read_pem(path)?;
+    let mark = b"-----BEGIN CERTIFICATE-----";
+    if !pem.windows(mark.len()).any(|part| part == mark) {
+        return Err(Error::usage(format!("{}: no PEM certificate in it", path.display())));
+    }
+    Ok(pem)
 }
 
 fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>> {

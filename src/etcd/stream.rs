@@ -74,15 +74,14 @@ impl SnapshotStream {
     }
 
     async fn message(&mut self) -> Result<Option<SnapshotResponse>> {
-        let received = self.checker.received();
+        let what = match self.checker.received() {
+            0 => "snapshot".into(),
+            received => format!("snapshot, after {received} bytes"),
+        };
         tokio::time::timeout(self.idle, self.messages.message())
             .await
-            .map_err(|_| {
-                failure::timed_out(&format!("snapshot, after {received} bytes"), self.idle)
-            })?
-            .map_err(|error| {
-                failure::from_client(&format!("snapshot, after {received} bytes"), &error)
-            })
+            .map_err(|_| failure::timed_out(&what, self.idle))?
+            .map_err(|error| failure::from_client(&what, &error))
     }
 
     /// The database's length in bytes, known after the first [`next`](Self::next), 0 before.

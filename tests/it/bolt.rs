@@ -126,6 +126,38 @@ fn refuses_each_forgery() {
     }
 }
 
+#[test]
+fn refuses_keys_out_of_order() {
+    let good = database("3.5");
+    let root = 4096 * u64::from_le_bytes(good[32..40].try_into().unwrap()) as usize;
+    // The second element takes the first one's key.
+    let mut bad = good.clone();
+    let pos = u32::from_le_bytes(good[root + 20..root + 24].try_into().unwrap());
+    bad[root + 36..root + 40].copy_from_slice(&(pos - 16).to_le_bytes());
+    bad.copy_within(root + 24..root + 28, root + 40);
+    let error = facts(&bad).unwrap_err();
+    assert!(error.to_string().contains("do not ascend"), "{error}");
+
+    // Free pages are in the file too, so any branch may be the one that counts.
+    let branches = (2..good.len() / 4096).map(|page| page * 4096).filter(|at| good[at + 8] == 1);
+    let (mut outside, mut childless) = (0, 0);
+    for at in branches {
+        let count = usize::from(u16::from_le_bytes([good[at + 10], good[at + 11]]));
+        let last = at + 16 * count;
+        let pos = u32::from_le_bytes(good[last..last + 4].try_into().unwrap()) as usize;
+        let mut bad = good.clone();
+        // The last byte of the main revision: the child's first key is now below it.
+        bad[last + pos + 7] += 1;
+        let refused =
+            |bad: &[u8], words| facts(bad).is_err_and(|error| error.to_string().contains(words));
+        outside += usize::from(refused(&bad, "outside those of its parent"));
+        let mut bad = good.clone();
+        bad[at + 10..at + 12].fill(0);
+        childless += usize::from(refused(&bad, "without children"));
+    }
+    assert!(outside > 0 && childless > 0, "{outside} {childless}");
+}
+
 /// A database whose root is a branch that names itself as its child.
 #[test]
 fn a_circle_ends() {

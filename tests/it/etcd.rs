@@ -7,7 +7,7 @@ use strongroom::bolt::Db;
 use strongroom::etcd::{Choice, EtcdSettings, choose_member};
 use strongroom::mvcc::{DatabaseFacts, database_facts};
 use strongroom::secret::SecretBytes;
-use strongroom::{Error, ErrorKind, Result};
+use strongroom::{ErrorKind, Result};
 
 use crate::etcd_server::{Etcd, Version, free_ports};
 use crate::fake_etcd::{self, Script, Step, good_steps};
@@ -60,23 +60,28 @@ async fn facts_match_status_over_mutual_tls() {
     for version in Version::ALL {
         let etcd = Etcd::builder(version).with_tls().start().await;
         matches_status(&etcd).await;
-        let kind = async |settings| {
-            choose_member(&settings)
-                .await
-                .err()
-                .map(|error: Error| (error.kind(), error.to_string()))
-        };
-        let (code, text) =
-            kind(EtcdSettings { cert: None, key: None, ..etcd.settings() }).await.unwrap();
-        assert_eq!(code, ErrorKind::Unreachable, "{text}");
-        let (code, text) = kind(EtcdSettings { cacert: None, ..etcd.settings() }).await.unwrap();
-        assert_eq!(code, ErrorKind::Unreachable, "{text}");
-        assert!(text.contains("certificate"), "{text}");
         let plain = etcd.endpoint().replace("https", "http");
-        let (code, text) =
-            kind(EtcdSettings { endpoints: vec![plain], ..EtcdSettings::default() }).await.unwrap();
-        assert_eq!(code, ErrorKind::Unreachable, "{text}");
+        let cases = [
+            (EtcdSettings { cert: None, key: None, ..etcd.settings() }, "client certificate"),
+            (EtcdSettings { cacert: None, ..etcd.settings() }, "the CA that signed"),
+            (EtcdSettings { endpoints: vec![plain], ..EtcdSettings::default() }, "write https://"),
+        ];
+        for (settings, words) in cases {
+            let error = choose_member(&settings).await.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains(words)), "{error:?}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_where_there_is_none() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let endpoints = vec![etcd.endpoint().replace("http", "https")];
+    let error =
+        choose_member(&EtcdSettings { endpoints, ..EtcdSettings::default() }).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("write http://")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,32 +119,34 @@ impl Etcd {
     }
 
     fn run(builder: Builder) -> Self {
+        // Between finding a free port and etcd's binding it, another may take it.
+        for _ in 0..5 {
+            if let Some(mut etcd) = Self::attempt(&builder) {
+                if builder.auth {
+                    etcd.enable_auth();
+                }
+                return etcd;
+            }
+        }
+        panic!("etcd finds no free port")
+    }
+
+    fn attempt(builder: &Builder) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let tls = builder.tls.then(|| make_tls(dir.path()));
         let scheme = if builder.tls { "https" } else { "http" };
         let ports = free_ports(2 * builder.members);
-        let peers: Vec<_> =
-            ports.chunks(2).map(|pair| format!("http://127.0.0.1:{}", pair[1])).collect();
+        let peer = |at: usize| format!("http://127.0.0.1:{}", ports[2 * at + 1]);
         let cluster: Vec<_> =
-            peers.iter().enumerate().map(|(at, url)| format!("m{at}={url}")).collect();
-        let mut etcd =
-            Self { version: builder.version, dir, tls, auth: false, servers: Vec::new() };
-        for (at, peer) in peers.iter().enumerate() {
+            (0..builder.members).map(|at| format!("m{at}={}", peer(at))).collect();
+        let version = builder.version;
+        let mut etcd = Self { version, dir, tls, auth: false, servers: Vec::new() };
+        for at in 0..builder.members {
             let endpoint = format!("{scheme}://127.0.0.1:{}", ports[2 * at]);
-            etcd.spawn(
-                &format!("m{at}"),
-                &endpoint,
-                peer,
-                &cluster.join(","),
-                "new",
-                &builder.args,
-            );
+            let name = format!("m{at}");
+            etcd.spawn(&name, &endpoint, &peer(at), &cluster.join(","), "new", &builder.args);
         }
-        etcd.wait_healthy();
-        if builder.auth {
-            etcd.enable_auth();
-        }
-        etcd
+        etcd.wait_healthy().then_some(etcd)
     }
 
     fn spawn(
@@ -181,14 +183,19 @@ impl Etcd {
         });
     }
 
-    fn wait_healthy(&self) {
+    /// Waits until all members are healthy; false if one found its port taken.
+    fn wait_healthy(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(30);
         for at in 0..self.servers.len() {
             while !self.ctl(&[at]).args(["endpoint", "health"]).output().unwrap().status.success() {
+                if self.log(at).contains("address already in use") {
+                    return false;
+                }
                 assert!(Instant::now() < deadline, "etcd is not healthy: {}", self.log(at));
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+        true
     }
 
     fn enable_auth(&mut self) {
