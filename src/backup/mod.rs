@@ -1,6 +1,7 @@
 //! The jobs: back up, list, verify, restore, re-seal.
 
 mod blocking;
+mod buffers;
 mod catalog;
 mod control;
 mod create;

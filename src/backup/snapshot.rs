@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
@@ -329,8 +330,8 @@ impl DatabaseReader {
     pub(crate) async fn frame(&self, at: usize) -> Result<Vec<u8>> {
         let mut plain = Vec::new();
         let batch = self.fetch(at..at + 1).await?;
-        batch.open(true, |_, frame| {
-            plain = std::mem::take(frame);
+        batch.open(true, &Buffers::default(), |_, mut frame| {
+            plain = std::mem::take(&mut *frame);
             Ok(())
         })?;
         Ok(plain)
@@ -376,27 +377,29 @@ impl SealedBatch {
     pub(crate) fn open(
         mut self,
         check_ids: bool,
-        mut each: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
+        buffers: &Buffers,
+        mut each: impl FnMut(usize, Buffer) -> Result<()>,
     ) -> Result<()> {
         let inner = &self.reader.0;
         let Some(first) = inner.index.frames.get(self.frames.start) else { return Ok(()) };
         let payload = self.reader.payload(first)?;
         let message =
             payload.opener.open(&self.message, &mut self.sealed).context(payload.name.clone())?;
+        let mut decompressor = frames::decompressor()?;
         for at in self.frames {
             let Some(frame) = inner.index.frames.get(at) else { break };
             let start = (frame.offset - self.message.start) as usize;
             let stored = message
                 .get(start..start + frame.length as usize)
                 .ok_or_else(|| Error::tampered(format!("frame {at} lies outside its payload")))?;
-            let mut plain = vec![0; inner.index.frame_length(at).unwrap_or(0) as usize];
+            let mut plain = buffers.of_length(inner.index.frame_length(at).unwrap_or(0) as usize);
             let named = |error: Error| error.context(format!("frame {at}"));
-            frames::decompress(stored, &mut plain).map_err(named)?;
+            frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
             let key = inner.index.frame_id_key.expose();
             if check_ids && frames::frame_id(key, &plain) != frame.id {
                 return Err(named(Error::tampered("its content is not what its id names")));
             }
-            each(at, &mut plain)?;
+            each(at, plain)?;
         }
         Ok(())
     }
