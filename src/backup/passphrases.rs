@@ -21,7 +21,7 @@ pub const MAX_ARGON2_KIB: u32 = 1 << 20;
 /// Those of the store.
 pub async fn passphrase_keys(repository: &Repository) -> Result<BTreeMap<KeyId, Vec<u32>>> {
     let mut keys: BTreeMap<KeyId, Vec<u32>> = BTreeMap::new();
-    for info in repository.list("keys/").await? {
+    for info in repository.list("keys").await? {
         if let Some(ObjectName::Key { id, generation }) = ObjectName::parse(&info.name) {
             keys.entry(id).or_default().push(generation);
         }
@@ -69,7 +69,8 @@ pub async fn open_passphrase_keys(
             if keys.iter().any(|key| key.id() == id) {
                 continue;
             }
-            match object.and_then(|object| open_passphrase_object(&object, &passphrase, max_m_kib)) {
+            match object.and_then(|object| open_passphrase_object(&object, &passphrase, max_m_kib))
+            {
                 Ok(key) => keys.push(key),
                 Err(error) => failure = failure.or(Some(error)),
             }
