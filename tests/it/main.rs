@@ -18,6 +18,7 @@ mod etcd_server;
 mod fake_etcd;
 mod faulty;
 mod hostile;
+mod program_on_azure;
 mod program_on_s3;
 mod support;
 mod vectors;
