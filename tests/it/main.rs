@@ -19,6 +19,8 @@ mod fake_etcd;
 mod faulty;
 mod hostile;
 mod program_on_azure;
+mod program_on_google;
 mod program_on_s3;
+mod s3_server;
 mod support;
 mod vectors;
