@@ -19,7 +19,7 @@ pub fn program() -> Command {
             command.env_remove(name);
         }
     }
-    command.args(["--config", "/dev/null"]).stdin(Stdio::null());
+    command.env("STRONGROOM_CONFIG", "/dev/null").stdin(Stdio::null());
     command
 }
 

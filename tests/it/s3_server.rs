@@ -3,6 +3,7 @@
 //! The double is no Google: it takes the XML API's requests that `object_store` makes, without authentication.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -26,8 +27,16 @@ pub enum Flavour {
     Google,
 }
 
+/// What was asked: method, path and query, and the header of server-side encryption.
+pub type Seen = Arc<Mutex<Vec<(String, Option<String>)>>>;
+
 /// Serves the folders of `dir` as buckets until the runtime ends; returns the URL.
 pub async fn start(dir: &Path, flavour: Flavour) -> String {
+    start_recording(dir, flavour, Seen::default()).await
+}
+
+/// As [`start`], and notes each request in `seen`.
+pub async fn start_recording(dir: &Path, flavour: Flavour, seen: Seen) -> String {
     let mut builder = S3ServiceBuilder::new(FileSystem::new(dir).unwrap());
     if flavour == Flavour::S3 {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
@@ -38,8 +47,12 @@ pub async fn start(dir: &Path, flavour: Flavour) -> String {
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            let s3 = s3.clone();
+            let (s3, seen) = (s3.clone(), seen.clone());
             let shim = service_fn(move |mut request: Request<Incoming>| {
+                let encryption = request.headers().get("x-amz-server-side-encryption");
+                let encryption = encryption.map(|value| value.to_str().unwrap().to_owned());
+                let what = format!("{} {}", request.method(), request.uri());
+                seen.lock().unwrap().push((what, encryption));
                 if flavour == Flavour::Google {
                     to_s3(&mut request);
                 }
