@@ -87,10 +87,10 @@ impl Builder {
 }
 
 /// PEM files of a CA and of one certificate for server and client.
-struct Tls {
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
+pub(crate) struct Tls {
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 struct Server {
@@ -348,7 +348,7 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
-fn make_tls(dir: &std::path::Path) -> Tls {
+pub(crate) fn make_tls(dir: &std::path::Path) -> Tls {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -11,8 +11,8 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-    UploadPart,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result, UploadPart,
 };
 use strongroom::backup::{Control, VerifyLevel, reseal, snapshots, verify};
 
@@ -25,11 +25,17 @@ pub struct Faulty {
     left: Arc<AtomicUsize>,
     /// Fail once, then work again; otherwise stay dead.
     once: bool,
+    /// Overwrite what is to be created, as some S3 servers do.
+    lies: bool,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
-        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once }
+        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once, lies: false }
+    }
+
+    fn lying(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { lies: true, ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -96,7 +102,8 @@ impl ObjectStore for Faulty {
         opts: PutOptions,
     ) -> Result<PutResult> {
         self.call()?;
-        self.inner.put_opts(to, payload, opts).await
+        let mode = if self.lies { PutMode::Overwrite } else { opts.mode.clone() };
+        self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await
     }
 
     async fn put_multipart_opts(
@@ -266,4 +273,18 @@ async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
         }
         assert!(failures > 3 && failures < MAX_CALLS, "{failures}");
     }
+}
+
+#[tokio::test]
+async fn a_store_that_ignores_create_if_absent_is_refused() {
+    use strongroom::store::Repository;
+    let dir = tempfile::tempdir().unwrap();
+    let lying = || Arc::new(Faulty::lying(local(dir.path())));
+    let rng = &mut strongroom::crypto::system_rng();
+    let error = Repository::init(lying(), false, rng).await.err().unwrap();
+    assert_eq!(error.kind(), strongroom::ErrorKind::Unsupported);
+    assert!(error.hint_text().is_some());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    // Who trusts it expressly may.
+    Repository::init(lying(), true, rng).await.unwrap();
 }

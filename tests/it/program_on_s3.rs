@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::end_to_end::program;
-use crate::etcd_server::free_ports;
+use crate::etcd_server::{free_ports, make_tls};
 use crate::support::{python, small_database};
 
 struct Moto {
@@ -17,11 +17,16 @@ struct Moto {
 
 impl Moto {
     fn start() -> Self {
+        Self::with_args(&[])
+    }
+
+    fn with_args(args: &[&std::ffi::OsStr]) -> Self {
         let port = free_ports(1)[0];
         let server = python().get_program().to_owned();
         let server = std::path::Path::new(&server).with_file_name("moto_server");
         let child = Command::new(server)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -136,3 +141,64 @@ fn an_s3_that_is_not_there_is_worth_retrying() {
     assert_eq!(code, 4, "{error}");
     assert!(!error.contains("the-secret-access-key"));
 }
+
+/// A private CA for the store, and IRSA: a token file that STS turns into credentials, over TLS of that CA too.
+#[test]
+fn a_private_ca_and_web_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = make_tls(dir.path());
+    let moto =
+        Moto::with_args(&["-c".as_ref(), tls.cert.as_os_str(), "-k".as_ref(), tls.key.as_os_str()]);
+    let url = format!("https://127.0.0.1:{}", moto.port);
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("token"), "a.web.token").unwrap();
+    let created = python()
+        .args(["-c", CREATE_BUCKET, &url, "backups"])
+        .env("AWS_CA_BUNDLE", &tls.ca)
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .status()
+        .unwrap();
+    assert!(created.success());
+    let config = |ca: bool| {
+        let mut text = String::from("[repository]\nurl = \"s3://backups/irsa\"\n");
+        if ca {
+            text += &format!("[repository.options]\nca_certificate = \"{}\"\n", tls.ca.display());
+        }
+        let path = path(if ca { "with.toml" } else { "without.toml" });
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let on = |config: &str, args: &[&str]| {
+        let mut command = moto.program();
+        command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env_remove("AWS_ALLOW_HTTP")
+            .env("AWS_ENDPOINT_URL", &url)
+            .env("AWS_ENDPOINT_URL_STS", &url)
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", path("token"))
+            .env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/backup")
+            .env("STRONGROOM_CONFIG", config);
+        run(command.args(args))
+    };
+    let (with, without) = (config(true), config(false));
+    let (code, _, error) = on(&without, &["init"]);
+    assert_ne!(code, 0, "a CA that nobody trusts");
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+    let keyring = format!("file:{}", path("keyring"));
+    for args in [
+        &["key", "generate", "-o", &path("keyring")][..],
+        &["init"],
+        &["-k", &keyring, "backup", "--file", small_database().to_str().unwrap()],
+        &["-k", &keyring, "verify", "latest"],
+    ] {
+        let (code, _, error) = on(&with, args);
+        assert_eq!(code, 0, "{args:?}: {error}");
+    }
+}
+
+const CREATE_BUCKET: &str = "
+import sys, boto3
+boto3.client('s3', endpoint_url=sys.argv[1], region_name='us-east-1').create_bucket(Bucket=sys.argv[2])
+";
