@@ -109,7 +109,15 @@ impl Context {
     }
 
     async fn find_all(&self, repository: &Repository, names: &[String]) -> Result<Vec<SnapshotId>> {
+        // As in `find`; and a snapshot whose manifest is broken stands in no listing.
+        if let Ok(ids) = names.iter().map(|name| name.parse()).collect() {
+            return Ok(ids);
+        }
         let listing = self.listing(repository).await?;
-        names.iter().map(|name| select(&listing, name, None)).collect()
+        let find = |name: &String| match name.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => select(&listing, name, None),
+        };
+        names.iter().map(find).collect()
     }
 }
