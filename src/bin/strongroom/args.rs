@@ -1,12 +1,19 @@
 //! What was typed.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strongroom::crypto::Suite;
 use strongroom::format::{ClusterName, KeyId, Uuid};
 
 use crate::duration::Span;
+
+/// MiB that may wait for the store.
+pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
+/// zstd levels.
+pub(crate) const LEVELS: RangeInclusive<i64> = -7..=19;
 
 const LONG_ABOUT: &str = "\
 Encrypted backups of etcd, and restores that prove what they restored.
@@ -102,15 +109,14 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase; given several times, all seal and any one opens
+    /// Master key, file:PATH or passphrase; several (repeated, or parted by commas or line breaks) all seal, any one opens
     #[arg(
         short = 'k',
         long = "master-key",
         global = true,
         value_name = "URI",
         env = "STRONGROOM_MASTER_KEY",
-        hide_env_values = true,
-        value_delimiter = ','
+        hide_env_values = true
     )]
     pub(crate) master_keys: Vec<String>,
     /// Output format
@@ -280,10 +286,10 @@ pub(crate) struct BackupArgs {
     #[arg(long, value_name = "DB")]
     pub(crate) file: Option<PathBuf>,
     /// MiB of compressed frames that may wait for the store [default: 32]
-    #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(4..=65536))]
+    #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(READ_AHEAD_MIB))]
     pub(crate) read_ahead: Option<u32>,
     /// zstd level, -7 to 19 [default: 1]
-    #[arg(long, env = "STRONGROOM_LEVEL", hide_env_values = true, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19))]
+    #[arg(long, env = "STRONGROOM_LEVEL", hide_env_values = true, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(LEVELS))]
     pub(crate) level: Option<i32>,
     /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
     #[arg(long, value_name = "NAME", env = "STRONGROOM_SUITE", hide_env_values = true)]
@@ -411,4 +417,14 @@ still open with the old one.")]
         /// Which key, if the old passphrase opens several
         key_id: Option<KeyId>,
     },
+}
+
+impl Command {
+    /// How long a command may go on after a signal: those that write are to end well, the rest just end.
+    pub(crate) fn grace(&self) -> Duration {
+        match self {
+            Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            _ => Duration::from_secs(10),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use strongroom::secret::SecretBytes;
 use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
 
-use crate::args::{EtcdArgs, Global};
+use crate::args::{EtcdArgs, Global, LEVELS, READ_AHEAD_MIB};
 use crate::duration::Span;
 use crate::secrets;
 
@@ -111,8 +111,10 @@ impl Settings {
     /// [`ErrorKind::Usage`] for a configuration file that is wrong or a value that makes no sense.
     pub(crate) fn resolve(global: Global) -> Result<Self> {
         let config = read_config(global.config.as_deref())?;
+        refuse_password(global.etcd.user.as_deref().or(config.etcd.user.as_deref()))?;
+        check_backup(&config.backup)?;
         let parse = |text: String| text.parse::<MasterKeyUri>();
-        let master_keys = either(global.master_keys, config.master_keys);
+        let master_keys = either(split_keys(&global.master_keys), config.master_keys);
         let cluster = config.cluster.map(|name| name.parse()).transpose();
         let id = config.repository.id.map(|id| id.parse()).transpose();
         Ok(Self {
@@ -162,7 +164,11 @@ impl Settings {
     /// # Errors
     /// [`ErrorKind::Usage`] for contradictions, [`ErrorKind::Io`] for a password file that cannot be read.
     pub(crate) fn etcd(&self) -> Result<EtcdSettings> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        self.etcd_with(&|name| std::env::var(name).ok())
+    }
+
+    fn etcd_with(&self, variables: &dyn Fn(&str) -> Option<String>) -> Result<EtcdSettings> {
+        let variable = |name: &str| variables(name).filter(|value| !value.is_empty());
         let path = |given: &Option<PathBuf>, name| given.clone().or(variable(name).map(Into::into));
         let args = &self.etcd;
         let mut endpoints = args.endpoints.clone();
@@ -193,14 +199,6 @@ impl Settings {
         &self,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(Option<String>, Option<SecretBytes>)> {
-        if self.etcd.user.as_deref().is_some_and(|user| user.contains(':')) {
-            return Err(Error::usage(
-                "a password on the command line can be read by every process on this host",
-            )
-            .hint(
-                "give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD",
-            ));
-        }
         let mut password =
             self.etcd.password_file.as_deref().map(secrets::read_file).transpose()?;
         let user = match &self.etcd.user {
@@ -223,6 +221,41 @@ impl Settings {
         }
         Ok((user, password))
     }
+}
+
+/// A name with a colon is a name with a password, as etcdctl takes it.
+fn refuse_password(user: Option<&str>) -> Result<()> {
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(Error::usage(
+            "the user is a name without a password: \
+             every process on this host can read one on the command line",
+        )
+        .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
+    }
+    Ok(())
+}
+
+/// The bounds that clap keeps for the flags.
+fn check_backup(config: &BackupConfig) -> Result<()> {
+    let read_ahead = config.read_ahead.is_none_or(|mib| READ_AHEAD_MIB.contains(&mib.into()));
+    let level = config.level.is_none_or(|level| LEVELS.contains(&level.into()));
+    for (good, name, range) in
+        [(read_ahead, "read_ahead", READ_AHEAD_MIB), (level, "level", LEVELS)]
+    {
+        if !good {
+            let (low, high) = range.into_inner();
+            return Err(Error::usage(format!(
+                "configuration: backup.{name}: must be from {low} to {high}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A variable can hold several keys, but is one value.
+fn split_keys(given: &[String]) -> Vec<String> {
+    let parts = given.iter().flat_map(|keys| keys.split([',', '\n']));
+    parts.map(str::trim).filter(|key| !key.is_empty()).map(Into::into).collect()
 }
 
 fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
