@@ -9,32 +9,16 @@ use strongroom::crypto::Suite;
 use strongroom::format::{ClusterName, KeyId, Uuid};
 
 use crate::duration::Span;
+use crate::help;
 
 /// MiB that may wait for the store.
 pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
 /// zstd levels.
 pub(crate) const LEVELS: RangeInclusive<i64> = -7..=19;
 
-const LONG_ABOUT: &str = "\
-Encrypted backups of etcd, and restores that prove what they restored.
-
-Settings come from flags, else STRONGROOM_* variables, else the configuration file, else (for etcd's \
-connection) ETCDCTL_* variables. Secrets never go on the command line.";
-
-const EXAMPLES: &str = "\
-Examples:
-  strongroom key generate -o /etc/strongroom/keyring
-  strongroom init -r s3://bucket/prefix
-  strongroom backup --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
-  strongroom snapshots
-  strongroom restore latest --output etcd.db
-
-Exit status: 0 done, 1 failure, 2 usage, 3 done with findings, 4 etcd or store unreachable, 10 no repository,
-12 no key opens it, 13 integrity, 130 interrupted.";
-
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
-#[command(name = "strongroom", version, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(name = "strongroom", version, long_about = help::PROGRAM, after_help = help::PROGRAM_MORE)]
 #[command(
     disable_help_subcommand = true,
     subcommand_required = true,
@@ -63,7 +47,7 @@ pub(crate) enum ProgressMode {
     /// A bar, on a terminal only.
     #[default]
     Auto,
-    /// One JSON object a line: {"what", "done", "total"}.
+    /// One JSON object a line: {"what", "done", "total"}, or {"note"}
     Json,
     /// None.
     None,
@@ -71,6 +55,7 @@ pub(crate) enum ProgressMode {
 
 /// Flags that every command takes.
 #[derive(Args, Default)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: /etc/strongroom/strongroom.toml, where it exists]
     #[arg(
@@ -147,7 +132,7 @@ pub(crate) struct Global {
 
 /// etcd's connection, as etcdctl spells it.
 #[derive(Args, Default)]
-#[command(next_help_heading = "etcd")]
+#[command(next_help_heading = "Connection to etcd")]
 pub(crate) struct EtcdArgs {
     /// etcd endpoints; one healthy member among them is read [default: http://127.0.0.1:2379]
     #[arg(
@@ -228,29 +213,34 @@ pub(crate) struct EtcdArgs {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Create a repository, and prove that its store keeps its promises
+    #[command(long_about = help::INIT, after_help = help::INIT_MORE)]
     Init(InitArgs),
     /// Take one encrypted snapshot of a live etcd
+    #[command(long_about = help::BACKUP, after_help = help::BACKUP_MORE)]
     Backup(BackupArgs),
     /// List the snapshots; needs no key
+    #[command(long_about = help::SNAPSHOTS, after_help = help::SNAPSHOTS_MORE)]
     Snapshots,
     /// Show all that is known of one snapshot
+    #[command(long_about = help::SHOW, after_help = help::SHOW_MORE)]
     Show(ShowArgs),
     /// Prove that snapshots are whole
+    #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
     /// Restore a snapshot to a file that etcdutl and etcdctl accept
+    #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(RestoreArgs),
     /// Make, list, rotate and remove master keys
-    #[command(subcommand)]
+    #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
     /// Print a completion script for a shell
-    #[command(
-        after_help = "Example:\n  strongroom completions bash > /etc/bash_completion.d/strongroom"
-    )]
+    #[command(long_about = help::COMPLETIONS, after_help = help::COMPLETIONS_MORE)]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a directory, or the main one to standard output
+    #[command(long_about = help::MAN, after_help = help::MAN_MORE)]
     Man {
         /// Where to write them
         dir: Option<PathBuf>,
@@ -259,13 +249,6 @@ pub(crate) enum Command {
 
 /// `init`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom init -r /var/backups/etcd
-  strongroom init -r s3://bucket/prefix -k passphrase     # makes a master key that a passphrase opens
-
-A store that ignores the request never to overwrite an object is refused: two writers could then destroy each \
-other's snapshots.")]
 pub(crate) struct InitArgs {
     /// Take the store's word that it never overwrites what it was asked to create
     #[arg(long)]
@@ -274,13 +257,6 @@ pub(crate) struct InitArgs {
 
 /// `backup`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom backup --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
-  strongroom backup --file snapshot.db          # wraps what `etcdctl snapshot save` wrote
-
-Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
-database grows: --read-ahead lets etcd run ahead of a slow store.")]
 pub(crate) struct BackupArgs {
     /// Wrap this snapshot file instead of reading a live etcd
     #[arg(long, value_name = "DB")]
@@ -298,7 +274,6 @@ pub(crate) struct BackupArgs {
 
 /// `show`
 #[derive(Args)]
-#[command(after_help = "Example:\n  strongroom show latest -k file:/etc/strongroom/keyring")]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) which: Which,
@@ -316,14 +291,6 @@ pub(crate) struct Which {
 
 /// `verify`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom verify latest                         # every byte: fetched, decrypted, hashed
-  strongroom verify latest -k file:/mnt/usb/copy   # proves that this copy of the keyring opens it
-  strongroom verify --all --quick                  # manifests, seals and lengths
-  strongroom verify --all --digests                # the objects' SHA-256, without any key
-
-Exit status 13 if any fails, else 12 if any cannot be opened.")]
 pub(crate) struct VerifyArgs {
     /// Snapshots: ids, or latest
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -341,18 +308,6 @@ pub(crate) struct VerifyArgs {
 
 /// `restore`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom restore latest --output etcd.db
-  strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
-  strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'      # trust it only if strongroom exits 0
-
-Then, on every member, with a token that was never used before:
-  etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new --name … --initial-cluster … \\
-      --initial-cluster-token NEW --initial-advertise-peer-urls …
-On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.
-
-The file appears under its name only when every byte of it is proved.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) which: Which,
@@ -368,30 +323,20 @@ pub(crate) struct RestoreArgs {
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
     /// Make a keyring file with one new master key
-    #[command(
-        after_help = "Example:\n  strongroom key generate -o /etc/strongroom/keyring\n\nCopy it off the host at once: without it there is no restore."
-    )]
+    #[command(long_about = help::KEY_GENERATE, after_help = help::KEY_GENERATE_MORE)]
     Generate {
         /// File to write; never overwritten
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
     /// List the master keys at hand and in the repository, and count the snapshots that only one key opens
+    #[command(long_about = help::KEY_LIST, after_help = help::KEY_LIST_MORE)]
     List,
     /// Make a new primary key in the keyring; the old one still opens
-    #[command(
-        after_help = "Example:\n  strongroom key rotate -k file:/etc/strongroom/keyring\n  strongroom key reseal --all"
-    )]
+    #[command(long_about = help::KEY_ROTATE, after_help = help::KEY_ROTATE_MORE)]
     Rotate,
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
-    #[command(after_help = "\
-Examples:
-  strongroom key reseal --all                                     # after key rotate
-  strongroom key reseal --all -k file:keyring -k file:recovery    # adds a second key
-  strongroom key reseal --all --drop KEYID                        # gives up a key that is not at hand
-
-Stanzas of keys that are not at hand are kept unless dropped. Headers only: this is no revocation. Who kept an old seal \
-and its master key can still open that snapshot.")]
+    #[command(long_about = help::KEY_RESEAL, after_help = help::KEY_RESEAL_MORE)]
     Reseal {
         /// Snapshots: ids, or latest
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -404,15 +349,13 @@ and its master key can still open that snapshot.")]
         drop: Vec<KeyId>,
     },
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
+    #[command(long_about = help::KEY_REMOVE, after_help = help::KEY_REMOVE_MORE)]
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
     },
     /// Change the passphrase that opens the repository's master key
-    #[command(after_help = "\
-The old passphrase is asked on the terminal, or comes from STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND; \
-the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
-still open with the old one.")]
+    #[command(long_about = help::KEY_PASSPHRASE, after_help = help::KEY_PASSPHRASE_MORE)]
     Passphrase {
         /// Which key, if the old passphrase opens several
         key_id: Option<KeyId>,

@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod duration;
 mod harden;
+mod help;
 mod output;
 mod progress;
 mod secrets;

@@ -52,7 +52,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
         Command::Completions { shell } => shell::completions(shell),
-        Command::Man { dir } => shell::man(dir.as_deref()),
+        Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }
 }
 
