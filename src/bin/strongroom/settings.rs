@@ -322,25 +322,107 @@ mod tests {
 
     fn resolve(config: &str, args: &[&str]) -> Result<Settings> {
         use clap::Parser;
-        let args = ["strongroom", "--config", config].iter().chain(args).chain(&["snapshots"]);
+        let args = [&["strongroom", "--config", config], args, &["snapshots"]].concat();
         Settings::resolve(crate::args::Cli::try_parse_from(args).unwrap().global)
     }
 
+    /// Settings from a configuration file that says `text`.
+    fn filed(text: &str, args: &[&str]) -> Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("strongroom.toml");
+        std::fs::write(&path, text).unwrap();
+        resolve(path.to_str().unwrap(), args)
+    }
+
     #[test]
-    fn a_password_on_the_command_line_is_refused() {
-        let settings = resolve("/dev/null", &["--user", "root:secret"]).unwrap();
-        let error = settings.etcd().err().unwrap();
+    fn a_password_beside_the_user_is_refused() {
+        let typed = resolve("/dev/null", &["--user", "root:hunter2"]).err().unwrap();
+        let filed = filed("[etcd]\nuser = \"root:hunter2\"", &[]).err().unwrap();
+        for error in [typed, filed] {
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(!error.to_string().contains("hunter2"));
+            assert!(error.hint_text().unwrap().contains("--password-file"));
+        }
+    }
+
+    /// etcd's settings, in an environment that holds `variables` and nothing else.
+    fn etcd(settings: &Settings, variables: &[(&str, &str)]) -> Result<EtcdSettings> {
+        settings.etcd_with(&|wanted| {
+            let found = variables.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn etcdctls_variables_come_last() {
+        let variables = [
+            ("ETCDCTL_ENDPOINTS", "http://stray:2379, http://other:2379"),
+            ("ETCDCTL_CACERT", "/stray"),
+            ("ETCDCTL_DIAL_TIMEOUT", "7s"),
+        ];
+        let etcd = |text, args: &[&str], variables: &[_]| {
+            etcd(&filed(text, args).unwrap(), variables).unwrap()
+        };
+        let text = "[etcd]\nendpoints = [\"http://filed:2379\"]\ndial_timeout = \"1m30s\"";
+        let settings = etcd(text, &["--endpoints", "http://typed:2379"], &variables);
+        assert_eq!(settings.endpoints, ["http://typed:2379"]);
+        let settings = etcd(text, &[], &variables);
+        assert_eq!(settings.endpoints, ["http://filed:2379"]);
+        assert_eq!(settings.dial_timeout, Duration::from_secs(90));
+        assert_eq!(settings.cacert.as_deref(), Some(Path::new("/stray")));
+        let settings = etcd("", &[], &variables);
+        assert_eq!(settings.endpoints, ["http://stray:2379", "http://other:2379"]);
+        assert_eq!(settings.dial_timeout, Duration::from_secs(7));
+        let settings = etcd("", &[], &[("ETCDCTL_ENDPOINTS", ""), ("ETCDCTL_CACERT", "")]);
+        assert_eq!(settings.endpoints, [DEFAULT_ENDPOINT]);
+        assert_eq!(settings.cacert, None);
+    }
+
+    #[test]
+    fn etcdctls_credentials_are_taken_as_etcdctl_takes_them() {
+        let both = |variables: &[_]| {
+            let etcd = etcd(&filed("", &[]).unwrap(), variables).unwrap();
+            let password = etcd.password.map(|word| String::from_utf8(word.expose().to_vec()));
+            (etcd.user, password.transpose().unwrap())
+        };
+        let root = |password: &str| (Some("root".to_owned()), Some(password.to_owned()));
+        assert_eq!(both(&[("ETCDCTL_USER", "root:a:b")]), root("a:b"));
+        assert_eq!(both(&[("ETCDCTL_USER", "root"), ("ETCDCTL_PASSWORD", "x")]), root("x"));
+        assert_eq!(both(&[("ETCDCTL_PASSWORD", "x")]), (None, None));
+    }
+
+    #[test]
+    fn a_users_password_is_never_anothers() {
+        let settings = filed("[etcd]\nuser = \"backup\"", &[]).unwrap();
+        let error = etcd(&settings, &[("ETCDCTL_USER", "root:stray")]).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_files_numbers_keep_the_flags_bounds() {
+        for bad in ["read_ahead = 3", "read_ahead = 65537", "level = 20", "level = -8"] {
+            let error = filed(&format!("[backup]\n{bad}"), &[]).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+        }
+        for good in ["read_ahead = 4", "read_ahead = 65536", "level = 19", "level = -7"] {
+            assert!(filed(&format!("[backup]\n{good}"), &[]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn several_master_keys_fit_into_one_value() {
+        let settings = resolve("/dev/null", &["-k", "file:/a, passphrase\nfile:/b\n"]).unwrap();
+        let file = |path: &str| MasterKeyUri::File(path.into());
+        assert_eq!(settings.master_keys, [file("/a"), MasterKeyUri::Passphrase, file("/b")]);
+        // A file's list needs no separators: there a comma belongs to the path.
+        let settings = filed("master_keys = [\"file:/a,b\"]", &[]).unwrap();
+        assert_eq!(settings.master_keys, [file("/a,b")]);
     }
 
     #[test]
     fn flags_win_over_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("strongroom.toml");
-        std::fs::write(&path, "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n").unwrap();
-        let path = path.to_str().unwrap();
-        let settings = resolve(path, &["--cluster", "typed"]).unwrap();
+        let text = "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n";
+        let settings = filed(text, &["--cluster", "typed"]).unwrap();
         assert_eq!(settings.cluster.unwrap().as_str(), "typed");
         assert_eq!(settings.repository.as_deref(), Some("/filed"));
     }
