@@ -39,6 +39,9 @@ struct Args {
     /// Instead: peak memory of backup and restore at these sizes in MiB
     #[arg(long, value_delimiter = ',')]
     memory: Vec<u64>,
+    /// Instead: only start the filled etcd, say where, and wait
+    #[arg(long)]
+    hold: bool,
     /// cargo bench passes this
     #[arg(long, hide = true)]
     bench: bool,
@@ -54,6 +57,9 @@ fn main() {
             return report::memory(&suite::memory(&args, dir.path()).await);
         }
         let suite = suite::Suite::prepare(&args, dir.path()).await;
+        if args.hold {
+            return suite.hold().await;
+        }
         if args.levels {
             return report::levels(&suite.levels());
         }

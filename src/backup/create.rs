@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::blocking::AbortOnDrop;
+use super::buffers::{Buffer, Buffers};
 use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FramePool, kib};
@@ -222,7 +223,7 @@ impl Writer<'_> {
                 Ok(done)
             }
             Err(error) => {
-                upload.abort().await;
+                let _ = upload.abort().await;
                 Err(error)
             }
         }
@@ -306,7 +307,8 @@ async fn read(
     sender: mpsc::UnboundedSender<Queued>,
 ) -> Result<Database> {
     let memory = Arc::new(Semaphore::new(kib(read_ahead.max(4 * FRAME_LEN))));
-    let queue = async |frame: Vec<u8>| {
+    let buffers = Buffers::default();
+    let queue = async |frame: Buffer| {
         let permit = memory
             .clone()
             .acquire_many_owned(kib(FRAME_LEN) as u32)
@@ -317,7 +319,7 @@ async fn read(
             .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))
     };
     let mut size = 0;
-    let mut frame = Vec::with_capacity(FRAME_LEN);
+    let mut frame = buffers.empty(FRAME_LEN);
     while let Some(bytes) = input.next().await? {
         size += bytes.len() as u64;
         let mut rest: &[u8] = &bytes;
@@ -326,7 +328,7 @@ async fn read(
             frame.extend_from_slice(now);
             rest = later;
             if frame.len() == FRAME_LEN {
-                queue(std::mem::replace(&mut frame, Vec::with_capacity(FRAME_LEN))).await?;
+                queue(std::mem::replace(&mut frame, buffers.empty(FRAME_LEN))).await?;
             }
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
+use super::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::SecretKey;
 
@@ -32,7 +33,7 @@ pub(crate) struct FramePool {
 }
 
 struct Job {
-    frame: Vec<u8>,
+    frame: Buffer,
     memory: OwnedSemaphorePermit,
     done: oneshot::Sender<Result<Compressed>>,
 }
@@ -49,16 +50,17 @@ impl FramePool {
         let (jobs, queue) = mpsc::channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..thread::available_parallelism().map_or(2, NonZero::get) {
-            let (queue, key) = (queue.clone(), *frame_id_key.expose());
-            let mut compressor = Compressor::new(level)
+            let queue = queue.clone();
+            let key = SecretKey::new(|bytes| bytes.copy_from_slice(frame_id_key.expose()));
+            let compressor = Compressor::new(level)
                 .map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))?;
+            let mut worker = Worker { compressor, scratch: Vec::new(), key };
             thread::Builder::new()
                 .name("compress".into())
                 .spawn(move || {
                     while let Some(job) = next(&queue) {
                         // A receiver that is gone has given up on the whole backup.
-                        let _ =
-                            job.done.send(compress(&mut compressor, &key, &job.frame, job.memory));
+                        let _ = job.done.send(worker.compress(&job.frame, job.memory));
                     }
                 })
                 .map_err(|error| {
@@ -71,7 +73,7 @@ impl FramePool {
     /// Queues `frame`, which `memory` pays for; what comes back resolves when it is compressed.
     pub(crate) fn compress(
         &self,
-        frame: Vec<u8>,
+        frame: Buffer,
         memory: OwnedSemaphorePermit,
     ) -> oneshot::Receiver<Result<Compressed>> {
         let (done, receiver) = oneshot::channel();
@@ -85,17 +87,26 @@ fn next(queue: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
     queue.lock().ok()?.recv().ok()
 }
 
-fn compress(
-    compressor: &mut Compressor<'_>,
-    key: &[u8; 32],
-    frame: &[u8],
-    mut memory: OwnedSemaphorePermit,
-) -> Result<Compressed> {
-    let bytes = compressor.compress(frame).map_err(|error| {
-        Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error)
-    })?;
-    drop(memory.split(memory.num_permits().saturating_sub(kib(bytes.len()))));
-    Ok(Compressed { bytes, id: frame_id(key, frame), plain: frame.len(), memory })
+/// What one thread compresses with.
+struct Worker {
+    compressor: Compressor<'static>,
+    /// Takes whatever zstd may need at most, so that the result is allocated at its own length.
+    scratch: Vec<u8>,
+    key: SecretKey,
+}
+
+impl Worker {
+    fn compress(&mut self, frame: &[u8], mut memory: OwnedSemaphorePermit) -> Result<Compressed> {
+        self.scratch.resize(zstd_safe::compress_bound(frame.len()), 0);
+        let length =
+            self.compressor.compress_to_buffer(frame, self.scratch.as_mut_slice()).map_err(
+                |error| Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error),
+            )?;
+        let bytes = self.scratch.get(..length).unwrap_or_default().to_vec();
+        drop(memory.split(memory.num_permits().saturating_sub(kib(length))));
+        let id = frame_id(self.key.expose(), frame);
+        Ok(Compressed { bytes, id, plain: frame.len(), memory })
+    }
 }
 
 /// First 16 bytes of keyed BLAKE3 of the plain frame.
@@ -105,13 +116,25 @@ pub(crate) fn frame_id(key: &[u8; 32], frame: &[u8]) -> [u8; 16] {
     id
 }
 
+/// A context for [`decompress`], to be used for many frames.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when there is no memory.
+pub(crate) fn decompressor() -> Result<Decompressor<'static>> {
+    Decompressor::new().map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))
+}
+
 /// Opens one zstd frame that must yield exactly `into.len()` bytes and end where `bytes` end.
 ///
 /// Memory is `into` and zstd's own fixed context, whatever the frame claims.
 ///
 /// # Errors
 /// [`ErrorKind::Tampered`].
-pub(crate) fn decompress(bytes: &[u8], into: &mut [u8]) -> Result<()> {
+pub(crate) fn decompress(
+    decompressor: &mut Decompressor<'_>,
+    bytes: &[u8],
+    into: &mut [u8],
+) -> Result<()> {
     let bad = |what: &str| Error::tampered(format!("zstd frame: {what}"));
     let content = zstd_safe::get_frame_content_size(bytes).ok().flatten();
     if content != Some(into.len() as u64) {
@@ -120,7 +143,6 @@ pub(crate) fn decompress(bytes: &[u8], into: &mut [u8]) -> Result<()> {
     if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
         return Err(bad("it ends before or behind its place"));
     }
-    let mut decompressor = Decompressor::new().map_err(|error| bad("no memory").because(error))?;
     match decompressor.decompress_to_buffer(bytes, into) {
         Ok(length) if length == into.len() => Ok(()),
         Ok(_) => Err(bad("it is shorter than it says")),
@@ -138,7 +160,7 @@ pub(crate) fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
         Error::tampered(format!("zstd frame: no content size, or one above {max} bytes"))
     })?;
     let mut opened = vec![0; length as usize];
-    decompress(bytes, &mut opened)?;
+    decompress(&mut decompressor()?, bytes, &mut opened)?;
     Ok(opened)
 }
 
@@ -150,14 +172,20 @@ mod tests {
     async fn compresses_and_opens_again() {
         let pool = FramePool::new(1, &SecretKey::new(|key| key.fill(1))).unwrap();
         let frames: Vec<Vec<u8>> = (0..9u8).map(|i| vec![i; 1 << 16]).collect();
+        let buffers = super::super::buffers::Buffers::default();
+        let lend = |frame: &Vec<u8>| {
+            let mut buffer = buffers.empty(frame.len());
+            buffer.extend_from_slice(frame);
+            buffer
+        };
         let memory = Arc::new(tokio::sync::Semaphore::new(9 * 64));
         let permit = || memory.clone().try_acquire_many_owned(64).unwrap();
         let waiting: Vec<_> =
-            frames.iter().map(|frame| pool.compress(frame.clone(), permit())).collect();
+            frames.iter().map(|frame| pool.compress(lend(frame), permit())).collect();
         for (frame, done) in frames.iter().zip(waiting) {
             let done = done.await.unwrap().unwrap();
             let mut back = vec![0; frame.len()];
-            decompress(&done.bytes, &mut back).unwrap();
+            decompress(&mut decompressor().unwrap(), &done.bytes, &mut back).unwrap();
             assert_eq!(&back, frame);
             assert_eq!(done.id, frame_id(&[1; 32], frame));
             assert!(done.memory.num_permits() < 64, "only the compressed bytes are still paid for");
@@ -168,6 +196,8 @@ mod tests {
     #[test]
     fn refuses_more_less_and_trailing_bytes() {
         let frame = zstd::bulk::compress(&[7; 1000], 1).unwrap();
+        let decompress =
+            |bytes: &[u8], into: &mut [u8]| decompress(&mut decompressor().unwrap(), bytes, into);
         assert!(decompress(&frame, &mut [0; 1000]).is_ok());
         assert!(decompress(&frame, &mut [0; 999]).is_err());
         assert!(decompress(&frame, &mut [0; 1001]).is_err());

@@ -1,6 +1,7 @@
 //! The jobs: back up, list, verify, restore, re-seal.
 
 mod blocking;
+mod buffers;
 mod catalog;
 mod control;
 mod create;
@@ -15,7 +16,7 @@ mod show;
 mod snapshot;
 mod verify;
 
-pub use catalog::{Listing, Summary, select, snapshots};
+pub use catalog::{LONGEST_BACKUP, Listing, Summary, select, snapshots};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use passphrases::{

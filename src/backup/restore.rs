@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256 as Hasher};
 use tokio::sync::mpsc;
 
 use super::blocking::{AbortOnDrop, run_blocking, task_died};
+use super::buffers::{Buffer, Buffers};
 use super::control::Control;
 use super::snapshot::{DatabaseReader, OpenSnapshot};
 use crate::error::{Error, ErrorKind, Result};
@@ -190,12 +191,12 @@ pub(super) async fn read_all(
     let _stop = AbortOnDrop(producer);
     let mut state = (Hasher::new(), sink);
     while let Some(batch) = opened.recv().await {
-        let batch: Vec<Vec<u8>> = batch?;
+        let batch: Vec<Buffer> = batch?;
         let bytes = batch.iter().map(|frame| frame.len() as u64).sum();
         let (mut hasher, mut sink) = state;
         state = run_blocking(move || {
             for frame in batch {
-                hasher.update(&frame);
+                hasher.update(frame.as_slice());
                 sink.write(&frame)?;
             }
             Ok((hasher, sink))
@@ -215,9 +216,11 @@ pub(super) async fn read_all(
 async fn open_all(
     reader: DatabaseReader,
     file: Option<(Arc<File>, PathBuf)>,
-    sender: mpsc::Sender<Result<Vec<Vec<u8>>>>,
+    sender: mpsc::Sender<Result<Vec<Buffer>>>,
 ) {
-    let threads = thread::available_parallelism().map_or(2, |n| n.get());
+    // One core hashes; more than the others would only wait for each other at the file's lock.
+    let threads = thread::available_parallelism().map_or(1, |n| n.get() - 1).max(1);
+    let buffers = Buffers::default();
     let mut batches = stream::iter(reader.batches(BATCH_BYTES, BATCH_FRAMES))
         .map(|batch| {
             let reader = reader.clone();
@@ -226,15 +229,15 @@ async fn open_all(
         .buffered(FETCHES)
         .map(|fetched| fetched.unwrap_or_else(|error| Err(task_died(error))))
         .map_ok(|sealed| {
-            let (reader, file) = (reader.clone(), file.clone());
+            let (reader, file, buffers) = (reader.clone(), file.clone(), buffers.clone());
             run_blocking(move || {
                 let mut frames = Vec::new();
-                sealed.open(false, |at, frame| {
+                sealed.open(false, &buffers, |at, frame| {
                     if let Some((file, path)) = &file {
-                        file.write_all_at(frame, reader.frame_start(at))
+                        file.write_all_at(&frame, reader.frame_start(at))
                             .map_err(|error| Error::io(path, error))?;
                     }
-                    frames.push(std::mem::take(frame));
+                    frames.push(frame);
                     Ok(())
                 })?;
                 Ok(frames)

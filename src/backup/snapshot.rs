@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
@@ -94,43 +95,38 @@ async fn newest_seal(
     if folder.seals.is_empty() {
         return Err(Error::truncated(format!("snapshot {id} has no seal")));
     }
-    let mut worst: Option<Error> = None;
+    let mut worst: Option<(u8, Error)> = None;
     for generation in folder.seals.keys().rev() {
         let name = names::seal_name(id, *generation);
-        let opened = match repository.get(&name, MAX_SEAL as u64).await {
+        let read = match repository.get(&name, MAX_SEAL as u64).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
                 return Err(error);
             }
-            bytes => bytes.and_then(|bytes| {
-                let seal = Seal::parse(&bytes)?;
-                check_place(&seal, id, *generation, manifest)?;
-                let opened = open_seal(&seal, keys)?;
-                Ok((seal, opened))
-            }),
+            read => read,
         };
-        match opened.context(name) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => {
-                if error.kind() != ErrorKind::WrongKey {
-                    findings.push(error.to_string());
-                }
-                worst = Some(match worst {
-                    Some(worst) if rank(&worst) >= rank(&error) => worst,
-                    _ => error,
-                });
-            }
+        let parsed = read.and_then(|bytes| {
+            let seal = Seal::parse(&bytes)?;
+            check_place(&seal, id, *generation, manifest).map(|()| seal)
+        });
+        // A key that matches and fails outweighs no key at hand, and that a seal that is none (SPEC.md §5).
+        let (rank, error) = match parsed {
+            Err(error) => (1, error),
+            Ok(seal) => match open_seal(&seal, keys) {
+                Ok(opened) => return Ok((seal, opened)),
+                Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
+                Err(error) => (3, error),
+            },
+        };
+        let error = error.context(name);
+        if rank != 2 {
+            findings.push(error.to_string());
+        }
+        if worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
+            worst = Some((rank, error));
         }
     }
-    Err(worst.unwrap_or_else(|| Error::truncated(format!("snapshot {id} has no seal"))))
-}
-
-/// A matching key that fails outweighs no key at all (SPEC.md §5).
-fn rank(error: &Error) -> u8 {
-    match error.kind() {
-        ErrorKind::WrongKey => 1,
-        ErrorKind::NotFound => 0,
-        _ => 2,
-    }
+    let none = || Error::truncated(format!("snapshot {id} has no seal"));
+    Err(worst.map_or_else(none, |(_, error)| error))
 }
 
 fn check_place(seal: &Seal, id: SnapshotId, generation: u32, manifest: &Manifest) -> Result<()> {
@@ -329,8 +325,8 @@ impl DatabaseReader {
     pub(crate) async fn frame(&self, at: usize) -> Result<Vec<u8>> {
         let mut plain = Vec::new();
         let batch = self.fetch(at..at + 1).await?;
-        batch.open(true, |_, frame| {
-            plain = std::mem::take(frame);
+        batch.open(true, &Buffers::default(), |_, mut frame| {
+            plain = std::mem::take(&mut *frame);
             Ok(())
         })?;
         Ok(plain)
@@ -376,27 +372,29 @@ impl SealedBatch {
     pub(crate) fn open(
         mut self,
         check_ids: bool,
-        mut each: impl FnMut(usize, &mut Vec<u8>) -> Result<()>,
+        buffers: &Buffers,
+        mut each: impl FnMut(usize, Buffer) -> Result<()>,
     ) -> Result<()> {
         let inner = &self.reader.0;
         let Some(first) = inner.index.frames.get(self.frames.start) else { return Ok(()) };
         let payload = self.reader.payload(first)?;
         let message =
             payload.opener.open(&self.message, &mut self.sealed).context(payload.name.clone())?;
+        let mut decompressor = frames::decompressor()?;
         for at in self.frames {
             let Some(frame) = inner.index.frames.get(at) else { break };
             let start = (frame.offset - self.message.start) as usize;
             let stored = message
                 .get(start..start + frame.length as usize)
                 .ok_or_else(|| Error::tampered(format!("frame {at} lies outside its payload")))?;
-            let mut plain = vec![0; inner.index.frame_length(at).unwrap_or(0) as usize];
+            let mut plain = buffers.of_length(inner.index.frame_length(at).unwrap_or(0) as usize);
             let named = |error: Error| error.context(format!("frame {at}"));
-            frames::decompress(stored, &mut plain).map_err(named)?;
+            frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
             let key = inner.index.frame_id_key.expose();
             if check_ids && frames::frame_id(key, &plain) != frame.id {
                 return Err(named(Error::tampered("its content is not what its id names")));
             }
-            each(at, &mut plain)?;
+            each(at, plain)?;
         }
         Ok(())
     }

@@ -84,9 +84,12 @@ impl SnapshotStream {
             .map_err(|error| failure::from_client(&what, &error))
     }
 
-    /// The database's length in bytes, known after the first [`next`](Self::next), 0 before.
+    /// The database's length in bytes.
     pub fn total(&self) -> u64 {
-        self.checker.total()
+        let first = self.first.as_ref().map(|first| &first.0);
+        first.map_or(self.checker.total(), |first| {
+            (first.blob.len() as u64).saturating_add(first.remaining_bytes)
+        })
     }
 
     /// Bytes received so far.

@@ -19,5 +19,7 @@ mod etcd_server;
 mod fake_etcd;
 mod faulty;
 mod hostile;
+mod program_on_azure;
+mod program_on_s3;
 mod support;
 mod vectors;
