@@ -12,6 +12,7 @@
 )]
 
 mod bolt;
+mod cli;
 mod end_to_end;
 mod etcd;
 mod etcd_server;

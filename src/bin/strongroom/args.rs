@@ -1,33 +1,24 @@
 //! What was typed.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strongroom::crypto::Suite;
 use strongroom::format::{ClusterName, KeyId, Uuid};
 
 use crate::duration::Span;
+use crate::help;
 
-const LONG_ABOUT: &str = "\
-Encrypted backups of etcd, and restores that prove what they restored.
-
-Settings come from flags, else STRONGROOM_* variables, else the configuration file, else (for etcd's \
-connection) ETCDCTL_* variables. Secrets never go on the command line.";
-
-const EXAMPLES: &str = "\
-Examples:
-  strongroom key generate -o /etc/strongroom/keyring
-  strongroom init -r s3://bucket/prefix
-  strongroom backup --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
-  strongroom snapshots
-  strongroom restore latest --output etcd.db
-
-Exit status: 0 done, 1 failure, 2 usage, 3 done with findings, 4 etcd or store unreachable, 10 no repository,
-12 no key opens it, 13 integrity, 130 interrupted.";
+/// MiB that may wait for the store.
+pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
+/// zstd levels.
+pub(crate) const LEVELS: RangeInclusive<i64> = -7..=19;
 
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
-#[command(name = "strongroom", version, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(name = "strongroom", version, long_about = help::PROGRAM, after_help = help::PROGRAM_MORE)]
 #[command(
     disable_help_subcommand = true,
     subcommand_required = true,
@@ -56,7 +47,7 @@ pub(crate) enum ProgressMode {
     /// A bar, on a terminal only.
     #[default]
     Auto,
-    /// One JSON object a line: {"what", "done", "total"}.
+    /// One JSON object a line: {"what", "done", "total"}, or {"note"}
     Json,
     /// None.
     None,
@@ -64,6 +55,7 @@ pub(crate) enum ProgressMode {
 
 /// Flags that every command takes.
 #[derive(Args, Default)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: /etc/strongroom/strongroom.toml, where it exists]
     #[arg(
@@ -102,15 +94,14 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase; given several times, all seal and any one opens
+    /// Master key, file:PATH or passphrase; several (repeated, or parted by commas or line breaks) all seal, any one opens
     #[arg(
         short = 'k',
         long = "master-key",
         global = true,
         value_name = "URI",
         env = "STRONGROOM_MASTER_KEY",
-        hide_env_values = true,
-        value_delimiter = ','
+        hide_env_values = true
     )]
     pub(crate) master_keys: Vec<String>,
     /// Output format
@@ -141,7 +132,7 @@ pub(crate) struct Global {
 
 /// etcd's connection, as etcdctl spells it.
 #[derive(Args, Default)]
-#[command(next_help_heading = "etcd")]
+#[command(next_help_heading = "Connection to etcd")]
 pub(crate) struct EtcdArgs {
     /// etcd endpoints; one healthy member among them is read [default: http://127.0.0.1:2379]
     #[arg(
@@ -222,29 +213,34 @@ pub(crate) struct EtcdArgs {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Create a repository, and prove that its store keeps its promises
+    #[command(long_about = help::INIT, after_help = help::INIT_MORE)]
     Init(InitArgs),
     /// Take one encrypted snapshot of a live etcd
+    #[command(long_about = help::BACKUP, after_help = help::BACKUP_MORE)]
     Backup(BackupArgs),
     /// List the snapshots; needs no key
+    #[command(long_about = help::SNAPSHOTS, after_help = help::SNAPSHOTS_MORE)]
     Snapshots,
     /// Show all that is known of one snapshot
+    #[command(long_about = help::SHOW, after_help = help::SHOW_MORE)]
     Show(ShowArgs),
     /// Prove that snapshots are whole
+    #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
     /// Restore a snapshot to a file that etcdutl and etcdctl accept
+    #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(RestoreArgs),
     /// Make, list, rotate and remove master keys
-    #[command(subcommand)]
+    #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
     /// Print a completion script for a shell
-    #[command(
-        after_help = "Example:\n  strongroom completions bash > /etc/bash_completion.d/strongroom"
-    )]
+    #[command(long_about = help::COMPLETIONS, after_help = help::COMPLETIONS_MORE)]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a directory, or the main one to standard output
+    #[command(long_about = help::MAN, after_help = help::MAN_MORE)]
     Man {
         /// Where to write them
         dir: Option<PathBuf>,
@@ -253,13 +249,6 @@ pub(crate) enum Command {
 
 /// `init`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom init -r /var/backups/etcd
-  strongroom init -r s3://bucket/prefix -k passphrase     # makes a master key that a passphrase opens
-
-A store that ignores the request never to overwrite an object is refused: two writers could then destroy each \
-other's snapshots.")]
 pub(crate) struct InitArgs {
     /// Take the store's word that it never overwrites what it was asked to create
     #[arg(long)]
@@ -268,22 +257,15 @@ pub(crate) struct InitArgs {
 
 /// `backup`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom backup --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
-  strongroom backup --file snapshot.db          # wraps what `etcdctl snapshot save` wrote
-
-Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
-database grows: --read-ahead lets etcd run ahead of a slow store.")]
 pub(crate) struct BackupArgs {
     /// Wrap this snapshot file instead of reading a live etcd
     #[arg(long, value_name = "DB")]
     pub(crate) file: Option<PathBuf>,
     /// MiB of compressed frames that may wait for the store [default: 32]
-    #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(4..=65536))]
+    #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(READ_AHEAD_MIB))]
     pub(crate) read_ahead: Option<u32>,
     /// zstd level, -7 to 19 [default: 1]
-    #[arg(long, env = "STRONGROOM_LEVEL", hide_env_values = true, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19))]
+    #[arg(long, env = "STRONGROOM_LEVEL", hide_env_values = true, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(LEVELS))]
     pub(crate) level: Option<i32>,
     /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
     #[arg(long, value_name = "NAME", env = "STRONGROOM_SUITE", hide_env_values = true)]
@@ -292,7 +274,6 @@ pub(crate) struct BackupArgs {
 
 /// `show`
 #[derive(Args)]
-#[command(after_help = "Example:\n  strongroom show latest -k file:/etc/strongroom/keyring")]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) which: Which,
@@ -310,14 +291,6 @@ pub(crate) struct Which {
 
 /// `verify`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom verify latest                         # every byte: fetched, decrypted, hashed
-  strongroom verify latest -k file:/mnt/usb/copy   # proves that this copy of the keyring opens it
-  strongroom verify --all --quick                  # manifests, seals and lengths
-  strongroom verify --all --digests                # the objects' SHA-256, without any key
-
-Exit status 13 if any fails, else 12 if any cannot be opened.")]
 pub(crate) struct VerifyArgs {
     /// Snapshots: ids, or latest
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -335,18 +308,6 @@ pub(crate) struct VerifyArgs {
 
 /// `restore`
 #[derive(Args)]
-#[command(after_help = "\
-Examples:
-  strongroom restore latest --output etcd.db
-  strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
-  strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'      # trust it only if strongroom exits 0
-
-Then, on every member, with a token that was never used before:
-  etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new --name … --initial-cluster … \\
-      --initial-cluster-token NEW --initial-advertise-peer-urls …
-On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.
-
-The file appears under its name only when every byte of it is proved.")]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) which: Which,
@@ -362,30 +323,20 @@ pub(crate) struct RestoreArgs {
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
     /// Make a keyring file with one new master key
-    #[command(
-        after_help = "Example:\n  strongroom key generate -o /etc/strongroom/keyring\n\nCopy it off the host at once: without it there is no restore."
-    )]
+    #[command(long_about = help::KEY_GENERATE, after_help = help::KEY_GENERATE_MORE)]
     Generate {
         /// File to write; never overwritten
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
     /// List the master keys at hand and in the repository, and count the snapshots that only one key opens
+    #[command(long_about = help::KEY_LIST, after_help = help::KEY_LIST_MORE)]
     List,
     /// Make a new primary key in the keyring; the old one still opens
-    #[command(
-        after_help = "Example:\n  strongroom key rotate -k file:/etc/strongroom/keyring\n  strongroom key reseal --all"
-    )]
+    #[command(long_about = help::KEY_ROTATE, after_help = help::KEY_ROTATE_MORE)]
     Rotate,
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
-    #[command(after_help = "\
-Examples:
-  strongroom key reseal --all                                     # after key rotate
-  strongroom key reseal --all -k file:keyring -k file:recovery    # adds a second key
-  strongroom key reseal --all --drop KEYID                        # gives up a key that is not at hand
-
-Stanzas of keys that are not at hand are kept unless dropped. Headers only: this is no revocation. Who kept an old seal \
-and its master key can still open that snapshot.")]
+    #[command(long_about = help::KEY_RESEAL, after_help = help::KEY_RESEAL_MORE)]
     Reseal {
         /// Snapshots: ids, or latest
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -398,17 +349,25 @@ and its master key can still open that snapshot.")]
         drop: Vec<KeyId>,
     },
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
+    #[command(long_about = help::KEY_REMOVE, after_help = help::KEY_REMOVE_MORE)]
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
     },
     /// Change the passphrase that opens the repository's master key
-    #[command(after_help = "\
-The old passphrase is asked on the terminal, or comes from STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND; \
-the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
-still open with the old one.")]
+    #[command(long_about = help::KEY_PASSPHRASE, after_help = help::KEY_PASSPHRASE_MORE)]
     Passphrase {
         /// Which key, if the old passphrase opens several
         key_id: Option<KeyId>,
     },
+}
+
+impl Command {
+    /// How long a command may go on after a signal: those that write are to end well, the rest just end.
+    pub(crate) fn grace(&self) -> Duration {
+        match self {
+            Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            _ => Duration::from_secs(10),
+        }
+    }
 }

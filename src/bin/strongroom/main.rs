@@ -9,12 +9,16 @@ mod args;
 mod commands;
 mod duration;
 mod harden;
+mod help;
 mod output;
 mod progress;
 mod secrets;
 mod settings;
+mod usage;
 
+use std::future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use strongroom::{Error, ErrorKind, Result};
@@ -27,7 +31,10 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     harden::process();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::explain(&error),
+    };
     let output =
         Output { format: cli.global.write_out.unwrap_or_default(), quiet: cli.global.quiet };
     match run(cli, output) {
@@ -45,11 +52,16 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
         .build()
         .map_err(|error| Error::new(ErrorKind::Io, "cannot start threads").because(error))?;
     let done = runtime.block_on(async {
-        let stop = on_signal()?;
+        let stop = on_signal(output)?;
         let progress = cli.global.progress.unwrap_or_default();
-        let control = progress::control(progress, output).stop_when(stop);
+        let control = progress::control(progress, output).stop_when(stop.clone());
         let settings = settings::Settings::resolve(cli.global)?;
-        commands::run(cli.command, &Context { settings, output, control }).await
+        let grace = cli.command.grace();
+        let context = Context { settings, output, control };
+        tokio::select! {
+            done = commands::run(cli.command, &context) => done,
+            () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+        }
     });
     // A blocking read of a dead store or terminal must not keep the program from ending.
     runtime.shutdown_background();
@@ -57,7 +69,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
 }
 
 /// Turns true at the first SIGINT, SIGTERM or SIGHUP; the second ends the program at once.
-fn on_signal() -> Result<watch::Receiver<bool>> {
+fn on_signal(output: Output) -> Result<watch::Receiver<bool>> {
     let listen = |kind| signal(kind).map_err(|error| Error::io("signals", error));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -73,7 +85,16 @@ fn on_signal() -> Result<watch::Receiver<bool>> {
             if sender.send_replace(true) {
                 std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
             }
+            output.note("stopping; a second signal ends it at once");
         }
     });
     Ok(stop)
+}
+
+/// Resolves `grace` after a signal: a store that does not answer must not hold a command for ever.
+async fn given_up(mut stop: watch::Receiver<bool>, grace: Duration) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        future::pending::<()>().await;
+    }
+    tokio::time::sleep(grace).await;
 }

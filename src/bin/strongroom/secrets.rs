@@ -65,11 +65,7 @@ pub(crate) fn passphrase(which: Passphrase) -> Result<SecretBytes> {
         return from_command(&command.to_string_lossy());
     }
     let ask = |prompt: &str| {
-        let word = rpassword::prompt_password(prompt).map_err(|error| {
-            Error::usage("a passphrase is needed, and there is no terminal to ask on")
-                .hint(format!("set STRONGROOM_{infix}_FILE or STRONGROOM_{infix}_COMMAND"))
-                .because(error)
-        })?;
+        let word = rpassword::prompt_password(prompt).map_err(|error| not_asked(error, infix))?;
         Ok::<_, Error>(Zeroizing::new(word))
     };
     let word = ask(prompt)?;
@@ -80,6 +76,18 @@ pub(crate) fn passphrase(which: Passphrase) -> Result<SecretBytes> {
         return Err(Error::usage("the two passphrases differ"));
     }
     Ok(SecretBytes::new(word.as_bytes().to_vec()))
+}
+
+/// Why the terminal gave no passphrase.
+fn not_asked(error: std::io::Error, infix: &str) -> Error {
+    match error.kind() {
+        // At the prompt the terminal sends no signal: Ctrl-C arrives as this error.
+        std::io::ErrorKind::Interrupted => Error::new(ErrorKind::Interrupted, "interrupted"),
+        std::io::ErrorKind::UnexpectedEof => Error::usage("no passphrase was entered"),
+        _ => Error::usage("a passphrase is needed, and there is no terminal to ask on")
+            .hint(format!("set STRONGROOM_{infix}_FILE or STRONGROOM_{infix}_COMMAND"))
+            .because(error),
+    }
 }
 
 fn from_command(command: &str) -> Result<SecretBytes> {

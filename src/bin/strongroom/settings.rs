@@ -13,7 +13,7 @@ use strongroom::secret::SecretBytes;
 use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
 
-use crate::args::{EtcdArgs, Global};
+use crate::args::{EtcdArgs, Global, LEVELS, READ_AHEAD_MIB};
 use crate::duration::Span;
 use crate::secrets;
 
@@ -111,8 +111,10 @@ impl Settings {
     /// [`ErrorKind::Usage`] for a configuration file that is wrong or a value that makes no sense.
     pub(crate) fn resolve(global: Global) -> Result<Self> {
         let config = read_config(global.config.as_deref())?;
+        refuse_password(global.etcd.user.as_deref().or(config.etcd.user.as_deref()))?;
+        check_backup(&config.backup)?;
         let parse = |text: String| text.parse::<MasterKeyUri>();
-        let master_keys = either(global.master_keys, config.master_keys);
+        let master_keys = either(split_keys(&global.master_keys), config.master_keys);
         let cluster = config.cluster.map(|name| name.parse()).transpose();
         let id = config.repository.id.map(|id| id.parse()).transpose();
         Ok(Self {
@@ -162,7 +164,11 @@ impl Settings {
     /// # Errors
     /// [`ErrorKind::Usage`] for contradictions, [`ErrorKind::Io`] for a password file that cannot be read.
     pub(crate) fn etcd(&self) -> Result<EtcdSettings> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        self.etcd_with(&|name| std::env::var(name).ok())
+    }
+
+    fn etcd_with(&self, variables: &dyn Fn(&str) -> Option<String>) -> Result<EtcdSettings> {
+        let variable = |name: &str| variables(name).filter(|value| !value.is_empty());
         let path = |given: &Option<PathBuf>, name| given.clone().or(variable(name).map(Into::into));
         let args = &self.etcd;
         let mut endpoints = args.endpoints.clone();
@@ -193,14 +199,6 @@ impl Settings {
         &self,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(Option<String>, Option<SecretBytes>)> {
-        if self.etcd.user.as_deref().is_some_and(|user| user.contains(':')) {
-            return Err(Error::usage(
-                "a password on the command line can be read by every process on this host",
-            )
-            .hint(
-                "give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD",
-            ));
-        }
         let mut password =
             self.etcd.password_file.as_deref().map(secrets::read_file).transpose()?;
         let user = match &self.etcd.user {
@@ -223,6 +221,41 @@ impl Settings {
         }
         Ok((user, password))
     }
+}
+
+/// A name with a colon is a name with a password, as etcdctl takes it.
+fn refuse_password(user: Option<&str>) -> Result<()> {
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(Error::usage(
+            "the user is a name without a password: \
+             every process on this host can read one on the command line",
+        )
+        .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
+    }
+    Ok(())
+}
+
+/// The bounds that clap keeps for the flags.
+fn check_backup(config: &BackupConfig) -> Result<()> {
+    let read_ahead = config.read_ahead.is_none_or(|mib| READ_AHEAD_MIB.contains(&mib.into()));
+    let level = config.level.is_none_or(|level| LEVELS.contains(&level.into()));
+    for (good, name, range) in
+        [(read_ahead, "read_ahead", READ_AHEAD_MIB), (level, "level", LEVELS)]
+    {
+        if !good {
+            let (low, high) = range.into_inner();
+            return Err(Error::usage(format!(
+                "configuration: backup.{name}: must be from {low} to {high}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A variable can hold several keys, but is one value.
+fn split_keys(given: &[String]) -> Vec<String> {
+    let parts = given.iter().flat_map(|keys| keys.split([',', '\n']));
+    parts.map(str::trim).filter(|key| !key.is_empty()).map(Into::into).collect()
 }
 
 fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
@@ -293,21 +326,103 @@ mod tests {
         Settings::resolve(crate::args::Cli::try_parse_from(args).unwrap().global)
     }
 
+    /// Settings from a configuration file that says `text`.
+    fn filed(text: &str, args: &[&str]) -> Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("strongroom.toml");
+        std::fs::write(&path, text).unwrap();
+        resolve(path.to_str().unwrap(), args)
+    }
+
     #[test]
-    fn a_password_on_the_command_line_is_refused() {
-        let settings = resolve("/dev/null", &["--user", "root:secret"]).unwrap();
-        let error = settings.etcd().err().unwrap();
+    fn a_password_beside_the_user_is_refused() {
+        let typed = resolve("/dev/null", &["--user", "root:hunter2"]).err().unwrap();
+        let filed = filed("[etcd]\nuser = \"root:hunter2\"", &[]).err().unwrap();
+        for error in [typed, filed] {
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(!error.to_string().contains("hunter2"));
+            assert!(error.hint_text().unwrap().contains("--password-file"));
+        }
+    }
+
+    /// etcd's settings, in an environment that holds `variables` and nothing else.
+    fn etcd(settings: &Settings, variables: &[(&str, &str)]) -> Result<EtcdSettings> {
+        settings.etcd_with(&|wanted| {
+            let found = variables.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn etcdctls_variables_come_last() {
+        let variables = [
+            ("ETCDCTL_ENDPOINTS", "http://stray:2379, http://other:2379"),
+            ("ETCDCTL_CACERT", "/stray"),
+            ("ETCDCTL_DIAL_TIMEOUT", "7s"),
+        ];
+        let etcd = |text, args: &[&str], variables: &[_]| {
+            etcd(&filed(text, args).unwrap(), variables).unwrap()
+        };
+        let text = "[etcd]\nendpoints = [\"http://filed:2379\"]\ndial_timeout = \"1m30s\"";
+        let settings = etcd(text, &["--endpoints", "http://typed:2379"], &variables);
+        assert_eq!(settings.endpoints, ["http://typed:2379"]);
+        let settings = etcd(text, &[], &variables);
+        assert_eq!(settings.endpoints, ["http://filed:2379"]);
+        assert_eq!(settings.dial_timeout, Duration::from_secs(90));
+        assert_eq!(settings.cacert.as_deref(), Some(Path::new("/stray")));
+        let settings = etcd("", &[], &variables);
+        assert_eq!(settings.endpoints, ["http://stray:2379", "http://other:2379"]);
+        assert_eq!(settings.dial_timeout, Duration::from_secs(7));
+        let settings = etcd("", &[], &[("ETCDCTL_ENDPOINTS", ""), ("ETCDCTL_CACERT", "")]);
+        assert_eq!(settings.endpoints, [DEFAULT_ENDPOINT]);
+        assert_eq!(settings.cacert, None);
+    }
+
+    #[test]
+    fn etcdctls_credentials_are_taken_as_etcdctl_takes_them() {
+        let both = |variables: &[_]| {
+            let etcd = etcd(&filed("", &[]).unwrap(), variables).unwrap();
+            let password = etcd.password.map(|word| String::from_utf8(word.expose().to_vec()));
+            (etcd.user, password.transpose().unwrap())
+        };
+        let root = |password: &str| (Some("root".to_owned()), Some(password.to_owned()));
+        assert_eq!(both(&[("ETCDCTL_USER", "root:a:b")]), root("a:b"));
+        assert_eq!(both(&[("ETCDCTL_USER", "root"), ("ETCDCTL_PASSWORD", "x")]), root("x"));
+        assert_eq!(both(&[("ETCDCTL_PASSWORD", "x")]), (None, None));
+    }
+
+    #[test]
+    fn a_users_password_is_never_anothers() {
+        let settings = filed("[etcd]\nuser = \"backup\"", &[]).unwrap();
+        let error = etcd(&settings, &[("ETCDCTL_USER", "root:stray")]).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_files_numbers_keep_the_flags_bounds() {
+        for bad in ["read_ahead = 3", "read_ahead = 65537", "level = 20", "level = -8"] {
+            let error = filed(&format!("[backup]\n{bad}"), &[]).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+        }
+        for good in ["read_ahead = 4", "read_ahead = 65536", "level = 19", "level = -7"] {
+            assert!(filed(&format!("[backup]\n{good}"), &[]).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn several_master_keys_fit_into_one_value() {
+        let settings = resolve("/dev/null", &["-k", "file:/a, passphrase\nfile:/b\n"]).unwrap();
+        let file = |path: &str| MasterKeyUri::File(path.into());
+        assert_eq!(settings.master_keys, [file("/a"), MasterKeyUri::Passphrase, file("/b")]);
+        // A file's list needs no separators: there a comma belongs to the path.
+        let settings = filed("master_keys = [\"file:/a,b\"]", &[]).unwrap();
+        assert_eq!(settings.master_keys, [file("/a,b")]);
     }
 
     #[test]
     fn flags_win_over_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("strongroom.toml");
-        std::fs::write(&path, "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n").unwrap();
-        let path = path.to_str().unwrap();
-        let settings = resolve(path, &["--cluster", "typed"]).unwrap();
+        let text = "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n";
+        let settings = filed(text, &["--cluster", "typed"]).unwrap();
         assert_eq!(settings.cluster.unwrap().as_str(), "typed");
         assert_eq!(settings.repository.as_deref(), Some("/filed"));
     }

@@ -53,7 +53,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
         Command::Completions { shell } => shell::completions(shell),
-        Command::Man { dir } => shell::man(dir.as_deref()),
+        Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }
 }
 
@@ -118,7 +118,15 @@ impl Context {
     }
 
     async fn find_all(&self, repository: &Repository, names: &[String]) -> Result<Vec<SnapshotId>> {
+        // As in `find`; and a snapshot whose manifest is broken stands in no listing.
+        if let Ok(ids) = names.iter().map(|name| name.parse()).collect() {
+            return Ok(ids);
+        }
         let listing = self.listing(repository).await?;
-        names.iter().map(|name| select(&listing, name, None)).collect()
+        let find = |name: &String| match name.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => select(&listing, name, None),
+        };
+        names.iter().map(find).collect()
     }
 }

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use strongroom::{Error, Result};
 
 use crate::args::Cli;
+use crate::output::Output;
 
 pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
     let mut script = Vec::new();
@@ -16,7 +17,7 @@ pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
     to_stdout(&script)
 }
 
-pub(super) fn man(dir: Option<&Path>) -> Result<ExitCode> {
+pub(super) fn man(dir: Option<&Path>, output: Output) -> Result<ExitCode> {
     let Some(dir) = dir else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command())
@@ -25,6 +26,7 @@ pub(super) fn man(dir: Option<&Path>) -> Result<ExitCode> {
         return to_stdout(&page);
     };
     clap_mangen::generate_to(Cli::command(), dir).map_err(|error| Error::io(dir, error))?;
+    output.note(&format!("manual pages written to {}", dir.display()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -40,8 +40,22 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
             table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
         },
     )?;
-    context.output.note(&format!("{} of {checked} whole", checked - failed));
+    context.output.note(&format!("{} of {checked} {}", checked - failed, proved(level)));
+    if failed > 0 {
+        context.output.note(
+            "next: delete nothing; try another key or another copy of the repository, or restore an older snapshot that is whole",
+        );
+    }
     Ok(exit(&report))
+}
+
+/// What a success at this level means, and no more than that.
+fn proved(level: VerifyLevel) -> &'static str {
+    match level {
+        VerifyLevel::Full => "whole: every byte opened and hashed",
+        VerifyLevel::Quick => "have an authentic manifest and objects of the right lengths",
+        _ => "have the bytes that their manifests name",
+    }
 }
 
 fn exit(report: &VerifyReport) -> ExitCode {

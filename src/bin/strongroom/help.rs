@@ -1,0 +1,193 @@
+//! What `--help` says of each command, for an operator on the worst day.
+
+pub(crate) const PROGRAM: &str = "\
+Encrypted backups of etcd, and restores that prove what they restored.
+
+Settings come from flags, else STRONGROOM_* variables, else the configuration file, else (for etcd's \
+connection) ETCDCTL_* variables. Secrets never go on the command line.";
+pub(crate) const PROGRAM_MORE: &str = "\
+Examples:
+  strongroom key generate -o /etc/strongroom/keyring
+  strongroom init -r s3://bucket/prefix
+  strongroom backup --endpoints https://10.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
+  strongroom snapshots
+  strongroom restore latest --output etcd.db
+
+Exit status: 0 done, 1 failure, 2 usage, 3 done with findings, 4 etcd or store unreachable, 10 no repository, \
+12 no key opens it, 13 integrity, 130 interrupted.";
+
+pub(crate) const INIT: &str = "\
+Create a repository, and prove that its store keeps its promises.
+
+Done once for each place. Prints the repository's id: where somebody else could put another repository in its place, \
+pin it with --repository-id or in the configuration file. With --master-key passphrase it also makes a master key and \
+keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice.";
+pub(crate) const INIT_MORE: &str = "\
+Examples:
+  strongroom init -r /var/backups/etcd
+  strongroom init -r s3://bucket/prefix -k passphrase     # and a master key
+
+A store that ignores the request never to overwrite an object is refused: two writers could then destroy each \
+other's snapshots.";
+
+pub(crate) const BACKUP: &str = "\
+Take one encrypted snapshot of a live etcd.
+
+The database is streamed from one healthy member, compressed, encrypted and stored; it is never written to a disk in \
+clear. The snapshot exists only once its last object is written: an interrupted backup leaves nothing that looks like \
+one. Seal it to two master keys that are kept in different places: with one, whoever loses that key loses the backups.";
+pub(crate) const BACKUP_MORE: &str = "\
+Examples:
+  strongroom backup --endpoints https://10.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
+  strongroom backup -k file:/etc/strongroom/keyring -k passphrase
+  strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
+
+Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
+database grows: --read-ahead lets etcd run ahead of a slow store.";
+
+pub(crate) const SNAPSHOTS: &str = "\
+List the snapshots; needs no key.
+
+Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say; only show, verify \
+and restore prove it with a key. Anything in the repository that is no snapshot is warned of.";
+pub(crate) const SNAPSHOTS_MORE: &str = "\
+Examples:
+  strongroom snapshots
+  strongroom snapshots --cluster prod -w json";
+
+pub(crate) const SHOW: &str = "\
+Show all that is known of one snapshot.
+
+With a key: its facts, authenticated. Without: what the manifest says, and which master keys open it.";
+pub(crate) const SHOW_MORE: &str = "\
+Examples:
+  strongroom show latest -k file:/etc/strongroom/keyring
+  strongroom show latest --before 2026-11-23T09:00:00Z";
+
+pub(crate) const VERIFY: &str = "\
+Prove that snapshots are whole.
+
+By default every byte is fetched, decrypted and hashed, and nothing is written: what verifies can be restored with the \
+same key. Run it with each copy of your keys, also with the one in the safe.";
+pub(crate) const VERIFY_MORE: &str = "\
+Examples:
+  strongroom verify latest                        # every byte
+  strongroom verify latest -k file:/mnt/usb/copy  # with this copy of the key
+  strongroom verify --all --quick                 # manifests, seals, lengths
+  strongroom verify --all --digests               # SHA-256, without any key
+
+--all looks at every cluster's snapshots, whatever --cluster says.
+Exit status 13 if any fails, else 12 if any cannot be opened.";
+
+pub(crate) const RESTORE: &str = "\
+Restore a snapshot to a file that etcdutl and etcdctl accept.
+
+The file appears under its name only when every byte of it is proved, and an existing one is never replaced without \
+--force. It holds every secret of the cluster in clear: write it where only root can read, and delete it afterwards.
+
+latest often holds the accident itself: --before picks the last snapshot begun before it.";
+pub(crate) const RESTORE_MORE: &str = "\
+Examples:
+  strongroom restore latest --output etcd.db
+  strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
+  strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
+
+What went through a pipe is only to be trusted when strongroom exits 0.
+
+Then, on every member, with a token that was never used before:
+  etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new \\
+      --name … --initial-cluster … --initial-cluster-token NEW \\
+      --initial-advertise-peer-urls …
+On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.";
+
+pub(crate) const KEY: &str = "\
+Make, list, rotate and remove master keys.
+
+A snapshot has a data key of its own, and each master key seals it: any one of them opens the snapshot. A keyring file \
+holds several master keys, of which the primary one seals new snapshots. Whoever holds no copy of any of these keys \
+cannot restore, whatever else is left: keep a copy off the host and off the repository.";
+pub(crate) const KEY_MORE: &str = "\
+Examples:
+  strongroom key generate -o /etc/strongroom/keyring
+  strongroom key list -k file:/etc/strongroom/keyring
+  strongroom key rotate -k file:/etc/strongroom/keyring";
+
+pub(crate) const KEY_GENERATE: &str = "\
+Make a keyring file with one new master key.
+
+The file is readable by its owner only. An existing one is never overwritten.";
+pub(crate) const KEY_GENERATE_MORE: &str = "\
+Example:
+  strongroom key generate -o /etc/strongroom/keyring
+
+Copy it off the host at once: without it there is no restore.";
+
+pub(crate) const KEY_LIST: &str = "\
+List the master keys at hand and in the repository, and count the snapshots that only one key opens.
+
+Needs no repository to list a keyring. OPENS counts the snapshots that a key opens, ALONE those that no other key \
+opens: losing that key loses them. Keys that seal a snapshot but are not at hand are listed as elsewhere.";
+pub(crate) const KEY_LIST_MORE: &str = "\
+Example:
+  strongroom key list -k file:/etc/strongroom/keyring";
+
+pub(crate) const KEY_ROTATE: &str = "\
+Make a new primary key in the keyring; the old one still opens.
+
+Needs no repository. Snapshots that exist stay sealed to the old key until key reseal.";
+pub(crate) const KEY_ROTATE_MORE: &str = "\
+Example:
+  strongroom key rotate -k file:/etc/strongroom/keyring
+  strongroom key reseal --all";
+
+pub(crate) const KEY_RESEAL: &str = "\
+Seal snapshots' data keys to the present master keys; payloads stay as they are.
+
+A new seal is written and proved to open before the old one is removed. A snapshot that cannot be re-sealed stays as it \
+was, and is named.";
+pub(crate) const KEY_RESEAL_MORE: &str = "\
+Examples:
+  strongroom key reseal --all                                # after key rotate
+  strongroom key reseal --all -k file:keyring -k file:second # adds a key
+  strongroom key reseal --all --drop KEYID                   # gives up a key
+
+Stanzas of keys that are not at hand are kept unless dropped. Headers only: this is no revocation. Who kept an old seal \
+and its master key can still open that snapshot.";
+
+pub(crate) const KEY_REMOVE: &str = "\
+Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.
+
+Only the snapshots of the given repository are asked: other repositories may still need the key.";
+pub(crate) const KEY_REMOVE_MORE: &str = "\
+Example:
+  strongroom key list                  # ALONE must be 0
+  strongroom key remove KEYID";
+
+pub(crate) const KEY_PASSPHRASE: &str = "\
+Change the passphrase that opens the repository's master key.
+
+The key itself stays the same, and so do all snapshots.";
+pub(crate) const KEY_PASSPHRASE_MORE: &str = "\
+Example:
+  strongroom key passphrase -r s3://bucket/prefix
+
+The old passphrase is asked on the terminal, or comes from STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND; \
+the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
+still open with the old one.";
+
+pub(crate) const COMPLETIONS: &str = "Print a completion script for a shell.";
+pub(crate) const COMPLETIONS_MORE: &str = "\
+Examples:
+  strongroom completions bash > /etc/bash_completion.d/strongroom
+  strongroom completions zsh > /usr/share/zsh/site-functions/_strongroom";
+
+pub(crate) const MAN: &str = "\
+Write the manual pages into a directory, or the main one to standard output.
+
+The directory must exist.";
+pub(crate) const MAN_MORE: &str = "\
+Examples:
+  strongroom man | man -l -
+  strongroom man /usr/local/share/man/man1";

@@ -1,0 +1,83 @@
+//! What clap has to say, also for programs.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as Clap;
+use strongroom::{Error, ErrorKind};
+
+use crate::args::WriteOut;
+use crate::output::Output;
+
+/// Prints help and version, or the mistake in what was typed; the exit status.
+pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+    let mistake =
+        error.use_stderr() && error.kind() != Clap::DisplayHelpOnMissingArgumentOrSubcommand;
+    let variable = std::env::var("STRONGROOM_WRITE_OUT").ok();
+    if mistake && wants_json(std::env::args_os(), variable.as_deref()) {
+        let output = Output { format: WriteOut::Json, quiet: true };
+        output.error(&Error::usage(message(&error.to_string())).hint("see strongroom --help"));
+        return ExitCode::from(ErrorKind::Usage.exit_code());
+    }
+    // There is nobody to tell when even this cannot be printed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ErrorKind::Usage.exit_code()))
+}
+
+/// Whether JSON was asked for. What was typed did not parse, so that clap cannot say.
+fn wants_json(args: impl Iterator<Item = OsString>, variable: Option<&str>) -> bool {
+    let mut wanted = variable.map(str::to_owned);
+    let mut awaited = false;
+    for arg in args.skip(1) {
+        let arg = arg.to_string_lossy();
+        if arg == "--" {
+            break;
+        }
+        let joined = arg
+            .strip_prefix("--write-out=")
+            .or_else(|| arg.strip_prefix("-w").map(|value| value.trim_start_matches('=')));
+        if awaited {
+            wanted = Some(arg.into_owned());
+            awaited = false;
+        } else if arg == "-w" || arg == "--write-out" {
+            awaited = true;
+        } else if let Some(value) = joined {
+            wanted = Some(value.to_owned());
+        }
+    }
+    wanted.as_deref() == Some("json")
+}
+
+/// The first paragraph of clap's text, on one line.
+fn message(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let first = text.split("\n\n").next().unwrap_or(text);
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_recognised_however_it_is_spelt() {
+        let asks = |line: &str, variable| wants_json(line.split(' ').map(OsString::from), variable);
+        for line in
+            ["s -w json x", "s x -wjson", "s -w=json", "s --write-out json", "s x --write-out=json"]
+        {
+            assert!(asks(line, None), "{line}");
+            assert!(asks(line, Some("table")), "{line}");
+        }
+        for line in ["s x", "s -w table", "s json", "s -w", "s -- -w json", "s -wjson -w table"] {
+            assert!(!asks(line, None), "{line}");
+        }
+        assert!(asks("s x", Some("json")));
+        assert!(!asks("s -w table", Some("json")));
+    }
+
+    #[test]
+    fn the_message_is_the_first_paragraph() {
+        let text = "error: these are missing:\n  --output <FILE>\n\nUsage: strongroom\n";
+        assert_eq!(message(text), "these are missing: --output <FILE>");
+    }
+}

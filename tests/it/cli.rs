@@ -1,0 +1,288 @@
+//! What the program says: transcripts under tests/cmd, and what a transcript cannot show.
+//!
+//! `TRYCMD=overwrite` writes the transcripts anew.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::end_to_end::program;
+use crate::support::small_database;
+
+#[test]
+fn transcripts() {
+    trycmd::TestCases::new()
+        .env("STRONGROOM_CONFIG", "/dev/null")
+        .env("COLUMNS", "100")
+        .case("tests/cmd/*.trycmd");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A keyring and a repository with one snapshot, in a directory of their own.
+struct Place {
+    dir: tempfile::TempDir,
+    id: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let mut place = Self { dir: tempfile::tempdir().unwrap(), id: String::new() };
+        place.succeed(&["key", "generate", "-o", "keyring"]);
+        place.succeed(&["init"]);
+        let database = small_database();
+        let out = place.succeed(&["-w", "json", "backup", "--file", database.to_str().unwrap()]);
+        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+        place.id = report["id"].as_str().unwrap().to_owned();
+        place
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = program();
+        command.current_dir(self.dir.path()).args(["-r", "repo", "-k", "file:keyring"]).args(args);
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn succeed(&self, args: &[&str]) -> Output {
+        let out = self.run(args);
+        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+        out
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+#[test]
+fn flag_then_variable_then_file() {
+    let place = Place::new();
+    let works = |filed: &str, variable: Option<&str>, typed: Option<&str>| {
+        let config = format!("master_keys = [\"file:keyring\"]\n[repository]\nurl = \"{filed}\"\n");
+        fs::write(place.path("strongroom.toml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+        command.env_clear().current_dir(place.dir.path()).stdin(Stdio::null());
+        command.args(["--config", "strongroom.toml", "verify", "latest"]);
+        if let Some(url) = variable {
+            command.env("STRONGROOM_REPOSITORY", url);
+        }
+        if let Some(url) = typed {
+            command.args(["--repository", url]);
+        }
+        command.output().unwrap().status.success()
+    };
+    assert!(works("repo", None, None));
+    assert!(!works("elsewhere", None, None));
+    assert!(works("elsewhere", Some("repo"), None));
+    assert!(!works("repo", Some("elsewhere"), None));
+    assert!(works("elsewhere", Some("elsewhere"), Some("repo")));
+    assert!(!works("repo", Some("repo"), Some("elsewhere")));
+}
+
+#[test]
+fn json_is_all_there_is_on_standard_output() {
+    let place = Place::new();
+    for args in [
+        &["snapshots"][..],
+        &["show", "latest"],
+        &["verify", "latest"],
+        &["verify", "--all", "--digests"],
+        &["key", "list"],
+        &["key", "reseal", "--all"],
+        &["restore", "latest", "--output", "etcd.db"],
+        &["key", "rotate"],
+    ] {
+        let out = place.succeed(&[&["-w", "json"], args].concat());
+        assert!(serde_json::from_slice::<Value>(&out.stdout).is_ok(), "{args:?}");
+        // A person's advice is none of a program's business.
+        assert!(!text(&out.stderr).contains("next:"), "{args:?}");
+    }
+    let out = place.succeed(&["-w", "json", "snapshots"]);
+    let list: Value = serde_json::from_slice(&out.stdout).unwrap();
+    for field in ["id", "cluster", "created", "kind", "revision", "database_bytes", "stored_bytes"]
+    {
+        assert!(!list[0][field].is_null(), "{field}");
+    }
+    assert_eq!(list[0]["id"], place.id.as_str());
+}
+
+#[test]
+fn a_failure_is_json_on_standard_error() {
+    let place = Place::new();
+    let out = place.run(&["-w", "json", "show", "ZZZZ"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(out.stdout.is_empty());
+    let error: Value = serde_json::from_slice(&out.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "not-found");
+    assert!(error["error"]["message"].is_string() && error["error"]["hint"].is_string());
+}
+
+#[test]
+fn restore_writes_the_database_and_nothing_else() {
+    let place = Place::new();
+    let out = place.succeed(&["-w", "json", "restore", "latest", "--output", "-"]);
+    let database = fs::read(small_database()).unwrap();
+    assert!(out.stdout.starts_with(&database[..4096]));
+    place.succeed(&["restore", "latest", "--output", "etcd.db"]);
+    assert_eq!(out.stdout, fs::read(place.path("etcd.db")).unwrap());
+
+    fs::write(place.path("etcd.db"), "precious").unwrap();
+    let refused = place.run(&["restore", "latest", "--output", "etcd.db"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("--force"));
+    assert_eq!(fs::read(place.path("etcd.db")).unwrap(), b"precious");
+    place.succeed(&["restore", "latest", "--output", "etcd.db", "--force"]);
+    assert_eq!(out.stdout, fs::read(place.path("etcd.db")).unwrap());
+}
+
+/// The whole id must reach the verification, although no listing holds a broken manifest.
+#[test]
+fn a_broken_manifest_is_an_integrity_failure() {
+    let place = Place::new();
+    let manifest = place.path(&format!("repo/snapshots/{}/manifest", place.id));
+    let mut bytes = fs::read(&manifest).unwrap();
+    let at = bytes.windows(10).position(|window| window == b"\"revision\"").unwrap();
+    bytes[at + 1] ^= 1;
+    fs::write(&manifest, bytes).unwrap();
+    for args in [&["verify", &place.id][..], &["verify", "--all"]] {
+        assert_eq!(place.run(args).status.code(), Some(13), "{args:?}");
+    }
+}
+
+#[test]
+fn another_keyring_opens_nothing() {
+    let place = Place::new();
+    place.succeed(&["key", "generate", "-o", "other"]);
+    for args in [&["verify", "latest"][..], &["restore", "latest", "--output", "etcd.db"]] {
+        let mut command = program();
+        command.current_dir(place.dir.path()).args(["-r", "repo", "-k", "file:other"]);
+        let out = command.args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(12), "{args:?}: {}", text(&out.stderr));
+    }
+    assert!(!place.path("etcd.db").exists());
+}
+
+#[test]
+fn passphrases_come_from_files_and_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("word"), "correct horse\r\n").unwrap();
+    let run = |variable: (&str, &str), args: &[&str]| {
+        let mut command = program();
+        command.current_dir(dir.path()).args(["-r", "repo", "-k", "passphrase"]).args(args);
+        command.env(variable.0, variable.1).output().unwrap()
+    };
+    let database = small_database();
+    let file = ("STRONGROOM_PASSPHRASE_FILE", "word");
+    assert!(run(file, &["init"]).status.success());
+    assert!(run(file, &["backup", "--file", database.to_str().unwrap()]).status.success());
+    let command = ("STRONGROOM_PASSPHRASE_COMMAND", "printf 'correct horse'");
+    assert!(run(command, &["verify", "latest"]).status.success());
+    let wrong = ("STRONGROOM_PASSPHRASE_COMMAND", "echo wrong");
+    assert_eq!(run(wrong, &["verify", "latest"]).status.code(), Some(12));
+    fs::write(dir.path().join("word"), "\n").unwrap();
+    assert_eq!(run(file, &["verify", "latest"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let place = Place::new();
+    for args in [&["completions", "bash"][..], &["snapshots"], &["restore", "latest", "-o", "-"]] {
+        let mut child =
+            place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        assert!(!text(&out.stderr).contains("panicked"), "{args:?}");
+        assert_eq!(out.status.signal(), None, "{args:?}");
+    }
+}
+
+/// Opening a pipe that nobody writes to waits for ever, as for a store that does not answer.
+#[test]
+fn a_signal_ends_a_listing_that_waits_for_the_store() {
+    let place = Place::new();
+    let object = place.path("repo/repository.json");
+    fs::remove_file(&object).unwrap();
+    assert!(Command::new("mkfifo").arg(&object).status().unwrap().success());
+    let mut child = place.command(&["snapshots"]).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(8);
+    while !catches_term(child.id()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    terminate(&child);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(130), "{status}");
+}
+
+/// Whether the process has its handler of SIGTERM, which is signal 15.
+fn catches_term(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << 14) != 0
+}
+
+fn terminate(child: &Child) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+}
+
+/// A listener that accepts and never answers, as a dead etcd does.
+#[test]
+fn a_signal_ends_a_backup_that_waits_for_etcd() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let before = objects(&place.path("repo"));
+    let child = place
+        .command(&["backup", "--endpoints", &endpoint, "--dial-timeout", "60s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has its signal handlers once it connects.
+    let _held = listener.accept().unwrap();
+    let sent = Instant::now();
+    terminate(&child);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+    assert!(sent.elapsed() < Duration::from_secs(8));
+    assert_eq!(objects(&place.path("repo")), before);
+}
+
+#[test]
+fn progress_is_one_json_object_a_line() {
+    let place = Place::new();
+    let out = place.succeed(&["--progress", "json", "-q", "verify", "latest"]);
+    let lines = text(&out.stderr);
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert!(lines.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{lines}");
+    assert_eq!(last["done"], last["total"]);
+}
+
+/// Every file below `dir`.
+fn objects(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { all.extend(objects(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
