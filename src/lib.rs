@@ -1,4 +1,39 @@
 //! Encryption at rest and disaster recovery for etcd.
+//!
+//! A snapshot of etcd is streamed, cut into frames, compressed, encrypted under a data key of its own and
+//! uploaded, with no plaintext on disk; the data key is sealed by one or more master keys. A restore proves every
+//! byte before it gives the file its name. `src/format/SPEC.md` specifies the bytes.
+//!
+//! The modules stand on floors, and import downwards only: [`crypto`], [`mod@format`] and [`bolt`] are pure;
+//! [`mvcc`] and [`keys`] stand on them; [`envelope`], [`store`] and [`etcd`] add the world; [`backup`] is what they
+//! are for.
+//!
+//! # Back up and restore
+//!
+//! ```no_run
+//! use std::path::PathBuf;
+//! use strongroom::backup::{self, BackupOptions, Control, Output, Source};
+//! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
+//!
+//! # async fn example() -> strongroom::Result<()> {
+//! let url = "s3://bucket/prefix".parse()?;
+//! let connected = store::connect(&url, &Default::default())?;
+//! let repository = store::Repository::open(connected.store, None).await?;
+//!
+//! let mut keys = MasterKeys::new();
+//! keys.add_keyring(&keyfile::load("/etc/strongroom/keyring".as_ref())?);
+//!
+//! let endpoints = vec!["https://10.0.0.1:2379".into()];
+//! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
+//! let (options, control) = (BackupOptions::default(), Control::default());
+//! let taken = backup::backup(&repository, &keys, source, &options, &control).await?;
+//!
+//! let output = Output::File { path: PathBuf::from("etcd.db"), force: false };
+//! let restored = backup::restore(&repository, &keys, taken.id, &output, &control).await?;
+//! assert_eq!(restored.revision, taken.revision);
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(
     test,

@@ -14,7 +14,7 @@ use crate::store::Repository;
 const READS: usize = 32;
 
 /// Longer than any backup takes: a folder older than this should have its manifest.
-pub(crate) const LONGEST_BACKUP: Duration = Duration::from_secs(24 * 3600);
+pub const LONGEST_BACKUP: Duration = Duration::from_secs(24 * 3600);
 
 /// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -223,7 +223,7 @@ impl Writer<'_> {
                 Ok(done)
             }
             Err(error) => {
-                upload.abort().await;
+                let _ = upload.abort().await;
                 Err(error)
             }
         }

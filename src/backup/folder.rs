@@ -42,12 +42,12 @@ pub(crate) struct Folders {
 
 /// Lists every snapshot's folder.
 pub(crate) async fn list_all(repository: &Repository) -> Result<Folders> {
-    Ok(sort(repository.list("snapshots/").await?))
+    Ok(sort(repository.list("snapshots").await?))
 }
 
 /// Lists one snapshot's folder; empty when there is none.
 pub(crate) async fn list_one(repository: &Repository, id: SnapshotId) -> Result<Folder> {
-    let mut folders = sort(repository.list(&format!("snapshots/{id}/")).await?);
+    let mut folders = sort(repository.list(&format!("snapshots/{id}")).await?);
     Ok(folders.snapshots.remove(&id).unwrap_or_default())
 }
 

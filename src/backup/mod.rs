@@ -16,7 +16,7 @@ mod show;
 mod snapshot;
 mod verify;
 
-pub use catalog::{Listing, Summary, select, snapshots};
+pub use catalog::{LONGEST_BACKUP, Listing, Summary, select, snapshots};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use passphrases::{

@@ -10,6 +10,8 @@ use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 
+/// Generations of one key that are tried.
+const MAX_TRIES: usize = 8;
 /// What opening a key may cost at most, unless a caller allows more: 1 GiB.
 pub const MAX_ARGON2_KIB: u32 = 1 << 20;
 
@@ -19,7 +21,7 @@ pub const MAX_ARGON2_KIB: u32 = 1 << 20;
 /// Those of the store.
 pub async fn passphrase_keys(repository: &Repository) -> Result<BTreeMap<KeyId, Vec<u32>>> {
     let mut keys: BTreeMap<KeyId, Vec<u32>> = BTreeMap::new();
-    for info in repository.list("keys/").await? {
+    for info in repository.list("keys").await? {
         if let Some(ObjectName::Key { id, generation }) = ObjectName::parse(&info.name) {
             keys.entry(id).or_default().push(generation);
         }
@@ -58,14 +60,19 @@ pub async fn open_passphrase_keys(
     passphrase: SecretBytes,
     max_m_kib: u32,
 ) -> Result<Vec<LocalKey>> {
-    let objects = newest_objects(repository).await?;
+    let objects = all_objects(repository).await?;
     run_blocking(move || {
-        let mut keys = Vec::new();
-        let mut failure = None;
-        for object in objects {
-            match open_passphrase_object(&object, &passphrase, max_m_kib) {
+        let mut keys: Vec<LocalKey> = Vec::new();
+        let mut failure: Option<Error> = None;
+        for (id, object) in objects {
+            // Generations come from the highest down: the first that opens is the key.
+            if keys.iter().any(|key| key.id() == id) {
+                continue;
+            }
+            match object.and_then(|object| open_passphrase_object(&object, &passphrase, max_m_kib))
+            {
                 Ok(key) => keys.push(key),
-                Err(error) => failure = Some(error),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         match failure {
@@ -76,37 +83,31 @@ pub async fn open_passphrase_keys(
     .await
 }
 
-/// The newest readable object of each key. One that does not parse gives way to the one before it.
-async fn newest_objects(repository: &Repository) -> Result<Vec<PassphraseObject>> {
+/// The objects of each key, highest generation first. A planted one that does not open is passed over,
+/// and so many of them that they would cost an hour of Argon2id are not tried.
+async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<PassphraseObject>)>> {
     let keys = passphrase_keys(repository).await?;
     if keys.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key")
             .hint("`strongroom init` with --master-key passphrase makes one"));
     }
     let mut objects = Vec::new();
-    let mut failure = None;
     for (id, generations) in keys {
-        for generation in generations.into_iter().rev() {
+        for generation in generations.into_iter().rev().take(MAX_TRIES) {
             let name = names::key_name(id, generation);
             let object = repository
                 .get(&name, MAX_PASSPHRASE_OBJECT as u64)
                 .await
                 .and_then(|bytes| PassphraseObject::parse(&bytes))
-                .and_then(|object| check_place(object, id, generation));
-            match object.context(name) {
-                Ok(object) => {
-                    objects.push(object);
-                    break;
-                }
+                .and_then(|object| check_place(object, id, generation))
+                .context(name);
+            match object {
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) => failure = Some(error),
+                object => objects.push((id, object)),
             }
         }
     }
-    match failure {
-        Some(error) if objects.is_empty() => Err(error),
-        _ => Ok(objects),
-    }
+    Ok(objects)
 }
 
 fn check_place(object: PassphraseObject, id: KeyId, generation: u32) -> Result<PassphraseObject> {

@@ -95,43 +95,38 @@ async fn newest_seal(
     if folder.seals.is_empty() {
         return Err(Error::truncated(format!("snapshot {id} has no seal")));
     }
-    let mut worst: Option<Error> = None;
+    let mut worst: Option<(u8, Error)> = None;
     for generation in folder.seals.keys().rev() {
         let name = names::seal_name(id, *generation);
-        let opened = match repository.get(&name, MAX_SEAL as u64).await {
+        let read = match repository.get(&name, MAX_SEAL as u64).await {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
                 return Err(error);
             }
-            bytes => bytes.and_then(|bytes| {
-                let seal = Seal::parse(&bytes)?;
-                check_place(&seal, id, *generation, manifest)?;
-                let opened = open_seal(&seal, keys)?;
-                Ok((seal, opened))
-            }),
+            read => read,
         };
-        match opened.context(name) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => {
-                if error.kind() != ErrorKind::WrongKey {
-                    findings.push(error.to_string());
-                }
-                worst = Some(match worst {
-                    Some(worst) if rank(&worst) >= rank(&error) => worst,
-                    _ => error,
-                });
-            }
+        let parsed = read.and_then(|bytes| {
+            let seal = Seal::parse(&bytes)?;
+            check_place(&seal, id, *generation, manifest).map(|()| seal)
+        });
+        // A key that matches and fails outweighs no key at hand, and that a seal that is none (SPEC.md §5).
+        let (rank, error) = match parsed {
+            Err(error) => (1, error),
+            Ok(seal) => match open_seal(&seal, keys) {
+                Ok(opened) => return Ok((seal, opened)),
+                Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
+                Err(error) => (3, error),
+            },
+        };
+        let error = error.context(name);
+        if rank != 2 {
+            findings.push(error.to_string());
+        }
+        if worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
+            worst = Some((rank, error));
         }
     }
-    Err(worst.unwrap_or_else(|| Error::truncated(format!("snapshot {id} has no seal"))))
-}
-
-/// A matching key that fails outweighs no key at all (SPEC.md §5).
-fn rank(error: &Error) -> u8 {
-    match error.kind() {
-        ErrorKind::WrongKey => 1,
-        ErrorKind::NotFound => 0,
-        _ => 2,
-    }
+    let none = || Error::truncated(format!("snapshot {id} has no seal"));
+    Err(worst.map_or_else(none, |(_, error)| error))
 }
 
 fn check_place(seal: &Seal, id: SnapshotId, generation: u32, manifest: &Manifest) -> Result<()> {

@@ -1,20 +1,259 @@
-//! The store's errors in our words.
+//! What a store's failure means, and what of it may be said.
 
-use object_store::Error as StoreError;
+use std::error::Error as StdError;
+use std::io;
+
+use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::error::{Error, ErrorKind};
 
-/// Says what `error` means for the object `name`.
-pub(super) fn explain(name: &str, error: StoreError) -> Error {
-    let kind = match &error {
-        StoreError::NotFound { .. } => ErrorKind::NotFound,
-        StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => {
-            ErrorKind::AlreadyExists
+/// Longest excerpt of a server's message that is repeated.
+const EXCERPT: usize = 200;
+
+/// How `object_store` words a failed answer; its type is private, so its text must do.
+const STATUS: &str = "Server returned non-2xx status code: ";
+const ANSWER: &str = "Server returned error response: ";
+
+/// Translates the failure of an operation on `what` into our error.
+///
+/// A server's answer is not passed on word for word (S3 repeats the signed headers, session token
+/// included, and a URL may be signed), and so the original is not kept as the source either.
+pub(super) fn failed(what: &str, error: &object_store::Error) -> Error {
+    use object_store::Error as E;
+    let cause = Cause::of(error);
+    let text = &cause.text;
+    let says = |kind, claim: &str| Error::new(kind, format!("{what}: {claim} ({text})"));
+    match error {
+        E::NotFound { .. } if cause.code_is(&["NoSuchBucket", "ContainerNotFound"]) => {
+            says(ErrorKind::NoRepository, "the bucket does not exist")
+                .hint("Create the bucket first, or correct the repository URL.")
         }
-        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-            ErrorKind::Denied
+        E::NotFound { .. } => {
+            Error::new(ErrorKind::NotFound, format!("{what}: not in the repository"))
         }
-        _ => ErrorKind::Unreachable,
+        E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => Error::new(
+            ErrorKind::AlreadyExists,
+            format!("{what}: exists already and is not overwritten"),
+        ),
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => denied(says),
+        E::NotSupported { .. } | E::NotImplemented { .. } => {
+            says(ErrorKind::Unsupported, "the store cannot do this")
+        }
+        E::UnknownConfigurationKey { .. } => says(ErrorKind::Usage, "an option is unknown"),
+        E::InvalidPath { .. } => says(ErrorKind::Protocol, "a name that no object can have"),
+        _ => other(&cause, says),
+    }
+}
+
+fn denied(says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    says(ErrorKind::Denied, "the store refuses").hint(
+        "Check the credentials and what they may do: get, put, list, and for prune delete. \
+         Without the right to list, S3 says this of an object that does not exist.",
+    )
+}
+
+fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    if cause.metadata_service {
+        return says(
+            ErrorKind::Denied,
+            "no credentials: none are set, and no metadata service gives any",
+        )
+        .hint(
+            "Set the cloud's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+             GOOGLE_SERVICE_ACCOUNT or AZURE_STORAGE_ACCOUNT_KEY, or [repository.options].",
+        );
+    }
+    match (cause.status, cause.transport, cause.io) {
+        (Some(401 | 403), _, _) => denied(says),
+        (Some(405 | 501), _, _) => says(ErrorKind::Unsupported, "the store cannot do this"),
+        (Some(408 | 429 | 500..), _, _) => says(ErrorKind::Unreachable, "the store fails"),
+        (Some(_), _, _) if cause.code.as_deref().is_some_and(about_credentials) => denied(says),
+        (Some(_), _, _) => says(ErrorKind::Protocol, "the store refuses the request"),
+        (_, Some(HttpErrorKind::Decode), _) => {
+            says(ErrorKind::Unreachable, "the store's answer broke off")
+        }
+        (_, Some(_), _) if cause.text.contains("certificate") => says(
+            ErrorKind::Unreachable,
+            "the store's certificate is not trusted",
+        )
+        .hint("For a private certificate authority set the option ca_certificate to its PEM file."),
+        (_, Some(_), _) => says(ErrorKind::Unreachable, "the store cannot be reached"),
+        (_, _, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
+            says(ErrorKind::Io, "the disk is full")
+                .hint("Free some space, or prune older snapshots.")
+        }
+        (_, _, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => {
+            says(ErrorKind::Denied, "the file system refuses")
+        }
+        (_, _, Some(_)) => says(ErrorKind::Io, "the file system fails"),
+        _ if cause.text.contains("region") => {
+            says(ErrorKind::Denied, "the bucket is in another region")
+                .hint("Set AWS_REGION or the option aws_region.")
+        }
+        _ => says(ErrorKind::Protocol, "the store fails"),
+    }
+}
+
+/// Codes that S3 sends with status 400.
+fn about_credentials(code: &str) -> bool {
+    ["Token", "AccessKey", "Signature", "Credential", "Authorization"]
+        .iter()
+        .any(|part| code.contains(part))
+}
+
+/// The part of an error chain that decides, in words fit to show.
+struct Cause {
+    text: String,
+    status: Option<u16>,
+    code: Option<String>,
+    transport: Option<HttpErrorKind>,
+    io: Option<io::ErrorKind>,
+    metadata_service: bool,
+}
+
+impl Cause {
+    fn of(error: &object_store::Error) -> Self {
+        let whole = error.to_string();
+        let mut cause = Self {
+            text: without_urls(whole.split(STATUS).next().unwrap_or_default()),
+            status: None,
+            code: None,
+            transport: None,
+            io: None,
+            metadata_service: ["169.254.169.254", "169.254.170.2", "metadata.google.internal"]
+                .iter()
+                .any(|host| whole.contains(host)),
+        };
+        let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(current) = next {
+            let text = current.to_string();
+            // How Azure's batch words the refusal of a single delete.
+            if let Some((_, code)) = text.split_once("(code: ") {
+                cause.status = code.get(..3).and_then(|digits| digits.parse().ok());
+            }
+            if let Some(answer) = text.strip_prefix(STATUS) {
+                cause.answered(answer.get(..3).and_then(|digits| digits.parse().ok()), answer);
+                return cause;
+            } else if let Some(answer) = text.strip_prefix(ANSWER) {
+                // S3 reports a failure inside an answer that began well: worth retrying.
+                cause.answered(Some(500), answer);
+                return cause;
+            } else if let Some(http) = current.downcast_ref::<HttpError>() {
+                cause.transport = Some(http.kind());
+            } else if let Some(io) = current.downcast_ref::<io::Error>() {
+                cause.io = Some(io.kind());
+            }
+            next = current.source();
+            if next.is_none() && (cause.transport.is_some() || cause.io.is_some()) {
+                cause.text = without_urls(&text);
+            }
+        }
+        cause
+    }
+
+    fn answered(&mut self, status: Option<u16>, answer: &str) {
+        self.status = status;
+        self.code = between(answer, "<Code>", "</Code>").map(excerpt);
+        let message = between(answer, "<Message>", "</Message>").map(excerpt);
+        let line = excerpt(answer.split([':', '<']).next().unwrap_or_default());
+        let parts = [Some(line), self.code.clone(), message];
+        self.text = parts
+            .into_iter()
+            .flatten()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(": ");
+    }
+
+    fn code_is(&self, codes: &[&str]) -> bool {
+        self.code.as_deref().is_some_and(|code| codes.contains(&code))
+    }
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    text.split_once(start)?.1.split_once(end).map(|(inner, _)| inner)
+}
+
+/// One line of bounded length without control characters or URLs' secrets.
+fn excerpt(text: &str) -> String {
+    let line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT).collect();
+    without_urls(line.trim())
+}
+
+/// The text with the query and user of every URL in it removed.
+fn without_urls(text: &str) -> String {
+    let word = |word: &str| match word.split_once("://") {
+        Some((scheme, rest)) => {
+            let bare = rest.split(['?', '#']).next().unwrap_or_default();
+            let (host, path) =
+                bare.split_once('/').map_or((bare, None), |(host, path)| (host, Some(path)));
+            let host = host.rsplit('@').next().unwrap_or_default();
+            path.map_or_else(
+                || format!("{scheme}://{host}"),
+                |path| format!("{scheme}://{host}/{path}"),
+            )
+        }
+        None => word.to_owned(),
     };
-    Error::new(kind, format!("{name}: {error}")).because(error)
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(source: impl StdError + Send + Sync + 'static) -> object_store::Error {
+        object_store::Error::Generic { store: "S3", source: Box::new(source) }
+    }
+
+    fn answer(text: &str) -> object_store::Error {
+        generic(io::Error::other(format!("{STATUS}{text}")))
+    }
+
+    #[test]
+    fn kinds_follow_the_status() {
+        for (text, kind) in [
+            ("503 Service Unavailable: ", ErrorKind::Unreachable),
+            ("429 Too Many Requests: ", ErrorKind::Unreachable),
+            ("501 Not Implemented: <Code>NotImplemented</Code>", ErrorKind::Unsupported),
+            ("400 Bad Request: <Code>ExpiredToken</Code>", ErrorKind::Denied),
+            ("400 Bad Request: <Code>InvalidRequest</Code>", ErrorKind::Protocol),
+            ("403 Forbidden: ", ErrorKind::Denied),
+        ] {
+            assert_eq!(failed("x", &answer(text)).kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn kinds_follow_the_file_system() {
+        for (io, kind) in [
+            (io::ErrorKind::StorageFull, ErrorKind::Io),
+            (io::ErrorKind::PermissionDenied, ErrorKind::Denied),
+            (io::ErrorKind::Other, ErrorKind::Io),
+        ] {
+            assert_eq!(failed("x", &generic(io::Error::from(io))).kind(), kind);
+        }
+        let full = failed("x", &generic(io::Error::from(io::ErrorKind::StorageFull)));
+        assert!(full.to_string().contains("disk is full"), "{full}");
+    }
+
+    #[test]
+    fn answers_are_not_repeated_word_for_word() {
+        let error = failed(
+            "snapshots/x",
+            &answer(
+                "403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code><Message>no</Message>\
+             <CanonicalRequest>x-amz-security-token:hunter2</CanonicalRequest></Error>",
+            ),
+        );
+        assert_eq!(
+            error.to_string(),
+            "snapshots/x: the store refuses (403 Forbidden: SignatureDoesNotMatch: no)"
+        );
+        let error =
+            failed("x", &generic(io::Error::other("GET https://a:hunter2@h/b?sig=hunter2 in 3s")));
+        assert!(!format!("{error}{error:?}").contains("hunter2"), "{error}");
+        assert!(error.to_string().contains("https://h/b in 3s"), "{error}");
+    }
 }

@@ -1,10 +1,21 @@
-//! The repository on object storage: put once, read ranges, list, delete.
+//! The repository on object storage: names, put-once, ranged reads, listing (SPEC.md §3).
+//!
+//! Storage variety is [`object_store`]'s own trait. A [`RepositoryUrl`] says where, [`connect`]
+//! gives the store there, [`Repository`] holds the rules that make it a repository.
+//!
+//! Errors name the object; the caller adds the repository's URL as context. They never hold
+//! what a store answers word for word, since that may repeat a session token or a signed URL.
 
+mod connect;
 mod failure;
+mod local;
+mod options;
 mod repository;
 mod upload;
 mod url;
 
-pub use repository::{ObjectInfo, Repository};
+pub use connect::{Connected, connect, connect_with};
+pub use local::{create_directory, sweep_staged};
+pub use repository::{ObjectInfo, Probe, Repository};
 pub use upload::Upload;
-pub use url::{Connected, RepositoryUrl, connect};
+pub use url::RepositoryUrl;

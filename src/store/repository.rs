@@ -1,129 +1,369 @@
-//! The repository itself.
+//! A repository's rules over a store: objects are written once and read within bounds.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use futures::TryStreamExt;
+use bytes::{Bytes, BytesMut};
+use data_encoding::HEXLOWER;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode,
+    PutPayload,
+};
 
-use super::failure::explain;
-use super::upload::Upload;
 use crate::crypto::{self, CryptoRng};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_REPOSITORY, RepositoryInfo, Uuid, names};
 
-/// One object as the store lists it.
+use super::failure::failed;
+use super::upload::Upload;
+
+/// What `init` writes to prove create-if-absent, before 32 random hex digits.
+pub(super) const PROBE_PREFIX: &str = "probe-";
+/// Most objects one listing returns: a hundred times what ten thousand snapshots hold.
+const LIST_LIMIT: usize = 5_000_000;
+/// Attempts at a create that is refused although nothing is there (a concurrent create that failed).
+const CREATE_ATTEMPTS: u32 = 3;
+
+/// What a listing says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Its name within the repository.
+    /// Name relative to the repository's root.
     pub name: String,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub len: u64,
-    /// When it was last written, by the store's clock.
+    /// When it was written, by the store's own clock.
     pub modified: SystemTime,
 }
 
-/// A repository. Cheap to clone.
-#[derive(Clone)]
+/// How the probe of create-if-absent went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Probe {
+    /// The store was trusted unprobed.
+    Skipped,
+    /// Proven, and the probe removed.
+    Proven,
+    /// Proven; the object of this name stays, since the credentials may not delete.
+    ProvenAndLeft(String),
+}
+
+/// A repository on a store. Cloning is cheap, and clones share the store's connections.
+///
+/// Names are relative to the repository's root, their parts divided by `/`.
+#[derive(Clone, Debug)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
     id: Uuid,
 }
 
 impl Repository {
-    /// Creates.
+    /// Proves that the store refuses to create an object that exists.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) if it does not; those of the store.
+    async fn probe_create_if_absent(&self, rng: &mut dyn CryptoRng) -> Result<Probe> {
+        let store = &self.store;
+        let name = format!("{PROBE_PREFIX}{}", HEXLOWER.encode(&crypto::random::<16>(rng)));
+        let path = path_of(&name)?;
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+        store
+            .put_opts(&path, first.clone().into(), PutMode::Create.into())
+            .await
+            .map_err(|e| failed(&name, &e))?;
+        let refused = store
+            .put_opts(&path, second.into(), PutMode::Create.into())
+            .await
+            .map_err(|e| failed(&name, &e));
+        let kept = self.get(&name, 16).await;
+        let left = self.delete(&name).await;
+        match refused {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Err(lying("The store accepted a second create of the same object.")),
+        }
+        if kept? != first {
+            return Err(lying("The store refused a second create, yet took its bytes."));
+        }
+        match left {
+            Ok(()) => Ok(Probe::Proven),
+            Err(e) if e.kind() == ErrorKind::Denied => Ok(Probe::ProvenAndLeft(name)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes the place a repository of a fresh id: probes the store, unless `trust_store`, then writes
+    /// `repository.json`.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if it is one, [`Unsupported`](ErrorKind::Unsupported)
+    /// if the store does not honour create-if-absent; those of the store.
     pub async fn init(
         store: Arc<dyn ObjectStore>,
-        _trust: bool,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<Uuid> {
-        let id = Uuid::from_random(crypto::random(rng));
-        let this = Self { store, id };
-        this.put_once(names::REPOSITORY, RepositoryInfo { id }.print().into()).await?;
-        Ok(id)
+        trust_store: bool,
+        rng: &mut (dyn CryptoRng + Send),
+    ) -> Result<(Self, Probe)> {
+        let repository = Self { store, id: Uuid::from_random(crypto::random(rng)) };
+        let already = || Error::new(ErrorKind::AlreadyExists, "there is a repository already");
+        match repository.len(names::REPOSITORY).await {
+            Ok(_) => return Err(already()),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        let probe = if trust_store {
+            Probe::Skipped
+        } else {
+            repository.probe_create_if_absent(rng).await?
+        };
+        let info = RepositoryInfo { id: repository.id }.print();
+        match repository.put_once(names::REPOSITORY, info.into()).await {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(already()),
+            other => other.map(|()| (repository, probe)),
+        }
     }
 
-    /// Opens.
-    pub async fn open(store: Arc<dyn ObjectStore>, _pinned: Option<Uuid>) -> Result<Self> {
-        let mut this = Self { store, id: Uuid([0; 16]) };
-        let bytes = this.get(names::REPOSITORY, MAX_REPOSITORY as u64).await?;
-        this.id = RepositoryInfo::parse(&bytes)?.id;
-        Ok(this)
+    /// Opens the repository; with `pinned`, only if that is its id.
+    ///
+    /// # Errors
+    /// [`NoRepository`](ErrorKind::NoRepository) if there is none, [`Refused`](ErrorKind::Refused) if it is
+    /// another than the pinned one; those of [`RepositoryInfo::parse`] and of the store.
+    pub async fn open(store: Arc<dyn ObjectStore>, pinned: Option<Uuid>) -> Result<Self> {
+        let repository = Self { store, id: Uuid([0; 16]) };
+        match repository.get(names::REPOSITORY, MAX_REPOSITORY as u64).await {
+            Ok(info) => {
+                let id = RepositoryInfo::parse(&info)?.id;
+                if let Some(pinned) = pinned.filter(|pinned| *pinned != id) {
+                    return Err(Error::new(
+                        ErrorKind::Refused,
+                        format!("this is repository {id}, not {pinned}"),
+                    )
+                    .hint(
+                        "Somebody replaced the repository, or the URL or the pinned id is wrong",
+                    ));
+                }
+                Ok(Self { id, ..repository })
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::NoRepository, "there is no repository")
+                    .hint("Check the URL, or create a repository there with: strongroom init"))
+            }
+            Err(e) => Err(e),
+        }
     }
 
-    /// Its id.
+    /// Its id, which every manifest in it names as its origin.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// Puts.
+    /// Writes an object that must not exist. If it does, with these very bytes, that is success:
+    /// a request repeated by the network layer is refused by its own first try.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if other bytes are there; those of the store.
     pub async fn put_once(&self, name: &str, bytes: Bytes) -> Result<()> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&Path::from(name), bytes.clone().into(), options).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let error = explain(name, error);
-                if error.kind() == ErrorKind::AlreadyExists
-                    && self.get(name, bytes.len() as u64).await.is_ok_and(|found| found == bytes)
-                {
-                    return Ok(());
+        self.create(name, bytes.into()).await
+    }
+
+    pub(super) async fn create(&self, name: &str, payload: PutPayload) -> Result<()> {
+        let path = path_of(name)?;
+        let mut attempt = 1;
+        loop {
+            let put = self.store.put_opts(&path, payload.clone(), PutMode::Create.into()).await;
+            let exists = match put.map_err(|e| failed(name, &e)) {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => e,
+                Err(e) => return Err(e),
+            };
+            let length = u64::try_from(payload.content_length()).unwrap_or(u64::MAX);
+            match self.get(name, length).await {
+                Ok(there) if there == Bytes::from(payload.clone()) => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::NotFound && attempt < CREATE_ATTEMPTS => {
+                    tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                    attempt += 1;
                 }
-                Err(error)
+                Err(e) if e.kind() == ErrorKind::Unreachable => return Err(e),
+                Ok(_) | Err(_) => return Err(exists),
             }
         }
     }
 
-    /// Gets.
-    pub async fn get(&self, name: &str, max_len: u64) -> Result<Bytes> {
-        let got = self.store.get(&Path::from(name)).await.map_err(|e| explain(name, e))?;
-        if got.meta.size > max_len {
-            return Err(Error::tampered(format!("{name}: longer than {max_len} bytes")));
+    /// Reads a whole object of at most `limit` bytes; for small ones, since it must arrive within one request's time.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Tampered`](ErrorKind::Tampered) if it is longer,
+    /// [`Truncated`](ErrorKind::Truncated) if it ends early; those of the store.
+    pub async fn get(&self, name: &str, limit: u64) -> Result<Bytes> {
+        let result = self.store.get(&path_of(name)?).await.map_err(|e| failed(name, &e))?;
+        if result.meta.size > limit {
+            return Err(too_long(name, limit));
         }
-        got.bytes().await.map_err(|e| explain(name, e))
+        let expected = result.meta.size;
+        collect(name, result, expected).await
     }
 
-    /// Gets a range.
+    /// Reads exactly the bytes `range` of an object.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Truncated`](ErrorKind::Truncated) if the object ends
+    /// before the range does; those of the store.
     pub async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
-        let want = range.end - range.start;
-        let bytes =
-            self.store.get_range(&Path::from(name), range).await.map_err(|e| explain(name, e))?;
-        if bytes.len() as u64 != want {
-            return Err(Error::truncated(format!("{name}: shorter than expected")));
-        }
-        Ok(bytes)
+        let Some(expected) = range.end.checked_sub(range.start).filter(|length| *length > 0) else {
+            return Ok(Bytes::new());
+        };
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let result = match self.store.get_opts(&path_of(name)?, options).await {
+            Ok(result) if result.range == range => result,
+            Ok(_) => return Err(too_short(name, range.end)),
+            Err(e) => {
+                let error = failed(name, &e);
+                // Stores word a range beyond the end in many ways; the length tells.
+                let ends_early = error.kind() != ErrorKind::NotFound
+                    && self.len(name).await.is_ok_and(|length| length < range.end);
+                return Err(if ends_early { too_short(name, range.end) } else { error });
+            }
+        };
+        collect(name, result, expected).await
     }
 
-    /// Lists.
+    /// The length of an object in bytes.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound); those of the store.
+    pub async fn len(&self, name: &str) -> Result<u64> {
+        let meta = self.store.head(&path_of(name)?).await;
+        meta.map(|meta| meta.size).map_err(|e| failed(name, &e))
+    }
+
+    /// All objects below the folder `prefix` (empty: the whole repository), ascending by name.
+    ///
+    /// # Errors
+    /// Those of the store; [`Protocol`](ErrorKind::Protocol) beyond five million objects.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let prefix = Path::from(prefix);
-        let mut all: Vec<ObjectInfo> = self
-            .store
-            .list(Some(&prefix))
-            .map_ok(|meta| ObjectInfo {
-                name: meta.location.to_string(),
-                len: meta.size,
-                modified: meta.last_modified.into(),
-            })
-            .try_collect()
-            .await
-            .map_err(|e| explain(prefix.as_ref(), e))?;
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
+        let folder = Path::parse(prefix).map_err(|_| odd_name(prefix))?;
+        let mut stream = self.store.list((!folder.is_root()).then_some(&folder));
+        let mut found = Vec::new();
+        while let Some(meta) = stream.try_next().await.map_err(|e| failed("list", &e))? {
+            if found.len() == LIST_LIMIT {
+                return Err(Error::new(
+                    ErrorKind::Protocol,
+                    format!("the store lists more than {LIST_LIMIT} objects"),
+                ));
+            }
+            let modified = SystemTime::from(meta.last_modified);
+            found.push(ObjectInfo { name: meta.location.into(), len: meta.size, modified });
+        }
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
     }
 
-    /// Uploads.
+    /// The names of the folders directly below the folder `prefix`, ascending: with `snapshots`,
+    /// every snapshot id, whether or not its snapshot is whole.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let folder = Path::parse(prefix).map_err(|_| odd_name(prefix))?;
+        let result = self.store.list_with_delimiter((!folder.is_root()).then_some(&folder)).await;
+        let folders = result.map_err(|e| failed("list", &e))?.common_prefixes;
+        let mut names: Vec<_> =
+            folders.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Begins to write an object of unknown length, which must not exist.
+    ///
+    /// Multipart uploads have no create-if-absent, so nobody else may write this name: give it a fresh ULID.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists); those of the store.
     pub async fn upload(&self, name: &str) -> Result<Upload> {
-        Upload::new(self.store.clone(), name).await
-    }
-
-    /// Deletes.
-    pub async fn delete(&self, name: &str) -> Result<()> {
-        match self.store.delete(&Path::from(name)).await {
-            Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(explain(name, error)),
+        match self.len(name).await {
+            Ok(_) => Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{name}: exists already and is not overwritten"),
+            )),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Ok(Upload::new(self.clone(), name.to_owned(), path_of(name)?))
+            }
+            Err(e) => Err(e),
         }
     }
+
+    /// Removes an object; one that is not there is no failure.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) if the credentials may not; those of the store.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        match self.store.delete(&path_of(name)?).await.map_err(|e| failed(name, &e)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.context("delete"),
+        }
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+}
+
+fn path_of(name: &str) -> Result<Path> {
+    Path::parse(name).ok().filter(|path| !path.is_root()).ok_or_else(|| odd_name(name))
+}
+
+fn odd_name(name: &str) -> Error {
+    Error::usage(format!("{name:?} is no name of an object"))
+}
+
+fn too_long(name: &str, limit: u64) -> Error {
+    Error::tampered(format!("{name}: is longer than {limit} bytes"))
+}
+
+fn too_short(name: &str, end: u64) -> Error {
+    Error::truncated(format!("{name}: ends before byte {end}"))
+}
+
+/// Reads a body of exactly `expected` bytes, whatever its length was said to be.
+async fn collect(name: &str, result: GetResult, expected: u64) -> Result<Bytes> {
+    let start = result.range.start;
+    let short = || too_short(name, start.saturating_add(expected));
+    if let GetResultPayload::File(..) = result.payload {
+        // One read; the stream of a file comes in 8 KiB pieces.
+        let bytes = result.bytes().await.map_err(|e| failed(name, &e))?;
+        return if u64::try_from(bytes.len()).is_ok_and(|length| length == expected) {
+            Ok(bytes)
+        } else {
+            Err(short())
+        };
+    }
+    let expected = usize::try_from(expected).map_err(|_| too_long(name, expected))?;
+    let mut body = result.into_stream();
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|e| failed(name, &e))?;
+        if piece.len() > expected - bytes.len() {
+            return Err(Error::new(
+                ErrorKind::Protocol,
+                format!("{name}: the store sends more than was asked for"),
+            ));
+        }
+        if piece.len() == expected {
+            return Ok(piece);
+        }
+        bytes.reserve(expected - bytes.len());
+        bytes.extend_from_slice(&piece);
+    }
+    if bytes.len() == expected { Ok(bytes.freeze()) } else { Err(short()) }
+}
+
+fn lying(what: &str) -> Error {
+    Error::unsupported(format!("the store does not honour create-if-absent. {what}"))
+        .hint(
+            "Two writers could then overwrite each other's snapshots and master keys unnoticed. \
+             Use a store that honours If-None-Match (AWS S3, MinIO, Ceph, Cloudflare R2, Google, Azure), or trust this \
+             one expressly if only one host will ever write.",
+        )
 }

@@ -1,40 +1,206 @@
-//! Stub upload.
-
-use std::sync::Arc;
+//! Writing an object of unknown length, in parts.
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayloadMut};
+use tokio::task::JoinSet;
 
-use super::failure::explain;
-use crate::error::Result;
+use crate::error::{Context, Error, ErrorKind, Result};
 
-/// An upload.
+use super::failure::failed;
+use super::repository::Repository;
+
+/// Length of the first parts, above the 5 MiB that S3 demands.
+const PART: usize = 8 << 20;
+/// A part is twice as long after each of so many: 10,000 parts, the most that S3 takes, hold 484 GiB.
+const PARTS_PER_SIZE: u32 = 2_000;
+const MOST_PARTS: u32 = 10_000;
+/// Parts on their way at once unless told otherwise: one is sent while the next is made.
+const IN_FLIGHT: usize = 2;
+
+/// An object being written. It appears whole at [`finish`](Upload::finish), or never.
+///
+/// Memory holds the parts in flight and the one being filled. A short object is written by one
+/// create-if-absent. A failure aborts the upload at the store; dropping it tries to.
+#[derive(Debug)]
 pub struct Upload {
-    write: WriteMultipart,
+    repository: Repository,
     name: String,
+    path: Path,
+    buffer: PutPayloadMut,
+    most_in_flight: usize,
+    in_flight: JoinSet<object_store::Result<()>>,
+    multipart: Option<Box<dyn MultipartUpload>>,
+    parts: u32,
+    len: u64,
+    dead: bool,
 }
 
 impl Upload {
-    pub(super) async fn new(store: Arc<dyn ObjectStore>, name: &str) -> Result<Self> {
-        let upload = store.put_multipart(&Path::from(name)).await.map_err(|e| explain(name, e))?;
-        Ok(Self { write: WriteMultipart::new_with_chunk_size(upload, 8 << 20), name: name.into() })
+    pub(super) fn new(repository: Repository, name: String, path: Path) -> Self {
+        Self {
+            repository,
+            name,
+            path,
+            buffer: PutPayloadMut::new(),
+            most_in_flight: IN_FLIGHT,
+            in_flight: JoinSet::new(),
+            multipart: None,
+            parts: 0,
+            len: 0,
+            dead: false,
+        }
     }
 
-    /// Writes.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.write.wait_for_capacity(2).await.map_err(|e| explain(&self.name, e))?;
-        self.write.put(bytes);
+    /// Sets how many parts may be on their way at once (at least 1, default 2).
+    #[must_use]
+    pub fn with_max_in_flight(mut self, parts: usize) -> Self {
+        self.most_in_flight = parts.max(1);
+        self
+    }
+
+    /// Appends bytes; waits while too many parts are on their way.
+    ///
+    /// # Errors
+    /// Those of the store, also of an earlier part. The upload is then aborted.
+    pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
+        if self.dead {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!("{}: the upload was aborted", self.name),
+            ));
+        }
+        while !bytes.is_empty() {
+            let room = self.part_len().saturating_sub(self.buffer.content_length());
+            let piece = bytes.split_to(room.min(bytes.len()));
+            self.len += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            self.buffer.push(piece);
+            if self.buffer.content_length() >= self.part_len() {
+                let sent = self.send_part().await;
+                self.or_abort(sent).await?;
+            }
+        }
         Ok(())
     }
 
-    /// Finishes.
-    pub async fn finish(self) -> Result<()> {
-        self.write.finish().await.map(drop).map_err(|e| explain(&self.name, e))
+    /// Completes the object and returns its length in bytes.
+    ///
+    /// # Errors
+    /// Those of the store; [`Protocol`](ErrorKind::Protocol) if the object then has another length.
+    /// The upload is then aborted.
+    pub async fn finish(mut self) -> Result<u64> {
+        if self.dead {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!("{}: the upload was aborted", self.name),
+            ));
+        }
+        if self.multipart.is_none() {
+            let payload = std::mem::take(&mut self.buffer).freeze();
+            self.repository.create(&self.name, payload).await.context("upload")?;
+            return Ok(self.len);
+        }
+        let done = self.complete().await;
+        self.or_abort(done).await?;
+        Ok(self.len)
     }
 
-    /// Aborts.
-    pub async fn abort(self) {
-        let _ = self.write.abort().await;
+    /// Gives the object up and removes its parts from the store.
+    ///
+    /// # Errors
+    /// Those of the store; the parts may then remain until the bucket's lifecycle rule removes them.
+    pub async fn abort(mut self) -> Result<()> {
+        self.cancel().await
+    }
+
+    fn part_len(&self) -> usize {
+        PART << (self.parts / PARTS_PER_SIZE)
+    }
+
+    /// Sends the buffer as a part. Nothing is lost if the caller stops waiting.
+    async fn send_part(&mut self) -> Result<()> {
+        if self.parts == MOST_PARTS {
+            return Err(Error::unsupported(format!(
+                "{}: too long for a multipart upload",
+                self.name
+            )));
+        }
+        while self.in_flight.len() >= self.most_in_flight {
+            self.wait_one().await?;
+        }
+        if self.multipart.is_none() {
+            let created = self.repository.store().put_multipart(&self.path).await;
+            self.multipart = Some(created.map_err(|e| self.failed(&e))?);
+        }
+        if let Some(multipart) = &mut self.multipart {
+            let part = multipart.put_part(std::mem::take(&mut self.buffer).freeze());
+            self.in_flight.spawn(part);
+            self.parts += 1;
+        }
+        Ok(())
+    }
+
+    async fn wait_one(&mut self) -> Result<()> {
+        match self.in_flight.join_next().await {
+            Some(Ok(sent)) => sent.map_err(|e| self.failed(&e)),
+            Some(Err(e)) => {
+                Err(Error::new(ErrorKind::Io, format!("{}: upload of a part: {e}", self.name)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn complete(&mut self) -> Result<()> {
+        if !self.buffer.is_empty() {
+            self.send_part().await?;
+        }
+        while !self.in_flight.is_empty() {
+            self.wait_one().await?;
+        }
+        if let Some(multipart) = &mut self.multipart {
+            let completed = multipart.complete().await;
+            completed.map_err(|e| self.failed(&e))?;
+        }
+        self.multipart = None;
+        let stored = self.repository.len(&self.name).await?;
+        if stored != self.len {
+            let text = format!("{}: the store kept {stored} of {} bytes", self.name, self.len);
+            return Err(Error::new(ErrorKind::Protocol, text));
+        }
+        Ok(())
+    }
+
+    async fn or_abort(&mut self, done: Result<()>) -> Result<()> {
+        let Err(error) = done else { return Ok(()) };
+        match self.cancel().await {
+            Ok(()) => Err(error),
+            Err(left) => Err(error.hint(format!(
+                "The parts sent so far could not be removed ({left}): a lifecycle rule for incomplete uploads does it."
+            ))),
+        }
+    }
+
+    async fn cancel(&mut self) -> Result<()> {
+        self.dead = true;
+        self.in_flight.shutdown().await;
+        match self.multipart.take() {
+            Some(mut multipart) => multipart.abort().await.map_err(|e| self.failed(&e)),
+            None => Ok(()),
+        }
+    }
+
+    fn failed(&self, error: &object_store::Error) -> Error {
+        failed(&self.name, error).context("upload")
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let Some(mut multipart) = self.multipart.take() else { return };
+        self.in_flight.abort_all();
+        // The best that a destructor can do; a failure leaves parts for the lifecycle rule.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { multipart.abort().await });
+        }
     }
 }

@@ -46,8 +46,8 @@ pub struct TestRepo {
 impl TestRepo {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Repository::init(local(dir.path()), false, &mut system_rng()).await.unwrap();
-        let repository = Repository::open(local(dir.path()), None).await.unwrap();
+        let (repository, _) =
+            Repository::init(local(dir.path()), false, &mut system_rng()).await.unwrap();
         Self { dir, repository }
     }
 

@@ -289,7 +289,7 @@ mod tests {
 
     fn resolve(config: &str, args: &[&str]) -> Result<Settings> {
         use clap::Parser;
-        let args = ["strongroom", "--config", config].iter().chain(args).chain(&["snapshots"]);
+        let args = [&["strongroom", "--config", config], args, &["snapshots"]].concat();
         Settings::resolve(crate::args::Cli::try_parse_from(args).unwrap().global)
     }
 

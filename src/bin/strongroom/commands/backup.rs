@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::Result;
-use strongroom::backup::{BackupOptions, Source, backup};
+use strongroom::backup::{BackupOptions, LONGEST_BACKUP, Source, backup};
+use strongroom::store::sweep_staged;
 
 use super::Context;
 use crate::args::BackupArgs;
@@ -24,7 +25,11 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     if let Some(mib) = args.read_ahead.or(config.read_ahead) {
         options.read_ahead = (mib as usize) << 20;
     }
-    let repository = context.repository().await?;
+    let (repository, directory) = context.repository_and_directory().await?;
+    if let Some(directory) = directory {
+        // What a killed backup was still writing. Nobody else removes it in a directory.
+        sweep_staged(&directory, LONGEST_BACKUP)?;
+    }
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
     report.warnings.iter().for_each(|warning| context.output.warn(warning));

@@ -7,7 +7,7 @@ use strongroom::Result;
 use strongroom::backup::create_passphrase_key;
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::keys::MasterKey;
-use strongroom::store::{Repository, connect};
+use strongroom::store::{Probe, Repository, connect, create_directory};
 
 use super::Context;
 use crate::args::InitArgs;
@@ -22,12 +22,19 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     } else {
         None
     };
+    create_directory(&url)?;
     let connected = connect(&url, &context.settings.options)?;
     connected.warnings.iter().for_each(|warning| context.output.warn(warning));
-    let id = Repository::init(connected.store.clone(), args.trust_store, &mut system_rng()).await?;
+    let (repository, probe) =
+        Repository::init(connected.store, args.trust_store, &mut system_rng()).await?;
+    if let Probe::ProvenAndLeft(name) = probe {
+        context
+            .output
+            .note(&format!("the store does not let us delete: {name} stays, and is harmless"));
+    }
+    let id = repository.id();
     let mut key = None;
     if let Some(word) = word {
-        let repository = Repository::open(connected.store, Some(id)).await?;
         let made = create_passphrase_key(&repository, word, Argon2Cost::default()).await?;
         key = Some(made.id().to_string());
     }

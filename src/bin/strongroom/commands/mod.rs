@@ -8,6 +8,7 @@ mod restore;
 mod shell;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{
@@ -59,9 +60,17 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
 impl Context {
     /// Opens the repository that the settings name.
     async fn repository(&self) -> Result<Repository> {
-        let connected = connect(&self.settings.repository_url()?, &self.settings.options)?;
+        Ok(self.repository_and_directory().await?.0)
+    }
+
+    /// As [`repository`](Self::repository), with its directory if it is a local one.
+    async fn repository_and_directory(&self) -> Result<(Repository, Option<PathBuf>)> {
+        let url = self.settings.repository_url()?;
+        let named = |error: Error| error.context(format!("repository {url}"));
+        let connected = connect(&url, &self.settings.options).map_err(named)?;
         connected.warnings.iter().for_each(|warning| self.output.warn(warning));
-        Repository::open(connected.store, self.settings.repository_id).await
+        let opened = Repository::open(connected.store, self.settings.repository_id).await;
+        Ok((opened.map_err(named)?, connected.directory))
     }
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.

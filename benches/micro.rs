@@ -1,0 +1,100 @@
+//! Sealing, opening and framing, beside the bare primitives they are made of.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+
+use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use strongroom::crypto::{CHUNK_LEN, Opener, PREFIX_LEN, Sealer, Suite, seal, system_rng};
+use strongroom::secret::SecretKey;
+
+const MESSAGE: usize = 64 * CHUNK_LEN;
+const FRAME: usize = 1 << 20;
+
+fn key() -> SecretKey {
+    SecretKey::new(|bytes| bytes.fill(1))
+}
+
+fn sealing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("1 MiB in 16 KiB chunks");
+    group.throughput(Throughput::Bytes(MESSAGE as u64));
+    let mut buffer = vec![7; MESSAGE];
+    let raw = Aes256Gcm::new(&[1; 32].into());
+    group.bench_function("raw aes-gcm", |b| {
+        b.iter(|| {
+            for chunk in buffer.chunks_mut(CHUNK_LEN) {
+                black_box(raw.encrypt_inout_detached(&[0; 12].into(), b"", chunk.into()).unwrap());
+            }
+        });
+    });
+    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
+        group.bench_function(format!("seal {suite}"), |b| {
+            b.iter(|| {
+                let (mut sealer, prefix) = Sealer::new(suite, &key(), b"", &mut system_rng());
+                black_box(prefix);
+                for chunk in buffer.chunks_mut(CHUNK_LEN) {
+                    black_box(sealer.seal_chunk(chunk).unwrap());
+                }
+                sealer.finish(&mut []).unwrap()
+            });
+        });
+        let message = vec![7; MESSAGE];
+        let sealed = seal(suite, &key(), b"", &message, &mut system_rng()).unwrap();
+        let (prefix, chunks) = sealed.split_at(PREFIX_LEN);
+        group.bench_function(format!("open {suite}"), |b| {
+            b.iter_batched_ref(
+                || chunks.to_vec(),
+                |chunks| {
+                    let opener = Opener::new(suite, &key(), b"", prefix).unwrap();
+                    let last = chunks.len().div_ceil(CHUNK_LEN + 16) - 1;
+                    for (at, chunk) in chunks.chunks_mut(CHUNK_LEN + 16).enumerate() {
+                        opener.open_chunk(at as u64, at == last, chunk).unwrap();
+                    }
+                },
+                criterion::BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Text that compresses about as pods do.
+fn frame() -> Vec<u8> {
+    let mut state = 1u64;
+    let mut text = Vec::new();
+    while text.len() < FRAME {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let line = format!(
+            "{{\"kind\":\"Pod\",\"uid\":\"{state:016x}\",\"status\":\"Running\",\"node\":\"node-07\"}}"
+        );
+        text.extend_from_slice(line.as_bytes());
+    }
+    text.truncate(FRAME);
+    text
+}
+
+fn framing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("one frame of 1 MiB");
+    group.throughput(Throughput::Bytes(FRAME as u64));
+    let frame = frame();
+    let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
+    group.bench_function("zstd 1", |b| b.iter(|| compressor.compress(&frame).unwrap()));
+    let stored = compressor.compress(&frame).unwrap();
+    let mut decompressor = zstd::bulk::Decompressor::new().unwrap();
+    let mut plain = vec![0; FRAME];
+    group.bench_function("zstd decompression", |b| {
+        b.iter(|| decompressor.decompress_to_buffer(&stored, plain.as_mut_slice()).unwrap());
+    });
+    group.bench_function("frame id (keyed BLAKE3)", |b| {
+        b.iter(|| blake3::keyed_hash(&[1; 32], &frame));
+    });
+    group.bench_function("SHA-256", |b| {
+        b.iter(|| <sha2::Sha256 as sha2::Digest>::digest(&frame));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, sealing, framing);
+criterion_main!(benches);

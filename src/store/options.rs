@@ -1,0 +1,209 @@
+//! Which options a store takes. `object_store` drops unknown ones without a word; here they are refused.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+use super::url::Cloud;
+
+/// Path of a PEM file with certificate authorities to trust beside the system's: our own option.
+pub(super) const CA_CERTIFICATE: &str = "ca_certificate";
+
+/// Names worth proposing to who mistyped one; more are accepted (see `object_store`'s config keys).
+const COMMON: &[&str] = &[
+    CA_CERTIFICATE,
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "timeout",
+    "proxy_url",
+];
+const S3: &[&str] = &[
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_region",
+    "aws_endpoint",
+    "aws_virtual_hosted_style_request",
+    "aws_unsigned_payload",
+    "aws_checksum_algorithm",
+    "aws_web_identity_token_file",
+    "aws_role_arn",
+    "aws_role_session_name",
+    "aws_endpoint_url_sts",
+    "aws_server_side_encryption",
+    "aws_sse_kms_key_id",
+    "aws_sse_bucket_key_enabled",
+    "aws_sse_customer_key_base64",
+    "aws_metadata_endpoint",
+    "aws_request_payer",
+    "aws_skip_signature",
+];
+const GOOGLE: &[&str] = &[
+    "google_service_account",
+    "google_service_account_key",
+    "google_application_credentials",
+    "google_bearer_token",
+    "google_base_url",
+    "google_skip_signature",
+];
+const AZURE: &[&str] = &[
+    "azure_storage_account_name",
+    "azure_storage_account_key",
+    "azure_storage_sas_key",
+    "azure_storage_token",
+    "azure_storage_endpoint",
+    "azure_storage_use_emulator",
+    "azure_client_id",
+    "azure_client_secret",
+    "azure_tenant_id",
+    "azure_authority_host",
+    "azure_federated_token_file",
+    "azure_use_azure_cli",
+    "azure_msi_endpoint",
+    "azure_credential_type",
+    "azure_storage_encryption_key",
+];
+
+/// A cloud's settings: those of the environment first, the options after, so that these win.
+#[derive(Default)]
+pub(super) struct Settings<K> {
+    pub(super) pairs: Vec<(K, String)>,
+    /// Values that must not appear in a message.
+    pub(super) secrets: Vec<String>,
+}
+
+/// Reads the options and those variables that the cloud knows.
+///
+/// `replaces(option, variable)`: the option makes the variable void, though it is another key.
+pub(super) fn read<K: FromStr + Copy>(
+    cloud: Cloud,
+    options: &BTreeMap<String, String>,
+    environment: &BTreeMap<String, String>,
+    replaces: fn(K, K) -> bool,
+) -> Result<Settings<K>> {
+    let mut own = Vec::new();
+    for (name, value) in options.iter().filter(|(name, _)| *name != CA_CERTIFICATE) {
+        let key = name.to_ascii_lowercase().parse::<K>().map_err(|_| unknown(cloud, name))?;
+        own.push((key, value.clone()));
+    }
+    let prefix = variables(cloud);
+    let found = environment
+        .iter()
+        .filter(|(name, _)| {
+            name.starts_with(prefix) || (cloud == Cloud::Azure && *name == "IDENTITY_ENDPOINT")
+        })
+        .filter_map(|(name, value)| {
+            Some((name.to_ascii_lowercase().parse::<K>().ok()?, value.clone()))
+        })
+        .filter(|(variable, _)| !own.iter().any(|(option, _)| replaces(*option, *variable)));
+    let secrets = options
+        .iter()
+        .chain(environment)
+        .filter(|(name, value)| is_secret(name) && value.len() > 3);
+    Ok(Settings {
+        secrets: secrets.map(|(_, value)| value.clone()).collect(),
+        pairs: found.chain(own.iter().cloned()).collect(),
+    })
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
+}
+
+const fn variables(cloud: Cloud) -> &'static str {
+    match cloud {
+        Cloud::S3 => "AWS_",
+        Cloud::Google => "GOOGLE_",
+        Cloud::Azure => "AZURE_",
+    }
+}
+
+fn unknown(cloud: Cloud, name: &str) -> Error {
+    let error = Error::usage(format!("unknown repository option \"{name}\""));
+    match nearest(cloud, name) {
+        Some(known) => error.hint(format!("Did you mean {known}?")),
+        None => error.hint(format!("Known are {}.", names(cloud).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+fn names(cloud: Cloud) -> impl Iterator<Item = &'static str> {
+    let own = match cloud {
+        Cloud::S3 => S3,
+        Cloud::Google => GOOGLE,
+        Cloud::Azure => AZURE,
+    };
+    own.iter().chain(COMMON).copied()
+}
+
+/// The known name that is at most a third of its length away, with or without the cloud's prefix.
+fn nearest(cloud: Cloud, name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let prefix = variables(cloud).to_ascii_lowercase();
+    names(cloud)
+        .map(|known| {
+            let short = known.strip_prefix(&prefix).unwrap_or(known);
+            (distance(&name, known).min(distance(&name, short)), known)
+        })
+        .filter(|(steps, known)| *steps <= known.len() / 3)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein's edit distance in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (above, y) in row.windows(2).zip(b.bytes()) {
+            if let [diagonal, up] = above {
+                left = (diagonal + usize::from(x != y)).min(up + 1).min(left + 1);
+                next.push(left);
+            }
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::aws::AmazonS3ConfigKey;
+    use object_store::azure::AzureConfigKey;
+    use object_store::gcp::GoogleConfigKey;
+
+    use super::*;
+
+    #[test]
+    fn every_name_proposed_is_accepted() {
+        for name in names(Cloud::S3).filter(|name| *name != CA_CERTIFICATE) {
+            name.parse::<AmazonS3ConfigKey>().unwrap();
+        }
+        for name in names(Cloud::Google).filter(|name| *name != CA_CERTIFICATE) {
+            name.parse::<GoogleConfigKey>().unwrap();
+        }
+        for name in names(Cloud::Azure).filter(|name| *name != CA_CERTIFICATE) {
+            name.parse::<AzureConfigKey>().unwrap();
+        }
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, steps) in
+            [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "", 2)]
+        {
+            assert_eq!(distance(a, b), steps, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_proposed() {
+        assert_eq!(nearest(Cloud::S3, "aws_endpont"), Some("aws_endpoint"));
+        assert_eq!(nearest(Cloud::S3, "regoin"), Some("aws_region"));
+        assert_eq!(nearest(Cloud::Google, "ca_cert"), None);
+        assert_eq!(nearest(Cloud::Azure, "ca-certificate"), Some("ca_certificate"));
+    }
+}

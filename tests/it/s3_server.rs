@@ -1,0 +1,79 @@
+//! s3s-fs in this process: an S3 server, or, behind a shim, a double of Google Cloud Storage.
+//!
+//! The double is no Google: it takes the XML API's requests that `object_store` makes, without authentication.
+
+use std::path::Path;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+
+pub const ACCESS_KEY: &str = "test";
+pub const SECRET_KEY: &str = "the-secret-access-key";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// Signatures are checked.
+    S3,
+    /// Google's headers are put into S3's words and back.
+    Google,
+}
+
+/// Serves the folders of `dir` as buckets until the runtime ends; returns the URL.
+pub async fn start(dir: &Path, flavour: Flavour) -> String {
+    let mut builder = S3ServiceBuilder::new(FileSystem::new(dir).unwrap());
+    if flavour == Flavour::S3 {
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    }
+    let s3 = builder.build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let s3 = s3.clone();
+            let shim = service_fn(move |mut request: Request<Incoming>| {
+                if flavour == Flavour::Google {
+                    to_s3(&mut request);
+                }
+                let s3 = s3.clone();
+                async move {
+                    let mut answer = s3.call(request.map(s3s::Body::from)).await?;
+                    let generation = HeaderValue::from_static("1");
+                    answer.headers_mut().insert("x-goog-generation", generation);
+                    Ok::<_, s3s::HttpError>(answer)
+                }
+            });
+            tokio::spawn(async move {
+                let server = Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(socket), shim).await;
+            });
+        }
+    });
+    url
+}
+
+fn to_s3(request: &mut Request<Incoming>) {
+    let headers = request.headers_mut();
+    headers.remove("authorization");
+    if headers.remove("x-goog-if-generation-match").is_some_and(|value| value == "0") {
+        headers.insert("if-none-match", HeaderValue::from_static("*"));
+    }
+    let meta: Vec<_> = headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("x-goog-meta-")?;
+            Some((format!("x-amz-meta-{name}"), value.clone()))
+        })
+        .collect();
+    for (name, value) in meta {
+        headers.insert(HeaderName::try_from(name).unwrap(), value);
+    }
+}
