@@ -52,14 +52,29 @@ pub fn table(results: &Results) -> String {
         out.push('\n');
     }
     let [stream, backup, save, restic, restore, age, _] = rows.as_slice() else { return out };
-    let target =
-        |name: &str, met: bool| format!("- {name}: **{}**\n", if met { "met" } else { "missed" });
+    let step = |at: usize| median(save.steps.iter().map(|steps| steps[at]));
+    let _ = writeln!(
+        out,
+        "`etcdctl snapshot save` {:.2} s + `zstd` {:.2} s + `age` {:.2} s.\n",
+        step(0),
+        step(1),
+        step(2)
+    );
+    let mut target = |name: &str, got: String, met: bool| {
+        let _ = writeln!(out, "- {name}: {got}, **{}**", if met { "met" } else { "missed" });
+    };
     let peak = [backup, restore].iter().flat_map(|row| &row.costs).map(|cost| cost.rss).max();
-    out += &target("backup ≤ 1.25 × the bare stream", wall(backup) <= 1.25 * wall(stream));
-    out += &target("backup ≥ 3 × faster than save + zstd + age", wall(save) >= 3.0 * wall(backup));
-    out += &target("restore ≤ `age -d | zstd -d`", wall(restore) <= wall(age));
-    out += &target("peak memory ≤ 96 MiB for both", peak.unwrap_or(0) as f64 <= 96.0 * MIB);
-    out += &target("stored ≤ restic's", backup.stored <= restic.stored);
+    let peak = peak.unwrap_or(0) as f64 / MIB;
+    let times = |ratio: f64| format!("{ratio:.2} ×");
+    let ratio = wall(backup) / wall(stream);
+    target("backup ≤ 1.25 × the bare stream", times(ratio), ratio <= 1.25);
+    let ratio = wall(save) / wall(backup);
+    target("backup ≥ 3 × faster than save + zstd + age", times(ratio), ratio >= 3.0);
+    let ratio = wall(restore) / wall(age);
+    target("restore ≤ `age -d | zstd -d`", times(ratio), ratio <= 1.0);
+    target("peak memory ≤ 96 MiB for both", format!("{peak:.0} MiB"), peak <= 96.0);
+    let ratio = backup.stored as f64 / restic.stored as f64;
+    target("stored ≤ restic's", times(ratio), ratio <= 1.0);
     out
 }
 
@@ -88,7 +103,7 @@ pub fn chart(results: &Results) -> String {
     let height = STEP * (results.rows.len() as f64 + 2.5);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 840 {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
-         <style>text{{fill:#57606a}}.ours{{fill:#2f81f7}}.theirs{{fill:#8b949e}}</style>\n"
+         <style>text{{fill:#57606a}}@media(prefers-color-scheme:dark){{text{{fill:#c9d1d9}}}}.ours{{fill:#2f81f7}}.theirs{{fill:#8b949e}}</style>\n"
     );
     let mut y = 0.0;
     for (backup, title) in [(true, "Backup"), (false, "Restore to a file")] {
