@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::end_to_end::program;
-use crate::etcd_server::{free_ports, make_tls};
+use crate::etcd_server::{Tls, free_ports, make_tls};
 use crate::support::{python, small_database};
 
 struct Moto {
@@ -17,16 +17,27 @@ struct Moto {
 
 impl Moto {
     fn start() -> Self {
-        Self::with_args(&[])
+        Self::spawn(|port| {
+            let server = python().get_program().to_owned();
+            let server = std::path::Path::new(&server).with_file_name("moto_server");
+            let mut command = Command::new(server);
+            command.args(["-H", "127.0.0.1", "-p", port]);
+            command
+        })
     }
 
-    fn with_args(args: &[&std::ffi::OsStr]) -> Self {
+    /// Over TLS, and with the query string of STS's requests understood, as AWS does.
+    fn with_tls(tls: &Tls) -> Self {
+        Self::spawn(|port| {
+            let mut command = python();
+            command.args(["-c", MOTO_OVER_TLS, port]).arg(&tls.cert).arg(&tls.key);
+            command
+        })
+    }
+
+    fn spawn(command: impl FnOnce(&str) -> Command) -> Self {
         let port = free_ports(1)[0];
-        let server = python().get_program().to_owned();
-        let server = std::path::Path::new(&server).with_file_name("moto_server");
-        let child = Command::new(server)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .args(args)
+        let child = command(&port.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -147,8 +158,7 @@ fn an_s3_that_is_not_there_is_worth_retrying() {
 fn a_private_ca_and_web_identity() {
     let dir = tempfile::tempdir().unwrap();
     let tls = make_tls(dir.path());
-    let moto =
-        Moto::with_args(&["-c".as_ref(), tls.cert.as_os_str(), "-k".as_ref(), tls.key.as_os_str()]);
+    let moto = Moto::with_tls(&tls);
     let url = format!("https://127.0.0.1:{}", moto.port);
     let path = |name: &str| dir.path().join(name).display().to_string();
     fs::write(path("token"), "a.web.token").unwrap();
@@ -197,6 +207,20 @@ fn a_private_ca_and_web_identity() {
         assert_eq!(code, 0, "{args:?}: {error}");
     }
 }
+
+const MOTO_OVER_TLS: &str = "
+import io, sys
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+moto = DomainDispatcherApplication(create_backend_app)
+def app(environ, start):
+    query = environ.get('QUERY_STRING', '')
+    if query.startswith('Action='):
+        environ.update({'wsgi.input': io.BytesIO(query.encode()), 'CONTENT_LENGTH': str(len(query)),
+                        'CONTENT_TYPE': 'application/x-www-form-urlencoded', 'QUERY_STRING': ''})
+    return moto(environ, start)
+run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=True, ssl_context=(sys.argv[2], sys.argv[3]))
+";
 
 const CREATE_BUCKET: &str = "
 import sys, boto3
