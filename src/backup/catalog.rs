@@ -152,18 +152,45 @@ fn not_found(message: &str) -> Error {
     Error::new(ErrorKind::NotFound, message).hint("`strongroom snapshots` lists what is there")
 }
 
-/// The folders of `ids`, or of every snapshot that has a manifest when `ids` is empty.
-pub(crate) async fn folders_of(
+/// Which snapshots a job is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// Every one.
+    All,
+    /// Those of one cluster, and those whose manifest is too broken to say whose it is.
+    Cluster(&'a ClusterName),
+    /// These.
+    Ids(&'a [SnapshotId]),
+}
+
+/// The folders in `scope`, oldest first. Whoever names an id gets its folder, with or without a manifest.
+pub(super) async fn folders_of(
     repository: &Repository,
-    ids: &[SnapshotId],
+    scope: Scope<'_>,
 ) -> Result<Vec<(SnapshotId, Folder)>> {
-    if ids.is_empty() {
-        let all = folder::list_all(repository).await?.snapshots;
-        return Ok(all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect());
+    if let Scope::Ids(ids) = scope {
+        return stream::iter(ids.to_vec())
+            .map(|id| async move { Ok((id, folder::list_one(repository, id).await?)) })
+            .buffered(READS)
+            .try_collect()
+            .await;
     }
-    stream::iter(ids.to_vec())
-        .map(|id| async move { Ok((id, folder::list_one(repository, id).await?)) })
-        .buffered(READS)
-        .try_collect()
-        .await
+    let all = folder::list_all(repository).await?.snapshots;
+    let whole: Vec<_> = all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect();
+    let Scope::Cluster(cluster) = scope else { return Ok(whole) };
+    let mut read =
+        stream::iter(whole)
+            .map(|(id, folder)| async move {
+                (id, folder, snapshot::read_manifest(repository, id).await)
+            })
+            .buffered(READS);
+    let mut chosen = Vec::new();
+    while let Some((id, folder, manifest)) = read.next().await {
+        match manifest {
+            Ok(manifest) if manifest.body().cluster != *cluster => {}
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            _ => chosen.push((id, folder)),
+        }
+    }
+    Ok(chosen)
 }

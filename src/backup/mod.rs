@@ -16,14 +16,14 @@ mod show;
 mod snapshot;
 mod verify;
 
-pub use catalog::{LONGEST_BACKUP, Listing, Summary, select, snapshots};
+pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,
 };
-pub use reseal::{KeyUsage, ResealReport, key_usage, reseal};
+pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{Output, RestoreReport, restore};
 pub use show::{Details, show};
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
@@ -41,7 +41,7 @@ mod tests {
         let source = Source::File("db".into());
         is_send(&backup(repository, keys, source, &BackupOptions::default(), &control));
         is_send(&restore(repository, keys, id, &Output::Stdout, &control));
-        is_send(&verify(repository, keys, &[], VerifyLevel::Full, &control));
-        is_send(&reseal(repository, keys, &[], &[], &control));
+        is_send(&verify(repository, keys, Scope::All, VerifyLevel::Full, &control));
+        is_send(&reseal(repository, keys, Scope::All, &[], &control));
     }
 }

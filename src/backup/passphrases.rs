@@ -88,8 +88,9 @@ pub async fn open_passphrase_keys(
 async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<PassphraseObject>)>> {
     let keys = passphrase_keys(repository).await?;
     if keys.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key")
-            .hint("`strongroom init` with --master-key passphrase makes one"));
+        return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key").hint(
+            "`strongroom init --master-key passphrase` makes one, also in a repository that exists",
+        ));
     }
     let mut objects = Vec::new();
     for (id, generations) in keys {

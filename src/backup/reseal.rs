@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt, stream};
 
-use super::catalog;
+use super::catalog::{self, Scope};
 use super::control::{Control, Step};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
@@ -32,7 +32,7 @@ pub struct ResealReport {
     pub lingering: Vec<String>,
 }
 
-/// Seals the data keys of `ids` (of every snapshot, when there are none given) to `keys`' sealing keys.
+/// Seals the data keys of the snapshots in `scope` to `keys`' sealing keys.
 ///
 /// Headers only: payloads and manifests stay as they are. Stanzas of keys that are not at hand are kept, unless
 /// they are to `drop`; stanzas of keys at hand that no longer seal go. Each snapshot is one step of its own:
@@ -45,13 +45,13 @@ pub struct ResealReport {
 pub async fn reseal(
     repository: &Repository,
     keys: &MasterKeys,
-    ids: &[SnapshotId],
+    scope: Scope<'_>,
     drop: &[KeyId],
     control: &Control,
 ) -> Result<ResealReport> {
     control
         .guard(async {
-            let folders = catalog::folders_of(repository, ids).await?;
+            let folders = catalog::folders_of(repository, scope).await?;
             control.begin("re-sealing", Some(folders.len() as u64));
             let mut report = ResealReport::default();
             for (id, folder) in folders {
@@ -109,6 +109,20 @@ async fn reseal_one(
     Ok(true)
 }
 
+async fn opens_without(
+    repository: &Repository,
+    others: &MasterKeys,
+    key: KeyId,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<()> {
+    let seals = seals(repository, id, folder).await?;
+    if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
+        snapshot::unseal(repository, id, folder, others).await?;
+    }
+    Ok(())
+}
+
 /// How many snapshots depend on each master key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -129,7 +143,7 @@ pub struct KeyUsage {
 /// Those of the store.
 pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     let mut usage = KeyUsage::default();
-    let folders = catalog::folders_of(repository, &[]).await?;
+    let folders = catalog::folders_of(repository, Scope::All).await?;
     let mut read = stream::iter(folders)
         .map(|(id, folder)| async move { (id, seals(repository, id, &folder).await) })
         .buffered(READS);
@@ -170,26 +184,40 @@ impl KeyUsage {
             *self.named.entry(key).or_default() += 1;
         }
     }
+}
 
-    /// Whether the key can be given up without losing a snapshot.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Refused`], naming what would be lost or could not be looked at.
-    pub fn may_remove(&self, key: KeyId) -> Result<()> {
-        let refused = |message| Err(Error::new(ErrorKind::Refused, message));
-        if let Some(only) = self.only.get(&key) {
-            let first = only.first().map(ToString::to_string).unwrap_or_default();
-            return refused(format!(
-                "{} snapshot(s) open only with key {key}, such as {first}",
-                only.len()
-            ))
-            .map_err(|error: Error| {
-                error.hint("seal them to other keys first: `strongroom key reseal --all`")
-            });
+/// Proves that every snapshot which `key` opens also opens with another of `keys`, so that `key` can be given up.
+///
+/// Proved by opening: a key that a seal merely names may be destroyed, or sealed in by mistake.
+///
+/// # Errors
+/// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
+pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: KeyId) -> Result<()> {
+    let others = keys.without(key);
+    let folders = catalog::folders_of(repository, Scope::All).await?;
+    let mut read = stream::iter(folders)
+        .map(|(id, folder)| {
+            let others = &others;
+            async move { (id, opens_without(repository, others, key, id, &folder).await) }
+        })
+        .buffered(READS);
+    let mut lost = 0;
+    let mut first = None;
+    while let Some((id, opened)) = read.next().await {
+        match opened {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) => {
+                lost += 1;
+                first = first.or(Some((id, error)));
+            }
         }
-        if let Some(first) = self.unreadable.first() {
-            return refused(format!("not every seal can be read: {first}"));
-        }
-        Ok(())
     }
+    let Some((id, error)) = first else { return Ok(()) };
+    let message =
+        format!("{lost} snapshot(s) open with no other key at hand, such as {id}: {error}");
+    Err(Error::new(ErrorKind::Refused, message).hint(format!(
+        "give the other keys too, or seal the snapshots to them first: \
+         `strongroom key reseal --all --drop {key}`"
+    )))
 }

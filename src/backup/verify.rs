@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::catalog;
+use super::catalog::{self, Scope};
 use super::control::{Control, Step};
 use super::folder;
 use super::restore::{Sink, read_all};
@@ -65,12 +65,12 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// The error that decides the exit status: integrity before a missing key before the rest.
+    /// The error that decides the exit status: what failed before what merely cannot be opened.
     pub fn worst(&self) -> Option<&Error> {
         let severity = |error: &&Error| match error.kind() {
             ErrorKind::Tampered | ErrorKind::Truncated => 3,
-            ErrorKind::WrongKey => 2,
-            _ => 1,
+            ErrorKind::WrongKey => 1,
+            _ => 2,
         };
         self.snapshots
             .iter()
@@ -79,7 +79,7 @@ impl VerifyReport {
     }
 }
 
-/// Verifies `ids`, or every snapshot when there are none given.
+/// Verifies the snapshots in `scope`; unless it names them, folders that lost their manifest fail as well.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is nothing to verify: that is never a success; those of the store.
@@ -87,24 +87,23 @@ impl VerifyReport {
 pub async fn verify(
     repository: &Repository,
     keys: &MasterKeys,
-    ids: &[SnapshotId],
+    scope: Scope<'_>,
     level: VerifyLevel,
     control: &Control,
 ) -> Result<VerifyReport> {
     control
         .guard(async {
             let mut report = VerifyReport { level, snapshots: Vec::new(), findings: Vec::new() };
-            let mut ids = ids.to_vec();
-            if ids.is_empty() {
+            let ids = if let Scope::Ids(ids) = scope {
+                ids.to_vec()
+            } else {
                 let listing = catalog::snapshots(repository, None).await?;
                 report.findings = listing.findings;
                 report.snapshots.extend(listing.orphans.into_iter().map(orphan));
-                // A manifest that does not parse is not in the listing, and must not be passed over.
-                let folders = folder::list_all(repository).await?.snapshots;
-                ids.extend(
-                    folders.into_iter().filter(|(_, f)| f.manifest.is_some()).map(|(id, _)| id),
-                );
-            }
+                // Not from the listing: a manifest that does not parse must not be passed over.
+                let folders = catalog::folders_of(repository, scope).await?;
+                folders.into_iter().map(|(id, _)| id).collect()
+            };
             for id in ids {
                 let mut verified =
                     Verified { id, outcome: Ok(()), opened_by: None, findings: Vec::new() };

@@ -85,6 +85,16 @@ impl MasterKeys {
         self.get(id).is_some()
     }
 
+    /// All but one of them.
+    #[must_use]
+    pub fn without(&self, id: KeyId) -> Self {
+        let but = |key: &KeyId| *key != id;
+        Self {
+            keys: self.keys.iter().filter(|key| but(&key.id())).cloned().collect(),
+            sealing: self.sealing.iter().copied().filter(but).collect(),
+        }
+    }
+
     /// The keys that new data keys are sealed to.
     pub fn sealing(&self) -> impl Iterator<Item = &dyn MasterKey> {
         self.sealing.iter().filter_map(|id| self.get(*id))

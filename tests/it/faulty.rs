@@ -14,7 +14,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
     Result, UploadPart,
 };
-use strongroom::backup::{Control, VerifyLevel, reseal, snapshots, verify};
+use strongroom::backup::{Control, Scope, VerifyLevel, reseal, snapshots, verify};
 
 use crate::support::{TestRepo, backup_file, keys, local, restore_bytes, small_database};
 
@@ -225,7 +225,7 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
             let store = Faulty::new(local(repo.dir.path()), n, once);
             let report = match repo.through(Arc::new(store.clone())).await {
                 Ok(repository) => {
-                    reseal(&repository, &keys(&[1, 2]), &[], &[], &Control::default()).await
+                    reseal(&repository, &keys(&[1, 2]), Scope::All, &[], &Control::default()).await
                 }
                 Err(error) => Err(error),
             };
@@ -238,9 +238,10 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
             }
             failures += 1;
             // Running it again does the rest.
-            let again = reseal(&repo.repository, &keys(&[1, 2]), &[], &[], &Control::default())
-                .await
-                .unwrap();
+            let again =
+                reseal(&repo.repository, &keys(&[1, 2]), Scope::All, &[], &Control::default())
+                    .await
+                    .unwrap();
             assert!(again.failed.is_empty());
             for id in ids {
                 repo.restore(&keys(&[2]), id).await.unwrap();
@@ -260,7 +261,7 @@ async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
             let store = Faulty::new(local(repo.dir.path()), n, false);
             let report = match repo.through(Arc::new(store.clone())).await {
                 Ok(repository) => {
-                    verify(&repository, &keys(&[1]), &[], level, &Control::default()).await
+                    verify(&repository, &keys(&[1]), Scope::All, level, &Control::default()).await
                 }
                 Err(error) => Err(error),
             };

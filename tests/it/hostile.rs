@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use strongroom::backup::{Control, VerifyLevel, verify};
+use strongroom::backup::{Control, Scope, VerifyLevel, verify};
 use strongroom::format::SnapshotId;
 use strongroom::{ErrorKind, Result};
 
@@ -14,10 +14,15 @@ const PARTS: [&str; 4] = ["manifest", "seal.1", "index", "payload"];
 /// Restore and full verification agree on the kind of failure.
 async fn kinds(repo: &TestRepo, id: SnapshotId) -> (Result<Vec<u8>>, Option<ErrorKind>) {
     let restored = repo.restore(&keys(&[1]), id).await;
-    let report =
-        verify(&repo.repository, &keys(&[1]), &[id], VerifyLevel::Full, &Control::default())
-            .await
-            .unwrap();
+    let report = verify(
+        &repo.repository,
+        &keys(&[1]),
+        Scope::Ids(&[id]),
+        VerifyLevel::Full,
+        &Control::default(),
+    )
+    .await
+    .unwrap();
     let verified = report.worst().map(strongroom::Error::kind);
     assert_eq!(restored.as_ref().err().map(strongroom::Error::kind), verified);
     (restored, verified)
@@ -127,10 +132,15 @@ async fn a_planted_higher_seal_is_a_finding_and_no_more() {
     let others = fs::read(repo.object(other, "seal.1")).unwrap();
     for planted in [&b"garbage"[..], b"", &good, &others] {
         fs::write(repo.object(id, "seal.4294967295"), planted).unwrap();
-        let report =
-            verify(&repo.repository, &keys(&[1]), &[id], VerifyLevel::Full, &Control::default())
-                .await
-                .unwrap();
+        let report = verify(
+            &repo.repository,
+            &keys(&[1]),
+            Scope::Ids(&[id]),
+            VerifyLevel::Full,
+            &Control::default(),
+        )
+        .await
+        .unwrap();
         assert!(report.worst().is_none());
         assert_eq!(report.snapshots[0].findings.len(), 1, "{:?}", report.snapshots[0].findings);
         repo.restore(&keys(&[1]), id).await.unwrap();
@@ -156,7 +166,7 @@ async fn an_old_folder_without_a_manifest_fails_verification() {
     repo.backup(&keys(&[1])).await;
     fs::remove_file(repo.object(lost, "manifest")).unwrap();
     let all = async || {
-        verify(&repo.repository, &keys(&[1]), &[], VerifyLevel::Quick, &Control::default())
+        verify(&repo.repository, &keys(&[1]), Scope::All, VerifyLevel::Quick, &Control::default())
             .await
             .unwrap()
     };
@@ -179,9 +189,10 @@ async fn an_old_folder_without_a_manifest_fails_verification() {
 #[tokio::test]
 async fn verifying_nothing_is_no_success() {
     let repo = TestRepo::new().await;
-    let error = verify(&repo.repository, &keys(&[1]), &[], VerifyLevel::Full, &Control::default())
-        .await
-        .unwrap_err();
+    let error =
+        verify(&repo.repository, &keys(&[1]), Scope::All, VerifyLevel::Full, &Control::default())
+            .await
+            .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 

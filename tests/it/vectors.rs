@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Control, MAX_ARGON2_KIB, Source, backup, create_passphrase_key,
+    BackupOptions, Control, MAX_ARGON2_KIB, Scope, Source, backup, create_passphrase_key,
     open_passphrase_keys, reseal,
 };
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
@@ -288,7 +288,9 @@ async fn resealed() -> Draft {
     let control = Control::default();
     let drop = [key(2).id()];
     let report =
-        reseal(&draft.repo.repository, &keys(&[1]), &[draft.id], &drop, &control).await.unwrap();
+        reseal(&draft.repo.repository, &keys(&[1]), Scope::Ids(&[draft.id]), &drop, &control)
+            .await
+            .unwrap();
     assert_eq!(report.resealed.len(), 1);
     draft
 }

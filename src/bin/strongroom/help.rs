@@ -22,7 +22,8 @@ Create a repository, and prove that its store keeps its promises.
 
 Done once for each place. Prints the repository's id: where somebody else could put another repository in its place, \
 pin it with --repository-id or in the configuration file. With --master-key passphrase it also makes a master key and \
-keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice.";
+keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice. In a repository that exists and \
+has no passphrase key it only makes that.";
 pub(crate) const INIT_MORE: &str = "\
 Examples:
   strongroom init -r /var/backups/etcd
@@ -150,6 +151,7 @@ was, and is named.";
 pub(crate) const KEY_RESEAL_MORE: &str = "\
 Examples:
   strongroom key reseal --all                                # after key rotate
+  strongroom key reseal --all --cluster prod                 # one cluster's only
   strongroom key reseal --all -k file:keyring -k file:second # adds a key
   strongroom key reseal --all --drop KEYID                   # gives up a key
 
@@ -159,11 +161,13 @@ and its master key can still open that snapshot.";
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.
 
-Only the snapshots of the given repository are asked: other repositories may still need the key.";
+Refused as well while a snapshot opens with no other key at hand: give those that are to remain with --master-key too, \
+for a key that a seal names may be destroyed somewhere else. Only the given repository's snapshots are asked: other \
+repositories may still need the key.";
 pub(crate) const KEY_REMOVE_MORE: &str = "\
 Example:
-  strongroom key list                  # ALONE must be 0
-  strongroom key remove KEYID";
+  strongroom key reseal --all -k file:keyring
+  strongroom key remove KEYID -k file:keyring";
 
 pub(crate) const KEY_PASSPHRASE: &str = "\
 Change the passphrase that opens the repository's master key.

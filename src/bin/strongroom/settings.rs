@@ -148,15 +148,20 @@ impl Settings {
     /// # Errors
     /// [`ErrorKind::Usage`] when there is none, or more than one.
     pub(crate) fn keyring_path(&self) -> Result<&Path> {
-        let mut files = self.master_keys.iter().filter_map(|key| match key {
-            MasterKeyUri::File(path) => Some(path.as_path()),
-            MasterKeyUri::Passphrase => None,
-        });
+        let mut files = self.keyring_paths();
         match (files.next(), files.next()) {
             (Some(path), None) => Ok(path),
             _ => Err(Error::usage("exactly one keyring file is needed here")
                 .hint("give it with --master-key file:PATH")),
         }
+    }
+
+    /// The keyring files given.
+    pub(crate) fn keyring_paths(&self) -> impl Iterator<Item = &Path> {
+        self.master_keys.iter().filter_map(|key| match key {
+            MasterKeyUri::File(path) => Some(path.as_path()),
+            MasterKeyUri::Passphrase => None,
+        })
     }
 
     /// etcd's connection, `ETCDCTL_*` variables last, so that a stray one never redirects a backup.

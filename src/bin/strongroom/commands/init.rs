@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use strongroom::Result;
-use strongroom::backup::create_passphrase_key;
+use strongroom::backup::{create_passphrase_key, passphrase_keys};
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::keys::MasterKey;
 use strongroom::store::{Probe, Repository, connect, create_directory};
+use strongroom::{Error, ErrorKind, Result};
 
 use super::Context;
 use crate::args::InitArgs;
@@ -25,13 +25,34 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     create_directory(&url)?;
     let connected = connect(&url, &context.settings.options)?;
     connected.warnings.iter().for_each(|warning| context.output.warn(warning));
-    let (repository, probe) =
-        Repository::init(connected.store, args.trust_store, &mut system_rng()).await?;
-    if let Probe::ProvenAndLeft(name) = probe {
-        context
-            .output
-            .note(&format!("the store does not let us delete: {name} stays, and is harmless"));
-    }
+    let store = connected.store;
+    let made = Repository::init(store.clone(), args.trust_store, &mut system_rng()).await;
+    let repository = match made {
+        Ok((repository, probe)) => {
+            if let Probe::ProvenAndLeft(name) = probe {
+                context.output.note(&format!(
+                    "the store does not let us delete: {name} stays, and is harmless"
+                ));
+            }
+            repository
+        }
+        // An init that was interrupted, or a repository that is to have a passphrase from now on.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && word.is_some() => {
+            let repository = Repository::open(store, context.settings.repository_id).await?;
+            if !passphrase_keys(&repository).await?.is_empty() {
+                return Err(Error::new(
+                    error.kind(),
+                    "this repository has a passphrase key already",
+                )
+                .hint("`strongroom key passphrase` changes its passphrase"));
+            }
+            context.output.note(
+                "the repository was there already; `strongroom key reseal --all` seals its snapshots to the passphrase too",
+            );
+            repository
+        }
+        Err(error) => return Err(error),
+    };
     let id = repository.id();
     let mut key = None;
     if let Some(word) = word {

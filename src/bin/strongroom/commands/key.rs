@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::backup::{
-    KeyUsage, change_passphrase, key_usage, passphrase_keys, remove_passphrase_key,
+    KeyUsage, change_passphrase, check_removable, key_usage, passphrase_keys, remove_passphrase_key,
 };
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::envelope::keyfile;
@@ -17,7 +17,6 @@ use strongroom::{Error, ErrorKind, Result};
 use super::Context;
 use crate::output::table;
 use crate::secrets::{self, Passphrase};
-use crate::settings::MasterKeyUri;
 
 fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -61,8 +60,7 @@ struct Row {
 
 pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     let mut rows = BTreeMap::new();
-    for uri in &context.settings.master_keys {
-        let MasterKeyUri::File(path) = uri else { continue };
+    for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
         for (id, state, created) in keyring.list() {
             let (state, created) = (state.name().to_owned(), created.to_owned());
@@ -131,8 +129,9 @@ pub(super) async fn reseal(
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let ids = context.find_all(&repository, names).await?;
+    let scope = context.scope(&ids);
     let report =
-        strongroom::backup::reseal(&repository, &keys, &ids, drop, &context.control).await?;
+        strongroom::backup::reseal(&repository, &keys, scope, drop, &context.control).await?;
     for old in &report.lingering {
         context.output.warn(&format!("an old seal stays, and its keys still open it: {old}"));
     }
@@ -159,13 +158,13 @@ pub(super) async fn reseal(
 
 pub(super) async fn remove(id: KeyId, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    key_usage(&repository).await?.may_remove(id)?;
+    let keys = context.needed_keys(&repository).await?;
+    check_removable(&repository, &keys, id).await?;
     let place = if passphrase_keys(&repository).await?.contains_key(&id) {
         remove_passphrase_key(&repository, id).await?;
         "the repository".to_owned()
     } else {
-        let path = context.settings.keyring_path()?;
-        let mut keyring = keyfile::load(path)?;
+        let (path, mut keyring) = holder(id, context)?;
         keyring.destroy(id)?;
         keyfile::replace(path, keyring)?;
         path.display().to_string()
@@ -177,6 +176,18 @@ pub(super) async fn remove(id: KeyId, context: &Context) -> Result<ExitCode> {
         .output
         .note("copies of the keyring still hold it; other repositories may still need it");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The keyring file, of those given, that has key `id`.
+fn holder(id: KeyId, context: &Context) -> Result<(&Path, Keyring)> {
+    for path in context.settings.keyring_paths() {
+        let keyring = keyfile::load(path)?;
+        if keyring.list().any(|(found, ..)| found == id) {
+            return Ok((path, keyring));
+        }
+    }
+    Err(Error::new(ErrorKind::NotFound, format!("key {id} is in none of the keyrings given"))
+        .hint("name its keyring with --master-key file:PATH"))
 }
 
 pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<ExitCode> {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{
-    Control, Listing, MAX_ARGON2_KIB, open_passphrase_keys, select, snapshots,
+    Control, Listing, MAX_ARGON2_KIB, Scope, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
 use strongroom::format::SnapshotId;
@@ -114,6 +114,15 @@ impl Context {
         match which.id.parse() {
             Ok(id) => Ok(id),
             Err(_) => select(&self.listing(repository).await?, &which.id, before),
+        }
+    }
+
+    /// What a command is about that was given these ids, or none with `--all`.
+    fn scope<'a>(&'a self, ids: &'a [SnapshotId]) -> Scope<'a> {
+        match (ids, &self.settings.cluster) {
+            ([], None) => Scope::All,
+            ([], Some(cluster)) => Scope::Cluster(cluster),
+            _ => Scope::Ids(ids),
         }
     }
 

@@ -22,8 +22,8 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         VerifyLevel::Digests => MasterKeys::new(),
         _ => context.needed_keys(&repository).await?,
     };
-    let ids = if args.all { Vec::new() } else { context.find_all(&repository, &args.ids).await? };
-    let report = verify(&repository, &keys, &ids, level, &context.control).await?;
+    let ids = context.find_all(&repository, &args.ids).await?;
+    let report = verify(&repository, &keys, context.scope(&ids), level, &context.control).await?;
     for finding in report.findings.iter().chain(report.snapshots.iter().flat_map(|v| &v.findings)) {
         context.output.warn(finding);
     }
