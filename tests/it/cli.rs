@@ -189,6 +189,10 @@ fn passphrases_come_from_files_and_commands() {
     assert!(run(command, &["verify", "latest"]).status.success());
     let wrong = ("STRONGROOM_PASSPHRASE_COMMAND", "echo wrong");
     assert_eq!(run(wrong, &["verify", "latest"]).status.code(), Some(12));
+    assert_eq!(run(file, &["init"]).status.code(), Some(1), "it has one already");
+    fs::remove_dir_all(dir.path().join("repo/keys")).unwrap();
+    assert!(run(file, &["init"]).status.success(), "as after an init that was interrupted");
+    assert!(run(file, &["backup", "--file", database.to_str().unwrap()]).status.success());
     fs::write(dir.path().join("word"), "\n").unwrap();
     assert_eq!(run(file, &["verify", "latest"]).status.code(), Some(2));
 }
