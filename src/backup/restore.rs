@@ -185,26 +185,24 @@ pub(super) async fn read_all(
     sink: Sink,
     control: &Control,
 ) -> Result<Sink> {
-    let (sender, mut opened) = mpsc::channel(1);
+    let (sender, mut opened) = mpsc::channel(2);
     let producer = tokio::spawn(open_all(reader.clone(), sink.file.clone(), sender));
-    // Ends the producer when this future is dropped or fails.
+    // Ends the producer, and so the consumer, when this future is dropped or fails.
     let _stop = AbortOnDrop(producer);
-    let mut state = (Hasher::new(), sink);
-    while let Some(batch) = opened.recv().await {
-        let batch: Vec<Buffer> = batch?;
-        let bytes = batch.iter().map(|frame| frame.len() as u64).sum();
-        let (mut hasher, mut sink) = state;
-        state = run_blocking(move || {
+    let (mut sink, control) = (sink, control.clone());
+    let (hasher, sink) = run_blocking(move || {
+        let mut hasher = Hasher::new();
+        while let Some(batch) = opened.blocking_recv() {
+            let batch: Vec<Buffer> = batch?;
             for frame in batch {
                 hasher.update(frame.as_slice());
                 sink.write(&frame)?;
+                control.step(super::Step::Advance(frame.len() as u64));
             }
-            Ok((hasher, sink))
-        })
-        .await?;
-        control.step(super::Step::Advance(bytes));
-    }
-    let (hasher, sink) = state;
+        }
+        Ok((hasher, sink))
+    })
+    .await?;
     if Sha256(hasher.finalize().into()) != reader.index().database.sha256 {
         return Err(Error::tampered("the database's SHA-256 is not the one recorded")
             .hint("`strongroom verify` tells which snapshots are whole"));
@@ -218,8 +216,8 @@ async fn open_all(
     file: Option<(Arc<File>, PathBuf)>,
     sender: mpsc::Sender<Result<Vec<Buffer>>>,
 ) {
-    // One core hashes; more than the others would only wait for each other at the file's lock.
-    let threads = thread::available_parallelism().map_or(1, |n| n.get() - 1).max(1);
+    // One more than there are cores: while one waits for the file's lock, or for its turn, the others work.
+    let threads = thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
     let buffers = Buffers::default();
     let mut batches = stream::iter(reader.batches(BATCH_BYTES, BATCH_FRAMES))
         .map(|batch| {
