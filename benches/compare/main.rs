@@ -30,7 +30,7 @@ struct Args {
     /// Seed of the generated data
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Also write benches/results.md and benches/results.svg
+    /// Also write the table into README.md and the chart into benches/results.svg
     #[arg(long)]
     readme: bool,
     /// Instead: each zstd level on 1 MiB frames of the database, on one core
@@ -67,9 +67,11 @@ fn main() {
         let table = report::table(&results);
         println!("{table}");
         if args.readme {
-            let benches = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches");
-            std::fs::write(benches.join("results.md"), &table).unwrap();
-            std::fs::write(benches.join("results.svg"), report::chart(&results)).unwrap();
+            let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            std::fs::write(project.join("benches/results.svg"), report::chart(&results)).unwrap();
+            let readme = project.join("README.md");
+            let text = std::fs::read_to_string(&readme).unwrap();
+            std::fs::write(readme, report::put(&text, &table)).unwrap();
         }
     });
 }

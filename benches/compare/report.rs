@@ -17,6 +17,13 @@ fn wall(row: &Row) -> f64 {
     median(row.costs.iter().map(|cost| cost.wall))
 }
 
+/// `readme` with what stands between its two marks replaced.
+pub fn put(readme: &str, table: &str) -> String {
+    let (before, rest) = readme.split_once("<!-- bench -->\n").expect("README's mark");
+    let (_, after) = rest.split_once("<!-- end of bench -->\n").expect("README's second mark");
+    format!("{before}<!-- bench -->\n{table}<!-- end of bench -->\n{after}")
+}
+
 /// Markdown: medians with the range of wall times, ratios within the run, targets.
 pub fn table(results: &Results) -> String {
     let Results { database, entries, runs, rows } = results;
