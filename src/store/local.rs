@@ -67,7 +67,8 @@ fn sweep_folder(
             if let Some(deeper) = depth.checked_sub(1) {
                 let swept = sweep_folder(&path, before, deeper, ours)?;
                 removed += swept;
-                if swept > 0 {
+                // An aborted upload leaves its folder. This removes an empty one only.
+                if swept > 0 || metadata.modified().is_ok_and(|changed| changed < before) {
                     let _ = fs::remove_dir(&path);
                 }
             }

@@ -20,6 +20,7 @@ mod fake_etcd;
 mod faulty;
 mod hostile;
 mod keys;
+mod kill;
 mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
