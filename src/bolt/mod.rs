@@ -5,10 +5,19 @@
 //! byte of it is used. Nothing is mapped into memory.
 
 mod bucket;
+mod check;
+mod cursor;
 mod db;
+#[doc(hidden)]
+pub mod fuzzing;
 mod page;
 mod source;
+mod tree;
+mod writer;
 
 pub use bucket::Bucket;
+pub use check::{BucketSize, Checked, check};
+pub use cursor::Cursor;
 pub use db::{Db, Meta};
 pub use source::{FileSource, ReadAt};
+pub use writer::Writer;
