@@ -24,7 +24,7 @@ pub fn program() -> Command {
 }
 
 /// Runs a command that must succeed; its standard output.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
@@ -39,13 +39,13 @@ fn hash(etcdctl: &mut Command, revision: u64) -> u64 {
 }
 
 /// An etcd booted from a data directory that the stock tools restored.
-struct Booted {
+pub(crate) struct Booted {
     child: Child,
-    endpoint: String,
+    pub(crate) endpoint: String,
 }
 
 impl Booted {
-    fn from(version: Version, snapshot: &Path, dir: &Path) -> Self {
+    pub(crate) fn from(version: Version, snapshot: &Path, dir: &Path) -> Self {
         let [client, peer] = free_ports(2)[..] else { unreachable!() };
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));

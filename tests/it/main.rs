@@ -19,6 +19,7 @@ mod etcd_server;
 mod fake_etcd;
 mod faulty;
 mod hostile;
+mod mvcc;
 mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
