@@ -90,9 +90,10 @@ impl<R: ReadAt> Db<R> {
         let size = u64::from(self.meta.page_size);
         // Below the high-water mark, whose byte offset was checked: no overflow.
         let offset = id.saturating_mul(size);
-        let mut header = [0; HEADER];
-        self.source.read_at(offset, &mut header)?;
-        let header = Header::parse(&header);
+        let mut bytes = vec![0; self.meta.page_size as usize];
+        self.source.read_at(offset, &mut bytes)?;
+        let header = bytes.first_chunk().map(Header::parse);
+        let header = header.ok_or_else(|| tampered(id, "it is shorter than a page header"))?;
         if header.id != id {
             return Err(tampered(id, &format!("it calls itself page {}", header.id)));
         }
@@ -108,8 +109,10 @@ impl<R: ReadAt> Db<R> {
                 &format!("it spans {extent} bytes, over the limit of {limit}"),
             ));
         };
-        let mut bytes = vec![0; extent];
-        self.source.read_at(offset, &mut bytes)?;
+        let first = bytes.len();
+        bytes.resize(extent, 0);
+        let rest = bytes.get_mut(first..).unwrap_or_default();
+        self.source.read_at(offset.saturating_add(first as u64), rest)?;
         Page::parse(id, bytes)
     }
 

@@ -46,6 +46,11 @@ pub(crate) struct Booted {
 
 impl Booted {
     pub(crate) fn from(version: Version, snapshot: &Path, dir: &Path) -> Self {
+        Self::with(version, snapshot, dir, &[])
+    }
+
+    /// As [`from`](Self::from), with further arguments for the restore.
+    pub(crate) fn with(version: Version, snapshot: &Path, dir: &Path, args: &[&str]) -> Self {
         let [client, peer] = free_ports(2)[..] else { unreachable!() };
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
@@ -62,7 +67,8 @@ impl Booted {
             .arg("--data-dir")
             .arg(&data)
             .args(["--name", "m0", "--initial-cluster", &cluster])
-            .args(["--initial-advertise-peer-urls", &peer]));
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(args));
         let child = version
             .program("etcd")
             .arg("--data-dir")
