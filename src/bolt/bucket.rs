@@ -1,24 +1,28 @@
 //! Buckets: a key's value, the last key.
 
+use std::sync::Arc;
+
+use super::cursor::Cursor;
 use super::db::Db;
 use super::page::{Kind, Page, Value, tampered};
 use super::source::ReadAt;
 use crate::error::{Error, Result};
 
 /// A tree of 2^48 pages is less deep even with two children to a branch; a cycle ends here.
-const MAX_DEPTH: usize = 48;
-const BUCKET_HEADER: usize = 16;
+pub(super) const MAX_DEPTH: usize = 48;
+pub(super) const BUCKET_HEADER: usize = 16;
+const MAX_BUCKETS: usize = 1000;
 
 /// A bucket: keys and their values, in byte order.
 pub struct Bucket<'db, R> {
-    db: &'db Db<R>,
-    root: Root,
+    pub(super) db: &'db Db<R>,
+    pub(super) root: Root,
 }
 
-enum Root {
+pub(super) enum Root {
     Page(u64),
     /// A small bucket, whose only page lies in its value.
-    Inline(Page),
+    Inline(Arc<Page>),
 }
 
 impl<R: ReadAt> Db<R> {
@@ -27,11 +31,46 @@ impl<R: ReadAt> Db<R> {
     /// # Errors
     /// [`Tampered`](crate::ErrorKind::Tampered) when a page on the way breaks a rule, and those of the source.
     pub fn bucket(&self, name: &[u8]) -> Result<Option<Bucket<'_, R>>> {
-        let buckets = Bucket { db: self, root: Root::Page(self.meta().root) };
-        buckets.lookup(name, |page, value| match value {
+        self.root().lookup(name, |page, value| self.bucket_of(page, value))
+    }
+
+    /// All buckets with their names, in order.
+    ///
+    /// # Errors
+    /// As [`bucket`](Self::bucket); [`Unsupported`](crate::ErrorKind::Unsupported) when there are over 1000,
+    /// and etcd has a dozen.
+    pub fn buckets(&self) -> Result<Vec<(Vec<u8>, Bucket<'_, R>)>> {
+        let root = self.root();
+        let mut cursor = root.cursor(&[])?;
+        self.collect_buckets(&mut cursor)
+    }
+
+    /// The buckets that `cursor`, one over the root bucket, comes to.
+    pub(super) fn collect_buckets<'db>(
+        &'db self,
+        cursor: &mut Cursor<'_, R>,
+    ) -> Result<Vec<(Vec<u8>, Bucket<'db, R>)>> {
+        let mut buckets = Vec::new();
+        while let Some((page, name, value)) = cursor.next_value()? {
+            if buckets.len() == MAX_BUCKETS {
+                return Err(Error::unsupported(format!(
+                    "database: it has over {MAX_BUCKETS} buckets"
+                )));
+            }
+            buckets.push((name.to_vec(), self.bucket_of(page, value)?));
+        }
+        Ok(buckets)
+    }
+
+    pub(super) fn root(&self) -> Bucket<'_, R> {
+        Bucket { db: self, root: Root::Page(self.meta().root) }
+    }
+
+    fn bucket_of(&self, page: u64, value: Value<'_>) -> Result<Bucket<'_, R>> {
+        match value {
             Value::Bucket(bytes) => Ok(Bucket { db: self, root: self.bucket_root(page, bytes)? }),
             Value::Bytes(_) => Err(tampered(page, "a value among the buckets")),
-        })
+        }
     }
 
     /// The root that a bucket's value names or holds; the value lies in `page`.
@@ -44,12 +83,16 @@ impl<R: ReadAt> Db<R> {
             self.check_id(root)?;
             return Ok(Root::Page(root));
         }
+        // Bolt moves a bucket of over a quarter page to pages of its own.
+        if inline.len() > self.meta().page_size as usize {
+            return Err(tampered(page, "an inline bucket larger than a page"));
+        }
         let inline = Page::parse(page, inline.to_vec())?;
         let nested = (0..inline.len()).any(|at| matches!(inline.value(at), Some(Value::Bucket(_))));
         if inline.kind == Kind::Branch || nested {
             return Err(tampered(page, "an inline bucket holds more than values"));
         }
-        Ok(Root::Inline(inline))
+        Ok(Root::Inline(Arc::new(inline)))
     }
 }
 
@@ -130,7 +173,7 @@ impl<R: ReadAt> Bucket<'_, R> {
     }
 }
 
-fn bytes_of<'a>(page: u64, value: Value<'a>) -> Result<&'a [u8]> {
+pub(super) fn bytes_of<'a>(page: u64, value: Value<'a>) -> Result<&'a [u8]> {
     match value {
         Value::Bytes(bytes) => Ok(bytes),
         Value::Bucket(_) => Err(tampered(page, "a bucket where a value must be")),

@@ -1,17 +1,21 @@
 //! The file: its meta pages, and pages by id.
 
-use super::page::{HEADER, Header, META, Page, tampered};
+use super::page::{BRANCH, HEADER, Header, META, Page, tampered};
 use super::source::ReadAt;
 use crate::error::{Error, Result};
 
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
+pub(super) const MAGIC: u32 = 0xED0C_DAED;
+pub(super) const VERSION: u32 = 2;
+/// In place of the freelist's page id when none is kept.
+pub(super) const NO_FREELIST: u64 = u64::MAX;
 /// Bolt's page size is the machine's; it accepts from 1 KiB, and no machine that runs etcd has over 64.
-const MIN_PAGE_SIZE: u32 = 1024;
-const MAX_PAGE_SIZE: u32 = 64 * 1024;
-const META_LEN: usize = 64;
+pub(super) const MIN_PAGE_SIZE: u32 = 1024;
+pub(super) const MAX_PAGE_SIZE: u32 = 64 * 1024;
+pub(super) const META_LEN: usize = 64;
 /// The longest run of pages read at once. etcd's requests, and so its values, are 1.5 MiB unless raised.
-const MAX_EXTENT: u64 = 64 << 20;
+pub(super) const MAX_EXTENT: u64 = 64 << 20;
+/// The same for a branch: bolt splits one that outgrows its page and has more than four keys.
+const MAX_BRANCH_EXTENT: u64 = 1 << 20;
 
 /// A valid meta page: the state after one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,9 @@ pub struct Meta {
     pub high_water: u64,
     /// Transaction id.
     pub txid: u64,
+    /// Page id of the list of free pages; `None` if it is not kept (etcd on Linux), so that the pages
+    /// which no tree reaches are the free ones.
+    pub freelist: Option<u64>,
 }
 
 /// A bolt database, opened for reading.
@@ -83,9 +90,10 @@ impl<R: ReadAt> Db<R> {
         let size = u64::from(self.meta.page_size);
         // Below the high-water mark, whose byte offset was checked: no overflow.
         let offset = id.saturating_mul(size);
-        let mut header = [0; HEADER];
-        self.source.read_at(offset, &mut header)?;
-        let header = Header::parse(&header);
+        let mut bytes = vec![0; self.meta.page_size as usize];
+        self.source.read_at(offset, &mut bytes)?;
+        let header = bytes.first_chunk().map(Header::parse);
+        let header = header.ok_or_else(|| tampered(id, "it is shorter than a page header"))?;
         if header.id != id {
             return Err(tampered(id, &format!("it calls itself page {}", header.id)));
         }
@@ -94,15 +102,22 @@ impl<R: ReadAt> Db<R> {
             return Err(tampered(id, "its overflow pages are outside the database"));
         }
         let extent = overflow.saturating_add(1).saturating_mul(size);
-        let Some(extent) = usize::try_from(extent).ok().filter(|_| extent <= MAX_EXTENT) else {
+        let limit = if header.flags == BRANCH { MAX_BRANCH_EXTENT } else { MAX_EXTENT };
+        let Some(extent) = usize::try_from(extent).ok().filter(|_| extent <= limit) else {
             return Err(tampered(
                 id,
-                &format!("it spans {extent} bytes, over the limit of {MAX_EXTENT}"),
+                &format!("it spans {extent} bytes, over the limit of {limit}"),
             ));
         };
-        let mut bytes = vec![0; extent];
-        self.source.read_at(offset, &mut bytes)?;
+        let first = bytes.len();
+        bytes.resize(extent, 0);
+        let rest = bytes.get_mut(first..).unwrap_or_default();
+        self.source.read_at(offset.saturating_add(first as u64), rest)?;
         Page::parse(id, bytes)
+    }
+
+    pub(super) fn source(&self) -> &R {
+        &self.source
     }
 
     /// Checks that `id` can be the page of a tree.
@@ -155,6 +170,7 @@ fn parse_meta(bytes: &[u8; META_LEN]) -> Option<Meta> {
         root: u64_at(16)?,
         high_water: u64_at(40)?,
         txid: u64_at(48)?,
+        freelist: Some(u64_at(32)?).filter(|page| *page != NO_FREELIST),
     };
     let valid = u32_at(0)? == MAGIC
         && u32_at(4)? == VERSION
@@ -165,7 +181,7 @@ fn parse_meta(bytes: &[u8; META_LEN]) -> Option<Meta> {
 }
 
 /// FNV-1a, 64 bits: bolt's checksum of a meta page.
-fn fnv1a_64(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a_64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

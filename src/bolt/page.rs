@@ -6,16 +6,19 @@ use crate::error::{Error, Result};
 
 /// Length of a page's header and of an element of either kind.
 pub(super) const HEADER: usize = 16;
-const BRANCH: u16 = 1;
-const LEAF: u16 = 2;
+pub(super) const BRANCH: u16 = 1;
+pub(super) const LEAF: u16 = 2;
 pub(super) const META: u16 = 4;
-const IS_BUCKET: u32 = 1;
+pub(super) const FREELIST: u16 = 0x10;
+pub(super) const IS_BUCKET: u32 = 1;
+/// Bolt's `MaxKeySize`.
+pub(super) const MAX_KEY: usize = 32 * 1024;
 
 /// A page's header.
 pub(super) struct Header {
     pub(super) id: u64,
     pub(super) flags: u16,
-    count: u16,
+    pub(super) count: u16,
     pub(super) overflow: u32,
 }
 
@@ -113,6 +116,9 @@ impl Page {
         if flags & !IS_BUCKET != 0 {
             return Err(wrong(&format!("unknown flags {flags:#x}")));
         }
+        if ksize == 0 || ksize as usize > MAX_KEY {
+            return Err(wrong(&format!("a key of {ksize} bytes")));
+        }
         let table_end = count.saturating_add(1).saturating_mul(HEADER) as u64;
         let key = (start as u64).saturating_add(u64::from(pos));
         let value = key.saturating_add(u64::from(ksize));
@@ -187,6 +193,18 @@ impl Page {
                 self.bytes.get(element.key.clone()).unwrap_or_default().cmp(key)
             })
             .ok()
+    }
+
+    /// The first element whose key is not less than `key`.
+    pub(super) fn find_from(&self, key: &[u8]) -> usize {
+        self.elements.partition_point(|element| {
+            self.bytes.get(element.key.clone()).unwrap_or_default() < key
+        })
+    }
+
+    /// Length in bytes, overflow pages included.
+    pub(super) fn extent(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The child of a branch under which `key` is: the last whose key is not greater, else the first.

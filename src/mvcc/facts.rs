@@ -1,5 +1,7 @@
 //! What a database says about itself, read from a few pages.
 
+use super::record::parse_key;
+use super::revision::Revision;
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, Result};
 
@@ -32,13 +34,9 @@ pub struct DatabaseFacts {
 pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
     let keys = required(db, "key")?;
     let meta = required(db, "meta")?;
-    let last = keys.last()?.map(|(key, _)| {
-        main_revision(&key).ok_or_else(|| {
-            Error::tampered("database: the last key of the bucket \"key\" is no revision")
-        })
-    });
-    let scheduled = revision(&meta, "scheduledCompactRev")?;
-    let finished = revision(&meta, "finishedCompactRev")?;
+    let last = keys.last()?.map(|(key, _)| Ok(parse_key(&key)?.0.main));
+    let compaction = compaction(db)?;
+    let compact_revision = compaction.scheduled.max(compaction.finished);
     let cluster_version = match db.bucket(b"cluster")? {
         Some(cluster) => version(&cluster, "clusterVersion")?,
         None => None,
@@ -46,8 +44,8 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
     let header = db.meta();
     Ok(DatabaseFacts {
         // An empty store is at revision 1.
-        revision: last.transpose()?.unwrap_or(1).max(scheduled).max(finished).max(1),
-        compact_revision: scheduled.max(finished),
+        revision: last.transpose()?.unwrap_or(1).max(compact_revision).max(1),
+        compact_revision,
         raft_term: number(&meta, "term")?,
         raft_index: number(&meta, "consistent_index")?.unwrap_or(0),
         storage_version: version(&meta, "storageVersion")?,
@@ -57,19 +55,31 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
     })
 }
 
-fn required<'db, R: ReadAt>(db: &'db Db<R>, name: &str) -> Result<Bucket<'db, R>> {
-    db.bucket(name.as_bytes())?.ok_or_else(|| {
-        Error::tampered(format!("database: no bucket {name:?}, so it is not etcd's"))
+/// How far the records are compacted; 0 for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compaction {
+    /// Main revision of the last compaction that was asked for. etcd finishes it when it starts.
+    pub scheduled: i64,
+    /// Main revision of the last one that was finished.
+    pub finished: i64,
+}
+
+/// Reads how far the records are compacted.
+///
+/// # Errors
+/// As [`database_facts`].
+pub fn compaction<R: ReadAt>(db: &Db<R>) -> Result<Compaction> {
+    let meta = required(db, "meta")?;
+    Ok(Compaction {
+        scheduled: revision(&meta, "scheduledCompactRev")?,
+        finished: revision(&meta, "finishedCompactRev")?,
     })
 }
 
-/// The main revision of a key of the bucket `key`: `main | '_' | sub`, and `t` after it for a deletion.
-fn main_revision(key: &[u8]) -> Option<i64> {
-    let (main, rest) = key.split_first_chunk()?;
-    let (separator, rest) = rest.split_first()?;
-    let (sub, mark) = rest.split_first_chunk()?;
-    let (main, sub) = (i64::from_be_bytes(*main), i64::from_be_bytes(*sub));
-    (*separator == b'_' && main >= 0 && sub >= 0 && matches!(mark, [] | [b't'])).then_some(main)
+pub(super) fn required<'db, R: ReadAt>(db: &'db Db<R>, name: &str) -> Result<Bucket<'db, R>> {
+    db.bucket(name.as_bytes())?.ok_or_else(|| {
+        Error::tampered(format!("database: no bucket {name:?}, so it is not etcd's"))
+    })
 }
 
 fn wrong(key: &str) -> Error {
@@ -81,7 +91,8 @@ fn revision<R: ReadAt>(meta: &Bucket<'_, R>, key: &str) -> Result<i64> {
     match meta.get(key.as_bytes())? {
         None => Ok(0),
         Some(value) => {
-            main_revision(&value).filter(|_| value.len() == 17).ok_or_else(|| wrong(key))
+            let parsed = Revision::parse(&value).filter(|(_, tombstone)| !tombstone);
+            parsed.map(|(revision, _)| revision.main).ok_or_else(|| wrong(key))
         }
     }
 }

@@ -1,6 +1,24 @@
-//! etcd's data model in a database: revisions and what the `meta` bucket says of them
-//! (`server/storage/schema/bucket.go`).
+//! etcd's data model in a database: every change by its revision, the keys at a revision, HashKV, leases, and
+//! what the `meta` bucket says of them (`server/storage/schema/bucket.go`, `server/storage/mvcc`).
 
+mod check;
 mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
+mod hash;
+mod key_space;
+mod latest;
+mod leases;
+#[cfg(test)]
+mod model;
+mod proto;
+mod record;
+mod revision;
 
-pub use facts::{DatabaseFacts, database_facts};
+pub use check::{History, check_history};
+pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
+pub use hash::{HashKv, Inconclusive, hash_kv};
+pub use key_space::{Entry, KeySpace};
+pub use leases::{Lease, leases};
+pub use record::{KeyValue, Record, for_each_record, for_each_record_at, history, value_at};
+pub use revision::Revision;

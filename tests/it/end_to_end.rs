@@ -24,7 +24,7 @@ pub fn program() -> Command {
 }
 
 /// Runs a command that must succeed; its standard output.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
@@ -39,13 +39,18 @@ fn hash(etcdctl: &mut Command, revision: u64) -> u64 {
 }
 
 /// An etcd booted from a data directory that the stock tools restored.
-struct Booted {
+pub(crate) struct Booted {
     child: Child,
-    endpoint: String,
+    pub(crate) endpoint: String,
 }
 
 impl Booted {
-    fn from(version: Version, snapshot: &Path, dir: &Path) -> Self {
+    pub(crate) fn from(version: Version, snapshot: &Path, dir: &Path) -> Self {
+        Self::with(version, snapshot, dir, &[])
+    }
+
+    /// As [`from`](Self::from), with further arguments for the restore.
+    pub(crate) fn with(version: Version, snapshot: &Path, dir: &Path, args: &[&str]) -> Self {
         let [client, peer] = free_ports(2)[..] else { unreachable!() };
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
@@ -62,7 +67,8 @@ impl Booted {
             .arg("--data-dir")
             .arg(&data)
             .args(["--name", "m0", "--initial-cluster", &cluster])
-            .args(["--initial-advertise-peer-urls", &peer]));
+            .args(["--initial-advertise-peer-urls", &peer])
+            .args(args));
         let child = version
             .program("etcd")
             .arg("--data-dir")

@@ -13,7 +13,7 @@ use crate::etcd_server::{Etcd, Version, free_ports};
 use crate::fake_etcd::{self, Script, Step, good_steps};
 
 /// The whole stream, its digest checked once more from outside.
-async fn download(choice: &Choice) -> Result<Vec<u8>> {
+pub(crate) async fn download(choice: &Choice) -> Result<Vec<u8>> {
     let mut stream = choice.snapshot().await?;
     let mut database = Vec::new();
     while let Some(bytes) = stream.next().await? {

@@ -21,6 +21,7 @@ mod faulty;
 mod hostile;
 mod keys;
 mod kill;
+mod mvcc;
 mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;

@@ -1,0 +1,118 @@
+//! The little of protobuf's wire format that etcd's records need, over untrusted bytes.
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    /// Of a fixed width, which no known field has.
+    Other,
+}
+
+/// Reads a message field by field.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+/// The bytes are no protobuf message of the wanted type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+impl<'a> Fields<'a> {
+    /// The next field and its number.
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Malformed> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let field = match tag & 7 {
+            0 => Field::Number(self.varint()?),
+            1 => self.take(8).map(|_| Field::Other)?,
+            2 => {
+                let length = self.varint()?;
+                Field::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Field::Other)?,
+            _ => return Err(Malformed),
+        };
+        match tag >> 3 {
+            0 => Err(Malformed),
+            number => Ok(Some((number, field))),
+        }
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first().ok_or(Malformed)?;
+            self.0 = rest;
+            let bits = u64::from(byte & 0x7f);
+            // The tenth byte has room for a single bit.
+            if shift == 63 && bits > 1 {
+                return Err(Malformed);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Malformed)
+    }
+}
+
+impl<'a> Field<'a> {
+    /// An `int64`, which travels as its two's complement.
+    pub(super) fn int64(self) -> Result<i64, Malformed> {
+        match self {
+            Field::Number(number) => Ok(number.cast_signed()),
+            _ => Err(Malformed),
+        }
+    }
+
+    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
+        match self {
+            Field::Bytes(bytes) => Ok(bytes),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(bytes: &[u8]) -> Result<Option<(u64, Field<'_>)>, Malformed> {
+        Fields(bytes).next()
+    }
+
+    /// Values of protobuf.dev's "Encoding" page, and the edges.
+    #[test]
+    fn wire_format() {
+        assert_eq!(one(&[0x08, 0x96, 0x01]), Ok(Some((1, Field::Number(150)))));
+        assert_eq!(one(b"\x12\x07testing"), Ok(Some((2, Field::Bytes(b"testing")))));
+        let minus_two = [0x08, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(one(&minus_two).unwrap().unwrap().1.int64(), Ok(-2));
+        assert_eq!(one(&[0x0d, 1, 2, 3, 4]), Ok(Some((1, Field::Other))));
+        assert_eq!(one(&[]), Ok(None));
+        for bad in [
+            &[0x08][..],
+            &[0x08, 0x80],
+            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
+            &[0x08, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00],
+            &[0x12, 2, b'a'],
+            &[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            &[0x0b],
+            &[0x0c],
+            &[0x0f],
+            &[0x00, 0x00],
+            &[0x09, 1],
+        ] {
+            assert_eq!(one(bad), Err(Malformed), "{bad:x?}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The records of the bucket `key`: every change that was not compacted away, oldest first.
+
+use std::ops::ControlFlow;
+
+use super::facts::{database_facts, required};
+use super::proto::{Fields, Malformed};
+use super::revision::Revision;
+use crate::bolt::{Bucket, Db, ReadAt};
+use crate::error::{Error, ErrorKind, Result};
+
+/// etcd's `mvccpb.KeyValue`, borrowed from the record. A deletion has a key and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyValue<'a> {
+    /// The user's key; empty only in the record that `--bump-revision` adds.
+    pub key: &'a [u8],
+    /// Main revision of the change that created the key.
+    pub create_revision: i64,
+    /// Main revision of this change.
+    pub mod_revision: i64,
+    /// How many changes since the key was created, this one included.
+    pub version: i64,
+    /// The user's value.
+    pub value: &'a [u8],
+    /// Id of the lease the key is attached to, 0 for none.
+    pub lease: i64,
+}
+
+impl<'a> KeyValue<'a> {
+    /// Parses a record's value; `None` if it is no such message. Unknown fields are passed over, as etcd does.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let parse = || {
+            let (mut fields, mut kv) = (Fields(bytes), Self::default());
+            while let Some((number, field)) = fields.next()? {
+                match number {
+                    1 => kv.key = field.bytes()?,
+                    2 => kv.create_revision = field.int64()?,
+                    3 => kv.mod_revision = field.int64()?,
+                    4 => kv.version = field.int64()?,
+                    5 => kv.value = field.bytes()?,
+                    6 => kv.lease = field.int64()?,
+                    _ => {}
+                }
+            }
+            Ok::<_, Malformed>(kv)
+        };
+        parse().ok()
+    }
+}
+
+/// One change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// When.
+    pub revision: Revision,
+    /// Whether it deleted the key.
+    pub tombstone: bool,
+    /// What.
+    pub kv: KeyValue<'a>,
+    /// Key and value as they are in the bucket.
+    pub raw: (&'a [u8], &'a [u8]),
+}
+
+impl<'a> Record<'a> {
+    /// Parses a record of the bucket `key`.
+    ///
+    /// # Errors
+    /// [`Tampered`](ErrorKind::Tampered) naming the revision.
+    pub fn parse(key: &'a [u8], value: &'a [u8]) -> Result<Self> {
+        let (revision, tombstone) = parse_key(key)?;
+        let kv = KeyValue::parse(value)
+            .ok_or_else(|| wrong(revision, "its value is no mvccpb.KeyValue"))?;
+        Ok(Self { revision, tombstone, kv, raw: (key, value) })
+    }
+}
+
+/// Gives each record from `from` on to `visit`, in order, until it breaks.
+///
+/// # Errors
+/// [`Tampered`](ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
+/// `visit` and of the source.
+pub fn for_each_record<R: ReadAt>(
+    db: &Db<R>,
+    from: Revision,
+    mut visit: impl FnMut(Record<'_>) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let records = required(db, "key")?;
+    records.for_each(&from.to_key(false), |key, value| visit(Record::parse(key, value)?))
+}
+
+/// Gives `visit` the records that were there at main revision `at`: written in their order into a bucket
+/// `key`, they bring the key space back to that revision.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as
+/// [`for_each_record`].
+pub fn for_each_record_at<R: ReadAt>(
+    db: &Db<R>,
+    at: i64,
+    visit: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<()> {
+    check_reachable(db, at)?;
+    records_until(db, at, visit)
+}
+
+/// Gives `visit` each change of the user's key `key`, oldest first. Reads all records.
+///
+/// # Errors
+/// As [`for_each_record`].
+pub fn history<R: ReadAt>(
+    db: &Db<R>,
+    key: &[u8],
+    mut visit: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<()> {
+    for_each_record(db, Revision::default(), |record| {
+        if record.kv.key == key {
+            visit(record)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+/// The value that the change `revision` gave its key; `None` if there is no such change or it is a deletion.
+///
+/// # Errors
+/// As [`for_each_record`].
+pub fn value_at<R: ReadAt>(db: &Db<R>, revision: Revision) -> Result<Option<Vec<u8>>> {
+    let records: Bucket<'_, R> = required(db, "key")?;
+    let key = revision.to_key(false);
+    let Some(value) = records.get(&key)? else {
+        return Ok(None);
+    };
+    Record::parse(&key, &value).map(|record| Some(record.kv.value.to_vec()))
+}
+
+pub(super) fn records_until<R: ReadAt>(
+    db: &Db<R>,
+    at: i64,
+    mut visit: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<()> {
+    for_each_record(db, Revision::default(), |record| {
+        // Keys order by main revision first.
+        if record.revision.main > at {
+            return Ok(ControlFlow::Break(()));
+        }
+        visit(record).map(ControlFlow::Continue)
+    })
+}
+
+/// Checks that the database knows the key space at main revision `at`.
+pub(super) fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
+    let facts = database_facts(db)?;
+    let first = facts.compact_revision.max(1);
+    if (first..=facts.revision).contains(&at) {
+        return Ok(());
+    }
+    let why = if at < first { "compacted away" } else { "later than the snapshot" };
+    Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
+        .hint(format!("it holds revisions {first} to {}", facts.revision)))
+}
+
+pub(super) fn parse_key(key: &[u8]) -> Result<(Revision, bool)> {
+    Revision::parse(key).ok_or_else(|| {
+        Error::tampered(format!(
+            "database: a key of {} bytes in the bucket \"key\" is no revision",
+            key.len()
+        ))
+    })
+}
+
+/// An error that names the revision and the rule it breaks.
+pub(super) fn wrong(revision: Revision, rule: &str) -> Error {
+    Error::tampered(format!("database revision {revision}: {rule}"))
+}
