@@ -9,6 +9,7 @@ mod facts;
 mod folder;
 mod frames;
 mod input;
+mod inside;
 mod passphrases;
 mod reseal;
 mod restore;
@@ -19,6 +20,7 @@ mod verify;
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
+pub use inside::{Frames, Inside, look_inside};
 pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,

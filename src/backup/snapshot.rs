@@ -11,8 +11,8 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Role, Seal,
-    SnapshotId, Subject, names,
+    Facts, FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Role,
+    Seal, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -24,6 +24,7 @@ pub(crate) struct OpenSnapshot {
     pub(crate) opened_by: KeyId,
     /// Seal generations that did not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
+    pub(crate) facts: Facts,
     pub(crate) database: DatabaseReader,
 }
 
@@ -151,26 +152,26 @@ impl OpenSnapshot {
             let folder = folder::list_one(repository, id).await?;
             let unsealed = unseal(repository, id, &folder, keys).await?;
             check_lengths(&unsealed.manifest, &folder)?;
-            check_facts(&unsealed)?;
+            let facts = open_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
             let Unsealed { manifest, data_key, opened_by, findings, .. } = unsealed;
             let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
-            Ok(Self { manifest, opened_by, findings, database })
+            Ok(Self { manifest, opened_by, findings, facts, database })
         };
         opened.await.context(format!("snapshot {id}"))
     }
 }
 
-/// The sealed facts say of the database what the manifest says in clear.
-fn check_facts(unsealed: &Unsealed) -> Result<()> {
+/// The sealed facts, which say of the database what the manifest says in clear.
+fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
     let facts = facts::open(&unsealed.manifest, &unsealed.data_key)?;
     let manifest = unsealed.manifest.body();
     if facts.etcd.revision != manifest.revision || facts.database_size != manifest.database_bytes {
         return Err(Error::tampered("the sealed facts and the manifest disagree"));
     }
-    Ok(())
+    Ok(facts)
 }
 
 /// What the manifest says of the object `role`.

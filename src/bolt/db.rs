@@ -79,6 +79,12 @@ impl<R: ReadAt> Db<R> {
         Ok(Self { source, meta })
     }
 
+    /// Where its bytes come from.
+    #[must_use]
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
     /// The meta page in force.
     pub fn meta(&self) -> Meta {
         self.meta

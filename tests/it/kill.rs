@@ -15,7 +15,7 @@ use crate::end_to_end::program;
 use crate::support::small_database;
 
 /// A database that takes several parts of a multipart upload: bolt's own pages, then pages that nothing refers to.
-const LENGTH: usize = 20 << 20;
+const LENGTH: usize = 10 << 20;
 
 struct Place {
     dir: tempfile::TempDir,

@@ -12,6 +12,7 @@
 )]
 
 mod bolt;
+mod broken_etcd;
 mod cli;
 mod end_to_end;
 mod etcd;
