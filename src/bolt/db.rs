@@ -122,10 +122,6 @@ impl<R: ReadAt> Db<R> {
         Page::parse(id, bytes)
     }
 
-    pub(super) fn source(&self) -> &R {
-        &self.source
-    }
-
     /// Checks that `id` can be the page of a tree.
     pub(super) fn check_id(&self, id: u64) -> Result<()> {
         if id < 2 || id >= self.meta.high_water {
