@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write;
-
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,15 +131,25 @@ async fn to_file(
     let database = &snapshot.database.index().database;
     read_all(&snapshot.database, sink, control).await?;
     let (size, sha256) = (database.size, database.sha256);
-    let path = path.to_owned();
+    run_blocking({
+        let path = path.to_owned();
+        move || {
+            file.write_all_at(&sha256.0, size)
+                .and_then(|()| file.sync_all())
+                .map_err(|error| Error::io(path, error))
+        }
+    })
+    .await?;
+    // Here, not in the blocking thread: a restore that is dropped while that syncs must take the staged file with it.
+    let persisted = if force { staged.persist(path) } else { staged.persist_noclobber(path) };
+    persisted.map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(),
+        _ => Error::io(path, error.error),
+    })?;
+    let parent = parent.to_owned();
     run_blocking(move || {
-        let io = |error| Error::io(&path, error);
-        file.write_all_at(&sha256.0, size).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        let persisted = if force { staged.persist(&path) } else { staged.persist_noclobber(&path) };
-        persisted.map_err(|error| Error::io(&path, error.error))?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new("."))).and_then(|dir| dir.sync_all()).map_err(io)
+        let synced = File::open(&parent).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| Error::io(parent, error))
     })
     .await
 }

@@ -63,15 +63,17 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
     }
     let text = error.to_string();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    // The last is what a request meets on a connection that the server closed before it was sent.
+    let broke_off = has(&["broken pipe", "reset", "closed", "connection was not ready"]);
     if has(&["CertificateRequired", "BadCertificate"]) {
         error.hint("the server asks for a client certificate: give one, and its key, signed by the CA it trusts")
     } else if has(&["certificate"]) {
         error.hint("give the CA that signed the server's certificate, and the endpoint by a name that is in it")
     } else if has(&["Connection refused"]) {
         error.hint("nothing listens there: check the endpoint and that etcd runs")
-    } else if has(&["handshake", "broken pipe", "reset", "closed", "alert"]) && tls {
+    } else if tls && (broke_off || has(&["handshake", "alert"])) {
         error.hint("the server may speak no TLS (write http://), or ask for a client certificate")
-    } else if has(&["broken pipe", "reset", "closed", "frame"]) {
+    } else if broke_off || has(&["frame"]) {
         error.hint("the server may speak TLS: write https:// and give its CA")
     } else {
         error
