@@ -70,12 +70,24 @@ impl Control {
         }
     }
 
+    /// Fails once the job is to stop.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.stop {
+            Some(stop) if *stop.borrow() => Err(interrupted()),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs `work` unless the job is stopped first.
     pub(crate) async fn guard<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.stopped() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+            () = self.stopped() => Err(interrupted()),
             result = work => result,
         }
     }
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "interrupted")
 }

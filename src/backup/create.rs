@@ -127,7 +127,7 @@ pub async fn backup(
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
     let member = input.member();
-    let written = match control.guard(writer.write(input)).await {
+    let written = match writer.write(input).await {
         Ok(written) => written,
         Err(error) => {
             writer.clean_up().await;
@@ -173,6 +173,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Stops between the store's requests, never within one: what is given up in mid-air may still arrive.
     async fn write(&self, input: Input) -> Result<Written> {
         let etcd = input.facts();
         let (payload, index) = self.payload(input).await?;
@@ -180,6 +181,7 @@ impl Writer<'_> {
         let seal =
             seal_data_key(&self.data_key, 1, self.keys, Vec::new(), &mut crypto::system_rng())?;
         let mut stored_bytes = payload.length + index_object.length + seal.len() as u64;
+        self.control.check()?;
         self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
@@ -188,7 +190,8 @@ impl Writer<'_> {
             DatabaseReader::open(self.repository, self.id, &self.data_key, payload.length, index)
                 .await
                 .context("reading back")?;
-        let facts = facts::read_back(reader, etcd).await.context("reading back")?;
+        let read_back = self.control.guard(facts::read_back(reader, etcd));
+        let facts = read_back.await.context("reading back")?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let sealed_facts = facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
         let body = ManifestBody {
@@ -217,9 +220,10 @@ impl Writer<'_> {
     async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
         let mut upload =
             self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
-        match self.stream(input, &mut upload).await {
+        match self.control.guard(self.stream(input, &mut upload)).await {
             Ok(done) => {
                 upload.finish().await?;
+                self.control.check()?;
                 Ok(done)
             }
             Err(error) => {

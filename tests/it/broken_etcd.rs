@@ -1,55 +1,26 @@
 //! The program against an etcd that breaks off, stalls or lies: the right exit status, and nothing left.
 
 use std::fs;
-use std::path::Path;
 use std::process::Output;
 
-use serde_json::Value;
-
-use crate::end_to_end::program;
 use crate::fake_etcd::{self, Script, Step, good_steps};
-use crate::support::small_database;
+use crate::place::{Place, long_database};
 
 const UNREACHABLE: i32 = 4;
 const INTEGRITY: i32 = 13;
 
 /// Backs up from an etcd that plays `steps`.
-async fn backup(dir: &Path, steps: Vec<Step>) -> Output {
+async fn backup(place: &Place, steps: Vec<Step>) -> Output {
     let endpoint = fake_etcd::start(Script { steps, ..Script::default() }).await;
-    let mut command = program();
-    command.current_dir(dir).args(["-r", "repo", "-k", "file:keyring", "-w", "json"]);
-    command.args(["--endpoints", &endpoint, "--command-timeout", "1s", "backup"]);
+    let args = ["-w", "json", "--endpoints", &endpoint, "--command-timeout", "1s", "backup"];
+    let mut command = place.command(&args);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-fn run(dir: &Path, args: &[&str]) -> Value {
-    let mut command = program();
-    command.current_dir(dir).args(["-r", "repo", "-k", "file:keyring", "-w", "json"]).args(args);
-    let out = command.output().unwrap();
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
-/// A real database, made longer by bytes that no page of it is.
-fn database() -> Vec<u8> {
-    let mut database = fs::read(small_database()).unwrap();
-    database.resize(1 << 20, 7);
-    database
-}
-
-/// The objects of all snapshots; a staged file is none.
-fn objects(dir: &Path) -> usize {
-    let Ok(folders) = fs::read_dir(dir.join("repo/snapshots")) else { return 0 };
-    let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-    files.filter(|file| !file.as_ref().unwrap().path().to_string_lossy().contains('#')).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_broken_stream_stays() {
-    let dir = tempfile::tempdir().unwrap();
-    run(dir.path(), &["key", "generate", "-o", "keyring"]);
-    run(dir.path(), &["init"]);
-    let database = database();
+    let place = Place::new();
+    let database = long_database(1 << 20);
     let good = good_steps(&database);
     let last = good.len() - 1;
     let left = |at: usize| (database.len() - at * 32 * 1024) as u64;
@@ -70,17 +41,17 @@ async fn nothing_of_a_broken_stream_stays() {
         ("no bolt file", good_steps(&vec![7; 1 << 20]), INTEGRITY, "meta page"),
     ];
     for (name, steps, code, says) in cases {
-        let out = backup(dir.path(), steps).await;
+        let out = backup(&place, steps).await;
         let error = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(code), "{name}: {error}");
         assert!(error.contains(says), "{name}: {error}");
         assert!(out.stdout.is_empty(), "{name}");
-        assert_eq!(run(dir.path(), &["snapshots"]), Value::Array(vec![]), "{name}");
-        assert_eq!(objects(dir.path()), 0, "{name}");
+        assert!(place.snapshots().is_empty(), "{name}");
+        assert!(place.objects().is_empty(), "{name}");
     }
-    let out = backup(dir.path(), good).await;
+    let out = backup(&place, good).await;
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    run(dir.path(), &["verify", "--all"]);
-    run(dir.path(), &["restore", "latest", "-o", "restored.db"]);
-    assert_eq!(fs::read(dir.path().join("restored.db")).unwrap()[..database.len()], database[..]);
+    place.succeed(&["verify", "--all"]);
+    place.succeed(&["restore", "latest", "-o", "restored.db"]);
+    assert_eq!(fs::read(place.path("restored.db")).unwrap()[..database.len()], database[..]);
 }

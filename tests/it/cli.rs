@@ -5,12 +5,13 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::end_to_end::program;
+use crate::place::{Place, text};
 use crate::support::small_database;
 
 #[test]
@@ -21,52 +22,10 @@ fn transcripts() {
         .case("tests/cmd/*.trycmd");
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// A keyring and a repository with one snapshot, in a directory of their own.
-struct Place {
-    dir: tempfile::TempDir,
-    id: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        let mut place = Self { dir: tempfile::tempdir().unwrap(), id: String::new() };
-        place.succeed(&["key", "generate", "-o", "keyring"]);
-        place.succeed(&["init"]);
-        let database = small_database();
-        let out = place.succeed(&["-w", "json", "backup", "--file", database.to_str().unwrap()]);
-        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
-        place.id = report["id"].as_str().unwrap().to_owned();
-        place
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = program();
-        command.current_dir(self.dir.path()).args(["-r", "repo", "-k", "file:keyring"]).args(args);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    fn succeed(&self, args: &[&str]) -> Output {
-        let out = self.run(args);
-        assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-        out
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-}
-
 #[test]
 fn flag_then_variable_then_file() {
     let place = Place::new();
+    place.backup();
     let works = |filed: &str, variable: Option<&str>, typed: Option<&str>| {
         let config = format!("master_keys = [\"file:keyring\"]\n[repository]\nurl = \"{filed}\"\n");
         fs::write(place.path("strongroom.toml"), config).unwrap();
@@ -92,6 +51,7 @@ fn flag_then_variable_then_file() {
 #[test]
 fn json_is_all_there_is_on_standard_output() {
     let place = Place::new();
+    let id = place.backup();
     for args in [
         &["snapshots"][..],
         &["show", "latest"],
@@ -113,12 +73,13 @@ fn json_is_all_there_is_on_standard_output() {
     {
         assert!(!list[0][field].is_null(), "{field}");
     }
-    assert_eq!(list[0]["id"], place.id.as_str());
+    assert_eq!(list[0]["id"], id.as_str());
 }
 
 #[test]
 fn a_failure_is_json_on_standard_error() {
     let place = Place::new();
+    place.backup();
     let out = place.run(&["-w", "json", "show", "ZZZZ"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(out.stdout.is_empty());
@@ -130,6 +91,7 @@ fn a_failure_is_json_on_standard_error() {
 #[test]
 fn restore_writes_the_database_and_nothing_else() {
     let place = Place::new();
+    place.backup();
     let out = place.succeed(&["-w", "json", "restore", "latest", "--output", "-"]);
     let database = fs::read(small_database()).unwrap();
     assert!(out.stdout.starts_with(&database[..4096]));
@@ -149,12 +111,13 @@ fn restore_writes_the_database_and_nothing_else() {
 #[test]
 fn a_broken_manifest_is_an_integrity_failure() {
     let place = Place::new();
-    let manifest = place.path(&format!("repo/snapshots/{}/manifest", place.id));
+    let id = place.backup();
+    let manifest = place.path(&format!("repo/snapshots/{}/manifest", id));
     let mut bytes = fs::read(&manifest).unwrap();
     let at = bytes.windows(10).position(|window| window == b"\"revision\"").unwrap();
     bytes[at + 1] ^= 1;
     fs::write(&manifest, bytes).unwrap();
-    for args in [&["verify", &place.id][..], &["verify", "--all"]] {
+    for args in [&["verify", &id][..], &["verify", "--all"]] {
         assert_eq!(place.run(args).status.code(), Some(13), "{args:?}");
     }
 }
@@ -162,6 +125,7 @@ fn a_broken_manifest_is_an_integrity_failure() {
 #[test]
 fn another_keyring_opens_nothing() {
     let place = Place::new();
+    place.backup();
     place.succeed(&["key", "generate", "-o", "other"]);
     for args in [&["verify", "latest"][..], &["restore", "latest", "--output", "etcd.db"]] {
         let mut command = program();
@@ -200,6 +164,7 @@ fn passphrases_come_from_files_and_commands() {
 #[test]
 fn a_closed_pipe_is_no_panic() {
     let place = Place::new();
+    place.backup();
     for args in [&["completions", "bash"][..], &["snapshots"], &["restore", "latest", "-o", "-"]] {
         let mut child =
             place.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -214,6 +179,7 @@ fn a_closed_pipe_is_no_panic() {
 #[test]
 fn a_signal_ends_a_listing_that_waits_for_the_store() {
     let place = Place::new();
+    place.backup();
     let object = place.path("repo/repository.json");
     fs::remove_file(&object).unwrap();
     assert!(Command::new("mkfifo").arg(&object).status().unwrap().success());
@@ -251,6 +217,7 @@ fn terminate(child: &Child) {
 #[test]
 fn a_signal_ends_a_backup_that_waits_for_etcd() {
     let place = Place::new();
+    place.backup();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let before = objects(&place.path("repo"));
@@ -273,6 +240,7 @@ fn a_signal_ends_a_backup_that_waits_for_etcd() {
 #[test]
 fn progress_is_one_json_object_a_line() {
     let place = Place::new();
+    place.backup();
     let out = place.succeed(&["--progress", "json", "-q", "verify", "latest"]);
     let lines = text(&out.stderr);
     let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();

@@ -1,0 +1,132 @@
+//! A master key's life through the program: generated, rotated, re-sealed to, given up.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::place::{Place, exits, text};
+use crate::support::small_database;
+
+fn mode(place: &Place, name: &str) -> u32 {
+    fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(place: &Place, name: &str, mode: u32) {
+    fs::set_permissions(place.path(name), Permissions::from_mode(mode)).unwrap();
+}
+
+/// Every object but the seals, by path.
+fn without_seals(place: &Place) -> BTreeMap<String, Vec<u8>> {
+    let paths = place.objects().into_iter().map(|path| path.to_string_lossy().into_owned());
+    paths
+        .filter(|path| !path.contains("/seal."))
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_keyring_is_its_owners_alone_and_never_overwritten() {
+    let place = Place::new();
+    assert_eq!(mode(&place, "keyring"), 0o600);
+    let before = fs::read(place.path("keyring")).unwrap();
+    let error = place.fail(1, &["key", "generate", "-o", "keyring"]);
+    assert!(error.contains("exists"), "{error}");
+    assert_eq!(fs::read(place.path("keyring")).unwrap(), before);
+    place.backup();
+    for (allowed, mode) in [(true, 0o400), (true, 0o640), (true, 0o440), (false, 0o604)] {
+        set_mode(&place, "keyring", mode);
+        let out = place.run(&["verify", "latest"]);
+        assert_eq!(out.status.success(), allowed, "{mode:o}: {}", text(&out.stderr));
+    }
+    let error = place.fail(1, &["verify", "latest"]);
+    assert!(error.contains("chmod"), "{error}");
+    set_mode(&place, "keyring", 0o600);
+    place.succeed(&["key", "rotate"]);
+    assert_eq!(mode(&place, "keyring"), 0o600);
+}
+
+#[test]
+fn rotated_resealed_and_given_up() {
+    let place = Place::new();
+    let old = place.json(&["key", "list"])[0]["id"].as_str().unwrap().to_owned();
+    place.backup();
+    place.backup();
+    let objects = without_seals(&place);
+    let new = place.json(&["key", "rotate"])["id"].as_str().unwrap().to_owned();
+    assert_ne!(old, new);
+    let states: BTreeMap<_, _> = place
+        .json(&["key", "list"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["id"].as_str().unwrap().to_owned(), row.clone()))
+        .collect();
+    assert_eq!(
+        (&states[&new]["state"], &states[&old]["state"]),
+        (&"primary".into(), &"enabled".into())
+    );
+    assert_eq!((&states[&new]["opens"], &states[&old]["only_key_of"]), (&0.into(), &2.into()));
+
+    let error = place.fail(1, &["key", "remove", &old]);
+    assert!(error.contains(&old) && error.contains("reseal"), "{error}");
+    let report = place.json(&["key", "reseal", "--all"]);
+    assert_eq!((&report["resealed"], &report["unchanged"]), (&2.into(), &0.into()));
+    assert_eq!(without_seals(&place), objects, "headers only");
+    let report = place.json(&["key", "reseal", "--all"]);
+    assert_eq!((&report["resealed"], &report["unchanged"]), (&0.into(), &2.into()));
+    place.succeed(&["key", "remove", &old]);
+    place.succeed(&["verify", "--all"]);
+    assert!(!text(&fs::read(place.path("keyring")).unwrap()).contains("enabled"));
+    let error = place.fail(1, &["key", "remove", &new]);
+    assert!(error.contains(&new), "{error}");
+}
+
+#[test]
+fn a_wrong_key_is_told_which_would_open() {
+    let place = Place::new();
+    place.backup();
+    let id = place.json(&["key", "list"])[0]["id"].as_str().unwrap().to_owned();
+    place.succeed(&["key", "generate", "-o", "other"]);
+    for args in [&["verify", "latest"][..], &["restore", "latest", "-o", "out.db"]] {
+        let error = exits(12, &mut place.command_with("file:other", args));
+        assert!(error.contains(&id), "{args:?}: {error}");
+    }
+    assert!(!place.path("out.db").exists());
+    // Without any key, what needs none still works.
+    exits(0, &mut place.command_with("file:other", &["snapshots"]));
+    exits(0, &mut place.command_with("file:other", &["verify", "latest", "--digests"]));
+}
+
+#[test]
+fn a_second_key_seals_too_and_opens_alone() {
+    let place = Place::new();
+    place.succeed(&["key", "generate", "-o", "recovery"]);
+    fs::copy(small_database(), place.path("etcd.db")).unwrap();
+    let backup = ["backup", "--file", "etcd.db"];
+    let one = text(&place.succeed(&backup).stderr);
+    assert!(one.contains("only one master key seals"), "{one}");
+    let two = text(&place.succeed(&[&["-k", "file:recovery"], &backup[..]].concat()).stderr);
+    assert!(!two.contains("warning"), "{two}");
+    exits(0, &mut place.command_with("file:recovery", &["verify", "latest"]));
+    exits(12, &mut place.command_with("file:recovery", &["verify", "--all"]));
+}
+
+#[test]
+fn a_passphrase_changes_and_the_old_one_opens_nothing() {
+    let place = Place::new();
+    let word = |word: &'static str, args: &[&str]| {
+        let mut command = place.command_with("passphrase", args);
+        command.env("STRONGROOM_PASSPHRASE_COMMAND", format!("printf '{word}'"));
+        command
+    };
+    exits(0, &mut word("first", &["init"]));
+    place.backup();
+    exits(12, &mut word("first", &["verify", "latest"]));
+    let both = ["-k", "passphrase", "key", "reseal", "--all"];
+    exits(0, place.command(&both).env("STRONGROOM_PASSPHRASE_COMMAND", "printf first"));
+    exits(0, &mut word("first", &["verify", "latest"]));
+    let mut change = word("first", &["key", "passphrase"]);
+    exits(0, change.env("STRONGROOM_NEW_PASSPHRASE_COMMAND", "printf second"));
+    exits(12, &mut word("first", &["verify", "latest"]));
+    exits(0, &mut word("second", &["verify", "latest"]));
+}
