@@ -1,20 +1,28 @@
 //! Looking inside a snapshot: its database read at random, without fetching it whole.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::env;
+use std::path::Path;
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use zeroize::Zeroizing;
 
 use super::blocking::run_blocking;
+use super::read::read_some;
 use super::snapshot::{DatabaseReader, OpenSnapshot};
+use super::spool::Spool;
 use crate::bolt::{Db, ReadAt};
+use crate::crypto::CHUNK_LEN;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
-/// Frames kept: a walk over the key bucket returns to pages of the same few frames.
-const CACHED_FRAMES: usize = 16;
+/// Frames fetched at once by a walk that goes straight on.
+const MOST_AHEAD: usize = 32;
+/// Opened chunks kept: 4 MiB.
+const RECENT_CHUNKS: usize = 256;
 
 /// An opened snapshot, for work on its database.
 pub struct Inside {
@@ -38,28 +46,51 @@ pub async fn look_inside<T: Send + 'static>(
     look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let OpenSnapshot { facts, database, .. } = OpenSnapshot::open(repository, id, keys).await?;
-    let frames = Frames::new(database);
+    let frames = Frames::new(database, &env::temp_dir());
     run_blocking(move || look(&Inside { id, facts, db: Db::open(frames)? }))
         .await
         .context(format!("snapshot {id}"))
 }
 
-/// Random access to the database through its frames, the last few kept. Blocks: not for async threads.
+/// Random access to the database through its frames, fetched when they are first asked for. Blocks: not for
+/// async threads.
+///
+/// A frame that was read stays at hand in an encrypted spool, so that a walk which returns to it, as one over
+/// the pages of an old database does again and again, fetches it once.
 pub struct Frames {
     reader: DatabaseReader,
     handle: Handle,
-    cached: RefCell<VecDeque<(usize, Vec<u8>)>>,
+    spool: Arc<Spool>,
+    /// The last frame that was missing, and how many were fetched with it.
+    ahead: Cell<(usize, usize)>,
     fetched: Cell<u64>,
+    /// Chunks by their number, each in the one place its number gives.
+    recent: RefCell<Vec<Chunk>>,
+}
+
+#[derive(Clone)]
+struct Chunk {
+    number: u64,
+    bytes: Zeroizing<Vec<u8>>,
 }
 
 impl Frames {
-    /// To be read from a thread that may block.
-    pub(super) fn new(reader: DatabaseReader) -> Self {
+    /// To be read from a thread that may block; spools below `dir`.
+    pub(super) fn new(reader: DatabaseReader, dir: &Path) -> Self {
+        let spool = Arc::new(Spool::new(dir, reader.index()));
+        Self::over(reader, spool)
+    }
+
+    /// Over a spool that may hold frames already.
+    pub(super) fn over(reader: DatabaseReader, spool: Arc<Spool>) -> Self {
+        let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
         Self {
             reader,
             handle: Handle::current(),
-            cached: RefCell::default(),
+            spool,
+            ahead: Cell::default(),
             fetched: Cell::default(),
+            recent: RefCell::new(vec![empty; RECENT_CHUNKS]),
         }
     }
 
@@ -70,26 +101,42 @@ impl Frames {
         (self.fetched.get(), all)
     }
 
-    /// Copies from frame `at`, from its byte `within` on; how much, 0 behind its end.
-    fn copy(&self, at: usize, within: usize, buf: &mut [u8]) -> Result<usize> {
-        let mut cached = self.cached.borrow_mut();
-        match cached.iter().position(|(cached, _)| *cached == at) {
-            Some(0) => {}
-            Some(position) => {
-                let frame = cached.remove(position);
-                frame.into_iter().for_each(|frame| cached.push_front(frame));
+    /// Fetches frame `at`, and more behind it the longer the walk has gone straight on.
+    fn fetch(&self, at: usize) -> Result<()> {
+        let frames = &self.reader.index().frames;
+        let (last, count) = self.ahead.get();
+        let count = if last + count == at { (2 * count).clamp(1, MOST_AHEAD) } else { 1 };
+        let missing = (at..frames.len()).take(count).take_while(|at| !self.spool.has(*at)).count();
+        let range = at..at + missing;
+        self.handle.block_on(read_some(&self.reader, range.clone(), &self.spool))?;
+        self.ahead.set((at, missing));
+        let fetched: u64 =
+            frames.get(range).unwrap_or_default().iter().map(|frame| frame.length).sum();
+        self.fetched.set(self.fetched.get() + fetched);
+        Ok(())
+    }
+
+    /// Copies from chunk `number`, from its byte `within` on; how much, 0 behind the database's end.
+    fn copy(&self, number: u64, within: usize, buf: &mut [u8]) -> Result<usize> {
+        let mut recent = self.recent.borrow_mut();
+        let Some(chunk) = recent.get_mut((number % RECENT_CHUNKS as u64) as usize) else {
+            return Ok(0);
+        };
+        if chunk.number != number {
+            let index = self.reader.index();
+            let chunks = index.database.frame_size / CHUNK_LEN as u64;
+            let at = (number / chunks) as usize;
+            let Some(length) = index.frame_length(at) else { return Ok(0) };
+            if !self.spool.has(at) {
+                self.fetch(at)?;
             }
-            None => {
-                let frame = self.handle.block_on(self.reader.frame(at))?;
-                let length = self.reader.index().frames.get(at).map_or(0, |frame| frame.length);
-                self.fetched.set(self.fetched.get() + length);
-                cached.truncate(CACHED_FRAMES - 1);
-                cached.push_front((at, frame));
-            }
+            chunk.number = u64::MAX;
+            self.spool.chunk(at, number % chunks, length, &mut chunk.bytes)?;
+            chunk.number = number;
         }
-        let frame = cached.front().and_then(|(_, frame)| frame.get(within..)).unwrap_or_default();
-        let length = frame.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..length), frame.get(..length)) {
+        let bytes = chunk.bytes.get(within..).unwrap_or_default();
+        let length = bytes.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..length), bytes.get(..length)) {
             to.copy_from_slice(from);
         }
         Ok(length)
@@ -98,11 +145,10 @@ impl Frames {
 
 impl ReadAt for Frames {
     fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        let frame_size = self.reader.index().database.frame_size;
         let mut offset = offset;
         while !buf.is_empty() {
-            let (at, within) = (offset / frame_size, offset % frame_size);
-            let length = self.copy(at as usize, within as usize, buf)?;
+            let (number, within) = (offset / CHUNK_LEN as u64, offset % CHUNK_LEN as u64);
+            let length = self.copy(number, within as usize, buf)?;
             if length == 0 {
                 let message = format!("offset {offset} lies behind the database's end");
                 return Err(Error::tampered(message));

@@ -11,10 +11,12 @@ mod frames;
 mod input;
 mod inside;
 mod passphrases;
+mod read;
 mod reseal;
 mod restore;
 mod show;
 mod snapshot;
+mod spool;
 mod verify;
 
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};

@@ -5,27 +5,16 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256 as Hasher};
-use tokio::sync::mpsc;
-
-use super::blocking::{AbortOnDrop, run_blocking, task_died};
-use super::buffers::{Buffer, Buffers};
+use super::blocking::run_blocking;
 use super::control::Control;
-use super::snapshot::{DatabaseReader, OpenSnapshot};
+use super::read::{Place, Stream, read_all, stdout_failed};
+use super::snapshot::OpenSnapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
-
-/// Ranges fetched at once, for stores with latency.
-const FETCHES: usize = 8;
-/// Stored bytes in one range, and frames in one: bounds memory however well the data compresses.
-const BATCH_BYTES: u64 = 1 << 20;
-const BATCH_FRAMES: usize = 4;
 
 /// Where a restore writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,11 +74,11 @@ pub async fn restore(
             match output {
                 Output::File { path, force } => to_file(&snapshot, path, *force, control).await?,
                 Output::Stdout => {
-                    let out: Box<dyn Write + Send> = Box::new(std::io::stdout());
-                    let mut out =
-                        read_all(&snapshot.database, Sink::in_order(out), control).await?;
-                    out.write(&database.sha256.0)?;
-                    out.flush()?;
+                    let out: Stream = Box::new(std::io::stdout());
+                    let out = read_all(&snapshot.database, Place::Nowhere, Some(out), control);
+                    let mut out = out.await?.unwrap_or_else(|| Box::new(std::io::stdout()));
+                    out.write_all(&database.sha256.0).map_err(stdout_failed)?;
+                    out.flush().map_err(stdout_failed)?;
                 }
             }
             Ok(RestoreReport {
@@ -127,9 +116,9 @@ async fn to_file(
         .tempfile_in(parent)
         .map_err(|error| Error::io(parent, error))?;
     let file = Arc::new(staged.reopen().map_err(io)?);
-    let sink = Sink::in_place(file.clone(), path.to_owned());
+    let place = Place::File(file.clone(), path.to_owned());
     let database = &snapshot.database.index().database;
-    read_all(&snapshot.database, sink, control).await?;
+    read_all(&snapshot.database, place, None, control).await?;
     let (size, sha256) = (database.size, database.sha256);
     run_blocking({
         let path = path.to_owned();
@@ -152,109 +141,4 @@ async fn to_file(
         synced.map_err(|error| Error::io(parent, error))
     })
     .await
-}
-
-/// Where frames go. Each is either written in place by the thread that opened it, or in order.
-pub(super) struct Sink {
-    file: Option<(Arc<File>, PathBuf)>,
-    stream: Option<Box<dyn Write + Send>>,
-}
-
-impl Sink {
-    /// Reads and proves, keeps nothing.
-    pub(super) fn nowhere() -> Self {
-        Self { file: None, stream: None }
-    }
-
-    fn in_place(file: Arc<File>, path: PathBuf) -> Self {
-        Self { file: Some((file, path)), stream: None }
-    }
-
-    fn in_order(stream: Box<dyn Write + Send>) -> Self {
-        Self { file: None, stream: Some(stream) }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        stream.write_all(bytes).map_err(|error| Error::io("standard output", error))
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        stream.flush().map_err(|error| Error::io("standard output", error))
-    }
-}
-
-/// Reads the whole database into `sink` and compares its SHA-256 with the index's.
-///
-/// # Errors
-/// The first that any frame meets; [`ErrorKind::Tampered`] when the digest differs.
-pub(super) async fn read_all(
-    reader: &DatabaseReader,
-    sink: Sink,
-    control: &Control,
-) -> Result<Sink> {
-    let (sender, mut opened) = mpsc::channel(2);
-    let producer = tokio::spawn(open_all(reader.clone(), sink.file.clone(), sender));
-    // Ends the producer, and so the consumer, when this future is dropped or fails.
-    let _stop = AbortOnDrop(producer);
-    let (mut sink, control) = (sink, control.clone());
-    let (hasher, sink) = run_blocking(move || {
-        let mut hasher = Hasher::new();
-        while let Some(batch) = opened.blocking_recv() {
-            let batch: Vec<Buffer> = batch?;
-            for frame in batch {
-                hasher.update(frame.as_slice());
-                sink.write(&frame)?;
-                control.step(super::Step::Advance(frame.len() as u64));
-            }
-        }
-        Ok((hasher, sink))
-    })
-    .await?;
-    if Sha256(hasher.finalize().into()) != reader.index().database.sha256 {
-        return Err(Error::tampered("the database's SHA-256 is not the one recorded")
-            .hint("`strongroom verify` tells which snapshots are whole"));
-    }
-    Ok(sink)
-}
-
-/// Fetches and opens every batch, several at a time, and sends them in order.
-async fn open_all(
-    reader: DatabaseReader,
-    file: Option<(Arc<File>, PathBuf)>,
-    sender: mpsc::Sender<Result<Vec<Buffer>>>,
-) {
-    // One more than there are cores: while one waits for the file's lock, or for its turn, the others work.
-    let threads = thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
-    let buffers = Buffers::default();
-    let mut batches = stream::iter(reader.batches(BATCH_BYTES, BATCH_FRAMES))
-        .map(|batch| {
-            let reader = reader.clone();
-            async move { tokio::spawn(async move { reader.fetch(batch).await }).await }
-        })
-        .buffered(FETCHES)
-        .map(|fetched| fetched.unwrap_or_else(|error| Err(task_died(error))))
-        .map_ok(|sealed| {
-            let (reader, file, buffers) = (reader.clone(), file.clone(), buffers.clone());
-            run_blocking(move || {
-                let mut frames = Vec::new();
-                sealed.open(false, &buffers, |at, frame| {
-                    if let Some((file, path)) = &file {
-                        file.write_all_at(&frame, reader.frame_start(at))
-                            .map_err(|error| Error::io(path, error))?;
-                    }
-                    frames.push(frame);
-                    Ok(())
-                })?;
-                Ok(frames)
-            })
-        })
-        .try_buffered(threads);
-    while let Some(batch) = batches.next().await {
-        let failed = batch.is_err();
-        if sender.send(batch).await.is_err() || failed {
-            return;
-        }
-    }
 }

@@ -281,11 +281,16 @@ impl DatabaseReader {
         at as u64 * self.0.index.database.frame_size
     }
 
-    /// Groups frames that lie together in one payload: at most `bytes` stored, and `count` frames.
-    pub(crate) fn batches(&self, bytes: u64, count: usize) -> Vec<Range<usize>> {
+    /// Groups those of `which` frames that lie together in one payload: at most `bytes` stored, and `count` frames.
+    pub(crate) fn batches(
+        &self,
+        which: Range<usize>,
+        bytes: u64,
+        count: usize,
+    ) -> Vec<Range<usize>> {
         let frames = &self.0.index.frames;
         let mut batches: Vec<Range<usize>> = Vec::new();
-        for (at, frame) in frames.iter().enumerate() {
+        for (at, frame) in frames.iter().enumerate().take(which.end).skip(which.start) {
             let joined = batches.last_mut().filter(|batch| {
                 let first = frames.get(batch.start);
                 let last = frames.get(batch.end - 1);
@@ -320,17 +325,6 @@ impl DatabaseReader {
     fn payload(&self, frame: &FrameRef) -> Result<&Payload> {
         let payload = self.0.payloads.get(frame.source as usize);
         payload.ok_or_else(|| Error::tampered("a frame names a source that the index has not"))
-    }
-
-    /// Fetches and opens one frame, its id checked.
-    pub(crate) async fn frame(&self, at: usize) -> Result<Vec<u8>> {
-        let mut plain = Vec::new();
-        let batch = self.fetch(at..at + 1).await?;
-        batch.open(true, &Buffers::default(), |_, mut frame| {
-            plain = std::mem::take(&mut *frame);
-            Ok(())
-        })?;
-        Ok(plain)
     }
 }
 

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256 as Hasher};
 use super::catalog::{self, Scope};
 use super::control::{Control, Step};
 use super::folder;
-use super::restore::{Sink, read_all};
+use super::read::{Place, read_all};
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, Manifest, Sha256, SnapshotId, names};
@@ -161,7 +161,7 @@ async fn one(
             verified.opened_by = Some(opened.opened_by);
             verified.findings = opened.findings;
             control.begin(&format!("verifying {id}"), Some(opened.database.index().database.size));
-            read_all(&opened.database, Sink::nowhere(), control).await.map(drop)
+            read_all(&opened.database, Place::Nowhere, None, control).await.map(drop)
         }
     }
 }

@@ -1,0 +1,151 @@
+//! Reading a snapshot's frames: fetched and opened in parallel, given out in order.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256 as Hasher};
+use tokio::sync::mpsc;
+
+use super::blocking::{AbortOnDrop, run_blocking, task_died};
+use super::buffers::{Buffer, Buffers};
+use super::control::{Control, Step};
+use super::snapshot::DatabaseReader;
+use super::spool::Spool;
+use crate::error::{Error, Result};
+use crate::format::Sha256;
+
+/// Ranges fetched at once, for stores with latency.
+const FETCHES: usize = 8;
+/// Stored bytes in one range, and frames in one: bounds memory however well the data compresses.
+const BATCH_BYTES: u64 = 1 << 20;
+const BATCH_FRAMES: usize = 4;
+
+/// Where each frame goes as soon as it is open, in whatever order that is.
+#[derive(Clone)]
+pub(super) enum Place {
+    Nowhere,
+    /// To its place in a file of this path.
+    File(Arc<File>, PathBuf),
+    Spool(Arc<Spool>),
+}
+
+impl Place {
+    fn put(&self, reader: &DatabaseReader, at: usize, frame: &[u8]) -> Result<()> {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::File(file, path) => file
+                .write_all_at(frame, reader.frame_start(at))
+                .map_err(|error| Error::io(path, error)),
+            Self::Spool(spool) => spool.put(at, frame),
+        }
+    }
+}
+
+/// Standard output, or whatever else takes bytes in order.
+pub(super) type Stream = Box<dyn Write + Send>;
+
+/// Reads the whole database into `place`, and in order into `stream`; compares its SHA-256 with the index's.
+///
+/// # Errors
+/// The first that any frame meets; [`Tampered`](crate::ErrorKind::Tampered) when the digest differs.
+pub(super) async fn read_all(
+    reader: &DatabaseReader,
+    place: Place,
+    mut stream: Option<Stream>,
+    control: &Control,
+) -> Result<Option<Stream>> {
+    let (sender, mut opened) = mpsc::channel(2);
+    let all = 0..reader.index().frames.len();
+    let producer = tokio::spawn(open_frames(reader.clone(), all, false, place, sender));
+    // Ends the producer, and so the consumer, when this future is dropped or fails.
+    let _stop = AbortOnDrop(producer);
+    let control = control.clone();
+    let (hasher, stream) = run_blocking(move || {
+        let mut hasher = Hasher::new();
+        while let Some(batch) = opened.blocking_recv() {
+            let batch: Vec<Buffer> = batch?;
+            for frame in batch {
+                hasher.update(frame.as_slice());
+                if let Some(stream) = &mut stream {
+                    stream.write_all(&frame).map_err(stdout_failed)?;
+                }
+                control.step(Step::Advance(frame.len() as u64));
+            }
+        }
+        Ok((hasher, stream))
+    })
+    .await?;
+    if Sha256(hasher.finalize().into()) != reader.index().database.sha256 {
+        return Err(Error::tampered("the database's SHA-256 is not the one recorded")
+            .hint("`strongroom verify` tells which snapshots are whole"));
+    }
+    Ok(stream)
+}
+
+pub(super) fn stdout_failed(error: std::io::Error) -> Error {
+    Error::io("standard output", error)
+}
+
+/// Reads some frames into `spool`, the id of each checked.
+///
+/// # Errors
+/// The first that any frame meets.
+pub(super) async fn read_some(
+    reader: &DatabaseReader,
+    frames: Range<usize>,
+    spool: &Arc<Spool>,
+) -> Result<()> {
+    let (sender, mut opened) = mpsc::channel(2);
+    let place = Place::Spool(spool.clone());
+    let producer = tokio::spawn(open_frames(reader.clone(), frames, true, place, sender));
+    let _stop = AbortOnDrop(producer);
+    while let Some(batch) = opened.recv().await {
+        batch?;
+    }
+    Ok(())
+}
+
+/// Fetches and opens frames in batches, several at a time, and sends them in order.
+async fn open_frames(
+    reader: DatabaseReader,
+    frames: Range<usize>,
+    check_ids: bool,
+    place: Place,
+    sender: mpsc::Sender<Result<Vec<Buffer>>>,
+) {
+    // One more than there are cores: while one waits for the file's lock, or for its turn, the others work.
+    let threads = thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
+    let buffers = Buffers::default();
+    let mut batches = stream::iter(reader.batches(frames, BATCH_BYTES, BATCH_FRAMES))
+        .map(|batch| {
+            let reader = reader.clone();
+            async move { tokio::spawn(async move { reader.fetch(batch).await }).await }
+        })
+        .buffered(FETCHES)
+        .map(|fetched| fetched.unwrap_or_else(|error| Err(task_died(error))))
+        .map_ok(|sealed| {
+            let (reader, place, buffers) = (reader.clone(), place.clone(), buffers.clone());
+            run_blocking(move || {
+                let mut frames = Vec::new();
+                sealed.open(check_ids, &buffers, |at, frame| {
+                    place.put(&reader, at, &frame)?;
+                    frames.push(frame);
+                    Ok(())
+                })?;
+                Ok(frames)
+            })
+        })
+        .try_buffered(threads);
+    while let Some(batch) = batches.next().await {
+        let failed = batch.is_err();
+        if sender.send(batch).await.is_err() || failed {
+            return;
+        }
+    }
+}

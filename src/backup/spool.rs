@@ -1,0 +1,187 @@
+//! A database's frames, kept for as long as they are walked over: a few in memory, the rest on local disk,
+//! encrypted under a key that is never written, in a file without a name.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::crypto::{self, CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Suite, TAG_LEN};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Index;
+use crate::secret::SecretKey;
+
+/// Frames kept in memory: what reading a key or two takes, so that this needs no disk.
+const IN_MEMORY: usize = 16;
+
+/// Frames, each sealed as one message. Threads may put and read at once.
+pub(super) struct Spool {
+    dir: PathBuf,
+    file: Mutex<Option<Arc<File>>>,
+    key: SecretKey,
+    /// Length of a frame's place in the file.
+    place: u64,
+    kept: Vec<OnceLock<Kept>>,
+    in_memory: AtomicUsize,
+}
+
+struct Kept {
+    opener: Opener,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Memory(Vec<u8>),
+    File(Arc<File>),
+}
+
+impl Spool {
+    /// An empty spool for the frames of `index`, whose file, once there is one, is below `dir`.
+    pub(super) fn new(dir: &Path, index: &Index) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            file: Mutex::default(),
+            key: SecretKey::random(&mut crypto::system_rng()),
+            place: crypto::sealed_len(index.database.frame_size),
+            kept: index.frames.iter().map(|_| OnceLock::new()).collect(),
+            in_memory: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn has(&self, at: usize) -> bool {
+        self.kept.get(at).is_some_and(|kept| kept.get().is_some())
+    }
+
+    /// Keeps frame `at`.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io), such as a full disk.
+    pub(super) fn put(&self, at: usize, frame: &[u8]) -> Result<()> {
+        let (suite, rng) = (Suite::preferred(), &mut crypto::system_rng());
+        let context = (at as u64).to_be_bytes();
+        let sealed = crypto::seal(suite, &self.key, &context, frame, rng)?;
+        let prefix = sealed.get(..PREFIX_LEN).unwrap_or_default();
+        let opener = Opener::new(suite, &self.key, &context, prefix)?;
+        let bytes = if self.in_memory.fetch_add(1, Ordering::Relaxed) < IN_MEMORY {
+            Bytes::Memory(sealed)
+        } else {
+            let file = self.file()?;
+            let written = file.write_all_at(&sealed, at as u64 * self.place);
+            written.map_err(|error| self.failed(error))?;
+            Bytes::File(file)
+        };
+        if let Some(kept) = self.kept.get(at) {
+            // Whoever was first put the same.
+            let _ = kept.set(Kept { opener, bytes });
+        }
+        Ok(())
+    }
+
+    /// Chunk `chunk` of frame `at`, which is `length` bytes long, into `buf`.
+    ///
+    /// # Errors
+    /// [`Io`](ErrorKind::Io), and [`Tampered`](ErrorKind::Tampered) when the file was altered meanwhile.
+    pub(super) fn chunk(
+        &self,
+        at: usize,
+        chunk: u64,
+        length: u64,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
+        let kept = self.kept.get(at).and_then(OnceLock::get);
+        let kept = kept.ok_or_else(|| Error::tampered(format!("frame {at} is not spooled")))?;
+        let last = length / CHUNK_LEN as u64;
+        let sealed = if chunk < last {
+            SEALED_CHUNK_LEN
+        } else {
+            (length % CHUNK_LEN as u64) as usize + TAG_LEN
+        };
+        buf.resize(sealed, 0);
+        let offset = PREFIX_LEN as u64 + chunk * SEALED_CHUNK_LEN as u64;
+        match &kept.bytes {
+            Bytes::Memory(bytes) => {
+                let bytes = bytes.get(offset as usize..).and_then(|bytes| bytes.get(..sealed));
+                buf.copy_from_slice(
+                    bytes.ok_or_else(|| Error::tampered("a spooled frame is short"))?,
+                );
+            }
+            Bytes::File(file) => {
+                let read = file.read_exact_at(buf, at as u64 * self.place + offset);
+                read.map_err(|error| self.failed(error))?;
+            }
+        }
+        let plain = kept.opener.open_chunk(chunk, chunk == last, buf)?.len();
+        buf.truncate(plain);
+        Ok(())
+    }
+
+    fn file(&self) -> Result<Arc<File>> {
+        let poisoned = |_| Error::new(ErrorKind::Io, "a worker died");
+        let mut file = self.file.lock().map_err(poisoned)?;
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let made = Arc::new(tempfile::tempfile_in(&self.dir).map_err(|error| self.failed(error))?);
+        *file = Some(made.clone());
+        Ok(made)
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io(&self.dir, error).hint(
+            "a walk over a snapshot keeps what it has read, encrypted, in TMPDIR: name a directory with room",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{Database, FrameRef, Sha256};
+
+    fn index(frames: usize) -> Index {
+        let frame = FrameRef { source: 0, offset: 0, length: 1, id: [0; 16] };
+        Index {
+            database: Database {
+                size: (frames as u64) << 16,
+                sha256: Sha256([0; 32]),
+                frame_size: 1 << 16,
+            },
+            frame_id_key: SecretKey::new(|_| {}),
+            sources: Vec::new(),
+            frames: vec![frame; frames],
+        }
+    }
+
+    #[test]
+    fn what_was_put_is_there_chunk_by_chunk() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = IN_MEMORY + 5;
+        let spool = Spool::new(dir.path(), &index(count));
+        let frame = |at: usize| -> Vec<u8> {
+            // The last is short, and ends with a chunk or within one.
+            let length = if at + 1 == count { CHUNK_LEN + 7 } else { 1 << 16 };
+            (0..length).map(|byte| (byte / 251 + at) as u8).collect()
+        };
+        let order = (0..count).rev();
+        for at in order {
+            assert!(!spool.has(at));
+            spool.put(at, &frame(at)).unwrap();
+            assert!(spool.has(at));
+        }
+        let mut buf = Vec::new();
+        for at in 0..count {
+            let whole = frame(at);
+            for (number, chunk) in whole.chunks(CHUNK_LEN).enumerate() {
+                spool.chunk(at, number as u64, whole.len() as u64, &mut buf).unwrap();
+                assert!(buf == chunk, "frame {at}, chunk {number}");
+            }
+        }
+        assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "a file with a name");
+        // Read from the disk, not from memory: what changes there is noticed.
+        let file = spool.file.lock().unwrap().clone().unwrap();
+        file.write_all_at(&[0; 64], 100).unwrap();
+        let error = spool.chunk(0, 0, 1 << 16, &mut buf).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tampered);
+    }
+}
