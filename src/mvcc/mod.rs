@@ -14,6 +14,7 @@ mod model;
 mod proto;
 mod record;
 mod revision;
+mod rewrite;
 
 pub use check::{History, check_history};
 pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
@@ -22,3 +23,4 @@ pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
 pub use record::{KeyValue, Record, for_each_record, for_each_record_at, history, value_at};
 pub use revision::Revision;
+pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite};

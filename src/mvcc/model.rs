@@ -205,6 +205,42 @@ proptest! {
     }
 
     #[test]
+    fn rewritten_it_is_what_it_was(run_of in transactions(), bump in 0..3_i64, without_lease: bool) {
+        let changes = run(&run_of);
+        let Some(last) = changes.last().map(|change| change.revision.main) else { return Ok(()) };
+        let bytes = database(&changes, 0, 0);
+        let db = Db::open(bytes.as_slice()).unwrap();
+        for at in 1..=last {
+            let mut how = Changes { revision: Some(at), bump, mark_compacted: bump > 0, ..Changes::default() };
+            if without_lease {
+                how.buckets.insert(b"lease".to_vec(), Records::new());
+            }
+            let (out, written) = rewrite(&db, &how, Cursor::new(Vec::new())).unwrap();
+            prop_assert_eq!((written.last_change, written.revision), (at, at + bump));
+            let bytes = out.into_inner();
+            prop_assert_eq!(bytes.len() as u64, written.database_bytes);
+            let again = Db::open(bytes.as_slice()).unwrap();
+            crate::bolt::check(&again).unwrap();
+            check_history(&again).unwrap();
+            prop_assert_eq!(database_facts(&again).unwrap().revision, at + bump);
+            let compacted = if bump > 0 { at + bump } else { 0 };
+            prop_assert_eq!(compaction(&again).unwrap().scheduled, compacted);
+            let live = |keys: &KeySpace| keys.live(b"").map(|entry| (entry.key.to_vec(), entry.modified, entry.lease)).collect::<Vec<_>>();
+            let keys = KeySpace::at(&again, at + bump).unwrap();
+            prop_assert_eq!(live(&keys), live(&KeySpace::at(&db, at).unwrap()));
+            // Every lease that a key has is there; and none was made up.
+            let leased = keys.live(b"").any(|entry| entry.lease != 0);
+            let expected = match (without_lease, leased) {
+                (false, _) => vec![Lease { id: 9, ttl: 60, remaining_ttl: 0 }],
+                (true, true) => vec![Lease { id: 9, ttl: RENEWED_LEASE_TTL, remaining_ttl: 0 }],
+                (true, false) => vec![],
+            };
+            prop_assert_eq!(written.renewed_leases, u64::from(without_lease && leased));
+            prop_assert_eq!(leases(&again).unwrap(), expected);
+        }
+    }
+
+    #[test]
     fn a_missing_change_is_found(run_of in transactions(), compacted in 0..6_i64, gone: prop::sample::Index) {
         let changes = run(&run_of);
         let Some(last) = changes.last().map(|change| change.revision) else { return Ok(()) };

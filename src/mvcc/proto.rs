@@ -65,6 +65,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Appends a field that holds a number; `int64` travels as its two's complement.
+pub(super) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
+    message.push(field << 3);
+    let mut rest = number.cast_unsigned();
+    while rest >= 0x80 {
+        message.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    message.push(rest as u8);
+}
+
 impl<'a> Field<'a> {
     /// An `int64`, which travels as its two's complement.
     pub(super) fn int64(self) -> Result<i64, Malformed> {
