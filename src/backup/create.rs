@@ -11,15 +11,15 @@ use super::buffers::{Buffer, Buffers};
 use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FramePool, kib};
-use super::input::Input;
+use super::input::{Input, Live};
 use super::snapshot::DatabaseReader;
 use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::etcd::EtcdSettings;
+use crate::etcd::{Comparison, EtcdSettings};
 use crate::format::{
-    ClusterName, Database, FrameRef, Index, KeyId, Manifest, ManifestBody, ObjectEntry, Role,
-    Sha256, SnapshotId, Subject, names,
+    ClusterName, Database, Facts, FrameRef, HashKvFacts, Index, KeyId, Manifest, ManifestBody,
+    ObjectEntry, Role, Sha256, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -49,6 +49,9 @@ pub struct BackupOptions {
     pub suite: Suite,
     /// Bytes of frames in memory between etcd and the store. While they last, etcd never waits for the upload.
     pub read_ahead: usize,
+    /// Ask every member for its HashKV afterwards, so that members which differ show, and `verify` has something
+    /// to compare with. Each reads all its data for that, one after the other.
+    pub compare_members: bool,
 }
 
 impl Default for BackupOptions {
@@ -58,6 +61,7 @@ impl Default for BackupOptions {
             level: 1,
             suite: Suite::preferred(),
             read_ahead: 32 << 20,
+            compare_members: true,
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct BackupReport {
     pub sealed_by: Vec<KeyId>,
     /// The member that was read, and why that one.
     pub member: Option<String>,
+    /// What the members' HashKV said, where they were asked.
+    pub members: Option<Comparison>,
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Wall time.
@@ -134,6 +140,7 @@ pub async fn backup(
             return Err(error.context(format!("backup {id}")));
         }
     };
+    warnings.extend(written.members.iter().flat_map(doubts));
     Ok(BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -143,6 +150,7 @@ pub async fn backup(
         stored_bytes: written.stored_bytes,
         sealed_by,
         member,
+        members: written.members,
         warnings,
         duration: started.elapsed(),
     })
@@ -155,7 +163,22 @@ fn unix_ms() -> Result<u64> {
     })
 }
 
+/// What a comparison leaves to worry about.
+fn doubts(members: &Comparison) -> Vec<String> {
+    let first = members.answers.first().map_or("", |first| first.name.as_str());
+    let differing = members.differing().map(|member| {
+        format!(
+            "member {} ({:x}) has other data than member {first} at revision {}: etcd is corrupt, and this \
+             snapshot is one of two truths (`etcdctl endpoint hashkv --cluster` shows who stands alone)",
+            member.name, member.id, members.revision
+        )
+    });
+    let left_out = members.left_out.iter().map(|why| format!("HashKV not compared: {why}"));
+    differing.chain(left_out).collect()
+}
+
 struct Written {
+    members: Option<Comparison>,
     revision: u64,
     compact_revision: u64,
     database_bytes: u64,
@@ -176,6 +199,7 @@ impl Writer<'_> {
     /// Stops between the store's requests, never within one: what is given up in mid-air may still arrive.
     async fn write(&self, input: Input) -> Result<Written> {
         let etcd = input.facts();
+        let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let index_object = self.index(&index, payload.length).await?;
         let seal =
@@ -191,7 +215,11 @@ impl Writer<'_> {
                 .await
                 .context("reading back")?;
         let read_back = self.control.guard(facts::read_back(reader, etcd));
-        let facts = read_back.await.context("reading back")?;
+        let mut facts = read_back.await.context("reading back")?;
+        let members = match live {
+            Some(live) => Some(self.control.guard(compare(&live, &mut facts)).await?),
+            None => None,
+        };
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let sealed_facts = facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
         let body = ManifestBody {
@@ -213,7 +241,13 @@ impl Writer<'_> {
         self.repository
             .put_once(&names::snapshot_object(self.id, "manifest"), manifest.into())
             .await?;
-        Ok(Written { revision, compact_revision, database_bytes: database.size, stored_bytes })
+        Ok(Written {
+            members,
+            revision,
+            compact_revision,
+            database_bytes: database.size,
+            stored_bytes,
+        })
     }
 
     /// Streams the database into the payload object.
@@ -294,6 +328,25 @@ impl Writer<'_> {
             let _ = self.repository.delete(&names::snapshot_object(self.id, object)).await;
         }
     }
+}
+
+/// Asks the members what they hash to at the snapshot's revision, and records what they agree on.
+async fn compare(live: &Live, facts: &mut Facts) -> Result<Comparison> {
+    let revision = facts.etcd.revision.cast_signed();
+    let members = live.choice.compare(&live.settings, revision).await;
+    if let Some(first) = members.answers.first() {
+        let differing: Vec<u64> = members.differing().map(|member| member.id).collect();
+        let agreed = members.answers.iter().map(|member| member.id);
+        facts.etcd.hash_kv = Some(HashKvFacts {
+            revision: facts.etcd.revision,
+            // etcd says -1 for never.
+            compact_revision: first.compact_revision.max(0).cast_unsigned(),
+            hash: first.hash,
+            agreed_by: agreed.filter(|id| !differing.contains(id)).collect(),
+            differing,
+        });
+    }
+    Ok(members)
 }
 
 fn entry(role: &str, object: &SealedObject) -> ObjectEntry {

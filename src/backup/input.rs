@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256 as Hasher};
@@ -12,7 +13,7 @@ use super::blocking::run_blocking;
 use super::control::{Control, Step};
 use super::create::Source;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::etcd::{self, Choice, SnapshotStream};
+use crate::etcd::{self, Choice, EtcdSettings, SnapshotStream};
 use crate::format::EtcdFacts;
 
 /// Bytes read from a file at a time.
@@ -22,9 +23,15 @@ const TRAILER_LEN: u64 = 32;
 /// bolt pages are multiples of this, so that a trailer shows in the length (etcd `hasChecksum`).
 const SECTOR: u64 = 512;
 
+/// The etcd that is backed up.
+pub(crate) struct Live {
+    pub(crate) choice: Choice,
+    pub(crate) settings: EtcdSettings,
+}
+
 /// An open source.
 pub(crate) enum Input {
-    Etcd { choice: Box<Choice>, stream: Box<SnapshotStream> },
+    Etcd { live: Arc<Live>, stream: Box<SnapshotStream> },
     File(FileInput),
 }
 
@@ -32,10 +39,10 @@ impl Input {
     pub(crate) async fn open(source: Source, control: &Control) -> Result<Self> {
         match source {
             Source::Etcd(settings) => {
-                let choice = Box::new(etcd::choose_member(&settings).await?);
+                let choice = etcd::choose_member(&settings).await?;
                 control.step(Step::Note(choice.reason.clone()));
                 let stream = Box::new(choice.snapshot().await?);
-                Ok(Self::Etcd { choice, stream })
+                Ok(Self::Etcd { live: Arc::new(Live { choice, settings }), stream })
             }
             Source::File(path) => Ok(Self::File(FileInput::open(path)?)),
         }
@@ -51,14 +58,14 @@ impl Input {
 
     pub(crate) fn member(&self) -> Option<String> {
         match self {
-            Self::Etcd { choice, .. } => Some(choice.reason.clone()),
+            Self::Etcd { live, .. } => Some(live.choice.reason.clone()),
             Self::File(_) => None,
         }
     }
 
     pub(crate) fn warnings(&self) -> Vec<String> {
         match self {
-            Self::Etcd { choice, .. } => choice.warnings.clone(),
+            Self::Etcd { live, .. } => live.choice.warnings.clone(),
             Self::File(file) if file.trailer.is_none() => vec![format!(
                 "{} has no SHA-256 trailer: nothing proves that it is as etcd wrote it",
                 file.path.display()
@@ -67,14 +74,22 @@ impl Input {
         }
     }
 
+    /// The etcd it comes from, to be asked more.
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        match self {
+            Self::Etcd { live, .. } => Some(live.clone()),
+            Self::File(_) => None,
+        }
+    }
+
     /// What is known of the etcd it comes from; revisions are read back from the stored bytes.
     pub(crate) fn facts(&self) -> EtcdFacts {
         match self {
-            Self::Etcd { choice, .. } => EtcdFacts {
-                cluster_id: Some(choice.member.cluster_id),
-                member_id: Some(choice.member.id),
-                member_name: Some(choice.member.name.clone()),
-                version: Some(choice.member.version.clone()),
+            Self::Etcd { live, .. } => EtcdFacts {
+                cluster_id: Some(live.choice.member.cluster_id),
+                member_id: Some(live.choice.member.id),
+                member_name: Some(live.choice.member.name.clone()),
+                version: Some(live.choice.member.version.clone()),
                 ..EtcdFacts::default()
             },
             Self::File(_) => EtcdFacts::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{AlarmType, Client};
 use futures::future::join_all;
 
-use super::probe::{Member, Probe, probe};
+use super::probe::{Listed, Member, Probe, probe};
 use super::settings::EtcdSettings;
 use super::stream::SnapshotStream;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,10 @@ pub struct Choice {
     pub rejected: Vec<Rejected>,
     /// What the owner of the cluster should know: alarms, unreachable endpoints, a doubtful choice.
     pub warnings: Vec<String>,
+    /// The other members that answered.
+    pub(super) others: Vec<(Member, Client)>,
+    /// All members, as the chosen one lists them.
+    pub(super) members: Vec<Listed>,
     client: Client,
     idle: Duration,
 }
@@ -91,12 +95,15 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
         .into_iter()
         .map(|(endpoint, error)| Rejected { endpoint, why: error.to_string() })
         .collect();
+    let mut others = Vec::new();
     let mut chosen = None;
     for (at, (probe, verdict)) in probes.into_iter().zip(&verdicts).enumerate() {
         if at == best {
             chosen = Some((probe, verdict));
         } else {
-            rejected.push(Rejected { endpoint: probe.member.endpoint, why: verdict.why_not() });
+            let endpoint = probe.member.endpoint.clone();
+            rejected.push(Rejected { endpoint, why: verdict.why_not() });
+            others.push((probe.member, probe.client));
         }
     }
     let (probe, verdict) =
@@ -113,6 +120,8 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
         member: probe.member,
         rejected,
         warnings,
+        others,
+        members: probe.members,
         client: probe.client,
         idle: settings.command_timeout,
     })
@@ -239,8 +248,8 @@ fn alarm_warning(kind: i32, member: &str) -> String {
 }
 
 fn name_of(id: u64, probe: &Probe) -> String {
-    let name = probe.members.iter().find(|(member, name)| *member == id && !name.is_empty());
-    name.map_or_else(|| format!("member {id:x}"), |(_, name)| format!("member {name} ({id:x})"))
+    let listed = probe.members.iter().find(|listed| listed.id == id).cloned();
+    listed.unwrap_or(Listed { id, ..Listed::default() }).to_string()
 }
 
 fn reason(member: &Member, verdict: &Verdict, others: usize) -> String {

@@ -4,6 +4,7 @@
 //! best one, and [`SnapshotStream`] hands out its bytes while [`protocol`] checks them.
 
 mod choose;
+mod compare;
 mod failure;
 mod probe;
 pub mod protocol;
@@ -11,6 +12,7 @@ mod settings;
 mod stream;
 
 pub use choose::{Choice, Rejected, choose_member};
+pub use compare::{Comparison, MemberHash};
 pub use probe::Member;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;

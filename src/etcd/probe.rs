@@ -40,6 +40,24 @@ pub struct Member {
     pub db_size: u64,
 }
 
+/// A member as the member list tells of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listed {
+    pub(super) id: u64,
+    pub(super) name: String,
+    pub(super) client_urls: Vec<String>,
+    pub(super) learner: bool,
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "member {:x}", self.id),
+            name => write!(f, "member {name} ({:x})", self.id),
+        }
+    }
+}
+
 /// What one endpoint answered.
 pub(super) struct Probe {
     pub(super) member: Member,
@@ -49,8 +67,8 @@ pub(super) struct Probe {
     pub(super) errors: Vec<String>,
     /// Alarms of the whole cluster: member id (0 for no one in particular), [`AlarmType`].
     pub(super) alarms: Vec<(u64, i32)>,
-    /// Names and ids of all members; empty when etcd does not tell them.
-    pub(super) members: Vec<(u64, String)>,
+    /// All members; empty when etcd does not tell them.
+    pub(super) members: Vec<Listed>,
     pub(super) warnings: Vec<String>,
     pub(super) client: Client,
 }
@@ -93,11 +111,17 @@ async fn ask(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
         list.0.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect::<Vec<_>>()
     });
     let members = answer("member list", limit, client.member_list()).await;
+    let listed = |m: &etcd_client::Member| Listed {
+        id: m.id(),
+        name: failure::clean(m.name()),
+        client_urls: m.client_urls().iter().take(16).map(|url| failure::clean(url)).collect(),
+        learner: m.is_learner(),
+    };
     let members: Vec<_> = members
-        .map(|list| list.members().iter().map(|m| (m.id(), failure::clean(m.name()))).collect())
+        .map(|list| list.members().iter().take(64).map(listed).collect())
         .unwrap_or_default();
-    if let Some((_, name)) = members.iter().find(|(id, _)| *id == member.id) {
-        member.name.clone_from(name);
+    if let Some(listed) = members.iter().find(|listed| listed.id == member.id) {
+        member.name.clone_from(&listed.name);
     }
     Ok(Probe {
         member,

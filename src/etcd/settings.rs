@@ -81,18 +81,25 @@ impl EtcdSettings {
                 "an etcd user and its password go together: one of them is missing",
             ));
         }
-        let tls = self.tls()?;
         let mut plan = Plan { targets: Vec::new(), warnings: Vec::new() };
         for name in &self.endpoints {
-            let url = self.url(name)?;
-            if url.scheme() == "http" && self.password.is_some() {
+            let target = self.target(name)?;
+            if target.channel.uri().scheme_str() == Some("http") && self.password.is_some() {
                 plan.warnings
                     .push(format!("{name}: the password is sent over a connection without TLS"));
             }
-            let channel = self.channel(&url, &tls)?;
-            plan.targets.push(Target { name: name.clone(), channel });
+            plan.targets.push(target);
         }
         Ok(plan)
+    }
+
+    /// One endpoint with the settings' TLS and timeouts.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub(super) fn target(&self, name: &str) -> Result<Target> {
+        let channel = self.channel(&self.url(name)?, &self.tls()?)?;
+        Ok(Target { name: name.to_owned(), channel })
     }
 
     /// User and password as the client library wants them, which keeps its own copies.

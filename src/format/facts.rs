@@ -59,6 +59,8 @@ pub struct HashKvFacts {
     pub hash: u32,
     /// The members that gave this answer.
     pub agreed_by: Vec<u64>,
+    /// The members that gave another: then etcd's data is corrupt somewhere.
+    pub differing: Vec<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,6 +100,8 @@ struct WireHash {
     compact_revision: u64,
     hash: u32,
     agreed_by: Vec<Hex64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    differing: Vec<Hex64>,
 }
 
 impl Facts {
@@ -115,6 +119,7 @@ impl Facts {
             compact_revision: hash.compact_revision,
             hash: hash.hash,
             agreed_by: hash.agreed_by.into_iter().map(|id| id.0).collect(),
+            differing: hash.differing.into_iter().map(|id| id.0).collect(),
         });
         let etcd = EtcdFacts {
             cluster_id: etcd.cluster_id.map(|id| id.0),
@@ -142,6 +147,7 @@ impl Facts {
             compact_revision: hash.compact_revision,
             hash: hash.hash,
             agreed_by: hash.agreed_by.iter().copied().map(Hex64).collect(),
+            differing: hash.differing.iter().copied().map(Hex64).collect(),
         });
         let wire = Wire {
             etcd: Object(WireEtcd {
@@ -205,9 +211,9 @@ mod tests {
         #[test]
         fn any_facts_round_trip(cluster_id: Option<u64>, member_id: Option<u64>,
             member_name: Option<String>, version: Option<String>, revision in 0..1u64 << 63,
-            raft_index in 0..1u64 << 63, hash: Option<(u32, Vec<u64>)>) {
-            let hash_kv = hash.map(|(hash, agreed_by)| HashKvFacts {
-                revision, compact_revision: 3, hash, agreed_by
+            raft_index in 0..1u64 << 63, hash: Option<(u32, Vec<u64>, Vec<u64>)>) {
+            let hash_kv = hash.map(|(hash, agreed_by, differing)| HashKvFacts {
+                revision, compact_revision: 3, hash, agreed_by, differing
             });
             let etcd = EtcdFacts {
                 cluster_id, member_id, member_name, version, revision, raft_index, hash_kv,

@@ -96,6 +96,7 @@ pub(crate) struct Tls {
 struct Server {
     name: String,
     endpoint: String,
+    command: Command,
     child: Option<Child>,
 }
 
@@ -174,13 +175,21 @@ impl Etcd {
             command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
         }
         let log = File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
-        let child =
-            command.stdout(log.try_clone().unwrap()).stderr(log).spawn().expect("etcd starts");
-        self.servers.push(Server {
-            name: name.into(),
-            endpoint: endpoint.into(),
-            child: Some(child),
-        });
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let child = Some(command.spawn().expect("etcd starts"));
+        self.servers.push(Server { name: name.into(), endpoint: endpoint.into(), command, child });
+    }
+
+    /// Starts member `at` again, which was killed, and waits until it is healthy.
+    pub(crate) fn restart(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        server.child = Some(server.command.spawn().expect("etcd starts"));
+        assert!(self.wait_healthy(), "its port was taken");
+    }
+
+    /// The database file of member `at`.
+    pub(crate) fn database(&self, at: usize) -> PathBuf {
+        self.dir.path().join(&self.servers[at].name).join("member/snap/db")
     }
 
     /// Waits until all members are healthy; false if one found its port taken.

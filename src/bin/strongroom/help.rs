@@ -46,7 +46,11 @@ Examples:
   strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
 
 Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
-database grows: --read-ahead lets etcd run ahead of a slow store.";
+database grows: --read-ahead lets etcd run ahead of a slow store.
+
+After the stream every member is asked for a hash of its data at the snapshot's revision (HashKV), one after the other. \
+Members that differ are an alarm: exit status 3. A member reads all its data for that, and writes nothing meanwhile; \
+--no-compare spares it, and `verify --deep` then has no hash to compare with.";
 
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{BackupOptions, LONGEST_BACKUP, Source, backup};
+use strongroom::etcd::{Comparison, MemberHash};
 use strongroom::store::sweep_staged;
 
-use super::Context;
+use super::{Context, FINDINGS};
 use crate::args::BackupArgs;
 use crate::output::{bytes, created};
 
@@ -22,6 +23,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     options.cluster = settings.cluster.clone().unwrap_or_default();
     options.level = args.level.or(config.level).unwrap_or(options.level);
     options.suite = args.suite.or(config.suite).unwrap_or(options.suite);
+    options.compare_members = !args.no_compare;
     if let Some(mib) = args.read_ahead.or(config.read_ahead) {
         options.read_ahead = (mib as usize) << 20;
     }
@@ -47,6 +49,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
             "duration_seconds": report.duration.as_secs_f64(),
             "sealed_by": sealed_by,
             "member": report.member,
+            "members": report.members.as_ref().map(members),
             "warnings": report.warnings,
         }),
         || {
@@ -62,5 +65,25 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         },
     )?;
     context.output.note(&format!("next: `strongroom verify {}` proves it", report.id));
-    Ok(ExitCode::SUCCESS)
+    let differ =
+        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
+    Ok(if differ { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
+}
+
+fn members(compared: &Comparison) -> Value {
+    let differing: Vec<u64> = compared.differing().map(|member| member.id).collect();
+    let one = |member: &MemberHash| {
+        json!({
+            "id": format!("{:016x}", member.id),
+            "name": member.name,
+            "hash": member.hash,
+            "compact_revision": member.compact_revision,
+            "agrees": !differing.contains(&member.id),
+        })
+    };
+    json!({
+        "revision": compared.revision,
+        "hashes": compared.answers.iter().map(one).collect::<Vec<_>>(),
+        "left_out": compared.left_out,
+    })
 }

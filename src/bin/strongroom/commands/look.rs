@@ -112,4 +112,11 @@ fn etcd(facts: &EtcdFacts, map: &mut serde_json::Map<String, Value>) {
         ("etcd_cluster_id", facts.cluster_id.map(hex)),
     ];
     map.extend(known.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
+    if let Some(hash) = &facts.hash_kv {
+        let members = |ids: &[u64]| ids.iter().copied().map(hex).collect::<Vec<_>>();
+        map.insert("hash_kv".into(), hash.hash.into());
+        map.insert("hash_kv_revision".into(), hash.revision.into());
+        map.insert("hash_kv_agreed_by".into(), members(&hash.agreed_by).into());
+        map.insert("hash_kv_differing".into(), members(&hash.differing).into());
+    }
 }

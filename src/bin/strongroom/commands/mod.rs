@@ -25,6 +25,9 @@ use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
 use crate::settings::{MasterKeyUri, Settings};
 
+/// Exit status of a command that did its work and found something to look at.
+pub(crate) const FINDINGS: u8 = 3;
+
 /// What every command gets.
 pub(crate) struct Context {
     pub(crate) settings: Settings,
