@@ -12,7 +12,11 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 }
 
 pub(super) fn task_died(error: JoinError) -> Error {
-    Error::new(ErrorKind::Io, "a worker died").because(error)
+    task_panicked().because(error)
+}
+
+pub(super) fn task_panicked() -> Error {
+    Error::new(ErrorKind::Io, "a worker died")
 }
 
 /// A task that ends when this is dropped.

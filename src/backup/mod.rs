@@ -5,6 +5,7 @@ mod buffers;
 mod catalog;
 mod control;
 mod create;
+mod deep;
 mod facts;
 mod folder;
 mod frames;
@@ -22,6 +23,7 @@ mod verify;
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
+pub use deep::{Deep, HashCheck};
 pub use inside::{Frames, Inside, look_inside};
 pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,

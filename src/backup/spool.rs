@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::blocking::task_panicked;
 use crate::crypto::{self, CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Suite, TAG_LEN};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::Index;
 use crate::secret::SecretKey;
 
@@ -56,7 +57,7 @@ impl Spool {
     /// Keeps frame `at`.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io), such as a full disk.
+    /// [`Io`](crate::ErrorKind::Io), such as a full disk.
     pub(super) fn put(&self, at: usize, frame: &[u8]) -> Result<()> {
         let (suite, rng) = (Suite::preferred(), &mut crypto::system_rng());
         let context = (at as u64).to_be_bytes();
@@ -81,7 +82,7 @@ impl Spool {
     /// Chunk `chunk` of frame `at`, which is `length` bytes long, into `buf`.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io), and [`Tampered`](ErrorKind::Tampered) when the file was altered meanwhile.
+    /// [`Io`](crate::ErrorKind::Io), and [`Tampered`](crate::ErrorKind::Tampered) when the file was altered meanwhile.
     pub(super) fn chunk(
         &self,
         at: usize,
@@ -117,8 +118,7 @@ impl Spool {
     }
 
     fn file(&self) -> Result<Arc<File>> {
-        let poisoned = |_| Error::new(ErrorKind::Io, "a worker died");
-        let mut file = self.file.lock().map_err(poisoned)?;
+        let mut file = self.file.lock().map_err(|_| task_panicked())?;
         if let Some(file) = &*file {
             return Ok(file.clone());
         }
@@ -137,6 +137,7 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::format::{Database, FrameRef, Sha256};
 
     fn index(frames: usize) -> Index {

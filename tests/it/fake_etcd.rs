@@ -36,6 +36,8 @@ pub(crate) struct Script {
     /// Status never answers.
     pub(crate) silent: bool,
     pub(crate) steps: Vec<Step>,
+    /// Hash and compact revision that HashKV answers.
+    pub(crate) hash: Option<(u32, i64)>,
 }
 
 impl Default for Script {
@@ -52,6 +54,7 @@ impl Default for Script {
             raft_applied: 100,
             silent: false,
             steps: good_steps(&vec![7; 100 * 1024]),
+            hash: None,
         }
     }
 }
@@ -166,7 +169,15 @@ impl PbMaintenanceService for Fake {
         &self,
         _: Request<PbHashKvRequest>,
     ) -> Result<Response<PbHashKvResponse>, Status> {
-        Err(Status::unimplemented("not played"))
+        let (hash, compact_revision) =
+            self.0.hash.ok_or_else(|| Status::unimplemented("not played"))?;
+        let header = self.header();
+        Ok(Response::new(PbHashKvResponse {
+            header,
+            hash,
+            compact_revision,
+            ..PbHashKvResponse::default()
+        }))
     }
 
     async fn move_leader(

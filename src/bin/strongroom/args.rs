@@ -302,11 +302,14 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     pub(crate) all: bool,
     /// Manifest, seal and lengths only
-    #[arg(long, conflicts_with = "digests")]
+    #[arg(long, conflicts_with_all = ["digests", "deep"])]
     pub(crate) quick: bool,
     /// The stored objects' SHA-256 only; needs no key, proves nothing against who can write manifests
-    #[arg(long)]
+    #[arg(long, conflicts_with = "deep")]
     pub(crate) digests: bool,
+    /// Every byte, and etcd's structure in it: pages, the history of revisions, HashKV
+    #[arg(long)]
+    pub(crate) deep: bool,
 }
 
 /// `restore`

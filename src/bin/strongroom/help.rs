@@ -80,10 +80,14 @@ pub(crate) const VERIFY_MORE: &str = "\
 Examples:
   strongroom verify latest                        # every byte
   strongroom verify latest -k file:/mnt/usb/copy  # with this copy of the key
+  strongroom verify latest --deep                 # and etcd's structure in it
   strongroom verify --all --quick                 # manifests, seals, lengths
   strongroom verify --all --digests               # SHA-256, without any key
 
---all looks at every cluster's snapshots, whatever --cluster says.
+--deep also walks over every page and record: the B+ trees are sound, no revision is missing, and HashKV is what etcd's \
+members answered when the backup was taken (\"inconclusive\" where it cannot be computed). It spools the database in \
+TMPDIR, encrypted under a key that is never written.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\

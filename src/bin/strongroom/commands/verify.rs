@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{Verified, VerifyLevel, VerifyReport, verify};
+use strongroom::backup::{Deep, HashCheck, Verified, VerifyLevel, VerifyReport, verify};
 use strongroom::keys::MasterKeys;
 use strongroom::{ErrorKind, Result};
 
@@ -12,9 +12,10 @@ use crate::args::VerifyArgs;
 use crate::output::table;
 
 pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode> {
-    let level = match (args.quick, args.digests) {
-        (true, _) => VerifyLevel::Quick,
-        (_, true) => VerifyLevel::Digests,
+    let level = match args {
+        VerifyArgs { quick: true, .. } => VerifyLevel::Quick,
+        VerifyArgs { digests: true, .. } => VerifyLevel::Digests,
+        VerifyArgs { deep: true, .. } => VerifyLevel::Deep,
         _ => VerifyLevel::Full,
     };
     let repository = context.repository().await?;
@@ -53,6 +54,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
 fn proved(level: VerifyLevel) -> &'static str {
     match level {
         VerifyLevel::Full => "whole: every byte opened and hashed",
+        VerifyLevel::Deep => "whole: every byte hashed, every page and revision walked over",
         VerifyLevel::Quick => "have an authentic manifest and objects of the right lengths",
         _ => "have the bytes that their manifests name",
     }
@@ -66,7 +68,9 @@ fn row(level: VerifyLevel, verified: &Verified) -> Value {
     let opened_by = verified.opened_by.map(|id| id.to_string());
     let (status, detail) = match &verified.outcome {
         Ok(()) => {
-            ("ok", opened_by.as_ref().map(|id| format!("opened by {id}")).unwrap_or_default())
+            let opened_by = opened_by.as_ref().map(|id| format!("opened by {id}"));
+            let parts = opened_by.into_iter().chain(verified.deep.as_ref().map(describe));
+            ("ok", parts.collect::<Vec<_>>().join("; "))
         }
         Err(error) if error.kind() == ErrorKind::WrongKey => ("locked", error.to_string()),
         Err(error) => ("failed", error.to_string()),
@@ -80,5 +84,26 @@ fn row(level: VerifyLevel, verified: &Verified) -> Value {
         "opened_by": opened_by,
         "error": error,
         "findings": verified.findings,
+        "deep": verified.deep.as_ref().map(deep),
     })
+}
+
+fn deep(deep: &Deep) -> Value {
+    json!({
+        "pages": deep.pages, "free_pages": deep.free_pages, "records": deep.records,
+        "hash_kv": match &deep.hash {
+            HashCheck::Equal => "equal",
+            HashCheck::Inconclusive(_) => "inconclusive",
+            _ => "not recorded",
+        },
+    })
+}
+
+fn describe(deep: &Deep) -> String {
+    let hash = match &deep.hash {
+        HashCheck::Equal => "HashKV as etcd answered it".to_owned(),
+        HashCheck::Inconclusive(why) => format!("HashKV inconclusive: {why}"),
+        _ => "no HashKV recorded".to_owned(),
+    };
+    format!("{} records in {} pages, {} free; {hash}", deep.records, deep.pages, deep.free_pages)
 }

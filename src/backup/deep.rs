@@ -1,0 +1,97 @@
+//! etcd's own structure inside a snapshot, proved: bolt's pages, the history of revisions, HashKV.
+
+use std::env;
+use std::sync::Arc;
+use std::thread;
+
+use super::blocking::{run_blocking, task_panicked};
+use super::control::Control;
+use super::inside::Frames;
+use super::read::{Place, read_all};
+use super::snapshot::OpenSnapshot;
+use super::spool::Spool;
+use crate::bolt::{self, Db};
+use crate::error::{Error, Result};
+use crate::format::{Facts, HashKvFacts};
+use crate::mvcc::{self, HashKv, Inconclusive};
+
+/// What etcd's structure in a snapshot came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Deep {
+    /// Pages of the database.
+    pub pages: u64,
+    /// Those that no tree reaches: free, with what was deleted still in them.
+    pub free_pages: u64,
+    /// Changes in the history, deletions included.
+    pub records: u64,
+    /// What became of the HashKV that etcd's members gave when the backup was taken.
+    pub hash: HashCheck,
+}
+
+/// A HashKV computed anew, beside the one recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HashCheck {
+    /// They are equal.
+    Equal,
+    /// It cannot be computed from this database, which says nothing against it.
+    Inconclusive(String),
+    /// None was recorded: the snapshot was made from a file, or the members were not asked.
+    NotRecorded,
+}
+
+/// Reads the whole database, as [`verify`](super::verify) does, and walks over it.
+///
+/// It is spooled in TMPDIR meanwhile, encrypted under a key that is never written.
+///
+/// # Errors
+/// [`Tampered`](crate::ErrorKind::Tampered) when a page, a record or the hash is not what it must be.
+pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<Deep> {
+    let reader = &snapshot.database;
+    let spool = Arc::new(Spool::new(&env::temp_dir(), reader.index()));
+    read_all(reader, Place::Spool(spool.clone()), None, control).await?;
+    let frames = || Frames::over(reader.clone(), spool.clone());
+    let (for_pages, for_records) = (frames(), frames());
+    let facts = snapshot.facts.clone();
+    control.begin("walking over its pages and records", None);
+    run_blocking(move || {
+        thread::scope(|scope| {
+            // Each walks over the same pages in its own order, so they share the cores, not their progress.
+            let pages = scope.spawn(move || bolt::check(&Db::open(for_pages)?));
+            let records = walk_records(&Db::open(for_records)?, &facts);
+            let pages = pages.join().map_err(|_| task_panicked())??;
+            let (records, hash) = records?;
+            Ok(Deep { pages: pages.pages, free_pages: pages.free, records, hash })
+        })
+    })
+    .await
+}
+
+fn walk_records(db: &Db<Frames>, facts: &Facts) -> Result<(u64, HashCheck)> {
+    let history = mvcc::check_history(db)?;
+    let hash = match &facts.etcd.hash_kv {
+        None => HashCheck::NotRecorded,
+        Some(recorded) => check_hash(db, recorded)?,
+    };
+    Ok((history.records, hash))
+}
+
+fn check_hash(db: &Db<Frames>, recorded: &HashKvFacts) -> Result<HashCheck> {
+    let (revision, compacted) =
+        (recorded.revision.cast_signed(), recorded.compact_revision.cast_signed());
+    match mvcc::hash_kv(db, revision, compacted)? {
+        HashKv::Hash(hash) if hash == recorded.hash => Ok(HashCheck::Equal),
+        HashKv::Hash(hash) => Err(Error::tampered(format!(
+            "its HashKV at revision {revision} is {hash}, and etcd's members answered {}",
+            recorded.hash
+        ))
+        .hint("the member that was read had other data on disk than in its answer: check its disk, and restore an older snapshot")),
+        HashKv::Inconclusive(Inconclusive::Later(last)) => Ok(HashCheck::Inconclusive(format!(
+            "its last revision is {last}, and the hash is of revision {revision}"
+        ))),
+        HashKv::Inconclusive(Inconclusive::Compacted(at)) => Ok(HashCheck::Inconclusive(format!(
+            "a compaction at revision {at} came between"
+        ))),
+    }
+}
