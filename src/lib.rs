@@ -28,7 +28,7 @@
 //! let (options, control) = (BackupOptions::default(), Control::default());
 //! let taken = backup::backup(&repository, &keys, source, &options, &control).await?;
 //!
-//! let output = Output::File { path: PathBuf::from("etcd.db"), force: false };
+//! let output = Output::File { path: PathBuf::from("etcd.db"), force: false, revision: None };
 //! let restored = backup::restore(&repository, &keys, taken.id, &output, &control).await?;
 //! assert_eq!(restored.revision, taken.revision);
 //! # Ok(())

@@ -15,6 +15,7 @@ mod passphrases;
 mod read;
 mod reseal;
 mod restore;
+mod rewrite;
 mod show;
 mod snapshot;
 mod spool;

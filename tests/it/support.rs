@@ -90,7 +90,7 @@ pub async fn restore_bytes(
 ) -> Result<(Vec<u8>, RestoreReport)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("restored.db");
-    let output = Output::File { path: path.clone(), force: false };
+    let output = Output::File { path: path.clone(), force: false, revision: None };
     let restored = restore(repository, keys, id, &output, &Control::default()).await;
     match restored {
         Ok(report) => Ok((std::fs::read(path).unwrap(), report)),

@@ -323,6 +323,9 @@ pub(crate) struct RestoreArgs {
     /// Replace the file if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Go back to this revision, of those the snapshot holds
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<i64>,
 }
 
 /// `key …`

@@ -96,11 +96,13 @@ Restore a snapshot to a file that etcdutl and etcdctl accept.
 The file appears under its name only when every byte of it is proved, and an existing one is never replaced without \
 --force. It holds every secret of the cluster in clear: write it where only root can read, and delete it afterwards.
 
-latest often holds the accident itself: --before picks the last snapshot begun before it.";
+latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
+one snapshot, to any revision between its compact revision and its last (`show` tells both).";
 pub(crate) const RESTORE_MORE: &str = "\
 Examples:
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
+  strongroom restore 01KB2 --revision 48211 --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
 
 What went through a pipe is only to be trusted when strongroom exits 0.

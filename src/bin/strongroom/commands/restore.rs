@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
-use strongroom::Result;
 use strongroom::backup::{Output, restore};
+use strongroom::{Error, Result};
 
 use super::Context;
 use crate::args::RestoreArgs;
@@ -16,10 +16,15 @@ pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode
     let keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &args.which).await?;
     let stdout = args.output == Path::new("-");
-    let target = if stdout {
-        Output::Stdout
-    } else {
-        Output::File { path: args.output.clone(), force: args.force }
+    let target = match (stdout, args.revision) {
+        (true, None) => Output::Stdout,
+        (true, Some(_)) => {
+            return Err(Error::usage("an earlier revision is written to a file, not to a stream")
+                .hint("give --output the name of a file"));
+        }
+        (false, revision) => {
+            Output::File { path: args.output.clone(), force: args.force, revision }
+        }
     };
     let report = restore(&repository, &keys, id, &target, &context.control).await?;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
