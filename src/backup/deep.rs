@@ -10,9 +10,9 @@ use super::inside::Frames;
 use super::read::{Place, read_all};
 use super::snapshot::OpenSnapshot;
 use super::spool::Spool;
-use crate::bolt::{self, Db};
+use crate::bolt::Db;
 use crate::error::{Error, Result};
-use crate::format::{Facts, HashKvFacts};
+use crate::format::HashKvFacts;
 use crate::mvcc::{self, HashKv, Inconclusive};
 
 /// What etcd's structure in a snapshot came to.
@@ -52,29 +52,24 @@ pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<D
     let spool = Arc::new(Spool::new(&env::temp_dir(), reader.index()));
     read_all(reader, Place::Spool(spool.clone()), None, control).await?;
     let frames = || Frames::over(reader.clone(), spool.clone());
-    let (for_pages, for_records) = (frames(), frames());
-    let facts = snapshot.facts.clone();
+    let (for_pages, for_hash) = (frames(), frames());
+    let recorded = snapshot.facts.etcd.hash_kv.clone();
     control.begin("walking over its pages and records", None);
     run_blocking(move || {
         thread::scope(|scope| {
-            // Each walks over the same pages in its own order, so they share the cores, not their progress.
-            let pages = scope.spawn(move || bolt::check(&Db::open(for_pages)?));
-            let records = walk_records(&Db::open(for_records)?, &facts);
-            let pages = pages.join().map_err(|_| task_panicked())??;
-            let (records, hash) = records?;
-            Ok(Deep { pages: pages.pages, free_pages: pages.free, records, hash })
+            let structure = scope.spawn(move || mvcc::check_all(&Db::open(for_pages)?));
+            let hash = match &recorded {
+                None => Ok(HashCheck::NotRecorded),
+                Some(recorded) => Db::open(for_hash).and_then(|db| check_hash(&db, recorded)),
+            };
+            let structure = structure.join().map_err(|_| task_panicked())?;
+            // A page that is not sound says more than the hash that comes of it.
+            let ((checked, history), hash) = (structure?, hash?);
+            let (pages, free_pages) = (checked.pages, checked.free);
+            Ok(Deep { pages, free_pages, records: history.records, hash })
         })
     })
     .await
-}
-
-fn walk_records(db: &Db<Frames>, facts: &Facts) -> Result<(u64, HashCheck)> {
-    let history = mvcc::check_history(db)?;
-    let hash = match &facts.etcd.hash_kv {
-        None => HashCheck::NotRecorded,
-        Some(recorded) => check_hash(db, recorded)?,
-    };
-    Ok((history.records, hash))
 }
 
 fn check_hash(db: &Db<Frames>, recorded: &HashKvFacts) -> Result<HashCheck> {

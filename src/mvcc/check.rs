@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::facts::database_facts;
 use super::record::{Record, for_each_record, wrong};
 use super::revision::Revision;
-use crate::bolt::{Db, ReadAt};
+use crate::bolt::{Checked, Db, ReadAt, check_each};
 use crate::error::Result;
 
 /// A history without a gap.
@@ -27,27 +27,57 @@ pub struct History {
 /// # Errors
 /// [`Tampered`](crate::ErrorKind::Tampered) naming revision and rule, and those of the source.
 pub fn check_history<R: ReadAt>(db: &Db<R>) -> Result<History> {
-    // The first change is revision 2: an empty store is at 1.
-    let start = database_facts(db)?.compact_revision.max(1);
-    let mut history = History::default();
+    let mut checker = HistoryChecker::new(db)?;
     for_each_record(db, Revision::default(), |record| {
-        check_record(&record)?;
-        let now = record.revision;
+        checker.next(&record)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(checker.history)
+}
+
+/// As [`check_history`], and bolt's own [`check`](crate::bolt::check), in one walk.
+///
+/// # Errors
+/// As those two.
+pub fn check_all<R: ReadAt>(db: &Db<R>) -> Result<(Checked, History)> {
+    let mut checker = HistoryChecker::new(db)?;
+    let checked = check_each(db, |bucket, key, value| match bucket {
+        b"key" => checker.next(&Record::parse(key, value)?),
+        _ => Ok(()),
+    })?;
+    Ok((checked, checker.history))
+}
+
+/// Takes records in order and finds what is missing between them.
+struct HistoryChecker {
+    /// A compaction leaves gaps up to here.
+    start: i64,
+    history: History,
+}
+
+impl HistoryChecker {
+    fn new<R: ReadAt>(db: &Db<R>) -> Result<Self> {
+        // The first change is revision 2: an empty store is at 1.
+        let start = database_facts(db)?.compact_revision.max(1);
+        Ok(Self { start, history: History::default() })
+    }
+
+    fn next(&mut self, record: &Record<'_>) -> Result<()> {
+        check_record(record)?;
+        let (history, start, now) = (&mut self.history, self.start, record.revision);
         let last = history.last.filter(|last| last.main >= start);
         let last = last.unwrap_or(Revision { main: start, sub: 0 });
         let next = now.main == last.main.saturating_add(1) && now.sub == 0;
         let same = now.main == last.main && now.sub == last.sub.saturating_add(1);
-        // A compaction leaves gaps, and a bump makes one.
-        if now.main > start && !next && !same && !is_bump(&record) {
+        if now.main > start && !next && !same && !is_bump(record) {
             return Err(wrong(now, &format!("it follows {last}, so changes are missing")));
         }
         history.records = history.records.saturating_add(1);
         history.deletions = history.deletions.saturating_add(record.tombstone.into());
         history.first.get_or_insert(now);
         history.last = Some(now);
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(history)
+        Ok(())
+    }
 }
 
 /// The record that `etcdutl snapshot restore --bump-revision` adds: a revision and no value.

@@ -16,7 +16,7 @@ mod record;
 mod revision;
 mod rewrite;
 
-pub use check::{History, check_history};
+pub use check::{History, check_all, check_history};
 pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
