@@ -44,6 +44,8 @@
 pub mod backup;
 pub mod bolt;
 pub mod crypto;
+#[cfg(feature = "backup")]
+pub mod datadir;
 pub mod envelope;
 pub mod error;
 #[cfg(feature = "backup")]
