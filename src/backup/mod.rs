@@ -11,6 +11,7 @@ mod folder;
 mod frames;
 mod input;
 mod inside;
+mod member;
 mod passphrases;
 mod read;
 mod reseal;
@@ -26,6 +27,7 @@ pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};
 pub use inside::{Frames, Inside, look_inside};
+pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,

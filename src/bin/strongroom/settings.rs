@@ -91,6 +91,15 @@ pub(crate) enum MasterKeyUri {
     Passphrase,
 }
 
+impl std::fmt::Display for MasterKeyUri {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Passphrase => f.write_str("passphrase"),
+        }
+    }
+}
+
 impl std::str::FromStr for MasterKeyUri {
     type Err = Error;
 
