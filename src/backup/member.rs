@@ -260,7 +260,9 @@ impl Scratch {
             Err(error) => return Err(Error::io(target, error)),
         };
         let dir = if inside { target } else { parent(target) };
-        let temporary = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(dir);
+        let private = Permissions::from_mode(0o700);
+        let temporary =
+            tempfile::Builder::new().prefix(SCRATCH).permissions(private).tempdir_in(dir);
         let temporary = temporary.map_err(|error| {
             Error::io(dir, error).hint("the directory above the data directory must be there")
         })?;

@@ -23,6 +23,7 @@ mod full_disk;
 mod hostile;
 mod keys;
 mod kill;
+mod member;
 mod members;
 mod mvcc;
 mod place;
