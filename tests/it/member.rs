@@ -14,14 +14,14 @@ use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version, free_ports};
 use crate::place::{Place, exits};
 
 /// Ports of a cluster to be.
-struct Plan {
+pub(crate) struct Plan {
     version: Version,
     clients: Vec<u16>,
     peers: Vec<u16>,
 }
 
 impl Plan {
-    fn new(version: Version, members: usize) -> Self {
+    pub(crate) fn new(version: Version, members: usize) -> Self {
         let ports = free_ports(2 * members);
         let (clients, peers) = ports.split_at(members);
         Self { version, clients: clients.into(), peers: peers.into() }
@@ -39,14 +39,14 @@ impl Plan {
         format!("http://127.0.0.1:{}", self.clients[at])
     }
 
-    fn initial_cluster(&self, members: usize) -> String {
+    pub(crate) fn initial_cluster(&self, members: usize) -> String {
         let pairs: Vec<_> =
             (0..members).map(|at| format!("{}={}", Self::name(at), self.peer(at))).collect();
         pairs.join(",")
     }
 
     /// Starts member `at` from `dir`.
-    fn start(&self, at: usize, dir: &Path, more: &[&str]) -> Running {
+    pub(crate) fn start(&self, at: usize, dir: &Path, more: &[&str]) -> Running {
         let mut command = self.version.program("etcd");
         let (endpoint, peer) = (self.endpoint(at), self.peer(at));
         command.args(["--name", &Self::name(at), "--data-dir"]).arg(dir);
@@ -63,7 +63,7 @@ impl Plan {
         ctl
     }
 
-    async fn client(&self, at: usize) -> Client {
+    pub(crate) async fn client(&self, at: usize) -> Client {
         let endpoint = self.endpoint(at);
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-struct Running {
+pub(crate) struct Running {
     child: Child,
     command: Command,
 }
@@ -99,7 +99,7 @@ impl Drop for Running {
 }
 
 /// HashKV at `revision` as the client's only endpoint answers it.
-async fn hash(client: &mut Client, revision: i64) -> u32 {
+pub(crate) async fn hash(client: &mut Client, revision: i64) -> u32 {
     let mut maintenance = client.maintenance_client();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
