@@ -3,6 +3,7 @@
 mod blocking;
 mod buffers;
 mod catalog;
+mod companions;
 mod control;
 mod create;
 mod deep;
@@ -23,6 +24,7 @@ mod spool;
 mod verify;
 
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
+pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};

@@ -274,6 +274,9 @@ pub(crate) struct BackupArgs {
     /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
     #[arg(long, value_name = "NAME", env = "STRONGROOM_SUITE", hide_env_values = true)]
     pub(crate) suite: Option<Suite>,
+    /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
+    #[arg(long, value_name = "PATH")]
+    pub(crate) include: Vec<PathBuf>,
     /// Do not ask every member for a hash of its data
     #[arg(long)]
     pub(crate) no_compare: bool,

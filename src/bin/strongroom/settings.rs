@@ -63,6 +63,8 @@ pub(crate) struct BackupConfig {
     pub(crate) level: Option<i32>,
     #[serde(deserialize_with = "suite")]
     pub(crate) suite: Option<Suite>,
+    /// Files and directories to store beside each snapshot.
+    pub(crate) include: Vec<PathBuf>,
 }
 
 fn suite<'de, D: serde::Deserializer<'de>>(

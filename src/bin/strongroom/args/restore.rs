@@ -16,13 +16,16 @@ pub(crate) struct RestoreArgs {
     /// Go back to this revision, of those the snapshot holds
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<i64>,
+    /// Also restore the files that `backup --include` stored, below this directory: empty, or not there yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) companions_to: Option<PathBuf>,
 
     /// File to write, or - for standard output
     #[arg(
         short,
         long,
         value_name = "FILE",
-        required_unless_present_any = ["data_dir", "from_manifest"],
+        required_unless_present_any = ["data_dir", "from_manifest", "companions_to"],
         conflicts_with_all = ["data_dir", "from_manifest"],
         help_heading = "To a file"
     )]

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{MemberOptions, MemberReport, Output, restore, restore_member};
+use strongroom::backup::{
+    MemberOptions, MemberReport, Output, restore, restore_companions, restore_member,
+};
 use strongroom::datadir::{MAX_MANIFEST, Manifest};
 use strongroom::mvcc::RENEWED_LEASE_TTL;
 use strongroom::{Error, Result};
@@ -14,13 +16,38 @@ use crate::args::RestoreArgs;
 use crate::output::{bytes, shell_word};
 
 pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode> {
-    match &args.output {
-        Some(output) => to_file(&args, output, context).await,
-        None => to_data_dir(&args, context).await,
+    let restores_member = args.member.data_dir.is_some() || args.member.from_manifest.is_some();
+    let companions = match &args.companions_to {
+        Some(dir) => Some(companions(&args, dir, context).await?),
+        None => None,
+    };
+    match (&args.output, companions) {
+        (Some(output), companions) => to_file(&args, output, companions, context).await,
+        (None, companions) if restores_member => to_data_dir(&args, companions, context).await,
+        (None, companions) => {
+            let names = companions.unwrap_or_default();
+            context.output.result(json!({ "companions": names }), || names.join("\n"))?;
+            context.output.note("next: look at what differs from what is there, then move it");
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
-async fn to_file(args: &RestoreArgs, path: &Path, context: &Context) -> Result<ExitCode> {
+/// Restores the companions; where each is now.
+async fn companions(args: &RestoreArgs, dir: &Path, context: &Context) -> Result<Vec<String>> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &args.which).await?;
+    let names = restore_companions(&repository, &keys, id, dir, &context.control).await?;
+    Ok(names.iter().map(|name| dir.join(name).display().to_string()).collect())
+}
+
+async fn to_file(
+    args: &RestoreArgs,
+    path: &Path,
+    companions: Option<Vec<String>>,
+    context: &Context,
+) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
     let target = match (stdout, args.revision) {
         (true, None) => Output::Stdout,
@@ -51,6 +78,7 @@ async fn to_file(args: &RestoreArgs, path: &Path, context: &Context) -> Result<E
             "sha256": report.sha256.to_string(),
             "database_bytes": report.database_bytes,
             "opened_by": report.opened_by.to_string(),
+            "companions": companions,
             "findings": report.findings,
             "duration_seconds": report.duration.as_secs_f64(),
         }),
@@ -70,7 +98,11 @@ async fn to_file(args: &RestoreArgs, path: &Path, context: &Context) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-async fn to_data_dir(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
+async fn to_data_dir(
+    args: &RestoreArgs,
+    companions: Option<Vec<String>>,
+    context: &Context,
+) -> Result<ExitCode> {
     let options = options(args)?;
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
@@ -79,7 +111,11 @@ async fn to_data_dir(args: &RestoreArgs, context: &Context) -> Result<ExitCode> 
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
-    context.output.result(json_of(&options, &report, &others), || {
+    let mut json = json_of(&options, &report, &others);
+    if let Some(map) = json.as_object_mut() {
+        map.insert("companions".into(), companions.into());
+    }
+    context.output.result(json, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
