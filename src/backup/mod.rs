@@ -15,6 +15,7 @@ mod inside;
 mod member;
 mod passphrases;
 mod read;
+mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
@@ -34,6 +35,7 @@ pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,
 };
+pub use reports::{ListedReport, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{Output, RestoreReport, restore};
 pub use show::{Details, show};
