@@ -3,6 +3,7 @@
 mod blocking;
 mod buffers;
 mod catalog;
+pub mod contents;
 mod control;
 mod create;
 mod facts;

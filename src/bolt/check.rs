@@ -40,6 +40,18 @@ pub struct BucketSize {
 /// # Errors
 /// [`Tampered`](crate::ErrorKind::Tampered) naming page and rule, and those of the source.
 pub fn check<R: ReadAt>(db: &Db<R>) -> Result<Checked> {
+    check_with(db, |_, _, _| Ok(()))
+}
+
+/// As [`check`], and gives each record to `visit` on the way: its bucket's name, key and value, bucket by bucket
+/// and in order.
+///
+/// # Errors
+/// As [`check`], and those of `visit`.
+pub fn check_with<R: ReadAt>(
+    db: &Db<R>,
+    mut visit: impl FnMut(&[u8], &[u8], &[u8]) -> Result<()>,
+) -> Result<Checked> {
     let root = db.root();
     let mut cursor = root.cursor_with(&[], Visited::new(db.meta().high_water))?;
     let found = db.collect_buckets(&mut cursor)?;
@@ -53,6 +65,7 @@ pub fn check<R: ReadAt>(db: &Db<R>) -> Result<Checked> {
         while let Some((key, value)) = cursor.next_record().map_err(|e| e.context(what()))? {
             records = records.saturating_add(1);
             bytes = bytes.saturating_add(key.len() as u64).saturating_add(value.len() as u64);
+            visit(&size.name, key, value)?;
         }
         visited = cursor.into_visited();
         (size.records, size.bytes) = (records, bytes);

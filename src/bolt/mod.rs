@@ -18,7 +18,7 @@ mod tree;
 mod writer;
 
 pub use bucket::Bucket;
-pub use check::{BucketSize, Checked, check};
+pub use check::{BucketSize, Checked, check, check_with};
 pub use cursor::Cursor;
 pub use db::{Db, Meta};
 pub use source::{FileSource, ReadAt};

@@ -5,6 +5,7 @@
 
 mod choose;
 mod failure;
+mod keys;
 mod probe;
 pub mod protocol;
 mod settings;

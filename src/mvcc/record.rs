@@ -147,7 +147,10 @@ pub(super) fn records_until<R: ReadAt>(
 }
 
 /// Checks that the database knows the key space at main revision `at`.
-pub(super) fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as [`database_facts`].
+pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
     let facts = database_facts(db)?;
     let first = facts.compact_revision.max(1);
     if (first..=facts.revision).contains(&at) {
