@@ -3,6 +3,7 @@
 use super::cursor::Visited;
 use super::db::Db;
 use super::page::{FREELIST, HEADER, Header, tampered};
+use super::scan::Span;
 use super::source::ReadAt;
 use crate::error::{Context, Result};
 
@@ -43,8 +44,8 @@ pub fn check<R: ReadAt>(db: &Db<R>) -> Result<Checked> {
     check_with(db, |_, _, _| Ok(()))
 }
 
-/// As [`check`], and gives each record to `visit` on the way: its bucket's name, key and value, bucket by bucket
-/// and in order.
+/// As [`check`], and gives each record to `visit` on the way: its bucket's name, key and value, bucket by bucket, the
+/// records of one in no order.
 ///
 /// # Errors
 /// As [`check`], and those of `visit`.
@@ -60,14 +61,13 @@ pub fn check_with<R: ReadAt>(
     for (name, bucket) in found {
         let mut size = BucketSize { name, records: 0, bytes: 0 };
         let what = || format!("bucket {:?}", String::from_utf8_lossy(&size.name));
-        let mut cursor = bucket.cursor_with(&[], visited).map_err(|e| e.context(what()))?;
         let (mut records, mut bytes) = (0_u64, 0_u64);
-        while let Some((key, value)) = cursor.next_record().map_err(|e| e.context(what()))? {
+        let count = |key: &[u8], value: &[u8]| {
             records = records.saturating_add(1);
             bytes = bytes.saturating_add(key.len() as u64).saturating_add(value.len() as u64);
-            visit(&size.name, key, value)?;
-        }
-        visited = cursor.into_visited();
+            visit(&size.name, key, value)
+        };
+        visited = bucket.scan_with(Span::ALL, visited, count).map_err(|e| e.context(what()))?;
         (size.records, size.bytes) = (records, bytes);
         buckets.push(size);
     }

@@ -13,6 +13,7 @@ mod db;
 #[doc(hidden)]
 pub mod fuzzing;
 mod page;
+mod scan;
 mod source;
 mod tree;
 mod writer;

@@ -21,6 +21,7 @@ pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
 pub use record::{
-    KeyValue, Record, check_reachable, for_each_record, for_each_record_at, history, value_at,
+    KeyValue, Record, check_reachable, for_each_record, for_each_record_at, history, scan_records,
+    value_at,
 };
 pub use revision::Revision;

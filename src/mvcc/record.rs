@@ -1,6 +1,6 @@
 //! The records of the bucket `key`: every change that was not compacted away, oldest first.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use super::facts::{database_facts, required};
 use super::proto::{Fields, Malformed};
@@ -100,6 +100,23 @@ pub fn for_each_record_at<R: ReadAt>(
 ) -> Result<()> {
     check_reachable(db, at)?;
     records_until(db, at, visit)
+}
+
+/// Gives `visit` each record of the main revisions `revisions`, as they lie in the file and in no order: of an
+/// encrypted snapshot that is far less to fetch (see [`Bucket::scan`]).
+///
+/// # Errors
+/// As [`for_each_record`].
+pub fn scan_records<R: ReadAt>(
+    db: &Db<R>,
+    revisions: RangeInclusive<i64>,
+    mut visit: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<()> {
+    let first = |main: i64| Revision { main, sub: 0 }.to_key(false);
+    let end = revisions.end().checked_add(1).map(first);
+    required(db, "key")?.scan(&first(*revisions.start()), end.as_deref(), |key, value| {
+        visit(Record::parse(key, value)?)
+    })
 }
 
 /// Gives `visit` each change of the user's key `key`, oldest first. Reads all records.

@@ -1,15 +1,14 @@
 //! One key at a revision.
 
-use std::ops::ControlFlow;
-
 use super::keys::KeyState;
 use super::text::printable;
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mvcc::{Revision, check_reachable, database_facts, for_each_record};
+use crate::mvcc::{check_reachable, database_facts, scan_records};
 
-/// Revisions looked through at first. Records are in order of their revisions, not of their keys.
-const FIRST: i64 = 256;
+/// How many revisions are looked through first, second and so on: records are in order of their revisions, not of
+/// their keys. Each step may fetch the same frames again, so there are few.
+const WINDOWS: [i64; 4] = [16, 256, 4096, i64::MAX];
 
 /// The state of `key` at the main revision `at`, the last one if `None`;
 /// [`value_at`](crate::mvcc::value_at) its [`modified`](KeyState::modified) reads the value.
@@ -51,30 +50,21 @@ fn latest<R: ReadAt>(db: &Db<R>, key: &[u8], at: i64) -> Result<Option<KeyState>
         // etcd knows no empty key, and the record that --bump-revision adds has one.
         return Ok(None);
     }
-    let (mut end, mut width) = (at, FIRST);
-    loop {
+    let mut end = at;
+    for width in WINDOWS {
         let start = end.saturating_sub(width).saturating_add(1).max(0);
-        let mut found = None;
-        for_each_record(db, Revision { main: start, sub: 0 }, |record| {
-            if record.revision.main > end {
-                return Ok(ControlFlow::Break(()));
+        let mut found: Option<KeyState> = None;
+        scan_records(db, start..=end, |record| {
+            let later = found.is_none_or(|found| found.modified < record.revision);
+            if record.kv.key == key && later {
+                found = Some(KeyState::of(&record, ()));
             }
-            if record.kv.key == key {
-                found = Some(KeyState {
-                    modified: record.revision,
-                    create_revision: record.kv.create_revision,
-                    version: if record.tombstone { 0 } else { record.kv.version.max(1) },
-                    lease: record.kv.lease,
-                    value_bytes: record.kv.value.len() as u64,
-                    value: (),
-                });
-            }
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         })?;
         if found.is_some() || start == 0 {
             return Ok(found);
         }
         end = start.saturating_sub(1);
-        width = width.saturating_mul(4);
     }
+    Ok(None)
 }

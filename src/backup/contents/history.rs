@@ -1,10 +1,9 @@
 //! Every change of one key.
 
+use super::text::printable;
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mvcc::{Revision, database_facts, history};
-
-use super::text::printable;
+use crate::mvcc::{Revision, database_facts, scan_records};
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +61,10 @@ pub struct KeyHistory {
 pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
     let facts = database_facts(db)?;
     let mut changes = Vec::new();
-    history(db, key, |record| {
+    scan_records(db, 0..=i64::MAX, |record| {
+        if record.kv.key != key {
+            return Ok(());
+        }
         let version = if record.tombstone { 0 } else { record.kv.version.max(1) };
         let what = match version {
             0 => What::Deleted,
@@ -78,6 +80,7 @@ pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
         });
         Ok(())
     })?;
+    changes.sort_unstable_by_key(|change: &Change| change.revision);
     // etcd knows no empty key, and the record that --bump-revision adds has one.
     if changes.is_empty() || key.is_empty() {
         let message = format!("key {}: no change of it in this snapshot", printable(key));

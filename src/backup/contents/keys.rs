@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::bolt::{Db, ReadAt};
 use crate::error::Result;
-use crate::mvcc::{Revision, database_facts, for_each_record_at};
+use crate::mvcc::{Record, Revision, check_reachable, database_facts, scan_records};
 
 /// Which keys.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +46,18 @@ pub struct KeyState<T = ()> {
 }
 
 impl<T> KeyState<T> {
+    /// As `record` left its key; `value` is what was asked of the value.
+    pub(super) fn of(record: &Record<'_>, value: T) -> Self {
+        Self {
+            modified: record.revision,
+            create_revision: record.kv.create_revision,
+            version: if record.tombstone { 0 } else { record.kv.version.max(1) },
+            lease: record.kv.lease,
+            value_bytes: record.kv.value.len() as u64,
+            value,
+        }
+    }
+
     /// Whether the key was not there at the revision, and its latest change was its deletion.
     pub fn deleted(&self) -> bool {
         self.version == 0
@@ -53,7 +65,7 @@ impl<T> KeyState<T> {
 }
 
 /// Reads the selected keys; `of_value` makes of each value what is to be kept of it. Reads the records up to the
-/// revision once.
+/// revision once; those of deleted keys take memory meanwhile, whether selected or not.
 ///
 /// # Errors
 /// [`NotFound`](crate::ErrorKind::NotFound) when the revision is compacted or was never reached,
@@ -68,30 +80,27 @@ pub fn read<R: ReadAt, T>(
         Some(revision) => revision,
         None => database_facts(db)?.revision,
     };
-    let mut keys = BTreeMap::new();
-    for_each_record_at(db, revision, |record| {
+    check_reachable(db, revision)?;
+    let mut keys: BTreeMap<Box<[u8]>, KeyState<T>> = BTreeMap::new();
+    scan_records(db, 0..=revision, |record| {
         let (key, kv) = (record.kv.key, &record.kv);
         // The record that --bump-revision adds has no key.
         if key.is_empty() || !key.starts_with(selection.prefix) {
             return Ok(());
         }
-        if record.tombstone && !selection.deleted {
-            keys.remove(key);
+        let known = keys.get_mut(key);
+        if known.as_ref().is_some_and(|known| known.modified > record.revision) {
             return Ok(());
         }
-        let state = KeyState {
-            modified: record.revision,
-            create_revision: kv.create_revision,
-            version: if record.tombstone { 0 } else { kv.version.max(1) },
-            lease: kv.lease,
-            value_bytes: kv.value.len() as u64,
-            value: of_value(kv.value),
-        };
-        match keys.get_mut(key) {
+        let state = KeyState::of(&record, of_value(kv.value));
+        match known {
             Some(known) => *known = state,
             None => drop(keys.insert(Box::from(key), state)),
         }
         Ok(())
     })?;
+    if !selection.deleted {
+        keys.retain(|_, state| !state.deleted());
+    }
     Ok(Contents { revision, keys })
 }

@@ -6,7 +6,7 @@ use super::encryption::{KeyInUse, Protection, Protections, is_kubernetes};
 use super::groups::Groups;
 use crate::bolt::{Checked, Db, ReadAt, check_with};
 use crate::error::Result;
-use crate::mvcc::{Record, database_facts, leases};
+use crate::mvcc::{Record, Revision, database_facts, leases};
 
 /// Of so many largest values the keys are told.
 const LARGEST: usize = 10;
@@ -86,14 +86,14 @@ pub struct Large {
 
 /// A key at the latest revision read.
 struct Latest {
-    revision: i64,
+    revision: Revision,
     value_bytes: u64,
     leased: bool,
-    /// Its number in [`Protections`].
-    protection: usize,
+    /// The value's number in [`Protections`]; `None` for a deletion.
+    protection: Option<usize>,
 }
 
-/// Reads the whole database once, and checks its structure on the way. Memory: about 100 bytes and the key for each
+/// Reads the whole database, and checks its structure on the way. Memory: about 100 bytes and the key for each
 /// key, and for each prefix.
 ///
 /// # Errors
@@ -145,31 +145,32 @@ impl Collected {
         group.resource = group.resource.take().or(resource.map(<[u8]>::to_vec));
         add(&mut group.records, 1);
         add(&mut group.record_bytes, length(record.raw.0).saturating_add(length(record.raw.1)));
-        if record.tombstone {
-            add(&mut self.deletions, 1);
-            self.keys.remove(key);
-            return;
-        }
-        if resource.is_none() && is_kubernetes(value) {
+        if !record.tombstone && resource.is_none() && is_kubernetes(value) {
             add(&mut self.kubernetes_elsewhere, 1);
         }
-        let protection = Protection::of(value);
-        if protection == Protection::Clear {
-            add(&mut group.clear_before, 1);
-        }
+        let protection = if record.tombstone {
+            add(&mut self.deletions, 1);
+            None
+        } else {
+            let protection = Protection::of(value);
+            add(&mut group.clear_before, (protection == Protection::Clear).into());
+            Some(self.protections.count(protection))
+        };
         let latest = Latest {
-            revision: record.revision.main,
+            revision: record.revision,
             value_bytes: length(value),
             leased: record.kv.lease != 0,
-            protection: self.protections.count(protection),
+            protection,
         };
         match self.keys.get_mut(key) {
+            Some(known) if known.revision > latest.revision => {}
             Some(known) => *known = latest,
             None => drop(self.keys.insert(Box::from(key), latest)),
         }
     }
 
     fn into_stats(mut self, checked: &Checked) -> Stats {
+        self.keys.retain(|_, latest| latest.protection.is_some());
         let protections = self.protections.into_all();
         let mut values = vec![0_u64; protections.len()];
         let (mut bytes, mut leased_keys) = (0, 0);
@@ -177,11 +178,12 @@ impl Collected {
             let size = length(key).saturating_add(latest.value_bytes);
             add(&mut bytes, size);
             add(&mut leased_keys, latest.leased.into());
-            values.get_mut(latest.protection).into_iter().for_each(|count| add(count, 1));
+            let protection = latest.protection.unwrap_or_default();
+            values.get_mut(protection).into_iter().for_each(|count| add(count, 1));
             let Some(group) = self.groups.get_mut(self.by.of(key).0) else { continue };
             add(&mut group.keys, 1);
             add(&mut group.bytes, size);
-            match protections.get(latest.protection) {
+            match protections.get(protection) {
                 Some((Protection::Clear, _)) => {
                     add(&mut group.clear, 1);
                     // All were counted, the latest among them.
@@ -227,7 +229,7 @@ fn largest(keys: &BTreeMap<Box<[u8]>, Latest>) -> Vec<Large> {
     let large = |(key, latest): (&Box<[u8]>, &Latest)| Large {
         key: key.to_vec(),
         value_bytes: latest.value_bytes,
-        revision: latest.revision,
+        revision: latest.revision.main,
     };
     all.into_iter().take(LARGEST).map(large).collect()
 }
