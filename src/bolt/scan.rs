@@ -18,9 +18,15 @@ struct Family {
 }
 
 impl Family {
-    fn of(branch: &Page, high: Option<&[u8]>) -> Self {
+    fn of(branch: &Page, high: Option<&[u8]>) -> Result<Self> {
+        let keys = (0..branch.len()).map(|at| branch.key(at).len());
+        // Many long keys in the same few bytes would make much memory of a small file.
+        if keys.fold(0, usize::saturating_add) > branch.extent() {
+            return Err(tampered(branch.id(), "its keys overlap"));
+        }
         let child = |at| branch.child(at).map(|id| (id, branch.key(at).into()));
-        Self { children: (0..branch.len()).filter_map(child).collect(), high: high.map(Box::from) }
+        let children = (0..branch.len()).filter_map(child).collect();
+        Ok(Self { children, high: high.map(Box::from) })
     }
 
     /// What the keys of child `at` are not below, and what they are below.
@@ -88,7 +94,7 @@ impl<R: ReadAt> Bucket<'_, R> {
                 visited.mark(id, page.extent() as u64 / size)?;
                 page.check_bounds(low, high)?;
                 match page.kind {
-                    Kind::Branch => next.push(Family::of(&page, high)),
+                    Kind::Branch => next.push(Family::of(&page, high)?),
                     Kind::Leaf if page.len() == 0 && depth > 0 => {
                         return Err(tampered(id, "an empty leaf below a branch"));
                     }

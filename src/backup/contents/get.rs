@@ -8,7 +8,7 @@ use crate::mvcc::{check_reachable, database_facts, scan_records};
 
 /// How many revisions are looked through first, second and so on: records are in order of their revisions, not of
 /// their keys. Each step may fetch the same frames again, so there are few.
-const WINDOWS: [i64; 4] = [16, 256, 4096, i64::MAX];
+const WINDOWS: [i64; 3] = [16, 256, i64::MAX];
 
 /// The state of `key` at the main revision `at`, the last one if `None`;
 /// [`value_at`](crate::mvcc::value_at) its [`modified`](KeyState::modified) reads the value.

@@ -226,12 +226,12 @@ impl Collected {
 fn largest(keys: &BTreeMap<Box<[u8]>, Latest>) -> Vec<Large> {
     let mut all: Vec<_> = keys.iter().collect();
     all.sort_by_key(|(_, latest)| std::cmp::Reverse(latest.value_bytes));
-    let large = |(key, latest): (&Box<[u8]>, &Latest)| Large {
+    let largest = all.into_iter().take(LARGEST).map(|(key, latest)| Large {
         key: key.to_vec(),
         value_bytes: latest.value_bytes,
         revision: latest.revision.main,
-    };
-    all.into_iter().take(LARGEST).map(large).collect()
+    });
+    largest.collect()
 }
 
 fn add(sum: &mut u64, more: u64) {
