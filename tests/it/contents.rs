@@ -548,13 +548,12 @@ async fn a_late_key_is_found_without_fetching_all() {
             .unwrap()
     };
     for (key, found, percent) in
-        [(&b"key/01999"[..], true, 0..30), (b"key/00000", true, 50..130), (b"none", false, 50..130)]
+        [(&b"key/01999"[..], true, 0..30), (b"key/00000", true, 50..200), (b"none", false, 50..200)]
     {
         let (there, (fetched, stored)) = cost(key).await;
         assert_eq!(there, found);
         assert!(stored > 16_000 * 1500);
         let share = fetched * 100 / stored;
-        println!("{}: {share} % of {stored} bytes", String::from_utf8_lossy(key));
         assert!(percent.contains(&share), "{share} % for {}", String::from_utf8_lossy(key));
     }
 }

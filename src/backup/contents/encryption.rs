@@ -125,7 +125,20 @@ impl Protections {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_something(start in 0_usize..5, rest in prop::collection::vec(any::<u8>(), 0..60)) {
+            let starts = ["", "k8s:enc:", "k8s:enc:kms:v2:", "k8s:enc:kms:v2:x:", "k8s:enc:kms:v2:x:\x12"];
+            if let Protection::Encrypted(key) = Protection::of(&[starts[start].as_bytes(), &rest].concat()) {
+                let told = [Some(key.name), key.key_id].into_iter().flatten().collect::<String>();
+                prop_assert!(!told.contains(char::is_control));
+            }
+        }
+    }
 
     fn encrypted(value: &[u8]) -> (String, String, String, Option<String>) {
         match Protection::of(value) {

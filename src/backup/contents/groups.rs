@@ -60,7 +60,22 @@ fn parts(key: &[u8], start: usize, count: usize) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_group_is_a_directory_of_its_key(key in "(/registry|/k|a\\.b|services|x|/)(/|[a-z./]){0,8}", depth in 1_usize..5) {
+            let groups = Groups::new(KUBERNETES_ROOTS, depth);
+            let (prefix, resource) = groups.of(key.as_bytes());
+            prop_assert!(key.as_bytes().starts_with(prefix));
+            prop_assert!(prefix.is_empty() || prefix.ends_with(b"/"));
+            // All keys that begin with the prefix and are no deeper are in the group.
+            let other = [prefix, b"n"].concat();
+            prop_assert_eq!(groups.of(&other), (prefix, resource));
+        }
+    }
 
     fn group(groups: &Groups, key: &str) -> (String, Option<String>) {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

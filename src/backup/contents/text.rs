@@ -22,7 +22,20 @@ pub fn printable(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn different_bytes_print_differently(
+            a in prop::collection::vec(prop::sample::select(b"\\xf0ff\xff\x01n\n".to_vec()), 0..6),
+            b in prop::collection::vec(prop::sample::select(b"\\xf0ff\xff\x01n\n".to_vec()), 0..6),
+        ) {
+            prop_assert_eq!(a == b, printable(&a) == printable(&b));
+            prop_assert!(!printable(&a).contains(char::is_control));
+        }
+    }
 
     #[test]
     fn a_terminal_sees_text_only() {
