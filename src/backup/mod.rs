@@ -4,6 +4,7 @@ mod blocking;
 mod buffers;
 mod catalog;
 mod companions;
+pub mod contents;
 mod control;
 mod create;
 mod deep;
