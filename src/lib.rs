@@ -12,7 +12,7 @@
 //!
 //! ```no_run
 //! use std::path::PathBuf;
-//! use strongroom::backup::{self, BackupOptions, Control, Output, Source};
+//! use strongroom::backup::{self, BackupOptions, Control, Source, Target};
 //! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
 //!
 //! # async fn example() -> strongroom::Result<()> {
@@ -28,8 +28,8 @@
 //! let (options, control) = (BackupOptions::default(), Control::default());
 //! let taken = backup::backup(&repository, &keys, source, &options, &control).await?;
 //!
-//! let output = Output::File { path: PathBuf::from("etcd.db"), force: false, revision: None };
-//! let restored = backup::restore(&repository, &keys, taken.id, &output, &control).await?;
+//! let target = Target::File { path: PathBuf::from("etcd.db"), force: false, revision: None };
+//! let restored = backup::restore(&repository, &keys, taken.id, target, &control).await?;
 //! assert_eq!(restored.revision, taken.revision);
 //! # Ok(())
 //! # }

@@ -74,7 +74,9 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
     listing.findings.extend(foreign.iter().map(|name| format!("{name} is none of ours")));
     let mut whole = Vec::new();
     for (id, folder) in snapshots {
-        if folder.manifest.is_some() {
+        if folder.tombstone.is_some() {
+            // On its way out: no snapshot any more, and no damage.
+        } else if folder.manifest.is_some() {
             whole.push((id, folder));
         } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
             listing.orphans.push(id);
@@ -176,7 +178,8 @@ pub(super) async fn folders_of(
             .await;
     }
     let all = folder::list_all(repository).await?.snapshots;
-    let whole: Vec<_> = all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect();
+    let is_whole = |folder: &Folder| folder.manifest.is_some() && folder.tombstone.is_none();
+    let whole: Vec<_> = all.into_iter().filter(|(_, folder)| is_whole(folder)).collect();
     let Scope::Cluster(cluster) = scope else { return Ok(whole) };
     let mut read =
         stream::iter(whole)

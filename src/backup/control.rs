@@ -11,17 +11,31 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// A new phase began; `total` units (bytes or objects) lie ahead, if that is known.
+    /// A new phase began; `total` units lie ahead, if that is known.
     Begin {
         /// What is being done, such as `reading etcd`.
         what: String,
         /// How many units it will take.
         total: Option<u64>,
+        /// What is counted.
+        unit: Unit,
     },
     /// So many more units are done.
     Advance(u64),
     /// Something to tell the operator now, such as which member was chosen.
     Note(String),
+}
+
+/// What a job counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unit {
+    /// Bytes of database, or of objects.
+    Bytes,
+    /// Snapshots.
+    Snapshots,
+    /// Keys of etcd.
+    Keys,
 }
 
 type Listener = dyn Fn(Step) + Send + Sync;
@@ -55,7 +69,11 @@ impl Control {
     }
 
     pub(crate) fn begin(&self, what: &str, total: Option<u64>) {
-        self.step(Step::Begin { what: what.into(), total });
+        self.begin_counting(what, total, Unit::Bytes);
+    }
+
+    pub(crate) fn begin_counting(&self, what: &str, total: Option<u64>, unit: Unit) {
+        self.step(Step::Begin { what: what.into(), total, unit });
     }
 
     /// Resolves when the job is to stop.

@@ -17,7 +17,7 @@ use super::snapshot::DatabaseReader;
 use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::etcd::{Comparison, EtcdSettings};
+use crate::etcd::{Comparison, EtcdSettings, Member};
 use crate::format::{
     ClusterName, Database, Facts, FrameRef, HashKvFacts, Index, KeyId, Manifest, ManifestBody,
     ObjectEntry, Role, Sha256, SnapshotId, Subject, names,
@@ -72,7 +72,7 @@ impl Default for BackupOptions {
 }
 
 /// What a backup did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BackupReport {
     /// The new snapshot.
@@ -89,8 +89,10 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
-    /// The member that was read, and why that one.
-    pub member: Option<String>,
+    /// The member that was read.
+    pub member: Option<Member>,
+    /// Which one and why, in a line for people.
+    pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
     /// What the operator should look at.
@@ -144,7 +146,7 @@ pub async fn backup(
         companions,
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
-    let member = input.member();
+    let (member, reason) = (input.member(), input.reason());
     let written = match writer.write(input).await {
         Ok(written) => written,
         Err(error) => {
@@ -162,6 +164,7 @@ pub async fn backup(
         stored_bytes: written.stored_bytes,
         sealed_by,
         member,
+        reason,
         members: written.members,
         warnings,
         duration: started.elapsed(),

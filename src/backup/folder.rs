@@ -14,7 +14,8 @@ const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 #[derive(Default)]
 pub(crate) struct Folder {
     pub(crate) manifest: Option<ObjectInfo>,
-    pub(crate) tombstone: bool,
+    /// It is being removed (SPEC.md §3.3).
+    pub(crate) tombstone: Option<ObjectInfo>,
     pub(crate) seals: BTreeMap<u32, ObjectInfo>,
     /// Every other object, by its name within the folder.
     pub(crate) objects: BTreeMap<String, ObjectInfo>,
@@ -28,7 +29,8 @@ impl Folder {
 
     /// The youngest object's age by the store's clock; `None` when there is none or it lies ahead.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
-        let all = self.objects.values().chain(self.seals.values()).chain(&self.manifest);
+        let heads = self.manifest.iter().chain(&self.tombstone);
+        let all = self.objects.values().chain(self.seals.values()).chain(heads);
         now.duration_since(all.map(|info| info.modified).max()?).ok()
     }
 }
@@ -61,7 +63,7 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
         let folder = folders.snapshots.entry(id).or_default();
         match part {
             Part::Manifest => folder.manifest = Some(info),
-            Part::Tombstone => folder.tombstone = true,
+            Part::Tombstone => folder.tombstone = Some(info),
             Part::Seal(generation) => {
                 folder.seals.insert(generation, info);
             }

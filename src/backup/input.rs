@@ -13,7 +13,7 @@ use super::blocking::run_blocking;
 use super::control::{Control, Step};
 use super::create::Source;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::etcd::{self, Choice, EtcdSettings, SnapshotStream};
+use crate::etcd::{self, Choice, EtcdSettings, Member, SnapshotStream};
 use crate::format::EtcdFacts;
 
 /// Bytes read from a file at a time.
@@ -56,7 +56,14 @@ impl Input {
         }
     }
 
-    pub(crate) fn member(&self) -> Option<String> {
+    pub(crate) fn member(&self) -> Option<Member> {
+        match self {
+            Self::Etcd { live, .. } => Some(live.choice.member.clone()),
+            Self::File(_) => None,
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Etcd { live, .. } => Some(live.choice.reason.clone()),
             Self::File(_) => None,

@@ -27,18 +27,18 @@ mod verify;
 
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
 pub use companions::{MAX_COMPANIONS, restore_companions};
-pub use control::{Control, Step};
+pub use control::{Control, Step, Unit};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use passphrases::{
-    MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
-    passphrase_keys, remove_passphrase_key,
+    change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
+    remove_passphrase_key,
 };
 pub use reports::{ListedReport, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
-pub use restore::{Output, RestoreReport, restore};
+pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
 
@@ -54,7 +54,13 @@ mod tests {
         let (control, id) = (Control::default(), crate::format::SnapshotId(0));
         let source = Source::File("db".into());
         is_send(&backup(repository, keys, source, &BackupOptions::default(), &control));
-        is_send(&restore(repository, keys, id, &Output::Stdout, &control));
+        is_send(&restore(
+            repository,
+            keys,
+            id,
+            Target::Stream(Box::new(std::io::sink())),
+            &control,
+        ));
         is_send(&verify(repository, keys, Scope::All, VerifyLevel::Full, &control));
         is_send(&reseal(repository, keys, Scope::All, &[], &control));
     }

@@ -12,8 +12,8 @@ use crate::store::Repository;
 
 /// Generations of one key that are tried.
 const MAX_TRIES: usize = 8;
-/// What opening a key may cost at most, unless a caller allows more: 1 GiB.
-pub const MAX_ARGON2_KIB: u32 = 1 << 20;
+/// What opening a key may cost at most: 1 GiB.
+const MAX_ARGON2_KIB: u32 = 1 << 20;
 
 /// The generations of every passphrase key in the repository.
 ///
@@ -37,18 +37,24 @@ pub async fn passphrase_keys(repository: &Repository) -> Result<BTreeMap<KeyId, 
 pub async fn create_passphrase_key(
     repository: &Repository,
     passphrase: SecretBytes,
-    params: Argon2Cost,
+    cost: Argon2Cost,
 ) -> Result<LocalKey> {
+    check_cost(cost)?;
     let (key, object) = run_blocking(move || {
         let rng = &mut crypto::system_rng();
         let key = LocalKey::generate(rng);
-        let object = create_passphrase_object(&key, 1, &passphrase, params, rng)?;
+        let object = create_passphrase_object(&key, 1, &passphrase, cost, rng)?;
         Ok((key, object))
     })
     .await?;
     let name = names::key_name(key.id(), 1);
     repository.put_once(&name, object.print()?.into()).await?;
     Ok(key)
+}
+
+/// Nobody may make a key that nobody would open.
+fn check_cost(cost: Argon2Cost) -> Result<()> {
+    cost.check(MAX_ARGON2_KIB).map_err(|error| Error::usage(error.to_string()))
 }
 
 /// Opens every passphrase key in the repository that `passphrase` opens.
@@ -58,7 +64,6 @@ pub async fn create_passphrase_key(
 pub async fn open_passphrase_keys(
     repository: &Repository,
     passphrase: SecretBytes,
-    max_m_kib: u32,
 ) -> Result<Vec<LocalKey>> {
     let objects = all_objects(repository).await?;
     run_blocking(move || {
@@ -69,7 +74,8 @@ pub async fn open_passphrase_keys(
             if keys.iter().any(|key| key.id() == id) {
                 continue;
             }
-            match object.and_then(|object| open_passphrase_object(&object, &passphrase, max_m_kib))
+            match object
+                .and_then(|object| open_passphrase_object(&object, &passphrase, MAX_ARGON2_KIB))
             {
                 Ok(key) => keys.push(key),
                 Err(error) => failure = failure.or(Some(error)),
@@ -128,9 +134,9 @@ pub async fn change_passphrase(
     id: Option<KeyId>,
     old: SecretBytes,
     new: SecretBytes,
-    params: Argon2Cost,
+    cost: Argon2Cost,
 ) -> Result<KeyId> {
-    let keys = open_passphrase_keys(repository, old, MAX_ARGON2_KIB).await?;
+    let keys = open_passphrase_keys(repository, old).await?;
     let mut fitting = keys.into_iter().filter(|key| id.is_none_or(|id| key.id() == id));
     let key = match (fitting.next(), fitting.next()) {
         (Some(key), None) => key,
@@ -143,13 +149,14 @@ pub async fn change_passphrase(
             return Err(Error::new(ErrorKind::WrongKey, "the passphrase does not open that key"));
         }
     };
+    check_cost(cost)?;
     let id = key.id();
     let generations = passphrase_keys(repository).await?.remove(&id).unwrap_or_default();
     let next = generations.last().copied().unwrap_or(0).checked_add(1);
     let next = next.ok_or_else(|| Error::tampered(format!("key {id} has its last generation")))?;
     let object = run_blocking(move || {
-        let object = create_passphrase_object(&key, next, &new, params, &mut crypto::system_rng())?;
-        open_passphrase_object(&object, &new, params.m_kib)?;
+        let object = create_passphrase_object(&key, next, &new, cost, &mut crypto::system_rng())?;
+        open_passphrase_object(&object, &new, MAX_ARGON2_KIB)?;
         Ok(object)
     })
     .await?;

@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-/// Standard output, or whatever else takes bytes in order.
+/// What takes bytes in order.
 pub(super) type Stream = Box<dyn Write + Send>;
 
 /// Reads the whole database into `place`, and in order into `stream`; compares its SHA-256 with the index's.
@@ -73,7 +73,7 @@ pub(super) async fn read_all(
             for frame in batch {
                 hasher.update(frame.as_slice());
                 if let Some(stream) = &mut stream {
-                    stream.write_all(&frame).map_err(stdout_failed)?;
+                    stream.write_all(&frame).map_err(stream_failed)?;
                 }
                 control.step(Step::Advance(frame.len() as u64));
             }
@@ -88,8 +88,8 @@ pub(super) async fn read_all(
     Ok(stream)
 }
 
-pub(super) fn stdout_failed(error: std::io::Error) -> Error {
-    Error::io("standard output", error)
+pub(super) fn stream_failed(error: std::io::Error) -> Error {
+    Error::io("output", error)
 }
 
 /// Reads some frames into `spool`, the id of each checked.

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
-use super::control::{Control, Step};
+use super::control::{Control, Step, Unit};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
 use crate::crypto;
 use crate::envelope::{kept_stanzas, key_ids, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, MAX_SEAL, Seal, SnapshotId, Stanza, names};
+use crate::format::{KeyId, Seal, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -41,7 +41,8 @@ pub struct ResealReport {
 /// It is no revocation: who kept an old seal and its master key can still open that snapshot.
 ///
 /// # Errors
-/// Those of the store, and [`ErrorKind::Interrupted`]. What one snapshot meets stands in the report.
+/// [`ErrorKind::Unreachable`] once the store is gone, and [`ErrorKind::Interrupted`]; what was re-sealed until then
+/// stays so. What else one snapshot meets stands in the report.
 pub async fn reseal(
     repository: &Repository,
     keys: &MasterKeys,
@@ -52,12 +53,14 @@ pub async fn reseal(
     control
         .guard(async {
             let folders = catalog::folders_of(repository, scope).await?;
-            control.begin("re-sealing", Some(folders.len() as u64));
+            control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
             let mut report = ResealReport::default();
             for (id, folder) in folders {
                 match reseal_one(repository, keys, id, &folder, drop, &mut report).await {
                     Ok(true) => report.resealed.push(id),
                     Ok(false) => report.unchanged.push(id),
+                    // Each further one would be tried for minutes; what is done is done.
+                    Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                     Err(error) => report.failed.push((id, error)),
                 }
                 control.step(Step::Advance(1));
@@ -95,7 +98,7 @@ async fn reseal_one(
     let name = names::seal_name(id, generation);
     repository.put_once(&name, text.into()).await?;
     // Only a new seal that is proved to open may replace the old ones.
-    let written = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
+    let written = snapshot::read_seal(repository, id, generation).await?;
     let opened = open_seal(&written, keys).context(name)?;
     if opened.data_key.commitment() != manifest.body().commitment {
         return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
@@ -160,9 +163,7 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
 async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
     let mut seals = Vec::new();
     for generation in folder.seals.keys().rev() {
-        let name = names::seal_name(id, *generation);
-        let bytes = repository.get(&name, MAX_SEAL as u64).await?;
-        seals.push(Seal::parse(&bytes).context(name)?);
+        seals.push(snapshot::read_seal(repository, id, *generation).await?);
     }
     Ok(seals)
 }

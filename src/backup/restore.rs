@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::blocking::run_blocking;
 use super::control::Control;
-use super::read::{Place, Stream, read_all, stdout_failed};
+use super::read::{Place, Stream, read_all, stream_failed};
 use super::rewrite::{digest, rewrite};
 use super::snapshot::OpenSnapshot;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -21,9 +21,8 @@ use crate::mvcc::Changes;
 use crate::store::Repository;
 
 /// Where a restore writes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Output {
+pub enum Target {
     /// A file, which appears under its name only when all of it is proved.
     File {
         /// Its path.
@@ -34,8 +33,8 @@ pub enum Output {
         /// are then left out.
         revision: Option<i64>,
     },
-    /// Standard output. What a reader got is only to be trusted when the restore succeeds.
-    Stdout,
+    /// A stream, such as standard output. What a reader got is only to be trusted when the restore succeeds.
+    Stream(Box<dyn Write + Send>),
 }
 
 /// What a restore did.
@@ -65,12 +64,12 @@ pub struct RestoreReport {
 /// # Errors
 /// Those of SPEC.md §8 for a snapshot that is not whole; [`ErrorKind::AlreadyExists`] for a file that is there
 /// already; [`ErrorKind::NotFound`] for a revision that the snapshot has not; [`ErrorKind::Io`], such as a full disk. Nothing is then left
-/// under the output's name.
+/// under the target's name.
 pub async fn restore(
     repository: &Repository,
     keys: &MasterKeys,
     id: SnapshotId,
-    output: &Output,
+    target: Target,
     control: &Control,
 ) -> Result<RestoreReport> {
     let started = Instant::now();
@@ -79,13 +78,15 @@ pub async fn restore(
     let database = snapshot.database.index().database;
     let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
     control.begin("restoring", Some(database.size));
-    let written = match output {
-        Output::Stdout => control.guard(to_stdout(&snapshot, control)).await.map(|()| whole),
-        Output::File { path, force, revision: None } => {
-            control.guard(to_file(&snapshot, path, *force, &whole, control)).await.map(|()| whole)
+    let written = match target {
+        Target::Stream(out) => {
+            control.guard(to_stream(&snapshot, out, control)).await.map(|()| whole)
         }
-        Output::File { path, force, revision: Some(revision) } => {
-            to_file_at(&snapshot, path, *force, *revision, control).await
+        Target::File { path, force, revision: None } => {
+            control.guard(to_file(&snapshot, &path, force, &whole, control)).await.map(|()| whole)
+        }
+        Target::File { path, force, revision: Some(revision) } => {
+            to_file_at(&snapshot, &path, force, revision, control).await
         }
     };
     let written = written.context(format!("snapshot {id}"))?;
@@ -108,12 +109,12 @@ struct Written {
     sha256: Sha256,
 }
 
-async fn to_stdout(snapshot: &OpenSnapshot, control: &Control) -> Result<()> {
-    let out: Stream = Box::new(std::io::stdout());
-    let out = read_all(&snapshot.database, Place::Nowhere, Some(out), control);
-    let mut out = out.await?.unwrap_or_else(|| Box::new(std::io::stdout()));
-    out.write_all(&snapshot.database.index().database.sha256.0).map_err(stdout_failed)?;
-    out.flush().map_err(stdout_failed)
+async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> Result<()> {
+    let out = read_all(&snapshot.database, Place::Nowhere, Some(out), control).await?;
+    let Some(mut out) = out else { return Ok(()) };
+    let sha256 = snapshot.database.index().database.sha256;
+    run_blocking(move || out.write_all(&sha256.0).and_then(|()| out.flush()).map_err(stream_failed))
+        .await
 }
 
 async fn to_file(

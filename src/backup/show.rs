@@ -5,7 +5,7 @@ use super::folder;
 use super::snapshot;
 use crate::envelope::key_ids;
 use crate::error::{Context, Error, Result};
-use crate::format::{Facts, KeyId, MAX_SEAL, Manifest, Seal, SnapshotId, names};
+use crate::format::{Facts, KeyId, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -44,8 +44,7 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         let manifest = snapshot::read_manifest(repository, id).await?;
         let generation = folder.seals.keys().next_back().copied();
         let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
-        let seal = repository.get(&names::seal_name(id, generation), MAX_SEAL as u64).await?;
-        let seal = Seal::parse(&seal).with(id)?;
+        let seal = snapshot::read_seal(repository, id, generation).await?;
         return Ok(Details {
             manifest,
             stored_bytes,

@@ -77,7 +77,7 @@ pub(crate) async fn unseal(
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
 }
 
-fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
+pub(super) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
     if folder.seals.is_empty() && folder.objects.is_empty() {
         return Error::new(ErrorKind::NotFound, format!("no snapshot {id}"))
             .hint("`strongroom snapshots` lists what is there");
@@ -100,17 +100,14 @@ async fn newest_seal(
     }
     let mut worst: Option<(u8, Error)> = None;
     for generation in folder.seals.keys().rev() {
-        let name = names::seal_name(id, *generation);
-        let read = match repository.get(&name, MAX_SEAL as u64).await {
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Tampered) => {
-                return Err(error);
-            }
-            read => read,
+        let read = read_seal(repository, id, *generation).await;
+        let parsed = match read {
+            Err(error) if !is_of_the_bytes(&error) => return Err(error),
+            read => read.and_then(|seal| match *seal.body().commitment() {
+                commitment if commitment == manifest.body().commitment => Ok(seal),
+                _ => Err(Error::tampered("it seals another data key than the manifest's")),
+            }),
         };
-        let parsed = read.and_then(|bytes| {
-            let seal = Seal::parse(&bytes)?;
-            check_place(&seal, id, *generation, manifest).map(|()| seal)
-        });
         // A key that matches and fails outweighs no key at hand, and that a seal that is none (SPEC.md §5).
         let (rank, error) = match parsed {
             Err(error) => (1, error),
@@ -120,7 +117,8 @@ async fn newest_seal(
                 Err(error) => (3, error),
             },
         };
-        let error = error.context(name);
+        let name = names::seal_name(id, *generation);
+        let error = if rank == 1 { error } else { error.context(name) };
         if rank != 2 {
             findings.push(error.to_string());
         }
@@ -132,15 +130,28 @@ async fn newest_seal(
     Err(worst.map_or_else(none, |(_, error)| error))
 }
 
-fn check_place(seal: &Seal, id: SnapshotId, generation: u32, manifest: &Manifest) -> Result<()> {
-    let body = seal.body();
-    if body.subject() != Subject::Snapshot(id) || body.generation() != generation {
-        return Err(Error::tampered("its lines name another snapshot or generation"));
-    }
-    if *body.commitment() != manifest.body().commitment {
-        return Err(Error::tampered("it seals another data key than the manifest's"));
-    }
-    Ok(())
+/// Whether an error says something of the object, and not of the store.
+fn is_of_the_bytes(error: &Error) -> bool {
+    use ErrorKind::{NotFound, Tampered, Truncated, Unsupported};
+    matches!(error.kind(), NotFound | Tampered | Truncated | Unsupported)
+}
+
+/// Reads one seal of `id`, which must be of that snapshot and generation.
+pub(crate) async fn read_seal(
+    repository: &Repository,
+    id: SnapshotId,
+    generation: u32,
+) -> Result<Seal> {
+    let name = names::seal_name(id, generation);
+    let seal = async {
+        let seal = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
+        let body = seal.body();
+        if body.subject() != Subject::Snapshot(id) || body.generation() != generation {
+            return Err(Error::tampered("its lines name another snapshot or generation"));
+        }
+        Ok(seal)
+    };
+    seal.await.context(name)
 }
 
 impl OpenSnapshot {

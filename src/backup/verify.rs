@@ -110,7 +110,11 @@ pub async fn verify(
             let ids = if let Scope::Ids(ids) = scope {
                 ids.to_vec()
             } else {
-                let listing = catalog::snapshots(repository, None).await?;
+                let cluster = match scope {
+                    Scope::Cluster(cluster) => Some(cluster),
+                    _ => None,
+                };
+                let listing = catalog::snapshots(repository, cluster).await?;
                 report.findings = listing.findings;
                 report.snapshots.extend(listing.orphans.into_iter().map(orphan));
                 // Not from the listing: a manifest that does not parse must not be passed over.
@@ -119,11 +123,9 @@ pub async fn verify(
             };
             for id in ids {
                 let mut verified = Verified::new(id);
-                verified.outcome = one(repository, keys, level, control, &mut verified).await;
-                if let Err(error) = &verified.outcome
-                    && error.kind() == ErrorKind::Unreachable
-                {
-                    return Err(Error::new(error.kind(), error.to_string()));
+                match one(repository, keys, level, control, &mut verified).await {
+                    Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                    outcome => verified.outcome = outcome,
                 }
                 report.snapshots.push(verified);
             }
@@ -162,7 +164,7 @@ async fn one(
         VerifyLevel::Digests => {
             let folder = folder::list_one(repository, id).await?;
             if folder.manifest.is_none() {
-                return Err(Error::truncated(format!("snapshot {id} has no manifest")));
+                return Err(snapshot::missing_manifest(id, &folder));
             }
             let manifest = snapshot::read_manifest(repository, id).await?;
             snapshot::check_lengths(&manifest, &folder)?;

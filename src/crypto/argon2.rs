@@ -40,8 +40,7 @@ impl Argon2Cost {
         if m_kib > max_m_kib {
             return Err(Error::tampered(format!(
                 "Argon2id asks for {m_kib} KiB of memory, more than the {max_m_kib} allowed"
-            ))
-            .hint("if you chose such a cost yourself, allow it with --max-argon2-memory"));
+            )));
         }
         Ok(())
     }

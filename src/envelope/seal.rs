@@ -6,6 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{KeyId, SEALED_KEY_LEN, Seal, SealBody, Stanza, Subject};
 use crate::keys::{MasterKey, MasterKeys};
 
+/// The one stanza type that this version writes.
+const LOCAL: &str = "local";
+
 /// A seal that opened.
 pub struct Opened {
     /// The data key.
@@ -36,6 +39,10 @@ pub fn seal_data_key(
     let commitment = data_key.commitment();
     let mut stanzas = kept;
     for key in keys.sealing() {
+        if key.stanza_type() != LOCAL {
+            let kind = key.stanza_type();
+            return Err(Error::unsupported(format!("a master key of the type {kind} cannot seal")));
+        }
         let context = binding(data_key.subject(), &commitment, key.id(), key.stanza_type());
         let sealed: [u8; SEALED_KEY_LEN] = key
             .seal(&context, data_key.key(), rng)?

@@ -5,28 +5,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+pub(super) use crate::error::clean;
 use crate::error::{Error, ErrorKind};
-
-/// The longest text of etcd's that a message repeats, in characters.
-const MAX_TEXT: usize = 200;
-
-/// etcd's text made fit to print: no control characters, bounded.
-pub(super) fn clean(text: &str) -> String {
-    let mut clean: String = text
-        .chars()
-        .take(MAX_TEXT)
-        .map(|c| if c.is_control() || is_invisible(c) { '?' } else { c })
-        .collect();
-    if text.chars().nth(MAX_TEXT).is_some() {
-        clean.push('…');
-    }
-    clean
-}
-
-/// Characters that reorder or hide text on a terminal.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
 
 /// An error and its sources, each said once.
 pub(super) fn chain(error: &dyn StdError) -> String {
@@ -142,7 +122,7 @@ mod tests {
     #[test]
     fn etcds_text_is_tamed() {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\n"), "a?[2Jb?c?");
-        assert_eq!(clean(&"x".repeat(5000)).chars().count(), MAX_TEXT + 1);
+        assert_eq!(clean(&"x".repeat(5000)).chars().count(), 201);
     }
 
     #[test]

@@ -38,17 +38,18 @@ pub struct EtcdSettings {
 }
 
 impl Default for EtcdSettings {
-    /// etcdctl's defaults: `127.0.0.1:2379`, 2 s to connect, 5 s for a command.
+    /// etcdctl's defaults, but for a command's time: 30 s, which is also how long a stream may be silent, and etcd is
+    /// silent while it prepares one.
     fn default() -> Self {
         Self {
-            endpoints: vec!["127.0.0.1:2379".into()],
+            endpoints: vec!["http://127.0.0.1:2379".into()],
             cacert: None,
             cert: None,
             key: None,
             user: None,
             password: None,
             dial_timeout: Duration::from_secs(2),
-            command_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -98,7 +99,8 @@ impl EtcdSettings {
     /// # Errors
     /// As [`plan`](Self::plan).
     pub(super) fn target(&self, name: &str) -> Result<Target> {
-        let channel = self.channel(&self.url(name)?, &self.tls()?)?;
+        let tls = self.tls()?;
+        let channel = self.channel(&self.url(name)?, &tls)?;
         Ok(Target { name: name.to_owned(), channel })
     }
 

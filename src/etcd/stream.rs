@@ -92,18 +92,8 @@ impl SnapshotStream {
         })
     }
 
-    /// Bytes received so far.
-    pub fn received(&self) -> u64 {
-        self.checker.received()
-    }
-
     /// The database's SHA-256, once [`next`](Self::next) has returned `None`.
     pub fn sha256(&self) -> Option<[u8; 32]> {
         self.digest
-    }
-
-    /// The storage version the server tells, such as `3.6.0`; etcd 3.6 and later.
-    pub fn storage_version(&self) -> Option<&str> {
-        self.storage_version.as_deref()
     }
 }

@@ -5,10 +5,7 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::{Error, ErrorKind};
-
-/// Longest excerpt of a server's message that is repeated.
-const EXCERPT: usize = 200;
+use crate::error::{Error, ErrorKind, clean};
 
 /// How `object_store` words a failed answer; its type is private, so its text must do.
 const STATUS: &str = "Server returned non-2xx status code: ";
@@ -176,9 +173,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 
 /// One line of bounded length without control characters or URLs' secrets.
 fn excerpt(text: &str) -> String {
-    let line: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EXCERPT).collect();
-    without_urls(line.trim())
+    without_urls(clean(text.trim()).trim())
 }
 
 /// The text with the query and user of every URL in it removed.

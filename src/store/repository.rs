@@ -260,21 +260,6 @@ impl Repository {
         Ok(found)
     }
 
-    /// The names of the folders directly below the folder `prefix`, ascending: with `snapshots`,
-    /// every snapshot id, whether or not its snapshot is whole.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn list_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let folder = Path::parse(prefix).map_err(|_| odd_name(prefix))?;
-        let result = self.store.list_with_delimiter((!folder.is_root()).then_some(&folder)).await;
-        let folders = result.map_err(|e| failed("list", &e))?.common_prefixes;
-        let mut names: Vec<_> =
-            folders.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
-        names.sort_unstable();
-        Ok(names)
-    }
-
     /// Begins to write an object of unknown length, which must not exist.
     ///
     /// Multipart uploads have no create-if-absent, so nobody else may write this name: give it a fresh ULID.

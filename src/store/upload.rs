@@ -52,13 +52,6 @@ impl Upload {
         }
     }
 
-    /// Sets how many parts may be on their way at once (at least 1, default 2).
-    #[must_use]
-    pub fn with_max_in_flight(mut self, parts: usize) -> Self {
-        self.most_in_flight = parts.max(1);
-        self
-    }
-
     /// Appends bytes; waits while too many parts are on their way.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ use object_store::{
 };
 use strongroom::backup::{Control, Scope, VerifyLevel, reseal, snapshots, verify};
 
-use crate::support::{TestRepo, backup_file, keys, local, restore_bytes, small_database};
+use crate::place::long_database;
+use crate::support::{TestRepo, backup_of, keys, local, restore_bytes, small_database};
 
 /// Passes calls on until `countdown` runs out; then every call fails, for ever or once.
 #[derive(Debug, Clone)]
@@ -173,25 +174,24 @@ impl ObjectStore for Faulty {
 const MAX_CALLS: usize = 400;
 
 /// Whatever happened, what the listing shows is whole.
-async fn all_is_whole(repo: &TestRepo) {
+async fn all_is_whole(repo: &TestRepo, original: &[u8]) {
     let listing = snapshots(&repo.repository, None).await.unwrap();
     assert_eq!(listing.orphans, []);
-    let original = std::fs::read(small_database()).unwrap();
     for summary in &listing.snapshots {
         let (bytes, _) = restore_bytes(&repo.repository, &keys(&[1]), summary.id).await.unwrap();
         assert_eq!(bytes, original);
     }
 }
 
-#[tokio::test]
-async fn a_backup_whose_store_fails_at_any_call_shows_a_whole_snapshot_or_none() {
+async fn backups_of(database: &std::path::Path) {
+    let original = std::fs::read(database).unwrap();
     for once in [true, false] {
         let mut failures = 0;
         for n in 0..MAX_CALLS {
             let repo = TestRepo::new().await;
             let store = Faulty::new(local(repo.dir.path()), n, once);
             let report = match repo.through(Arc::new(store.clone())).await {
-                Ok(repository) => backup_file(&repository, &keys(&[1])).await,
+                Ok(repository) => backup_of(&repository, &keys(&[1]), database).await,
                 Err(error) => Err(error),
             };
             let listing = snapshots(&repo.repository, None).await.unwrap();
@@ -203,15 +203,55 @@ async fn a_backup_whose_store_fails_at_any_call_shows_a_whole_snapshot_or_none()
             match report {
                 Ok(report) => assert_eq!(listing.snapshots[0].id, report.id),
                 Err(error) => {
-                    assert!(error.to_string().contains("injected") || error.hint_text().is_some());
+                    assert!(error.to_string().contains("injected"), "call {n}: {error:?}");
                     // Only when the failing store also refused to delete may a manifest have stayed.
                     assert!(listing.snapshots.is_empty() || !once, "call {n}: {error}");
                 }
             }
-            all_is_whole(&repo).await;
+            all_is_whole(&repo, &original).await;
         }
         assert!(failures > 5 && failures < MAX_CALLS, "{failures}");
     }
+}
+
+#[tokio::test]
+async fn a_backup_whose_store_fails_at_any_call_shows_a_whole_snapshot_or_none() {
+    backups_of(&small_database()).await;
+}
+
+/// In two parts, so that each call of a multipart upload fails as well.
+#[tokio::test]
+async fn a_long_backup_whose_store_fails_at_any_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("etcd.db");
+    let database = long_database(9 << 20);
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(&database);
+    std::fs::write(&path, [&database[..], &digest].concat()).unwrap();
+    backups_of(&path).await;
+}
+
+/// A restore fetches many ranges at once; whichever fails, nothing is left (see [`restore_bytes`]).
+#[tokio::test]
+async fn a_restore_whose_store_fails_at_any_call_leaves_nothing() {
+    let repo = TestRepo::new().await;
+    let path = repo.path("etcd.db");
+    std::fs::write(&path, long_database(9 << 20)).unwrap();
+    let id = backup_of(&repo.repository, &keys(&[1]), &path).await.unwrap().id;
+    for n in 0..MAX_CALLS {
+        let store = Faulty::new(local(repo.dir.path()), n, true);
+        let restored = match repo.through(Arc::new(store.clone())).await {
+            Ok(repository) => restore_bytes(&repository, &keys(&[1]), id).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if !store.failed() {
+            restored.unwrap();
+            assert!(n > 5, "{n}");
+            return;
+        }
+        let error = restored.unwrap_err();
+        assert!(error.to_string().contains("injected"), "call {n}: {error:?}");
+    }
+    panic!("it never succeeds");
 }
 
 #[tokio::test]
@@ -230,7 +270,7 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
                 Err(error) => Err(error),
             };
             // Both the old key and, wherever it was re-sealed, the new one open it.
-            all_is_whole(&repo).await;
+            all_is_whole(&repo, &std::fs::read(small_database()).unwrap()).await;
             assert_eq!(std::fs::read(repo.object(ids[0], "payload")).unwrap(), payload);
             if !store.failed() {
                 assert_eq!(report.unwrap().resealed.len(), 2);

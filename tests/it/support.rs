@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use strongroom::Result;
 use strongroom::backup::{
-    BackupOptions, BackupReport, Control, Output, RestoreReport, Source, backup, restore,
+    BackupOptions, BackupReport, Control, RestoreReport, Source, Target, backup, restore,
 };
 use strongroom::crypto::system_rng;
 use strongroom::format::SnapshotId;
@@ -78,7 +78,15 @@ pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
 }
 
 pub async fn backup_file(repository: &Repository, keys: &MasterKeys) -> Result<BackupReport> {
-    let source = Source::File(small_database());
+    backup_of(repository, keys, &small_database()).await
+}
+
+pub async fn backup_of(
+    repository: &Repository,
+    keys: &MasterKeys,
+    database: &Path,
+) -> Result<BackupReport> {
+    let source = Source::File(database.to_owned());
     backup(repository, keys, source, &BackupOptions::default(), &Control::default()).await
 }
 
@@ -90,8 +98,8 @@ pub async fn restore_bytes(
 ) -> Result<(Vec<u8>, RestoreReport)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("restored.db");
-    let output = Output::File { path: path.clone(), force: false, revision: None };
-    let restored = restore(repository, keys, id, &output, &Control::default()).await;
+    let target = Target::File { path: path.clone(), force: false, revision: None };
+    let restored = restore(repository, keys, id, target, &Control::default()).await;
     match restored {
         Ok(report) => Ok((std::fs::read(path).unwrap(), report)),
         Err(error) => {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Control, MAX_ARGON2_KIB, Scope, Source, backup, create_passphrase_key,
-    open_passphrase_keys, reseal,
+    BackupOptions, Control, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
+    reseal,
 };
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::envelope::{
@@ -52,7 +52,7 @@ async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
     }
     if let Some(word) = spec["passphrase"].as_str() {
         let word = SecretBytes::new(word.into());
-        for key in open_passphrase_keys(&repository, word, MAX_ARGON2_KIB).await? {
+        for key in open_passphrase_keys(&repository, word).await? {
             keys.add(Arc::new(key), true);
         }
     }

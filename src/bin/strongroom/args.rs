@@ -53,7 +53,7 @@ pub(crate) enum ProgressMode {
     /// A bar, on a terminal only.
     #[default]
     Auto,
-    /// One JSON object a line: {"what", "done", "total"}, or {"note"}
+    /// One JSON object a line: {"what", "done", "total", "unit"}, or {"note"}
     Json,
     /// None.
     None,

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use strongroom::backup::{Control, Step};
+use strongroom::backup::{Control, Step, Unit};
 
 use crate::args::ProgressMode;
 use crate::output::{Output, write_stderr};
@@ -42,10 +42,15 @@ fn draw(bar: &mut ProgressBar, step: Step) {
         "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
     const UNKNOWN: &str = "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}";
     match step {
-        Step::Begin { what, total } => {
+        Step::Begin { what, total, unit } => {
             bar.finish_and_clear();
             *bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
-            let template = if total.is_some() { KNOWN } else { UNKNOWN };
+            let template = match (unit, total.is_some()) {
+                (Unit::Bytes, true) => KNOWN,
+                (Unit::Bytes, false) => UNKNOWN,
+                (_, true) => "{msg} {bar:30} {pos}/{len} {eta}",
+                (_, false) => "{msg} {spinner} {pos}",
+            };
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
@@ -68,13 +73,25 @@ struct Lines {
     what: String,
     done: u64,
     total: Option<u64>,
+    unit: &'static str,
     next: u64,
+}
+
+/// As it stands in JSON.
+fn name(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Snapshots => "snapshots",
+        Unit::Keys => "keys",
+        _ => "bytes",
+    }
 }
 
 impl Lines {
     fn step(&mut self, step: Step) {
         match step {
-            Step::Begin { what, total } => *self = Self { what, total, ..Self::default() },
+            Step::Begin { what, total, unit } => {
+                *self = Self { what, total, unit: name(unit), ..Self::default() };
+            }
             Step::Advance(by) => self.done += by,
             Step::Note(note) => return write_stderr(&json!({ "note": note }).to_string()),
             _ => return,
@@ -82,7 +99,8 @@ impl Lines {
         if self.done >= self.next {
             let step = self.total.map_or(16 << 20, |total| (total / 100).max(1));
             self.next = (self.done + step).min(self.total.unwrap_or(u64::MAX).max(self.done + 1));
-            let line = json!({"what": self.what, "done": self.done, "total": self.total});
+            let Self { what, done, total, unit, .. } = self;
+            let line = json!({"what": what, "done": done, "total": total, "unit": unit});
             write_stderr(&line.to_string());
         }
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use strongroom::crypto::Suite;
@@ -18,9 +17,6 @@ use crate::duration::Span;
 use crate::secrets;
 
 const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The configuration file. An unknown key is an error: a misspelt one would be silently without effect.
 #[derive(Default, Deserialize)]
@@ -139,6 +135,11 @@ impl Settings {
         })
     }
 
+    /// Whether a repository is named, well or not.
+    pub(crate) fn has_repository(&self) -> bool {
+        self.repository.is_some()
+    }
+
     /// The repository's URL.
     ///
     /// # Errors
@@ -187,10 +188,13 @@ impl Settings {
         let variable = |name: &str| variables(name).filter(|value| !value.is_empty());
         let path = |given: &Option<PathBuf>, name| given.clone().or(variable(name).map(Into::into));
         let args = &self.etcd;
+        let default = EtcdSettings::default();
         let mut endpoints = args.endpoints.clone();
         if endpoints.is_empty() {
-            let list = variable("ETCDCTL_ENDPOINTS").unwrap_or(DEFAULT_ENDPOINT.into());
-            endpoints = list.split(',').map(|endpoint| endpoint.trim().into()).collect();
+            endpoints = match variable("ETCDCTL_ENDPOINTS") {
+                Some(list) => list.split(',').map(|endpoint| endpoint.trim().into()).collect(),
+                None => default.endpoints,
+            };
         }
         let (user, password) = self.credentials(&variable)?;
         let span = |given: Option<Span>, name| match (given, variable(name)) {
@@ -205,9 +209,10 @@ impl Settings {
             key: path(&args.key, "ETCDCTL_KEY"),
             user,
             password,
-            dial_timeout: span(args.dial_timeout, "ETCDCTL_DIAL_TIMEOUT")?.unwrap_or(DIAL_TIMEOUT),
+            dial_timeout: span(args.dial_timeout, "ETCDCTL_DIAL_TIMEOUT")?
+                .unwrap_or(default.dial_timeout),
             command_timeout: span(args.command_timeout, "ETCDCTL_COMMAND_TIMEOUT")?
-                .unwrap_or(COMMAND_TIMEOUT),
+                .unwrap_or(default.command_timeout),
         })
     }
 
@@ -310,13 +315,14 @@ fn read_config(given: Option<&Path>) -> Result<Config> {
 fn parse_config(text: &str) -> Result<Config> {
     // toml's own message quotes the offending line; a configuration holds no secret.
     toml::from_str(text).map_err(|error| {
-        Error::usage(error.to_string().trim_end().to_owned())
-            .hint("scripts/deploy/strongroom.toml shows every setting")
+        Error::usage(error.to_string().trim_end().to_owned()).hint("README shows every setting")
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -390,7 +396,7 @@ mod tests {
         assert_eq!(settings.endpoints, ["http://stray:2379", "http://other:2379"]);
         assert_eq!(settings.dial_timeout, Duration::from_secs(7));
         let settings = etcd("", &[], &[("ETCDCTL_ENDPOINTS", ""), ("ETCDCTL_CACERT", "")]);
-        assert_eq!(settings.endpoints, [DEFAULT_ENDPOINT]);
+        assert_eq!(settings.endpoints, EtcdSettings::default().endpoints);
         assert_eq!(settings.cacert, None);
     }
 

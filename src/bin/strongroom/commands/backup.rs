@@ -49,7 +49,11 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
             "stored_bytes": report.stored_bytes,
             "duration_seconds": report.duration.as_secs_f64(),
             "sealed_by": sealed_by,
-            "member": report.member,
+            "member": report.member.as_ref().map(|member| json!({
+                "id": format!("{:016x}", member.id),
+                "name": member.name,
+                "endpoint": member.endpoint,
+            })),
             "members": report.members.as_ref().map(members),
             "warnings": report.warnings,
         }),

@@ -71,7 +71,7 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
         }
     }
     let mut usage = KeyUsage::default();
-    if context.settings.repository_url().is_ok() {
+    if context.settings.has_repository() {
         let repository = context.repository().await?;
         for id in passphrase_keys(&repository).await?.into_keys() {
             let (state, created) = ("primary".to_owned(), String::new());

@@ -12,9 +12,7 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use strongroom::backup::{
-    Control, Listing, MAX_ARGON2_KIB, Scope, open_passphrase_keys, select, snapshots,
-};
+use strongroom::backup::{Control, Listing, Scope, open_passphrase_keys, select, snapshots};
 use strongroom::envelope::keyfile;
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
@@ -90,7 +88,7 @@ impl Context {
                 MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
                 MasterKeyUri::Passphrase => {
                     let word = passphrase(Passphrase::Present)?;
-                    let opened = open_passphrase_keys(repository, word, MAX_ARGON2_KIB).await?;
+                    let opened = open_passphrase_keys(repository, word).await?;
                     opened.into_iter().for_each(|key| keys.add(std::sync::Arc::new(key), true));
                 }
             }

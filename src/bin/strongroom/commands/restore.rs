@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    MemberOptions, MemberReport, Output, restore, restore_companions, restore_member,
+    MemberOptions, MemberReport, Target, restore, restore_companions, restore_member,
 };
 use strongroom::datadir::{MAX_MANIFEST, Manifest};
 use strongroom::mvcc::RENEWED_LEASE_TTL;
@@ -50,17 +50,17 @@ async fn to_file(
 ) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
     let target = match (stdout, args.revision) {
-        (true, None) => Output::Stdout,
+        (true, None) => Target::Stream(Box::new(std::io::stdout())),
         (true, Some(_)) => {
             return Err(Error::usage("an earlier revision is written to a file, not to a stream")
                 .hint("give --output the name of a file"));
         }
-        (false, revision) => Output::File { path: path.to_owned(), force: args.force, revision },
+        (false, revision) => Target::File { path: path.to_owned(), force: args.force, revision },
     };
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &args.which).await?;
-    let report = restore(&repository, &keys, id, &target, &context.control).await?;
+    let report = restore(&repository, &keys, id, target, &context.control).await?;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
     if stdout {
