@@ -14,6 +14,7 @@
 mod bolt;
 mod broken_etcd;
 mod cli;
+mod datadir;
 mod end_to_end;
 mod etcd;
 mod etcd_server;
