@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::blocking::AbortOnDrop;
+use super::blocking::{AbortOnDrop, run_blocking};
 use super::buffers::{Buffer, Buffers};
+use super::companions;
 use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FramePool, kib};
@@ -24,6 +25,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
+use zeroize::Zeroizing;
 
 /// Bytes of database in one frame.
 const FRAME_LEN: usize = 1 << 20;
@@ -52,6 +54,8 @@ pub struct BackupOptions {
     /// Ask every member for its HashKV afterwards, so that members which differ show, and `verify` has something
     /// to compare with. Each reads all its data for that, one after the other.
     pub compare_members: bool,
+    /// Files and directories to store beside the snapshot, encrypted: what etcd alone does not bring back.
+    pub include: Vec<PathBuf>,
 }
 
 impl Default for BackupOptions {
@@ -62,6 +66,7 @@ impl Default for BackupOptions {
             suite: Suite::preferred(),
             read_ahead: 32 << 20,
             compare_members: true,
+            include: Vec::new(),
         }
     }
 }
@@ -121,6 +126,12 @@ pub async fn backup(
                 .into(),
         );
     }
+    // Before etcd holds a transaction open for us.
+    let include = options.include.clone();
+    let companions = match include.as_slice() {
+        [] => None,
+        _ => Some(run_blocking(move || companions::pack(&include)).await?),
+    };
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let id = SnapshotId::new(unix_ms()?, crypto::random(&mut crypto::system_rng()));
@@ -130,6 +141,7 @@ pub async fn backup(
         options,
         control,
         id,
+        companions,
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
     let member = input.member();
@@ -192,6 +204,7 @@ struct Writer<'a> {
     options: &'a BackupOptions,
     control: &'a Control,
     id: SnapshotId,
+    companions: Option<Zeroizing<Vec<u8>>>,
     data_key: DataKey,
 }
 
@@ -202,9 +215,15 @@ impl Writer<'_> {
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let index_object = self.index(&index, payload.length).await?;
+        let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
+        if let Some(tar) = &self.companions {
+            let key = self.data_key.companions_key();
+            objects.push(entry("companions", &self.object(Role::Companions, &key, tar).await?));
+        }
         let seal =
             seal_data_key(&self.data_key, 1, self.keys, Vec::new(), &mut crypto::system_rng())?;
-        let mut stored_bytes = payload.length + index_object.length + seal.len() as u64;
+        let lengths: u64 = objects.iter().map(|object| object.length).sum();
+        let mut stored_bytes = lengths + seal.len() as u64;
         self.control.check()?;
         self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
 
@@ -229,7 +248,7 @@ impl Writer<'_> {
             tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
             revision,
             database_bytes: database.size,
-            objects: vec![entry("payload", &payload), entry("index", &index_object)],
+            objects,
             depends_on: Vec::new(),
             replaces: None,
             commitment: self.data_key.commitment(),
@@ -308,22 +327,23 @@ impl Writer<'_> {
         let message = zstd::bulk::compress(json.expose(), level).map_err(|error| {
             Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error)
         })?;
-        let mut sealer = ObjectSealer::new(
-            self.options.suite,
-            Role::Index,
-            self.id,
-            &self.data_key.index_key(),
-            &mut crypto::system_rng(),
-        );
-        sealer.write(&message)?;
+        self.object(Role::Index, &self.data_key.index_key(), &message).await
+    }
+
+    /// Seals and stores a small object.
+    async fn object(&self, role: Role, key: &SecretKey, message: &[u8]) -> Result<SealedObject> {
+        let suite = self.options.suite;
+        let mut sealer = ObjectSealer::new(suite, role, self.id, key, &mut crypto::system_rng());
+        sealer.write(message)?;
         let (bytes, object) = sealer.finish()?;
-        self.repository.put_once(&names::snapshot_object(self.id, "index"), bytes.into()).await?;
+        let name = names::snapshot_object(self.id, role.name());
+        self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
     }
 
     /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.
     async fn clean_up(&self) {
-        let objects = ["manifest", "seal.1", "index", "payload"];
+        let objects = ["manifest", "seal.1", "companions", "index", "payload"];
         for object in objects {
             let _ = self.repository.delete(&names::snapshot_object(self.id, object)).await;
         }

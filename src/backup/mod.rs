@@ -3,6 +3,7 @@
 mod blocking;
 mod buffers;
 mod catalog;
+mod companions;
 mod control;
 mod create;
 mod deep;
@@ -11,6 +12,7 @@ mod folder;
 mod frames;
 mod input;
 mod inside;
+mod member;
 mod passphrases;
 mod read;
 mod reseal;
@@ -22,10 +24,12 @@ mod spool;
 mod verify;
 
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
+pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};
 pub use inside::{Frames, Inside, look_inside};
+pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,

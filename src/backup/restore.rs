@@ -142,7 +142,7 @@ async fn to_file_at(
     let file = staged.file()?;
     let changes = Changes { revision: Some(revision), ..Changes::default() };
     let writing = file.try_clone().map_err(|error| Error::io(path, error))?;
-    let rewritten = rewrite(snapshot, changes, writing, path, control).await?;
+    let rewritten = rewrite(snapshot, |_| Ok(changes), writing, path, control).await?;
     let size = rewritten.database_bytes;
     let (file, sha256) = run_blocking({
         let path = path.to_owned();

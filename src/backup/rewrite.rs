@@ -21,15 +21,15 @@ use crate::mvcc::{self, Changes, Rewritten};
 
 const BUFFER: usize = 1 << 20;
 
-/// Reads the whole snapshot, proves it by its SHA-256, and writes its database with `changes` into `file` of `path`.
-/// What is read is spooled beside it meanwhile, encrypted.
+/// Reads the whole snapshot, proves it by its SHA-256, and writes its database into `file` of `path`, with the changes
+/// that `plan` finds. What is read is spooled beside it meanwhile, encrypted.
 ///
 /// # Errors
 /// Those of SPEC.md §8, those of [`mvcc::rewrite`], and [`Io`](crate::ErrorKind::Io). The file's content is then
 /// undefined.
 pub(super) async fn rewrite(
     snapshot: &OpenSnapshot,
-    changes: Changes,
+    plan: impl FnOnce(&Db<Frames>) -> Result<Changes> + Send + 'static,
     file: File,
     path: &Path,
     control: &Control,
@@ -42,7 +42,9 @@ pub(super) async fn rewrite(
     let (path, watched) = (path.to_owned(), control.clone());
     let written = run_blocking(move || {
         let out = BufWriter::with_capacity(BUFFER, Watched { file, control: watched });
-        let (_, written) = mvcc::rewrite(&Db::open(frames)?, &changes, out)
+        let db = Db::open(frames)?;
+        let changes = plan(&db)?;
+        let (_, written) = mvcc::rewrite(&db, &changes, out)
             .map_err(|error| error.context(path.display().to_string()))?;
         Ok(written)
     })

@@ -17,6 +17,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
+use zeroize::Zeroizing;
 
 /// A snapshot whose seal, manifest and index have proved themselves.
 pub(crate) struct OpenSnapshot {
@@ -25,6 +26,7 @@ pub(crate) struct OpenSnapshot {
     /// Seal generations that did not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
     pub(crate) facts: Facts,
+    pub(crate) data_key: DataKey,
     pub(crate) database: DatabaseReader,
 }
 
@@ -158,7 +160,7 @@ impl OpenSnapshot {
             let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
-            Ok(Self { manifest, opened_by, findings, facts, database })
+            Ok(Self { manifest, opened_by, findings, facts, data_key, database })
         };
         opened.await.context(format!("snapshot {id}"))
     }
@@ -200,32 +202,49 @@ pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> 
     Ok(())
 }
 
-async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
-    let manifest = unsealed.manifest.body();
-    let id = manifest.snapshot;
-    let object = object(&unsealed.manifest, "index")?;
-    let payload_len = self::object(&unsealed.manifest, "payload")?.length;
-    let name = names::snapshot_object(id, "index");
-    let index = async {
-        let bytes = repository.get(&name, object.length.min(MAX_INDEX as u64)).await?;
+/// Reads the object `role` whole, proves it by the manifest's digest and opens its message, of at most `most` bytes.
+pub(crate) async fn read_message(
+    repository: &Repository,
+    manifest: &Manifest,
+    role: Role,
+    key: &SecretKey,
+    most: u64,
+) -> Result<Zeroizing<Vec<u8>>> {
+    let object = object(manifest, role.name())?;
+    let id = manifest.body().snapshot;
+    let name = names::snapshot_object(id, role.name());
+    let message = async {
+        let longest = crypto::sealed_len(most) + ObjectOpener::HEAD_LEN;
+        let mut bytes = repository.get(&name, object.length.min(longest)).await?.to_vec();
         if bytes.len() as u64 != object.length {
             return Err(Error::truncated("its length is not the manifest's"));
         }
         if crypto::sha256(&[&bytes]) != object.sha256.0 {
             return Err(Error::tampered("its SHA-256 is not the manifest's"));
         }
-        let (head, _) = bytes
-            .split_at_checked(ObjectOpener::HEAD_LEN as usize)
+        let (head, sealed) = bytes
+            .split_at_mut_checked(ObjectOpener::HEAD_LEN as usize)
             .ok_or_else(|| Error::truncated("shorter than its header"))?;
-        let key = unsealed.data_key.index_key();
-        let opener = ObjectOpener::new(head, Role::Index, id, &key, object.length)?;
-        let all = 0..opener.message_len();
-        let mut sealed = bytes.slice(ObjectOpener::HEAD_LEN as usize..).to_vec();
-        let message = opener.open(&all, &mut sealed)?;
-        let json = zeroize::Zeroizing::new(frames::decompress_at_most(message, MAX_INDEX as u64)?);
-        Index::parse(&json, payload_len)
+        let opener = ObjectOpener::new(head, role, id, key, object.length)?;
+        let message = opener.open(&(0..opener.message_len()), sealed)?.len();
+        // In place: no second copy of what is secret.
+        bytes.drain(..ObjectOpener::HEAD_LEN as usize);
+        bytes.truncate(message);
+        Ok(Zeroizing::new(bytes))
     };
-    let index = index.await.context(name)?;
+    message.await.context(name)
+}
+
+async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
+    let manifest = unsealed.manifest.body();
+    let payload_len = object(&unsealed.manifest, "payload")?.length;
+    let key = unsealed.data_key.index_key();
+    let most = MAX_INDEX as u64;
+    let message = read_message(repository, &unsealed.manifest, Role::Index, &key, most).await?;
+    let parsed = frames::decompress_at_most(&message, most)
+        .map(Zeroizing::new)
+        .and_then(|json| Index::parse(&json, payload_len));
+    let index = parsed.context(names::snapshot_object(manifest.snapshot, "index"))?;
     if !index.sources.iter().map(|source| source.snapshot).eq(manifest.depends_on.iter().copied()) {
         return Err(Error::tampered("manifest and index name different sources"));
     }

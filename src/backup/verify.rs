@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::catalog::{self, Scope};
+use super::companions;
 use super::control::{Control, Step};
 use super::deep::{self, Deep};
 use super::folder;
@@ -171,6 +172,11 @@ async fn one(
             let mut opened = OpenSnapshot::open(repository, id, keys).await?;
             verified.opened_by = Some(opened.opened_by);
             verified.findings = std::mem::take(&mut opened.findings);
+            if let Some(tar) =
+                companions::open(repository, &opened.manifest, &opened.data_key).await?
+            {
+                companions::list(&tar)?;
+            }
             control.begin(&format!("verifying {id}"), Some(opened.database.index().database.size));
             if level == VerifyLevel::Full {
                 return read_all(&opened.database, Place::Nowhere, None, control).await.map(drop);

@@ -7,6 +7,8 @@ pub enum Label {
     PayloadKey,
     /// Data key → key of the index object.
     IndexKey,
+    /// Data key → key of the companions object.
+    CompanionsKey,
     /// Data key → key of the facts in the manifest.
     FactsKey,
     /// Data key → key of the manifest's MAC.
@@ -17,7 +19,7 @@ pub enum Label {
     DataKeyCommitment,
     /// Master key → what its id is a hash of.
     KeyCheck,
-    /// Context of payload and index messages.
+    /// Context of the messages of payload, index and companions.
     Object,
     /// Context of a sealed data key.
     DataKey,
@@ -35,6 +37,7 @@ impl Label {
         match self {
             Self::PayloadKey => "strongroom/v1/payload-key",
             Self::IndexKey => "strongroom/v1/index-key",
+            Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
             Self::ManifestMac => "strongroom/v1/manifest-mac",
             Self::SealMac => "strongroom/v1/seal-mac",

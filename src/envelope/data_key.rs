@@ -46,6 +46,11 @@ impl DataKey {
         crypto::expand(&self.key, Label::IndexKey, b"")
     }
 
+    /// Encrypts this snapshot's companions object.
+    pub fn companions_key(&self) -> SecretKey {
+        crypto::expand(&self.key, Label::CompanionsKey, b"")
+    }
+
     /// Encrypts the facts in the manifest.
     pub fn facts_key(&self) -> SecretKey {
         crypto::expand(&self.key, Label::FactsKey, b"")

@@ -21,6 +21,8 @@ pub struct DatabaseFacts {
     pub storage_version: Option<String>,
     /// Version of the cluster such as `3.5.0`: the oldest member's.
     pub cluster_version: Option<String>,
+    /// Whether etcd asks its clients who they are.
+    pub auth_enabled: bool,
     /// bolt's page size in bytes.
     pub page_size: u32,
     /// Bytes of the file in use or free for use, a multiple of the page size.
@@ -41,6 +43,10 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
         Some(cluster) => version(&cluster, "clusterVersion")?,
         None => None,
     };
+    let auth_enabled = match db.bucket(b"auth")? {
+        Some(auth) => auth.get(b"authEnabled")?.is_some_and(|value| value == [1]),
+        None => false,
+    };
     let header = db.meta();
     Ok(DatabaseFacts {
         // An empty store is at revision 1.
@@ -50,6 +56,7 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
         raft_index: number(&meta, "consistent_index")?.unwrap_or(0),
         storage_version: version(&meta, "storageVersion")?,
         cluster_version,
+        auth_enabled,
         page_size: header.page_size,
         database_bytes: header.high_water.saturating_mul(u64::from(header.page_size)),
     })

@@ -29,6 +29,7 @@ fn facts(database: &[u8]) -> Result<DatabaseFacts> {
 fn reads_what_etcd_wrote() {
     let old = database("3.4");
     let expected = DatabaseFacts {
+        auth_enabled: false,
         revision: 183,
         compact_revision: 100,
         raft_term: None,
@@ -41,6 +42,7 @@ fn reads_what_etcd_wrote() {
     assert_eq!(facts(&old).unwrap(), expected);
     let new = database("3.5");
     let expected = DatabaseFacts {
+        auth_enabled: false,
         raft_term: Some(2),
         cluster_version: Some("3.5.0".into()),
         database_bytes: new.len() as u64,

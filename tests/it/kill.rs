@@ -167,6 +167,42 @@ fn restores(times: usize) {
     victim.all_whole();
 }
 
+/// Restores of a member: a directory that etcd could start from, or none.
+fn members(times: usize) {
+    let victim = Victim::new();
+    let place = &victim.place;
+    place.succeed(&["backup", "--file", "etcd.db"]);
+    let args = ["restore", "latest", "--data-dir", "data", "--wal-dir", "wal"];
+    let time = victim.undisturbed(&args);
+    let parts = ["data/member/snap/db", "data/member/snap/0000000000000001-0000000000000001.snap"];
+    let log = "wal/0000000000000000-0000000000000000.wal";
+    let read = |name: &str| fs::read(place.path(name)).unwrap();
+    let whole: Vec<_> = parts.into_iter().chain([log]).map(read).collect();
+    for dir in ["data", "wal"] {
+        fs::remove_dir_all(place.path(dir)).unwrap();
+    }
+    let before = victim.names();
+    for at in 0..times {
+        let signal = SIGNALS[at % 2];
+        let (status, moment) = victim.kill(&args, signal, time);
+        ended(signal, status);
+        if place.path("data").exists() {
+            let found: Vec<_> = parts.into_iter().chain([log]).map(read).collect();
+            assert!(found == whole, "{signal} after {moment:?}");
+            fs::remove_dir_all(place.path("data")).unwrap();
+        } else {
+            assert!(!status.success(), "{signal} after {moment:?}");
+        }
+        // The log takes its place first, and alone it is no member.
+        let _ = fs::remove_dir_all(place.path("wal"));
+        for name in victim.names().into_iter().filter(|name| !before.contains(name)) {
+            assert!(name.starts_with(".strongroom-restore-"), "{name}");
+            assert_ne!(status.code(), Some(130), "SIGINT after {moment:?} left {name}");
+            fs::remove_dir_all(place.path(&name)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn killed_backups() {
     backups(40);
@@ -183,9 +219,15 @@ fn killed_restores() {
 }
 
 #[test]
+fn killed_members() {
+    members(30);
+}
+
+#[test]
 #[ignore = "soak: a thousand kills"]
 fn soak_of_kills() {
     backups(400);
     reseals(300);
-    restores(300);
+    restores(150);
+    members(150);
 }

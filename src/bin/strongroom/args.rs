@@ -1,5 +1,7 @@
 //! What was typed.
 
+mod restore;
+
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use strongroom::format::{ClusterName, KeyId, Uuid};
 
 use crate::duration::Span;
 use crate::help;
+
+pub(crate) use restore::RestoreArgs;
 
 /// MiB that may wait for the store.
 pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
@@ -227,7 +231,7 @@ pub(crate) enum Command {
     /// Prove that snapshots are whole
     #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
-    /// Restore a snapshot to a file that etcdutl and etcdctl accept
+    /// Restore a snapshot: to a member's data directory, or to a file that etcdutl and etcdctl accept
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(RestoreArgs),
     /// Make, list, rotate and remove master keys
@@ -270,6 +274,9 @@ pub(crate) struct BackupArgs {
     /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
     #[arg(long, value_name = "NAME", env = "STRONGROOM_SUITE", hide_env_values = true)]
     pub(crate) suite: Option<Suite>,
+    /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
+    #[arg(long, value_name = "PATH")]
+    pub(crate) include: Vec<PathBuf>,
     /// Do not ask every member for a hash of its data
     #[arg(long)]
     pub(crate) no_compare: bool,
@@ -310,22 +317,6 @@ pub(crate) struct VerifyArgs {
     /// Every byte, and etcd's structure in it: pages, the history of revisions, HashKV
     #[arg(long)]
     pub(crate) deep: bool,
-}
-
-/// `restore`
-#[derive(Args)]
-pub(crate) struct RestoreArgs {
-    #[command(flatten)]
-    pub(crate) which: Which,
-    /// File to write, or - for standard output
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-    /// Replace the file if it exists
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Go back to this revision, of those the snapshot holds
-    #[arg(long, value_name = "N")]
-    pub(crate) revision: Option<i64>,
 }
 
 /// `key …`

@@ -108,3 +108,25 @@ pub(crate) fn created(id: SnapshotId) -> String {
             |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         )
 }
+
+/// `word` as a shell takes it for one word.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:=,.-_@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words() {
+        assert_eq!(shell_word("a=https://10.0.0.1:2380,b"), "a=https://10.0.0.1:2380,b");
+        assert_eq!(shell_word("a b"), "'a b'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
+}

@@ -63,6 +63,8 @@ pub(crate) struct BackupConfig {
     pub(crate) level: Option<i32>,
     #[serde(deserialize_with = "suite")]
     pub(crate) suite: Option<Suite>,
+    /// Files and directories to store beside each snapshot.
+    pub(crate) include: Vec<PathBuf>,
 }
 
 fn suite<'de, D: serde::Deserializer<'de>>(
@@ -89,6 +91,15 @@ pub(crate) enum MasterKeyUri {
     File(PathBuf),
     /// A key in the repository, behind a passphrase.
     Passphrase,
+}
+
+impl std::fmt::Display for MasterKeyUri {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Passphrase => f.write_str("passphrase"),
+        }
+    }
 }
 
 impl std::str::FromStr for MasterKeyUri {

@@ -24,6 +24,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     options.level = args.level.or(config.level).unwrap_or(options.level);
     options.suite = args.suite.or(config.suite).unwrap_or(options.suite);
     options.compare_members = !args.no_compare;
+    options.include = if args.include.is_empty() { config.include.clone() } else { args.include };
     if let Some(mib) = args.read_ahead.or(config.read_ahead) {
         options.read_ahead = (mib as usize) << 20;
     }

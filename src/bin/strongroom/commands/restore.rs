@@ -1,34 +1,68 @@
 //! `restore`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use serde_json::json;
-use strongroom::backup::{Output, restore};
+use serde_json::{Value, json};
+use strongroom::backup::{
+    MemberOptions, MemberReport, Output, restore, restore_companions, restore_member,
+};
+use strongroom::datadir::{MAX_MANIFEST, Manifest};
+use strongroom::mvcc::RENEWED_LEASE_TTL;
 use strongroom::{Error, Result};
 
 use super::Context;
 use crate::args::RestoreArgs;
-use crate::output::bytes;
+use crate::output::{bytes, shell_word};
 
 pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode> {
+    let restores_member = args.member.data_dir.is_some() || args.member.from_manifest.is_some();
+    let companions = match &args.companions_to {
+        Some(dir) => Some(companions(&args, dir, context).await?),
+        None => None,
+    };
+    match (&args.output, companions) {
+        (Some(output), companions) => to_file(&args, output, companions, context).await,
+        (None, companions) if restores_member => to_data_dir(&args, companions, context).await,
+        (None, companions) => {
+            let names = companions.unwrap_or_default();
+            context.output.result(json!({ "companions": names }), || names.join("\n"))?;
+            context.output.note("next: look at what differs from what is there, then move it");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Restores the companions; where each is now.
+async fn companions(args: &RestoreArgs, dir: &Path, context: &Context) -> Result<Vec<String>> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &args.which).await?;
-    let stdout = args.output == Path::new("-");
+    let names = restore_companions(&repository, &keys, id, dir, &context.control).await?;
+    Ok(names.iter().map(|name| dir.join(name).display().to_string()).collect())
+}
+
+async fn to_file(
+    args: &RestoreArgs,
+    path: &Path,
+    companions: Option<Vec<String>>,
+    context: &Context,
+) -> Result<ExitCode> {
+    let stdout = path == Path::new("-");
     let target = match (stdout, args.revision) {
         (true, None) => Output::Stdout,
         (true, Some(_)) => {
             return Err(Error::usage("an earlier revision is written to a file, not to a stream")
                 .hint("give --output the name of a file"));
         }
-        (false, revision) => {
-            Output::File { path: args.output.clone(), force: args.force, revision }
-        }
+        (false, revision) => Output::File { path: path.to_owned(), force: args.force, revision },
     };
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &args.which).await?;
     let report = restore(&repository, &keys, id, &target, &context.control).await?;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
-    let path = args.output.display().to_string();
+    let path = path.display().to_string();
     if stdout {
         context
             .output
@@ -44,6 +78,7 @@ pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode
             "sha256": report.sha256.to_string(),
             "database_bytes": report.database_bytes,
             "opened_by": report.opened_by.to_string(),
+            "companions": companions,
             "findings": report.findings,
             "duration_seconds": report.duration.as_secs_f64(),
         }),
@@ -61,4 +96,198 @@ pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW …"
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+async fn to_data_dir(
+    args: &RestoreArgs,
+    companions: Option<Vec<String>>,
+    context: &Context,
+) -> Result<ExitCode> {
+    let options = options(args)?;
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &args.which).await?;
+    let report = restore_member(&repository, &keys, id, &options, &context.control).await?;
+    report.findings.iter().for_each(|finding| context.output.warn(finding));
+    let others = other_members(args, &options, &report, context);
+    let place = options.data_dir.display().to_string();
+    let mut json = json_of(&options, &report, &others);
+    if let Some(map) = json.as_object_mut() {
+        map.insert("companions".into(), companions.into());
+    }
+    context.output.result(json, || {
+        format!(
+            "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
+            report.member.name,
+            report.member.id,
+            report.members.id,
+            report.database.revision,
+            bytes(report.database.database_bytes),
+            report.cluster,
+        )
+    })?;
+    advise(args, &report, &others, context);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the flags say, else the manifest.
+fn options(args: &RestoreArgs) -> Result<MemberOptions> {
+    let flags = &args.member;
+    let manifest = match &flags.from_manifest {
+        Some(path) => read_manifest(path)?,
+        None => Manifest::default(),
+    };
+    let data_dir = flags.data_dir.clone().or(manifest.data_dir).ok_or_else(|| {
+        Error::usage("the manifest names no data directory").hint("give --data-dir")
+    })?;
+    let mut options = MemberOptions::default();
+    options.data_dir = data_dir;
+    options.wal_dir = flags.wal_dir.clone().or(manifest.wal_dir);
+    options.name = flags.name.clone().or(manifest.name).unwrap_or_default();
+    options.initial_cluster = flags.initial_cluster.clone().or(manifest.initial_cluster);
+    options.token = flags.initial_cluster_token.clone();
+    options.peer_urls = match flags.initial_advertise_peer_urls.as_slice() {
+        [] => manifest.peer_urls,
+        given => given.to_vec(),
+    };
+    options.revision = args.revision;
+    options.bump = flags.bump_revision;
+    options.mark_compacted = flags.mark_compacted;
+    options.without_auth = flags.without_auth;
+    options.owner = flags.owner.map(|owner| (owner.0, owner.1));
+    Ok(options)
+}
+
+fn read_manifest(path: &PathBuf) -> Result<Manifest> {
+    let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+    if length > MAX_MANIFEST as u64 {
+        return Err(Error::usage(format!("{}: too long for a pod", path.display())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    Manifest::parse(&text).map_err(|error| error.context(path.display().to_string()))
+}
+
+/// Name of each other member, and what to type on its node.
+fn other_members(
+    args: &RestoreArgs,
+    options: &MemberOptions,
+    report: &MemberReport,
+    context: &Context,
+) -> Vec<(String, String)> {
+    let others = report.members.members.iter().filter(|member| **member != report.member);
+    let command = |name: &str| {
+        let mut words: Vec<String> = vec!["strongroom".into()];
+        let mut add = |flag: &str, value: String| words.extend([flag.into(), shell_word(&value)]);
+        if let Ok(url) = context.settings.repository_url() {
+            add("-r", url.to_string());
+        }
+        context.settings.master_keys.iter().for_each(|key| add("-k", key.to_string()));
+        add("restore", report.id.to_string());
+        add("--data-dir", options.data_dir.display().to_string());
+        if let Some(dir) = &options.wal_dir {
+            add("--wal-dir", dir.display().to_string());
+        }
+        add("--name", name.to_owned());
+        add("--initial-cluster", report.members.initial_cluster());
+        add("--initial-cluster-token", report.members.token.clone());
+        if let Some(revision) = options.revision {
+            add("--revision", revision.to_string());
+        }
+        add("--bump-revision", report.bump.to_string());
+        if let Some((user, group)) = options.owner {
+            add("--owner", format!("{user}:{group}"));
+        }
+        let switches = [
+            (report.mark_compacted, "--mark-compacted"),
+            (args.member.without_auth, "--without-auth"),
+        ];
+        words.extend(switches.into_iter().filter(|(on, _)| *on).map(|(_, flag)| flag.to_owned()));
+        words.join(" ")
+    };
+    others.map(|member| (member.name.clone(), command(&member.name))).collect()
+}
+
+fn json_of(options: &MemberOptions, report: &MemberReport, others: &[(String, String)]) -> Value {
+    let others = others.iter().map(|(name, command)| json!({"name": name, "command": command}));
+    json!({
+        "id": report.id.to_string(),
+        "cluster": report.cluster.as_str(),
+        "data_dir": options.data_dir.display().to_string(),
+        "wal_dir": options.wal_dir.as_ref().map(|dir| dir.display().to_string()),
+        "name": report.member.name,
+        "member_id": format!("{:016x}", report.member.id),
+        "etcd_cluster_id": format!("{:016x}", report.members.id),
+        "initial_cluster": report.members.initial_cluster(),
+        "initial_cluster_token": report.members.token,
+        "revision": report.database.revision,
+        "last_change": report.database.last_change,
+        "bump": report.bump,
+        "mark_compacted": report.mark_compacted,
+        "kubernetes": report.kubernetes,
+        "auth_enabled": report.auth_enabled,
+        "renewed_leases": report.database.renewed_leases,
+        "database_bytes": report.database.database_bytes,
+        "etcd_versions": report.versions,
+        "other_members": others.collect::<Vec<_>>(),
+        "opened_by": report.opened_by.to_string(),
+        "findings": report.findings,
+        "duration_seconds": report.duration.as_secs_f64(),
+    })
+}
+
+/// What to know before etcd is started from it.
+fn advise(
+    args: &RestoreArgs,
+    report: &MemberReport,
+    others: &[(String, String)],
+    context: &Context,
+) {
+    let output = &context.output;
+    if args.member.without_auth {
+        output.warn("authentication is off and all users are gone: who reaches this etcd may read and change everything, until you set it up anew");
+    } else if report.auth_enabled {
+        output.note("etcd asks for users and passwords as they were when the snapshot was taken; if root's is lost, restore with --without-auth");
+    }
+    if report.database.renewed_leases > 0 {
+        output.warn(&format!(
+            "{} lease(s) had been revoked later: they are there again, for {RENEWED_LEASE_TTL} s",
+            report.database.renewed_leases
+        ));
+    }
+    if report.kubernetes && report.bump > 0 {
+        output.note(&format!(
+            "the data is Kubernetes': its revisions leap by {} and all before is marked compacted. Controllers and kubelets \
+             watch from revisions they have seen, and would never notice that time went back; so each must list anew. \
+             Restart API servers, controller managers, schedulers and kubelets once etcd runs",
+            report.bump
+        ));
+    }
+    for (name, command) in others {
+        output.note(&format!("on the node of member {name}, before any is started:\n  {command}"));
+    }
+    if args.member.initial_cluster_token.is_none() {
+        output.note("restoring this once more? Give a new --initial-cluster-token: with the same, members left over from this restore could join");
+    }
+    output.note(&format!(
+        "next: start etcd {} or {} with this --data-dir and the same --name",
+        report.versions[0], report.versions[1]
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use strongroom::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etcd.yaml");
+        assert_eq!(read_manifest(&path).unwrap_err().kind(), ErrorKind::Io);
+        std::fs::write(&path, "kind: Pod").unwrap();
+        let error = read_manifest(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("etcd.yaml"), "{error}");
+    }
 }

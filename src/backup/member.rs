@@ -1,0 +1,419 @@
+//! Restore to a member's data directory, which etcd starts from.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::blocking::run_blocking;
+use super::control::Control;
+use super::restore::parent;
+use super::rewrite::rewrite;
+use super::snapshot::OpenSnapshot;
+use crate::bolt::{Db, ReadAt};
+use crate::crypto;
+use crate::datadir::{Cluster, Member, WAL_NAME};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{ClusterName, KeyId, SnapshotId};
+use crate::keys::MasterKeys;
+use crate::mvcc::{self, Changes, DatabaseFacts, Revision, Rewritten};
+use crate::store::Repository;
+
+/// How far Kubernetes' revisions leap: further than any cluster gets between a backup and its restore, and the same
+/// for everyone who types the same command.
+pub const KUBERNETES_BUMP: i64 = 1_000_000_000;
+/// The last minor version of etcd 3 whose database is known.
+const LAST_MINOR: u32 = 7;
+/// Records looked at to tell whether the data is Kubernetes'.
+const SAMPLE: usize = 10_000;
+const SCRATCH: &str = ".strongroom-restore-";
+
+/// The member to restore.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberOptions {
+    /// Where it is to be: a directory that is empty, or not there yet.
+    pub data_dir: PathBuf,
+    /// Where its log is to be (`--wal-dir`); in the data directory if `None`.
+    pub wal_dir: Option<PathBuf>,
+    /// The member's name; `default` if empty, as for etcd.
+    pub name: String,
+    /// All members of the cluster to be, as `--initial-cluster` has them; this one alone if `None`.
+    pub initial_cluster: Option<String>,
+    /// The cluster's token; if `None` one that snapshot, revision and members determine, so that everyone who restores
+    /// the same comes to the same cluster.
+    pub token: Option<String>,
+    /// Where its peers are to reach it; what `initial_cluster` says if there are none.
+    pub peer_urls: Vec<String>,
+    /// The main revision to go back to.
+    pub revision: Option<i64>,
+    /// Main revisions to leap over; if `None`, [`KUBERNETES_BUMP`] with `mark_compacted` where the data is Kubernetes'.
+    pub bump: Option<i64>,
+    /// Mark what lies before the leap compacted, so that each watch starts over.
+    pub mark_compacted: bool,
+    /// Leave out users, roles and passwords.
+    pub without_auth: bool,
+    /// User and group id that are to own everything.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberReport {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// The owner's name for the cluster it is of.
+    pub cluster: ClusterName,
+    /// The etcd cluster that it is to become.
+    pub members: Cluster,
+    /// Which of its members this is.
+    pub member: Member,
+    /// What the database became.
+    pub database: Rewritten,
+    /// Main revisions leapt over.
+    pub bump: i64,
+    /// Whether what lies before the leap is marked compacted.
+    pub mark_compacted: bool,
+    /// Whether the data is Kubernetes'.
+    pub kubernetes: bool,
+    /// Whether etcd will ask who its clients are, by the users and passwords of the snapshot.
+    pub auth_enabled: bool,
+    /// Minor versions of etcd 3 that may start from it: the snapshot's and the next.
+    pub versions: [String; 2],
+    /// The master key that opened it.
+    pub opened_by: KeyId,
+    /// Oddities that did not stop the restore.
+    pub findings: Vec<String>,
+    /// Wall time.
+    pub duration: Duration,
+}
+
+/// Restores snapshot `id` as the data directory of one member.
+///
+/// It is built in a directory of its own, synced, and given its name last.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] when there is something in the directory; [`ErrorKind::Usage`] for members that etcd
+/// would not take; [`ErrorKind::NotFound`] for a revision that the snapshot has not; [`ErrorKind::Unsupported`] for
+/// the database of a later etcd; those of SPEC.md §8 and [`ErrorKind::Io`]. Nothing is then left in the directory.
+pub async fn restore_member(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+    options: &MemberOptions,
+    control: &Control,
+) -> Result<MemberReport> {
+    let started = Instant::now();
+    // Before anything is fetched.
+    let place = Place::new(&options.data_dir, options.wal_dir.as_deref())?;
+    Cluster::parse(&options.initial_cluster(), "token")?
+        .member(options.name(), &options.peer_urls)?;
+    let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
+    let revision = options.revision.unwrap_or(snapshot.facts.etcd.revision.cast_signed());
+    let members = Cluster::parse(&options.initial_cluster(), &options.token(id, revision))?;
+    let member = members.member(options.name(), &options.peer_urls)?.clone();
+    control.begin("restoring", Some(snapshot.database.index().database.size));
+    let building = place.build(&snapshot, &members, options, control).await;
+    let (place, plan, database) = building.context(format!("snapshot {id}"))?;
+    let (wal, snap) = (members.wal(&member), (members.snap_name(), members.snap()));
+    let owner = options.owner;
+    control.check()?;
+    // Not to be dropped midway: nobody would take the scratch directory away.
+    run_blocking(move || place.finish(&wal, &snap, owner)).await?;
+    Ok(MemberReport {
+        id,
+        cluster: snapshot.manifest.body().cluster.clone(),
+        members,
+        member,
+        database,
+        bump: plan.bump,
+        mark_compacted: plan.mark_compacted,
+        kubernetes: plan.kubernetes,
+        auth_enabled: plan.auth_enabled && !options.without_auth,
+        versions: plan.versions,
+        opened_by: snapshot.opened_by,
+        findings: snapshot.findings,
+        duration: started.elapsed(),
+    })
+}
+
+impl MemberOptions {
+    fn name(&self) -> &str {
+        if self.name.is_empty() { "default" } else { &self.name }
+    }
+
+    fn initial_cluster(&self) -> String {
+        let alone = || {
+            let urls = match self.peer_urls.as_slice() {
+                [] => vec!["http://localhost:2380"],
+                urls => urls.iter().map(String::as_str).collect(),
+            };
+            let pairs: Vec<_> = urls.iter().map(|url| format!("{}={url}", self.name())).collect();
+            pairs.join(",")
+        };
+        self.initial_cluster.clone().unwrap_or_else(alone)
+    }
+
+    fn token(&self, id: SnapshotId, revision: i64) -> String {
+        let derived = || {
+            let members = Cluster::parse(&self.initial_cluster(), "token");
+            let members = members.map(|members| members.initial_cluster()).unwrap_or_default();
+            let hash = crypto::sha256(&[format!("{id} {revision} {members}").as_bytes()]);
+            format!(
+                "strongroom-{}",
+                data_encoding::HEXLOWER.encode(hash.get(..8).unwrap_or_default())
+            )
+        };
+        self.token.clone().unwrap_or_else(derived)
+    }
+}
+
+/// What the database says of how to restore it.
+#[derive(Default)]
+struct Plan {
+    bump: i64,
+    mark_compacted: bool,
+    kubernetes: bool,
+    auth_enabled: bool,
+    versions: [String; 2],
+}
+
+impl Plan {
+    fn new<R: ReadAt>(db: &Db<R>, options: &MemberOptions) -> Result<Self> {
+        let facts = mvcc::database_facts(db)?;
+        let kubernetes = is_kubernetes(db)?;
+        let default = if kubernetes { KUBERNETES_BUMP } else { 0 };
+        Ok(Self {
+            bump: options.bump.unwrap_or(default),
+            mark_compacted: options.mark_compacted || options.bump.is_none() && kubernetes,
+            kubernetes,
+            auth_enabled: facts.auth_enabled,
+            versions: versions(&facts)?,
+        })
+    }
+}
+
+/// The versions that may start from the database: its own minor version, and the next.
+fn versions(facts: &DatabaseFacts) -> Result<[String; 2]> {
+    let version = facts.storage_version.as_ref().or(facts.cluster_version.as_ref());
+    let mut parts = version.map(String::as_str).unwrap_or("3.4").split('.').map(str::parse);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(3_u32)), Some(Ok(minor @ 0..=LAST_MINOR))) => {
+            // A cluster that has just been set up does not say which version it is.
+            let minor = minor.max(4);
+            Ok([minor, minor + 1].map(|minor| format!("3.{minor}")))
+        }
+        _ => Err(Error::unsupported(format!(
+            "the database of etcd {}: up to 3.{LAST_MINOR} is known",
+            version.map_or("?", String::as_str)
+        ))
+        .hint("restore with --output, and with that etcd's own etcdutl")),
+    }
+}
+
+fn is_kubernetes<R: ReadAt>(db: &Db<R>) -> Result<bool> {
+    let (mut found, mut looked) = (false, 0);
+    mvcc::for_each_record(db, Revision::default(), |record| {
+        looked += 1;
+        found = record.kv.key.starts_with(b"/registry/") || record.kv.value.starts_with(b"k8s\0");
+        Ok(if found || looked == SAMPLE {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    Ok(found)
+}
+
+/// A data directory being built.
+struct Place {
+    data: Scratch,
+    wal: Option<Scratch>,
+}
+
+/// A directory being built beside its final place, or in it if that is there already (and may be where a file system
+/// is mounted).
+struct Scratch {
+    temporary: TempDir,
+    target: PathBuf,
+    inside: bool,
+}
+
+impl Scratch {
+    fn new(target: &Path) -> Result<Self> {
+        let inside = match fs::read_dir(target) {
+            Ok(entries) => {
+                for entry in entries {
+                    let name = entry.map_err(|error| Error::io(target, error))?.file_name();
+                    if name != "lost+found" {
+                        return Err(not_empty(target, &name.to_string_lossy()));
+                    }
+                }
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::io(target, error)),
+        };
+        let dir = if inside { target } else { parent(target) };
+        let private = Permissions::from_mode(0o700);
+        let temporary =
+            tempfile::Builder::new().prefix(SCRATCH).permissions(private).tempdir_in(dir);
+        let temporary = temporary.map_err(|error| {
+            Error::io(dir, error).hint("the directory above the data directory must be there")
+        })?;
+        Ok(Self { temporary, target: target.to_owned(), inside })
+    }
+
+    fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Gives everything that was built its place.
+    fn commit(self, owner: Option<(u32, u32)>) -> Result<()> {
+        let failed = |error| Error::io(&self.target, error);
+        if self.inside {
+            // What etcd asks of it, and of whoever may read it.
+            fs::set_permissions(&self.target, Permissions::from_mode(0o700)).map_err(failed)?;
+            give(&self.target, owner)?;
+            for entry in fs::read_dir(self.path()).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                fs::rename(entry.path(), self.target.join(entry.file_name())).map_err(failed)?;
+            }
+            sync_dir(&self.target)?;
+            return self.temporary.close().map_err(failed);
+        }
+        let built = self.temporary.keep();
+        fs::rename(&built, &self.target).map_err(|error| {
+            // It was somebody's who was quicker.
+            let _ = fs::remove_dir_all(&built);
+            failed(error)
+        })?;
+        sync_dir(parent(&self.target))
+    }
+}
+
+fn not_empty(target: &Path, name: &str) -> Error {
+    let error = Error::new(
+        ErrorKind::AlreadyExists,
+        format!("{} is not empty: {name:?} is in it", target.display()),
+    );
+    if name.starts_with(SCRATCH) {
+        return error.hint("a restore that was killed left it: delete it when none is running");
+    }
+    error.hint("a restore never replaces data: stop etcd and move the old directory away, do not delete it yet")
+}
+
+impl Place {
+    fn new(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Self> {
+        let place =
+            Self { data: Scratch::new(data_dir)?, wal: wal_dir.map(Scratch::new).transpose()? };
+        let mut dirs = DirBuilder::new();
+        dirs.mode(0o700).recursive(true);
+        for dir in [place.snap_dir(), place.wal_dir()] {
+            dirs.create(&dir).map_err(|error| Error::io(dir, error))?;
+        }
+        Ok(place)
+    }
+
+    fn snap_dir(&self) -> PathBuf {
+        self.data.path().join("member/snap")
+    }
+
+    fn wal_dir(&self) -> PathBuf {
+        let inside = || self.data.path().join("member/wal");
+        self.wal.as_ref().map_or_else(inside, |wal| wal.path().to_owned())
+    }
+
+    /// Writes the database.
+    async fn build(
+        self,
+        snapshot: &OpenSnapshot,
+        members: &Cluster,
+        options: &MemberOptions,
+        control: &Control,
+    ) -> Result<(Self, Plan, Rewritten)> {
+        let path = self.snap_dir().join("db");
+        let file = create(&path)?;
+        let writing = file.try_clone().map_err(|error| Error::io(&path, error))?;
+        let (sender, planned) = std::sync::mpsc::channel();
+        let (buckets, meta) = (members.buckets(), members.meta());
+        let options = options.clone();
+        let plan = move |db: &Db<_>| {
+            let plan = Plan::new(db, &options)?;
+            let changes = Changes {
+                revision: options.revision,
+                bump: plan.bump,
+                mark_compacted: plan.mark_compacted,
+                without_auth: options.without_auth,
+                buckets,
+                meta,
+            };
+            // It is there to be received as long as this future is.
+            let _ = sender.send(plan);
+            Ok(changes)
+        };
+        let written = rewrite(snapshot, plan, writing, &path, control).await?;
+        let plan = planned.recv().unwrap_or_default();
+        run_blocking(move || file.sync_all().map_err(|error| Error::io(path, error))).await?;
+        Ok((self, plan, written))
+    }
+
+    /// Writes what remains, syncs, and gives it all its place.
+    fn finish(self, wal: &[u8], snap: &(String, Vec<u8>), owner: Option<(u32, u32)>) -> Result<()> {
+        let (snap_dir, wal_dir) = (self.snap_dir(), self.wal_dir());
+        write(&snap_dir.join(&snap.0), &snap.1)?;
+        write(&wal_dir.join(WAL_NAME), wal)?;
+        let roots = [Some(&self.data), self.wal.as_ref()];
+        for root in roots.into_iter().flatten() {
+            settle(root.path(), owner, root.inside)?;
+        }
+        // The log first: a data directory without its log would start as an empty member.
+        if let Some(wal) = self.wal {
+            wal.commit(owner)?;
+        }
+        self.data.commit(owner)
+    }
+}
+
+fn create(path: &Path) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(|error| Error::io(path, error))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = create(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.map_err(|error| Error::io(path, error))
+}
+
+/// Gives `dir` and all below it to `owner`, and syncs the directories. `inside`: all but `dir` itself, which goes.
+fn settle(dir: &Path, owner: Option<(u32, u32)>, inside: bool) -> Result<()> {
+    let failed = |error| Error::io(dir, error);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            settle(&entry.path(), owner, false)?;
+        } else {
+            give(&entry.path(), owner)?;
+        }
+    }
+    if !inside {
+        give(dir, owner)?;
+    }
+    sync_dir(dir)
+}
+
+fn give(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    chown(path, Some(user), Some(group)).map_err(|error| Error::io(path, error))
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(dir, error))
+}
