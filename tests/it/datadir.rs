@@ -2,11 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::BufWriter;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, GetOptions, PutOptions};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use strongroom::bolt::{Db, FileSource};
@@ -17,9 +16,8 @@ use tempfile::TempDir;
 
 use crate::end_to_end::run;
 use crate::etcd::download;
-use crate::etcd_server::{Etcd, Version, free_ports};
-
-const TOKEN: &str = "restored-1";
+use crate::etcd_server::{Etcd, Version};
+use crate::member::{Plan, Running, hash, revision};
 
 /// The only file in `dir` that is named like that.
 fn only(dir: &Path, extension: &str) -> PathBuf {
@@ -169,132 +167,6 @@ fn refuses_as_the_stock_tool() {
     }
 }
 
-/// A cluster started from directories that the library wrote.
-struct Started {
-    version: Version,
-    dir: TempDir,
-    members: Vec<Running>,
-}
-
-struct Running {
-    name: String,
-    endpoint: String,
-    peer: String,
-    child: Option<Child>,
-}
-
-impl Started {
-    /// Writes the directories of `count` members and starts them.
-    fn new(version: Version, database: &[u8], count: usize) -> Self {
-        let ports = free_ports(2 * count);
-        let members = ports.chunks(2).enumerate().map(|(at, ports)| Running {
-            name: format!("r{at}"),
-            endpoint: format!("http://127.0.0.1:{}", ports[0]),
-            peer: format!("http://127.0.0.1:{}", ports[1]),
-            child: None,
-        });
-        let mut started =
-            Self { version, dir: TempDir::new().unwrap(), members: members.collect() };
-        let cluster = Cluster::parse(&started.initial_cluster(), TOKEN).unwrap();
-        for running in &started.members {
-            let member =
-                cluster.member(&running.name, std::slice::from_ref(&running.peer)).unwrap();
-            write(&started.dir.path().join(&running.name), database, &cluster, member);
-        }
-        (0..count).for_each(|at| started.start(at, "new"));
-        (0..count).for_each(|at| started.wait(at));
-        started
-    }
-
-    fn initial_cluster(&self) -> String {
-        let pairs = self.members.iter().map(|member| format!("{}={}", member.name, member.peer));
-        pairs.collect::<Vec<_>>().join(",")
-    }
-
-    fn start(&mut self, at: usize, state: &str) {
-        let cluster = self.initial_cluster();
-        let Running { name, endpoint, peer, child } = &mut self.members[at];
-        let log = self.dir.path().join(format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut etcd = self.version.program("etcd");
-        etcd.args(["--name", name, "--data-dir"])
-            .arg(self.dir.path().join(&*name))
-            .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
-            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", &cluster, "--initial-cluster-state", state])
-            .args(["--initial-cluster-token", TOKEN])
-            .stdout(log.try_clone().unwrap())
-            .stderr(Stdio::from(log));
-        *child = Some(etcd.spawn().unwrap());
-    }
-
-    fn wait(&self, at: usize) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.ctl(at, &["endpoint", "health"]).0 {
-            let log = self.dir.path().join(format!("{}.log", self.members[at].name));
-            assert!(Instant::now() < deadline, "{}", fs::read_to_string(log).unwrap());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn ctl(&self, at: usize, args: &[&str]) -> (bool, String) {
-        let mut ctl = self.version.program("etcdctl");
-        let out =
-            ctl.args(["--endpoints", &self.members[at].endpoint]).args(args).output().unwrap();
-        (out.status.success(), String::from_utf8(out.stdout).unwrap())
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self, at: usize) {
-        if let Some(mut child) = self.members[at].child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Adds a member that has nothing yet.
-    fn join(&mut self) {
-        let [client, peer] = free_ports(2)[..] else { unreachable!() };
-        let name = format!("r{}", self.members.len());
-        let peer = format!("http://127.0.0.1:{peer}");
-        // A cluster takes no further member before it has all of its own.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let url = format!("--peer-urls={peer}");
-        while !self.ctl(0, &["member", "add", &name, &url]).0 {
-            assert!(Instant::now() < deadline, "no member may join");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        let endpoint = format!("http://127.0.0.1:{client}");
-        self.members.push(Running { name, endpoint, peer, child: None });
-        let at = self.members.len() - 1;
-        self.start(at, "existing");
-        self.wait(at);
-    }
-
-    async fn client(&self, at: usize) -> Client {
-        Client::connect([&self.members[at].endpoint], None).await.unwrap()
-    }
-
-    /// Every member's HashKV at its revision, once all have reached `revision`.
-    async fn hashes(&self, revision: i64) -> Vec<u32> {
-        let mut hashes = Vec::new();
-        for at in 0..self.members.len() {
-            let mut client = self.client(at).await;
-            // Linearizable: the member has caught up.
-            let got = client.get("x", None).await.unwrap();
-            assert_eq!(got.header().unwrap().revision(), revision, "member {at}");
-            hashes.push(client.maintenance_client().hash_kv(revision).await.unwrap().hash());
-        }
-        hashes
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        (0..self.members.len()).for_each(|at| self.kill(at));
-    }
-}
-
 /// A member's data directory.
 fn write(data: &Path, database: &[u8], cluster: &Cluster, member: &Member) {
     let (snap, wal) = (data.join("member/snap"), data.join("member/wal"));
@@ -308,72 +180,83 @@ fn write(data: &Path, database: &[u8], cluster: &Cluster, member: &Member) {
     fs::write(wal.join(WAL_NAME), cluster.wal(member)).unwrap();
 }
 
-/// A cluster's members, as (id, name, peer URL), and its id.
-fn listed(started: &Started) -> (Vec<(u64, String, String)>, u64) {
-    let told: Value =
-        serde_json::from_str(&started.ctl(0, &["member", "list", "-w", "json"]).1).unwrap();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let members = told["members"].as_array().unwrap().iter();
-    let mut members: Vec<_> = members
-        .map(|one| (one["ID"].as_u64().unwrap(), text(&one["name"]), text(&one["peerURLs"][0])))
-        .collect();
-    members.sort();
-    (members, told["header"]["cluster_id"].as_u64().unwrap())
+/// Starts the members `which`, of whom the first `founders` came from directories that were written.
+fn start(plan: &Plan, dir: &Path, which: Range<usize>, founders: usize) -> Vec<Running> {
+    let cluster = plan.initial_cluster(which.end);
+    let options = ["--initial-cluster-state", "existing", "--initial-cluster", &cluster];
+    let joins = |at| if at < founders { &[][..] } else { &options[..] };
+    which.map(|at| plan.start(at, &dir.join(format!("m{at}")), joins(at))).collect()
 }
 
+/// Announces the next member. A cluster takes none before its members have seen each other for some seconds.
+fn announce(plan: &Plan, at: usize) {
+    let url = format!("--peer-urls={}", plan.peer(at));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let told = plan.ctl(0).args(["member", "add", &format!("m{at}"), &url]).output().unwrap();
+        if told.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{told:?}");
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// The HashKV that all members have at `last`, which each of them has reached.
+async fn agreed(plan: &Plan, count: usize, last: i64) -> u32 {
+    let mut hashes = Vec::new();
+    for at in 0..count {
+        let mut client = plan.client(at).await;
+        // A linearizable read: the member has caught up.
+        assert_eq!(revision(&mut client).await, last, "member {at}");
+        hashes.push(hash(&mut client, last).await);
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0] && *hash != 0), "{hashes:?}");
+    hashes[0]
+}
+
+/// Killed all at once, and joined by one more.
 async fn starts(from: Version, version: Version, count: usize) {
     let etcd = Etcd::start(from).await;
     etcd.fill(300, 700).await;
-    let mut client = etcd.client().await;
-    let lease = client.lease_grant(3000, None).await.unwrap().id();
-    client.put("leased", "x", Some(PutOptions::new().with_lease(lease))).await.unwrap();
-    client.delete("key/00007", None).await.unwrap();
-    client.compact(50, None).await.unwrap();
-    let (hash, compacted, last) = etcd.hash_kv().await;
-    assert_eq!((compacted, last), (50, 303));
+    etcd.etcdctl(&["del", "key/00007"]);
+    etcd.etcdctl(&["compact", "50"]);
+    let (expected, compacted, last) = etcd.hash_kv().await;
+    assert_eq!((compacted, last), (50, 302));
     let database = download(&choose_member(&etcd.settings()).await.unwrap()).await.unwrap();
     drop(etcd);
 
-    let mut started = Started::new(version, &database, count);
-    assert_eq!(started.hashes(last).await, vec![hash; count]);
-    let cluster = Cluster::parse(&started.initial_cluster(), TOKEN).unwrap();
-    let members = cluster.members.iter();
-    let members: Vec<_> =
-        members.map(|one| (one.id, one.name.clone(), one.peer_urls[0].clone())).collect();
-    assert_eq!(listed(&started), (members, cluster.id));
-    let mut client = started.client(0).await;
-    let ttl = client.lease_time_to_live(lease, None).await.unwrap();
-    assert!((1..=3000).contains(&ttl.ttl()) && ttl.granted_ttl() == 3000);
-
-    // Writes, and a kill in which all lose what they had not synced.
-    client.put("after", "kept", None).await.unwrap();
-    for round in 0..2 {
-        (0..count).for_each(|at| started.kill(at));
-        (0..count).for_each(|at| started.start(at, "new"));
-        (0..count).for_each(|at| started.wait(at));
-        let hashes = started.hashes(last + 1).await;
-        assert!(hashes.iter().all(|hash| *hash == hashes[0] && *hash != 0), "{round}: {hashes:?}");
+    let (dir, plan) = (TempDir::new().unwrap(), Plan::new(version, count + 1));
+    let cluster = Cluster::parse(&plan.initial_cluster(count), "restored").unwrap();
+    for member in &cluster.members {
+        write(&dir.path().join(&member.name), &database, &cluster, member);
     }
-    // A member that joins later gets everything, not only what the log has.
-    started.join();
-    let hashes = started.hashes(last + 1).await;
-    assert!(
-        hashes.len() == count + 1 && hashes.iter().all(|hash| *hash == hashes[0]),
-        "{hashes:?}"
-    );
-    let mut joined = started.client(count).await;
-    let all = GetOptions::new().with_all_keys().with_count_only().with_serializable();
-    assert_eq!(joined.get("", Some(all)).await.unwrap().count(), 301);
-    joined.put("from the joined", "x", None).await.unwrap();
-    (0..=count).for_each(|at| started.kill(at));
-    (0..=count).for_each(|at| started.start(at, "existing"));
-    (0..=count).for_each(|at| started.wait(at));
-    let hashes = started.hashes(last + 2).await;
-    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    let running = start(&plan, dir.path(), 0..count, count);
+    assert_eq!(agreed(&plan, count, last).await, expected);
+    let told = run(plan.ctl(0).args(["member", "list", "-w", "json"]));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let mut ids: Vec<_> =
+        told["members"].as_array().unwrap().iter().map(|one| one["ID"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, cluster.members.iter().map(|one| one.id).collect::<Vec<_>>());
+    assert_eq!(told["header"]["cluster_id"], cluster.id);
+
+    plan.client(0).await.put("after", "kept", None).await.unwrap();
+    drop(running);
+    let mut running = start(&plan, dir.path(), 0..count, count);
+    let after = agreed(&plan, count, last + 1).await;
+
+    announce(&plan, count);
+    running.extend(start(&plan, dir.path(), count..count + 1, count));
+    assert_eq!(agreed(&plan, count + 1, last + 1).await, after);
+    plan.client(count).await.put("through", "the joined", None).await.unwrap();
+    drop(running);
+    let _running = start(&plan, dir.path(), 0..count + 1, count);
+    agreed(&plan, count + 1, last + 2).await;
     // etcd writes on in our log.
-    let log = fs::read(started.dir.path().join("r0/member/wal").join(WAL_NAME)).unwrap();
+    let log = fs::read(dir.path().join("m0/member/wal").join(WAL_NAME)).unwrap();
     let entries = read_wal(&log).unwrap().into_iter().filter(|one| one.kind == RecordKind::Entry);
-    assert!(entries.count() > count + 2);
+    assert!(entries.count() > count + 3);
 }
 
 macro_rules! on_real_etcd {
@@ -388,8 +271,6 @@ macro_rules! on_real_etcd {
 on_real_etcd! {
     as_the_stock_tool_3_4: agrees_with_the_stock_tool(Version::V3_4),
     as_the_stock_tool_3_5: agrees_with_the_stock_tool(Version::V3_5),
-    one_member_3_4: starts(Version::V3_4, Version::V3_4, 1),
-    one_member_3_5: starts(Version::V3_5, Version::V3_5, 1),
     three_members_3_4: starts(Version::V3_4, Version::V3_4, 3),
     three_members_3_5: starts(Version::V3_5, Version::V3_5, 3),
     one_member_of_3_4_on_3_5: starts(Version::V3_4, Version::V3_5, 1),
