@@ -4,6 +4,7 @@ mod blocking;
 mod buffers;
 mod catalog;
 mod companions;
+pub mod contents;
 mod control;
 mod create;
 mod deep;
@@ -15,6 +16,7 @@ mod inside;
 mod member;
 mod passphrases;
 mod read;
+mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
@@ -34,6 +36,7 @@ pub use passphrases::{
     MAX_ARGON2_KIB, change_passphrase, create_passphrase_key, open_passphrase_keys,
     passphrase_keys, remove_passphrase_key,
 };
+pub use reports::{ListedReport, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{Output, RestoreReport, restore};
 pub use show::{Details, show};

@@ -3,6 +3,7 @@
 use super::cursor::Visited;
 use super::db::Db;
 use super::page::{FREELIST, HEADER, Header, tampered};
+use super::scan::Span;
 use super::source::ReadAt;
 use crate::error::{Context, Result};
 
@@ -40,15 +41,25 @@ pub struct BucketSize {
 /// # Errors
 /// [`Tampered`](crate::ErrorKind::Tampered) naming page and rule, and those of the source.
 pub fn check<R: ReadAt>(db: &Db<R>) -> Result<Checked> {
-    check_each(db, |_, _, _| Ok(()))
+    check_with(db, Order::File, |_, _, _| Ok(()))
 }
 
-/// As [`check`], and gives each record on to `visit` on the way: bucket, key, value.
+/// In which order a walk comes to a bucket's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By key.
+    Key,
+    /// As they lie in the file (see [`Bucket::scan`](super::Bucket::scan)).
+    File,
+}
+
+/// As [`check`], and gives each record to `visit` on the way: its bucket's name, key and value, bucket by bucket.
 ///
 /// # Errors
 /// As [`check`], and those of `visit`.
-pub fn check_each<R: ReadAt>(
+pub fn check_with<R: ReadAt>(
     db: &Db<R>,
+    order: Order,
     mut visit: impl FnMut(&[u8], &[u8], &[u8]) -> Result<()>,
 ) -> Result<Checked> {
     let root = db.root();
@@ -57,18 +68,24 @@ pub fn check_each<R: ReadAt>(
     let mut visited = cursor.into_visited();
     let mut buckets = Vec::with_capacity(found.len());
     for (name, bucket) in found {
-        let mut size = BucketSize { name, records: 0, bytes: 0 };
-        let what = || format!("bucket {:?}", String::from_utf8_lossy(&size.name));
-        let mut cursor = bucket.cursor_with(&[], visited).map_err(|e| e.context(what()))?;
+        let what = format!("bucket {:?}", String::from_utf8_lossy(&name));
         let (mut records, mut bytes) = (0_u64, 0_u64);
-        while let Some((key, value)) = cursor.next_record().map_err(|e| e.context(what()))? {
+        let mut count = |key: &[u8], value: &[u8]| {
             records = records.saturating_add(1);
             bytes = bytes.saturating_add(key.len() as u64).saturating_add(value.len() as u64);
-            visit(&size.name, key, value)?;
-        }
-        visited = cursor.into_visited();
-        (size.records, size.bytes) = (records, bytes);
-        buckets.push(size);
+            visit(&name, key, value)
+        };
+        visited = match order {
+            Order::File => bucket.scan_with(Span::ALL, visited, count).context(what)?,
+            Order::Key => {
+                let mut cursor = bucket.cursor_with(&[], visited).context(what.clone())?;
+                while let Some((key, value)) = cursor.next_record().context(what.clone())? {
+                    count(key, value)?;
+                }
+                cursor.into_visited()
+            }
+        };
+        buckets.push(BucketSize { name, records, bytes });
     }
     let reachable = visited.count();
     if let Some(page) = db.meta().freelist {

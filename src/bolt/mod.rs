@@ -13,12 +13,13 @@ mod db;
 #[doc(hidden)]
 pub mod fuzzing;
 mod page;
+mod scan;
 mod source;
 mod tree;
 mod writer;
 
 pub use bucket::Bucket;
-pub use check::{BucketSize, Checked, check, check_each};
+pub use check::{BucketSize, Checked, Order, check, check_with};
 pub use cursor::Cursor;
 pub use db::{Db, Meta};
 pub use source::{FileSource, ReadAt};

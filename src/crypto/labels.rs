@@ -11,6 +11,8 @@ pub enum Label {
     CompanionsKey,
     /// Data key → key of the facts in the manifest.
     FactsKey,
+    /// Data key → key of a report.
+    ReportKey,
     /// Data key → key of the manifest's MAC.
     ManifestMac,
     /// Data key → key of the seal's MAC.
@@ -25,6 +27,8 @@ pub enum Label {
     DataKey,
     /// Context of the sealed facts.
     Facts,
+    /// Context of a report.
+    Report,
     /// Context of a master key sealed by a passphrase.
     Passphrase,
     /// Hash input of a key id.
@@ -39,6 +43,7 @@ impl Label {
             Self::IndexKey => "strongroom/v1/index-key",
             Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
+            Self::ReportKey => "strongroom/v1/report-key",
             Self::ManifestMac => "strongroom/v1/manifest-mac",
             Self::SealMac => "strongroom/v1/seal-mac",
             Self::DataKeyCommitment => "strongroom/v1/data-key-commitment",
@@ -46,6 +51,7 @@ impl Label {
             Self::Object => "strongroom/v1/object",
             Self::DataKey => "strongroom/v1/data-key",
             Self::Facts => "strongroom/v1/facts",
+            Self::Report => "strongroom/v1/report",
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
         }

@@ -56,6 +56,11 @@ impl DataKey {
         crypto::expand(&self.key, Label::FactsKey, b"")
     }
 
+    /// Encrypts a report.
+    pub fn report_key(&self) -> SecretKey {
+        crypto::expand(&self.key, Label::ReportKey, b"")
+    }
+
     /// The manifest's MAC over `signed`, its first two lines.
     pub fn manifest_mac(&self, signed: &[u8]) -> [u8; 32] {
         crypto::hmac_sha256(&crypto::expand(&self.key, Label::ManifestMac, b""), &[signed])

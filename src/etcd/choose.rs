@@ -55,6 +55,11 @@ impl Choice {
             .map_err(|error| error.context(self.member.endpoint.clone()))
     }
 
+    /// How long one request may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.idle
+    }
+
     /// The client of this one member.
     pub fn client(&self) -> Client {
         self.client.clone()

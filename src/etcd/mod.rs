@@ -6,6 +6,7 @@
 mod choose;
 mod compare;
 mod failure;
+mod keys;
 mod probe;
 pub mod protocol;
 mod settings;

@@ -1,8 +1,8 @@
 //! One function for each parser: takes any bytes, must not panic. For fuzz targets and tests.
 
 use super::{
-    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, RepositoryInfo,
-    Seal, SealedKeyring,
+    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, Report,
+    ReportObject, RepositoryInfo, Seal, SealedKeyring,
 };
 
 /// Takes any bytes.
@@ -17,6 +17,7 @@ pub const ALL: &[(&str, Parser)] = &[
     ("manifest", manifest),
     ("names", names),
     ("passphrase", passphrase),
+    ("report", report),
     ("repository", repository),
     ("seal", seal),
     ("sealed_keyring", sealed_keyring),
@@ -68,6 +69,16 @@ pub fn names(data: &[u8]) {
 pub fn passphrase(data: &[u8]) {
     if let Ok(object) = PassphraseObject::parse(data) {
         assert!(object.print().is_ok_and(|bytes| bytes == data));
+    }
+}
+
+pub fn report(data: &[u8]) {
+    if let Ok(object) = ReportObject::parse(data) {
+        assert!(object.print() == data);
+    }
+    if let Ok(report) = Report::parse(data) {
+        let again = report.print().and_then(|bytes| Report::parse(&bytes));
+        assert!(again.is_ok_and(|again| again == report));
     }
 }
 

@@ -14,6 +14,7 @@ mod keyring;
 mod manifest;
 pub mod names;
 mod passphrase;
+mod report;
 mod repository;
 mod seal;
 mod text;
@@ -31,6 +32,9 @@ pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING, SealedKeyring};
 pub use manifest::{MAX_MANIFEST, MAX_SIGNATURES, Manifest, ManifestBody, ObjectEntry, Signature};
 pub use names::{ObjectName, Part};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
+pub use report::{
+    CheckOutcome, MAX_REPORT, MAX_REPORT_OBJECT, Report, ReportCheck, ReportObject, ReportStep,
+};
 pub use repository::{MAX_REPOSITORY, RepositoryInfo};
 pub use seal::{MAX_SEAL, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Stanza};
 

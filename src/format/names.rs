@@ -33,7 +33,7 @@ pub enum ObjectName {
         /// Which of its objects.
         part: Part,
     },
-    /// `reports/<ulid>`: reserved.
+    /// `reports/<ulid>`
     Report {
         /// The report.
         id: SnapshotId,

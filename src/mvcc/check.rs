@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::facts::database_facts;
 use super::record::{Record, for_each_record, wrong};
 use super::revision::Revision;
-use crate::bolt::{Checked, Db, ReadAt, check_each};
+use crate::bolt::{Checked, Db, Order, ReadAt, check_with};
 use crate::error::Result;
 
 /// A history without a gap.
@@ -41,7 +41,7 @@ pub fn check_history<R: ReadAt>(db: &Db<R>) -> Result<History> {
 /// As those two.
 pub fn check_all<R: ReadAt>(db: &Db<R>) -> Result<(Checked, History)> {
     let mut checker = HistoryChecker::new(db)?;
-    let checked = check_each(db, |bucket, key, value| match bucket {
+    let checked = check_with(db, Order::Key, |bucket, key, value| match bucket {
         b"key" => checker.next(&Record::parse(key, value)?),
         _ => Ok(()),
     })?;

@@ -11,7 +11,7 @@ mod latest;
 mod leases;
 #[cfg(test)]
 mod model;
-mod proto;
+pub(crate) mod proto;
 mod record;
 mod revision;
 mod rewrite;
@@ -21,6 +21,9 @@ pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
-pub use record::{KeyValue, Record, for_each_record, for_each_record_at, history, value_at};
+pub use record::{
+    KeyValue, Record, check_reachable, for_each_record, for_each_record_at, history, scan_records,
+    value_at,
+};
 pub use revision::Revision;
 pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite};

@@ -2,7 +2,7 @@
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field<'a> {
+pub(crate) enum Field<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     /// Of a fixed width, which no known field has.
@@ -10,15 +10,15 @@ pub(super) enum Field<'a> {
 }
 
 /// Reads a message field by field.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 /// The bytes are no protobuf message of the wanted type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 impl<'a> Fields<'a> {
     /// The next field and its number.
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Malformed> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, Malformed> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -78,14 +78,14 @@ pub(super) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
 
 impl<'a> Field<'a> {
     /// An `int64`, which travels as its two's complement.
-    pub(super) fn int64(self) -> Result<i64, Malformed> {
+    pub(crate) fn int64(self) -> Result<i64, Malformed> {
         match self {
             Field::Number(number) => Ok(number.cast_signed()),
             _ => Err(Malformed),
         }
     }
 
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Field::Bytes(bytes) => Ok(bytes),
             _ => Err(Malformed),

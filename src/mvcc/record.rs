@@ -1,6 +1,6 @@
 //! The records of the bucket `key`: every change that was not compacted away, oldest first.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use super::facts::{database_facts, required};
 use super::proto::{Fields, Malformed};
@@ -102,6 +102,23 @@ pub fn for_each_record_at<R: ReadAt>(
     records_until(db, at, visit)
 }
 
+/// Gives `visit` each record of the main revisions `revisions`, as they lie in the file and in no order: of an
+/// encrypted snapshot that is far less to fetch (see [`Bucket::scan`]).
+///
+/// # Errors
+/// As [`for_each_record`].
+pub fn scan_records<R: ReadAt>(
+    db: &Db<R>,
+    revisions: RangeInclusive<i64>,
+    mut visit: impl FnMut(Record<'_>) -> Result<()>,
+) -> Result<()> {
+    let first = |main: i64| Revision { main, sub: 0 }.to_key(false);
+    let end = revisions.end().checked_add(1).map(first);
+    required(db, "key")?.scan(&first(*revisions.start()), end.as_deref(), |key, value| {
+        visit(Record::parse(key, value)?)
+    })
+}
+
 /// Gives `visit` each change of the user's key `key`, oldest first. Reads all records.
 ///
 /// # Errors
@@ -147,7 +164,10 @@ pub(super) fn records_until<R: ReadAt>(
 }
 
 /// Checks that the database knows the key space at main revision `at`.
-pub(super) fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as [`database_facts`].
+pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
     let facts = database_facts(db)?;
     let first = facts.compact_revision.max(1);
     if (first..=facts.revision).contains(&at) {

@@ -443,6 +443,25 @@ proptest! {
         prop_assert_eq!(records(&database, "key", &start).unwrap(), expected);
     }
 
+    /// A scan comes to the same records as the walk, between any two keys.
+    #[test]
+    fn a_scan_of_any_span(from in 0_u64..410, end in prop::option::of(0_u64..410), odd: bool) {
+        let database = with_freelist();
+        let db = Db::open(database.as_slice()).unwrap();
+        let key = |at: u64| [&at.to_be_bytes()[..], if odd { b"x" } else { b"" }].concat();
+        let (from, end) = (key(from), end.map(key));
+        let mut found = Records::new();
+        let visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        };
+        db.bucket(b"key").unwrap().unwrap().scan(&from, end.as_deref(), visit).unwrap();
+        found.sort();
+        let mut expected = records(&database, "key", &from).unwrap();
+        expected.retain(|(key, _)| end.as_ref().is_none_or(|end| key < end));
+        prop_assert_eq!(found, expected);
+    }
+
     #[test]
     fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
         prop_assert!(facts(&bytes).is_err());

@@ -15,6 +15,7 @@ mod bolt;
 mod broken_etcd;
 mod cli;
 mod companions;
+mod contents;
 mod datadir;
 mod end_to_end;
 mod etcd;

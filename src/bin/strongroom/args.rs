@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod inside;
 mod restore;
 
 use std::ops::RangeInclusive;
@@ -13,6 +14,7 @@ use strongroom::format::{ClusterName, KeyId, Uuid};
 use crate::duration::Span;
 use crate::help;
 
+pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use restore::RestoreArgs;
 
 /// MiB that may wait for the store.
@@ -234,6 +236,21 @@ pub(crate) enum Command {
     /// Restore a snapshot: to a member's data directory, or to a file that etcdutl and etcdctl accept
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(RestoreArgs),
+    /// List the keys in a snapshot
+    #[command(long_about = help::LS, after_help = help::LS_MORE)]
+    Ls(LsArgs),
+    /// Show one key of a snapshot; its value only when asked for
+    #[command(long_about = help::GET, after_help = help::GET_MORE)]
+    Get(GetArgs),
+    /// List every change of one key that a snapshot knows
+    #[command(long_about = help::HISTORY, after_help = help::HISTORY_MORE)]
+    History(HistoryArgs),
+    /// Compare a snapshot with another, or with the running etcd
+    #[command(long_about = help::DIFF, after_help = help::DIFF_MORE)]
+    Diff(DiffArgs),
+    /// Tell what takes the space in a snapshot, and what Kubernetes stored unencrypted
+    #[command(long_about = help::STATS, after_help = help::STATS_MORE)]
+    Stats(StatsArgs),
     /// Make, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
@@ -367,6 +384,9 @@ impl Command {
     pub(crate) fn grace(&self) -> Duration {
         match self {
             Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
+                Duration::ZERO
+            }
             _ => Duration::from_secs(10),
         }
     }

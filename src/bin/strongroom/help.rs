@@ -1,5 +1,9 @@
 //! What `--help` says of each command, for an operator on the worst day.
 
+mod inside;
+
+pub(crate) use inside::*;
+
 pub(crate) const PROGRAM: &str = "\
 Encrypted backups of etcd, and restores that prove what they restored.
 

@@ -1,9 +1,9 @@
 //! Results for people and for programs.
 
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use strongroom::format::SnapshotId;
 use strongroom::{Error, Result};
 
@@ -70,6 +70,64 @@ pub(crate) fn write_stdout(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Lets `write` write to standard output what is too long to hold in memory.
+///
+/// # Errors
+/// As [`write_stdout`].
+pub(crate) fn stream(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a table row by row; `rows` is asked twice, first for the widths. The last column is as wide as it comes.
+pub(crate) fn lines<const N: usize, I: Iterator<Item = [String; N]>>(
+    out: &mut dyn Write,
+    header: [&str; N],
+    right: &[usize],
+    rows: impl Fn() -> I,
+) -> io::Result<()> {
+    let width = |text: &str| text.chars().count();
+    let mut widths = header.map(width);
+    for row in rows() {
+        for (widest, cell) in widths.iter_mut().zip(&row) {
+            *widest = width(cell).max(*widest);
+        }
+    }
+    for row in std::iter::once(header.map(str::to_owned)).chain(rows()) {
+        for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
+            match at {
+                _ if at.saturating_add(1) == N => writeln!(out, "{cell}")?,
+                _ if right.contains(&at) => write!(out, "{cell:>width$}  ")?,
+                _ => write!(out, "{cell:<width$}  ")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes one JSON document: `head`, and in it the list `name`, one item a line.
+pub(crate) fn json_lines(
+    out: &mut dyn Write,
+    head: &Map<String, Value>,
+    name: &str,
+    items: impl Iterator<Item = Value>,
+) -> io::Result<()> {
+    write!(out, "{{")?;
+    for (name, value) in head {
+        write!(out, "{}: {value}, ", Value::from(name.as_str()))?;
+    }
+    write!(out, "{}: [", Value::from(name))?;
+    for (at, item) in items.enumerate() {
+        write!(out, "{}\n  {item}", if at == 0 { "" } else { "," })?;
+    }
+    writeln!(out, "\n]}}")
 }
 
 /// Writes a line to standard error; there is nobody to tell when that fails.

@@ -2,6 +2,7 @@
 
 mod backup;
 mod init;
+mod inside;
 mod key;
 mod look;
 mod restore;
@@ -47,6 +48,11 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Restore(args) => restore::run(args, context).await,
+        Command::Ls(args) => inside::ls(args, context).await,
+        Command::Get(args) => inside::get(args, context).await,
+        Command::History(args) => inside::history(args, context).await,
+        Command::Diff(args) => inside::diff(args, context).await,
+        Command::Stats(args) => inside::stats(args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,

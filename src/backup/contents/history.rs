@@ -1,0 +1,92 @@
+//! Every change of one key.
+
+use super::text::printable;
+use crate::bolt::{Db, ReadAt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mvcc::{Revision, database_facts, scan_records};
+
+/// What a change did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The key was not there before.
+    Created,
+    /// It was.
+    Changed,
+    /// It is not there any more.
+    Deleted,
+}
+
+impl What {
+    /// Stable lower-case name, as in `-w json` output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Changed => "changed",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// One change of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub revision: Revision,
+    /// What.
+    pub what: What,
+    /// How many changes since the key was created, this one included; 0 for a deletion.
+    pub version: i64,
+    /// Id of its lease, 0 for none.
+    pub lease: i64,
+    /// The value's length.
+    pub value_bytes: u64,
+}
+
+/// The changes of a key that a database knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyHistory {
+    /// What was changed before this main revision is gone, except the state that it left.
+    pub compact_revision: i64,
+    /// The database's last main revision.
+    pub revision: i64,
+    /// Oldest first; never empty.
+    pub changes: Vec<Change>,
+}
+
+/// Every change of `key`. Reads all records.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when there is none, [`Tampered`](ErrorKind::Tampered) when the database breaks a
+/// rule of bolt's or etcd's, and those of the source.
+pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
+    let facts = database_facts(db)?;
+    let mut changes = Vec::new();
+    scan_records(db, 0..=i64::MAX, |record| {
+        if record.kv.key != key {
+            return Ok(());
+        }
+        let version = if record.tombstone { 0 } else { record.kv.version.max(1) };
+        let what = match version {
+            0 => What::Deleted,
+            1 => What::Created,
+            _ => What::Changed,
+        };
+        changes.push(Change {
+            revision: record.revision,
+            what,
+            version,
+            lease: record.kv.lease,
+            value_bytes: record.kv.value.len() as u64,
+        });
+        Ok(())
+    })?;
+    changes.sort_unstable_by_key(|change: &Change| change.revision);
+    // etcd knows no empty key, and the record that --bump-revision adds has one.
+    if changes.is_empty() || key.is_empty() {
+        let message = format!("key {}: no change of it in this snapshot", printable(key));
+        return Err(
+            Error::new(ErrorKind::NotFound, message).hint("ls lists the keys of a snapshot")
+        );
+    }
+    Ok(KeyHistory { compact_revision: facts.compact_revision, revision: facts.revision, changes })
+}

@@ -1,0 +1,74 @@
+//! Reports in the repository: written once, sealed, listed for whoever must show what was proved.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::crypto::{self, Label, Suite};
+use crate::envelope::{DataKey, open_seal, seal_data_key};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{
+    MAX_REPORT_OBJECT, ObjectName, Report, ReportObject, Seal, SnapshotId, Subject,
+};
+use crate::keys::MasterKeys;
+use crate::store::Repository;
+
+/// One report of a listing.
+#[derive(Debug)]
+pub struct ListedReport {
+    /// Its id, whose time is when it was written.
+    pub id: SnapshotId,
+    /// What it says; or why it does not open.
+    pub report: Result<Report>,
+}
+
+/// Seals `report` and stores it.
+///
+/// # Errors
+/// [`ErrorKind::Refused`] without a master key; those of the store.
+pub async fn store_report(
+    repository: &Repository,
+    keys: &MasterKeys,
+    report: &Report,
+) -> Result<SnapshotId> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let rng = &mut crypto::system_rng();
+    let id = SnapshotId::new(now.as_millis() as u64, crypto::random(rng));
+    let data_key = DataKey::generate(Subject::Report(id), rng);
+    let seal = Seal::parse(&seal_data_key(&data_key, 1, keys, Vec::new(), rng)?)?;
+    let key = data_key.report_key();
+    let message = crypto::seal(Suite::Aes256Gcm, &key, &context(id), &report.print()?, rng)?;
+    let bytes = ReportObject { seal, message }.print();
+    repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
+    Ok(id)
+}
+
+/// Reads every report, oldest first.
+///
+/// # Errors
+/// Those of the store. A report that does not open is in the list, with the reason.
+pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<ListedReport>> {
+    let mut listed = Vec::new();
+    for info in repository.list("reports").await? {
+        let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
+        let report = match repository.get(&info.name, MAX_REPORT_OBJECT as u64).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            read => read.and_then(|bytes| open(id, &bytes, keys)).context(info.name),
+        };
+        listed.push(ListedReport { id, report });
+    }
+    listed.sort_by_key(|listed| listed.id);
+    Ok(listed)
+}
+
+fn open(id: SnapshotId, bytes: &[u8], keys: &MasterKeys) -> Result<Report> {
+    let ReportObject { seal, message } = ReportObject::parse(bytes)?;
+    if seal.body().subject() != Subject::Report(id) {
+        return Err(Error::tampered("it is another report than its name says"));
+    }
+    let data_key = open_seal(&seal, keys)?.data_key;
+    let key = data_key.report_key();
+    Report::parse(&crypto::open(Suite::Aes256Gcm, &key, &context(id), &message)?)
+}
+
+fn context(id: SnapshotId) -> Vec<u8> {
+    crypto::labelled(Label::Report, &[&id.to_bytes()])
+}

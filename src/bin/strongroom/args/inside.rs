@@ -1,0 +1,81 @@
+//! What the commands that look inside a snapshot take.
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+
+use clap::Args;
+
+use super::Which;
+
+/// Parts of a key that can make a group.
+const DEPTHS: RangeInclusive<i64> = 1..=16;
+
+/// `ls`
+#[derive(Args)]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: OsString,
+    /// As of this revision [default: the snapshot's last]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) revision: Option<i64>,
+    /// Also keys that were deleted, as far as that was not compacted away
+    #[arg(long)]
+    pub(crate) deleted: bool,
+    /// The keys alone, one a line
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+}
+
+/// `get`
+#[derive(Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The key, whole
+    #[arg(id = "etcd_key", value_name = "KEY")]
+    pub(crate) key: OsString,
+    /// As of this revision [default: the snapshot's last]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) revision: Option<i64>,
+    /// Write the value, and nothing else, to standard output
+    #[arg(long)]
+    pub(crate) show_value: bool,
+}
+
+/// `history`
+#[derive(Args)]
+pub(crate) struct HistoryArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The key, whole
+    #[arg(id = "etcd_key", value_name = "KEY")]
+    pub(crate) key: OsString,
+}
+
+/// `diff`
+#[derive(Args)]
+pub(crate) struct DiffArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Another snapshot, or live: the running etcd
+    pub(crate) other: String,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: OsString,
+}
+
+/// `stats`
+#[derive(Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Parts of the key that make a group; below Kubernetes' prefix the resource is the first
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u8).range(DEPTHS))]
+    pub(crate) depth: u8,
+    /// Where Kubernetes keeps its objects (its --etcd-prefix) [default: /registry, /kubernetes.io, /openshift.io]
+    #[arg(long, value_name = "P")]
+    pub(crate) kubernetes_prefix: Vec<OsString>,
+}

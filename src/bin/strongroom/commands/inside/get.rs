@@ -1,0 +1,124 @@
+//! `get` and `history`: one key.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use data_encoding::BASE64;
+use serde_json::{Map, Value, json};
+use strongroom::backup::contents::{self, Change, KeyState, key_history, printable};
+use strongroom::mvcc::{database_facts, value_at};
+use strongroom::secret::SecretBytes;
+use strongroom::{Error, Result};
+
+use super::{Context, lease, put_bytes, raw};
+use crate::args::{GetArgs, HistoryArgs, WriteOut};
+use crate::output::{stream, table};
+
+pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
+    let key = raw(&args.key);
+    let (revision, show) = (args.revision, args.show_value);
+    let looked = context
+        .look(&args.which, move |inside| {
+            let state = contents::get(&inside.db, &key, revision)?;
+            let value = if show { value_at(&inside.db, state.modified)? } else { None };
+            let at = revision.map_or_else(|| Ok(database_facts(&inside.db)?.revision), Ok)?;
+            Ok((at, state, value.map(SecretBytes::new)))
+        })
+        .await?;
+    let (at, state, value) = &looked.answer;
+    let json = || {
+        let mut map = looked.head(*at);
+        put_bytes(&mut map, "key", &raw(&args.key));
+        map.extend(self::json(state));
+        if let Some(value) = value {
+            map.insert("value_base64".into(), BASE64.encode(value.expose()).into());
+        }
+        Value::from(map)
+    };
+    match (context.output.format, value) {
+        (WriteOut::Table, Some(value)) => write_value(value.expose())?,
+        _ => context.output.result(json(), || {
+            let rows = [
+                ("key", printable(&raw(&args.key))),
+                ("modified at revision", state.modified.main.to_string()),
+                ("created at revision", state.create_revision.to_string()),
+                ("version", state.version.to_string()),
+                ("lease", lease(state.lease).unwrap_or("none".into())),
+                ("value", format!("{} bytes", state.value_bytes)),
+            ];
+            let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
+            table(&["", ""], &[], rows.into()).trim_start().to_owned()
+        })?,
+    }
+    let hint = if show { "" } else { "; --show-value writes the value" };
+    context.output.note(&format!("{}{hint}", looked.cost()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the value byte for byte, but no bytes to a terminal that it would act on.
+fn write_value(value: &[u8]) -> Result<()> {
+    let terminal = std::io::stdout().is_terminal();
+    let plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    if terminal && !std::str::from_utf8(value).is_ok_and(|text| text.chars().all(plain)) {
+        return Err(Error::usage(format!(
+            "the value, {} bytes, is not text for a terminal",
+            value.len()
+        ))
+        .hint("redirect it to a file, or use -w json"));
+    }
+    stream(|out| {
+        out.write_all(value)?;
+        if terminal { out.write_all(b"\n") } else { Ok(()) }
+    })
+}
+
+/// What is told of a key in JSON, besides the key.
+pub(super) fn json(state: &KeyState) -> Map<String, Value> {
+    let told = [
+        ("mod_revision", Value::from(state.modified.main)),
+        ("create_revision", state.create_revision.into()),
+        ("version", state.version.into()),
+        ("lease", lease(state.lease).into()),
+        ("value_bytes", state.value_bytes.into()),
+    ];
+    let deleted = state.deleted().then_some(("deleted", true.into()));
+    told.into_iter().chain(deleted).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -> Result<ExitCode> {
+    let key = raw(&args.key);
+    let looked = context.look(&args.which, move |inside| key_history(&inside.db, &key)).await?;
+    let history = &looked.answer;
+    let mut map = looked.head(history.revision);
+    map.insert("compact_revision".into(), history.compact_revision.into());
+    put_bytes(&mut map, "key", &raw(&args.key));
+    let change = |change: &Change| {
+        json!({
+            "revision": change.revision.main,
+            "change": change.what.name(),
+            "version": change.version,
+            "lease": lease(change.lease),
+            "value_bytes": change.value_bytes,
+        })
+    };
+    map.insert("changes".into(), history.changes.iter().map(change).collect());
+    context.output.result(map.into(), || {
+        let row = |change: &Change| {
+            vec![
+                change.revision.main.to_string(),
+                change.what.name().into(),
+                change.version.to_string(),
+                lease(change.lease).unwrap_or("-".into()),
+                change.value_bytes.to_string(),
+            ]
+        };
+        let header = ["REVISION", "CHANGE", "VERSION", "LEASE", "SIZE"];
+        table(&header, &[0, 2, 4], history.changes.iter().map(row).collect())
+    })?;
+    let known = match history.compact_revision {
+        0 => "all changes are known".to_owned(),
+        compacted => format!("what came before revision {compacted} is compacted away"),
+    };
+    context.output.note(&format!("{known}; {}", looked.cost()));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,88 @@
+//! The commands that look inside a snapshot.
+
+mod diff;
+mod get;
+mod ls;
+mod stats;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use data_encoding::BASE64;
+use serde_json::{Map, Value};
+use strongroom::Result;
+use strongroom::backup::{Inside, look_inside};
+use strongroom::format::SnapshotId;
+
+use super::Context;
+use crate::args::Which;
+use crate::output::bytes;
+
+pub(super) use diff::diff;
+pub(super) use get::{get, history};
+pub(super) use ls::ls;
+pub(super) use stats::stats;
+
+/// An answer from inside a snapshot.
+struct Looked<T> {
+    id: SnapshotId,
+    answer: T,
+    /// Stored bytes of the payload that were fetched for it.
+    fetched: u64,
+    /// All there are.
+    stored: u64,
+}
+
+impl<T> Looked<T> {
+    /// How much was fetched, for a person.
+    fn cost(&self) -> String {
+        format!("fetched {} of {} stored", bytes(self.fetched), bytes(self.stored))
+    }
+
+    /// What every answer begins with in JSON.
+    fn head(&self, revision: i64) -> Map<String, Value> {
+        let head = [
+            ("id", Value::from(self.id.to_string())),
+            ("revision", revision.into()),
+            ("fetched_bytes", self.fetched.into()),
+            ("payload_bytes", self.stored.into()),
+        ];
+        head.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl Context {
+    /// Opens the snapshot and asks `look`.
+    async fn look<T: Send + 'static>(
+        &self,
+        which: &Which,
+        look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
+    ) -> Result<Looked<T>> {
+        let repository = self.repository().await?;
+        let keys = self.needed_keys(&repository).await?;
+        let id = self.find(&repository, which).await?;
+        let look = move |inside: &Inside| {
+            let answer = look(inside)?;
+            let (fetched, stored) = inside.db.source().fetched();
+            Ok(Looked { id: inside.id, answer, fetched, stored })
+        };
+        look_inside(&repository, &keys, id, look).await
+    }
+}
+
+fn raw(text: &OsStr) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+/// A name of etcd's in JSON: `name` if it is plain text, else `name_base64`.
+fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(char::is_control) => map.insert(name.into(), text.into()),
+        _ => map.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
+    };
+}
+
+/// A lease as etcdctl writes it; `None` for none.
+fn lease(id: i64) -> Option<String> {
+    (id != 0).then(|| format!("{id:016x}"))
+}

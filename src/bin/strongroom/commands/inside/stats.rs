@@ -1,0 +1,215 @@
+//! `stats`
+
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+use strongroom::Result;
+use strongroom::backup::contents::{
+    Group, Groups, KUBERNETES_ROOTS, KeyInUse, Stats, printable, stats as read_stats,
+};
+
+use super::{Context, put_bytes, raw};
+use crate::args::StatsArgs;
+use crate::output::{bytes, table};
+
+/// So many prefixes are shown to a person.
+const SHOWN: usize = 40;
+
+pub(in crate::commands) async fn stats(args: StatsArgs, context: &Context) -> Result<ExitCode> {
+    let depth = args.depth.into();
+    let groups = if args.kubernetes_prefix.is_empty() {
+        Groups::new(KUBERNETES_ROOTS, depth)
+    } else {
+        Groups::new(args.kubernetes_prefix.iter().map(|root| raw(root)), depth)
+    };
+    let looked = context.look(&args.which, move |inside| read_stats(&inside.db, &groups)).await?;
+    let stats = &looked.answer;
+    warnings(stats).iter().for_each(|warning| context.output.warn(warning));
+    let mut map = looked.head(stats.revision);
+    map.extend(json(stats));
+    context.output.result(map.into(), || text(stats))?;
+    if !stats.keys_in_use.is_empty() {
+        context.output.note(
+            "next: keep every key of the last table where a restore finds it; without it these values cannot be read",
+        );
+    }
+    context.output.note(&looked.cost());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_secrets(group: &&Group) -> bool {
+    group.resource.as_deref() == Some(b"secrets")
+}
+
+fn warnings(stats: &Stats) -> Vec<String> {
+    let secrets = || stats.groups.iter().filter(is_secrets);
+    let clear: u64 = secrets().map(|group| group.clear).sum();
+    let before: u64 = secrets().map(|group| group.clear_before).sum();
+    let unknown: u64 = stats.groups.iter().map(|group| group.unknown).sum();
+    let mut warnings = Vec::new();
+    if clear > 0 {
+        warnings.push(format!(
+            "Kubernetes stores {clear} Secrets in clear: whoever reads etcd or its files reads them; configure encryption at rest and rewrite them"
+        ));
+    } else if before > 0 {
+        warnings.push(format!(
+            "{before} Secrets stand in clear in earlier revisions: compact and defragment etcd"
+        ));
+    }
+    if unknown > 0 {
+        warnings.push(format!(
+            "{unknown} values begin with k8s:enc: and go on as no known version of Kubernetes writes them"
+        ));
+    }
+    if stats.kubernetes_elsewhere > 0 {
+        warnings.push(format!(
+            "{} values are Kubernetes', in keys outside its prefix: give it with --kubernetes-prefix",
+            stats.kubernetes_elsewhere
+        ));
+    }
+    warnings
+}
+
+fn json(stats: &Stats) -> Map<String, Value> {
+    let group = |group: &Group| {
+        let mut map = Map::new();
+        put_bytes(&mut map, "prefix", &group.prefix);
+        if let Some(resource) = &group.resource {
+            put_bytes(&mut map, "resource", resource);
+        }
+        let numbers = [
+            ("keys", group.keys),
+            ("bytes", group.bytes),
+            ("changes", group.records),
+            ("change_bytes", group.record_bytes),
+            ("clear", group.clear),
+            ("encrypted", group.encrypted),
+            ("unknown", group.unknown),
+            ("clear_before", group.clear_before),
+        ];
+        map.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
+        Value::from(map)
+    };
+    let key = |(key, now, all): &(KeyInUse, u64, u64)| {
+        json!({
+            "provider": key.provider, "version": key.version, "name": key.name, "key_id": key.key_id,
+            "values": now, "values_of_all_changes": all,
+        })
+    };
+    let mut map = Map::new();
+    let numbers = [
+        ("keys", stats.keys),
+        ("bytes", stats.bytes),
+        ("changes", stats.records),
+        ("deletions", stats.deletions),
+        ("leases", stats.leases),
+        ("leased_keys", stats.leased_keys),
+        ("page_size", stats.page_size.into()),
+        ("pages", stats.pages),
+        ("free_pages", stats.free_pages),
+    ];
+    map.insert("compact_revision".into(), stats.compact_revision.into());
+    map.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
+    map.insert("prefixes".into(), stats.groups.iter().map(group).collect());
+    let large = stats.largest.iter().map(|large| {
+        let mut map = Map::new();
+        put_bytes(&mut map, "key", &large.key);
+        map.insert("value_bytes".into(), large.value_bytes.into());
+        map.insert("mod_revision".into(), large.revision.into());
+        Value::from(map)
+    });
+    map.insert("largest".into(), large.collect());
+    map.insert("encryption_keys".into(), stats.keys_in_use.iter().map(key).collect());
+    map
+}
+
+fn text(stats: &Stats) -> String {
+    let size = |pages: u64| bytes(pages.saturating_mul(stats.page_size.into()));
+    let summary = [
+        ("revisions", format!("{} to {}", stats.compact_revision.max(1), stats.revision)),
+        (
+            "keys",
+            format!(
+                "{} in {}, {} attached to a lease",
+                stats.keys,
+                bytes(stats.bytes),
+                stats.leased_keys
+            ),
+        ),
+        ("changes", format!("{}, {} of them deletions", stats.records, stats.deletions)),
+        ("leases", stats.leases.to_string()),
+        (
+            "database",
+            format!(
+                "{}, {} ({} %) in free pages",
+                size(stats.pages),
+                size(stats.free_pages),
+                stats.free_pages.saturating_mul(100) / stats.pages.max(1)
+            ),
+        ),
+    ];
+    let summary = summary.map(|(name, value)| vec![name.to_owned(), value]);
+    let mut text = table(&["", ""], &[], summary.into()).trim_start().to_owned();
+    text.push('\n');
+    text.push_str(&groups_text(stats));
+    if !stats.largest.is_empty() {
+        let row = |large: &strongroom::backup::contents::Large| {
+            vec![bytes(large.value_bytes), large.revision.to_string(), printable(&large.key)]
+        };
+        text.push('\n');
+        let rows = stats.largest.iter().map(row).collect();
+        text.push_str(&table(&["LARGEST", "REVISION", "KEY"], &[0, 1], rows));
+    }
+    if !stats.keys_in_use.is_empty() {
+        let row = |(key, now, all): &(KeyInUse, u64, u64)| {
+            let id = key.key_id.clone().unwrap_or("-".into());
+            let provider = format!("{} {}", key.provider, key.version);
+            vec![provider, key.name.clone(), id, now.to_string(), all.to_string()]
+        };
+        text.push('\n');
+        let rows = stats.keys_in_use.iter().map(row).collect();
+        let header = ["PROVIDER", "KEY NAME", "KEY ID", "VALUES", "OF ALL CHANGES"];
+        text.push_str(&table(&header, &[3, 4], rows));
+    }
+    text
+}
+
+fn groups_text(stats: &Stats) -> String {
+    let kubernetes = stats.groups.iter().any(|group| group.resource.is_some());
+    let row = |group: &Group| {
+        let name = if group.prefix.is_empty() { "(no /)".into() } else { printable(&group.prefix) };
+        let mut row = vec![
+            name,
+            group.keys.to_string(),
+            bytes(group.bytes),
+            group.records.to_string(),
+            bytes(group.record_bytes),
+        ];
+        let protection = [group.clear, group.encrypted, group.clear_before];
+        if kubernetes && group.resource.is_some() {
+            row.extend(protection.map(|count| count.to_string()));
+        } else if kubernetes {
+            row.extend(protection.map(|_| "-".to_owned()));
+        }
+        row
+    };
+    let header = [
+        "PREFIX",
+        "KEYS",
+        "BYTES",
+        "CHANGES",
+        "CHANGE BYTES",
+        "CLEAR",
+        "ENCRYPTED",
+        "CLEAR BEFORE",
+    ];
+    let columns = if kubernetes { header.len() } else { 5 };
+    let header = header.get(..columns).unwrap_or_default();
+    let rows = stats.groups.iter().take(SHOWN).map(row).collect();
+    let mut text = table(header, &[1, 2, 3, 4, 5, 6, 7], rows);
+    let more = stats.groups.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text.push_str(&format!("and {more} more: -w json lists them\n"));
+    }
+    text
+}

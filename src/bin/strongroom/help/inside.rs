@@ -1,0 +1,66 @@
+//! What `--help` says of the commands that look inside a snapshot.
+
+pub(crate) const LS: &str = "\
+List the keys in a snapshot.
+
+In order, with the revision of the latest change, version, lease and the value's length: no values. Any revision that the \
+snapshot still knows can be asked for. What a terminal would not print as text is escaped.";
+pub(crate) const LS_MORE: &str = "\
+Examples:
+  strongroom ls latest --prefix /registry/secrets/
+  strongroom ls latest --prefix /registry/deployments/prod/ --revision 48210
+  strongroom ls latest --before 2026-11-23T09:00:00Z --keys-only
+  strongroom ls latest --deleted -w json
+
+Keys are not in order in etcd's database, so this reads it up to the revision.";
+
+pub(crate) const GET: &str = "\
+Show one key of a snapshot; its value only when asked for.
+
+Of a key that was deleted it says when, and which revision still has the value. With --show-value standard output is the \
+value, byte for byte; with -w json it is there in base64. Values of Kubernetes may be encrypted by its API server: those \
+stay as they are.";
+pub(crate) const GET_MORE: &str = "\
+Examples:
+  strongroom get latest /registry/configmaps/prod/settings
+  strongroom get latest app/config --show-value > config
+  strongroom get latest app/config --revision 48210 --show-value > config
+
+Looks backwards from the revision: a key is found the sooner the later it was changed. How much was fetched is told.
+Exit status 1 if there is no such key.";
+
+pub(crate) const HISTORY: &str = "\
+List every change of one key that a snapshot knows.
+
+From the last compaction of etcd to the snapshot's last revision; Kubernetes compacts every five minutes.";
+pub(crate) const HISTORY_MORE: &str = "\
+Examples:
+  strongroom history latest /registry/deployments/prod/web
+  strongroom get latest /registry/deployments/prod/web --revision 48210 --show-value";
+
+pub(crate) const DIFF: &str = "\
+Compare a snapshot with another, or with the running etcd.
+
+Tells which keys were added, changed and removed from the first to the second, by their values: a key written anew with \
+the same value is no difference. Values are never shown. live is read by the flags for etcd, page by page at one revision, and \
+needs a user who may read the keys.";
+pub(crate) const DIFF_MORE: &str = "\
+Examples:
+  strongroom diff latest live --endpoints https://10.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
+  strongroom diff latest live --before 2026-11-23T09:00:00Z --prefix /registry/secrets/
+  strongroom diff 01KB2 latest -w json
+
+--before is for the first of the two. Exit status 0 if they are the same, 3 if they differ.";
+
+pub(crate) const STATS: &str = "\
+Tell what takes the space in a snapshot, and what Kubernetes stored unencrypted.
+
+Keys, bytes and changes by prefix, the largest values, free pages, leases; below Kubernetes' prefix by resource. Of \
+values that Kubernetes' API server encrypted it names provider and key: a cluster restored without one of these keys cannot read \
+them. CLEAR counts values that whoever has the database can read, CLEAR BEFORE those of earlier revisions.";
+pub(crate) const STATS_MORE: &str = "\
+Examples:
+  strongroom stats latest
+  strongroom stats latest --depth 2       # by resource and namespace
+  strongroom stats latest --kubernetes-prefix /k8s/prod -w json";

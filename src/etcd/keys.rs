@@ -1,0 +1,181 @@
+//! All keys of a running etcd at one revision.
+
+use std::time::Duration;
+
+use etcd_client::{GetOptions, GetResponse, KvClient};
+use tonic::Code;
+
+use super::choose::Choice;
+use super::failure;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mvcc::KeyValue;
+
+/// Bytes that a page should have: enough to be quick, little enough for any memory.
+const PAGE: usize = 2 << 20;
+/// The longest answer taken. One value of etcd's is 1.5 MiB unless its limits were raised.
+const MAX_ANSWER: usize = 64 << 20;
+/// Keys asked for at first, and at most.
+const FIRST_KEYS: i64 = 200;
+const MAX_KEYS: i64 = 20_000;
+
+impl Choice {
+    /// Gives `visit` every key that begins with `prefix`, in order, all as they were at one revision: the one that
+    /// it returns, the member's last when it is called.
+    ///
+    /// # Errors
+    /// [`Unreachable`](ErrorKind::Unreachable) when the member does not answer or compacts the revision away while
+    /// it is read, [`Denied`](ErrorKind::Denied) when the user may not read the keys,
+    /// [`Protocol`](ErrorKind::Protocol) when the answers are not what was asked for.
+    pub async fn for_each_key(
+        &self,
+        prefix: &[u8],
+        visit: impl FnMut(KeyValue<'_>),
+    ) -> Result<i64> {
+        let client = self.client().kv_client().max_decoding_message_size(MAX_ANSWER);
+        let mut pages = Pages {
+            client,
+            timeout: self.timeout(),
+            // etcd knows no empty key; a range from "\0" to "\0" is everything.
+            next: if prefix.is_empty() { vec![0] } else { prefix.to_vec() },
+            end: end_of(prefix),
+            limit: FIRST_KEYS,
+            revision: 0,
+        };
+        pages.read(visit).await.map_err(|error| error.context(self.member.endpoint.clone()))
+    }
+}
+
+struct Pages {
+    client: KvClient,
+    timeout: Duration,
+    next: Vec<u8>,
+    end: Vec<u8>,
+    limit: i64,
+    /// 0 before the first answer.
+    revision: i64,
+}
+
+impl Pages {
+    async fn read(&mut self, mut visit: impl FnMut(KeyValue<'_>)) -> Result<i64> {
+        loop {
+            let answer = self.page().await?;
+            let told = answer.header().map_or(0, |header| header.revision());
+            if self.revision == 0 {
+                self.revision = told;
+            }
+            if self.revision <= 0 || told < self.revision {
+                return Err(wrong("it tells no revision, or an earlier one than before"));
+            }
+            let mut bytes = 0_usize;
+            for kv in answer.kvs() {
+                if kv.key() < self.next.as_slice() {
+                    return Err(wrong("keys come out of order"));
+                }
+                self.next = [kv.key(), &[0]].concat();
+                bytes = bytes.saturating_add(kv.key().len()).saturating_add(kv.value().len());
+                visit(KeyValue {
+                    key: kv.key(),
+                    create_revision: kv.create_revision(),
+                    mod_revision: kv.mod_revision(),
+                    version: kv.version(),
+                    value: kv.value(),
+                    lease: kv.lease(),
+                });
+            }
+            if !answer.more() {
+                return Ok(self.revision);
+            }
+            if answer.kvs().is_empty() {
+                return Err(wrong("a page is empty, and it is not the last"));
+            }
+            self.adapt(answer.kvs().len(), bytes);
+        }
+    }
+
+    /// The next page, of fewer keys if it would be too long.
+    async fn page(&mut self) -> Result<GetResponse> {
+        loop {
+            let options = GetOptions::new()
+                .with_range(self.end.clone())
+                .with_revision(self.revision)
+                .with_limit(self.limit);
+            let asked = self.client.get(self.next.clone(), Some(options));
+            let answer = tokio::time::timeout(self.timeout, asked)
+                .await
+                .map_err(|_| failure::timed_out("range", self.timeout))?;
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(error) if is_too_long(&error) && self.limit > 1 => {
+                    self.limit = (self.limit / 8).max(1);
+                }
+                Err(error) if is_compacted(&error) => {
+                    let message = format!(
+                        "range: etcd compacted revision {} while it was being read",
+                        self.revision
+                    );
+                    return Err(Error::new(ErrorKind::Unreachable, message).hint("run it again"));
+                }
+                Err(error) => {
+                    let error = failure::from_client("range", &error);
+                    let denied = error.kind() == ErrorKind::Denied;
+                    return Err(if denied {
+                        error.hint("the etcd user must be allowed to read these keys")
+                    } else {
+                        error
+                    });
+                }
+            }
+        }
+    }
+
+    /// Asks for so many keys that the next page has about [`PAGE`] bytes.
+    fn adapt(&mut self, keys: usize, bytes: usize) {
+        let wanted = PAGE.saturating_mul(keys.max(1)) / bytes.max(1);
+        let most = self.limit.saturating_mul(4).min(MAX_KEYS);
+        self.limit = i64::try_from(wanted).unwrap_or(MAX_KEYS).clamp(1, most);
+    }
+}
+
+/// The first key behind all those that begin with `prefix`; `"\0"` for etcd's "no end".
+fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX).map(|at| at.saturating_add(1));
+    let mut end = kept.and_then(|kept| prefix.get(..kept)).unwrap_or_default().to_vec();
+    match end.last_mut() {
+        Some(last) => *last = last.saturating_add(1),
+        None => end.push(0),
+    }
+    end
+}
+
+fn is_too_long(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted)
+            && status.message().contains("message"))
+}
+
+fn is_compacted(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.code() == Code::OutOfRange && status.message().contains("compacted"))
+}
+
+fn wrong(what: &str) -> Error {
+    Error::new(ErrorKind::Protocol, format!("range: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_prefixes() {
+        for (prefix, end) in [
+            (&b""[..], &b"\0"[..]),
+            (b"a", b"b"),
+            (b"/registry/", b"/registry0"),
+            (b"a\xff", b"b"),
+            (b"\xff\xff", b"\0"),
+        ] {
+            assert_eq!(end_of(prefix), end);
+        }
+    }
+}
