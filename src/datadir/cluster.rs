@@ -1,7 +1,8 @@
 //! Who is in the cluster: names, peer URLs, and the ids that etcd makes of them
 //! (`client/pkg/types/urls.go`, `urlsmap.go`, `server/etcdserver/api/membership/member.go`, `cluster.go`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use serde::Serialize;
 use sha1::{Digest, Sha1};
@@ -47,17 +48,26 @@ struct MemberJson<'a> {
 
 impl Cluster {
     /// Of `--initial-cluster`, such as `a=https://10.0.0.1:2380,b=https://10.0.0.2:2380`; a name that comes again
-    /// has another URL.
+    /// has another URL. Stricter than etcd: host names are ASCII, and a peer is no UNIX socket.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) naming what etcd would not take.
     pub fn parse(initial_cluster: &str, token: &str) -> Result<Self> {
         let mut urls: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for pair in initial_cluster.split(',').filter(|pair| !pair.is_empty()) {
-            let (name, url) = pair.split_once('=').ok_or_else(|| {
-                Error::usage(format!("initial cluster: {pair:?} is not NAME=URL"))
-            })?;
-            urls.entry(name.trim()).or_default().push(peer_url(url)?);
+        let mut seen = BTreeSet::new();
+        for pair in initial_cluster.split(',').filter(|pair| !pair.trim().is_empty()) {
+            let (name, url) = pair.split_once('=').ok_or_else(|| not_a_member(pair))?;
+            let name = name.trim();
+            // etcd would take control characters; a terminal, and whoever reads a log, should not.
+            if name.is_empty() || name.chars().any(char::is_control) {
+                return Err(not_a_member(pair));
+            }
+            let url = peer_url(url)?;
+            if !seen.insert(url.clone()) {
+                let message = format!("initial cluster: peer URL {url} is there twice");
+                return Err(Error::usage(message).hint("each member has URLs of its own"));
+            }
+            urls.entry(name).or_default().push(url);
         }
         if urls.is_empty() || urls.len() > MAX_MEMBERS {
             let message = format!("an initial cluster of {} members", urls.len());
@@ -69,22 +79,13 @@ impl Cluster {
         let mut members: Vec<_> =
             urls.into_iter().map(|(name, urls)| Member::new(name, urls, token)).collect();
         members.sort_by_key(|member| member.id);
-        for pair in members.windows(2) {
-            if let [first, second] = pair
-                && first.id == second.id
-            {
-                return Err(Error::usage(format!(
-                    "initial cluster: {} and {} have the same peer URLs",
-                    first.name, second.name
-                )));
-            }
-        }
         let mut hash = Sha1::new();
         members.iter().for_each(|member| hash.update(member.id.to_be_bytes()));
         Ok(Self { id: first_eight(hash), token: token.to_owned(), members })
     }
 
-    /// The member `name`, whose peer URLs must be `peer_urls` if these are given.
+    /// The member `name`, whose peer URLs must be `peer_urls` if these are given, in any order. Where etcd would
+    /// resolve host names to see whether URLs that differ mean the same, they must be spelled the same.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when it is not in the cluster, or has other URLs.
@@ -176,9 +177,28 @@ impl Member {
     /// etcd's JSON of it.
     pub(super) fn json(&self) -> Vec<u8> {
         let Self { id, name, peer_urls } = self;
-        // Strings and a number: this cannot fail.
-        serde_json::to_vec(&MemberJson { id: *id, peer_urls, name }).unwrap_or_default()
+        go_json(&MemberJson { id: *id, peer_urls, name }).into_bytes()
     }
+}
+
+/// JSON as Go's `encoding/json` writes it, which escapes what HTML would take for its own.
+pub(super) fn go_json(value: &impl Serialize) -> String {
+    let mut go = String::new();
+    // Strings, numbers, lists and maps of them: this cannot fail.
+    for char in serde_json::to_string(value).unwrap_or_default().chars() {
+        match char {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                go.push_str(&format!("\\u{:04x}", u32::from(char)));
+            }
+            _ => go.push(char),
+        }
+    }
+    go
+}
+
+fn not_a_member(pair: &str) -> Error {
+    Error::usage(format!("initial cluster: {pair:?} is not NAME=URL"))
+        .hint("such as m1=https://10.0.0.1:2380")
 }
 
 fn first_eight(hash: Sha1) -> u64 {
@@ -193,15 +213,20 @@ fn peer_url(url: &str) -> Result<String> {
     };
     let address = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let address = address.ok_or_else(|| wrong("it begins with neither http:// nor https://"))?;
-    if address.bytes().any(|byte| !byte.is_ascii_graphic() || b"/?#@%\\\"<>".contains(&byte)) {
+    // Of these etcd changes none when it prints the URL, which is what it hashes.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(&byte);
+    if !address.bytes().all(plain) {
         return Err(wrong("only a host and a port may follow"));
     }
     let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
-    if port.parse::<u16>().is_err() {
-        return Err(wrong("its port is no number"));
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
+        return Err(wrong("its port is no number up to 65535"));
     }
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || host.contains(':') != bracketed {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
+        return Err(wrong("what is in brackets is no IPv6 address"));
+    }
+    if bracketed.is_none() && (host.is_empty() || host.contains([':', '[', ']'])) {
         return Err(wrong("it has no host, or an IPv6 address without brackets"));
     }
     Ok(url.to_owned())
@@ -252,6 +277,19 @@ mod tests {
             "a=http://u@a:1",
             "a=http://a:1,b=http://a:1",
             "a=http://a b:1",
+            "a=http://a:1,a=http://a:1",
+            "a=http://a:1,a=http://c:1,b=http://b:1,b=http://c:1",
+            "=http://a:1",
+            " =http://a:1",
+            "a\u{1b}[2J=http://a:1",
+            "a=http://a:+1",
+            "a=http://a:",
+            "a=http://a^b:1",
+            "a=http://a&b:1",
+            "a=http://[a]:1",
+            "a=http://[::1:1",
+            "a=http://a]:1",
+            "a=http://[fe80::1%25eth0]:1",
         ] {
             assert_eq!(Cluster::parse(bad, "t").unwrap_err().kind(), ErrorKind::Usage, "{bad}");
         }

@@ -1,6 +1,6 @@
 //! What a member was started with, from the static pod that kubeadm writes (`/etc/kubernetes/manifests/etcd.yaml`).
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -41,6 +41,8 @@ struct Spec {
 #[serde(rename_all = "camelCase")]
 struct Container {
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     command: Vec<String>,
     #[serde(default)]
     args: Vec<String>,
@@ -53,6 +55,8 @@ struct Container {
 struct Mount {
     name: String,
     mount_path: PathBuf,
+    #[serde(default)]
+    sub_path: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +75,8 @@ impl Manifest {
     /// Of a pod's YAML.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) when it is no pod that runs etcd.
+    /// [`Usage`](crate::ErrorKind::Usage) when it is no pod that runs etcd, or when what it would read from a directory
+    /// does not come from the host.
     pub fn parse(yaml: &str) -> Result<Self> {
         if yaml.len() > MAX_MANIFEST {
             return Err(Error::usage(format!("{} bytes are too many for a pod", yaml.len())));
@@ -83,14 +88,17 @@ impl Manifest {
             Error::usage("none of its containers runs etcd")
                 .hint("kubeadm's is /etc/kubernetes/manifests/etcd.yaml")
         })?;
-        let on_host = |path: String| etcd.on_host(Path::new(&path), &pod.spec.volumes);
+        let on_host = |flag: &str| {
+            let inner = etcd.flag(flag).map(PathBuf::from);
+            inner.map(|path| etcd.on_host(flag, &path, &pod.spec.volumes)).transpose()
+        };
         let peer_urls = etcd.flag("initial-advertise-peer-urls").unwrap_or_default();
         Ok(Self {
             name: etcd.flag("name"),
             initial_cluster: etcd.flag("initial-cluster"),
             peer_urls: peer_urls.split(',').filter(|url| !url.is_empty()).map(Into::into).collect(),
-            data_dir: etcd.flag("data-dir").map(on_host),
-            wal_dir: etcd.flag("wal-dir").map(on_host),
+            data_dir: on_host("data-dir")?,
+            wal_dir: on_host("wal-dir")?,
         })
     }
 }
@@ -100,8 +108,10 @@ impl Container {
         self.command.iter().chain(&self.args).map(String::as_str)
     }
 
+    /// By the program it starts, or by its name where a shell or the image starts it.
     fn runs_etcd(&self) -> bool {
-        self.words().any(|word| Path::new(word).file_name().is_some_and(|name| name == "etcd"))
+        let program = self.words().next().and_then(|word| Path::new(word).file_name());
+        program.is_some_and(|name| name == "etcd") || self.name == "etcd"
     }
 
     /// The value of `--name=value` or `--name value`; the last counts, as for Go's flags.
@@ -123,17 +133,28 @@ impl Container {
     }
 
     /// Where `path` of the container lies on the host.
-    fn on_host(&self, path: &Path, volumes: &[Volume]) -> PathBuf {
-        let mounted = self.volume_mounts.iter().filter_map(|mount| {
-            let rest = path.strip_prefix(&mount.mount_path).ok()?;
-            let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
-            let host = volume.host_path.as_ref()?;
-            let whole =
-                if rest == Path::new("") { host.path.clone() } else { host.path.join(rest) };
-            Some((mount.mount_path.components().count(), whole))
-        });
+    fn on_host(&self, flag: &str, path: &Path, volumes: &[Volume]) -> Result<PathBuf> {
+        let error = |why: &str| {
+            Error::usage(format!("its --{flag}={}: {why}", path.display()))
+                .hint("a restored directory would not be the one that this pod sees: mount it by hostPath, or give etcd's flags instead of the manifest")
+        };
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        if !path.components().all(plain) {
+            return Err(error("not a plain absolute path"));
+        }
+        let mounts = self.volume_mounts.iter();
+        let mounted = mounts.filter(|mount| path.starts_with(&mount.mount_path));
         // The innermost mount is the one that is seen.
-        mounted.max_by_key(|(depth, _)| *depth).map_or_else(|| path.to_owned(), |(_, host)| host)
+        let host = mounted.max_by_key(|mount| mount.mount_path.components().count());
+        let host = host.and_then(|mount| {
+            let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
+            let host = volume.host_path.as_ref()?.path.join(&mount.sub_path);
+            // Joined part by part: an empty rest would leave a slash at the end.
+            path.strip_prefix(&mount.mount_path)
+                .ok()
+                .map(|rest| host.components().chain(rest.components()).collect())
+        });
+        host.ok_or_else(|| error("no hostPath volume of the pod holds it"))
     }
 }
 
@@ -203,13 +224,51 @@ status: {}
             .replace("- --name=cp1", "- --name\n    - cp2")
             .replace(
                 "- --data-dir=/var/lib/etcd",
-                "- -data-dir=/var/lib/etcd/inner\n    - --wal-dir=/wal",
+                "- -data-dir=/var/lib/etcd/inner\n    - --wal-dir=/var/lib/etcd/log/",
             )
             .replace("- command:\n    - etcd", "- command: [/usr/local/bin/etcd]\n    args:");
         let manifest = Manifest::parse(&yaml).unwrap();
         assert_eq!(manifest.name.as_deref(), Some("cp2"));
         assert_eq!(manifest.data_dir, Some("/data/etcd/inner".into()));
-        assert_eq!(manifest.wal_dir, Some("/wal".into()));
+        assert_eq!(manifest.wal_dir, Some("/data/etcd/log".into()));
+    }
+
+    #[test]
+    fn the_program_is_etcd() {
+        let sidecar =
+            "containers:\n  - name: logs\n    command: [tail, -f, /var/lib/etcd, /etcd]\n";
+        let manifest = Manifest::parse(&KUBEADM.replace("containers:\n", sidecar)).unwrap();
+        assert_eq!(manifest.name.as_deref(), Some("cp1"));
+        let by_image = KUBEADM.replace("- command:\n    - etcd\n", "- args:\n");
+        assert_eq!(Manifest::parse(&by_image).unwrap(), manifest);
+        let other = by_image
+            .replace("    name: etcd\n    volumeMounts", "    name: other\n    volumeMounts");
+        assert_eq!(Manifest::parse(&other).unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn what_the_host_holds() {
+        let data_dir = |from: &str, to: &str| {
+            assert!(KUBEADM.contains(from));
+            Manifest::parse(&KUBEADM.replace(from, to)).map(|manifest| manifest.data_dir.unwrap())
+        };
+        let mount = "- mountPath: /var/lib/etcd\n";
+        let sub_path = data_dir(mount, "- mountPath: /var/lib/etcd\n      subPath: sub\n").unwrap();
+        assert_eq!(sub_path, Path::new("/data/etcd/sub"));
+        let outer = "- mountPath: /var\n      name: etcd-certs\n    - mountPath: /var/lib/etcd/\n";
+        assert_eq!(data_dir(mount, outer).unwrap(), Path::new("/data/etcd"));
+        let volume = "- hostPath:\n      path: /data/etcd\n      type: DirectoryOrCreate\n";
+        for (from, to) in [
+            (mount, "- mountPath: /var/lib/etc\n"),
+            (volume, "- emptyDir: {}\n"),
+            ("=/var/lib/etcd\n", "=/var/lib/etcd/../../etc\n"),
+            ("=/var/lib/etcd\n", "=default.etcd\n"),
+            ("=/var/lib/etcd\n", "=/var/lib/etcd\n    - --wal-dir=/wal\n"),
+        ] {
+            let error = data_dir(from, to).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.hint_text().is_some(), "{error}");
+        }
     }
 
     #[test]

@@ -12,12 +12,16 @@
 //! empty.
 
 mod cluster;
+#[doc(hidden)]
+pub mod fuzzing;
 mod manifest;
 mod proto;
+mod read;
 mod snap;
 mod wal;
 
 pub use cluster::{Cluster, Member};
 pub use manifest::{MAX_MANIFEST, Manifest};
+pub use read::{Record, RecordKind, SnapFile, read_snap, read_wal};
 pub use snap::SNAP_NAME_TERM;
 pub use wal::WAL_NAME;

@@ -1,16 +1,39 @@
 //! The `.snap` file: the membership as etcd's old store has it, and how far the log had come
 //! (`server/etcdserver/api/snap/snapshotter.go`, `v2store/store.go`).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use super::cluster::{Cluster, TERM};
+use super::cluster::{Cluster, TERM, go_json};
 use super::proto::Message;
 
 /// Raft term in the file's name.
 pub const SNAP_NAME_TERM: u64 = TERM;
 
-/// Events that the old store would remember.
-const HISTORY: u64 = 1000;
+/// Events that the old store remembers.
+const HISTORY: usize = 1000;
+const CREATED: &str = "createSuccess";
+/// What the old store counts.
+const STATISTICS: [&str; 16] = [
+    "getsSuccess",
+    "getsFail",
+    "setsSuccess",
+    "setsFail",
+    "deleteSuccess",
+    "deleteFail",
+    "updateSuccess",
+    "updateFail",
+    CREATED,
+    "createFail",
+    "compareAndSwapSuccess",
+    "compareAndSwapFail",
+    "compareAndDeleteSuccess",
+    "compareAndDeleteFail",
+    "expireCount",
+    "watchers",
+];
+const NONE: [(&str, Value); 0] = [];
 
 impl Cluster {
     /// Name of the file: raft term and index.
@@ -27,48 +50,59 @@ impl Cluster {
             .number(2, self.index())
             .number(3, TERM);
         let snapshot = Message::default()
-            .bytes(1, self.old_store().to_string().as_bytes())
+            .bytes(1, self.old_store().as_bytes())
             .message(2, metadata)
             .into_bytes();
         let crc = crc32c::crc32c(&snapshot);
         Message::default().number(1, crc.into()).bytes(2, &snapshot).into_bytes()
     }
 
-    fn old_store(&self) -> Value {
-        let members = (1..).zip(&self.members).map(|(index, member)| {
+    /// The old store, which creates each member's attributes once, byte for byte as etcd writes it.
+    fn old_store(&self) -> String {
+        let (mut members, mut events) = (BTreeMap::new(), Vec::new());
+        for (index, member) in (1_u64..).zip(&self.members) {
             let path = format!("/0/members/{}", member.hex());
-            let attributes = json!({"peerURLs": member.peer_urls}).to_string();
-            let attributes = leaf(&format!("{path}/raftAttributes"), index, &attributes);
-            let children = [("raftAttributes".to_owned(), attributes)];
-            (member.hex(), folder(&path, index, children.into_iter().collect()))
-        });
-        let members = folder("/0/members", 1, members.collect());
-        let prefixes = [
-            (
-                "0".to_owned(),
-                folder("/0", 0, [("members".to_owned(), members)].into_iter().collect()),
-            ),
-            ("1".to_owned(), folder("/1", 0, Map::new())),
-        ];
-        json!({
-            "Root": folder("/", 0, prefixes.into_iter().collect()),
+            let key = format!("{path}/raftAttributes");
+            let value = go_json(&json!({"peerURLs": member.peer_urls}));
+            let attributes = node(&key, index, &value, Value::Null);
+            // Go sorts a map by its keys.
+            members.insert(member.hex(), folder(&path, index, [("raftAttributes", attributes)]));
+            events.push(json!({
+                "action": "create",
+                "node": {"key": key, "value": value, "modifiedIndex": index, "createdIndex": index},
+            }));
+        }
+        let (count, first) = (self.index(), 1);
+        events.resize(HISTORY, Value::Null);
+        let members = folder("/0/members", first, members);
+        let prefixes =
+            [("0", folder("/0", 0, [("members", members)])), ("1", folder("/1", 0, NONE))];
+        let statistics: Map<String, Value> = STATISTICS
+            .into_iter()
+            .map(|name| (name.to_owned(), json!(if name == CREATED { count } else { 0 })))
+            .collect();
+        go_json(&json!({
+            "Root": folder("/", 0, prefixes),
             "WatcherHub": {"EventHistory": {
-                "Queue": {"Events": vec![Value::Null; HISTORY as usize], "Size": 0, "Front": 0, "Back": 0, "Capacity": HISTORY},
-                "StartIndex": 0, "LastIndex": 0,
+                "Queue": {
+                    "Events": events, "Size": count, "Front": 0, "Back": count, "Capacity": HISTORY,
+                },
+                "StartIndex": first, "LastIndex": count,
             }},
-            "CurrentIndex": self.index(),
-            "Stats": {},
+            "CurrentIndex": count,
+            "Stats": statistics,
             "CurrentVersion": 2,
-        })
+        }))
     }
 }
 
-fn folder(path: &str, index: u64, children: Map<String, Value>) -> Value {
-    node(path, index, "", Value::Object(children))
-}
-
-fn leaf(path: &str, index: u64, value: &str) -> Value {
-    node(path, index, value, Value::Null)
+fn folder<N: Into<String>>(
+    path: &str,
+    index: u64,
+    children: impl IntoIterator<Item = (N, Value)>,
+) -> Value {
+    let children = children.into_iter().map(|(name, child)| (name.into(), child));
+    node(path, index, "", Value::Object(children.collect()))
 }
 
 fn node(path: &str, index: u64, value: &str, children: Value) -> Value {

@@ -7,11 +7,11 @@ use super::proto::Message;
 /// Name of the log's only file: sequence and index of its first entry's predecessor.
 pub const WAL_NAME: &str = "0000000000000000-0000000000000000.wal";
 
-const METADATA: u64 = 1;
-const ENTRY: u64 = 2;
-const STATE: u64 = 3;
-const CRC: u64 = 4;
-const SNAPSHOT: u64 = 5;
+pub(super) const METADATA: u64 = 1;
+pub(super) const ENTRY: u64 = 2;
+pub(super) const STATE: u64 = 3;
+pub(super) const CRC: u64 = 4;
+pub(super) const SNAPSHOT: u64 = 5;
 
 /// `raftpb.EntryConfChange`.
 const CONF_CHANGE: u64 = 1;
@@ -67,40 +67,5 @@ impl Log {
         self.bytes.extend(length.to_le_bytes());
         self.bytes.extend(record);
         self.bytes.extend(std::iter::repeat_n(0, padding));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_are_padded_and_chained() {
-        let cluster = Cluster::parse("a=http://a:1,b=http://b:1", "t").unwrap();
-        let wal = cluster.wal(&cluster.members[1]);
-        let (mut rest, mut crc, mut kinds) = (&wal[..], 0, Vec::new());
-        while !rest.is_empty() {
-            let length = u64::from_le_bytes(*rest.first_chunk().unwrap());
-            let padding = (length >> 56 & 7) as usize;
-            assert_eq!(length >> 63 == 1, padding > 0);
-            let length = (length & 0x00ff_ffff_ffff_ffff) as usize;
-            assert_eq!((length + padding) % 8, 0);
-            let record = &rest[8..8 + length];
-            assert!(rest[8 + length..8 + length + padding].iter().all(|byte| *byte == 0));
-            rest = &rest[8 + length + padding..];
-            assert_eq!((record[0], record[2]), (1 << 3, 2 << 3));
-            kinds.push(record[1]);
-            // The crc is a varint of at most five bytes; the data's length follows it.
-            let end = 3 + record[3..].iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
-            let told = record[3..end].iter().rev().fold(0_u64, |n, b| n << 7 | u64::from(b & 0x7f));
-            if let Some((tag, data)) = record[end..].split_first() {
-                assert_eq!(*tag, 3 << 3 | 2);
-                let skip = data.iter().position(|byte| byte & 0x80 == 0).unwrap() + 1;
-                crc = crc32c::crc32c_append(crc, &data[skip..]);
-            }
-            assert_eq!(told, u64::from(crc));
-        }
-        assert_eq!(kinds, [4, 1, 5, 2, 2, 3, 5]);
-        assert_ne!(wal, cluster.wal(&cluster.members[0]));
     }
 }

@@ -16,6 +16,7 @@ mod broken_etcd;
 mod cli;
 mod companions;
 mod contents;
+mod datadir;
 mod end_to_end;
 mod etcd;
 mod etcd_server;

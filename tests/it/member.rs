@@ -31,7 +31,7 @@ impl Plan {
         format!("m{at}")
     }
 
-    fn peer(&self, at: usize) -> String {
+    pub(crate) fn peer(&self, at: usize) -> String {
         format!("http://127.0.0.1:{}", self.peers[at])
     }
 
@@ -57,7 +57,7 @@ impl Plan {
         Running { child, command }
     }
 
-    fn ctl(&self, at: usize) -> Command {
+    pub(crate) fn ctl(&self, at: usize) -> Command {
         let mut ctl = self.version.program("etcdctl");
         ctl.args(["--endpoints", &self.endpoint(at)]);
         ctl
@@ -111,7 +111,7 @@ pub(crate) async fn hash(client: &mut Client, revision: i64) -> u32 {
     }
 }
 
-async fn revision(client: &mut Client) -> i64 {
+pub(crate) async fn revision(client: &mut Client) -> i64 {
     client.get("x", None).await.unwrap().header().unwrap().revision()
 }
 
