@@ -2,9 +2,18 @@
 
 use std::fmt::Write;
 
-use crate::suite::{Results, Row};
+use crate::suite::{
+    AGE, BACKUP, DEEP, ETCDUTL, Job, MEMBER, RESTIC, RESTORE, Results, Row, SAVE, STREAM,
+};
 
 const MIB: f64 = 1_048_576.0;
+
+const JOBS: [(Job, &str); 4] = [
+    (Job::Backup, "Backup"),
+    (Job::RestoreToFile, "Restore to a file"),
+    (Job::RestoreMember, "Restore to a directory that etcd starts from"),
+    (Job::Prove, "Prove"),
+];
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
@@ -26,19 +35,20 @@ pub fn put(readme: &str, table: &str) -> String {
 
 /// Markdown: medians with the range of wall times, ratios within the run, targets.
 pub fn table(results: &Results) -> String {
-    let Results { database, entries, runs, rows } = results;
+    let Results { database, entries, runs, rows, fetched } = results;
     let mut out = format!(
         "etcd 3.5, {:.0} MiB of Kubernetes-shaped database ({entries} entries), tmpfs, medians of {runs} runs side by side.\n\n",
         *database as f64 / MIB
     );
-    for (backup, title) in [(true, "Backup"), (false, "Restore to a file")] {
-        let reference = rows.iter().find(|row| row.backup == backup).map_or(1.0, wall);
+    for (job, title) in JOBS {
+        let backup = job == Job::Backup;
+        let reference = rows.iter().find(|row| row.job == job).map_or(1.0, wall);
         let _ = writeln!(
             out,
             "| {title} | wall (range) | ratio | CPU | etcd's CPU | peak memory | stored |"
         );
         let _ = writeln!(out, "|---|---|---|---|---|---|---|");
-        for row in rows.iter().filter(|row| row.backup == backup) {
+        for row in rows.iter().filter(|row| row.job == job) {
             let walls = row.costs.iter().map(|cost| cost.wall);
             let (low, high) = (walls.clone().fold(f64::MAX, f64::min), walls.fold(0.0, f64::max));
             let cpu = median(row.costs.iter().map(|cost| cost.cpu));
@@ -58,14 +68,22 @@ pub fn table(results: &Results) -> String {
         }
         out.push('\n');
     }
-    let [stream, backup, save, restic, restore, age, _] = rows.as_slice() else { return out };
-    let step = |at: usize| median(save.steps.iter().map(|steps| steps[at]));
+    let [stream, backup, save, restic] =
+        [STREAM, BACKUP, SAVE, RESTIC].map(|name| results.row(name));
+    let [restore, age, member, etcdutl, deep] =
+        [RESTORE, AGE, MEMBER, ETCDUTL, DEEP].map(|name| results.row(name));
+    let step = |row: &Row, at: usize| median(row.steps.iter().map(|steps| steps[at]));
     let _ = writeln!(
         out,
-        "`etcdctl snapshot save` {:.2} s + `zstd` {:.2} s + `age` {:.2} s.\n",
-        step(0),
-        step(1),
-        step(2)
+        "`etcdctl snapshot save` {:.2} s + `zstd` {:.2} s + `age` {:.2} s; `age -d | zstd -d` {:.2} s + `etcdutl` {:.2} s. \
+         `get` fetches {:.1} % of the stored bytes for the key changed last, {:.0} % for the first one written.\n",
+        step(save, 0),
+        step(save, 1),
+        step(save, 2),
+        step(etcdutl, 0),
+        step(etcdutl, 1),
+        fetched[0] * 100.0,
+        fetched[1] * 100.0,
     );
     let mut target = |name: &str, got: String, met: bool| {
         let _ = writeln!(out, "- {name}: {got}, **{}**", if met { "met" } else { "missed" });
@@ -82,6 +100,15 @@ pub fn table(results: &Results) -> String {
     target("peak memory ≤ 96 MiB for both", format!("{peak:.0} MiB"), peak <= 96.0);
     let ratio = backup.stored as f64 / restic.stored as f64;
     target("stored ≤ restic's", times(ratio), ratio <= 1.0);
+    let ratio = wall(member) / wall(etcdutl);
+    target("member ≤ 0.6 × age + zstd + etcdutl", times(ratio), ratio <= 0.6);
+    let ratio = wall(deep) / wall(restore);
+    target("verify --deep ≤ 2 × restore to a file", times(ratio), ratio <= 2.0);
+    target(
+        "get ≤ 5 % of the stored bytes",
+        format!("{:.1} %", fetched[1] * 100.0),
+        fetched[1] <= 0.05,
+    );
     out
 }
 
@@ -92,11 +119,13 @@ pub fn levels(rows: &[(i32, f64, f64)]) {
     }
 }
 
-pub fn memory(rows: &[(u64, u64, u64)]) {
-    println!("| database | peak of backup | peak of restore |\n|---|---|---|");
-    for (mib, backup, restore) in rows {
-        let mib_of = |bytes: &u64| format!("{:.0} MiB", *bytes as f64 / MIB);
-        println!("| {mib} MiB | {} | {} |", mib_of(backup), mib_of(restore));
+pub fn memory(rows: &[[u64; 6]]) {
+    println!(
+        "| database | entries | backup | restore --output | restore --data-dir | verify --deep |\n|---|---|---|---|---|---|"
+    );
+    for [mib, entries, peaks @ ..] in rows {
+        let peaks = peaks.map(|bytes| format!("{:.0} MiB", bytes as f64 / MIB));
+        println!("| {mib} MiB | {entries} | {} |", peaks.join(" | "));
     }
 }
 
@@ -104,21 +133,21 @@ pub fn memory(rows: &[(u64, u64, u64)]) {
 pub fn chart(results: &Results) -> String {
     const BAR: f64 = 22.0;
     const STEP: f64 = 32.0;
-    const LEFT: f64 = 340.0;
+    const LEFT: f64 = 380.0;
     const WIDTH: f64 = 400.0;
     let longest = results.rows.iter().map(wall).fold(0.0, f64::max);
-    let height = STEP * (results.rows.len() as f64 + 2.5);
+    let height = STEP * (results.rows.len() as f64 + 2.0 * JOBS.len() as f64 - 1.5);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 840 {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 880 {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
          <style>text{{fill:#57606a}}@media(prefers-color-scheme:dark){{text{{fill:#c9d1d9}}}}.ours{{fill:#2f81f7}}.theirs{{fill:#8b949e}}</style>\n"
     );
     let mut y = 0.0;
-    for (backup, title) in [(true, "Backup"), (false, "Restore to a file")] {
+    for (job, title) in JOBS {
         y += STEP;
         let _ =
             writeln!(out, "<text x=\"0\" y=\"{y}\" font-weight=\"bold\">{title}, seconds</text>");
         y += STEP - BAR;
-        for row in results.rows.iter().filter(|row| row.backup == backup) {
+        for row in results.rows.iter().filter(|row| row.job == job) {
             let (width, seconds) = (WIDTH * wall(row) / longest, wall(row));
             let name = row.name.replace('`', "").replace("\\|", "|");
             let class = if name.starts_with("strongroom") { "ours" } else { "theirs" };

@@ -7,15 +7,25 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 
 use crate::Args;
 use crate::etcd::{Etcd, programs};
 use crate::measure::{Cost, cpu_seconds, pipeline, size};
 
+/// What a contender is measured at, each beside its first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    Backup,
+    RestoreToFile,
+    RestoreMember,
+    Prove,
+}
+
 /// One contender's runs.
 pub struct Row {
     pub name: &'static str,
-    pub backup: bool,
+    pub job: Job,
     pub costs: Vec<Cost>,
     /// Processor seconds that etcd itself spent meanwhile.
     pub etcd: Vec<f64>,
@@ -29,6 +39,14 @@ pub struct Results {
     pub entries: u64,
     pub runs: usize,
     pub rows: Vec<Row>,
+    /// What `get` fetched of the stored bytes: of a key changed last, and of the first one written.
+    pub fetched: [f64; 2],
+}
+
+impl Results {
+    pub fn row(&self, name: &str) -> &Row {
+        self.rows.iter().find(|row| row.name == name).unwrap()
+    }
 }
 
 pub struct Suite {
@@ -44,13 +62,34 @@ const PAGE: usize = 4096;
 /// pages. More than this is other data.
 const DRIFT: usize = 64;
 
-const STREAM: &str = "bare snapshot stream, to nowhere";
-const BACKUP: &str = "`strongroom backup`, to a local directory";
-const SAVE: &str = "`etcdctl snapshot save`, `zstd -3 -T2`, `age -r`";
-const RESTIC: &str = "`restic backup --stdin` of the saved file";
-const RESTORE: &str = "`strongroom restore --output`";
-const AGE: &str = "`age -d \\| zstd -d`";
-const DUMP: &str = "`restic dump`";
+pub const STREAM: &str = "bare snapshot stream, to nowhere";
+pub const BACKUP: &str = "`strongroom backup --no-compare`, to a local directory";
+pub const COMPARE: &str = "`strongroom backup`: and asks the member for its HashKV";
+pub const SAVE: &str = "`etcdctl snapshot save`, `zstd -3 -T2`, `age -r`";
+pub const RESTIC: &str = "`restic backup --stdin` of the saved file";
+pub const RESTORE: &str = "`strongroom restore --output`";
+pub const AGE: &str = "`age -d \\| zstd -d`";
+pub const DUMP: &str = "`restic dump`";
+pub const MEMBER: &str = "`strongroom restore --data-dir`";
+pub const ETCDUTL: &str = "`age -d \\| zstd -d`, `etcdutl snapshot restore`";
+pub const DEEP: &str = "`strongroom verify --deep`";
+
+type Run = fn(&Suite, &mut Row) -> Cost;
+
+/// In the order in which they run: what is restored is what the backups before it left.
+const CONTENDERS: [(&str, Job, Run); 11] = [
+    (STREAM, Job::Backup, |suite, _| suite.bare_stream()),
+    (BACKUP, Job::Backup, |suite, row| suite.keep(row, |suite| suite.backup(&["--no-compare"]))),
+    (COMPARE, Job::Backup, |suite, row| suite.keep(row, |suite| suite.backup(&[]))),
+    (SAVE, Job::Backup, |suite, row| suite.keep(row, Suite::save_zstd_age)),
+    (RESTIC, Job::Backup, |suite, row| suite.keep(row, Suite::restic_backup)),
+    (RESTORE, Job::RestoreToFile, |suite, _| suite.restore()),
+    (AGE, Job::RestoreToFile, |suite, _| suite.age_zstd()),
+    (DUMP, Job::RestoreToFile, |suite, _| suite.restic_dump()),
+    (MEMBER, Job::RestoreMember, |suite, _| suite.restore_member()),
+    (ETCDUTL, Job::RestoreMember, |suite, row| suite.keep(row, Suite::etcdutl)),
+    (DEEP, Job::Prove, |suite, _| suite.deep()),
+];
 
 fn strongroom() -> Command {
     Command::new(env!("CARGO_BIN_EXE_strongroom"))
@@ -128,10 +167,17 @@ impl Suite {
         command
     }
 
-    fn backup(&self) -> (Vec<Cost>, u64) {
+    fn bare_stream(&self) -> Cost {
+        let read = async { self.etcd.bare_stream().await.0 };
+        let wall = tokio::task::block_in_place(|| Handle::current().block_on(read));
+        Cost { wall, ..Cost::default() }
+    }
+
+    fn backup(&self, more: &[&str]) -> (Vec<Cost>, u64) {
         let repository = self.fresh("repository");
         check(&mut self.strongroom(&["init"]));
-        let cost = pipeline(vec![self.strongroom(&["backup"])], None, None);
+        let backup = self.strongroom(&[&["backup"], more].concat());
+        let cost = pipeline(vec![backup], None, None);
         (vec![cost], size(&repository))
     }
 
@@ -170,13 +216,17 @@ impl Suite {
 
     fn age_zstd(&self) -> Cost {
         let out = self.fresh("restored.db");
+        let cost = self.open_age(&out);
+        self.same(&out, 0);
+        cost
+    }
+
+    fn open_age(&self, out: &Path) -> Cost {
         let mut age = Command::new("age");
         age.arg("-d").arg("-i").arg(self.path("age-key")).arg(self.path("saved.age"));
         let mut zstd = Command::new("zstd");
         zstd.args(["-d", "-q"]);
-        let cost = pipeline(vec![age, zstd], None, Some(&out));
-        self.same(&out, 0);
-        cost
+        pipeline(vec![age, zstd], None, Some(out))
     }
 
     fn restic_dump(&self) -> Cost {
@@ -185,6 +235,49 @@ impl Suite {
         let cost = pipeline(vec![dump], None, Some(&out));
         self.same(&out, 0);
         cost
+    }
+
+    fn restore_member(&self) -> Cost {
+        let dir = self.fresh("member");
+        let text = dir.display().to_string();
+        let args = ["restore", "latest", "--data-dir", &text, "--bump-revision", "0"];
+        let cost = pipeline(vec![self.strongroom(&args)], None, None);
+        fs::remove_dir_all(dir).unwrap();
+        cost
+    }
+
+    fn etcdutl(&self) -> (Vec<Cost>, u64) {
+        let out = self.fresh("restored.db");
+        let opened = self.open_age(&out);
+        let dir = self.fresh("member");
+        let mut etcdutl = Command::new(programs().join("etcdutl"));
+        etcdutl.args(["snapshot", "restore"]).arg(&out).arg("--data-dir").arg(&dir);
+        let restored = pipeline(vec![etcdutl], None, None);
+        fs::remove_file(out).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+        (vec![opened, restored], 0)
+    }
+
+    fn deep(&self) -> Cost {
+        let mut verify = self.strongroom(&["verify", "latest", "--deep"]);
+        verify.env("TMPDIR", &self.dir);
+        pipeline(vec![verify], None, None)
+    }
+
+    /// The share of the stored bytes that `get` fetches, of the key changed last and of the first.
+    fn fetched(&self) -> [f64; 2] {
+        let listed = check(&mut self.strongroom(&["ls", "latest"]));
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let keys = listed["keys"].as_array().unwrap();
+        let changed = |key: &&serde_json::Value| key["mod_revision"].as_i64().unwrap();
+        let ends = [keys.iter().max_by_key(changed), keys.iter().min_by_key(changed)];
+        ends.map(|key| {
+            let key = key.unwrap()["key"].as_str().unwrap();
+            let got = check(&mut self.strongroom(&["get", "latest", key]));
+            let got: serde_json::Value = serde_json::from_str(&got).unwrap();
+            let bytes = |name: &str| got[name].as_u64().unwrap() as f64;
+            bytes("fetched_bytes") / bytes("payload_bytes")
+        })
     }
 
     /// The restored file ends in the SHA-256 of all before it, as etcd writes it, and differs from the last saved
@@ -212,45 +305,29 @@ impl Suite {
 
     /// Runs every contender once a round, so that a noisy minute hits all alike.
     pub async fn run(&self, runs: usize) -> Results {
-        let row = |name, backup| Row {
+        let mut rows = CONTENDERS.map(|(name, job, _)| Row {
             name,
-            backup,
+            job,
             costs: vec![],
             etcd: vec![],
             stored: 0,
             steps: vec![],
-        };
-        let mut rows = [
-            row(STREAM, true),
-            row(BACKUP, true),
-            row(SAVE, true),
-            row(RESTIC, true),
-            row(RESTORE, false),
-            row(AGE, false),
-            row(DUMP, false),
-        ];
+        });
         for round in 0..runs {
             eprintln!("round {} of {runs}", round + 1);
-            for (at, row) in rows.iter_mut().enumerate() {
+            for (row, (_, _, run)) in rows.iter_mut().zip(CONTENDERS) {
                 let etcd = || cpu_seconds(self.etcd.pid()).unwrap();
                 let before = etcd();
-                let cost = match at {
-                    0 => Cost { wall: self.etcd.bare_stream().await.0, ..Cost::default() },
-                    1 => self.keep(row, Self::backup),
-                    2 => self.keep(row, Self::save_zstd_age),
-                    3 => self.keep(row, Self::restic_backup),
-                    4 => self.restore(),
-                    5 => self.age_zstd(),
-                    _ => self.restic_dump(),
-                };
+                let cost = run(self, row);
                 row.etcd.push(etcd() - before);
                 row.costs.push(cost);
             }
         }
-        Results { database: self.database, entries: self.entries, runs, rows: rows.into() }
+        let (database, entries, fetched) = (self.database, self.entries, self.fetched());
+        Results { database, entries, runs, rows: rows.into(), fetched }
     }
 
-    fn keep(&self, row: &mut Row, run: fn(&Self) -> (Vec<Cost>, u64)) -> Cost {
+    fn keep(&self, row: &mut Row, run: impl Fn(&Self) -> (Vec<Cost>, u64)) -> Cost {
         let (costs, stored) = run(self);
         row.stored = stored;
         row.steps.push(costs.iter().map(|cost| cost.wall).collect());
@@ -274,17 +351,18 @@ impl Suite {
     }
 }
 
-/// (MiB of database, peak of backup, peak of restore).
-pub async fn memory(args: &Args, dir: &Path) -> Vec<(u64, u64, u64)> {
+/// MiB of database, entries, and the peaks of backup, restore to a file, restore of a member, and deep verification.
+pub async fn memory(args: &Args, dir: &Path) -> Vec<[u64; 6]> {
     let mut rows = Vec::new();
     for mib in &args.memory {
         let dir = dir.join(mib.to_string());
         fs::create_dir(&dir).unwrap();
         let args = Args { size: *mib, dir: dir.clone(), memory: Vec::new(), ..*args };
         let suite = Suite::prepare(&args, &dir).await;
-        let (costs, _) = suite.backup();
+        let (costs, _) = suite.backup(&[]);
         let backup = costs.into_iter().reduce(Cost::and).unwrap_or_default();
-        rows.push((*mib, backup.rss, suite.restore().rss));
+        let (file, member, deep) = (suite.restore(), suite.restore_member(), suite.deep());
+        rows.push([*mib, suite.entries, backup.rss, file.rss, member.rss, deep.rss]);
         drop(suite);
         fs::remove_dir_all(dir).unwrap();
     }

@@ -1,15 +1,19 @@
 //! Looking inside a snapshot: its database read at random, without fetching it whole.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::env;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::blocking::run_blocking;
-use super::read::read_some;
+use super::blocking::{AbortOnDrop, run_blocking};
+use super::buffers::Buffer;
+use super::read::open_frames;
 use super::snapshot::{DatabaseReader, OpenSnapshot};
 use super::spool::Spool;
 use crate::bolt::{Db, ReadAt};
@@ -19,9 +23,11 @@ use crate::format::{Facts, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
-/// Frames fetched at once by a walk that goes straight on.
-const MOST_AHEAD: usize = 32;
-/// Opened chunks kept: 4 MiB.
+/// Frames kept in memory: 32 MiB.
+const RECENT_FRAMES: usize = 32;
+/// A walk that has gone straight on so often will go on so.
+const STEPS: usize = 2;
+/// Chunks from the spool kept in memory: 4 MiB.
 const RECENT_CHUNKS: usize = 256;
 
 /// An opened snapshot, for work on its database.
@@ -55,17 +61,30 @@ pub async fn look_inside<T: Send + 'static>(
 /// Random access to the database through its frames, fetched when they are first asked for. Blocks: not for
 /// async threads.
 ///
-/// A frame that was read stays at hand in an encrypted spool, so that a walk which returns to it, as one over
-/// the pages of an old database does again and again, fetches it once.
+/// A walk that goes straight on finds the next frames opened already. A frame that has left memory and is asked for
+/// again, as a walk in key order over the pages of an old database asks for each again and again, goes to an
+/// encrypted spool: so no frame is fetched more than twice, and most only once.
 pub struct Frames {
     reader: DatabaseReader,
     handle: Handle,
     spool: Arc<Spool>,
-    /// The last frame that was missing, and how many were fetched with it.
-    ahead: Cell<(usize, usize)>,
     fetched: Cell<u64>,
-    /// Chunks by their number, each in the one place its number gives.
-    recent: RefCell<Vec<Chunk>>,
+    /// Which frames were fetched before.
+    seen: RefCell<Vec<bool>>,
+    recent: RefCell<VecDeque<(usize, Buffer)>>,
+    ahead: RefCell<Ahead>,
+    /// Chunks from the spool by their number, each in the one place its number gives.
+    chunks: RefCell<Vec<Chunk>>,
+}
+
+/// Frames that are being opened before they are asked for.
+#[derive(Default)]
+struct Ahead {
+    /// The next frame to come, or behind the one that was fetched last.
+    next: usize,
+    /// How often the walk has gone straight on.
+    steps: usize,
+    coming: Option<(mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>)>,
 }
 
 #[derive(Clone)]
@@ -84,13 +103,16 @@ impl Frames {
     /// Over a spool that may hold frames already.
     pub(super) fn over(reader: DatabaseReader, spool: Arc<Spool>) -> Self {
         let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
+        let seen = vec![false; reader.index().frames.len()];
         Self {
             reader,
             handle: Handle::current(),
             spool,
-            ahead: Cell::default(),
             fetched: Cell::default(),
-            recent: RefCell::new(vec![empty; RECENT_CHUNKS]),
+            seen: seen.into(),
+            recent: RefCell::default(),
+            ahead: RefCell::default(),
+            chunks: RefCell::new(vec![empty; RECENT_CHUNKS]),
         }
     }
 
@@ -101,54 +123,110 @@ impl Frames {
         (self.fetched.get(), all)
     }
 
-    /// Fetches frame `at`, and more behind it the longer the walk has gone straight on.
+    /// Fetches frame `at`, and begins to open those behind it when the walk has gone straight on.
     fn fetch(&self, at: usize) -> Result<()> {
-        let frames = &self.reader.index().frames;
-        let (last, count) = self.ahead.get();
-        let count = if last + count == at { (2 * count).clamp(1, MOST_AHEAD) } else { 1 };
-        let missing = (at..frames.len()).take(count).take_while(|at| !self.spool.has(*at)).count();
-        let range = at..at + missing;
-        self.handle.block_on(read_some(&self.reader, range.clone(), &self.spool))?;
-        self.ahead.set((at, missing));
-        let fetched: u64 =
-            frames.get(range).unwrap_or_default().iter().map(|frame| frame.length).sum();
-        self.fetched.set(self.fetched.get() + fetched);
+        let mut ahead = self.ahead.borrow_mut();
+        if ahead.next == at {
+            ahead.steps += 1;
+        } else {
+            // What was coming is not wanted.
+            *ahead = Ahead::default();
+        }
+        let straight_on = ahead.steps >= STEPS;
+        let batch = match &mut ahead.coming {
+            Some((coming, _)) => coming.blocking_recv(),
+            None => {
+                let end = if straight_on { self.reader.index().frames.len() } else { at + 1 };
+                let mut coming = self.open(at..end);
+                let batch = coming.0.blocking_recv();
+                ahead.coming = straight_on.then_some(coming);
+                batch
+            }
+        };
+        let batch = batch.ok_or_else(|| Error::tampered("the index ends too early"))??;
+        for (at, frame) in (at..).zip(batch) {
+            self.keep(at, frame)?;
+            ahead.next = at + 1;
+        }
         Ok(())
     }
 
-    /// Copies from chunk `number`, from its byte `within` on; how much, 0 behind the database's end.
-    fn copy(&self, number: u64, within: usize, buf: &mut [u8]) -> Result<usize> {
+    fn open(&self, frames: Range<usize>) -> (mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>) {
+        let (sender, receiver) = mpsc::channel(2);
+        let opening =
+            open_frames(self.reader.clone(), frames, true, super::read::Place::Nowhere, sender);
+        (receiver, AbortOnDrop(self.handle.spawn(opening)))
+    }
+
+    /// Keeps a frame in memory, and in the spool if it was there before and had to leave.
+    fn keep(&self, at: usize, frame: Buffer) -> Result<()> {
+        let length = self.reader.index().frames.get(at).map_or(0, |frame| frame.length);
+        self.fetched.set(self.fetched.get() + length);
+        let mut seen = self.seen.borrow_mut();
+        if let Some(seen) = seen.get_mut(at)
+            && std::mem::replace(seen, true)
+            && !self.spool.has(at)
+        {
+            self.spool.put(at, &frame)?;
+        }
         let mut recent = self.recent.borrow_mut();
-        let Some(chunk) = recent.get_mut((number % RECENT_CHUNKS as u64) as usize) else {
+        recent.truncate(RECENT_FRAMES - 1);
+        recent.push_front((at, frame));
+        Ok(())
+    }
+
+    /// Copies from `offset` on, as far as one frame or chunk goes; how much, 0 behind the database's end.
+    fn copy(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let index = self.reader.index();
+        let frame_size = index.database.frame_size;
+        let at = (offset / frame_size) as usize;
+        let Some(length) = index.frame_length(at) else { return Ok(0) };
+        let within = (offset % frame_size) as usize;
+        for _ in 0..2 {
+            let recent = self.recent.borrow();
+            if let Some((_, frame)) = recent.iter().find(|(recent, _)| *recent == at) {
+                return Ok(copy(frame, within, buf));
+            }
+            drop(recent);
+            if self.spool.has(at) {
+                return self.copy_spooled(at, length, offset, buf);
+            }
+            self.fetch(at)?;
+        }
+        Ok(0)
+    }
+
+    fn copy_spooled(&self, at: usize, length: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let number = offset / CHUNK_LEN as u64;
+        let mut chunks = self.chunks.borrow_mut();
+        let Some(chunk) = chunks.get_mut((number % RECENT_CHUNKS as u64) as usize) else {
             return Ok(0);
         };
         if chunk.number != number {
-            let index = self.reader.index();
-            let chunks = index.database.frame_size / CHUNK_LEN as u64;
-            let at = (number / chunks) as usize;
-            let Some(length) = index.frame_length(at) else { return Ok(0) };
-            if !self.spool.has(at) {
-                self.fetch(at)?;
-            }
+            let in_frame = self.reader.index().database.frame_size / CHUNK_LEN as u64;
             chunk.number = u64::MAX;
-            self.spool.chunk(at, number % chunks, length, &mut chunk.bytes)?;
+            self.spool.chunk(at, number % in_frame, length, &mut chunk.bytes)?;
             chunk.number = number;
         }
-        let bytes = chunk.bytes.get(within..).unwrap_or_default();
-        let length = bytes.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..length), bytes.get(..length)) {
-            to.copy_from_slice(from);
-        }
-        Ok(length)
+        Ok(copy(&chunk.bytes, (offset % CHUNK_LEN as u64) as usize, buf))
     }
+}
+
+/// Copies from `bytes`, from `within` on; how much.
+fn copy(bytes: &[u8], within: usize, buf: &mut [u8]) -> usize {
+    let bytes = bytes.get(within..).unwrap_or_default();
+    let length = bytes.len().min(buf.len());
+    if let (Some(to), Some(from)) = (buf.get_mut(..length), bytes.get(..length)) {
+        to.copy_from_slice(from);
+    }
+    length
 }
 
 impl ReadAt for Frames {
     fn read_at(&self, offset: u64, mut buf: &mut [u8]) -> Result<()> {
         let mut offset = offset;
         while !buf.is_empty() {
-            let (number, within) = (offset / CHUNK_LEN as u64, offset % CHUNK_LEN as u64);
-            let length = self.copy(number, within as usize, buf)?;
+            let length = self.copy(offset, buf)?;
             if length == 0 {
                 let message = format!("offset {offset} lies behind the database's end");
                 return Err(Error::tampered(message));

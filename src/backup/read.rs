@@ -92,27 +92,8 @@ pub(super) fn stream_failed(error: std::io::Error) -> Error {
     Error::io("output", error)
 }
 
-/// Reads some frames into `spool`, the id of each checked.
-///
-/// # Errors
-/// The first that any frame meets.
-pub(super) async fn read_some(
-    reader: &DatabaseReader,
-    frames: Range<usize>,
-    spool: &Arc<Spool>,
-) -> Result<()> {
-    let (sender, mut opened) = mpsc::channel(2);
-    let place = Place::Spool(spool.clone());
-    let producer = tokio::spawn(open_frames(reader.clone(), frames, true, place, sender));
-    let _stop = AbortOnDrop(producer);
-    while let Some(batch) = opened.recv().await {
-        batch?;
-    }
-    Ok(())
-}
-
 /// Fetches and opens frames in batches, several at a time, and sends them in order.
-async fn open_frames(
+pub(super) async fn open_frames(
     reader: DatabaseReader,
     frames: Range<usize>,
     check_ids: bool,

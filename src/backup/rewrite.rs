@@ -3,17 +3,14 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::blocking::run_blocking;
 use super::control::{Control, Step};
 use super::inside::Frames;
-use super::read::{Place, read_all};
 use super::restore::parent;
 use super::snapshot::OpenSnapshot;
-use super::spool::Spool;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::Sha256;
@@ -21,8 +18,9 @@ use crate::mvcc::{self, Changes, Rewritten};
 
 const BUFFER: usize = 1 << 20;
 
-/// Reads the whole snapshot, proves it by its SHA-256, and writes its database into `file` of `path`, with the changes
-/// that `plan` finds. What is read is spooled beside it meanwhile, encrypted.
+/// Writes the snapshot's database into `file` of `path`, with the changes that `plan` finds. Frames that hold nothing but
+/// free pages are not fetched; of all others the id is checked, which is a keyed hash of their content. What must be
+/// read again is spooled beside the file meanwhile, encrypted.
 ///
 /// # Errors
 /// Those of SPEC.md §8, those of [`mvcc::rewrite`], and [`Io`](crate::ErrorKind::Io). The file's content is then
@@ -34,11 +32,7 @@ pub(super) async fn rewrite(
     path: &Path,
     control: &Control,
 ) -> Result<Rewritten> {
-    let reader = &snapshot.database;
-    let spool = Arc::new(Spool::new(parent(path), reader.index()));
-    control.guard(read_all(reader, Place::Spool(spool.clone()), None, control)).await?;
-    let frames = Frames::over(reader.clone(), spool);
-    control.begin("writing the database", None);
+    let frames = Frames::new(snapshot.database.clone(), parent(path));
     let (path, watched) = (path.to_owned(), control.clone());
     let written = run_blocking(move || {
         let out = BufWriter::with_capacity(BUFFER, Watched { file, control: watched });

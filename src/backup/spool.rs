@@ -1,10 +1,9 @@
-//! A database's frames, kept for as long as they are walked over: a few in memory, the rest on local disk,
-//! encrypted under a key that is never written, in a file without a name.
+//! A database's frames on local disk for as long as they are walked over: encrypted under a key that is never
+//! written, in a file without a name.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::blocking::task_panicked;
@@ -13,32 +12,18 @@ use crate::error::{Error, Result};
 use crate::format::Index;
 use crate::secret::SecretKey;
 
-/// Frames kept in memory: what reading a key or two takes, so that this needs no disk.
-const IN_MEMORY: usize = 16;
-
-/// Frames, each sealed as one message. Threads may put and read at once.
+/// Frames, each sealed as one message and put once. Threads may put and read at once.
 pub(super) struct Spool {
     dir: PathBuf,
     file: Mutex<Option<Arc<File>>>,
     key: SecretKey,
     /// Length of a frame's place in the file.
     place: u64,
-    kept: Vec<OnceLock<Kept>>,
-    in_memory: AtomicUsize,
-}
-
-struct Kept {
-    opener: Opener,
-    bytes: Bytes,
-}
-
-enum Bytes {
-    Memory(Vec<u8>),
-    File(Arc<File>),
+    kept: Vec<OnceLock<Opener>>,
 }
 
 impl Spool {
-    /// An empty spool for the frames of `index`, whose file, once there is one, is below `dir`.
+    /// An empty spool for the frames of `index`. There is no file, which is below `dir`, before there is a frame.
     pub(super) fn new(dir: &Path, index: &Index) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -46,7 +31,6 @@ impl Spool {
             key: SecretKey::random(&mut crypto::system_rng()),
             place: crypto::sealed_len(index.database.frame_size),
             kept: index.frames.iter().map(|_| OnceLock::new()).collect(),
-            in_memory: AtomicUsize::new(0),
         }
     }
 
@@ -64,17 +48,10 @@ impl Spool {
         let sealed = crypto::seal(suite, &self.key, &context, frame, rng)?;
         let prefix = sealed.get(..PREFIX_LEN).unwrap_or_default();
         let opener = Opener::new(suite, &self.key, &context, prefix)?;
-        let bytes = if self.in_memory.fetch_add(1, Ordering::Relaxed) < IN_MEMORY {
-            Bytes::Memory(sealed)
-        } else {
-            let file = self.file()?;
-            let written = file.write_all_at(&sealed, at as u64 * self.place);
-            written.map_err(|error| self.failed(error))?;
-            Bytes::File(file)
-        };
+        let written = self.file()?.write_all_at(&sealed, at as u64 * self.place);
+        written.map_err(|error| self.failed(error))?;
         if let Some(kept) = self.kept.get(at) {
-            // Whoever was first put the same.
-            let _ = kept.set(Kept { opener, bytes });
+            let _ = kept.set(opener);
         }
         Ok(())
     }
@@ -90,8 +67,8 @@ impl Spool {
         length: u64,
         buf: &mut Vec<u8>,
     ) -> Result<()> {
-        let kept = self.kept.get(at).and_then(OnceLock::get);
-        let kept = kept.ok_or_else(|| Error::tampered(format!("frame {at} is not spooled")))?;
+        let opener = self.kept.get(at).and_then(OnceLock::get);
+        let opener = opener.ok_or_else(|| Error::tampered(format!("frame {at} is not spooled")))?;
         let last = length / CHUNK_LEN as u64;
         let sealed = if chunk < last {
             SEALED_CHUNK_LEN
@@ -100,19 +77,9 @@ impl Spool {
         };
         buf.resize(sealed, 0);
         let offset = PREFIX_LEN as u64 + chunk * SEALED_CHUNK_LEN as u64;
-        match &kept.bytes {
-            Bytes::Memory(bytes) => {
-                let bytes = bytes.get(offset as usize..).and_then(|bytes| bytes.get(..sealed));
-                buf.copy_from_slice(
-                    bytes.ok_or_else(|| Error::tampered("a spooled frame is short"))?,
-                );
-            }
-            Bytes::File(file) => {
-                let read = file.read_exact_at(buf, at as u64 * self.place + offset);
-                read.map_err(|error| self.failed(error))?;
-            }
-        }
-        let plain = kept.opener.open_chunk(chunk, chunk == last, buf)?.len();
+        let read = self.file()?.read_exact_at(buf, at as u64 * self.place + offset);
+        read.map_err(|error| self.failed(error))?;
+        let plain = opener.open_chunk(chunk, chunk == last, buf)?.len();
         buf.truncate(plain);
         Ok(())
     }
@@ -157,7 +124,7 @@ mod tests {
     #[test]
     fn what_was_put_is_there_chunk_by_chunk() {
         let dir = tempfile::tempdir().unwrap();
-        let count = IN_MEMORY + 5;
+        let count = 7;
         let spool = Spool::new(dir.path(), &index(count));
         let frame = |at: usize| -> Vec<u8> {
             // The last is short, and ends with a chunk or within one.

@@ -36,6 +36,7 @@ mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
 mod random_history;
+mod runbooks;
 mod s3_server;
 mod support;
 mod vectors;
