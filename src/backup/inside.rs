@@ -84,8 +84,11 @@ struct Ahead {
     next: usize,
     /// How often the walk has gone straight on.
     steps: usize,
-    coming: Option<(mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>)>,
+    coming: Option<Coming>,
 }
+
+/// Batches of frames in order, and the task that opens them.
+type Coming = (mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>);
 
 #[derive(Clone)]
 struct Chunk {
@@ -151,7 +154,7 @@ impl Frames {
         Ok(())
     }
 
-    fn open(&self, frames: Range<usize>) -> (mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>) {
+    fn open(&self, frames: Range<usize>) -> Coming {
         let (sender, receiver) = mpsc::channel(2);
         let opening =
             open_frames(self.reader.clone(), frames, true, super::read::Place::Nowhere, sender);

@@ -69,13 +69,15 @@ pub async fn drill(
     let version = scratch::version(&options.etcd).await?;
     let mut steps = Steps::default();
     let mut etcd = ScratchEtcd::plan(&options.etcd, &options.dir)?;
-    let mut member = MemberOptions::default();
-    member.data_dir = etcd.data_dir();
-    member.name = scratch::NAME.into();
-    member.initial_cluster = Some(etcd.initial_cluster());
-    member.bump = Some(0);
-    // Users are the snapshot's, and nobody here knows their passwords; who may log in is told by certificate.
-    member.without_auth = true;
+    let member = MemberOptions {
+        data_dir: etcd.data_dir(),
+        name: scratch::NAME.into(),
+        initial_cluster: Some(etcd.initial_cluster()),
+        bump: Some(0),
+        // Users are the snapshot's, and nobody here knows their passwords; who may log in is told by certificate.
+        without_auth: true,
+        ..MemberOptions::default()
+    };
     let restored = restore_member(repository, keys, id, &member, control).await?;
     steps.end("restore");
     if !restored.versions.iter().any(|fits| version.starts_with(&format!("{fits}."))) {
