@@ -37,4 +37,5 @@ mod program_on_stores;
 mod random_history;
 mod s3_server;
 mod support;
+mod to_cluster;
 mod vectors;
