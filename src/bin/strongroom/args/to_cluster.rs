@@ -27,10 +27,10 @@ pub(crate) struct ToClusterArgs {
     #[arg(long, value_name = "P", requires = "to_cluster", group = "wanted_keys")]
     pub(crate) prefix: Option<OsString>,
     /// Write them below this instead of --prefix
-    #[arg(long, value_name = "Q", requires = "prefix")]
+    #[arg(long, value_name = "Q", requires = "prefix", conflicts_with = "only")]
     pub(crate) to_prefix: Option<OsString>,
     /// Also delete the keys below the prefix that the snapshot does not have
-    #[arg(long, requires = "prefix")]
+    #[arg(long, requires = "prefix", conflicts_with = "only")]
     pub(crate) delete: bool,
     /// What becomes of keys that had a lease [default: new]
     #[arg(long, value_name = "HOW", requires = "to_cluster")]
