@@ -236,7 +236,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Restore a snapshot: to a member's data directory, or to a file that etcdutl and etcdctl accept
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
     /// List the keys in a snapshot
     #[command(long_about = help::LS, after_help = help::LS_MORE)]
     Ls(LsArgs),

@@ -46,7 +46,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Snapshots => look::snapshots(context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
-        Command::Restore(args) => restore::run(args, context).await,
+        Command::Restore(args) => restore::run(*args, context).await,
         Command::Ls(args) => inside::ls(args, context).await,
         Command::Get(args) => inside::get(args, context).await,
         Command::History(args) => inside::history(args, context).await,
