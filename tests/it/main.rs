@@ -34,6 +34,7 @@ mod program;
 mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
+mod program_to_cluster;
 mod random_history;
 mod s3_server;
 mod support;
