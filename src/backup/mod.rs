@@ -8,6 +8,7 @@ pub mod contents;
 mod control;
 mod create;
 mod deep;
+mod drill;
 mod facts;
 mod folder;
 mod frames;
@@ -31,6 +32,7 @@ pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step, Unit};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};
+pub use drill::{DrillOptions, DrillReport, drill};
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use passphrases::{

@@ -17,6 +17,7 @@ mod cli;
 mod companions;
 mod contents;
 mod datadir;
+mod drill;
 mod end_to_end;
 mod etcd;
 mod etcd_server;

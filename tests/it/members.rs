@@ -12,8 +12,9 @@ use crate::fake_etcd::{self, Script, good_steps};
 use crate::place::{Place, exits};
 use crate::support::small_database;
 
-/// Writes the database anew with another last byte in its last record: one member that is silently corrupt.
-fn corrupt(database: &[u8]) -> Vec<u8> {
+/// Writes the database anew with another last byte in one record, counted from the last: one member that is silently
+/// corrupt.
+pub(crate) fn corrupt(database: &[u8], back: usize) -> Vec<u8> {
     let db = Db::open(database).unwrap();
     let mut writer = Writer::new(Cursor::new(Vec::new()), 4096).unwrap();
     for (name, bucket) in db.buckets().unwrap() {
@@ -24,7 +25,8 @@ fn corrupt(database: &[u8]) -> Vec<u8> {
         };
         bucket.for_each(b"", collect).unwrap();
         if name == b"key" {
-            *records.last_mut().unwrap().1.last_mut().unwrap() ^= 1;
+            let at = records.len() - 1 - back;
+            *records[at].1.last_mut().unwrap() ^= 1;
         }
         writer.bucket(&name).unwrap();
         records.iter().for_each(|(key, value)| writer.put(key, value).unwrap());
@@ -73,7 +75,7 @@ async fn members_that_agree_and_one_that_differs() {
         let said = exits(0, &mut place.command(&backup));
         assert!(said.contains("not compared: member m2"), "{said}");
         let database = etcd.database(2);
-        fs::write(&database, corrupt(&fs::read(&database).unwrap())).unwrap();
+        fs::write(&database, corrupt(&fs::read(&database).unwrap(), 0)).unwrap();
         etcd.restart(2);
         let mut command = place.command(&backup);
         let said = exits(3, &mut command);

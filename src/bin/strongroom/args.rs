@@ -252,6 +252,15 @@ pub(crate) enum Command {
     /// Tell what takes the space in a snapshot, and what Kubernetes stored unencrypted
     #[command(long_about = help::STATS, after_help = help::STATS_MORE)]
     Stats(StatsArgs),
+    /// Restore a snapshot, start etcd from it, and prove that it serves the same data
+    #[command(long_about = help::DRILL, after_help = help::DRILL_MORE)]
+    Drill(DrillArgs),
+    /// List what was proved, and when
+    #[command(long_about = help::REPORTS, after_help = help::REPORTS_MORE)]
+    Reports {
+        /// Show this report: its id, or any unique beginning or end of it
+        id: Option<String>,
+    },
     /// Make, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
@@ -300,6 +309,22 @@ pub(crate) struct BackupArgs {
     pub(crate) no_compare: bool,
 }
 
+/// `drill`
+#[derive(Args)]
+pub(crate) struct DrillArgs {
+    /// Snapshot: its id, any unique beginning or end of it, or latest [default: latest]
+    pub(crate) id: Option<String>,
+    /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<jiff::Timestamp>,
+    /// The etcd to start [default: the one in PATH]
+    #[arg(long, value_name = "PROGRAM", env = "STRONGROOM_ETCD", hide_env_values = true)]
+    pub(crate) etcd: Option<PathBuf>,
+    /// Where the scratch directory is made [default: TMPDIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch_dir: Option<PathBuf>,
+}
+
 /// `show`
 #[derive(Args)]
 pub(crate) struct ShowArgs {
@@ -335,6 +360,9 @@ pub(crate) struct VerifyArgs {
     /// Every byte, and etcd's structure in it: pages, the history of revisions, HashKV
     #[arg(long)]
     pub(crate) deep: bool,
+    /// Store the outcome in the repository, sealed: `reports` lists it
+    #[arg(long)]
+    pub(crate) record: bool,
 }
 
 /// `key …`

@@ -1,7 +1,9 @@
 //! What `--help` says of each command, for an operator on the worst day.
 
+mod drill;
 mod inside;
 
+pub(crate) use drill::*;
 pub(crate) use inside::*;
 
 pub(crate) const PROGRAM: &str = "\

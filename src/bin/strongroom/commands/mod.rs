@@ -1,6 +1,7 @@
 //! One short function for each command.
 
 mod backup;
+mod drill;
 mod init;
 mod inside;
 mod key;
@@ -46,12 +47,14 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Snapshots => look::snapshots(context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
-        Command::Restore(args) => restore::run(*args, context).await,
+        Command::Restore(args) => restore::run(&args, context).await,
         Command::Ls(args) => inside::ls(args, context).await,
         Command::Get(args) => inside::get(args, context).await,
         Command::History(args) => inside::history(args, context).await,
         Command::Diff(args) => inside::diff(args, context).await,
         Command::Stats(args) => inside::stats(args, context).await,
+        Command::Drill(args) => drill::run(args, context).await,
+        Command::Reports { id } => drill::list(id, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,

@@ -15,18 +15,18 @@ use super::{Context, to_cluster};
 use crate::args::RestoreArgs;
 use crate::output::{bytes, shell_word};
 
-pub(super) async fn run(args: RestoreArgs, context: &Context) -> Result<ExitCode> {
+pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     if args.cluster.to_cluster {
-        return to_cluster::run(&args, context).await;
+        return to_cluster::run(args, context).await;
     }
     let restores_member = args.member.data_dir.is_some() || args.member.from_manifest.is_some();
     let companions = match &args.companions_to {
-        Some(dir) => Some(companions(&args, dir, context).await?),
+        Some(dir) => Some(companions(args, dir, context).await?),
         None => None,
     };
     match (&args.output, companions) {
-        (Some(output), companions) => to_file(&args, output, companions, context).await,
-        (None, companions) if restores_member => to_data_dir(&args, companions, context).await,
+        (Some(output), companions) => to_file(args, output, companions, context).await,
+        (None, companions) if restores_member => to_data_dir(args, companions, context).await,
         (None, companions) => {
             let names = companions.unwrap_or_default();
             context.output.result(json!({ "companions": names }), || names.join("\n"))?;

@@ -1,10 +1,15 @@
 //! `verify`
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use strongroom::backup::{Deep, HashCheck, Verified, VerifyLevel, VerifyReport, verify};
+use strongroom::backup::{
+    Deep, HashCheck, Verified, VerifyLevel, VerifyReport, store_report, verify,
+};
+use strongroom::format::{CheckOutcome, Report, ReportCheck, ReportStep, SnapshotId};
 use strongroom::keys::MasterKeys;
+use strongroom::store::Repository;
 use strongroom::{ErrorKind, Result};
 
 use super::Context;
@@ -18,6 +23,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         VerifyArgs { deep: true, .. } => VerifyLevel::Deep,
         _ => VerifyLevel::Full,
     };
+    let begun = Instant::now();
     let repository = context.repository().await?;
     let keys = match level {
         VerifyLevel::Digests => MasterKeys::new(),
@@ -28,13 +34,22 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     for finding in report.findings.iter().chain(report.snapshots.iter().flat_map(|v| &v.findings)) {
         context.output.warn(finding);
     }
+    let recorded = match args.record {
+        true => Some(record(&report, begun, &repository, context).await?),
+        false => None,
+    };
     let failed = report.snapshots.iter().filter(|verified| verified.outcome.is_err()).count();
     let checked = report.snapshots.len();
     let rows = report.snapshots.iter().map(|verified| row(level, verified)).collect::<Vec<_>>();
     context.output.result(
-        json!({"checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings}),
+        json!({
+            "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
+            "report": recorded.map(|id| id.to_string()),
+        }),
         || {
-            let cell = |row: &Value, key: &str| row.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            let cell = |row: &Value, key: &str| {
+                row.get(key).and_then(Value::as_str).unwrap_or("").to_owned()
+            };
             let rows = rows
                 .iter()
                 .map(|row| ["id", "status", "level", "detail"].map(|key| cell(row, key)).to_vec());
@@ -48,6 +63,42 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         );
     }
     Ok(exit(&report))
+}
+
+/// Stores what was verified as a report.
+async fn record(
+    report: &VerifyReport,
+    begun: Instant,
+    repository: &Repository,
+    context: &Context,
+) -> Result<SnapshotId> {
+    // What needs no key to verify needs one to be sealed.
+    let keys = context.needed_keys(repository).await?;
+    let check = |verified: &Verified| {
+        let row = row(report.level, verified);
+        let detail = row.get("detail").and_then(Value::as_str).unwrap_or_default();
+        ReportCheck {
+            name: verified.id.to_string(),
+            outcome: match &verified.outcome {
+                Ok(()) => CheckOutcome::Passed,
+                Err(error) if error.kind() == ErrorKind::WrongKey => CheckOutcome::Skipped,
+                Err(_) => CheckOutcome::Failed,
+            },
+            detail: detail.chars().take(500).collect(),
+        }
+    };
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    let step = ReportStep { name: report.level.name().into(), milliseconds };
+    let report = Report {
+        kind: "verify".into(),
+        tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+        snapshot: None,
+        cluster: context.settings.cluster.clone(),
+        passed: report.worst().is_none(),
+        steps: vec![step],
+        checks: report.snapshots.iter().map(check).collect(),
+    };
+    store_report(repository, &keys, &report).await
 }
 
 /// What a success at this level means, and no more than that.

@@ -1,0 +1,285 @@
+//! The drill: a snapshot is restored, an etcd started from it, and what that serves compared with the snapshot.
+
+mod scratch;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use etcd_client::GetOptions;
+
+use self::scratch::ScratchEtcd;
+use super::control::Control;
+use super::inside::{Inside, look_inside};
+use super::member::{MemberOptions, restore_member};
+use crate::crypto;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member};
+use crate::format::{CheckOutcome, Facts, Report, ReportCheck, ReportStep, SnapshotId};
+use crate::keys::MasterKeys;
+use crate::mvcc::{self, HashKv, KeySpace, Revision};
+use crate::store::Repository;
+
+/// Keys whose values are compared, drawn at random.
+const SAMPLE: usize = 256;
+
+/// How to drill.
+#[non_exhaustive]
+pub struct DrillOptions {
+    /// The etcd to start: a path, or a name that is looked up in PATH.
+    pub etcd: PathBuf,
+    /// Where a scratch directory may be made: the data is there in clear for as long as the drill lasts.
+    pub dir: PathBuf,
+    /// The cluster that the snapshot is of, to be compared as well where it can be reached.
+    pub live: Option<EtcdSettings>,
+}
+
+impl Default for DrillOptions {
+    fn default() -> Self {
+        Self { etcd: "etcd".into(), dir: std::env::temp_dir(), live: None }
+    }
+}
+
+/// What a drill found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DrillReport {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// What was done and compared, as it is stored in the repository.
+    pub report: Report,
+    /// From the first byte fetched to an etcd that answers.
+    pub recovery: Duration,
+}
+
+/// Restores snapshot `id` into a scratch directory, starts etcd from it on loopback, where only this process can log in,
+/// and compares revision, HashKV, key count and a sample of values with the snapshot, and HashKV with the live cluster.
+///
+/// Whatever happens, etcd is stopped and the directory removed. A difference is in the report, and no error.
+///
+/// # Errors
+/// Those of [`restore_member`]; [`ErrorKind::NotFound`] when there is no such etcd, [`ErrorKind::Unsupported`] when it is
+/// of another version than the snapshot's or the next, [`ErrorKind::Io`] when it does not start.
+pub async fn drill(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+    options: &DrillOptions,
+    control: &Control,
+) -> Result<DrillReport> {
+    let version = scratch::version(&options.etcd).await?;
+    let mut steps = Steps::default();
+    let mut etcd = ScratchEtcd::plan(&options.etcd, &options.dir)?;
+    let mut member = MemberOptions::default();
+    member.data_dir = etcd.data_dir();
+    member.name = scratch::NAME.into();
+    member.initial_cluster = Some(etcd.initial_cluster());
+    member.bump = Some(0);
+    // Users are the snapshot's, and nobody here knows their passwords; who may log in is told by certificate.
+    member.without_auth = true;
+    let restored = restore_member(repository, keys, id, &member, control).await?;
+    steps.end("restore");
+    if !restored.versions.iter().any(|fits| version.starts_with(&format!("{fits}."))) {
+        let [own, next] = &restored.versions;
+        return Err(Error::unsupported(format!(
+            "{} is etcd {version}, and the snapshot starts with {own} or {next}",
+            options.etcd.display()
+        ))
+        .hint("name another with --etcd"));
+    }
+    let compared = control.guard(async {
+        control.begin("starting etcd", None);
+        let choice = etcd.start(restored.database.database_bytes).await?;
+        steps.end("boot");
+        let recovery = steps.total();
+        control.begin("comparing", None);
+        let compared = compare(repository, keys, id, &etcd, &choice, options).await?;
+        steps.end("compare");
+        Ok((recovery, compared))
+    });
+    let (recovery, checks) = compared.await.context(format!("snapshot {id}"))?;
+    etcd.stop().await;
+    let report = Report {
+        kind: "drill".into(),
+        tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+        snapshot: Some(id),
+        cluster: Some(restored.cluster),
+        passed: checks.iter().all(|check| check.outcome != CheckOutcome::Failed),
+        steps: steps.done,
+        checks,
+    };
+    Ok(DrillReport { id, report, recovery })
+}
+
+/// Wall time of each step.
+struct Steps {
+    begun: Instant,
+    last: Instant,
+    done: Vec<ReportStep>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { begun: now, last: now, done: Vec::new() }
+    }
+}
+
+impl Steps {
+    fn end(&mut self, name: &str) {
+        let milliseconds = self.last.elapsed().as_millis() as u64;
+        self.done.push(ReportStep { name: name.into(), milliseconds });
+        self.last = Instant::now();
+    }
+
+    fn total(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+/// What the snapshot itself says.
+struct Expected {
+    facts: Facts,
+    keys: usize,
+    sample: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// HashKV with each of the compact revisions asked for.
+    hashes: Vec<HashKv>,
+}
+
+async fn compare(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+    etcd: &ScratchEtcd,
+    choice: &Choice,
+    options: &DrillOptions,
+) -> Result<Vec<ReportCheck>> {
+    let revision = choice.member.revision;
+    let scratch = choice.compare(etcd.settings(), revision).await;
+    let live = match &options.live {
+        Some(settings) => Some(ask_live(settings, revision).await),
+        None => None,
+    };
+    let of_live = live.iter().flatten().flat_map(|(_, answer)| &answer.answers);
+    let compacted: Vec<i64> =
+        of_live.chain(&scratch.answers).map(|answer| answer.compact_revision).collect();
+    let asked = compacted.clone();
+    let expected =
+        look_inside(repository, keys, id, move |inside| expect(inside, revision, &asked)).await?;
+    let hash_at = |compact: i64| {
+        let at = compacted.iter().position(|compacted| *compacted == compact)?;
+        expected.hashes.get(at).copied()
+    };
+    let mut checks = vec![
+        equal("revision", &(expected.facts.etcd.revision.cast_signed()), &revision),
+        check_hash("HashKV", &scratch, hash_at),
+        count(choice, expected.keys).await?,
+        values(choice, &expected.sample).await?,
+    ];
+    if let Some(live) = live {
+        checks.push(match live {
+            Ok((cluster, _)) if expected.facts.etcd.cluster_id.is_some_and(|id| id != cluster) => {
+                skipped(LIVE, "the etcd that answers is another cluster")
+            }
+            Ok((_, answer)) => check_hash(LIVE, &answer, hash_at),
+            Err(error) => skipped(LIVE, &error.to_string()),
+        });
+    }
+    Ok(checks)
+}
+
+const LIVE: &str = "HashKV of the live cluster";
+
+/// The live cluster's id, and what its members hash to.
+async fn ask_live(settings: &EtcdSettings, revision: i64) -> Result<(u64, Comparison)> {
+    let choice = choose_member(settings).await?;
+    Ok((choice.member.cluster_id, choice.compare(settings, revision).await))
+}
+
+fn expect(inside: &Inside, revision: i64, compacted: &[i64]) -> Result<Expected> {
+    let keys = KeySpace::at(&inside.db, revision)?;
+    let live: Vec<(&[u8], Revision)> =
+        keys.live(b"").map(|entry| (entry.key, entry.modified)).collect();
+    let mut sample = Vec::new();
+    for _ in 0..SAMPLE.min(live.len()) {
+        let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+        let at = random.checked_rem(live.len() as u64).unwrap_or(0) as usize;
+        if let Some((key, modified)) = live.get(at) {
+            sample.push((key.to_vec(), mvcc::value_at(&inside.db, *modified)?));
+        }
+    }
+    let hash = |compacted: &i64| mvcc::hash_kv(&inside.db, revision, *compacted);
+    Ok(Expected {
+        facts: inside.facts.clone(),
+        keys: live.len(),
+        sample,
+        hashes: compacted.iter().map(hash).collect::<Result<_>>()?,
+    })
+}
+
+fn check(name: &str, passed: bool, detail: String) -> ReportCheck {
+    let outcome = if passed { CheckOutcome::Passed } else { CheckOutcome::Failed };
+    ReportCheck { name: name.into(), outcome, detail }
+}
+
+fn skipped(name: &str, why: &str) -> ReportCheck {
+    ReportCheck { name: name.into(), outcome: CheckOutcome::Skipped, detail: why.into() }
+}
+
+fn equal<T: PartialEq + std::fmt::Display>(name: &str, snapshot: &T, served: &T) -> ReportCheck {
+    let detail = if snapshot == served {
+        served.to_string()
+    } else {
+        format!("{served}, and in the snapshot {snapshot}")
+    };
+    check(name, snapshot == served, detail)
+}
+
+/// Every member that answered against the hash of the snapshot with the same compaction.
+fn check_hash(
+    name: &str,
+    answer: &Comparison,
+    expected: impl Fn(i64) -> Option<HashKv>,
+) -> ReportCheck {
+    let Some(first) = answer.answers.first() else {
+        return skipped(name, &answer.left_out.join("; "));
+    };
+    for member in &answer.answers {
+        match expected(member.compact_revision) {
+            Some(HashKv::Hash(hash)) if hash == member.hash => {}
+            Some(HashKv::Hash(hash)) => {
+                let detail = format!(
+                    "member {:x} answers {} at revision {}, and the snapshot hashes to {hash}",
+                    member.id, member.hash, answer.revision
+                );
+                return check(name, false, detail);
+            }
+            _ => return skipped(name, "a compaction came between: it cannot be computed"),
+        }
+    }
+    let members = answer.answers.len();
+    check(name, true, format!("{} at revision {}, by {members}", first.hash, answer.revision))
+}
+
+async fn count(choice: &Choice, expected: usize) -> Result<ReportCheck> {
+    let options = GetOptions::new().with_all_keys().with_count_only();
+    let answer = choice.client().get("", Some(options)).await.map_err(|error| asked(&error))?;
+    Ok(equal("keys", &(expected as i64), &answer.count()))
+}
+
+async fn values(choice: &Choice, sample: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<ReportCheck> {
+    let mut client = choice.client();
+    let mut differing = 0_usize;
+    for (key, value) in sample {
+        let answer = client.get(key.as_slice(), None).await.map_err(|error| asked(&error))?;
+        let served = answer.kvs().first().map(etcd_client::KeyValue::value);
+        if served != value.as_deref() {
+            differing += 1;
+        }
+    }
+    let all = sample.len();
+    Ok(check("values", differing == 0, format!("{} of {all} drawn are equal", all - differing)))
+}
+
+fn asked(error: &etcd_client::Error) -> Error {
+    Error::new(ErrorKind::Unreachable, format!("the scratch etcd: {error}"))
+}

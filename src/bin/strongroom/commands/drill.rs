@@ -1,0 +1,121 @@
+//! `drill` and `reports`
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use strongroom::backup::{DrillOptions, DrillReport, ListedReport, drill, reports, store_report};
+use strongroom::format::{CheckOutcome, Report};
+use strongroom::{ErrorKind, Result};
+
+use super::{Context, FINDINGS};
+use crate::args::{DrillArgs, Which};
+use crate::output::{created, table};
+
+pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let which = Which { id: args.id.unwrap_or_else(|| "latest".into()), before: args.before };
+    let id = context.find(&repository, &which).await?;
+    let mut options = DrillOptions::default();
+    options.live = Some(context.settings.etcd()?);
+    if let Some(etcd) = args.etcd {
+        options.etcd = etcd;
+    }
+    if let Some(dir) = args.scratch_dir {
+        options.dir = dir;
+    }
+    let drilled = drill(&repository, &keys, id, &options, &context.control).await?;
+    let stored = store_report(&repository, &keys, &drilled.report).await?;
+    let DrillReport { report, recovery, .. } = &drilled;
+    let mut json = json_of(report);
+    if let Some(map) = json.as_object_mut() {
+        map.insert("report".into(), stored.to_string().into());
+        map.insert("recovery_seconds".into(), recovery.as_secs_f64().into());
+    }
+    context.output.result(json, || text_of(report))?;
+    let outcome = if report.passed { "it serves the snapshot's data" } else { "it DIFFERS" };
+    context.output.note(&format!(
+        "snapshot {id}: restored and serving after {:.1} s; {outcome}; report {stored}",
+        recovery.as_secs_f64()
+    ));
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+/// What a report says, for programs.
+fn json_of(report: &Report) -> Value {
+    json!({
+        "kind": report.kind,
+        "tool": report.tool,
+        "snapshot": report.snapshot.map(|id| id.to_string()),
+        "cluster": report.cluster.as_ref().map(|name| name.as_str()),
+        "passed": report.passed,
+        "steps": report.steps,
+        "checks": report.checks,
+    })
+}
+
+fn text_of(report: &Report) -> String {
+    let seconds = |milliseconds: u64| format!("{:.1} s", milliseconds as f64 / 1000.0);
+    let steps = report
+        .steps
+        .iter()
+        .map(|step| vec![step.name.clone(), "done".into(), seconds(step.milliseconds)]);
+    let checks = report.checks.iter().map(|check| {
+        let outcome = match check.outcome {
+            CheckOutcome::Passed => "equal",
+            CheckOutcome::Failed => "DIFFERS",
+            CheckOutcome::Skipped => "skipped",
+        };
+        vec![check.name.clone(), outcome.into(), check.detail.clone()]
+    });
+    table(&["WHAT", "OUTCOME", "DETAIL"], &[], steps.chain(checks).collect())
+}
+
+pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.master_keys(&repository).await?;
+    let mut listed = reports(&repository, &keys).await?;
+    if let Some(id) = id {
+        let id = id.to_ascii_uppercase();
+        listed
+            .retain(|one| one.id.to_string().starts_with(&id) || one.id.to_string().ends_with(&id));
+        return match listed.as_slice() {
+            [ListedReport { report: Ok(report), .. }] => {
+                context.output.result(json_of(report), || text_of(report))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            [_] => listed.remove(0).report.map(|_| ExitCode::SUCCESS),
+            _ => {
+                let message = format!("{} reports of that id", listed.len());
+                Err(strongroom::Error::new(ErrorKind::NotFound, message)
+                    .hint("`strongroom reports` lists them"))
+            }
+        };
+    }
+    let row = |one: &ListedReport| match &one.report {
+        Ok(report) => {
+            let snapshot = report.snapshot.map(|id| id.to_string()).unwrap_or_default();
+            let outcome = if report.passed { "passed" } else { "FAILED" };
+            [report.kind.clone(), outcome.into(), snapshot]
+        }
+        Err(error) if error.kind() == ErrorKind::WrongKey => {
+            ["".into(), "locked".into(), "".into()]
+        }
+        Err(error) => ["".into(), "broken".into(), error.to_string()],
+    };
+    let json = |one: &ListedReport| {
+        let [kind, outcome, snapshot] = row(one);
+        json!({
+            "id": one.id.to_string(), "created": created(one.id), "kind": kind,
+            "outcome": outcome.to_lowercase(), "snapshot": snapshot,
+        })
+    };
+    context.output.result(listed.iter().map(json).collect(), || {
+        let rows = listed.iter().map(|one| {
+            let [kind, outcome, snapshot] = row(one);
+            vec![one.id.to_string(), created(one.id), kind, outcome, snapshot]
+        });
+        table(&["ID", "CREATED", "KIND", "OUTCOME", "SNAPSHOT"], &[], rows.collect())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

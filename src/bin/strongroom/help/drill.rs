@@ -1,0 +1,29 @@
+//! Help of `drill` and `reports`.
+
+pub(crate) const DRILL: &str = "\
+Restore a snapshot, start etcd from it, and prove that it serves the same data.
+
+The snapshot is restored into a scratch directory and an etcd started from it on loopback. Its revision, HashKV, number \
+of keys and a sample of values are compared with the snapshot, and HashKV with the running cluster where that answers. \
+Then etcd is stopped and the directory removed. The report, with how long each step took, is stored in the repository, \
+sealed: `reports` lists them.";
+pub(crate) const DRILL_MORE: &str = "\
+Examples:
+  strongroom drill
+  strongroom drill latest --before 2026-11-23T09:00:00Z
+  strongroom drill 01KB2 --etcd /opt/etcd-3.5/etcd --scratch-dir /var/lib/strongroom
+
+The time to recover is that of the steps restore and boot. While the drill lasts the data lies in the scratch directory \
+in clear, readable only by the user who drills; the etcd takes only clients with a certificate made for this drill. A \
+restore into a cluster that has users keeps them: the drill leaves them out, since it has no password.
+Exit status 3 if anything differs.";
+
+pub(crate) const REPORTS: &str = "\
+List what was proved, and when: the auditor's evidence.
+
+Each drill, and each `verify --record`, leaves a report in the repository: sealed to the master keys of its time, and \
+never changed. Re-sealing leaves reports as they are: a key that is given up takes the reports along that only it opens.";
+pub(crate) const REPORTS_MORE: &str = "\
+Examples:
+  strongroom reports
+  strongroom reports 01KB3 -w json";
