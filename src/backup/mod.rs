@@ -21,6 +21,7 @@ mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
+mod selective;
 mod show;
 mod snapshot;
 mod spool;
@@ -41,6 +42,10 @@ pub use passphrases::{
 pub use reports::{ListedReport, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
+pub use selective::{
+    Action, Applied, DEFAULT_RATE, Leases, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
+    plan_to_cluster,
+};
 pub use show::{Details, show};
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
 
@@ -64,6 +69,11 @@ mod tests {
             &control,
         ));
         is_send(&verify(repository, keys, Scope::All, VerifyLevel::Full, &control));
+        let choose = async |choice: &crate::etcd::Choice, plan: &Plan, wanted: &Wanted| {
+            is_send(&plan_to_cluster(repository, keys, id, wanted, choice, &control));
+            is_send(&apply_plan(repository, keys, plan, choice, DEFAULT_RATE, &control));
+        };
+        let _ = choose;
         is_send(&reseal(repository, keys, Scope::All, &[], &control));
     }
 }

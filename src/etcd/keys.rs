@@ -1,4 +1,4 @@
-//! All keys of a running etcd at one revision.
+//! Keys of a running etcd at one revision.
 
 use std::time::Duration;
 
@@ -31,13 +31,30 @@ impl Choice {
         prefix: &[u8],
         visit: impl FnMut(KeyValue<'_>),
     ) -> Result<i64> {
-        let client = self.client().kv_client().max_decoding_message_size(MAX_ANSWER);
+        // etcd knows no empty key; a range from "\0" to "\0" is everything.
+        let first = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
+        self.for_each_between(first, end_of(prefix), visit).await
+    }
+
+    /// Gives `visit` the one key `key`, if it is there; the revision at which it was so.
+    ///
+    /// # Errors
+    /// As [`for_each_key`](Self::for_each_key).
+    pub(crate) async fn key(&self, key: &[u8], visit: impl FnMut(KeyValue<'_>)) -> Result<i64> {
+        self.for_each_between(key.to_vec(), [key, &[0]].concat(), visit).await
+    }
+
+    async fn for_each_between(
+        &self,
+        first: Vec<u8>,
+        end: Vec<u8>,
+        visit: impl FnMut(KeyValue<'_>),
+    ) -> Result<i64> {
         let mut pages = Pages {
-            client,
+            client: self.client().kv_client().max_decoding_message_size(MAX_ANSWER),
             timeout: self.timeout(),
-            // etcd knows no empty key; a range from "\0" to "\0" is everything.
-            next: if prefix.is_empty() { vec![0] } else { prefix.to_vec() },
-            end: end_of(prefix),
+            next: first,
+            end,
             limit: FIRST_KEYS,
             revision: 0,
         };

@@ -11,9 +11,11 @@ mod probe;
 pub mod protocol;
 mod settings;
 mod stream;
+mod write;
 
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
 pub use probe::Member;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;
+pub(crate) use write::{Outcome, Write};

@@ -2,6 +2,7 @@
 
 mod inside;
 mod restore;
+mod to_cluster;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

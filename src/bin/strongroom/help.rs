@@ -103,13 +103,26 @@ The file appears under its name only when every byte of it is proved, and an exi
 --force. It holds every secret of the cluster in clear: write it where only root can read, and delete it afterwards.
 
 latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
-one snapshot, to any revision between its compact revision and its last (`show` tells both).";
+one snapshot, to any revision between its compact revision and its last (`show` tells both).
+
+With --to-cluster no cluster is replaced: one key, or all below a prefix, are written to the running etcd of --endpoints. \
+--dry-run shows first what would be created and changed, and what only etcd has: that stays unless --delete is given. Each \
+change is made only if its key still is as it was when it was compared: what somebody else changed meanwhile is left as it \
+is and listed, with exit status 3. Run again, it goes on where it was stopped.
+
+A key that had a lease gets a new one, granted for as long as the old one was. Without any, a lock or a registration would \
+stay for ever though nobody holds it; so --leases drop is for data that is to stay.";
 pub(crate) const RESTORE_MORE: &str = "\
 Examples:
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore 01KB2 --revision 48211 --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
+  strongroom restore latest --to-cluster --dry-run \\
+      --only /registry/configmaps/prod/settings
+  strongroom restore 01KB2 --revision 48211 --to-cluster \\
+      --prefix /registry/secrets/prod/
+  strongroom restore latest --to-cluster --prefix app/ --to-prefix restored/app/
 
 What went through a pipe is only to be trusted when strongroom exits 0.
 
@@ -117,7 +130,11 @@ Then, on every member, with a token that was never used before:
   etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new \\
       --name … --initial-cluster … --initial-cluster-token NEW \\
       --initial-advertise-peer-urls …
-On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.";
+On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.
+
+With --to-cluster the API servers keep running: they and all who watch them see ordinary changes. An object whose owner \
+(ownerReferences) is gone is collected as garbage again, so restore the owner as well. Values that the API server encrypted \
+(k8s:enc:) are bound to their key: below another prefix it cannot decrypt them.";
 
 pub(crate) const KEY: &str = "\
 Make, list, rotate and remove master keys.

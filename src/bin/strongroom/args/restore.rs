@@ -7,6 +7,7 @@ use clap::Args;
 use nix::unistd::{Group, User};
 
 use super::Which;
+use super::to_cluster::ToClusterArgs;
 
 /// `restore`
 #[derive(Args)]
@@ -25,7 +26,7 @@ pub(crate) struct RestoreArgs {
         short,
         long,
         value_name = "FILE",
-        required_unless_present_any = ["data_dir", "from_manifest", "companions_to"],
+        required_unless_present_any = ["data_dir", "from_manifest", "companions_to", "to_cluster"],
         conflicts_with_all = ["data_dir", "from_manifest"],
         help_heading = "To a file"
     )]
@@ -36,6 +37,8 @@ pub(crate) struct RestoreArgs {
 
     #[command(flatten)]
     pub(crate) member: MemberArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ToClusterArgs,
 }
 
 /// The flags of `etcdutl snapshot restore`, and more.

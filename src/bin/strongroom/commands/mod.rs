@@ -8,6 +8,7 @@ mod key;
 mod look;
 mod restore;
 mod shell;
+mod to_cluster;
 mod verify;
 
 use std::path::PathBuf;

@@ -11,11 +11,14 @@ use strongroom::datadir::{MAX_MANIFEST, Manifest};
 use strongroom::mvcc::RENEWED_LEASE_TTL;
 use strongroom::{Error, Result};
 
-use super::Context;
+use super::{Context, to_cluster};
 use crate::args::RestoreArgs;
 use crate::output::{bytes, shell_word};
 
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
+    if args.cluster.to_cluster {
+        return to_cluster::run(args, context).await;
+    }
     let restores_member = args.member.data_dir.is_some() || args.member.from_manifest.is_some();
     let companions = match &args.companions_to {
         Some(dir) => Some(companions(args, dir, context).await?),

@@ -70,12 +70,12 @@ impl Context {
     }
 }
 
-fn raw(text: &OsStr) -> Vec<u8> {
+pub(super) fn raw(text: &OsStr) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
 /// A name of etcd's in JSON: `name` if it is plain text, else `name_base64`.
-fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(super) fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.contains(char::is_control) => map.insert(name.into(), text.into()),
         _ => map.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
@@ -83,6 +83,6 @@ fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
 }
 
 /// A lease as etcdctl writes it; `None` for none.
-fn lease(id: i64) -> Option<String> {
+pub(super) fn lease(id: i64) -> Option<String> {
     (id != 0).then(|| format!("{id:016x}"))
 }
