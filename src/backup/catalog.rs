@@ -78,12 +78,14 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
             // On its way out: no snapshot any more, and no damage.
         } else if folder.manifest.is_some() {
             whole.push((id, folder));
-        } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
+        } else if folder.sealed_since(now).is_some_and(|age| age > LONGEST_BACKUP) {
             listing.orphans.push(id);
             listing.findings.push(format!(
                 "snapshot {id} has no manifest and is too old to be still written: \
                  a backup that was killed, or a manifest that was deleted"
             ));
+        } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
+            listing.findings.push(format!("snapshot {id} was given up before it was sealed"));
         }
     }
     let mut read =
@@ -109,6 +111,14 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
         }
     }
     Ok(listing)
+}
+
+/// The cluster that the manifest of `id` names. Not authenticated.
+///
+/// # Errors
+/// Those of SPEC.md §8, when there is no manifest or it is not whole; those of the store.
+pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<ClusterName> {
+    Ok(snapshot::read_manifest(repository, id).await?.body().cluster.clone())
 }
 
 /// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.
@@ -163,6 +173,15 @@ pub enum Scope<'a> {
     Cluster(&'a ClusterName),
     /// These.
     Ids(&'a [SnapshotId]),
+}
+
+/// Folders that have no manifest and are not being removed.
+pub(super) async fn folders_without_manifest(
+    repository: &Repository,
+) -> Result<Vec<(SnapshotId, Folder)>> {
+    let all = folder::list_all(repository).await?.snapshots;
+    let unfinished = |folder: &Folder| folder.manifest.is_none() && folder.tombstone.is_none();
+    Ok(all.into_iter().filter(|(_, folder)| unfinished(folder)).collect())
 }
 
 /// The folders in `scope`, oldest first. Whoever names an id gets its folder, with or without a manifest.

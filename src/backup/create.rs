@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -144,13 +145,19 @@ pub async fn backup(
         control,
         id,
         companions,
+        committing: AtomicBool::new(false),
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
     let (member, reason) = (input.member(), input.reason());
     let written = match writer.write(input).await {
         Ok(written) => written,
         Err(error) => {
-            writer.clean_up().await;
+            // A manifest whose request broke off may still arrive, and must find what it names.
+            let may_arrive =
+                writer.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable;
+            if !may_arrive {
+                writer.clean_up().await;
+            }
             return Err(error.context(format!("backup {id}")));
         }
     };
@@ -208,6 +215,8 @@ struct Writer<'a> {
     control: &'a Control,
     id: SnapshotId,
     companions: Option<Zeroizing<Vec<u8>>>,
+    /// The manifest is on its way.
+    committing: AtomicBool,
     data_key: DataKey,
 }
 
@@ -260,6 +269,8 @@ impl Writer<'_> {
         let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
         let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
+        self.control.check()?;
+        self.committing.store(true, Ordering::Relaxed);
         self.repository
             .put_once(&names::snapshot_object(self.id, "manifest"), manifest.into())
             .await?;
@@ -327,7 +338,8 @@ impl Writer<'_> {
     async fn index(&self, index: &Index, payload_len: u64) -> Result<SealedObject> {
         let json = index.print(payload_len)?;
         let level = self.options.level;
-        let message = zstd::bulk::compress(json.expose(), level).map_err(|error| {
+        let message = zstd::bulk::compress(json.expose(), level).map(Zeroizing::new);
+        let message = message.map_err(|error| {
             Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error)
         })?;
         self.object(Role::Index, &self.data_key.index_key(), &message).await
@@ -348,7 +360,10 @@ impl Writer<'_> {
     async fn clean_up(&self) {
         let objects = ["manifest", "seal.1", "companions", "index", "payload"];
         for object in objects {
-            let _ = self.repository.delete(&names::snapshot_object(self.id, object)).await;
+            // What a manifest that stays names stays too.
+            if self.repository.delete(&names::snapshot_object(self.id, object)).await.is_err() {
+                return;
+            }
         }
     }
 }

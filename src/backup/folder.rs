@@ -27,6 +27,12 @@ impl Folder {
         self.objects.get(role).map(|info| info.len)
     }
 
+    /// How long ago index or seal was written, whichever is older: what a later object says hides nothing.
+    pub(crate) fn sealed_since(&self, now: SystemTime) -> Option<Duration> {
+        let index = self.objects.get("index");
+        now.duration_since(self.seals.values().chain(index).map(|info| info.modified).min()?).ok()
+    }
+
     /// The youngest object's age by the store's clock; `None` when there is none or it lies ahead.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
         let heads = self.manifest.iter().chain(&self.tombstone);

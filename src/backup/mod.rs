@@ -27,7 +27,7 @@ mod snapshot;
 mod spool;
 mod verify;
 
-pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, select, snapshots};
+pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, cluster_of, select, snapshots};
 pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step, Unit};
 pub use create::{BackupOptions, BackupReport, Source, backup};

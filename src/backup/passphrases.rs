@@ -10,6 +10,8 @@ use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 
+/// What opening all passphrase keys may cost together: sixty-four times what one costs by default.
+const MAX_WORK: u64 = 64 * 3 * 64 * 1024;
 /// Generations of one key that are tried.
 const MAX_TRIES: usize = 8;
 /// What opening a key may cost at most: 1 GiB.
@@ -69,11 +71,20 @@ pub async fn open_passphrase_keys(
     run_blocking(move || {
         let mut keys: Vec<LocalKey> = Vec::new();
         let mut failure: Option<Error> = None;
+        let mut work = MAX_WORK;
         for (id, object) in objects {
             // Generations come from the highest down: the first that opens is the key.
             if keys.iter().any(|key| key.id() == id) {
                 continue;
             }
+            let cost = object.as_ref().map_or(0, work_of);
+            if cost > work {
+                failure = failure.or(Some(Error::tampered(
+                    "the passphrase keys cost more Argon2id than any honest ones: some were not tried",
+                )));
+                continue;
+            }
+            work -= cost;
             match object
                 .and_then(|object| open_passphrase_object(&object, &passphrase, MAX_ARGON2_KIB))
             {
@@ -89,6 +100,11 @@ pub async fn open_passphrase_keys(
     .await
 }
 
+/// KiB of memory gone through.
+fn work_of(object: &PassphraseObject) -> u64 {
+    u64::from(object.argon2.m_kib) * u64::from(object.argon2.t)
+}
+
 /// The objects of each key, highest generation first. A planted one that does not open is passed over,
 /// and so many of them that they would cost an hour of Argon2id are not tried.
 async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<PassphraseObject>)>> {
@@ -100,7 +116,10 @@ async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<Passp
     }
     let mut objects = Vec::new();
     for (id, generations) in keys {
-        for generation in generations.into_iter().rev().take(MAX_TRIES) {
+        // Many may have been planted: the newest and the oldest are tried.
+        let oldest =
+            generations.iter().take(generations.len().saturating_sub(MAX_TRIES).min(MAX_TRIES));
+        for generation in generations.iter().rev().take(MAX_TRIES).chain(oldest).copied() {
             let name = names::key_name(id, generation);
             let object = repository
                 .get(&name, MAX_PASSPHRASE_OBJECT as u64)
@@ -160,7 +179,16 @@ pub async fn change_passphrase(
         Ok(object)
     })
     .await?;
-    repository.put_once(&names::key_name(id, next), object.print()?.into()).await?;
+    let (name, text) = (names::key_name(id, next), object.print()?);
+    repository.put_once(&name, text.clone().into()).await?;
+    // Only what the store gives back may replace what opens now.
+    if repository.get(&name, MAX_PASSPHRASE_OBJECT as u64).await? != text {
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            format!("{name}: the store gives back other bytes"),
+        )
+        .hint("the old passphrase still opens the key"));
+    }
     for generation in generations {
         repository.delete(&names::key_name(id, generation)).await.map_err(|error| {
             error.hint("the old passphrase still opens the key until that object is deleted")

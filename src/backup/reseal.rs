@@ -50,6 +50,10 @@ pub async fn reseal(
     drop: &[KeyId],
     control: &Control,
 ) -> Result<ResealReport> {
+    if let Some(key) = keys.sealing().map(|key| key.id()).find(|id| drop.contains(id)) {
+        return Err(Error::usage(format!("key {key} is to be dropped, and to be sealed to"))
+            .hint("it is the primary key of a keyring given, or the passphrase's: rotate, or leave it out"));
+    }
     control
         .guard(async {
             let folders = catalog::folders_of(repository, scope).await?;
@@ -80,6 +84,7 @@ async fn reseal_one(
 ) -> Result<bool> {
     let Unsealed { seal, data_key, manifest, .. } =
         snapshot::unseal(repository, id, folder, keys).await?;
+    refuse_newer(repository, id, folder, &seal).await?;
     let kept = kept_stanzas(&seal, keys, drop);
     let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
     wanted.extend(keys.sealing().map(|key| key.id()));
@@ -112,6 +117,27 @@ async fn reseal_one(
     Ok(true)
 }
 
+/// Refuses when a newer seal of the same data key is there that no key at hand opens: replacing it would lock its
+/// owners out, and revive keys that were given up.
+async fn refuse_newer(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+    opened: &Seal,
+) -> Result<()> {
+    let opened = opened.body();
+    for generation in folder.seals.range(opened.generation().saturating_add(1)..).map(|(g, _)| *g) {
+        let Ok(newer) = snapshot::read_seal(repository, id, generation).await else { continue };
+        if newer.body().commitment() == opened.commitment() {
+            let ids: Vec<String> = key_ids(&newer).iter().map(ToString::to_string).collect();
+            let message = format!("seal {generation} is newer than those that open here");
+            return Err(Error::new(ErrorKind::WrongKey, message)
+                .hint(format!("give a key that opens it: {}", ids.join(", "))));
+        }
+    }
+    Ok(())
+}
+
 async fn opens_without(
     repository: &Repository,
     others: &MasterKeys,
@@ -120,6 +146,12 @@ async fn opens_without(
     folder: &Folder,
 ) -> Result<()> {
     let seals = seals(repository, id, folder).await?;
+    if folder.manifest.is_none() {
+        // A backup that has sealed its data key and not yet committed, or a snapshot whose manifest is gone.
+        let names_another = |seal: &Seal| key_ids(seal).iter().any(|id| *id != key);
+        let safe = seals.iter().all(|seal| !key_ids(seal).contains(&key) || names_another(seal));
+        return if safe { Ok(()) } else { Err(Error::truncated("it has no manifest yet")) };
+    }
     if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
         snapshot::unseal(repository, id, folder, others).await?;
     }
@@ -195,7 +227,16 @@ impl KeyUsage {
 /// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
 pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: KeyId) -> Result<()> {
     let others = keys.without(key);
-    let folders = catalog::folders_of(repository, Scope::All).await?;
+    let mut folders = catalog::folders_of(repository, Scope::All).await?;
+    for (id, folder) in catalog::folders_without_manifest(repository).await? {
+        if folder.seals.is_empty() {
+            let message =
+                format!("snapshot {id} is being written, or was given up: it may need the key");
+            return Err(Error::new(ErrorKind::Refused, message)
+                .hint("wait until no backup runs; a folder that a killed backup left has to be deleted first"));
+        }
+        folders.push((id, folder));
+    }
     let mut read = stream::iter(folders)
         .map(|(id, folder)| {
             let others = &others;

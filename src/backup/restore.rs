@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
 use super::blocking::run_blocking;
@@ -14,6 +16,7 @@ use super::control::Control;
 use super::read::{Place, Stream, read_all, stream_failed};
 use super::rewrite::{digest, rewrite};
 use super::snapshot::OpenSnapshot;
+use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
@@ -154,12 +157,20 @@ async fn to_file_at(
     Ok(Written { revision: rewritten.revision.cast_unsigned(), size, sha256 })
 }
 
-/// A file that is written under a name of its own, and gone if nothing comes of it.
+/// A file that has no name yet, so that it is gone if nothing comes of it, even if the process is killed; on a file
+/// system that has no such files, one under a name of its own.
 struct Staged<'a> {
-    temporary: NamedTempFile,
+    temporary: Temporary,
     path: &'a Path,
     force: bool,
 }
+
+enum Temporary {
+    Unnamed(File),
+    Named(NamedTempFile),
+}
+
+const STAGED: &str = ".strongroom-restore-";
 
 impl<'a> Staged<'a> {
     fn new(path: &'a Path, force: bool) -> Result<Self> {
@@ -167,22 +178,32 @@ impl<'a> Staged<'a> {
             return Err(exists(path));
         }
         let parent = parent(path);
-        let temporary = tempfile::Builder::new()
-            .prefix(".strongroom-restore-")
-            .tempfile_in(parent)
-            .map_err(|error| Error::io(parent, error))?;
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let temporary = match rustix::fs::open(parent, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Temporary::Unnamed(file.into()),
+            Err(_) => Temporary::Named(
+                tempfile::Builder::new()
+                    .prefix(STAGED)
+                    .tempfile_in(parent)
+                    .map_err(|error| Error::io(parent, error))?,
+            ),
+        };
         Ok(Self { temporary, path, force })
     }
 
     fn file(&self) -> Result<File> {
-        self.temporary.reopen().map_err(|error| Error::io(self.path, error))
+        let file = match &self.temporary {
+            Temporary::Unnamed(file) => file.try_clone(),
+            Temporary::Named(named) => named.reopen(),
+        };
+        file.map_err(|error| Error::io(self.path, error))
     }
 
     /// Adds the trailer to `file`, a database of `size` bytes, and gives it its name.
     async fn commit(self, file: Arc<File>, size: u64, sha256: Sha256) -> Result<()> {
-        let Self { temporary, path, force } = self;
+        let path = self.path.to_owned();
         run_blocking({
-            let path = path.to_owned();
+            let path = path.clone();
             move || {
                 file.write_all_at(&sha256.0, size)
                     .and_then(|()| file.sync_all())
@@ -191,17 +212,40 @@ impl<'a> Staged<'a> {
         })
         .await?;
         // Here, not in the blocking thread: a restore that is dropped while that syncs must take the file with it.
-        let named = if force { temporary.persist(path) } else { temporary.persist_noclobber(path) };
-        named.map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(path),
-            _ => Error::io(path, error.error),
+        self.name().map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(&path),
+            _ => Error::io(&path, error),
         })?;
-        let parent = parent(path).to_owned();
         run_blocking(move || {
-            let synced = File::open(&parent).and_then(|dir| dir.sync_all());
-            synced.map_err(|error| Error::io(parent, error))
+            let synced = File::open(parent(&path)).and_then(|dir| dir.sync_all());
+            synced.map_err(|error| Error::io(path, error))
         })
         .await
+    }
+
+    fn name(self) -> std::io::Result<()> {
+        let Self { temporary, path, force } = self;
+        let file = match temporary {
+            Temporary::Named(named) if force => return Ok(named.persist(path).map(drop)?),
+            Temporary::Named(named) => return Ok(named.persist_noclobber(path).map(drop)?),
+            Temporary::Unnamed(file) => file,
+        };
+        let link = |name: &Path| {
+            // What open(2) says of O_TMPFILE.
+            let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, unnamed, CWD, name, AtFlags::SYMLINK_FOLLOW)
+        };
+        match link(path) {
+            Err(rustix::io::Errno::EXIST) if force => {
+                let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+                let staged = parent(path).join(format!("{STAGED}{random:x}"));
+                link(&staged)?;
+                std::fs::rename(&staged, path).inspect_err(|_| {
+                    let _ = std::fs::remove_file(&staged);
+                })
+            }
+            linked => Ok(linked?),
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use crate::secret::SecretKey;
 use crate::store::Repository;
 use zeroize::Zeroizing;
 
+/// Seals of one snapshot that are tried.
+const MOST_SEALS: usize = 64;
+
 /// A snapshot whose seal, manifest and index have proved themselves.
 pub(crate) struct OpenSnapshot {
     pub(crate) manifest: Manifest,
@@ -99,10 +102,13 @@ async fn newest_seal(
         return Err(Error::truncated(format!("snapshot {id} has no seal")));
     }
     let mut worst: Option<(u8, Error)> = None;
-    for generation in folder.seals.keys().rev() {
+    // Many may have been planted: the newest and the oldest are tried.
+    let newest = folder.seals.keys().rev().take(MOST_SEALS);
+    let oldest = folder.seals.keys().take(folder.seals.len().saturating_sub(MOST_SEALS).min(4));
+    for generation in newest.chain(oldest) {
         let read = read_seal(repository, id, *generation).await;
         let parsed = match read {
-            Err(error) if !is_of_the_bytes(&error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             read => read.and_then(|seal| match *seal.body().commitment() {
                 commitment if commitment == manifest.body().commitment => Ok(seal),
                 _ => Err(Error::tampered("it seals another data key than the manifest's")),
@@ -128,12 +134,6 @@ async fn newest_seal(
     }
     let none = || Error::truncated(format!("snapshot {id} has no seal"));
     Err(worst.map_or_else(none, |(_, error)| error))
-}
-
-/// Whether an error says something of the object, and not of the store.
-fn is_of_the_bytes(error: &Error) -> bool {
-    use ErrorKind::{NotFound, Tampered, Truncated, Unsupported};
-    matches!(error.kind(), NotFound | Tampered | Truncated | Unsupported)
 }
 
 /// Reads one seal of `id`, which must be of that snapshot and generation.
@@ -178,7 +178,7 @@ impl OpenSnapshot {
 }
 
 /// The sealed facts, which say of the database what the manifest says in clear.
-fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
+pub(super) fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
     let facts = facts::open(&unsealed.manifest, &unsealed.data_key)?;
     let manifest = unsealed.manifest.body();
     if facts.etcd.revision != manifest.revision || facts.database_size != manifest.database_bytes {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +11,30 @@ use crate::secret::SecretBytes;
 
 /// Room for thousands of keys; more is not a keyring.
 const MAX_LEN: u64 = 1 << 20;
+
+/// Holds keyrings for the process that changes them, from reading to writing; others that would change them wait.
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] Vec<File>);
+
+/// Locks the keyring files at `paths` against being changed by another process.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when a directory cannot be opened or locked.
+pub fn lock<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Lock> {
+    // The directory: the file itself is another one after each change.
+    let mut dirs = Vec::new();
+    for path in paths {
+        let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
+        dirs.push(real.parent().unwrap_or(Path::new("/")).to_owned());
+    }
+    // In one order, so that no two wait for each other.
+    dirs.sort();
+    dirs.dedup();
+    let lock = |dir: &std::path::PathBuf| {
+        let opened = File::open(dir);
+        opened.and_then(|file| file.lock().map(|()| file)).map_err(|error| Error::io(dir, error))
+    };
+    dirs.iter().map(lock).collect::<Result<_>>().map(Lock)
+}
 
 /// Reads the keyring file at `path`.
 ///
@@ -35,8 +59,11 @@ pub fn load(path: &Path) -> Result<Keyring> {
     Keyring::parse(text.expose()).map_err(|error| error.context(path.display().to_string()))
 }
 
-/// Group may read, for Kubernetes mounts secrets so; nobody else may anything.
-fn check_mode(path: &Path, mode: u32) -> Result<()> {
+/// That nobody but owner and group may read a file of secrets, for Kubernetes mounts them so, and only the owner write.
+///
+/// # Errors
+/// [`ErrorKind::Denied`].
+pub fn check_mode(path: &Path, mode: u32) -> Result<()> {
     if mode & 0o037 == 0 {
         return Ok(());
     }
@@ -77,16 +104,21 @@ pub fn replace(path: &Path, keyring: Keyring) -> Result<()> {
     let io = |error| Error::io(path, error);
     // A symbolic link (as Kubernetes and configuration management make) stays one.
     let path = &fs::canonicalize(path).map_err(io)?;
-    let mode = fs::metadata(path).map_err(io)?.mode() & 0o7777;
+    let meta = fs::metadata(path).map_err(io)?;
+    let mode = meta.mode() & 0o7777;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let staged = path.with_file_name(name);
     let replaced = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
         write_and_sync(&mut file, &text)?;
+        let made = file.metadata()?;
+        // Who ran it as root must not take the keyring from the service that uses it.
+        if (made.uid(), made.gid()) != (meta.uid(), meta.gid()) {
+            fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
+        }
         file.set_permissions(Permissions::from_mode(mode))?;
-        fs::rename(&staged, path)?;
-        sync_directory(path)
+        fs::rename(&staged, path)
     })();
     replaced.map_err(|error: std::io::Error| {
         if error.kind() == std::io::ErrorKind::AlreadyExists {
@@ -95,6 +127,9 @@ pub fn replace(path: &Path, keyring: Keyring) -> Result<()> {
         }
         let _ = fs::remove_file(&staged);
         Error::io(path, error)
+    })?;
+    sync_directory(path).map_err(|error| {
+        io(error).hint("the new keyring is in force, and may be lost if the machine fails now")
     })
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::end_to_end::program;
-use crate::place::{Place, text};
+use crate::place::{Place, text, write_secret};
 use crate::support::small_database;
 
 #[test]
@@ -139,7 +139,7 @@ fn another_keyring_opens_nothing() {
 #[test]
 fn passphrases_come_from_files_and_commands() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("word"), "correct horse\r\n").unwrap();
+    write_secret(&dir.path().join("word"), "correct horse\r\n");
     let run = |variable: (&str, &str), args: &[&str]| {
         let mut command = program();
         command.current_dir(dir.path()).args(["-r", "repo", "-k", "passphrase"]).args(args);
@@ -157,7 +157,7 @@ fn passphrases_come_from_files_and_commands() {
     fs::remove_dir_all(dir.path().join("repo/keys")).unwrap();
     assert!(run(file, &["init"]).status.success(), "as after an init that was interrupted");
     assert!(run(file, &["backup", "--file", database.to_str().unwrap()]).status.success());
-    fs::write(dir.path().join("word"), "\n").unwrap();
+    write_secret(&dir.path().join("word"), "\n");
     assert_eq!(run(file, &["verify", "latest"]).status.code(), Some(2));
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
 use crate::members::corrupt;
-use crate::place::{Place, exits, text};
+use crate::place::{Place, exits, text, write_secret};
 
 fn drill<'a>(
     place: &Place,
@@ -81,7 +81,7 @@ async fn whatever_the_live_cluster_is() {
     etcd.fill(20, 10).await;
     let place = Place::new();
     fs::create_dir(place.path("scratch")).unwrap();
-    fs::write(place.path("password"), ROOT_PASSWORD).unwrap();
+    write_secret(&place.path("password"), ROOT_PASSWORD);
     let settings = etcd.settings();
     let path = |path: Option<std::path::PathBuf>| path.unwrap().display().to_string();
     let (ca, cert, key) = (path(settings.cacert), path(settings.cert), path(settings.key));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version, free_ports};
+use crate::place::write_secret;
 use crate::support::{python, vector};
 
 /// The program, with nothing of this process's settings.
@@ -112,7 +113,7 @@ fn etcd_flags(etcd: &Etcd, dir: &Path) -> Vec<String> {
     }
     if let Some(user) = settings.user {
         let path = dir.join("password");
-        fs::write(&path, format!("{ROOT_PASSWORD}\n")).unwrap();
+        write_secret(&path, &format!("{ROOT_PASSWORD}\n"));
         flags.extend(["--user".into(), user, "--password-file".into(), path.display().to_string()]);
     }
     flags

@@ -79,3 +79,68 @@ async fn one_clusters_snapshots_and_those_that_do_not_say_whose_they_are() {
         verify(&repo.repository, &keys(&[1]), scope, VerifyLevel::Quick, &Control::default()).await;
     assert_eq!(nothing.unwrap_err().kind(), ErrorKind::NotFound);
 }
+
+/// A key of before a rotation may be sealed to by a backup that is still running.
+#[tokio::test]
+async fn a_backup_in_flight_keeps_its_key() {
+    let repo = TestRepo::new().await;
+    let id = repo.backup(&keys(&[1])).await.id;
+    let running = repo.backup(&keys(&[1])).await.id;
+    let both = opening(&[1, 2]);
+    let mut to_both = MasterKeys::new();
+    [1, 2].iter().for_each(|fill| to_both.add(Arc::new(key(*fill)), true));
+    let done =
+        reseal(&repo.repository, &to_both, Scope::Ids(&[id]), &[], &Control::default()).await;
+    assert_eq!(done.unwrap().resealed, [id]);
+    // As it is just before the manifest is written, and before the seal is.
+    for part in ["manifest", "seal.1"] {
+        std::fs::remove_file(repo.object(running, part)).unwrap();
+        let refused = check_removable(&repo.repository, &both, key(1).id()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{part}");
+        assert!(refused.to_string().contains(&running.to_string()), "{refused}");
+    }
+    for part in ["payload", "index"] {
+        std::fs::remove_file(repo.object(running, part)).unwrap();
+    }
+    check_removable(&repo.repository, &both, key(1).id()).await.unwrap();
+}
+
+/// Somebody with an old keyring must not replace a newer seal that it does not open.
+#[tokio::test]
+async fn a_newer_seal_of_others_is_not_replaced() {
+    let repo = TestRepo::new().await;
+    let id = repo.backup(&keys(&[1])).await.id;
+    let old = std::fs::read(repo.object(id, "seal.1")).unwrap();
+    let mut new = opening(&[1]);
+    new.add(Arc::new(key(2)), true);
+    reseal(&repo.repository, &new, Scope::All, &[key(1).id()], &Control::default()).await.unwrap();
+    // It could not be deleted.
+    std::fs::write(repo.object(id, "seal.1"), old).unwrap();
+    let report = reseal(&repo.repository, &keys(&[1]), Scope::All, &[], &Control::default()).await;
+    let report = report.unwrap();
+    assert_eq!(report.failed[0].1.kind(), ErrorKind::WrongKey);
+    assert!(repo.object(id, "seal.2").exists());
+    assert!(repo.restore(&opening(&[2]), id).await.is_ok());
+}
+
+/// The cluster in a manifest is in clear: who alters it must not hide the snapshot from a verification of its cluster.
+#[tokio::test]
+async fn a_manifest_that_was_moved_to_another_cluster_fails() {
+    let repo = TestRepo::new().await;
+    let ids = [repo.backup(&keys(&[1])).await.id, repo.backup(&keys(&[1])).await.id];
+    let path = repo.object(ids[1], "manifest");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"cluster\":\"default\"", "\"cluster\":\"defaulu\""))
+        .unwrap();
+    let scope = "default".parse().unwrap();
+    let scope = Scope::Cluster(&scope);
+    let report =
+        verify(&repo.repository, &keys(&[1]), scope, VerifyLevel::Quick, &Control::default()).await;
+    let report = report.unwrap();
+    assert_eq!(report.worst().map(strongroom::Error::kind), Some(ErrorKind::Tampered));
+    // Without a key that could tell, it is at least counted.
+    let report =
+        verify(&repo.repository, &keys(&[1]), scope, VerifyLevel::Digests, &Control::default())
+            .await;
+    assert_eq!(report.unwrap().snapshots.len(), 2);
+}

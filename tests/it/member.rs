@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::end_to_end::run;
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version, free_ports};
-use crate::place::{Place, exits};
+use crate::place::{Place, exits, write_secret};
 
 /// Ports of a cluster to be.
 pub(crate) struct Plan {
@@ -338,7 +338,7 @@ async fn users_stay_unless_told_otherwise() {
         let etcd = Etcd::builder(version).with_auth().start().await;
         etcd.put("a", "b").await;
         let place = Place::new();
-        fs::write(place.path("password"), ROOT_PASSWORD).unwrap();
+        write_secret(&place.path("password"), ROOT_PASSWORD);
         let login = ["--user", "root", "--password-file", "password"];
         let args = [&["--endpoints", etcd.endpoint()], &login[..], &["backup"]].concat();
         place.succeed(&args);

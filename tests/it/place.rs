@@ -1,7 +1,9 @@
 //! A directory with a keyring and a repository, and the program run in it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rand_core::Rng;
@@ -110,4 +112,16 @@ pub fn long_database(length: usize) -> Vec<u8> {
     database.resize(length, 0);
     system_rng().fill_bytes(&mut database[used..]);
     database
+}
+
+/// Writes a file that only its owner may read, as secrets must be.
+pub fn write_secret(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
 }

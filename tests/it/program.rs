@@ -67,17 +67,21 @@ fn rotated_resealed_and_given_up() {
     );
     assert_eq!((&states[&new]["opens"], &states[&old]["only_key_of"]), (&0.into(), &2.into()));
 
-    let error = place.fail(1, &["key", "remove", &old]);
+    let error = place.fail(1, &["key", "remove", &old, "--now"]);
     assert!(error.contains(&old) && error.contains("reseal"), "{error}");
+    let error = place.fail(2, &["key", "reseal", "--all", "--drop", &new]);
+    assert!(error.contains("to be dropped, and to be sealed to"), "{error}");
     let report = place.json(&["key", "reseal", "--all"]);
     assert_eq!((&report["resealed"], &report["unchanged"]), (&2.into(), &0.into()));
     assert_eq!(without_seals(&place), objects, "headers only");
     let report = place.json(&["key", "reseal", "--all"]);
     assert_eq!((&report["resealed"], &report["unchanged"]), (&0.into(), &2.into()));
-    place.succeed(&["key", "remove", &old]);
+    let error = place.fail(1, &["key", "remove", &old]);
+    assert!(error.contains("younger than a day") && error.contains("--now"), "{error}");
+    place.succeed(&["key", "remove", &old, "--now"]);
     place.succeed(&["verify", "--all"]);
     assert!(!text(&fs::read(place.path("keyring")).unwrap()).contains("enabled"));
-    let error = place.fail(1, &["key", "remove", &new]);
+    let error = place.fail(1, &["key", "remove", &new, "--now"]);
     assert!(error.contains(&new), "{error}");
 }
 
@@ -129,4 +133,70 @@ fn a_passphrase_changes_and_the_old_one_opens_nothing() {
     exits(0, change.env("STRONGROOM_NEW_PASSPHRASE_COMMAND", "printf second"));
     exits(12, &mut word("first", &["verify", "latest"]));
     exits(0, &mut word("second", &["verify", "latest"]));
+}
+
+#[test]
+fn another_clusters_snapshot_is_not_restored_by_mistake() {
+    let place = Place::new();
+    let id = place.backup();
+    let error = place.fail(2, &["--cluster", "prod", "restore", &id, "-o", "out.db"]);
+    assert!(error.contains("not of prod") && !place.path("out.db").exists(), "{error}");
+}
+
+#[test]
+fn secrets_in_files_are_nobody_elses() {
+    let place = Place::new();
+    fs::write(place.path("word"), "correct horse").unwrap();
+    set_mode(&place, "word", 0o644);
+    let mut init = place.command_with("passphrase", &["init"]);
+    let error = exits(1, init.env("STRONGROOM_PASSPHRASE_FILE", "word"));
+    assert!(error.contains("open to others"), "{error}");
+    // A store's secret in the configuration is never repeated.
+    for line in ["aws_secret_access_key = \"hunter2", "aws_secret_access_key = 42424242"] {
+        fs::write(place.path("conf"), format!("[repository.options]\n{line}\n")).unwrap();
+        let error = place.fail(2, &["--config", "conf", "snapshots"]);
+        assert!(error.contains("line 2"), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("42424242"), "{error}");
+    }
+}
+
+/// Two processes at once: each new key is in the file that stays.
+#[test]
+fn rotations_at_once_lose_no_key() {
+    let place = Place::new();
+    let rotations: Vec<_> = (0..6)
+        .map(|_| {
+            place
+                .command(&["-w", "json", "key", "rotate"])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mut made: Vec<String> = rotations
+        .into_iter()
+        .map(|child| {
+            let out = child.wait_with_output().unwrap();
+            assert!(out.status.success());
+            let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+            report["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let listed = place.json(&["key", "list"]);
+    let listed: Vec<_> =
+        listed.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(listed.len(), 7);
+    made.retain(|id| !listed.contains(&id.as_str()));
+    assert_eq!(made, Vec::<String>::new());
+}
+
+/// What a name says to a terminal is not passed on.
+#[test]
+fn names_do_not_speak_to_the_terminal() {
+    let place = Place::new();
+    place.backup();
+    fs::write(place.path("repo/snapshots/x\u{9b}31m\u{202e}"), "").unwrap();
+    let out = place.run(&["snapshots"]);
+    let said = text(&out.stdout) + &text(&out.stderr);
+    assert!(!said.contains(['\u{9b}', '\u{202e}']), "{said:?}");
 }

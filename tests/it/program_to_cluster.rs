@@ -6,6 +6,7 @@ use etcd_client::{Client, GetOptions, PutOptions};
 use serde_json::Value;
 
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
+use crate::place::write_secret;
 use crate::place::{Place, exits, text};
 
 /// With TLS and a user: dry run, restore, deletion, and who may not.
@@ -17,8 +18,8 @@ async fn the_program_restores(version: Version) {
     let mut client = etcd.client().await;
     let place = Place::new();
     let settings = etcd.settings();
-    std::fs::write(place.path("password"), ROOT_PASSWORD).unwrap();
-    std::fs::write(place.path("reader"), "reader").unwrap();
+    write_secret(&place.path("password"), ROOT_PASSWORD);
+    write_secret(&place.path("reader"), "reader");
     let path = |path: Option<std::path::PathBuf>| path.unwrap().display().to_string();
     let (ca, cert, key) = (path(settings.cacert), path(settings.cert), path(settings.key));
     let connection =

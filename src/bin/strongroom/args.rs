@@ -399,6 +399,9 @@ pub(crate) enum KeyCommand {
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
+        /// Do not wait a day after a rotation: no backup that began before it is still running
+        #[arg(long)]
+        now: bool,
     },
     /// Change the passphrase that opens the repository's master key
     #[command(long_about = help::KEY_PASSPHRASE, after_help = help::KEY_PASSPHRASE_MORE)]

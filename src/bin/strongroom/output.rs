@@ -21,7 +21,7 @@ impl Output {
     pub(crate) fn result(self, json: Value, table: impl FnOnce() -> String) -> Result<()> {
         let text = match self.format {
             WriteOut::Json => format!("{json:#}"),
-            WriteOut::Table => table(),
+            WriteOut::Table => safe(&table()),
         };
         write_stdout(text.trim_end())
     }
@@ -132,7 +132,14 @@ pub(crate) fn json_lines(
 
 /// Writes a line to standard error; there is nobody to tell when that fails.
 pub(crate) fn write_stderr(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", safe(text));
+}
+
+/// Without what a terminal would obey or hide: names of objects and keys come from others.
+fn safe(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    let hidden = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    text.chars().map(|c| if obeyed(c) || hidden(c) { '?' } else { c }).collect()
 }
 
 /// A table without rules; columns named in `right` are numbers.

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use strongroom::envelope::keyfile;
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
@@ -18,6 +20,11 @@ const MAX_LEN: usize = 4096;
 /// [`ErrorKind::Io`]; [`ErrorKind::Usage`] when it is empty or too long.
 pub(crate) fn read_file(path: &Path) -> Result<SecretBytes> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
+    let meta = file.metadata().map_err(|error| Error::io(path, error))?;
+    // A pipe, as `<(pass show …)` makes, is nobody's to look into.
+    if meta.is_file() {
+        keyfile::check_mode(path, meta.mode())?;
+    }
     read(file, &path.display().to_string())
 }
 

@@ -313,9 +313,15 @@ fn read_config(given: Option<&Path>) -> Result<Config> {
 }
 
 fn parse_config(text: &str) -> Result<Config> {
-    // toml's own message quotes the offending line; a configuration holds no secret.
-    toml::from_str(text).map_err(|error| {
-        Error::usage(error.to_string().trim_end().to_owned()).hint("README shows every setting")
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        // The offending line, or a value in the message, may be a store's secret.
+        let message = match error.message().rsplit_once(", expected ") {
+            Some((_, expected)) => format!("expected {expected}"),
+            None => error.message().to_owned(),
+        };
+        Error::usage(format!("line {line}: {message}")).hint("README shows every setting")
     })
 }
 

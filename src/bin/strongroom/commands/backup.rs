@@ -31,7 +31,11 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let (repository, directory) = context.repository_and_directory().await?;
     if let Some(directory) = directory {
         // What a killed backup was still writing. Nobody else removes it in a directory.
-        sweep_staged(&directory, LONGEST_BACKUP)?;
+        let swept = tokio::task::spawn_blocking(move || sweep_staged(&directory, LONGEST_BACKUP));
+        // No reason to take no backup.
+        if let Ok(Err(error)) = swept.await {
+            context.output.warn(&format!("leftovers of killed backups stay: {error}"));
+        }
     }
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;

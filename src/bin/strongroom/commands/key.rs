@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::backup::{
-    KeyUsage, change_passphrase, check_removable, key_usage, passphrase_keys, remove_passphrase_key,
+    KeyUsage, LONGEST_BACKUP, change_passphrase, check_removable, key_usage, passphrase_keys,
+    remove_passphrase_key,
 };
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::envelope::keyfile;
-use strongroom::format::KeyId;
+use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::Context;
+use super::{Context, FINDINGS};
 use crate::output::table;
 use crate::secrets::{self, Passphrase};
 
@@ -36,6 +37,7 @@ pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
 
 pub(super) fn rotate(context: &Context) -> Result<ExitCode> {
     let path = context.settings.keyring_path()?;
+    let _lock = keyfile::lock([path])?;
     let mut keyring = keyfile::load(path)?;
     let id = keyring.rotate(&now(), &mut system_rng());
     keyfile::replace(path, keyring)?;
@@ -153,24 +155,43 @@ pub(super) async fn reseal(
         "re-sealing is no revocation: who kept an old seal and its master key can still open that snapshot",
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
-    Ok(ExitCode::from(worst.unwrap_or(0)))
+    let lingers = if report.lingering.is_empty() { 0 } else { FINDINGS };
+    Ok(ExitCode::from(worst.unwrap_or(lingers)))
 }
 
-pub(super) async fn remove(id: KeyId, context: &Context) -> Result<ExitCode> {
+pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
+    // From the proof that other keys open everything until this one is gone, so that two removals at once do not each
+    // rely on the other's key.
+    let lock = keyfile::lock(context.settings.keyring_paths())?;
     let keys = context.needed_keys(&repository).await?;
+    if !now {
+        refuse_after_rotation(context)?;
+    }
     check_removable(&repository, &keys, id).await?;
-    let place = if passphrase_keys(&repository).await?.contains_key(&id) {
+    let mut places = Vec::new();
+    // The keyrings first: what stands in the repository under a key's id may have been planted there.
+    for path in context.settings.keyring_paths() {
+        let mut keyring = keyfile::load(path)?;
+        if keyring.list().any(|(found, ..)| found == id) {
+            keyring.destroy(id)?;
+            keyfile::replace(path, keyring)?;
+            places.push(path.display().to_string());
+        }
+    }
+    if passphrase_keys(&repository).await?.contains_key(&id) {
         remove_passphrase_key(&repository, id).await?;
-        "the repository".to_owned()
-    } else {
-        let (path, mut keyring) = holder(id, context)?;
-        keyring.destroy(id)?;
-        keyfile::replace(path, keyring)?;
-        path.display().to_string()
-    };
-    context.output.result(json!({"id": id.to_string(), "removed_from": place}), || {
-        format!("key {id} is gone from {place}")
+        places.push("the repository".to_owned());
+    }
+    drop(lock);
+    if places.is_empty() {
+        let message = format!("key {id} is in none of the keyrings given");
+        return Err(Error::new(ErrorKind::NotFound, message)
+            .hint("name its keyring with --master-key file:PATH"));
+    }
+    let places = places.join(" and ");
+    context.output.result(json!({"id": id.to_string(), "removed_from": places}), || {
+        format!("key {id} is gone from {places}")
     })?;
     context
         .output
@@ -178,16 +199,22 @@ pub(super) async fn remove(id: KeyId, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The keyring file, of those given, that has key `id`.
-fn holder(id: KeyId, context: &Context) -> Result<(&Path, Keyring)> {
+/// A backup that began before a rotation seals to the key of then, and shows only when it ends.
+fn refuse_after_rotation(context: &Context) -> Result<()> {
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
-        if keyring.list().any(|(found, ..)| found == id) {
-            return Ok((path, keyring));
+        let primary = keyring.list().find(|(_, state, _)| *state == KeyState::Primary);
+        let created = primary.and_then(|(.., created)| created.parse::<jiff::Timestamp>().ok());
+        let age = created.map(|created| jiff::Timestamp::now().duration_since(created));
+        let alone = keyring.list().count() < 2;
+        if !alone && age.is_some_and(|age| age.unsigned_abs() < LONGEST_BACKUP) {
+            let message = format!("{}: its primary key is younger than a day", path.display());
+            return Err(Error::new(ErrorKind::Refused, message).hint(
+                "a backup that began before the rotation would need the old key: wait a day, or say --now if no backup is running",
+            ));
         }
     }
-    Err(Error::new(ErrorKind::NotFound, format!("key {id} is in none of the keyrings given"))
-        .hint("name its keyring with --master-key file:PATH"))
+    Ok(())
 }
 
 pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<ExitCode> {

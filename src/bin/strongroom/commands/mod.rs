@@ -14,7 +14,9 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use strongroom::backup::{Control, Listing, Scope, open_passphrase_keys, select, snapshots};
+use strongroom::backup::{
+    Control, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
+};
 use strongroom::envelope::keyfile;
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
@@ -60,7 +62,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::List => key::list(context).await,
             KeyCommand::Rotate => key::rotate(context),
             KeyCommand::Reseal { ids, all: _, drop } => key::reseal(&ids, &drop, context).await,
-            KeyCommand::Remove { key_id } => key::remove(key_id, context).await,
+            KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
         Command::Completions { shell } => shell::completions(shell),
@@ -123,9 +125,21 @@ impl Context {
         }
         // A whole id needs no listing: on the worst day every other snapshot may be broken.
         match which.id.parse() {
-            Ok(id) => Ok(id),
+            Ok(id) => self.of_cluster(repository, id).await,
             Err(_) => select(&self.listing(repository).await?, &which.id, before),
         }
+    }
+
+    /// `id`, unless its manifest names another cluster than was asked for.
+    async fn of_cluster(&self, repository: &Repository, id: SnapshotId) -> Result<SnapshotId> {
+        if let Some(wanted) = &self.settings.cluster {
+            let found = cluster_of(repository, id).await?;
+            if found != *wanted {
+                let message = format!("snapshot {id} is of the cluster {found}, not of {wanted}");
+                return Err(Error::usage(message).hint("give --cluster with its name"));
+            }
+        }
+        Ok(id)
     }
 
     /// What a command is about that was given these ids, or none with `--all`.
