@@ -467,3 +467,27 @@ proptest! {
         prop_assert!(facts(&bytes).is_err());
     }
 }
+
+/// Root page 2 is a leaf with one key of 100 MB: refused before any of it is read.
+#[test]
+fn a_key_of_a_hundred_megabytes_takes_no_memory() {
+    let pages = (100 << 20) / 4096 + 1;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut head = database("3.5")[..2 * 4096].to_vec();
+    forge(&mut head, |meta| {
+        meta[16..24].copy_from_slice(&2_u64.to_le_bytes());
+        meta[40..48].copy_from_slice(&(2 + pages as u64).to_le_bytes());
+    });
+    let mut page = vec![0; 4096];
+    page[..8].copy_from_slice(&2_u64.to_le_bytes());
+    page[8] = 2;
+    page[10] = 1;
+    page[12..16].copy_from_slice(&(pages as u32 - 1).to_le_bytes());
+    page[20..24].copy_from_slice(&16_u32.to_le_bytes());
+    page[24..28].copy_from_slice(&(100_u32 << 20).to_le_bytes());
+    std::fs::write(file.path(), [head, page].concat()).unwrap();
+    file.as_file().set_len((2 + pages as u64) * 4096).unwrap();
+    let source = strongroom::bolt::FileSource::open(file.path(), None).unwrap();
+    let error = Db::open(source).and_then(|db| check(&db)).unwrap_err();
+    assert!(error.to_string().contains("overflow") || error.to_string().contains("MiB"), "{error}");
+}
