@@ -442,3 +442,39 @@ fn places_that_are_taken() {
     assert_eq!(fs::metadata(place.path("empty")).unwrap().permissions().mode() & 0o777, 0o700);
     place.fail(1, &["restore", "latest", "--data-dir", "empty"]);
 }
+
+/// What the old cluster was warned of, and what was deleted from it, is not in the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn alarms_and_deleted_secrets_stay_behind() {
+    for version in Version::ALL {
+        let etcd = Etcd::builder(version).arg("--quota-backend-bytes=1048576").start().await;
+        let mut client = etcd.client().await;
+        client.put("secret", "correct horse battery staple", None).await.unwrap();
+        client.delete("secret", None).await.unwrap();
+        let now = revision(&mut client).await;
+        client
+            .compact(now, Some(etcd_client::CompactionOptions::new().with_physical()))
+            .await
+            .unwrap();
+        let mut at = 0;
+        while client.put(format!("{at}"), vec![0; 100_000], None).await.is_ok() {
+            at += 1;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            assert!(at < 64, "no alarm");
+        }
+        let place = Place::new();
+        place.succeed(&["--endpoints", etcd.endpoint(), "backup"]);
+        assert!(etcd.etcdctl(&["alarm", "list"]).contains("NOSPACE"));
+        drop(etcd);
+        let plan = Plan::new(version, 1);
+        let cluster = plan.initial_cluster(1);
+        let args = ["--name", "m0", "--initial-cluster", &cluster];
+        place.succeed(&[&["restore", "latest", "--data-dir", "data"], &args[..]].concat());
+        let database = fs::read(place.path("data/member/snap/db")).unwrap();
+        let secret = b"correct horse battery staple";
+        assert!(!database.windows(secret.len()).any(|part| part == secret));
+        let _member = plan.start(0, &place.path("data"), &[]);
+        plan.client(0).await;
+        assert_eq!(run(plan.ctl(0).args(["alarm", "list"])), "");
+    }
+}
