@@ -56,5 +56,7 @@ pub mod mvcc;
 pub mod secret;
 #[cfg(feature = "backup")]
 pub mod store;
+#[cfg(feature = "values")]
+pub mod values;
 
 pub use error::{Error, ErrorKind, Result};

@@ -6,7 +6,7 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_REPORT_OBJECT, ObjectName, Report, ReportObject, Seal, SnapshotId, Subject,
+    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, Seal, SealedRecord, SnapshotId, Subject,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -36,7 +36,7 @@ pub async fn store_report(
     let seal = Seal::parse(&seal_data_key(&data_key, 1, keys, Vec::new(), rng)?)?;
     let key = data_key.report_key();
     let message = crypto::seal(Suite::Aes256Gcm, &key, &context(id), &report.print()?, rng)?;
-    let bytes = ReportObject { seal, message }.print();
+    let bytes = SealedRecord { kind: RecordKind::Report, seal, message }.print();
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
 }
@@ -49,7 +49,7 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
         let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
-        let report = match repository.get(&info.name, MAX_REPORT_OBJECT as u64).await {
+        let report = match repository.get(&info.name, MAX_SEALED_RECORD as u64).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             read => read.and_then(|bytes| open(id, &bytes, keys)).context(info.name),
         };
@@ -60,7 +60,7 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
 }
 
 fn open(id: SnapshotId, bytes: &[u8], keys: &MasterKeys) -> Result<Report> {
-    let ReportObject { seal, message } = ReportObject::parse(bytes)?;
+    let SealedRecord { seal, message, .. } = SealedRecord::parse(RecordKind::Report, bytes)?;
     if seal.body().subject() != Subject::Report(id) {
         return Err(Error::tampered("it is another report than its name says"));
     }

@@ -13,6 +13,8 @@ pub enum Label {
     FactsKey,
     /// Data key → key of a report.
     ReportKey,
+    /// Data key → key of the value keyring.
+    ValueKeyringKey,
     /// Data key → key of the manifest's MAC.
     ManifestMac,
     /// Data key → key of the seal's MAC.
@@ -29,8 +31,16 @@ pub enum Label {
     Facts,
     /// Context of a report.
     Report,
+    /// Context of a value keyring.
+    ValueKeyring,
     /// Context of a master key sealed by a passphrase.
     Passphrase,
+    /// Value key → key of one algorithm's cipher.
+    ValueKey,
+    /// Value key → its id.
+    ValueKeyId,
+    /// Associated data of an encrypted value.
+    Value,
     /// Hash input of a key id.
     KeyId,
 }
@@ -44,6 +54,7 @@ impl Label {
             Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
             Self::ReportKey => "strongroom/v1/report-key",
+            Self::ValueKeyringKey => "strongroom/v1/value-keyring-key",
             Self::ManifestMac => "strongroom/v1/manifest-mac",
             Self::SealMac => "strongroom/v1/seal-mac",
             Self::DataKeyCommitment => "strongroom/v1/data-key-commitment",
@@ -52,6 +63,10 @@ impl Label {
             Self::DataKey => "strongroom/v1/data-key",
             Self::Facts => "strongroom/v1/facts",
             Self::Report => "strongroom/v1/report",
+            Self::ValueKeyring => "strongroom/v1/value-keyring",
+            Self::ValueKey => "strongroom/v1/value-key",
+            Self::ValueKeyId => "strongroom/v1/value-key-id",
+            Self::Value => "strongroom/v1/value",
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
         }

@@ -4,6 +4,7 @@
 
 mod argon2;
 pub mod chunked;
+mod extended;
 mod kdf;
 mod labels;
 mod suite;
@@ -13,6 +14,7 @@ pub use chunked::{
     CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Sealer, TAG_LEN, open, plain_len, seal,
     sealed_len,
 };
+pub use extended::{Extended, ExtendedCipher, NONCE_LEN};
 pub use kdf::{constant_time_eq, expand, hmac_sha256, sha256};
 pub use labels::{Label, labelled};
 pub use rand_core::CryptoRng;

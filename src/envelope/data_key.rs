@@ -61,6 +61,11 @@ impl DataKey {
         crypto::expand(&self.key, Label::ReportKey, b"")
     }
 
+    /// Encrypts a value keyring.
+    pub fn value_keyring_key(&self) -> SecretKey {
+        crypto::expand(&self.key, Label::ValueKeyringKey, b"")
+    }
+
     /// The manifest's MAC over `signed`, its first two lines.
     pub fn manifest_mac(&self, signed: &[u8]) -> [u8; 32] {
         crypto::hmac_sha256(&crypto::expand(&self.key, Label::ManifestMac, b""), &[signed])

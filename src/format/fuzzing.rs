@@ -1,8 +1,8 @@
 //! One function for each parser: takes any bytes, must not panic. For fuzz targets and tests.
 
 use super::{
-    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, Report,
-    ReportObject, RepositoryInfo, Seal, SealedKeyring,
+    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, RecordKind,
+    Report, RepositoryInfo, Seal, SealedKeyring, SealedRecord, ValueHeader, ValueKeyring,
 };
 
 /// Takes any bytes.
@@ -73,8 +73,10 @@ pub fn passphrase(data: &[u8]) {
 }
 
 pub fn report(data: &[u8]) {
-    if let Ok(object) = ReportObject::parse(data) {
-        assert!(object.print() == data);
+    for kind in [RecordKind::Report, RecordKind::ValueKeyring] {
+        if let Ok(record) = SealedRecord::parse(kind, data) {
+            assert!(record.print() == data);
+        }
     }
     if let Ok(report) = Report::parse(data) {
         let again = report.print().and_then(|bytes| Report::parse(&bytes));
@@ -85,6 +87,17 @@ pub fn report(data: &[u8]) {
 pub fn repository(data: &[u8]) {
     if let Ok(info) = RepositoryInfo::parse(data) {
         assert!(RepositoryInfo::parse(&info.print()).is_ok_and(|again| again == info));
+    }
+}
+
+pub fn value(data: &[u8]) {
+    if let Ok(Some((header, rest))) = ValueHeader::split(data) {
+        assert!([&header.print()[..], rest].concat() == data);
+    }
+    if let Ok(keyring) = ValueKeyring::parse(crate::format::Uuid([0; 16]), 1, data) {
+        assert!(keyring.print().is_ok_and(|text| {
+            ValueKeyring::parse(keyring.namespace, 1, text.expose()).is_ok()
+        }));
     }
 }
 

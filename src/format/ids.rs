@@ -31,6 +31,32 @@ impl FromStr for KeyId {
     }
 }
 
+/// Names a value key within its namespace: 4 bytes, 8 hex digits in text; never zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueKeyId(pub [u8; 4]);
+
+impl fmt::Display for ValueKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for ValueKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ValueKeyId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        hex(text).filter(|id| *id != [0; 4]).map(Self).ok_or_else(|| {
+            Error::tampered("a value key's id is 8 lower-case hex digits, not all zero")
+        })
+    }
+}
+
 /// A SHA-256 digest; 64 hex digits in text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256(pub [u8; 32]);

@@ -36,6 +36,11 @@ impl KeyState {
     const ALL: [Self; 5] =
         [Self::Staged, Self::Primary, Self::Enabled, Self::Disabled, Self::Destroyed];
 
+    /// The state of that word.
+    pub(super) fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == word)
+    }
+
     /// The word in the file.
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,10 +82,7 @@ impl KeyringEntry {
             return Err(line.unsupported("a key of a type that is not known here"));
         }
         let state = line.token()?;
-        let state = KeyState::ALL
-            .into_iter()
-            .find(|known| known.name() == state)
-            .ok_or_else(|| line.refuse("no state of a key"))?;
+        let state = KeyState::of(state).ok_or_else(|| line.refuse("no state of a key"))?;
         let created = line.token()?.to_owned();
         let master = match line.token()? {
             "-" => None,
@@ -240,7 +242,7 @@ impl SealedKeyring {
 }
 
 /// Whether `text` is `YYYY-MM-DDTHH:MM:SSZ` and a real date of the Gregorian calendar.
-fn is_timestamp(text: &str) -> bool {
+pub(super) fn is_timestamp(text: &str) -> bool {
     let bytes = text.as_bytes();
     let shape = bytes.len() == 20
         && bytes.iter().zip(b"0000-00-00T00:00:00Z").all(|(byte, form)| match form {

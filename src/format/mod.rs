@@ -17,13 +17,16 @@ mod passphrase;
 mod report;
 mod repository;
 mod seal;
+mod sealed_record;
 mod text;
+mod value;
+mod value_keyring;
 
 pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS};
 pub use header::{
     CHUNKS_OFFSET, COMMITMENT_OFFSET, HEADER_LEN, ObjectHeader, Role, message_length, object_length,
 };
-pub use ids::{ClusterName, KeyId, Sha256, SnapshotId, Subject, Uuid};
+pub use ids::{ClusterName, KeyId, Sha256, SnapshotId, Subject, Uuid, ValueKeyId};
 pub use index::{
     Database, FrameRef, Index, MAX_FRAME_SIZE, MAX_INDEX, MAX_SOURCES, MIN_FRAME_SIZE, Source,
     compress_bound,
@@ -32,11 +35,12 @@ pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING, SealedKeyring};
 pub use manifest::{MAX_MANIFEST, MAX_SIGNATURES, Manifest, ManifestBody, ObjectEntry, Signature};
 pub use names::{ObjectName, Part};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
-pub use report::{
-    CheckOutcome, MAX_REPORT, MAX_REPORT_OBJECT, Report, ReportCheck, ReportObject, ReportStep,
-};
+pub use report::{CheckOutcome, MAX_REPORT, Report, ReportCheck, ReportStep};
 pub use repository::{MAX_REPOSITORY, RepositoryInfo};
 pub use seal::{MAX_SEAL, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Stanza};
+pub use sealed_record::{MAX_SEALED_RECORD, RecordKind, SealedRecord};
+pub use value::{VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader};
+pub use value_keyring::{MAX_MIGRATE, MAX_VALUE_KEYS, ValueKeyEntry, ValueKeyring};
 
 #[cfg(test)]
 mod tests {

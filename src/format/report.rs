@@ -1,65 +1,17 @@
-//! A report: what was proved, and when; a seal and one more line (SPEC.md §7).
+//! A report: what was proved, and when (SPEC.md §7).
 
-use data_encoding::BASE64_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ClusterName, SnapshotId, Subject};
+use super::ids::{ClusterName, SnapshotId};
 use super::json;
-use super::seal::{MAX_SEAL, Seal};
 use crate::error::{Error, Result};
 
 /// The longest report's JSON, in bytes after opening.
 pub const MAX_REPORT: usize = 1 << 20;
-/// The longest report object that is read, in bytes.
-pub const MAX_REPORT_OBJECT: usize = MAX_SEAL + 2 * MAX_REPORT;
 
 /// Reports are padded to a multiple of this many bytes, so that their length tells little.
 const PAD: usize = 256;
 const WHAT: &str = "report";
-const LINE: &[u8] = b"\nreport ";
-
-/// A report as it is stored: the seal of its data key, and the message that this encrypts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReportObject {
-    /// Of the subject `report <ULID>`.
-    pub seal: Seal,
-    /// C(report key, …): [`Report`] as JSON, padded with spaces.
-    pub message: Vec<u8>,
-}
-
-impl ReportObject {
-    /// Parses an object.
-    ///
-    /// # Errors
-    /// Truncated, unsupported or tampered, as for the seal.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() > MAX_REPORT_OBJECT {
-            return Err(Error::tampered(format!("{WHAT}: {} bytes", bytes.len())));
-        }
-        let at = bytes.windows(LINE.len()).rposition(|part| part == LINE);
-        let split = at.and_then(|at| bytes.split_at_checked(at.saturating_add(1)));
-        let (seal, line) = split
-            .ok_or_else(|| Error::truncated(format!("{WHAT}: it ends before the line report")))?;
-        let line = line
-            .strip_suffix(b"\n")
-            .ok_or_else(|| Error::truncated(format!("{WHAT}: its last line does not end")))?;
-        let message = line.strip_prefix(b"report ").and_then(|text| BASE64_NOPAD.decode(text).ok());
-        let message = message.ok_or_else(|| Error::tampered(format!("{WHAT}: no base64")))?;
-        let seal = Seal::parse(seal)?;
-        match seal.body().subject() {
-            Subject::Report(_) => Ok(Self { seal, message }),
-            _ => Err(Error::tampered(format!("{WHAT}: its seal is of another subject"))),
-        }
-    }
-
-    /// The object's bytes; parsing them gives the same.
-    #[must_use]
-    pub fn print(&self) -> Vec<u8> {
-        let line = format!("report {}\n", BASE64_NOPAD.encode(&self.message));
-        [self.seal.print(), line.into_bytes()].concat()
-    }
-}
-
 /// What was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -172,29 +124,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::ErrorKind;
-    use crate::format::{KeyId, SEALED_KEY_LEN, SealBody, Stanza};
-
-    fn object(subject: Subject) -> ReportObject {
-        let stanza = Stanza::local(KeyId([1; 16]), &[2; SEALED_KEY_LEN]);
-        let seal = SealBody::new(subject, 1, [3; 32], vec![stanza]).unwrap().finish([4; 32]);
-        ReportObject { seal, message: vec![5; 100] }
-    }
-
-    #[test]
-    fn an_object_is_a_seal_and_a_line() {
-        let good = object(Subject::Report(SnapshotId(7)));
-        let bytes = good.print();
-        assert_eq!(ReportObject::parse(&bytes).unwrap(), good);
-        for cut in 0..bytes.len() {
-            assert!(ReportObject::parse(&bytes[..cut]).is_err(), "{cut}");
-        }
-        let kind = |bytes: &[u8]| ReportObject::parse(bytes).unwrap_err().kind();
-        assert_eq!(kind(&bytes[..bytes.len() - 1]), ErrorKind::Truncated);
-        assert_eq!(kind(&[&bytes[..], b"x\n"].concat()), ErrorKind::Tampered);
-        let other = object(Subject::Snapshot(SnapshotId(7))).print();
-        assert_eq!(kind(&other), ErrorKind::Tampered);
-    }
 
     proptest! {
         #[test]

@@ -1,0 +1,95 @@
+//! A seal and one more line, `<kind> <base64>`: something small under a data key of its own (SPEC.md §7, §10).
+
+use data_encoding::BASE64_NOPAD;
+
+use super::seal::{MAX_SEAL, Seal};
+use crate::error::{Error, Result};
+
+/// What a sealed record holds: the word that its last line begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// A report in the repository.
+    Report,
+    /// The value keys of a namespace.
+    ValueKeyring,
+}
+
+impl RecordKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::ValueKeyring => "keyring",
+        }
+    }
+}
+
+/// The longest sealed record that is read, in bytes.
+pub const MAX_SEALED_RECORD: usize = MAX_SEAL + (2 << 20);
+
+/// A seal, and the message that its data key encrypts. What the message holds is checked by whoever opens it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedRecord {
+    /// What it holds.
+    pub kind: RecordKind,
+    /// The data key, sealed.
+    pub seal: Seal,
+    /// C(a key of the data key's, …).
+    pub message: Vec<u8>,
+}
+
+impl SealedRecord {
+    /// Parses a record.
+    ///
+    /// # Errors
+    /// Truncated, unsupported or tampered, as for the seal.
+    pub fn parse(kind: RecordKind, bytes: &[u8]) -> Result<Self> {
+        let word = kind.word();
+        if bytes.len() > MAX_SEALED_RECORD {
+            return Err(Error::tampered(format!("{word}: {} bytes", bytes.len())));
+        }
+        let start = format!("\n{word} ");
+        let at = bytes.windows(start.len()).rposition(|part| part == start.as_bytes());
+        let split = at.and_then(|at| bytes.split_at_checked(at.saturating_add(1)));
+        let (seal, line) = split
+            .ok_or_else(|| Error::truncated(format!("{word}: it ends before the line {word}")))?;
+        let line = line
+            .strip_suffix(b"\n")
+            .ok_or_else(|| Error::truncated(format!("{word}: its last line does not end")))?;
+        let (_, text) = line.split_at_checked(start.len().saturating_sub(1)).unwrap_or_default();
+        let message =
+            BASE64_NOPAD.decode(text).map_err(|_| Error::tampered(format!("{word}: no base64")))?;
+        Ok(Self { kind, seal: Seal::parse(seal)?, message })
+    }
+
+    /// The record's bytes; parsing them gives the same.
+    #[must_use]
+    pub fn print(&self) -> Vec<u8> {
+        let line = format!("{} {}\n", self.kind.word(), BASE64_NOPAD.encode(&self.message));
+        [self.seal.print(), line.into_bytes()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::format::{KeyId, SEALED_KEY_LEN, SealBody, Stanza, Subject, Uuid};
+
+    #[test]
+    fn a_record_is_a_seal_and_a_line() {
+        let stanza = Stanza::local(KeyId([1; 16]), &[2; SEALED_KEY_LEN]);
+        let subject = Subject::Values(Uuid([7; 16]));
+        let seal = SealBody::new(subject, 1, [3; 32], vec![stanza]).unwrap().finish([4; 32]);
+        for kind in [RecordKind::Report, RecordKind::ValueKeyring] {
+            let good = SealedRecord { kind, seal: seal.clone(), message: vec![5; 100] };
+            let bytes = good.print();
+            assert_eq!(SealedRecord::parse(kind, &bytes).unwrap(), good);
+            for cut in 0..bytes.len() {
+                assert!(SealedRecord::parse(kind, &bytes[..cut]).is_err(), "{cut}");
+            }
+            let class = |bytes: &[u8]| SealedRecord::parse(kind, bytes).unwrap_err().kind();
+            assert_eq!(class(&bytes[..bytes.len() - 1]), ErrorKind::Truncated);
+            assert_eq!(class(&[&bytes[..], b"x\n"].concat()), ErrorKind::Tampered);
+        }
+    }
+}

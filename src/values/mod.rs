@@ -1,0 +1,34 @@
+//! Encryption of single etcd values, done by whoever reads and writes them (SPEC.md §10).
+//!
+//! [`ValueCipher`] seals and opens values, purely and synchronously; [`keyring`] makes, changes and seals the
+//! [`ValueKeyring`](crate::format::ValueKeyring) that it works with.
+//!
+//! ```
+//! use strongroom::crypto::system_rng;
+//! use strongroom::keys::{Keyring, MasterKeys};
+//! use strongroom::values::{ValueCipher, keyring};
+//!
+//! # fn main() -> strongroom::Result<()> {
+//! // The master keys: from a keyring file in earnest.
+//! let mut masters = MasterKeys::new();
+//! masters.add_keyring(&Keyring::generate("2026-01-31T12:00:00Z", &mut system_rng()));
+//!
+//! // The value keys, once for all programs that share values; `record` is kept wherever they can read it.
+//! let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+//! let record = keyring::seal(&keys, &masters, &mut system_rng())?;
+//!
+//! let cipher = ValueCipher::new(&keyring::open(&record, &masters)?)?;
+//! let sealed = cipher.seal(b"/app/password", b"hunter2")?;
+//! assert_eq!(cipher.open(b"/app/password", &sealed)?, b"hunter2");
+//! assert!(cipher.open(b"/app/greeting", &sealed).is_err());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What it does not hide: the keys' names, the sizes of values, when they change, and that a value was put back to
+//! an older one of the same key.
+
+mod cipher;
+pub mod keyring;
+
+pub use cipher::ValueCipher;
