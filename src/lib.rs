@@ -48,7 +48,7 @@ pub mod crypto;
 pub mod datadir;
 pub mod envelope;
 pub mod error;
-#[cfg(feature = "backup")]
+#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod format;
 pub mod keys;

@@ -66,7 +66,7 @@ pub(super) fn timed_out(what: &str, limit: Duration) -> Error {
 }
 
 /// The client library's error during `what`.
-pub(super) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
+pub(crate) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
     match error {
         etcd_client::Error::GRpcStatus(status) => from_status(what, status),
         other => Error::new(ErrorKind::Unreachable, format!("{what}: {}", chain(other))),

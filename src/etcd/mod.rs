@@ -5,6 +5,7 @@
 
 mod choose;
 mod compare;
+mod connect;
 mod failure;
 mod keys;
 mod probe;
@@ -15,6 +16,8 @@ mod write;
 
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
+#[cfg(feature = "client")]
+pub(crate) use failure::from_client;
 pub use probe::Member;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;

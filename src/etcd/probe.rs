@@ -1,10 +1,9 @@
 //! One endpoint asked how it is.
 
-use std::time::Duration;
-
-use etcd_client::{AlarmAction, AlarmType, Channel, Client, ConnectOptions};
+use etcd_client::{AlarmAction, AlarmType, Channel, Client};
 use tokio::time::timeout;
 
+use super::connect::{answer, login};
 use super::failure;
 use super::settings::{EtcdSettings, Target};
 use crate::error::{Error, ErrorKind, Result};
@@ -144,32 +143,5 @@ async fn connect(
         .await
         .map_err(|_| failure::timed_out("connect", settings.dial_timeout))?
         .map_err(|error| failure::not_connected(&error))?;
-    let channel = Channel::Tonic(channel);
-    let Some((user, password)) = settings.credentials()? else {
-        return answer("connect", settings.command_timeout, Client::from_channel(channel, None))
-            .await;
-    };
-    let options =
-        ConnectOptions::new().with_user(user, password.as_str()).with_auto_token_refresh(true);
-    let login = Client::from_channel(channel.clone(), Some(options));
-    match timeout(settings.command_timeout, login).await {
-        Err(_) => Err(failure::timed_out("log in", settings.command_timeout)),
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) if failure::auth_is_off(&error) => {
-            warnings.push("a user is given, but authentication is off in etcd: anyone who reaches it can read it".into());
-            answer("connect", settings.command_timeout, Client::from_channel(channel, None)).await
-        }
-        Ok(Err(error)) => Err(failure::from_client("log in", &error)),
-    }
-}
-
-async fn answer<T>(
-    what: &str,
-    limit: Duration,
-    call: impl Future<Output = std::result::Result<T, etcd_client::Error>>,
-) -> Result<T> {
-    timeout(limit, call)
-        .await
-        .map_err(|_| failure::timed_out(what, limit))?
-        .map_err(|error| failure::from_client(what, &error))
+    login(settings, Channel::Tonic(channel), warnings).await
 }

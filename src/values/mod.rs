@@ -30,5 +30,9 @@
 
 mod cipher;
 pub mod keyring;
+#[cfg(feature = "client")]
+mod namespace;
 
 pub use cipher::ValueCipher;
+#[cfg(feature = "client")]
+pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};

@@ -1,0 +1,67 @@
+//! Connections: to one member, or to whichever of several is up.
+
+use std::time::Duration;
+
+use etcd_client::{Channel, Client, ConnectOptions};
+use tokio::time::timeout;
+
+use super::failure;
+use super::settings::EtcdSettings;
+use crate::error::Result;
+
+impl EtcdSettings {
+    /// A client that spreads its requests over all endpoints, leaving out those that cannot be reached.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings;
+    /// [`Denied`](crate::ErrorKind::Denied) and [`Unreachable`](crate::ErrorKind::Unreachable) when a user is to log
+    /// in and cannot. Without a user nothing connects yet.
+    pub async fn connect(&self) -> Result<Client> {
+        login(self, self.balanced()?, &mut Vec::new()).await
+    }
+
+    /// The endpoints as one channel, without a user. Connects when it is first used.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings.
+    pub fn balanced(&self) -> Result<Channel> {
+        let targets = self.plan()?.targets.into_iter().map(|target| target.channel);
+        Ok(Channel::Tonic(tonic::transport::Channel::balance_list(targets)))
+    }
+}
+
+/// A client over `channel`, logged in if the settings name a user.
+pub(super) async fn login(
+    settings: &EtcdSettings,
+    channel: Channel,
+    warnings: &mut Vec<String>,
+) -> Result<Client> {
+    let Some((user, password)) = settings.credentials()? else {
+        return answer("connect", settings.command_timeout, Client::from_channel(channel, None))
+            .await;
+    };
+    let options =
+        ConnectOptions::new().with_user(user, password.as_str()).with_auto_token_refresh(true);
+    let login = Client::from_channel(channel.clone(), Some(options));
+    match timeout(settings.command_timeout, login).await {
+        Err(_) => Err(failure::timed_out("log in", settings.command_timeout)),
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) if failure::auth_is_off(&error) => {
+            warnings.push("a user is given, but authentication is off in etcd: anyone who reaches it can read it".into());
+            answer("connect", settings.command_timeout, Client::from_channel(channel, None)).await
+        }
+        Ok(Err(error)) => Err(failure::from_client("log in", &error)),
+    }
+}
+
+/// What `call` comes to within `limit`.
+pub(super) async fn answer<T>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = std::result::Result<T, etcd_client::Error>>,
+) -> Result<T> {
+    timeout(limit, call)
+        .await
+        .map_err(|_| failure::timed_out(what, limit))?
+        .map_err(|error| failure::from_client(what, &error))
+}
