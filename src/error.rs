@@ -187,11 +187,11 @@ impl<T> Context<T> for Result<T> {
 }
 
 /// The longest text of another program's that a message repeats, in characters.
-#[cfg(feature = "backup")]
+#[cfg(feature = "etcd")]
 const MAX_TEXT: usize = 200;
 
 /// Another program's text made fit to print: no control characters, bounded.
-#[cfg(feature = "backup")]
+#[cfg(feature = "etcd")]
 pub(crate) fn clean(text: &str) -> String {
     let mut clean: String = text
         .chars()
@@ -205,7 +205,7 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 /// Characters that reorder or hide text on a terminal.
-#[cfg(feature = "backup")]
+#[cfg(feature = "etcd")]
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

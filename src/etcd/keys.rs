@@ -40,6 +40,7 @@ impl Choice {
     ///
     /// # Errors
     /// As [`for_each_key`](Self::for_each_key).
+    #[cfg(feature = "backup")]
     pub(crate) async fn key(&self, key: &[u8], visit: impl FnMut(KeyValue<'_>)) -> Result<i64> {
         self.for_each_between(key.to_vec(), [key, &[0]].concat(), visit).await
     }

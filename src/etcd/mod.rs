@@ -12,6 +12,7 @@ mod probe;
 pub mod protocol;
 mod settings;
 mod stream;
+#[cfg(feature = "backup")]
 mod write;
 
 pub use choose::{Choice, Rejected, choose_member};
@@ -21,4 +22,5 @@ pub(crate) use failure::from_client;
 pub use probe::Member;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;
+#[cfg(feature = "backup")]
 pub(crate) use write::{Outcome, Write};
