@@ -1,0 +1,277 @@
+//! Values in messages: sealed on the way in, opened on the way out.
+
+use super::scope::{Reserved, Scope};
+use super::status::Failure;
+use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
+use crate::mvcc::proto::Field;
+use crate::values::ValueCipher;
+
+/// What one pass over a message works with.
+pub(super) struct Rewriter<'a> {
+    pub(super) cipher: &'a ValueCipher,
+    pub(super) scope: &'a Scope,
+    pub(super) reserved: &'a Reserved,
+}
+
+/// `mvccpb.KeyValue`, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeyValue<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) create_revision: i64,
+    pub(super) mod_revision: i64,
+    pub(super) version: i64,
+    pub(super) value: &'a [u8],
+    pub(super) lease: i64,
+}
+
+impl<'a> KeyValue<'a> {
+    pub(super) fn read(message: &'a [u8]) -> Result<Self, Failure> {
+        let fields = Singles::<6>::read(message)?;
+        Ok(Self {
+            key: fields.bytes(1)?,
+            create_revision: fields.number(2)?,
+            mod_revision: fields.number(3)?,
+            version: fields.number(4)?,
+            value: fields.bytes(5)?,
+            lease: fields.number(6)?,
+        })
+    }
+
+    /// Whether it is one that etcd's lock made (`clientv3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty.
+    fn is_lock(&self) -> bool {
+        let name = format!("/{:x}", self.lease);
+        self.value.is_empty() && self.lease != 0 && self.key.ends_with(name.as_bytes())
+    }
+}
+
+impl Rewriter<'_> {
+    /// The value of `kv` as its writer gave it.
+    pub(super) fn open(&self, kv: &KeyValue<'_>) -> Result<Vec<u8>, Failure> {
+        if !self.scope.encrypts(kv.key) || kv.is_lock() {
+            return Ok(kv.value.to_vec());
+        }
+        Ok(self.cipher.open(kv.key, kv.value)?)
+    }
+
+    /// `value` as etcd is to hold it under `key`.
+    pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Failure> {
+        if !self.scope.encrypts(key) {
+            return Ok(value.to_vec());
+        }
+        Ok(self.cipher.seal(key, value)?)
+    }
+
+    /// A `KeyValue` with its value opened.
+    pub(super) fn key_value(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
+        let kv = KeyValue::read(message)?;
+        let value = self.open(&kv)?;
+        let mut out = Vec::with_capacity(message.len());
+        without(message, &[5], &mut out)?;
+        put_bytes(&mut out, 5, &value);
+        Ok(out)
+    }
+
+    /// A `PutRequest` with its value sealed.
+    pub(super) fn put_request(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
+        let fields = Singles::<6>::read(message)?;
+        let key = fields.bytes(1)?;
+        if self.reserved.holds(key) {
+            return Err(Failure::reserved());
+        }
+        // With ignore_value etcd keeps the value it has, and refuses a request that brings one.
+        if fields.flag(5)? || key.is_empty() {
+            return Ok(message.to_vec());
+        }
+        let value = self.seal(key, fields.bytes(2)?)?;
+        let mut out = Vec::with_capacity(message.len().saturating_add(64));
+        without(message, &[2], &mut out)?;
+        put_bytes(&mut out, 2, &value);
+        Ok(out)
+    }
+
+    /// A message with the `KeyValue`s in the fields numbered `number` opened; those of reserved keys are left out.
+    pub(super) fn with_key_values(&self, message: &[u8], number: u64) -> Result<Vec<u8>, Failure> {
+        let mut out = Vec::with_capacity(message.len());
+        let mut fields = Raw::new(message);
+        while let Some((at, field, raw)) = fields.next()? {
+            if at != number {
+                out.extend_from_slice(raw);
+                continue;
+            }
+            let kv = field.bytes()?;
+            if !self.reserved.holds(KeyValue::read(kv)?.key) {
+                put_message(&mut out, number as u8, &self.key_value(kv)?);
+            }
+        }
+        Ok(out)
+    }
+
+    /// A `WatchResponse` with its events' values opened, and none of reserved keys. `None` when nothing is left that
+    /// the client is to see.
+    pub(super) fn watch_response(&self, message: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        let mut out = Vec::with_capacity(message.len());
+        let (mut events, mut kept) = (false, false);
+        let mut fields = Raw::new(message);
+        while let Some((number, field, raw)) = fields.next()? {
+            if number != 11 {
+                // A fragment's end must arrive even when all its events are reserved ones.
+                kept |= number == 7;
+                out.extend_from_slice(raw);
+                continue;
+            }
+            events = true;
+            if let Some(event) = self.event(field)? {
+                kept = true;
+                put_message(&mut out, 11, &event);
+            }
+        }
+        // A response without events would read as a report of progress.
+        Ok((kept || !events).then_some(out))
+    }
+
+    /// An `Event` with its values opened; `None` for a reserved key.
+    fn event(&self, field: Field<'_>) -> Result<Option<Vec<u8>>, Failure> {
+        let message = field.bytes()?;
+        let fields = Singles::<3>::read(message)?;
+        let (kind, kv, previous) = (fields.number(1)?, fields.message(2)?, fields.message(3)?);
+        let Some(kv) = kv else { return Ok(Some(message.to_vec())) };
+        if self.reserved.holds(KeyValue::read(kv)?.key) {
+            return Ok(None);
+        }
+        let mut out = Vec::with_capacity(message.len());
+        without(message, &[2, 3], &mut out)?;
+        // A deletion's key has no value.
+        let kv = if kind == 0 { self.key_value(kv)? } else { kv.to_vec() };
+        put_message(&mut out, 2, &kv);
+        if let Some(previous) = previous {
+            put_message(&mut out, 3, &self.key_value(previous)?);
+        }
+        Ok(Some(out))
+    }
+}
+
+/// How a range's answer is made of what etcd answered to its parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shape {
+    limit: i64,
+    order: i64,
+    target: i64,
+    filtered: bool,
+    keys_only: bool,
+}
+
+/// `RangeRequest.SortTarget`.
+const BY_VALUE: i64 = 4;
+
+impl Shape {
+    pub(super) fn read(request: &[u8]) -> Result<Self, Failure> {
+        let fields = Singles::<13>::read(request)?;
+        let mut filtered = false;
+        for bound in 10..=13 {
+            filtered |= fields.number(bound)? != 0;
+        }
+        Ok(Self {
+            limit: fields.number(3)?,
+            order: fields.number(5)?,
+            target: fields.number(6)?,
+            filtered,
+            keys_only: fields.flag(8)?,
+        })
+    }
+
+    /// Whether etcd's own answer has the right order and length once its values are opened.
+    pub(super) fn is_etcds(self) -> bool {
+        self.target != BY_VALUE
+    }
+
+    /// What etcd is asked for in place of `request`: values are sorted by here.
+    pub(super) fn request(self, request: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+        if self.is_etcds() {
+            out.extend_from_slice(request);
+            return Ok(());
+        }
+        without(request, &[3, 5, 6, 8], out)?;
+        // Without an order etcd cuts first and sorts then (`server/etcdserver/apply.go`, `Range`).
+        if self.order == 0 && !self.filtered && self.limit > 0 {
+            put_number(out, 3, self.limit.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// One answer of `parts`, each a `RangeResponse`, with the header and unknown fields of the first.
+    pub(super) fn answer(
+        self,
+        parts: &[&[u8]],
+        rewriter: &Rewriter<'_>,
+    ) -> Result<Vec<u8>, Failure> {
+        if let [only] = parts
+            && self.is_etcds()
+        {
+            // A value that is not asked for is not there to be opened.
+            return if self.keys_only { Ok(only.to_vec()) } else { rewriter.with_key_values(only, 2) };
+        }
+        let (mut found, mut more, mut count) = (Vec::new(), false, 0_i64);
+        let mut out = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            let mut fields = Raw::new(part);
+            while let Some((number, field, raw)) = fields.next()? {
+                match number {
+                    2 => found.push(self.entry(field.bytes()?, rewriter)?),
+                    3 => more |= field.int64()? != 0,
+                    4 => count = count.saturating_add(field.int64()?),
+                    _ if at == 0 => out.extend_from_slice(raw),
+                    _ => {}
+                }
+            }
+        }
+        self.sort(&mut found);
+        let limit = usize::try_from(self.limit).unwrap_or(0);
+        if limit > 0 && found.len() > limit {
+            found.truncate(limit);
+            more = true;
+        }
+        for entry in &found {
+            put_message(&mut out, 2, &entry.message);
+        }
+        put_number(&mut out, 3, i64::from(more));
+        put_number(&mut out, 4, count);
+        Ok(out)
+    }
+
+    fn entry(self, message: &[u8], rewriter: &Rewriter<'_>) -> Result<Entry, Failure> {
+        let kv = KeyValue::read(message)?;
+        let value = if self.keys_only && self.is_etcds() { Vec::new() } else { rewriter.open(&kv)? };
+        let number = match self.target {
+            1 => kv.version,
+            2 => kv.create_revision,
+            3 => kv.mod_revision,
+            _ => 0,
+        };
+        let mut out = Vec::with_capacity(message.len());
+        without(message, &[5], &mut out)?;
+        if !self.keys_only {
+            put_bytes(&mut out, 5, &value);
+        }
+        Ok(Entry { number, value, key: kv.key.to_vec(), message: out })
+    }
+
+    /// As etcd sorts, equals by key.
+    fn sort(self, found: &mut [Entry]) {
+        const DESCENDING: i64 = 2;
+        found.sort_by(|a, b| {
+            let by = match self.target {
+                BY_VALUE => a.value.cmp(&b.value),
+                1..=3 => a.number.cmp(&b.number),
+                _ => a.key.cmp(&b.key),
+            };
+            if self.order == DESCENDING { by.reverse() } else { by }
+        });
+    }
+}
+
+struct Entry {
+    key: Vec<u8>,
+    number: i64,
+    value: Vec<u8>,
+    message: Vec<u8>,
+}

@@ -1,0 +1,58 @@
+//! Why a request is not answered, as a gRPC status.
+
+use tonic::{Code, Status};
+
+use crate::error::{Error, ErrorKind};
+use crate::mvcc::proto::Malformed;
+
+/// Why a request is not answered.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A value cannot be opened for want of its key: perhaps the keyring is an old one.
+    UnknownKey(Error),
+    /// The client's to know.
+    Status(Status),
+}
+
+impl Failure {
+    pub(super) fn reserved() -> Self {
+        Self::Status(Status::permission_denied("strongroom: keys under its reserved prefix are not for clients"))
+    }
+
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::UnknownKey(error) => told(&error),
+            Self::Status(status) => status,
+        }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(_: Malformed) -> Self {
+        Self::Status(Status::internal("strongroom: a message that is none of etcd's API, or repeats a field"))
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::WrongKey => Self::UnknownKey(error),
+            _ => Self::Status(told(&error)),
+        }
+    }
+}
+
+fn told(error: &Error) -> Status {
+    let code = match error.kind() {
+        ErrorKind::Usage => Code::InvalidArgument,
+        ErrorKind::Unreachable => Code::Unavailable,
+        _ => Code::DataLoss,
+    };
+    Status::new(code, format!("strongroom: {error}"))
+}
