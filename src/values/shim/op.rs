@@ -1,0 +1,187 @@
+//! The operations of KV and of its transactions: what etcd is asked in their place, and what its answers come to.
+
+use super::rewrite::{Rewriter, Shape};
+use super::scope::{Outside, Span};
+use super::status::Failure;
+use super::txn::Txn;
+use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
+
+/// Field numbers of `RequestOp`, and of `ResponseOp` likewise.
+const RANGE: u8 = 1;
+const PUT: u8 = 2;
+const DELETE: u8 = 3;
+const TXN: u8 = 4;
+
+/// One operation: what is sent, which may be two requests on the two sides of the reserved prefix, and how the
+/// answers become one.
+pub(super) enum Op {
+    Range { parts: Vec<Vec<u8>>, shape: Shape },
+    Put(Vec<u8>),
+    Delete { parts: Vec<Vec<u8>> },
+    Txn(Box<Txn>),
+    /// One of a later etcd: a whole `RequestOp`.
+    Other(Vec<u8>),
+}
+
+impl Op {
+    /// Of a `RangeRequest`.
+    pub(super) fn range(rewriter: &Rewriter<'_>, request: &[u8]) -> Result<Self, Failure> {
+        let shape = Shape::read(request)?;
+        let mut parts = Vec::new();
+        for part in rewriter.split(request, Inside::ReadsNothing)? {
+            let mut asked = Vec::with_capacity(part.len());
+            shape.request(&part, &mut asked)?;
+            parts.push(asked);
+        }
+        Ok(Self::Range { parts, shape })
+    }
+
+    /// Of a `DeleteRangeRequest`.
+    pub(super) fn delete(rewriter: &Rewriter<'_>, request: &[u8]) -> Result<Self, Failure> {
+        Ok(Self::Delete { parts: rewriter.split(request, Inside::IsRefused)? })
+    }
+
+    /// Of a `RequestOp`.
+    pub(super) fn read(rewriter: &Rewriter<'_>, op: &[u8], depth: usize) -> Result<Self, Failure> {
+        let fields = Singles::<4>::read(op)?;
+        let mut asked = (1..=4).filter_map(|kind| fields.message(kind).transpose());
+        let Some(request) = asked.next().transpose()? else {
+            return Ok(Self::Other(op.to_vec()));
+        };
+        if asked.next().is_some() {
+            return Err(Failure::malformed());
+        }
+        match fields.kind() {
+            Some(1) => Self::range(rewriter, request),
+            Some(2) => Ok(Self::Put(rewriter.put_request(request)?)),
+            Some(3) => Self::delete(rewriter, request),
+            _ => Ok(Self::Txn(Box::new(Txn::read_nested(rewriter, request, depth)?))),
+        }
+    }
+
+    /// Appends what is sent as fields `number` of a `TxnRequest`.
+    pub(super) fn put(&self, out: &mut Vec<u8>, number: u8, never: &[u8]) {
+        let mut put = |kind: u8, request: &[u8]| {
+            let mut op = Vec::with_capacity(request.len().saturating_add(6));
+            put_message(&mut op, kind, request);
+            put_message(out, number, &op);
+        };
+        match self {
+            Self::Range { parts, .. } => parts.iter().for_each(|part| put(RANGE, part)),
+            Self::Put(request) => put(PUT, request),
+            Self::Delete { parts } => parts.iter().for_each(|part| put(DELETE, part)),
+            Self::Txn(txn) => put(TXN, &txn.encode(never)),
+            Self::Other(op) => put_message(out, number, op),
+        }
+    }
+
+    /// How many of etcd's answers are this one's.
+    fn answers(&self) -> usize {
+        match self {
+            Self::Range { parts, .. } | Self::Delete { parts } => parts.len(),
+            _ => 1,
+        }
+    }
+
+    /// The `ResponseOp` the client gets for those that etcd gave.
+    fn answer(&self, given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
+        let mut responses = Vec::with_capacity(given.len());
+        let kind = match self {
+            Self::Range { .. } => RANGE,
+            Self::Put(_) => PUT,
+            Self::Delete { .. } => DELETE,
+            Self::Txn(_) => TXN,
+            Self::Other(_) => return Ok(given.concat()),
+        };
+        for op in given {
+            let response = Singles::<4>::read(op)?.message(kind.into())?;
+            responses.push(response.ok_or_else(Failure::malformed)?);
+        }
+        let mut out = Vec::new();
+        put_message(&mut out, kind, &self.response(&responses, rewriter)?);
+        Ok(out)
+    }
+
+    /// The response message the client gets for those that etcd gave.
+    pub(super) fn response(&self, given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
+        match (self, given) {
+            (Self::Range { shape, .. }, _) => shape.answer(given, rewriter),
+            (Self::Put(_), [response]) => rewriter.with_key_values(response, 2),
+            (Self::Delete { .. }, _) => deleted(given, rewriter),
+            (Self::Txn(txn), [response]) => txn.answer(response, rewriter),
+            _ => Err(Failure::malformed()),
+        }
+    }
+}
+
+/// The answers, each a `ResponseOp`, to `ops` as the client gets them: appended as fields `number`.
+pub(super) fn put_answers(
+    ops: &[Op],
+    mut given: &[&[u8]],
+    rewriter: &Rewriter<'_>,
+    out: &mut Vec<u8>,
+    number: u8,
+) -> Result<(), Failure> {
+    for op in ops {
+        let (own, rest) = given.split_at_checked(op.answers()).ok_or_else(Failure::malformed)?;
+        given = rest;
+        put_message(out, number, &op.answer(own, rewriter)?);
+    }
+    if given.is_empty() { Ok(()) } else { Err(Failure::malformed()) }
+}
+
+/// One `DeleteRangeResponse` of those that etcd gave.
+fn deleted(given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
+    let (mut out, mut count) = (Vec::new(), 0_i64);
+    for (at, response) in given.iter().enumerate() {
+        let mut fields = Raw::new(response);
+        while let Some((number, field, raw)) = fields.next()? {
+            match number {
+                2 => count = count.saturating_add(field.int64()?),
+                3 => put_message(&mut out, 3, &rewriter.key_value(field.bytes()?)?),
+                _ if at == 0 => out.extend_from_slice(raw),
+                _ => {}
+            }
+        }
+    }
+    put_number(&mut out, 2, count);
+    Ok(out)
+}
+
+/// What becomes of a request for nothing but reserved keys.
+#[derive(Clone, Copy)]
+enum Inside {
+    ReadsNothing,
+    IsRefused,
+}
+
+impl Rewriter<'_> {
+    /// A `RangeRequest` or `DeleteRangeRequest` without the reserved keys.
+    fn split(&self, request: &[u8], inside: Inside) -> Result<Vec<Vec<u8>>, Failure> {
+        let fields = Singles::<2>::read(request)?;
+        let asked = Span { key: fields.bytes(1)?.into(), end: fields.bytes(2)?.into() };
+        let with = |span: &Span<'_>| {
+            let mut out = Vec::with_capacity(request.len().saturating_add(span.end.len()));
+            without(request, &[1, 2], &mut out)?;
+            put_bytes(&mut out, 1, &span.key);
+            put_bytes(&mut out, 2, &span.end);
+            Ok(out)
+        };
+        // etcd refuses a request without a key, whatever its end.
+        if asked.key.is_empty() {
+            return Ok(vec![request.to_vec()]);
+        }
+        match self.reserved.outside(&asked) {
+            Outside::All => Ok(vec![request.to_vec()]),
+            Outside::One(part) => Ok(vec![with(&part)?]),
+            Outside::Two(before, after) => Ok(vec![with(&before)?, with(&after)?]),
+            // No key is the prefix itself: etcd answers what it answers when there is nothing.
+            Outside::Nothing => match inside {
+                Inside::ReadsNothing => {
+                    Ok(vec![with(&Span { key: self.reserved.prefix().into(), end: (&[][..]).into() })?])
+                }
+                Inside::IsRefused => Err(Failure::reserved()),
+            },
+        }
+    }
+}
