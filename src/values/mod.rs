@@ -32,6 +32,8 @@ mod cipher;
 pub mod keyring;
 #[cfg(feature = "client")]
 mod namespace;
+#[cfg(feature = "client")]
+mod shim;
 
 pub use cipher::ValueCipher;
 #[cfg(feature = "client")]

@@ -7,10 +7,10 @@ use super::txn::Txn;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
 
 /// Field numbers of `RequestOp`, and of `ResponseOp` likewise.
-const RANGE: u8 = 1;
-const PUT: u8 = 2;
-const DELETE: u8 = 3;
-const TXN: u8 = 4;
+const RANGE: u64 = 1;
+const PUT: u64 = 2;
+const DELETE: u64 = 3;
+const TXN: u64 = 4;
 
 /// One operation: what is sent, which may be two requests on the two sides of the reserved prefix, and how the
 /// answers become one.
@@ -51,7 +51,7 @@ impl Op {
         if asked.next().is_some() {
             return Err(Failure::malformed());
         }
-        match fields.kind() {
+        match fields.first() {
             Some(1) => Self::range(rewriter, request),
             Some(2) => Ok(Self::Put(rewriter.put_request(request)?)),
             Some(3) => Self::delete(rewriter, request),
@@ -60,8 +60,8 @@ impl Op {
     }
 
     /// Appends what is sent as fields `number` of a `TxnRequest`.
-    pub(super) fn put(&self, out: &mut Vec<u8>, number: u8, never: &[u8]) {
-        let mut put = |kind: u8, request: &[u8]| {
+    pub(super) fn put(&self, out: &mut Vec<u8>, number: u64, never: &[u8]) {
+        let mut put = |kind: u64, request: &[u8]| {
             let mut op = Vec::with_capacity(request.len().saturating_add(6));
             put_message(&mut op, kind, request);
             put_message(out, number, &op);
@@ -94,7 +94,7 @@ impl Op {
             Self::Other(_) => return Ok(given.concat()),
         };
         for op in given {
-            let response = Singles::<4>::read(op)?.message(kind.into())?;
+            let response = Singles::<4>::read(op)?.message(kind as usize)?;
             responses.push(response.ok_or_else(Failure::malformed)?);
         }
         let mut out = Vec::new();
@@ -120,7 +120,7 @@ pub(super) fn put_answers(
     mut given: &[&[u8]],
     rewriter: &Rewriter<'_>,
     out: &mut Vec<u8>,
-    number: u8,
+    number: u64,
 ) -> Result<(), Failure> {
     for op in ops {
         let (own, rest) = given.split_at_checked(op.answers()).ok_or_else(Failure::malformed)?;
@@ -160,7 +160,7 @@ impl Rewriter<'_> {
     fn split(&self, request: &[u8], inside: Inside) -> Result<Vec<Vec<u8>>, Failure> {
         let fields = Singles::<2>::read(request)?;
         let asked = Span { key: fields.bytes(1)?.into(), end: fields.bytes(2)?.into() };
-        let with = |span: &Span<'_>| {
+        let with = |span: &Span<'_>| -> Result<Vec<u8>, Failure> {
             let mut out = Vec::with_capacity(request.len().saturating_add(span.end.len()));
             without(request, &[1, 2], &mut out)?;
             put_bytes(&mut out, 1, &span.key);

@@ -14,7 +14,7 @@ pub(super) struct Rewriter<'a> {
 }
 
 /// `mvccpb.KeyValue`, as far as it matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyValue<'a> {
     pub(super) key: &'a [u8],
     pub(super) create_revision: i64,
@@ -100,7 +100,7 @@ impl Rewriter<'_> {
             }
             let kv = field.bytes()?;
             if !self.reserved.holds(KeyValue::read(kv)?.key) {
-                put_message(&mut out, number as u8, &self.key_value(kv)?);
+                put_message(&mut out, number, &self.key_value(kv)?);
             }
         }
         Ok(out)

@@ -74,6 +74,10 @@ impl Reserved {
         Self { start: prefix.to_vec(), end: NO_END.to_vec() }
     }
 
+    pub(super) fn prefix(&self) -> &[u8] {
+        &self.start
+    }
+
     pub(super) fn holds(&self, key: &[u8]) -> bool {
         key.starts_with(&self.start)
     }

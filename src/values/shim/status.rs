@@ -19,6 +19,14 @@ impl Failure {
         Self::Status(Status::permission_denied("strongroom: keys under its reserved prefix are not for clients"))
     }
 
+    pub(super) fn malformed() -> Self {
+        Malformed.into()
+    }
+
+    pub(super) fn nested_too_deep() -> Self {
+        Self::Status(Status::invalid_argument("strongroom: transactions nested more than a hundred deep"))
+    }
+
     pub(super) fn status(self) -> Status {
         match self {
             Self::UnknownKey(error) => told(&error),

@@ -36,6 +36,11 @@ impl<'a, const N: usize> Singles<'a, N> {
         self.get(number).map(Field::bytes).transpose()
     }
 
+    /// The lowest number of a field that is there.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.0.iter().position(Option::is_some).map(|at| at.saturating_add(1))
+    }
+
     /// The number in a field, 0 when it is absent, as in proto3.
     pub(super) fn number(&self, number: usize) -> Result<i64, Malformed> {
         self.get(number).map_or(Ok(0), Field::int64)
@@ -84,23 +89,23 @@ pub(super) fn without(
 }
 
 /// Appends field `number` with `bytes`; nothing when they are empty, as proto3 has it.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+pub(super) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, number, bytes);
     }
 }
 
 /// Appends field `number` with a message, which is there even when it is empty.
-pub(super) fn put_message(out: &mut Vec<u8>, number: u8, message: &[u8]) {
-    put_varint(out, u64::from(number) << 3 | 2);
+pub(super) fn put_message(out: &mut Vec<u8>, number: u64, message: &[u8]) {
+    put_varint(out, number << 3 | 2);
     put_varint(out, message.len() as u64);
     out.extend_from_slice(message);
 }
 
 /// Appends field `number` with an `int64` or an enum; nothing when it is 0.
-pub(super) fn put_number(out: &mut Vec<u8>, number: u8, value: i64) {
+pub(super) fn put_number(out: &mut Vec<u8>, number: u64, value: i64) {
     if value != 0 {
-        put_varint(out, u64::from(number) << 3);
+        put_varint(out, number << 3);
         put_varint(out, value.cast_unsigned());
     }
 }
@@ -135,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_is_as_it_was(fields in prop::collection::vec((1_u8..9, prop::collection::vec(any::<u8>(), 1..200)), 0..20)) {
+        fn what_is_left_is_as_it_was(fields in prop::collection::vec((1_u64..9, prop::collection::vec(any::<u8>(), 1..200)), 0..20)) {
             let (mut all, mut odd, mut copied) = (Vec::new(), Vec::new(), Vec::new());
             for (number, bytes) in &fields {
                 put_bytes(&mut all, *number, bytes);

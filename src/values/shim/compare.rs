@@ -1,0 +1,199 @@
+//! Comparisons of transactions, decided as etcd decides them (`server/etcdserver/apply.go`, `applyCompare`).
+
+use std::cmp::Ordering;
+
+use super::rewrite::{KeyValue, Rewriter};
+use super::scope::{Outside, Span};
+use super::status::Failure;
+use super::wire::{Raw, Singles, put_bytes, put_number};
+
+/// `Compare.CompareTarget`.
+const VERSION: i64 = 0;
+const MOD: i64 = 2;
+const VALUE: i64 = 3;
+const LEASE: i64 = 4;
+/// `Compare.CompareResult`.
+const LESS: i64 = 2;
+
+/// A `Compare`.
+pub(super) struct Compare {
+    raw: Vec<u8>,
+    result: i64,
+    target: i64,
+    key: Vec<u8>,
+    end: Vec<u8>,
+    number: i64,
+    value: Vec<u8>,
+}
+
+/// What a comparison is about, as it stood at `revision`: `RangeResponse`s.
+pub(super) struct Read {
+    pub(super) revision: i64,
+    pub(super) parts: Vec<Vec<u8>>,
+}
+
+impl Compare {
+    pub(super) fn read(raw: &[u8]) -> Result<Self, Failure> {
+        let fields = Singles::<64>::read(raw)?;
+        let target = fields.number(2)?;
+        // The fields that hold what is compared with are 4 to 8, one for each target; etcd takes another's for zero.
+        let number = match target {
+            VERSION..=MOD => fields.number(target.unsigned_abs() as usize + 4)?,
+            LEASE => fields.number(8)?,
+            _ => 0,
+        };
+        Ok(Self {
+            result: fields.number(1)?,
+            target,
+            key: fields.bytes(3)?.to_vec(),
+            end: fields.bytes(64)?.to_vec(),
+            number,
+            value: fields.bytes(7)?.to_vec(),
+            raw: raw.to_vec(),
+        })
+    }
+
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    fn span(&self) -> Span<'_> {
+        Span { key: (&*self.key).into(), end: (&*self.end).into() }
+    }
+
+    /// What of it clients may see: none, one or two spans.
+    fn spans<'a>(&'a self, rewriter: &'a Rewriter<'_>) -> Vec<Span<'a>> {
+        match rewriter.reserved.outside(&self.span()) {
+            // etcd says what is wrong with an empty key.
+            _ if self.key.is_empty() => vec![self.span()],
+            Outside::All => vec![self.span()],
+            Outside::One(part) => vec![part],
+            Outside::Two(before, after) => vec![before, after],
+            Outside::Nothing => Vec::new(),
+        }
+    }
+
+    /// Whether etcd cannot decide it.
+    pub(super) fn is_ours_to_decide(&self, rewriter: &Rewriter<'_>) -> bool {
+        let encrypted = !self.end.is_empty() || rewriter.scope.encrypts(&self.key);
+        let touched = rewriter.reserved.outside(&self.span()) != Outside::All;
+        self.target == VALUE && encrypted || touched && !self.key.is_empty()
+    }
+
+    /// The `RangeRequest`s that fetch what it is about.
+    pub(super) fn requests(&self, rewriter: &Rewriter<'_>) -> Vec<Vec<u8>> {
+        let spans = self.spans(rewriter).into_iter();
+        spans
+            .map(|span| {
+                let mut request = Vec::new();
+                put_bytes(&mut request, 1, &span.key);
+                put_bytes(&mut request, 2, &span.end);
+                // `keys_only`: the value is not needed.
+                put_number(&mut request, 8, i64::from(self.target != VALUE));
+                request
+            })
+            .collect()
+    }
+
+    /// What it comes to.
+    pub(super) fn decide(&self, read: &Read, rewriter: &Rewriter<'_>) -> Result<bool, Failure> {
+        Ok(self.witness(read, rewriter)?.0)
+    }
+
+    /// What it comes to, and a key with its modification revision on which that hangs: the one that is not as it
+    /// should be, or one of those that are. None when there is no key at all.
+    fn witness(
+        &self,
+        read: &Read,
+        rewriter: &Rewriter<'_>,
+    ) -> Result<(bool, Option<(Vec<u8>, i64)>), Failure> {
+        let mut witness = None;
+        for part in &read.parts {
+            let mut fields = Raw::new(part);
+            while let Some((number, field, _)) = fields.next()? {
+                if number != 2 {
+                    continue;
+                }
+                let kv = KeyValue::read(field.bytes()?)?;
+                let holds = self.holds(&kv, rewriter)?;
+                if !holds || witness.is_none() {
+                    witness = Some((kv.key.to_vec(), kv.mod_revision));
+                }
+                if !holds {
+                    return Ok((false, witness));
+                }
+            }
+        }
+        let verdict = match witness {
+            Some(_) => true,
+            // The value of no key is equal to none, not even to the empty one.
+            None => self.target != VALUE && self.order(&KeyValue::default(), &[]),
+        };
+        Ok((verdict, witness))
+    }
+
+    fn holds(&self, kv: &KeyValue<'_>, rewriter: &Rewriter<'_>) -> Result<bool, Failure> {
+        let value = if self.target == VALUE { rewriter.open(kv)? } else { Vec::new() };
+        Ok(self.order(kv, &value))
+    }
+
+    fn order(&self, kv: &KeyValue<'_>, value: &[u8]) -> bool {
+        let order = match self.target {
+            VERSION => kv.version.cmp(&self.number),
+            1 => kv.create_revision.cmp(&self.number),
+            MOD => kv.mod_revision.cmp(&self.number),
+            VALUE => value.cmp(&self.value),
+            LEASE => kv.lease.cmp(&self.number),
+            _ => Ordering::Equal,
+        };
+        match self.result {
+            0 => order.is_eq(),
+            1 => order.is_gt(),
+            LESS => order.is_lt(),
+            3 => order.is_ne(),
+            _ => true,
+        }
+    }
+
+    /// Appends the `Compare`s under which it comes to the same as it did for `read`.
+    pub(super) fn guard(
+        &self,
+        read: &Read,
+        verdict: bool,
+        rewriter: &Rewriter<'_>,
+        guards: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let (_, witness) = self.witness(read, rewriter)?;
+        if let Some((key, revision)) = &witness {
+            guards.push(compare_mod(key, &[], 0, *revision));
+            if !verdict || self.end.is_empty() {
+                return Ok(());
+            }
+        }
+        // No key of the range has changed or come since; when there was none, there is none.
+        let beyond = witness.map_or(1, |_| read.revision.saturating_add(1));
+        for span in self.spans(rewriter) {
+            guards.push(compare_mod(&span.key, &span.end, LESS, beyond));
+        }
+        Ok(())
+    }
+
+    /// A comparison of the same keys that is never true.
+    pub(super) fn never(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_number(&mut out, 1, LESS);
+        put_bytes(&mut out, 3, &self.key);
+        out
+    }
+}
+
+/// A `Compare` of modification revisions.
+fn compare_mod(key: &[u8], end: &[u8], result: i64, revision: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_number(&mut out, 1, result);
+    put_number(&mut out, 2, MOD);
+    put_bytes(&mut out, 3, key);
+    put_number(&mut out, 6, revision);
+    put_bytes(&mut out, 64, end);
+    out
+}
