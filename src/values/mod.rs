@@ -38,3 +38,5 @@ mod shim;
 pub use cipher::ValueCipher;
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
+#[cfg(feature = "client")]
+pub use shim::{Scope, Shim};

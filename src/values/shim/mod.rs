@@ -1,11 +1,15 @@
 //! The shim: stands between a client of etcd and etcd, and encrypts the values on their way.
 
 mod compare;
+mod frames;
 mod op;
 mod rewrite;
 mod scope;
+mod service;
 mod status;
+mod streams;
 mod txn;
 mod wire;
 
 pub use scope::Scope;
+pub use service::Shim;

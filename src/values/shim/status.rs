@@ -1,5 +1,7 @@
 //! Why a request is not answered, as a gRPC status.
 
+use http::Response;
+use tonic::body::Body;
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorKind};
@@ -10,6 +12,8 @@ use crate::mvcc::proto::Malformed;
 pub(super) enum Failure {
     /// A value cannot be opened for want of its key: perhaps the keyring is an old one.
     UnknownKey(Error),
+    /// etcd's own refusal, as it came.
+    Refused(Box<Response<Body>>),
     /// The client's to know.
     Status(Status),
 }
@@ -27,9 +31,19 @@ impl Failure {
         Self::Status(Status::invalid_argument("strongroom: transactions nested more than a hundred deep"))
     }
 
+    /// The answer to the client.
+    pub(super) fn response(self) -> Response<Body> {
+        match self {
+            Self::Refused(response) => *response,
+            failure => failure.status().into_http(),
+        }
+    }
+
     pub(super) fn status(self) -> Status {
         match self {
             Self::UnknownKey(error) => told(&error),
+            Self::Refused(response) => Status::from_header_map(response.headers())
+                .unwrap_or_else(|| Status::unknown("strongroom: etcd refused")),
             Self::Status(status) => status,
         }
     }
