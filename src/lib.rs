@@ -56,6 +56,8 @@ pub mod mvcc;
 pub mod secret;
 #[cfg(feature = "backup")]
 pub mod store;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 #[cfg(feature = "values")]
 pub mod values;
 

@@ -88,6 +88,15 @@ impl Shim {
         Self { upstream, shared: Arc::new(shared) }
     }
 
+    /// With requests of up to `bytes`.
+    #[must_use]
+    pub fn with_max_request(self, bytes: usize) -> Self {
+        let Shared { namespace, scope, reserved, .. } = &*self.shared;
+        let (namespace, scope, reserved) = (namespace.clone(), scope.clone(), reserved.clone());
+        let shared = Shared { namespace, scope, reserved, max_request: bytes };
+        Self { shared: Arc::new(shared), ..self }
+    }
+
     /// As it is, with another connection to etcd.
     #[must_use]
     pub fn over(&self, upstream: Channel) -> Self {
