@@ -31,11 +31,15 @@
 mod cipher;
 pub mod keyring;
 #[cfg(feature = "client")]
+mod migrate;
+#[cfg(feature = "client")]
 mod namespace;
 #[cfg(feature = "client")]
 mod shim;
 
 pub use cipher::ValueCipher;
+#[cfg(feature = "client")]
+pub use migrate::{Migrated, Survey, check_prefix};
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
 #[cfg(feature = "client")]

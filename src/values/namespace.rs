@@ -141,6 +141,10 @@ impl Namespace {
         &self.shared.prefix
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
     /// Why the newest record in etcd is not the one in use, if it is not.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
@@ -419,7 +423,7 @@ impl Shared {
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     what: &str,
     call: impl Future<Output = Result<T, etcd_client::Error>>,
 ) -> Result<T> {

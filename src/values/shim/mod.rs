@@ -11,5 +11,7 @@ mod streams;
 mod txn;
 mod wire;
 
+pub(super) use rewrite::is_lock;
 pub use scope::Scope;
+pub(super) use scope::{Reserved, prefix_end};
 pub use service::Shim;

@@ -36,18 +36,17 @@ impl<'a> KeyValue<'a> {
             lease: fields.number(6)?,
         })
     }
+}
 
-    /// Whether it is one that etcd's lock made (`clientv3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty.
-    fn is_lock(&self) -> bool {
-        let name = format!("/{:x}", self.lease);
-        self.value.is_empty() && self.lease != 0 && self.key.ends_with(name.as_bytes())
-    }
+/// Whether it is one that etcd's lock made (`client/v3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty.
+pub(in crate::values) fn is_lock(key: &[u8], value: &[u8], lease: i64) -> bool {
+    value.is_empty() && lease != 0 && key.ends_with(format!("/{lease:x}").as_bytes())
 }
 
 impl Rewriter<'_> {
     /// The value of `kv` as its writer gave it.
     pub(super) fn open(&self, kv: &KeyValue<'_>) -> Result<Vec<u8>, Failure> {
-        if !self.scope.encrypts(kv.key) || kv.is_lock() {
+        if !self.scope.encrypts(kv.key) || is_lock(kv.key, kv.value, kv.lease) {
             return Ok(kv.value.to_vec());
         }
         Ok(self.cipher.open(kv.key, kv.value)?)

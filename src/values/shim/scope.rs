@@ -54,7 +54,7 @@ pub(super) enum Outside<'a> {
 
 /// The prefix that strongroom keeps for itself.
 #[derive(Clone, Debug)]
-pub(super) struct Reserved {
+pub(in crate::values) struct Reserved {
     start: Vec<u8>,
     /// The first key after all that begin with it; a zero byte when there is none.
     end: Vec<u8>,
@@ -62,23 +62,28 @@ pub(super) struct Reserved {
 
 const NO_END: &[u8] = &[0];
 
-impl Reserved {
-    pub(super) fn new(prefix: &[u8]) -> Self {
-        let mut end = prefix.to_vec();
-        while let Some(last) = end.pop() {
-            if let Some(next) = last.checked_add(1) {
-                end.push(next);
-                return Self { start: prefix.to_vec(), end };
-            }
+/// The first key after all that begin with `prefix`; a zero byte, etcd's word for no end, when there is none.
+pub(in crate::values) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            return end;
         }
-        Self { start: prefix.to_vec(), end: NO_END.to_vec() }
+    }
+    NO_END.to_vec()
+}
+
+impl Reserved {
+    pub(in crate::values) fn new(prefix: &[u8]) -> Self {
+        Self { start: prefix.to_vec(), end: prefix_end(prefix) }
     }
 
     pub(super) fn prefix(&self) -> &[u8] {
         &self.start
     }
 
-    pub(super) fn holds(&self, key: &[u8]) -> bool {
+    pub(in crate::values) fn holds(&self, key: &[u8]) -> bool {
         key.starts_with(&self.start)
     }
 
