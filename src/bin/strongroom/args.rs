@@ -3,6 +3,7 @@
 mod inside;
 mod restore;
 mod to_cluster;
+mod values;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use restore::RestoreArgs;
+pub(crate) use values::{
+    KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand,
+};
 
 /// MiB that may wait for the store.
 pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
@@ -264,6 +268,12 @@ pub(crate) enum Command {
     /// Make, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
+    /// Encrypt single values: keys, status, migration
+    #[command(subcommand, long_about = help::VALUE, after_help = help::VALUE_MORE)]
+    Value(ValueCommand),
+    /// Serve etcd's API, and encrypt the values on their way
+    #[command(long_about = help::PROXY, after_help = help::PROXY_MORE)]
+    Proxy(Box<ProxyArgs>),
     /// Print a completion script for a shell
     #[command(long_about = help::COMPLETIONS, after_help = help::COMPLETIONS_MORE)]
     Completions {

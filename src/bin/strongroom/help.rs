@@ -2,9 +2,11 @@
 
 mod drill;
 mod inside;
+mod values;
 
 pub(crate) use drill::*;
 pub(crate) use inside::*;
+pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\
 Encrypted backups of etcd, and restores that prove what they restored.

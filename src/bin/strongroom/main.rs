@@ -55,9 +55,10 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
         let stop = on_signal(output)?;
         let progress = cli.global.progress.unwrap_or_default();
         let control = progress::control(progress, output).stop_when(stop.clone());
+        let stopped = stop.clone();
         let settings = settings::Settings::resolve(cli.global)?;
         let grace = cli.command.grace();
-        let context = Context { settings, output, control };
+        let context = Context { settings, output, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),

@@ -15,13 +15,9 @@ use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::{Context, FINDINGS};
+use super::{Context, FINDINGS, now};
 use crate::output::table;
 use crate::secrets::{self, Passphrase};
-
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
 
 pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
     let keyring = Keyring::generate(&now(), &mut system_rng());

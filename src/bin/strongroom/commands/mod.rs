@@ -9,6 +9,7 @@ mod look;
 mod restore;
 mod shell;
 mod to_cluster;
+mod values;
 mod verify;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
 use strongroom::store::{Repository, connect};
 use strongroom::{Error, Result};
+use tokio::sync::watch;
 
 use crate::args::{Command, KeyCommand, Which};
 use crate::output::Output;
@@ -36,6 +38,13 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     pub(crate) output: Output,
     pub(crate) control: Control,
+    /// Turns true when the program is to stop.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// This moment, as keyrings note it.
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Runs one command.
@@ -65,6 +74,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
+        Command::Value(command) => values::run(command, context).await,
+        Command::Proxy(args) => values::proxy(*args, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }

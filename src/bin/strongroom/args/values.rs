@@ -1,0 +1,141 @@
+//! What was typed of `value` and `proxy`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use strongroom::format::ValueKeyId;
+
+use crate::duration::Span;
+use crate::help;
+
+/// Where the value keys are.
+#[derive(Args)]
+pub(crate) struct NamespaceArgs {
+    /// Prefix of the keys in etcd that strongroom keeps for itself; ends with a slash
+    #[arg(long, value_name = "PREFIX", default_value = "/strongroom/", env = "STRONGROOM_RESERVED_PREFIX", hide_env_values = true)]
+    pub(crate) reserved_prefix: String,
+}
+
+/// `value …`
+#[derive(Subcommand)]
+pub(crate) enum ValueCommand {
+    /// Make the value keyring in etcd, if there is none
+    #[command(long_about = help::VALUE_INIT, after_help = help::VALUE_INIT_MORE)]
+    Init {
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
+    /// Encrypt one value: standard input to standard output
+    #[command(long_about = help::VALUE_SEAL, after_help = help::VALUE_SEAL_MORE)]
+    Seal {
+        /// The etcd key that it is for: under another it does not open
+        key: String,
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
+    /// Decrypt one value: standard input to standard output
+    #[command(long_about = help::VALUE_OPEN, after_help = help::VALUE_OPEN_MORE)]
+    Open {
+        /// The etcd key that it was found under
+        key: String,
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
+    /// Tell which value keys there are, and how many values are under each and in clear
+    #[command(long_about = help::VALUE_STATUS, after_help = help::VALUE_STATUS_MORE)]
+    Status {
+        /// Count only values of keys that begin so
+        #[arg(long, default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
+    /// Make a new value key, which seals from now on
+    #[command(long_about = help::VALUE_ROTATE, after_help = help::VALUE_ROTATE_MORE)]
+    Rotate(RotateArgs),
+    /// Encrypt the values that are in clear or under an old key, where they stand
+    #[command(long_about = help::VALUE_MIGRATE, after_help = help::VALUE_MIGRATE_MORE)]
+    Migrate(MigrateArgs),
+    /// Take a value key out of use, or put it back
+    #[command(long_about = help::VALUE_DISABLE, after_help = help::VALUE_DISABLE_MORE)]
+    Disable(KeyArgs),
+    /// Put a disabled value key back into use
+    #[command(long_about = help::VALUE_ENABLE, after_help = help::VALUE_ENABLE_MORE)]
+    Enable(KeyArgs),
+    /// Forget a disabled value key for ever
+    #[command(long_about = help::VALUE_DESTROY, after_help = help::VALUE_DESTROY_MORE)]
+    Destroy(KeyArgs),
+}
+
+/// One value key.
+#[derive(Args)]
+pub(crate) struct KeyArgs {
+    /// The key's id, as `value status` prints it
+    pub(crate) id: ValueKeyId,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}
+
+/// `value rotate`
+#[derive(Args)]
+pub(crate) struct RotateArgs {
+    /// Only if the primary key is older than this, such as 90d
+    #[arg(long, value_name = "AGE")]
+    pub(crate) older_than: Option<Span>,
+    /// Or only if it sealed more values than this
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) used: Option<u64>,
+    /// How long every program has to learn of the key before the first seals by it
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) settle: Span,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}
+
+/// `value migrate`
+#[derive(Args)]
+pub(crate) struct MigrateArgs {
+    /// The keys that begin so; "" for all
+    #[arg(long)]
+    pub(crate) prefix: String,
+    /// Say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Write at most so many values a second
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) rate: Option<NonZeroU32>,
+    /// Let clear values under the prefix pass, and do no more: the first step, before programs encrypt
+    #[arg(long, conflicts_with_all = ["dry_run", "rate"])]
+    pub(crate) open: bool,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}
+
+/// `proxy`
+#[derive(Args)]
+pub(crate) struct ProxyArgs {
+    /// Address to serve at
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2479", env = "STRONGROOM_LISTEN", hide_env_values = true)]
+    pub(crate) listen: String,
+    /// PEM file of the proxy's certificate; without it clients talk in clear
+    #[arg(long, value_name = "FILE", requires = "listen_key")]
+    pub(crate) listen_cert: Option<PathBuf>,
+    /// PEM file of that certificate's key
+    #[arg(long, value_name = "FILE", requires = "listen_cert")]
+    pub(crate) listen_key: Option<PathBuf>,
+    /// PEM file of the authorities of clients' certificates; a client without one is refused
+    #[arg(long, value_name = "FILE", requires = "listen_cert")]
+    pub(crate) listen_trusted_ca: Option<PathBuf>,
+    /// Encrypt values of keys that begin so; repeated for several [default: all]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) include: Vec<String>,
+    /// Leave values of keys that begin so in clear; repeated for several
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) exclude: Vec<String>,
+    /// etcd's own --max-request-bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
+    pub(crate) max_request_bytes: u32,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
+}

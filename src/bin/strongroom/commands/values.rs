@@ -1,0 +1,257 @@
+//! `value …` and `proxy`
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use strongroom::envelope::keyfile;
+use strongroom::format::ValueKeyId;
+use strongroom::keys::MasterKeys;
+use strongroom::proxy::{Proxy, ProxyOptions, ServerTls, listen};
+use strongroom::values::{Namespace, Scope, check_prefix, keyring};
+use strongroom::{Error, ErrorKind, Result};
+
+use super::{Context, FINDINGS, now};
+use crate::args::{KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand};
+use crate::output::{self, table};
+use crate::settings::MasterKeyUri;
+
+/// The largest value that is read from standard input.
+const MAX_VALUE: u64 = 1 << 30;
+
+pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<ExitCode> {
+    match command {
+        ValueCommand::Init { namespace } => init(&namespace, context).await,
+        ValueCommand::Seal { key, namespace } => {
+            let opened = open(&namespace, context).await?;
+            let sealed = opened.cipher().seal(key.as_bytes(), &stdin()?)?;
+            print(&sealed)?;
+            opened.flush_usage().await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ValueCommand::Open { key, namespace } => {
+            let opened = open(&namespace, context).await?;
+            print(&opened.cipher().open(key.as_bytes(), &stdin()?)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ValueCommand::Status { prefix, namespace } => status(&prefix, &namespace, context).await,
+        ValueCommand::Rotate(args) => rotate(args, context).await,
+        ValueCommand::Migrate(args) => migrate(args, context).await,
+        ValueCommand::Disable(args) => change(args, "disabled", keyring::disable, context).await,
+        ValueCommand::Enable(args) => change(args, "enabled", keyring::enable, context).await,
+        ValueCommand::Destroy(args) => {
+            let opened = open(&args.namespace, context).await?;
+            if let Some(left) = opened.survey(b"").await?.keys.get(&args.id) {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!("{left} values are under value key {}", args.id),
+                )
+                .hint("enable it, `strongroom value migrate`, and disable it again"));
+            }
+            change(args, "destroyed", keyring::destroy, context).await
+        }
+    }
+}
+
+async fn init(namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
+    let prefix = namespace.reserved_prefix.as_bytes();
+    check_prefix(prefix)?;
+    let client = context.settings.etcd()?.connect().await?;
+    let opened = Namespace::open_or_create(client, prefix, masters(context)?, &now()).await?;
+    let primary = opened.cipher().primary().to_string();
+    let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
+    context.output.result(json, || format!("value keyring under {}: primary key {primary}", namespace.reserved_prefix))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace> {
+    let prefix = namespace.reserved_prefix.as_bytes();
+    check_prefix(prefix)?;
+    let client = context.settings.etcd()?.connect().await?;
+    Namespace::open(client, prefix, masters(context)?).await
+}
+
+/// The master keys, without a repository: a passphrase's key lies in one.
+fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
+    let mut keys = MasterKeys::new();
+    for uri in &context.settings.master_keys {
+        match uri {
+            MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
+            MasterKeyUri::Passphrase => {
+                return Err(Error::usage("value keys are sealed by keyring files, not by a passphrase")
+                    .hint("give --master-key file:PATH; `strongroom key generate` makes one"));
+            }
+        }
+    }
+    if context.settings.master_keys.is_empty() {
+        return Err(Error::usage("no master key given").hint("give one with --master-key file:PATH"));
+    }
+    Ok(Arc::new(keys))
+}
+
+fn stdin() -> Result<Vec<u8>> {
+    let mut value = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_VALUE)
+        .read_to_end(&mut value)
+        .map_err(|error| Error::io("standard input", error))?;
+    Ok(value)
+}
+
+fn print(value: &[u8]) -> Result<()> {
+    output::stream(|out| out.write_all(value))
+}
+
+async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
+    let opened = open(namespace, context).await?;
+    let (keys, migrate) = opened.describe().await?;
+    let survey = opened.survey(prefix.as_bytes()).await?;
+    let count = |id: &ValueKeyId| survey.keys.get(id).copied().unwrap_or(0);
+    let known: u64 = keys.iter().map(|key| count(&key.id)).sum();
+    let unknown = survey.keys.values().sum::<u64>().saturating_sub(known);
+    let names: Vec<_> = migrate.iter().map(|prefix| prefix.escape_ascii().to_string()).collect();
+    let json = json!({
+        "keys": keys.iter().map(|key| json!({
+            "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
+            "values": count(&key.id),
+        })).collect::<Vec<_>>(),
+        "clear": survey.clear,
+        "unknown_key": unknown,
+        "malformed": survey.malformed,
+        "clear_admitted": names,
+    });
+    context.output.result(json, || {
+        let rows = keys.iter().map(|key| {
+            let (id, used) = (key.id.to_string(), key.used.to_string());
+            vec![id, key.state.into(), key.created.clone(), used, count(&key.id).to_string()]
+        });
+        let mut text =
+            table(&["KEY", "STATE", "CREATED", "USED", "VALUES"], &[3, 4], rows.collect());
+        text.push_str(&format!("{} values in clear", survey.clear));
+        if !names.is_empty() {
+            text.push_str(&format!("; clear values pass under {}", names.join(", ")));
+        }
+        if unknown > 0 {
+            text.push_str(&format!("\n{unknown} values under keys that are not in the keyring"));
+        }
+        if survey.malformed > 0 {
+            text.push_str(&format!("\n{} values that are damaged", survey.malformed));
+        }
+        text
+    })?;
+    let fine = unknown == 0 && survey.malformed == 0;
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
+    let opened = open(&args.namespace, context).await?;
+    if args.older_than.is_some() || args.used.is_some() {
+        let (keys, _) = opened.describe().await?;
+        let primary = keys.iter().find(|key| key.state == "primary");
+        let due = primary.is_none_or(|key| {
+            let created: Option<jiff::Timestamp> = key.created.parse().ok();
+            let age = created.and_then(|at| Duration::try_from(jiff::Timestamp::now() - at).ok());
+            let old = args.older_than.is_some_and(|limit| age.is_none_or(|age| age > limit.0));
+            old || args.used.is_some_and(|limit| key.used > limit)
+        });
+        if !due {
+            let id = opened.cipher().primary().to_string();
+            context.output.result(json!({"id": id, "rotated": false}), || {
+                format!("value key {id} stays primary")
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let id = opened.rotate(&now(), args.settle.0).await?.to_string();
+    context.output.result(json!({"id": id, "rotated": true}), || {
+        format!("value key {id} is primary")
+    })?;
+    context.output.note("next: `strongroom value migrate --prefix …` encrypts older values by it");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
+    let opened = open(&args.namespace, context).await?;
+    let prefix = args.prefix.as_bytes();
+    if args.open {
+        opened.admit_clear(prefix, true).await?;
+        let json = json!({"prefix": args.prefix, "clear_admitted": true});
+        context.output.result(json, || format!("clear values under {:?} pass", args.prefix))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.dry_run {
+        opened.admit_clear(prefix, true).await?;
+    }
+    let done = opened.migrate(prefix, args.dry_run, args.rate).await?;
+    let mut closed = false;
+    if !args.dry_run && opened.survey(prefix).await?.clear == 0 {
+        opened.admit_clear(prefix, false).await?;
+        closed = true;
+    }
+    opened.flush_usage().await?;
+    let failed: Vec<_> = done
+        .failed
+        .iter()
+        .map(|(key, why)| json!({"key": key.escape_ascii().to_string(), "why": why}))
+        .collect();
+    let json = json!({
+        "sealed": done.sealed, "resealed": done.resealed, "unchanged": done.unchanged, "failed": failed,
+        "dry_run": args.dry_run, "clear_admitted": !closed,
+    });
+    context.output.result(json, || {
+        let would = if args.dry_run { "would be " } else { "" };
+        format!(
+            "{} values {would}encrypted, {} {would}encrypted again, {} as they should be, {} do not open",
+            done.sealed, done.resealed, done.unchanged, done.failed.len()
+        )
+    })?;
+    done.failed.iter().for_each(|(_, why)| context.output.warn(why));
+    if !closed && !args.dry_run {
+        context.output.warn("somebody still writes clear values there: they pass until this is run again");
+    }
+    Ok(if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+async fn change(
+    args: KeyArgs,
+    done: &str,
+    step: fn(&mut strongroom::format::ValueKeyring, ValueKeyId) -> Result<()>,
+    context: &Context,
+) -> Result<ExitCode> {
+    let opened = open(&args.namespace, context).await?;
+    opened.change(|keyring| step(keyring, args.id)).await?;
+    let id = args.id.to_string();
+    context.output.result(json!({"id": id, "state": done}), || format!("value key {id} is {done}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode> {
+    let prefix = args.namespace.reserved_prefix.into_bytes();
+    check_prefix(&prefix)?;
+    let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
+    let tls = args.listen_cert.zip(args.listen_key).map(|(cert, key)| ServerTls {
+        cert,
+        key,
+        trusted_ca: args.listen_trusted_ca,
+    });
+    let clear = tls.is_none();
+    let options = ProxyOptions {
+        etcd: context.settings.etcd()?,
+        prefix,
+        scope: Scope::new(bytes(args.include), bytes(args.exclude)),
+        tls,
+        max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
+    };
+    let listener = listen(&args.listen).await?;
+    let address = listener.local_addr().map_err(|error| Error::io("the listener", error))?;
+    let proxy = Proxy::prepare(options, masters(context)?, &now()).await?;
+    if clear && !address.ip().is_loopback() {
+        context.output.warn("clients talk in clear to an address that others reach: give --listen-cert and --listen-key");
+    }
+    context.output.note(&format!("serving at {address}"));
+    proxy.serve(listener, context.stop.clone()).await?;
+    Ok(ExitCode::SUCCESS)
+}

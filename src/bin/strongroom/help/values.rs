@@ -1,0 +1,111 @@
+//! Help of `value` and `proxy`.
+
+pub(crate) const VALUE: &str = "\
+Encrypt single values of etcd.
+
+The value keys lie in etcd itself, in one record under the reserved prefix that the master keys seal. Every program that \
+encrypts follows that record: a rotation reaches all within a second.";
+pub(crate) const VALUE_MORE: &str = "\
+Examples:
+  strongroom value init -k file:/etc/strongroom/keyring
+  strongroom value status
+  strongroom value rotate --older-than 90d
+  strongroom value migrate --prefix /app/ --dry-run";
+
+pub(crate) const VALUE_INIT: &str = "\
+Make the value keyring in etcd, if there is none.
+
+Any number of programs may do so at once: one of them makes it. The proxy does it by itself when it first starts.";
+pub(crate) const VALUE_INIT_MORE: &str = "\
+Examples:
+  strongroom value init -k file:/etc/strongroom/keyring --endpoints https://10.0.0.1:2379
+
+Back etcd up afterwards: the value keyring is part of its data, and without it no value opens.";
+
+pub(crate) const VALUE_SEAL: &str = "\
+Encrypt one value: standard input to standard output.
+
+The value is bound to the etcd key that is given.";
+pub(crate) const VALUE_SEAL_MORE: &str = "\
+Examples:
+  printf hunter2 | strongroom value seal /app/password | etcdctl put /app/password";
+
+pub(crate) const VALUE_OPEN: &str = "\
+Decrypt one value: standard input to standard output.
+
+A value that was changed, or moved here from another key, is refused with exit status 13. etcdctl ends what it prints \
+with a line break that is not part of the value: --write-out=json, or head, takes it off.";
+pub(crate) const VALUE_OPEN_MORE: &str = "\
+Examples:
+  etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password";
+
+pub(crate) const VALUE_STATUS: &str = "\
+Tell which value keys there are, and how many values are under each and in clear.
+
+Reads all values under the prefix. USED counts what a key sealed as far as programs have reported it, each minute.";
+pub(crate) const VALUE_STATUS_MORE: &str = "\
+Examples:
+  strongroom value status
+  strongroom value status --prefix /app/ -w json";
+
+pub(crate) const VALUE_ROTATE: &str = "\
+Make a new value key, which seals from now on.
+
+The key is first staged, so that every program has it before any seals by it. The key before it goes on opening what it \
+sealed; `value migrate` encrypts those values again.";
+pub(crate) const VALUE_ROTATE_MORE: &str = "\
+Examples:
+  strongroom value rotate
+  strongroom value rotate --older-than 90d --used 4000000000";
+
+pub(crate) const VALUE_MIGRATE: &str = "\
+Encrypt the values that are in clear or under an old key, where they stand.
+
+Each value is written only if nobody changed it in between; leases stay. It may be interrupted and begun again. While it \
+runs clear values under the prefix pass; when none is left they are refused again.";
+pub(crate) const VALUE_MIGRATE_MORE: &str = "\
+Examples:
+  strongroom value migrate --prefix /app/ --open     # before the proxy is put in front of programs
+  strongroom value migrate --prefix /app/ --dry-run
+  strongroom value migrate --prefix /app/ --rate 200
+
+etcd keeps the clear values as old revisions until they are compacted, and in free pages until it is defragmented: do \
+both afterwards, and remember older backups.
+Exit status 3 if some values do not open; they are listed and left as they are.";
+
+pub(crate) const VALUE_DISABLE: &str = "\
+Take a value key out of use: what it sealed does not open until it is enabled again.";
+pub(crate) const VALUE_DISABLE_MORE: &str = "\
+Examples:
+  strongroom value disable 1a2b3c4d";
+
+pub(crate) const VALUE_ENABLE: &str = "\
+Put a disabled value key back into use, for opening.";
+pub(crate) const VALUE_ENABLE_MORE: &str = "\
+Examples:
+  strongroom value enable 1a2b3c4d";
+
+pub(crate) const VALUE_DESTROY: &str = "\
+Forget a disabled value key for ever: no value that it sealed opens again.
+
+Refused while values under it are left.";
+pub(crate) const VALUE_DESTROY_MORE: &str = "\
+Examples:
+  strongroom value destroy 1a2b3c4d";
+
+pub(crate) const PROXY: &str = "\
+Serve etcd's gRPC API, and encrypt the values on their way.
+
+Programs talk to the proxy as to etcd; what etcd holds are values that only the master key opens. Keys, sizes and times \
+stay visible. Clients log in with etcd's own users; a certificate that a client shows the proxy does not reach etcd.";
+pub(crate) const PROXY_MORE: &str = "\
+Examples:
+  strongroom proxy -k file:/etc/strongroom/keyring --endpoints http://127.0.0.1:2379
+  strongroom proxy --listen 0.0.0.0:2479 --listen-cert proxy.crt --listen-key proxy.key \\
+      --listen-trusted-ca ca.crt --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
+  strongroom proxy --include /app/ --exclude /app/public/
+
+etcd that holds clear values already: `strongroom value migrate --prefix … --open` first, or they are refused.
+Differences from etcd: transactions may not touch the reserved prefix; a value's greatest size is 57 bytes less; \
+/v3 (JSON) is not served. Certificates are read again when their files change. SIGTERM ends it once the calls under \
+way are done, after five seconds at most.";
