@@ -27,6 +27,7 @@ impl FromStr for Span {
                 "s" => Duration::from_secs(1),
                 "m" => Duration::from_secs(60),
                 "h" => Duration::from_secs(3600),
+                "d" => Duration::from_secs(86_400),
                 _ => return Err(bad()),
             };
             total = unit

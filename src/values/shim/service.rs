@@ -5,11 +5,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_client::Channel;
+use etcd_client::{Channel, Client, ConnectOptions};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
 use tonic::body::Body;
 use tonic::Status;
+use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
 
 use super::compare::Read;
@@ -20,6 +21,8 @@ use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::txn::{Txn, responses};
 use super::wire::{Singles, put_message, put_number};
+
+use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
@@ -86,6 +89,16 @@ impl Shim {
         let reserved = Reserved::new(namespace.prefix());
         let shared = Shared { namespace, scope, reserved, max_request: DEFAULT_REQUEST };
         Self { upstream, shared: Arc::new(shared) }
+    }
+
+    /// A client of etcd through it: the same calls and types as any, with values that etcd does not see.
+    ///
+    /// # Errors
+    /// Those of the client: of logging in, when `options` name a user.
+    pub async fn client(self, options: Option<ConnectOptions>) -> crate::Result<Client> {
+        let channel = Channel::Custom(BoxCloneSyncService::new(self));
+        let client = Client::from_channel(channel, options).await;
+        client.map_err(|error| from_client("connect", &error))
     }
 
     /// With requests of up to `bytes`.
