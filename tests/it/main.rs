@@ -36,6 +36,8 @@ mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
 mod program_to_cluster;
+mod proxied;
+mod proxy_conformance;
 mod random_history;
 mod runbooks;
 mod s3_server;
