@@ -159,6 +159,8 @@ impl Proxy {
             .keep_alive_timeout(KEEP_ALIVE.1)
             .max_send_buf_size(SEND_BUFFER)
             .adaptive_window(true)
+            // etcd sends none.
+            .auto_date_header(false)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         tokio::select! {

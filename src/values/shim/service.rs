@@ -20,7 +20,7 @@ use super::rewrite::Rewriter;
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::txn::{Txn, responses};
-use super::wire::{Singles, put_message, put_number};
+use super::wire::{Singles, put_message, put_number, without};
 
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
@@ -206,10 +206,14 @@ impl Shim {
         let message = self
             .shared
             .opened(|with| {
-                let mut given = Vec::new();
+                let mut parts = Vec::new();
                 for op in responses(&answer.message)? {
-                    given.push(Singles::<3>::read(op)?.message(kind)?.unwrap_or_default());
+                    let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
+                    // Its header would be that of the moment before.
+                    parts.push(Vec::new());
+                    without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
                 }
+                let given: Vec<_> = parts.iter().map(Vec::as_slice).collect();
                 let mut message = Vec::new();
                 if let Some(header) = Singles::<1>::read(&answer.message)?.message(1)? {
                     put_message(&mut message, 1, header);
