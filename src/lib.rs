@@ -40,6 +40,8 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+#[cfg(feature = "audit")]
+pub mod audit;
 #[cfg(feature = "backup")]
 pub mod backup;
 pub mod bolt;

@@ -15,6 +15,8 @@ pub enum Label {
     ReportKey,
     /// Data key → key of the value keyring.
     ValueKeyringKey,
+    /// Data key → key of an audit log's MACs.
+    AuditKey,
     /// Data key → key of the manifest's MAC.
     ManifestMac,
     /// Data key → key of the seal's MAC.
@@ -55,6 +57,7 @@ impl Label {
             Self::FactsKey => "strongroom/v1/facts-key",
             Self::ReportKey => "strongroom/v1/report-key",
             Self::ValueKeyringKey => "strongroom/v1/value-keyring-key",
+            Self::AuditKey => "strongroom/v1/audit-key",
             Self::ManifestMac => "strongroom/v1/manifest-mac",
             Self::SealMac => "strongroom/v1/seal-mac",
             Self::DataKeyCommitment => "strongroom/v1/data-key-commitment",

@@ -71,6 +71,12 @@ impl DataKey {
         crypto::hmac_sha256(&crypto::expand(&self.key, Label::ManifestMac, b""), &[signed])
     }
 
+    /// An audit log's MAC over the chain value of the line `seq`.
+    pub fn audit_mac(&self, chain: &[u8; 32], seq: u64) -> [u8; 32] {
+        let key = crypto::expand(&self.key, Label::AuditKey, b"");
+        crypto::hmac_sha256(&key, &[chain, &seq.to_be_bytes()])
+    }
+
     /// The seal's MAC over `signed`, every byte before it.
     pub fn seal_mac(&self, signed: &[u8]) -> [u8; 32] {
         crypto::hmac_sha256(&crypto::expand(&self.key, Label::SealMac, b""), &[signed])

@@ -196,15 +196,18 @@ pub enum Subject {
     Values(Uuid),
     /// One report.
     Report(SnapshotId),
+    /// One file of an audit log.
+    Audit(SnapshotId),
 }
 
 impl Subject {
-    /// The 17 bytes: 01, 02 or 03, then the id.
+    /// The 17 bytes: 01 to 04, then the id.
     pub fn to_bytes(self) -> [u8; 17] {
         let (tag, id) = match self {
             Self::Snapshot(id) => (1, id.to_bytes()),
             Self::Values(uuid) => (2, uuid.0),
             Self::Report(id) => (3, id.to_bytes()),
+            Self::Audit(id) => (4, id.to_bytes()),
         };
         let mut bytes = [tag; 17];
         if let Some(tail) = bytes.get_mut(1..) {

@@ -162,6 +162,7 @@ fn subject_text(subject: Subject) -> String {
         Subject::Snapshot(id) => format!("snapshot {id}"),
         Subject::Values(uuid) => format!("values {uuid}"),
         Subject::Report(id) => format!("report {id}"),
+        Subject::Audit(id) => format!("audit {id}"),
     }
 }
 
@@ -233,6 +234,7 @@ fn parse_subject(mut line: Line<'_>) -> Result<Subject> {
         "snapshot" => Subject::Snapshot(line.id()?),
         "values" => Subject::Values(line.id()?),
         "report" => Subject::Report(line.id()?),
+        "audit" => Subject::Audit(line.id()?),
         other if is_name(other) => {
             return Err(line.unsupported(format!("subject {other} is not known here")));
         }
@@ -322,12 +324,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_seal_round_trips(id: [u8; 16], which in 0..3, generation in 1u32.., dc: [u8; 32],
+        fn any_seal_round_trips(id: [u8; 16], which in 0..4, generation in 1u32.., dc: [u8; 32],
             keys in proptest::collection::btree_set(any::<[u8; 16]>(), 1..8), mac: [u8; 32]) {
             let subject = match which {
                 0 => Subject::Snapshot(SnapshotId(u128::from_be_bytes(id))),
                 1 => Subject::Values(Uuid(id)),
-                _ => Subject::Report(SnapshotId(u128::from_be_bytes(id))),
+                2 => Subject::Report(SnapshotId(u128::from_be_bytes(id))),
+                _ => Subject::Audit(SnapshotId(u128::from_be_bytes(id))),
             };
             let stanzas =
                 keys.into_iter().map(|k| Stanza::local(KeyId(k), &[k[0]; SEALED_KEY_LEN])).collect();

@@ -1,0 +1,190 @@
+//! What Prometheus is told, and the server that tells it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::Shared;
+
+/// Upper bounds of the durations' buckets, in seconds.
+const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+/// How long one scrape may take.
+const SCRAPE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: String,
+    code: String,
+}
+
+/// The proxy's metrics.
+pub(super) struct Metrics {
+    registry: Registry,
+    calls: Family<Call, Counter>,
+    seconds: Histogram,
+    pub(super) connections: Gauge,
+    audit_failures: Counter,
+    disk_used: Gauge<f64, std::sync::atomic::AtomicU64>,
+    keyring_stale: Gauge,
+    keyring_serial: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::with_prefix("strongroom_proxy");
+        let metrics = Self {
+            calls: Family::default(),
+            seconds: Histogram::new(BUCKETS),
+            connections: Gauge::default(),
+            audit_failures: Counter::default(),
+            disk_used: Gauge::default(),
+            keyring_stale: Gauge::default(),
+            keyring_serial: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Calls, by method and gRPC code", metrics.calls.clone());
+        registry.register(
+            "request_duration_seconds",
+            "Time to the answer of calls that are no streams",
+            metrics.seconds.clone(),
+        );
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "audit_failures",
+            "Requests that the audit log could not take",
+            metrics.audit_failures.clone(),
+        );
+        registry.register(
+            "audit_disk_used_ratio",
+            "Share of the audit log's file system that is used: alert at 0.8",
+            metrics.disk_used.clone(),
+        );
+        registry.register(
+            "keyring_stale",
+            "1 while the newest value keyring is not the one in use",
+            metrics.keyring_stale.clone(),
+        );
+        registry.register(
+            "keyring_serial",
+            "Serial of the value keyring in use",
+            metrics.keyring_serial.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    pub(super) fn called(&self, method: &str, code: tonic::Code, took: Option<Duration>) {
+        // Names that no etcd knows are a client's invention, and would be a series each.
+        let method = if code == tonic::Code::Unimplemented { "unknown" } else { method };
+        let call = Call { method: method.into(), code: code_name(code).into() };
+        self.calls.get_or_create(&call).inc();
+        if let Some(took) = took {
+            self.seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(super) fn audit_failed(&self) {
+        self.audit_failures.inc();
+    }
+
+    fn print(&self, shared: &Shared) -> String {
+        if let Some((used, total)) = shared.audit.as_ref().and_then(|audit| audit.log.disk_use().ok())
+        {
+            self.disk_used.set(used as f64 / total.max(1) as f64);
+        }
+        self.keyring_stale.set(i64::from(shared.namespace.refused().is_some()));
+        self.keyring_serial.set(shared.namespace.cipher().serial().into());
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// The gRPC code's name in the specification's spelling.
+pub(super) fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Answers `/metrics`, `/healthz` and `/readyz` until `stop` turns true.
+pub(super) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| {
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(answer(&shared, request.uri().path()).await) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(SCRAPE).keep_alive(false);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(SCRAPE, connection).await;
+        });
+    }
+}
+
+async fn answer(shared: &Shared, path: &str) -> Response<Full<Bytes>> {
+    let (status, text) = match path {
+        "/metrics" => (StatusCode::OK, shared.metrics.print(shared)),
+        "/healthz" => (StatusCode::OK, "ok\n".into()),
+        "/readyz" => match shared.ready().await {
+            Ok(()) => (StatusCode::OK, "ok\n".into()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
+        _ => (StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n".into()),
+    };
+    let kind = match path {
+        "/metrics" => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        _ => "text/plain; charset=utf-8",
+    };
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
