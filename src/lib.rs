@@ -55,11 +55,11 @@ pub mod etcd;
 pub mod format;
 pub mod keys;
 pub mod mvcc;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 pub mod secret;
 #[cfg(feature = "backup")]
 pub mod store;
-#[cfg(feature = "proxy")]
-pub mod proxy;
 #[cfg(feature = "values")]
 pub mod values;
 

@@ -120,7 +120,8 @@ impl LogFile {
     pub(super) fn create(path: &Path, before: Option<Link>, keys: &MasterKeys) -> Result<Self> {
         let mut rng = crypto::system_rng();
         let time = Timestamp::now();
-        let log = SnapshotId::new(time.as_millisecond().max(0).unsigned_abs(), crypto::random(&mut rng));
+        let log =
+            SnapshotId::new(time.as_millisecond().max(0).unsigned_abs(), crypto::random(&mut rng));
         let data_key = DataKey::generate(Subject::Audit(log), &mut rng);
         let seal = seal_data_key(&data_key, 1, keys, Vec::new(), &mut rng)?;
         let header = Header {
@@ -130,8 +131,9 @@ impl LogFile {
             previous: before.map(|link| Previous { seq: link.seq, chain: hex(&link.chain) }),
             seal: String::from_utf8_lossy(&seal).into_owned(),
         };
-        let header = Draft::new(Kind::Log, &header)
-            .map_err(|_| Error::unsupported("audit log: a seal to so many keys does not fit its line"))?;
+        let header = Draft::new(Kind::Log, &header).map_err(|_| {
+            Error::unsupported("audit log: a seal to so many keys does not fit its line")
+        })?;
         let path = beside(path, ".new");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -174,11 +176,6 @@ impl LogFile {
         Ok(())
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes all of `drafts` as the next lines, or none of them.
     ///
     /// # Errors
@@ -187,7 +184,8 @@ impl LogFile {
         let mut bytes = Vec::with_capacity(drafts.iter().map(|draft| draft.body.len() + 256).sum());
         let (mut last, mut open) = (self.last, self.unauthenticated);
         for draft in drafts {
-            let seq = last.seq.checked_add(1).ok_or_else(|| Error::usage("audit log: it is full"))?;
+            let seq =
+                last.seq.checked_add(1).ok_or_else(|| Error::usage("audit log: it is full"))?;
             let chain = draft.print(seq, &last.chain, &self.data_key, &mut bytes);
             last = Link { seq, chain };
             open = if draft.kind.authenticates() { 0 } else { open.saturating_add(1) };
@@ -293,4 +291,3 @@ pub(super) fn lock(path: &Path) -> Result<File> {
 pub(super) fn sync_directory(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| Error::io(path, error))
 }
-

@@ -136,10 +136,18 @@ impl Draft {
     }
 
     /// Appends the line numbered `seq` to `out` and gives its chain value; `key` makes its MAC.
-    pub(super) fn print(&self, seq: u64, before: &Chain, key: &DataKey, out: &mut Vec<u8>) -> Chain {
+    pub(super) fn print(
+        &self,
+        seq: u64,
+        before: &Chain,
+        key: &DataKey,
+        out: &mut Vec<u8>,
+    ) -> Chain {
         let start = out.len();
         let inner = self.body.get(1..self.body.len().saturating_sub(1)).unwrap_or_default();
-        out.extend_from_slice(format!("{{\"type\":\"{}\",\"seq\":{seq},", self.kind.word()).as_bytes());
+        out.extend_from_slice(
+            format!("{{\"type\":\"{}\",\"seq\":{seq},", self.kind.word()).as_bytes(),
+        );
         out.extend_from_slice(inner);
         let chain = chain(before, out.get(start..).unwrap_or_default());
         out.extend_from_slice(CHAIN);
@@ -202,7 +210,14 @@ impl<'a> Line<'a> {
             left = before.strip_suffix(MAC)?;
         }
         let (before, text) = left.split_at_checked(left.len().checked_sub(HEX)?)?;
-        Some(Self { kind, seq, chain: unhex(text)?, mac, signed: before.strip_suffix(CHAIN)?, whole })
+        Some(Self {
+            kind,
+            seq,
+            chain: unhex(text)?,
+            mac,
+            signed: before.strip_suffix(CHAIN)?,
+            whole,
+        })
     }
 
     /// Whether it follows from the line whose chain value is `before`.

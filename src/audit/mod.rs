@@ -27,6 +27,6 @@ pub use file::{CHECKPOINT_AFTER, CHECKPOINT_LINES};
 pub use line::MAX_LINE;
 pub use query::{Entry, Filter, KeyFilter, query};
 pub use reader::files;
-pub use record::{KeyRange, MAX_KEYS, MAX_KEY_BYTES, Record};
+pub use record::{KeyRange, MAX_KEY_BYTES, MAX_KEYS, Record};
 pub use verify::{Finding, Problem, Report, verify};
 pub use writer::{AuditLog, Options};

@@ -137,26 +137,32 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Edited => f.write_str("the chain is broken: this line or the one before was changed"),
-            Self::Missing { from, to } if from == to => write!(f, "record {from} is missing before it"),
+            Self::Edited => {
+                f.write_str("the chain is broken: this line or the one before was changed")
+            }
+            Self::Missing { from, to } if from == to => {
+                write!(f, "record {from} is missing before it")
+            }
             Self::Missing { from, to } => write!(f, "records {from} to {to} are missing before it"),
             Self::Repeated { seq } => write!(f, "its number is {seq}, which came before"),
             Self::Malformed(why) => f.write_str(why),
             Self::Forged => f.write_str("its MAC does not verify: lines up to it were forged"),
             Self::Key(error) => write!(f, "nothing in this file is authenticated: {error}"),
-            Self::Earlier { seq } => write!(f, "the log begins with record {seq}: older files are not here"),
-            Self::Open { lines: 0 } => {
-                f.write_str("the file is not closed after it: in use, or its writer crashed, or it was cut")
+            Self::Earlier { seq } => {
+                write!(f, "the log begins with record {seq}: older files are not here")
             }
+            Self::Open { lines: 0 } => f.write_str(
+                "the file is not closed after it: in use, or its writer crashed, or it was cut",
+            ),
             Self::Open { lines } => write!(
                 f,
                 "the file is not closed after it (in use, or its writer crashed, or it was cut); the last {lines} \
                  lines are not authenticated"
             ),
             Self::Torn { bytes, .. } => write!(f, "the line is torn: {bytes} bytes without an end"),
-            Self::Resumed { missing: true, .. } => {
-                f.write_str("the writer found no current file when it started: a crash, or somebody removed it")
-            }
+            Self::Resumed { missing: true, .. } => f.write_str(
+                "the writer found no current file when it started: a crash, or somebody removed it",
+            ),
             Self::Resumed { cut, lines, .. } => write!(
                 f,
                 "the file before was not closed: the writer cut {cut} bytes of a torn line off it, and its last \

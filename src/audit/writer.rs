@@ -98,7 +98,10 @@ impl AuditLog {
         self.ask(Message::Close).await
     }
 
-    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Result<()>>) -> Message) -> Result<()> {
+    async fn ask(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<()>>) -> Message,
+    ) -> Result<()> {
         let closed = || Error::new(ErrorKind::Refused, "the audit log is closed");
         let (done, answer) = oneshot::channel();
         self.sender.send(message(done)).await.map_err(|_| closed())?;
@@ -290,7 +293,6 @@ impl Writer {
 
     fn begin_next(&mut self) -> Result<LogFile> {
         self.file.sync()?;
-        #[cfg_attr(not(test), expect(unused_mut, reason = "tests hand on the room"))]
         let mut next = LogFile::create(&self.path, Some(self.file.last), &self.keys)?;
         #[cfg(test)]
         next.room.clone_from(&self.file.room);

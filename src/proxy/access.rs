@@ -36,10 +36,8 @@ impl Access {
     pub fn parse<'a>(rules: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut access = Self::default();
         for rule in rules {
-            let (name, prefix) = rule
-                .rsplit_once('=')
-                .filter(|(name, _)| !name.is_empty())
-                .ok_or_else(|| {
+            let (name, prefix) =
+                rule.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
                     Error::usage(format!("{rule:?} is no rule"))
                         .hint("write NAME=PREFIX, as in --allow app=/app/")
                 })?;
@@ -65,9 +63,7 @@ impl Access {
         }
         let about_keys = !touched.is_empty();
         (about_keys || FREE.contains(&path))
-            && touched
-                .iter()
-                .all(|touched| prefixes.iter().any(|prefix| touched.is_within(prefix)))
+            && touched.iter().all(|touched| prefixes.iter().any(|prefix| touched.is_within(prefix)))
     }
 }
 
@@ -83,9 +79,8 @@ mod tests {
             let message = [&[0x0a, key.len() as u8], key.as_bytes()].concat();
             touched("/etcdserverpb.KV/Put", &message).unwrap()
         };
-        let may = |name: Option<&str>, key: &str| {
-            access.permits(name, "/etcdserverpb.KV/Put", &put(key))
-        };
+        let may =
+            |name: Option<&str>, key: &str| access.permits(name, "/etcdserverpb.KV/Put", &put(key));
         assert!(may(Some("app"), "/app/x") && may(Some("app"), "/shared/y"));
         assert!(!may(Some("app"), "/app") && !may(Some("other"), "/app/x") && !may(None, "/app/x"));
         assert!(may(Some("admin"), "/anything"));

@@ -103,7 +103,8 @@ impl Metrics {
     }
 
     fn print(&self, shared: &Shared) -> String {
-        if let Some((used, total)) = shared.audit.as_ref().and_then(|audit| audit.log.disk_use().ok())
+        if let Some((used, total)) =
+            shared.audit.as_ref().and_then(|audit| audit.log.disk_use().ok())
         {
             self.disk_used.set(used as f64 / total.max(1) as f64);
         }

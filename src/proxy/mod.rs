@@ -3,14 +3,17 @@
 //! Each client's connection has connections of its own to etcd, so that a client that does not read holds up itself
 //! alone. Calls other than those with values pass through as bytes.
 
+mod access;
+mod gate;
+mod metrics;
 mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::Channel;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -20,14 +23,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::body::Body;
-use tower::Service;
 
+pub use access::Access;
 pub use tls::ServerTls;
 
+use crate::audit::AuditLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::keys::MasterKeys;
 use crate::values::{Namespace, Scope, Shim};
+use gate::{Audit, Gate, Users};
+use metrics::Metrics;
 use tls::Acceptor;
 
 /// Calls and watches' streams of one connection at once. etcd's own default has no limit.
@@ -40,6 +46,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// What a connection holds for a client that does not read.
 const SEND_BUFFER: usize = 1 << 20;
+/// How long `/readyz` waits for etcd.
+const READY: Duration = Duration::from_secs(5);
 
 /// How to serve.
 pub struct ProxyOptions {
@@ -54,14 +62,52 @@ pub struct ProxyOptions {
     pub tls: Option<ServerTls>,
     /// Bytes of the largest request; etcd's `--max-request-bytes` and 512 KiB.
     pub max_request: usize,
+    /// Which client certificate may touch which keys.
+    pub access: Access,
+    /// Where every request is noted down.
+    pub audit: Option<AuditLog>,
+    /// Whether requests are answered when the audit log cannot be written.
+    pub audit_fail_open: bool,
 }
 
 /// A proxy that is ready to serve.
-pub struct Proxy {
+pub struct Proxy(Arc<Shared>);
+
+struct Shared {
     etcd: EtcdSettings,
     acceptor: Option<Acceptor>,
     shim: Shim,
     namespace: Namespace,
+    access: Access,
+    audit: Option<Audit>,
+    /// The last record could not be written.
+    unwritable: AtomicBool,
+    users: Users,
+    metrics: Metrics,
+    max_request: usize,
+}
+
+impl Shared {
+    fn is_unwritable(&self) -> bool {
+        self.unwritable.load(Ordering::Relaxed)
+    }
+
+    fn set_unwritable(&self, unwritable: bool) {
+        self.unwritable.store(unwritable, Ordering::Relaxed);
+    }
+
+    /// Whether requests can be answered now; else why not.
+    async fn ready(&self) -> Result<(), String> {
+        if self.audit.as_ref().is_some_and(|audit| !audit.fail_open) && self.is_unwritable() {
+            return Err("the audit log cannot be written".into());
+        }
+        let read = tokio::time::timeout(READY, self.namespace.refresh()).await;
+        match read {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("etcd does not answer".into()),
+        }
+    }
 }
 
 impl Proxy {
@@ -76,28 +122,52 @@ impl Proxy {
         masters: Arc<MasterKeys>,
         now: &str,
     ) -> Result<Self> {
+        let checks_names = options.tls.as_ref().is_some_and(|tls| tls.trusted_ca.is_some());
+        if !options.access.is_open() && !checks_names {
+            return Err(Error::usage("rules about clients' certificates need certificates")
+                .hint("give --listen-trusted-ca"));
+        }
         let acceptor = options.tls.map(Acceptor::new).transpose()?;
         let client = options.etcd.connect().await?;
-        let namespace =
-            Namespace::open_or_create(client, &options.prefix, masters, now).await?;
+        let namespace = Namespace::open_or_create(client, &options.prefix, masters, now).await?;
         let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
             .with_max_request(options.max_request);
-        Ok(Self { etcd: options.etcd, acceptor, shim, namespace })
+        let fail_open = options.audit_fail_open;
+        Ok(Self(Arc::new(Shared {
+            etcd: options.etcd,
+            acceptor,
+            shim,
+            namespace,
+            access: options.access,
+            audit: options.audit.map(|log| Audit { log, fail_open }),
+            unwritable: AtomicBool::new(false),
+            users: Users::default(),
+            metrics: Metrics::new(),
+            max_request: options.max_request,
+        })))
     }
 
     /// The value keys in use.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// Serves whoever connects to `listener` until `stop` turns true; then no new calls are taken, and those under way
-    /// have five seconds.
+    /// have five seconds. `metrics` answers `/metrics`, `/healthz` and `/readyz` in HTTP/1.1.
     ///
     /// # Errors
     /// [`Io`](ErrorKind::Io) when the listener fails for good.
-    pub async fn serve(self, listener: TcpListener, mut stop: watch::Receiver<bool>) -> Result<()> {
-        let proxy = Arc::new(self);
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        metrics: Option<TcpListener>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let shared = self.0;
+        if let Some(listener) = metrics {
+            tokio::spawn(metrics::serve(listener, Arc::clone(&shared), stop.clone()));
+        }
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -107,8 +177,8 @@ impl Proxy {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    let (proxy, stop) = (Arc::clone(&proxy), stop.clone());
-                    connections.spawn(async move { proxy.connection(stream, peer, stop).await });
+                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                    connections.spawn(shared.connection(stream, peer, stop));
                 }
                 // Out of descriptors, or a client that was gone already: neither is for ever.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -116,60 +186,74 @@ impl Proxy {
         }
         drop(listener);
         while connections.join_next().await.is_some() {}
-        proxy.namespace.flush_usage().await
+        // Whatever fails here, the rest is still to end well.
+        let counted = shared.namespace.flush_usage().await;
+        if let Some(audit) = &shared.audit {
+            audit.log.close().await?;
+        }
+        counted
     }
+}
 
-    async fn connection(&self, stream: TcpStream, _peer: SocketAddr, stop: watch::Receiver<bool>) {
+impl Shared {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stop: watch::Receiver<bool>,
+    ) {
         // Small answers must not wait for each other.
         let _ = stream.set_nodelay(true);
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
         let Ok(channel) = self.etcd.balanced() else { return };
+        let shim = self.shim.over(channel);
+        let gate = |client| Gate { shared: Arc::clone(&self), shim, peer, client };
+        self.metrics.connections.inc();
         match &self.acceptor {
-            None => self.http(stream, channel, stop).await,
+            None => http(stream, gate(None), stop).await,
             Some(acceptor) => {
                 let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
-                if let Ok(Ok(stream)) = handshake.await {
-                    self.http(stream, channel, stop).await;
+                if let Ok(Ok((stream, client))) = handshake.await {
+                    http(stream, gate(client), stop).await;
                 }
             }
         }
+        self.metrics.connections.dec();
     }
+}
 
-    async fn http(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        channel: Channel,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        let shim = self.shim.over(channel);
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let mut shim = shim.clone();
-            async move {
-                if !is_grpc(&request) {
-                    return Ok::<_, Infallible>(not_grpc());
-                }
-                let response = shim.call(request.map(Body::new)).await;
-                Ok(response.unwrap_or_else(|error| tonic::Status::from_error(error).into_http()))
+/// Serves one connection.
+async fn http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    gate: Gate,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let gate = gate.clone();
+        async move {
+            if !is_grpc(&request) {
+                return Ok::<_, Infallible>(not_grpc());
             }
-        });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1)
-            .max_send_buf_size(SEND_BUFFER)
-            .adaptive_window(true)
-            // etcd sends none.
-            .auto_date_header(false)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = &mut connection => return,
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            Ok(gate.answer(request.map(Body::new)).await)
         }
-        // Watches never end by themselves: their clients open them again elsewhere, where they left off.
-        let _ = tokio::time::timeout(DRAIN, connection).await;
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .max_send_buf_size(SEND_BUFFER)
+        .adaptive_window(true)
+        // etcd sends none.
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = &mut connection => return,
+        _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
+    // Watches never end by themselves: their clients open them again elsewhere, where they left off.
+    let _ = tokio::time::timeout(DRAIN, connection).await;
 }
 
 /// Whether it is gRPC. etcd answers others in JSON, which would pass by the encryption.

@@ -36,10 +36,19 @@ impl Acceptor {
         Ok(Self { files, current })
     }
 
+    /// The connection, and the common name in the client's certificate.
+    ///
     /// # Errors
     /// Those of the handshake.
-    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.current()).accept(stream).await
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<(TlsStream<TcpStream>, Option<Arc<str>>)> {
+        let stream = TlsAcceptor::from(self.current()).accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        let name =
+            session.peer_certificates().and_then(|chain| chain.first()).and_then(common_name);
+        Ok((stream, name))
     }
 
     /// The newest files' configuration; that of the last good ones while they do not fit together, as in the moment
@@ -56,6 +65,14 @@ impl Acceptor {
     }
 }
 
+/// The subject's common name, as etcd takes it for a user's (`server/auth/store.go`). One of several would be a guess.
+fn common_name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let mut names = certificate.subject().iter_common_name();
+    let name = names.next()?.as_str().ok()?;
+    names.next().is_none().then(|| name.into())
+}
+
 fn changed(files: &ServerTls) -> Vec<Option<SystemTime>> {
     let modified = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
     [Some(&files.cert), Some(&files.key), files.trusted_ca.as_ref()]
@@ -70,13 +87,15 @@ fn config(files: &ServerTls) -> Result<Arc<ServerConfig>> {
         Error::usage(format!("{}: {error}", path.display()))
     };
     let certificates = |path: &Path| {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let read =
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match read {
             Ok(none) if none.is_empty() => Err(wrong(path, &"no PEM certificate in it")),
             read => read.map_err(|error| wrong(path, &error)),
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
     let builder = ServerConfig::builder();
     let builder = match &files.trusted_ca {
         None => builder.with_no_client_auth(),

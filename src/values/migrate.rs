@@ -160,8 +160,7 @@ impl Namespace {
         let sealed = self.cipher().seal(kv.key(), value)?;
         let guard = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
         let options = PutOptions::new().with_ignore_lease();
-        let txn =
-            Txn::new().when([guard]).and_then([TxnOp::put(kv.key(), sealed, Some(options))]);
+        let txn = Txn::new().when([guard]).and_then([TxnOp::put(kv.key(), sealed, Some(options))]);
         let mut client = self.client().kv_client();
         Ok(within("write a value", client.txn(txn)).await?.succeeded())
     }

@@ -6,7 +6,7 @@ use etcd_client::Client;
 use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::keys::{Keyring, MasterKeys};
-use strongroom::proxy::{Proxy, ProxyOptions, ServerTls, listen};
+use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -40,13 +40,22 @@ impl Running {
     ) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let prefix = DEFAULT_PREFIX.into();
-        let options = ProxyOptions { etcd, prefix, scope, tls, max_request: MAX_REQUEST };
+        let options = ProxyOptions {
+            etcd,
+            prefix,
+            scope,
+            tls,
+            max_request: MAX_REQUEST,
+            access: Access::default(),
+            audit: None,
+            audit_fail_open: false,
+        };
         let proxy = Proxy::prepare(options, masters, NOW).await.unwrap();
         let namespace = proxy.namespace().clone();
         let listener = listen("127.0.0.1:0").await.unwrap();
         let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(proxy.serve(listener, stopped));
+        let task = tokio::spawn(proxy.serve(listener, None, stopped));
         Self { endpoint, namespace, stop, task }
     }
 
@@ -71,8 +80,7 @@ impl Pair {
     /// Both at the same revision.
     pub(crate) async fn start(version: Version) -> Self {
         let (direct, behind) = (Etcd::start(version).await, Etcd::start(version).await);
-        let proxy =
-            Running::start(behind.settings(), Scope::default(), None, masters()).await;
+        let proxy = Running::start(behind.settings(), Scope::default(), None, masters()).await;
         // The keyring's record is one revision, and its deletion here would be another.
         let mut client = direct.client().await;
         client.put("x", "", None).await.unwrap();

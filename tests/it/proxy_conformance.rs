@@ -32,9 +32,7 @@ async fn run(client: &mut Client, operation: &Do) -> String {
         Do::Txn(txn) => plain(&client.txn(txn()).await),
         Do::Compact(revision) => plain(&client.compact(*revision, None).await),
         Do::Grant => plain(
-            &client
-                .lease_grant(600, Some(etcd_client::LeaseGrantOptions::new().with_id(7)))
-                .await,
+            &client.lease_grant(600, Some(etcd_client::LeaseGrantOptions::new().with_id(7))).await,
         ),
         Do::Defragment => plain(&client.defragment().await),
     }
@@ -62,10 +60,10 @@ fn get(key: &str) -> TxnOp {
 
 /// A transaction that says which way it went.
 fn when(compares: impl Into<Vec<Compare>>) -> Txn {
-    Txn::new().when(compares).and_then([put("went", "yes"), get("a")]).or_else([
-        put("went", "no"),
-        TxnOp::get("", Some(all())),
-    ])
+    Txn::new()
+        .when(compares)
+        .and_then([put("went", "yes"), get("a")])
+        .or_else([put("went", "no"), TxnOp::get("", Some(all()))])
 }
 
 fn table() -> Vec<Do> {
@@ -108,12 +106,24 @@ fn table() -> Vec<Do> {
         Do::Get("", || all().with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(3)),
         Do::Get("", || all().with_sort(SortTarget::Version, SortOrder::Descend).with_limit(1)),
         Do::Get("", || all().with_sort(SortTarget::Create, SortOrder::Ascend)),
-        Do::Get("a", || GetOptions::new().with_range("d").with_sort(SortTarget::Value, SortOrder::Descend)),
+        Do::Get("a", || {
+            GetOptions::new().with_range("d").with_sort(SortTarget::Value, SortOrder::Descend)
+        }),
         Do::Get("", || by_value(SortOrder::Ascend).with_limit(1)),
         Do::Get("", || by_value(SortOrder::Descend).with_limit(3)),
         Do::Get("", || by_value(SortOrder::None).with_limit(2)),
-        Do::Get("a", || GetOptions::new().with_range("d").with_sort(SortTarget::Value, SortOrder::None).with_limit(2)),
-        Do::Get("a", || GetOptions::new().with_range("d").with_sort(SortTarget::Value, SortOrder::Ascend).with_keys_only()),
+        Do::Get("a", || {
+            GetOptions::new()
+                .with_range("d")
+                .with_sort(SortTarget::Value, SortOrder::None)
+                .with_limit(2)
+        }),
+        Do::Get("a", || {
+            GetOptions::new()
+                .with_range("d")
+                .with_sort(SortTarget::Value, SortOrder::Ascend)
+                .with_keys_only()
+        }),
         Do::Get("z", || GetOptions::new().with_range("a")),
         Do::Txn(|| when([value("a", Equal, "2")])),
         Do::Txn(|| when([value("a", Equal, "1")])),
@@ -131,14 +141,22 @@ fn table() -> Vec<Do> {
         Do::Txn(|| when([value("a", Equal, "2"), Compare::version("none", Equal, 0)])),
         Do::Txn(|| when([value("a", Equal, "2"), Compare::version("n", Equal, 0).with_range("o")])),
         Do::Txn(|| when([value("a", Equal, "2"), Compare::mod_revision("a", Greater, 5000)])),
-        Do::Txn(|| when([value("a", Equal, "2"), Compare::create_revision("a", Less, 5000).with_range("z")])),
+        Do::Txn(|| {
+            when([
+                value("a", Equal, "2"),
+                Compare::create_revision("a", Less, 5000).with_range("z"),
+            ])
+        }),
         Do::Txn(|| when([value("c", Equal, "4"), Compare::lease("c", Equal, 7)])),
         Do::Txn(|| when([Compare::version("a", Equal, 2)])),
         Do::Txn(|| when([])),
         Do::Txn(|| {
             let inner = Txn::new()
                 .when([value("d", Equal, "same")])
-                .and_then([put("f", "nested"), TxnOp::delete("e", Some(DeleteOptions::new().with_prev_key()))])
+                .and_then([
+                    put("f", "nested"),
+                    TxnOp::delete("e", Some(DeleteOptions::new().with_prev_key())),
+                ])
                 .or_else([put("f", "other")]);
             Txn::new()
                 .when([value("a", Equal, "2")])
@@ -149,22 +167,41 @@ fn table() -> Vec<Do> {
             let inner = Txn::new().when([value("f", Equal, "nested")]).and_then([get("f")]);
             Txn::new().when([value("a", Equal, "no")]).or_else([TxnOp::txn(inner), get("a")])
         }),
-        Do::Txn(|| Txn::new().when([value("a", Equal, "2")]).and_then([put("h", "1"), put("h", "2")])),
-        Do::Txn(|| Txn::new().when([value("a", Equal, "2")]).or_else([put("h", "1"), put("h", "2")])),
+        Do::Txn(|| {
+            Txn::new().when([value("a", Equal, "2")]).and_then([put("h", "1"), put("h", "2")])
+        }),
+        Do::Txn(|| {
+            Txn::new().when([value("a", Equal, "2")]).or_else([put("h", "1"), put("h", "2")])
+        }),
         Do::Txn(|| {
             let many: Vec<_> = (0..200).map(|at| put(&format!("k{at}"), "v")).collect();
             Txn::new().when([value("a", Equal, "2")]).and_then(many)
         }),
         Do::Txn(|| {
-            let many: Vec<_> = (0..128).map(|at| value("d", Equal, if at == 0 { "same" } else { "SAME" })).collect();
+            let many: Vec<_> = (0..128)
+                .map(|at| value("d", Equal, if at == 0 { "same" } else { "SAME" }))
+                .collect();
             when(many)
         }),
         Do::Txn(|| {
-            let many: Vec<_> = (0..128).map(|at| value(&format!("d{at}"), NotEqual, "x").with_range("f")).collect();
+            let many: Vec<_> = (0..128)
+                .map(|at| value(&format!("d{at}"), NotEqual, "x").with_range("f"))
+                .collect();
             when(many)
         }),
-        Do::Txn(|| Txn::new().and_then([TxnOp::delete("", Some(DeleteOptions::new().with_from_key())), put("i", "1")])),
-        Do::Txn(|| Txn::new().and_then([put("i", "1"), get("i"), TxnOp::get("", Some(by_value(SortOrder::Descend)))])),
+        Do::Txn(|| {
+            Txn::new().and_then([
+                TxnOp::delete("", Some(DeleteOptions::new().with_from_key())),
+                put("i", "1"),
+            ])
+        }),
+        Do::Txn(|| {
+            Txn::new().and_then([
+                put("i", "1"),
+                get("i"),
+                TxnOp::get("", Some(by_value(SortOrder::Descend))),
+            ])
+        }),
         Do::Delete("d", || DeleteOptions::new().with_prev_key()),
         Do::Delete("none", DeleteOptions::new),
         Do::Delete("", DeleteOptions::new),

@@ -19,7 +19,8 @@ use crate::help;
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use values::{
-    KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand,
+    AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
+    ValueCommand,
 };
 
 /// MiB that may wait for the store.
@@ -274,6 +275,9 @@ pub(crate) enum Command {
     /// Serve etcd's API, and encrypt the values on their way
     #[command(long_about = help::PROXY, after_help = help::PROXY_MORE)]
     Proxy(Box<ProxyArgs>),
+    /// Verify and search a proxy's audit log
+    #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_help = help::AUDIT_MORE)]
+    AuditLog(AuditCommand),
     /// Print a completion script for a shell
     #[command(long_about = help::COMPLETIONS, after_help = help::COMPLETIONS_MORE)]
     Completions {

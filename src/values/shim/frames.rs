@@ -12,7 +12,7 @@ use tonic::body::Body;
 const PREFIX: usize = 5;
 
 /// A body's messages.
-pub(super) struct Frames {
+pub(crate) struct Frames {
     body: Pin<Box<Body>>,
     buffer: BytesMut,
     limit: usize,
@@ -21,12 +21,12 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Messages of at most `limit` bytes.
-    pub(super) fn new(body: Body, limit: usize) -> Self {
+    pub(crate) fn new(body: Body, limit: usize) -> Self {
         Self { body: Box::pin(body), buffer: BytesMut::new(), limit, trailers: HeaderMap::new() }
     }
 
     /// The next message. Safe to drop and call again.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
@@ -74,7 +74,7 @@ impl Frames {
     }
 
     /// The only message.
-    pub(super) async fn only(&mut self) -> Result<Bytes, Status> {
+    pub(crate) async fn only(&mut self) -> Result<Bytes, Status> {
         let first = self.next().await?;
         let first = first.ok_or_else(|| Status::internal("strongroom: no message came"))?;
         match self.next().await? {
@@ -84,13 +84,13 @@ impl Frames {
     }
 
     /// What stood after the last message.
-    pub(super) fn trailers(&mut self) -> HeaderMap {
+    pub(crate) fn trailers(&mut self) -> HeaderMap {
         std::mem::take(&mut self.trailers)
     }
 }
 
 /// `message` in its frame.
-pub(super) fn framed(message: &[u8]) -> Bytes {
+pub(crate) fn framed(message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len().saturating_add(PREFIX));
     frame.put_u8(0);
     // No message here is anywhere near 4 GiB: `Frames` bounds those that come in.
@@ -100,12 +100,12 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
 }
 
 /// A body of one message.
-pub(super) fn single(message: &[u8]) -> Body {
+pub(crate) fn single(message: &[u8]) -> Body {
     Body::new(http_body_util::Full::new(framed(message)))
 }
 
 /// A body of one message with `trailers`.
-pub(super) fn answered(message: &[u8], trailers: HeaderMap) -> Body {
+pub(crate) fn answered(message: &[u8], trailers: HeaderMap) -> Body {
     let frames = [Ok::<_, Status>(Frame::data(framed(message))), Ok(Frame::trailers(trailers))];
     Body::new(http_body_util::StreamBody::new(futures::stream::iter(frames)))
 }

@@ -8,10 +8,16 @@ mod scope;
 mod service;
 mod status;
 mod streams;
+#[cfg(feature = "proxy")]
+mod touched;
 mod txn;
 mod wire;
 
+#[cfg(feature = "proxy")]
+pub(crate) use frames::{Frames, answered, framed, single};
 pub(super) use rewrite::is_lock;
 pub use scope::Scope;
 pub(super) use scope::{Reserved, prefix_end};
 pub use service::Shim;
+#[cfg(feature = "proxy")]
+pub(crate) use touched::{Touched, revision_of, text_of, touched};

@@ -15,9 +15,14 @@ const TXN: u64 = 4;
 /// One operation: what is sent, which may be two requests on the two sides of the reserved prefix, and how the
 /// answers become one.
 pub(super) enum Op {
-    Range { parts: Vec<Vec<u8>>, shape: Shape },
+    Range {
+        parts: Vec<Vec<u8>>,
+        shape: Shape,
+    },
     Put(Vec<u8>),
-    Delete { parts: Vec<Vec<u8>> },
+    Delete {
+        parts: Vec<Vec<u8>>,
+    },
     Txn(Box<Txn>),
     /// One of a later etcd: a whole `RequestOp`.
     Other(Vec<u8>),
@@ -103,7 +108,11 @@ impl Op {
     }
 
     /// The response message the client gets for those that etcd gave.
-    pub(super) fn response(&self, given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn response(
+        &self,
+        given: &[&[u8]],
+        rewriter: &Rewriter<'_>,
+    ) -> Result<Vec<u8>, Failure> {
         match (self, given) {
             (Self::Range { shape, .. }, _) => shape.answer(given, rewriter),
             (Self::Put(_), [response]) => rewriter.with_key_values(response, 2),
@@ -177,9 +186,10 @@ impl Rewriter<'_> {
             Outside::Two(before, after) => Ok(vec![with(&before)?, with(&after)?]),
             // No key is the prefix itself: etcd answers what it answers when there is nothing.
             Outside::Nothing => match inside {
-                Inside::ReadsNothing => {
-                    Ok(vec![with(&Span { key: self.reserved.prefix().into(), end: (&[][..]).into() })?])
-                }
+                Inside::ReadsNothing => Ok(vec![with(&Span {
+                    key: self.reserved.prefix().into(),
+                    end: (&[][..]).into(),
+                })?]),
                 Inside::IsRefused => Err(Failure::reserved()),
             },
         }

@@ -207,7 +207,11 @@ impl Shape {
             && self.is_etcds()
         {
             // A value that is not asked for is not there to be opened.
-            return if self.keys_only { Ok(only.to_vec()) } else { rewriter.with_key_values(only, 2) };
+            return if self.keys_only {
+                Ok(only.to_vec())
+            } else {
+                rewriter.with_key_values(only, 2)
+            };
         }
         let (mut found, mut more, mut count) = (Vec::new(), false, 0_i64);
         let mut out = Vec::new();
@@ -239,7 +243,8 @@ impl Shape {
 
     fn entry(self, message: &[u8], rewriter: &Rewriter<'_>) -> Result<Entry, Failure> {
         let kv = KeyValue::read(message)?;
-        let value = if self.keys_only && self.is_etcds() { Vec::new() } else { rewriter.open(&kv)? };
+        let value =
+            if self.keys_only && self.is_etcds() { Vec::new() } else { rewriter.open(&kv)? };
         let number = match self.target {
             1 => kv.version,
             2 => kv.create_revision,

@@ -97,13 +97,10 @@ impl Reserved {
         if !endless && **end <= *self.start || *self.end != *NO_END && **key >= *self.end {
             return Outside::All;
         }
-        let before = (**key < *self.start).then(|| Span {
-            key: key.clone(),
-            end: Cow::Borrowed(&*self.start),
-        });
+        let before = (**key < *self.start)
+            .then(|| Span { key: key.clone(), end: Cow::Borrowed(&*self.start) });
         let goes_beyond = *self.end != *NO_END && (endless || **end > *self.end);
-        let after = goes_beyond
-            .then(|| Span { key: Cow::Borrowed(&*self.end), end: end.clone() });
+        let after = goes_beyond.then(|| Span { key: Cow::Borrowed(&*self.end), end: end.clone() });
         match (before, after) {
             (Some(before), Some(after)) => Outside::Two(before, after),
             (Some(part), None) | (None, Some(part)) => Outside::One(part),

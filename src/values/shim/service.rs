@@ -8,8 +8,8 @@ use bytes::Bytes;
 use etcd_client::{Channel, Client, ConnectOptions};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
-use tonic::body::Body;
 use tonic::Status;
+use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
 
@@ -59,9 +59,7 @@ impl Shared {
     ) -> Result<T, Failure> {
         let done = work(&self.rewriter(&self.namespace.cipher()));
         match done {
-            Err(Failure::UnknownKey(_)) => {
-                work(&self.rewriter(&*self.namespace.refresh().await?))
-            }
+            Err(Failure::UnknownKey(_)) => work(&self.rewriter(&*self.namespace.refresh().await?)),
             done => done,
         }
     }
@@ -146,7 +144,8 @@ impl Shim {
                 Ok(super::streams::key_values(response, Arc::clone(&self.shared), MAX_ANSWER))
             }
             "/etcdserverpb.Watch/Watch" => {
-                let (sender, requests) = super::streams::with_cancels(request, self.shared.max_request);
+                let (sender, requests) =
+                    super::streams::with_cancels(request, self.shared.max_request);
                 let response = self.send(requests).await?;
                 Ok(super::streams::watch(response, Arc::clone(&self.shared), MAX_ANSWER, sender))
             }
@@ -194,11 +193,7 @@ impl Shim {
     }
 
     /// An operation on both sides of the reserved prefix, at one moment.
-    async fn split(
-        &mut self,
-        head: &request::Parts,
-        op: &Op,
-    ) -> Result<Response<Body>, Failure> {
+    async fn split(&mut self, head: &request::Parts, op: &Op) -> Result<Response<Body>, Failure> {
         let mut request = Vec::new();
         op.put(&mut request, 2, &[]);
         let answer = self.ask("/etcdserverpb.KV/Txn", head, &request).await?;
@@ -249,11 +244,7 @@ impl Shim {
     }
 
     /// All that a transaction compares, at one revision.
-    async fn compared(
-        &mut self,
-        head: &request::Parts,
-        txn: &Txn,
-    ) -> Result<Vec<Read>, Failure> {
+    async fn compared(&mut self, head: &request::Parts, txn: &Txn) -> Result<Vec<Read>, Failure> {
         let mut compares = Vec::new();
         txn.compares(&mut compares);
         let cipher = self.shared.namespace.cipher();
@@ -294,7 +285,10 @@ impl Shim {
         let op = self.shared.opened(|with| Op::range(with, &message)).await?;
         let Op::Range { parts, .. } = &op else { return Err(Failure::malformed()) };
         let [only] = &parts[..] else {
-            return Err(Status::unimplemented("strongroom: stream the two sides of its reserved prefix one by one").into());
+            return Err(Status::unimplemented(
+                "strongroom: stream the two sides of its reserved prefix one by one",
+            )
+            .into());
         };
         head.headers.remove(http::header::CONTENT_LENGTH);
         let response = self.send(Request::from_parts(head, single(only))).await?;
@@ -341,7 +335,9 @@ impl Shim {
 
     async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let lost = |error: BoxError| Failure::Status(Status::from_error(error));
-        futures::future::poll_fn(|context| self.upstream.poll_ready(context)).await.map_err(lost)?;
+        futures::future::poll_fn(|context| self.upstream.poll_ready(context))
+            .await
+            .map_err(lost)?;
         self.upstream.call(request).await.map_err(lost)
     }
 }
@@ -362,9 +358,7 @@ impl Service<Request<Body>> for Shim {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shim = self.clone();
-        Box::pin(async move {
-            Ok(shim.answer(request).await.unwrap_or_else(Failure::response))
-        })
+        Box::pin(async move { Ok(shim.answer(request).await.unwrap_or_else(Failure::response)) })
     }
 }
 

@@ -20,7 +20,9 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn reserved() -> Self {
-        Self::Status(Status::permission_denied("strongroom: keys under its reserved prefix are not for clients"))
+        Self::Status(Status::permission_denied(
+            "strongroom: keys under its reserved prefix are not for clients",
+        ))
     }
 
     pub(super) fn malformed() -> Self {
@@ -28,7 +30,9 @@ impl Failure {
     }
 
     pub(super) fn nested_too_deep() -> Self {
-        Self::Status(Status::invalid_argument("strongroom: transactions nested more than a hundred deep"))
+        Self::Status(Status::invalid_argument(
+            "strongroom: transactions nested more than a hundred deep",
+        ))
     }
 
     /// The answer to the client.
@@ -51,7 +55,9 @@ impl Failure {
 
 impl From<Malformed> for Failure {
     fn from(_: Malformed) -> Self {
-        Self::Status(Status::internal("strongroom: a message that is none of etcd's API, or repeats a field"))
+        Self::Status(Status::internal(
+            "strongroom: a message that is none of etcd's API, or repeats a field",
+        ))
     }
 }
 

@@ -21,7 +21,11 @@ use super::wire::{Singles, put_bytes, put_message, put_number};
 const CANCELS: usize = 64;
 
 /// A `LeaderResponse` after another.
-pub(super) fn key_values(response: Response<Body>, shared: Arc<Shared>, limit: usize) -> Response<Body> {
+pub(super) fn key_values(
+    response: Response<Body>,
+    shared: Arc<Shared>,
+    limit: usize,
+) -> Response<Body> {
     rewritten(response, limit, move |message| {
         let shared = Arc::clone(&shared);
         async move { shared.opened(|with| with.with_key_values(&message, 2)).await.map(Some) }

@@ -15,7 +15,7 @@ use super::status::Failure;
 use super::wire::{Raw, Singles, put_message, put_number};
 
 /// Transactions within transactions, at most. etcd has no limit but that of a request's size.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// A `TxnRequest`.
 pub(super) struct Txn {
@@ -215,7 +215,11 @@ impl Txn {
     }
 
     /// The client's `TxnResponse` for etcd's.
-    pub(super) fn answer(&self, response: &[u8], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn answer(
+        &self,
+        response: &[u8],
+        rewriter: &Rewriter<'_>,
+    ) -> Result<Vec<u8>, Failure> {
         let mut out = Vec::with_capacity(response.len());
         let mut fields = Raw::new(response);
         while let Some((number, _, raw)) = fields.next()? {

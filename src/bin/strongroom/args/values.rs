@@ -13,7 +13,13 @@ use crate::help;
 #[derive(Args)]
 pub(crate) struct NamespaceArgs {
     /// Prefix of the keys in etcd that strongroom keeps for itself; ends with a slash
-    #[arg(long, value_name = "PREFIX", default_value = "/strongroom/", env = "STRONGROOM_RESERVED_PREFIX", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        default_value = "/strongroom/",
+        env = "STRONGROOM_RESERVED_PREFIX",
+        hide_env_values = true
+    )]
     pub(crate) reserved_prefix: String,
 }
 
@@ -116,7 +122,13 @@ pub(crate) struct MigrateArgs {
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
     /// Address to serve at
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:2479", env = "STRONGROOM_LISTEN", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:2479",
+        env = "STRONGROOM_LISTEN",
+        hide_env_values = true
+    )]
     pub(crate) listen: String,
     /// PEM file of the proxy's certificate; without it clients talk in clear
     #[arg(long, value_name = "FILE", requires = "listen_key")]
@@ -133,9 +145,74 @@ pub(crate) struct ProxyArgs {
     /// Leave values of keys that begin so in clear; repeated for several
     #[arg(long, value_name = "PREFIX")]
     pub(crate) exclude: Vec<String>,
+    /// Note every request down in this file: who, what keys, when; never a value
+    #[arg(long, value_name = "FILE", env = "STRONGROOM_AUDIT_LOG", hide_env_values = true)]
+    pub(crate) audit_log: Option<PathBuf>,
+    /// MiB at which the audit log begins a new file
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576), requires = "audit_log")]
+    pub(crate) audit_log_max_size: u64,
+    /// Go on answering when the audit log cannot be written
+    #[arg(long, requires = "audit_log")]
+    pub(crate) audit_fail_open: bool,
+    /// Let the client certificate with this common name touch keys that begin so, and no others; repeated for several
+    #[arg(long, value_name = "NAME=PREFIX", requires = "listen_trusted_ca")]
+    pub(crate) allow: Vec<String>,
+    /// Address of /metrics, /healthz and /readyz
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "STRONGROOM_METRICS_LISTEN",
+        hide_env_values = true
+    )]
+    pub(crate) metrics_listen: Option<String>,
     /// etcd's own --max-request-bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
     pub(crate) max_request_bytes: u32,
     #[command(flatten)]
     pub(crate) namespace: NamespaceArgs,
+}
+
+/// `audit-log …`
+#[derive(Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Prove that a proxy's audit log was not changed
+    #[command(long_about = help::AUDIT_VERIFY, after_help = help::AUDIT_VERIFY_MORE)]
+    Verify {
+        /// The log; the files it was rotated to are found beside it
+        file: PathBuf,
+    },
+    /// Tell who touched which key, and when
+    #[command(long_about = help::AUDIT_QUERY, after_help = help::AUDIT_QUERY_MORE)]
+    Query(Box<QueryArgs>),
+}
+
+/// `audit-log query`
+#[derive(Args)]
+pub(crate) struct QueryArgs {
+    /// The log; the files it was rotated to are found beside it
+    pub(crate) file: PathBuf,
+    /// Requests that may have touched this key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) touched: Option<String>,
+    /// Requests that may have touched a key that begins so
+    #[arg(long, conflicts_with = "touched")]
+    pub(crate) prefix: Option<String>,
+    /// Requests of this client certificate's common name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Option<String>,
+    /// Requests of this etcd user
+    #[arg(long, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// Requests to this method, such as Put
+    #[arg(long, value_name = "NAME")]
+    pub(crate) method: Option<String>,
+    /// Requests from this time on, such as 2026-11-23T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Requests before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<jiff::Timestamp>,
+    /// Requests with this outcome, such as PERMISSION_DENIED
+    #[arg(long, value_name = "CODE")]
+    pub(crate) outcome: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! One short function for each command.
 
+mod audit;
 mod backup;
 mod drill;
 mod init;
@@ -76,6 +77,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         },
         Command::Value(command) => values::run(command, context).await,
         Command::Proxy(args) => values::proxy(*args, context).await,
+        Command::AuditLog(command) => audit::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use strongroom::audit::{AuditLog, Options};
 use strongroom::envelope::keyfile;
 use strongroom::format::ValueKeyId;
 use strongroom::keys::MasterKeys;
-use strongroom::proxy::{Proxy, ProxyOptions, ServerTls, listen};
+use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
 use strongroom::values::{Namespace, Scope, check_prefix, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -62,7 +63,9 @@ async fn init(namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> 
     let opened = Namespace::open_or_create(client, prefix, masters(context)?, &now()).await?;
     let primary = opened.cipher().primary().to_string();
     let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
-    context.output.result(json, || format!("value keyring under {}: primary key {primary}", namespace.reserved_prefix))?;
+    context.output.result(json, || {
+        format!("value keyring under {}: primary key {primary}", namespace.reserved_prefix)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,19 +77,23 @@ async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace>
 }
 
 /// The master keys, without a repository: a passphrase's key lies in one.
-fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
+pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
     let mut keys = MasterKeys::new();
     for uri in &context.settings.master_keys {
         match uri {
             MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
             MasterKeyUri::Passphrase => {
-                return Err(Error::usage("value keys are sealed by keyring files, not by a passphrase")
-                    .hint("give --master-key file:PATH; `strongroom key generate` makes one"));
+                return Err(Error::usage(
+                    "value keys are sealed by keyring files, not by a passphrase",
+                )
+                .hint("give --master-key file:PATH; `strongroom key generate` makes one"));
             }
         }
     }
     if context.settings.master_keys.is_empty() {
-        return Err(Error::usage("no master key given").hint("give one with --master-key file:PATH"));
+        return Err(
+            Error::usage("no master key given").hint("give one with --master-key file:PATH")
+        );
     }
     Ok(Arc::new(keys))
 }
@@ -166,9 +173,9 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
         }
     }
     let id = opened.rotate(&now(), args.settle.0).await?.to_string();
-    context.output.result(json!({"id": id, "rotated": true}), || {
-        format!("value key {id} is primary")
-    })?;
+    context
+        .output
+        .result(json!({"id": id, "rotated": true}), || format!("value key {id} is primary"))?;
     context.output.note("next: `strongroom value migrate --prefix …` encrypts older values by it");
     Ok(ExitCode::SUCCESS)
 }
@@ -210,7 +217,9 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     })?;
     done.failed.iter().for_each(|(_, why)| context.output.warn(why));
     if !closed && !args.dry_run {
-        context.output.warn("somebody still writes clear values there: they pass until this is run again");
+        context
+            .output
+            .warn("somebody still writes clear values there: they pass until this is run again");
     }
     Ok(if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
@@ -224,7 +233,9 @@ async fn change(
     let opened = open(&args.namespace, context).await?;
     opened.change(|keyring| step(keyring, args.id)).await?;
     let id = args.id.to_string();
-    context.output.result(json!({"id": id, "state": done}), || format!("value key {id} is {done}"))?;
+    context
+        .output
+        .result(json!({"id": id, "state": done}), || format!("value key {id} is {done}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -238,20 +249,35 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         trusted_ca: args.listen_trusted_ca,
     });
     let clear = tls.is_none();
+    let masters = masters(context)?;
+    let audit = match args.audit_log {
+        None => None,
+        Some(path) => {
+            let max_bytes = args.audit_log_max_size << 20;
+            Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?)
+        }
+    };
     let options = ProxyOptions {
         etcd: context.settings.etcd()?,
         prefix,
         scope: Scope::new(bytes(args.include), bytes(args.exclude)),
         tls,
+        access: Access::parse(args.allow.iter().map(String::as_str))?,
+        audit,
+        audit_fail_open: args.audit_fail_open,
         max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
     };
     let listener = listen(&args.listen).await?;
+    let metrics = match &args.metrics_listen {
+        None => None,
+        Some(address) => Some(listen(address).await?),
+    };
     let address = listener.local_addr().map_err(|error| Error::io("the listener", error))?;
-    let proxy = Proxy::prepare(options, masters(context)?, &now()).await?;
+    let proxy = Proxy::prepare(options, masters, &now()).await?;
     if clear && !address.ip().is_loopback() {
         context.output.warn("clients talk in clear to an address that others reach: give --listen-cert and --listen-key");
     }
     context.output.note(&format!("serving at {address}"));
-    proxy.serve(listener, context.stop.clone()).await?;
+    proxy.serve(listener, metrics, context.stop.clone()).await?;
     Ok(ExitCode::SUCCESS)
 }

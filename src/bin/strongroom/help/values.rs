@@ -103,9 +103,43 @@ Examples:
   strongroom proxy -k file:/etc/strongroom/keyring --endpoints http://127.0.0.1:2379
   strongroom proxy --listen 0.0.0.0:2479 --listen-cert proxy.crt --listen-key proxy.key \\
       --listen-trusted-ca ca.crt --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
+  strongroom proxy --audit-log /var/log/strongroom/audit.log --metrics-listen 127.0.0.1:9480
   strongroom proxy --include /app/ --exclude /app/public/
 
 etcd that holds clear values already: `strongroom value migrate --prefix … --open` first, or they are refused.
 Differences from etcd: transactions may not touch the reserved prefix; a value's greatest size is 57 bytes less; \
 /v3 (JSON) is not served. Certificates are read again when their files change. SIGTERM ends it once the calls under \
 way are done, after five seconds at most.";
+
+pub(crate) const AUDIT: &str = "\
+Verify and search a proxy's audit log.
+
+`proxy --audit-log` writes a line of JSON for each request: time, client, user, peer, method, keys, revision, outcome and \
+duration, never a value. Each line is chained to the one before; checkpoints carry a MAC whose key the master keys seal.";
+pub(crate) const AUDIT_MORE: &str = "\
+Examples:
+  strongroom audit-log verify /var/log/strongroom/audit.log -k file:/etc/strongroom/keyring
+  strongroom audit-log query /var/log/strongroom/audit.log --touched /app/password";
+
+pub(crate) const AUDIT_VERIFY: &str = "\
+Prove that a proxy's audit log was not changed.
+
+Reads all files of the log and checks every line against the one before it, and every checkpoint's MAC. Keep the number \
+and the chain value that it prints elsewhere: a later log that does not continue them was cut.";
+pub(crate) const AUDIT_VERIFY_MORE: &str = "\
+Examples:
+  strongroom audit-log verify audit.log -k file:/etc/strongroom/keyring
+  strongroom audit-log verify audit.log -w json
+
+Exit status: 0 whole; 3 something to look at, such as a crash or a log in use; 12 no key opens it; 13 it was changed.";
+
+pub(crate) const AUDIT_QUERY: &str = "\
+Tell who touched which key, and when.
+
+Needs no key. Prints the requests that match all that is asked for, oldest first. A request for a range counts for each \
+key in it.";
+pub(crate) const AUDIT_QUERY_MORE: &str = "\
+Examples:
+  strongroom audit-log query audit.log --touched /app/password --since 2026-11-23T09:00:00Z
+  strongroom audit-log query audit.log --prefix /app/ --method Put -w json
+  strongroom audit-log query audit.log --outcome PERMISSION_DENIED";
