@@ -132,8 +132,6 @@ async fn keys_are_rotated_under_load() {
             proxy.namespace.rotate(NOW, Duration::from_millis(200)).await.unwrap();
         }
         assert_ne!(proxy.namespace.cipher().primary(), before);
-        let done = proxy.namespace.migrate(b"", false, None).await.unwrap();
-        assert!(done.failed.is_empty(), "{:?}", done.failed);
         std::mem::forget(proxy);
         etcd
     })

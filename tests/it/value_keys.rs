@@ -1,0 +1,155 @@
+//! Value keys in etcd: made once, followed, rotated; values migrated where they stand.
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use etcd_client::{GetOptions, PutOptions};
+use strongroom::ErrorKind;
+use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, keyring};
+
+use crate::etcd_server::{Etcd, Version};
+use crate::proxied::{NOW, masters};
+
+const PREFIX: &[u8] = DEFAULT_PREFIX.as_bytes();
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_create_it_all_use_the_same() {
+    let etcd = Etcd::start(Version::V3_4).await;
+    let masters = masters();
+    let mut made = Vec::new();
+    for _ in 0..20 {
+        let (client, masters) = (etcd.client().await, masters.clone());
+        made.push(tokio::spawn(async move {
+            Namespace::open_or_create(client, PREFIX, masters, NOW).await.unwrap()
+        }));
+    }
+    let mut first = None;
+    for made in made {
+        let made = made.await.unwrap();
+        let is = (made.cipher().namespace(), made.cipher().primary());
+        assert_eq!(*first.get_or_insert(is), is);
+    }
+    let record = etcd.client().await.get([PREFIX, b"keyring"].concat(), None).await.unwrap();
+    assert_eq!(record.kvs()[0].version(), 1);
+    let stranger = Namespace::open(etcd.client().await, PREFIX, crate::proxied::masters()).await;
+    assert_eq!(stranger.err().unwrap().kind(), ErrorKind::WrongKey);
+    let none = Namespace::open(etcd.client().await, b"/other/", masters).await;
+    assert_eq!(none.err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_reaches_all_within_a_second() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let masters = masters();
+    let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
+    let one = open(etcd.client().await).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(open(etcd.client().await).await.unwrap());
+    }
+    let before = one.cipher();
+    let old = before.seal(b"k", b"old").unwrap();
+    let id = one.rotate(NOW, Duration::from_millis(500)).await.unwrap();
+    let begun = Instant::now();
+    while others.iter().any(|other| other.cipher().primary() != id) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "they never learn of it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let new = others[0].cipher().seal(b"k", b"new").unwrap();
+    assert_eq!(one.cipher().open(b"k", &new).unwrap(), b"new");
+    assert_eq!(one.cipher().open(b"k", &old).unwrap(), b"old");
+    one.change(|ring| keyring::disable(ring, before.primary())).await.unwrap();
+    assert_eq!(one.cipher().open(b"k", &old).unwrap_err().kind(), ErrorKind::WrongKey);
+    assert!(one.change(|ring| keyring::disable(ring, id)).await.is_err());
+}
+
+/// An old record that somebody puts back is not taken into use.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_keyring_is_refused() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let namespace =
+        Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
+    let mut client = etcd.client().await;
+    let key = [PREFIX, b"keyring"].concat();
+    let old = client.get(&*key, None).await.unwrap().kvs()[0].value().to_vec();
+    let id = namespace.rotate(NOW, Duration::ZERO).await.unwrap();
+    client.put(&*key, old, None).await.unwrap();
+    let begun = Instant::now();
+    while namespace.refused().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it was taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(namespace.cipher().primary(), id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migration() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let namespace =
+        Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
+    let shim = Shim::new(
+        etcd_client::Channel::Tonic(
+            tonic::transport::Channel::from_shared(etcd.endpoint().to_owned()).unwrap().connect_lazy(),
+        ),
+        namespace.clone(),
+        Scope::default(),
+    );
+    let (mut raw, mut client) = (etcd.client().await, shim.client(None).await.unwrap());
+    let lease = raw.lease_grant(600, None).await.unwrap().id();
+    for at in 0..600 {
+        let options = (at == 5).then(|| PutOptions::new().with_lease(lease));
+        raw.put(format!("app/{at:04}"), format!("clear {at}"), options).await.unwrap();
+    }
+    client.put("app/sealed", "as it should be", None).await.unwrap();
+    raw.put("other/x", "clear", None).await.unwrap();
+    assert!(client.get("app/0001", None).await.is_err());
+    namespace.admit_clear(b"app/", true).await.unwrap();
+    assert_eq!(client.get("app/0001", None).await.unwrap().kvs()[0].value(), b"clear 1");
+    assert!(client.get("other/x", None).await.is_err());
+
+    let survey = namespace.survey(b"").await.unwrap();
+    assert_eq!((survey.clear, survey.keys[&namespace.cipher().primary()]), (601, 1));
+    let dry = namespace.migrate(b"app/", true, None).await.unwrap();
+    assert_eq!((dry.sealed, dry.unchanged), (600, 1));
+    assert_eq!(namespace.survey(b"").await.unwrap(), survey);
+
+    // While it runs somebody changes a value through the shim and another in clear.
+    let rate = NonZeroU32::new(2000);
+    let (done, ()) = tokio::join!(namespace.migrate(b"app/", false, rate), async {
+        client.put("app/0599", "changed", None).await.unwrap();
+        raw.put("app/0598", "changed in clear", None).await.unwrap();
+    });
+    let done = done.unwrap();
+    assert!(done.failed.is_empty() && done.sealed >= 598, "{done:?}");
+    let again = namespace.migrate(b"app/", false, None).await.unwrap();
+    assert_eq!(again.sealed + again.unchanged, 601);
+    namespace.admit_clear(b"app/", false).await.unwrap();
+    assert_eq!(namespace.survey(b"app/").await.unwrap().clear, 0);
+    let all = client.get("app/", Some(GetOptions::new().with_prefix())).await.unwrap();
+    assert_eq!(all.kvs().len(), 601);
+    assert_eq!(all.kvs()[5].lease(), lease);
+    assert_eq!(all.kvs()[598].value(), b"changed in clear");
+    assert_eq!(all.kvs()[599].value(), b"changed");
+
+    let old = namespace.cipher().primary();
+    namespace.rotate(NOW, Duration::ZERO).await.unwrap();
+    raw.put("app/odd", b"a\0S".to_vec(), None).await.unwrap();
+    let done = namespace.migrate(b"app/", false, None).await.unwrap();
+    assert_eq!(done.resealed, 601, "{done:?}");
+    assert!(!namespace.survey(b"app/").await.unwrap().keys.contains_key(&old));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_counted() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let masters = masters();
+    let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
+    let (one, two) =
+        (open(etcd.client().await).await.unwrap(), open(etcd.client().await).await.unwrap());
+    for _ in 0..30 {
+        one.cipher().seal(b"k", b"").unwrap();
+        two.cipher().seal(b"k", b"").unwrap();
+    }
+    two.flush_usage().await.unwrap();
+    assert_eq!(one.describe().await.unwrap().0[0].used, 60);
+}
