@@ -38,6 +38,7 @@ mod program_on_stores;
 mod program_to_cluster;
 mod proxied;
 mod proxy_chaos;
+mod proxy_clients;
 mod proxy_conformance;
 mod proxy_gate;
 mod proxy_hostile;

@@ -17,7 +17,7 @@ fn strongroom(args: &[&str]) -> Command {
     command
 }
 
-fn output(args: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn output(args: &[&str]) -> (Option<i32>, String) {
     let output = strongroom(args).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -67,16 +67,19 @@ impl Authority {
 }
 
 /// The program as a proxy.
-struct Program {
-    child: Child,
-    address: String,
+pub(crate) struct Program {
+    pub(crate) child: Child,
+    pub(crate) address: String,
 }
 
 impl Program {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
-        let mut command = strongroom(&["proxy", "--listen", &address]);
+        // As `full_disk` does it: a file that may not grow is an error then, and not the end.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_strongroom")]);
+        command.args(["proxy", "--listen", &address]).stdin(Stdio::null());
         let child = command.args(args).spawn().unwrap();
         let begun = Instant::now();
         while std::net::TcpStream::connect(&address).is_err() {
@@ -87,7 +90,7 @@ impl Program {
     }
 
     /// Ends it by SIGTERM.
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         assert!(self.child.wait().unwrap().success());
@@ -110,7 +113,7 @@ fn get(address: &str, path: &str) -> String {
     text
 }
 
-fn keyring(dir: &Path) -> String {
+pub(crate) fn keyring(dir: &Path) -> String {
     let path = dir.join("keyring").display().to_string();
     assert_eq!(output(&["key", "generate", "-o", &path]).0, Some(0));
     format!("file:{path}")
