@@ -40,8 +40,8 @@ const COMMANDS: &[&str] = &[
     "defrag",
     "alarm list",
     "alarm disarm",
-    "lease grant 0",
     "lease list",
+    "lease grant 0",
     "lease revoke 123",
     "lease timetolive 123",
     "lease keep-alive --once 123",
@@ -81,8 +81,11 @@ const COMMANDS: &[&str] = &[
 
 fn etcdctl(version: Version, endpoint: &str, line: &str, dir: &TempDir) -> (Option<i32>, String) {
     let (args, input) = line.split_once('|').unwrap_or((line, ""));
-    let mut child = version
-        .program("etcdctl")
+    // One that waits for ever is to be named, not waited for.
+    let mut child = Command::new("timeout")
+        .arg("20")
+        .arg(version.programs().join("etcdctl"))
+        .env("ETCDCTL_API", "3")
         .arg(format!("--endpoints={endpoint}"))
         .args(args.split(' '))
         .current_dir(dir.path())
@@ -99,7 +102,7 @@ fn etcdctl(version: Version, endpoint: &str, line: &str, dir: &TempDir) -> (Opti
 /// Without what names a server or a moment.
 fn plain(text: &str, endpoint: &str) -> String {
     let mut text = text.replace(endpoint, "ENDPOINT");
-    for name in ["\"cluster_id\":", "\"member_id\":", "\"raft_term\":", "\"ClusterID\" : ", "\"MemberID\" : ", "\"RaftTerm\" : ", "took = ", "cluster "] {
+    for name in ["\"cluster_id\":", "\"member_id\":", "\"raft_term\":", "\"ClusterID\" : ", "\"MemberID\" : ", "\"RaftTerm\" : ", "took = ", "cluster ", "lease "] {
         let parts: Vec<_> = text.split(name).collect();
         let rest = parts[1..].iter().map(|part| {
             part.trim_start_matches(|c: char| c.is_ascii_hexdigit() || matches!(c, '.' | 'm' | 'µ' | 's'))
@@ -161,8 +164,7 @@ fn every_command(version: Version) {
 /// Commands that go on until they are stopped.
 fn streams(version: Version, program: &Program, dir: &TempDir) {
     let start = |args: &[&str]| {
-        let mut command = Command::new("timeout");
-        command.arg("20").arg(version.programs().join("etcdctl")).env("ETCDCTL_API", "3");
+        let mut command = version.program("etcdctl");
         command.arg(format!("--endpoints={}", program.address)).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
