@@ -8,7 +8,9 @@ use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use strongroom::crypto::{CHUNK_LEN, Opener, PREFIX_LEN, Sealer, Suite, seal, system_rng};
+use strongroom::format::VALUE_OVERHEAD;
 use strongroom::secret::SecretKey;
+use strongroom::values::{ValueCipher, keyring};
 
 const MESSAGE: usize = 64 * CHUNK_LEN;
 const FRAME: usize = 1 << 20;
@@ -60,6 +62,48 @@ fn sealing(c: &mut Criterion) {
     group.finish();
 }
 
+/// One value of 1 KiB, as an application seals and opens it.
+fn values(c: &mut Criterion) {
+    const VALUE: usize = 1024;
+    let mut group = c.benchmark_group("one value of 1 KiB");
+    group.throughput(Throughput::Bytes(VALUE as u64));
+    let raw = Aes256Gcm::new(&[1; 32].into());
+    let mut buffer = vec![7; VALUE];
+    group.bench_function("raw aes-gcm seal", |b| {
+        b.iter(|| {
+            let out = buffer.as_mut_slice().into();
+            black_box(raw.encrypt_inout_detached(&[0; 12].into(), b"/app/key", out).unwrap());
+        });
+    });
+    let mut sealed = vec![7; VALUE];
+    let tag = raw.encrypt_inout_detached(&[0; 12].into(), b"/app/key", sealed.as_mut_slice().into()).unwrap();
+    group.bench_function("raw aes-gcm open", |b| {
+        b.iter_batched_ref(
+            || sealed.clone(),
+            |sealed| {
+                let out = sealed.as_mut_slice().into();
+                raw.decrypt_inout_detached(&[0; 12].into(), b"/app/key", out, &tag).unwrap();
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    let keyring = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+    let cipher = ValueCipher::new(&keyring).unwrap();
+    let mut buffer = vec![7; VALUE + VALUE_OVERHEAD];
+    group.bench_function("seal", |b| {
+        b.iter(|| cipher.seal_in_place(b"/app/key", black_box(&mut buffer)).unwrap());
+    });
+    let sealed = cipher.seal(b"/app/key", &[7; VALUE]).unwrap();
+    group.bench_function("open", |b| {
+        b.iter_batched_ref(
+            || sealed.clone(),
+            |sealed| cipher.open_in_place(b"/app/key", sealed).unwrap().len(),
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
 /// Text that compresses about as pods do.
 fn frame() -> Vec<u8> {
     let mut state = 1u64;
@@ -96,5 +140,5 @@ fn framing(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sealing, framing);
+criterion_group!(benches, sealing, values, framing);
 criterion_main!(benches);

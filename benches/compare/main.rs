@@ -1,6 +1,6 @@
 //! Side by side with what people use today, on the same machine, in the same run.
 //!
-//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…]`
+//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, clippy::indexing_slicing)]
@@ -8,6 +8,7 @@
 mod etcd;
 mod generator;
 mod measure;
+mod proxy;
 mod report;
 mod suite;
 
@@ -39,6 +40,9 @@ struct Args {
     /// Instead: peak memory of backup and restore at these sizes in MiB
     #[arg(long, value_delimiter = ',')]
     memory: Vec<u64>,
+    /// Instead: the proxy beside etcd itself and etcd's own proxy
+    #[arg(long)]
+    proxy: bool,
     /// Instead: only start the filled etcd, say where, and wait
     #[arg(long)]
     hold: bool,
@@ -53,6 +57,9 @@ fn main() {
     runtime.block_on(async {
         let dir =
             tempfile::Builder::new().prefix("strongroom-bench-").tempdir_in(&args.dir).unwrap();
+        if args.proxy {
+            return proxy::run(args.runs, dir.path()).await;
+        }
         if !args.memory.is_empty() {
             return report::memory(&suite::memory(&args, dir.path()).await);
         }
