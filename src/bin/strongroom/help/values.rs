@@ -107,7 +107,7 @@ Examples:
   strongroom proxy --include /app/ --exclude /app/public/
 
 etcd that holds clear values already: `strongroom value migrate --prefix … --open` first, or they are refused.
-Differences from etcd: transactions may not touch the reserved prefix; a value's greatest size is 57 bytes less; \
+Differences from etcd: keys under the reserved prefix do not exist for clients; the largest value is 48 bytes shorter; \
 /v3 (JSON) is not served. Certificates are read again when their files change. SIGTERM ends it once the calls under \
 way are done, after five seconds at most.";
 
