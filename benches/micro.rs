@@ -76,7 +76,9 @@ fn values(c: &mut Criterion) {
         });
     });
     let mut sealed = vec![7; VALUE];
-    let tag = raw.encrypt_inout_detached(&[0; 12].into(), b"/app/key", sealed.as_mut_slice().into()).unwrap();
+    let tag = raw
+        .encrypt_inout_detached(&[0; 12].into(), b"/app/key", sealed.as_mut_slice().into())
+        .unwrap();
     group.bench_function("raw aes-gcm open", |b| {
         b.iter_batched_ref(
             || sealed.clone(),

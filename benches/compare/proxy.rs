@@ -90,14 +90,31 @@ pub async fn run(runs: usize, dir: &Path) {
     let _etcd = start(
         &etcd,
         &[
-            "--data-dir", &data, "--listen-client-urls", &client_url, "--advertise-client-urls", &client_url,
-            "--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url,
-            "--initial-cluster", &format!("default={peer_url}"), "--quota-backend-bytes", "8000000000",
+            "--data-dir",
+            &data,
+            "--listen-client-urls",
+            &client_url,
+            "--advertise-client-urls",
+            &client_url,
+            "--listen-peer-urls",
+            &peer_url,
+            "--initial-advertise-peer-urls",
+            &peer_url,
+            "--initial-cluster",
+            &format!("default={peer_url}"),
+            "--quota-backend-bytes",
+            "8000000000",
         ],
         &direct,
     );
     let keyring = dir.join("keyring").display().to_string();
-    assert!(Command::new(strongroom).args(["key", "generate", "-q", "-o", &keyring]).status().unwrap().success());
+    assert!(
+        Command::new(strongroom)
+            .args(["key", "generate", "-q", "-o", &keyring])
+            .status()
+            .unwrap()
+            .success()
+    );
     let key = format!("file:{keyring}");
     let proxy = start(
         strongroom,
@@ -109,7 +126,11 @@ pub async fn run(runs: usize, dir: &Path) {
         &["grpc-proxy", "start", "--endpoints", &direct, "--listen-addr", &grpc],
         &grpc,
     );
-    let ways = [("etcd itself", url(&direct)), ("strongroom proxy", url(&ours)), ("etcd grpc-proxy", url(&grpc))];
+    let ways = [
+        ("etcd itself", url(&direct)),
+        ("strongroom proxy", url(&ours)),
+        ("etcd grpc-proxy", url(&grpc)),
+    ];
     let mut rates = [const { Vec::new() }; 3];
     let mut latencies = [const { Vec::new() }; 3];
     for _ in 0..runs {
@@ -120,7 +141,9 @@ pub async fn run(runs: usize, dir: &Path) {
     }
     let rates = rates.map(|mut rates| median(&mut rates));
     let latencies = latencies.map(|mut latencies| median(&mut latencies));
-    println!("| way | requests/s, {CONNECTIONS} connections | of etcd's | median latency, one connection | added |");
+    println!(
+        "| way | requests/s, {CONNECTIONS} connections | of etcd's | median latency, one connection | added |"
+    );
     println!("|---|---|---|---|---|");
     for (at, (name, _)) in ways.iter().enumerate() {
         println!(

@@ -46,6 +46,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// What a connection holds for a client that does not read.
 const SEND_BUFFER: usize = 1 << 20;
+/// Bytes of requests that may be under way unread: of one call, and 16 times that of a connection.
+const WINDOW: u32 = 1 << 20;
 /// How long `/readyz` waits for etcd.
 const READY: Duration = Duration::from_secs(5);
 
@@ -243,7 +245,8 @@ async fn http(
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .max_send_buf_size(SEND_BUFFER)
-        .adaptive_window(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW.saturating_mul(16))
         // etcd sends none.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);

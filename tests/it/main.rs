@@ -11,6 +11,7 @@
     unreachable_pub
 )]
 
+mod audit_log;
 mod bolt;
 mod broken_etcd;
 mod cli;

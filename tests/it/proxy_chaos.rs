@@ -57,10 +57,7 @@ async fn history(endpoint: String, last: u64) -> Vec<u64> {
     }
 }
 
-async fn survives<F: Future<Output = Etcd>>(
-    etcd: Etcd,
-    trouble: impl FnOnce(Etcd, Running) -> F,
-) {
+async fn survives<F: Future<Output = Etcd>>(etcd: Etcd, trouble: impl FnOnce(Etcd, Running) -> F) {
     let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
     let endpoint = proxy.endpoint.clone();
     proxy.client().await.put("n", "0", None).await.unwrap();

@@ -102,10 +102,22 @@ fn etcdctl(version: Version, endpoint: &str, line: &str, dir: &TempDir) -> (Opti
 /// Without what names a server or a moment.
 fn plain(text: &str, endpoint: &str) -> String {
     let mut text = text.replace(endpoint, "ENDPOINT");
-    for name in ["\"cluster_id\":", "\"member_id\":", "\"raft_term\":", "\"ClusterID\" : ", "\"MemberID\" : ", "\"RaftTerm\" : ", "took = ", "cluster ", "lease "] {
+    for name in [
+        "\"cluster_id\":",
+        "\"member_id\":",
+        "\"raft_term\":",
+        "\"ClusterID\" : ",
+        "\"MemberID\" : ",
+        "\"RaftTerm\" : ",
+        "took = ",
+        "cluster ",
+        "lease ",
+    ] {
         let parts: Vec<_> = text.split(name).collect();
         let rest = parts[1..].iter().map(|part| {
-            part.trim_start_matches(|c: char| c.is_ascii_hexdigit() || matches!(c, '.' | 'm' | 'µ' | 's'))
+            part.trim_start_matches(|c: char| {
+                c.is_ascii_hexdigit() || matches!(c, '.' | 'm' | 'µ' | 's')
+            })
         });
         text = std::iter::once(parts[0]).chain(rest).collect::<Vec<_>>().join(name);
     }
@@ -131,7 +143,9 @@ fn every_command(version: Version) {
         // The key of a lock is named for its lease.
         assert_eq!(plain(&got, &program.address), plain(&expected, there), "{line}");
     }
-    for line in ["member list", "endpoint status -w json", "endpoint hashkv", "snapshot save through.db"] {
+    for line in
+        ["member list", "endpoint status -w json", "endpoint hashkv", "snapshot save through.db"]
+    {
         let (status, text) = etcdctl(version, &program.address, line, &dir);
         assert_eq!(status, Some(0), "{line}: {text}");
     }
@@ -171,7 +185,8 @@ fn streams(version: Version, program: &Program, dir: &TempDir) {
     let run = |line: &str| etcdctl(version, &program.address, line, dir).1;
     let mut watch = start(&["watch", "w", "--prefix", "--prev-kv"]);
     let mut elect = start(&["elect", "office", "plaintext-candidate"]);
-    let mut mirror = start(&["make-mirror", "--prefix=w", "--dest-prefix=mirror/", &program.address]);
+    let mut mirror =
+        start(&["make-mirror", "--prefix=w", "--dest-prefix=mirror/", &program.address]);
     std::thread::sleep(Duration::from_secs(1));
     run("put w1 plaintext-nine");
     run("put w1 plaintext-ten");

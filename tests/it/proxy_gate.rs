@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions, Txn, TxnOp};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions, Txn, TxnOp,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
@@ -52,11 +54,17 @@ impl Authority {
         self.dir.join(name).display().to_string()
     }
 
-    async fn client(&self, endpoint: &str, name: Option<&str>) -> Result<Client, etcd_client::Error> {
+    async fn client(
+        &self,
+        endpoint: &str,
+        name: Option<&str>,
+    ) -> Result<Client, etcd_client::Error> {
         let read = |file: String| fs::read(self.dir.join(file)).unwrap();
-        let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca.crt".into())));
+        let mut tls =
+            TlsOptions::new().ca_certificate(Certificate::from_pem(read("ca.crt".into())));
         if let Some(name) = name {
-            let identity = Identity::from_pem(read(format!("{name}.crt")), read(format!("{name}.key")));
+            let identity =
+                Identity::from_pem(read(format!("{name}.crt")), read(format!("{name}.key")));
             tls = tls.identity(identity);
         }
         let options = ConnectOptions::new().with_tls(tls);
@@ -127,10 +135,22 @@ async fn certificates_and_what_they_may_touch() {
     let etcd = Etcd::start(Version::V3_5).await;
     let (key, audit) = (keyring(dir.path()), authority.path("audit.log"));
     let program = Program::start(&[
-        "-k", &key, "--endpoints", etcd.endpoint(), "--audit-log", &audit,
-        "--listen-cert", &authority.path("proxy.crt"), "--listen-key", &authority.path("proxy.key"),
-        "--listen-trusted-ca", &authority.path("ca.crt"),
-        "--allow", "app=/app/", "--allow", "admin=",
+        "-k",
+        &key,
+        "--endpoints",
+        etcd.endpoint(),
+        "--audit-log",
+        &audit,
+        "--listen-cert",
+        &authority.path("proxy.crt"),
+        "--listen-key",
+        &authority.path("proxy.key"),
+        "--listen-trusted-ca",
+        &authority.path("ca.crt"),
+        "--allow",
+        "app=/app/",
+        "--allow",
+        "admin=",
     ]);
     let endpoint = format!("https://{}", program.address);
     assert!(authority.client(&endpoint, None).await.is_err(), "a client without a certificate");
@@ -141,7 +161,9 @@ async fn certificates_and_what_they_may_touch() {
     for refused in [
         app.put("/other", "", None).await.err(),
         app.get("/", Some(all.clone())).await.err(),
-        app.txn(Txn::new().and_then([TxnOp::put("/app/y", "", None), TxnOp::get("/z", None)])).await.err(),
+        app.txn(Txn::new().and_then([TxnOp::put("/app/y", "", None), TxnOp::get("/z", None)]))
+            .await
+            .err(),
         app.snapshot().await.err(),
         app.compact(1, None).await.err(),
     ] {
@@ -165,8 +187,12 @@ async fn certificates_and_what_they_may_touch() {
     let (status, text) = output(&["audit-log", "verify", &audit, "-k", &key]);
     assert_eq!(status, Some(0), "{text}");
     let (_, text) = output(&["audit-log", "query", &audit, "--touched", "/app/x"]);
-    assert!(text.contains("app ") && text.contains("Put") && text.contains("PERMISSION_DENIED"), "{text}");
-    let (_, text) = output(&["audit-log", "query", &audit, "--method", "Put", "--outcome", "OK", "-w", "json"]);
+    assert!(
+        text.contains("app ") && text.contains("Put") && text.contains("PERMISSION_DENIED"),
+        "{text}"
+    );
+    let (_, text) =
+        output(&["audit-log", "query", &audit, "--method", "Put", "--outcome", "OK", "-w", "json"]);
     let found: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(found.as_array().unwrap().len(), 1, "{text}");
     assert_eq!((&found[0]["client"], &found[0]["revision"]), (&"app".into(), &3.into()), "{text}");
@@ -188,11 +214,20 @@ async fn a_log_on_a_full_disk() {
         let (key, log) = (keyring(dir.path()), dir.path().join("audit.log"));
         let log_name = log.display().to_string();
         let prefix = format!("/strongroom-{open}/");
-        let metrics_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let metrics_port =
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let metrics = metrics_port.to_string();
         let mut args = vec![
-            "-k", &key, "--endpoints", etcd.endpoint(), "--audit-log", &log_name, "--metrics-listen", &metrics,
-            "--reserved-prefix", &prefix,
+            "-k",
+            &key,
+            "--endpoints",
+            etcd.endpoint(),
+            "--audit-log",
+            &log_name,
+            "--metrics-listen",
+            &metrics,
+            "--reserved-prefix",
+            &prefix,
         ];
         if open {
             args.push("--audit-fail-open");

@@ -121,7 +121,8 @@ async fn requests_of_the_largest_size() {
     // etcd's own refusal, and the proxy's in the words of etcd's.
     let (_, message) = code(&client.put("large", vec![7_u8; 1_600_000], None).await.unwrap_err());
     assert_eq!(message, "etcdserver: request is too large");
-    let (refused, message) = code(&client.put("large", vec![7_u8; 3 << 20], None).await.unwrap_err());
+    let (refused, message) =
+        code(&client.put("large", vec![7_u8; 3 << 20], None).await.unwrap_err());
     assert_eq!(refused, RESOURCE_EXHAUSTED, "{message}");
     assert!(message.starts_with("grpc: received message larger than max"), "{message}");
 }
@@ -167,7 +168,11 @@ async fn a_client_that_never_reads() {
 async fn bytes_that_are_no_grpc() {
     let (_etcd, proxy, _behind, mut client) = started().await;
     let address = proxy.endpoint.trim_start_matches("http://");
-    for bytes in [&b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"[..], &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff"] {
+    for bytes in [
+        &b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        &[0xff; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff",
+    ] {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let _ = stream.write_all(bytes).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut [0; 64])).await;

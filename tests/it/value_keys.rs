@@ -89,7 +89,9 @@ async fn migration() {
         Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let shim = Shim::new(
         etcd_client::Channel::Tonic(
-            tonic::transport::Channel::from_shared(etcd.endpoint().to_owned()).unwrap().connect_lazy(),
+            tonic::transport::Channel::from_shared(etcd.endpoint().to_owned())
+                .unwrap()
+                .connect_lazy(),
         ),
         namespace.clone(),
         Scope::default(),
