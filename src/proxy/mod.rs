@@ -6,6 +6,7 @@
 mod access;
 mod gate;
 mod metrics;
+mod threads;
 mod tls;
 
 use std::convert::Infallible;
@@ -21,7 +22,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tonic::body::Body;
 
 pub use access::Access;
@@ -34,6 +34,7 @@ use crate::keys::MasterKeys;
 use crate::values::{Namespace, Scope, Shim};
 use gate::{Audit, Gate, Users};
 use metrics::Metrics;
+use threads::Threads;
 use tls::Acceptor;
 
 /// Calls and watches' streams of one connection at once. etcd's own default has no limit.
@@ -170,24 +171,20 @@ impl Proxy {
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, Arc::clone(&shared), stop.clone()));
         }
-        let mut connections = JoinSet::new();
+        let mut threads = Threads::start(&shared, &stop)?;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
-                Some(_) = connections.join_next() => continue,
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
-                    connections.spawn(shared.connection(stream, peer, stop));
-                }
+                Ok((stream, peer)) => threads.give(stream, peer),
                 // Out of descriptors, or a client that was gone already: neither is for ever.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
         drop(listener);
-        while connections.join_next().await.is_some() {}
+        threads.join().await;
         // Whatever fails here, the rest is still to end well.
         let counted = shared.namespace.flush_usage().await;
         if let Some(audit) = &shared.audit {

@@ -1,0 +1,87 @@
+//! One thread for a connection and all that belongs to it: a call crosses no threads on its way to etcd and back.
+//!
+//! On a runtime of several threads every message wakes another one, which took half of the proxy's time.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::Shared;
+use crate::error::{Error, ErrorKind, Result};
+
+type Accepted = (std::net::TcpStream, SocketAddr);
+
+/// As many threads as the machine has cores.
+pub(super) struct Threads {
+    senders: Vec<mpsc::UnboundedSender<Accepted>>,
+    ends: Vec<oneshot::Receiver<()>>,
+    next: usize,
+}
+
+impl Threads {
+    pub(super) fn start(shared: &Arc<Shared>, stop: &watch::Receiver<bool>) -> Result<Self> {
+        let mut threads = Self { senders: Vec::new(), ends: Vec::new(), next: 0 };
+        for at in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+            let failed = |error| Error::new(ErrorKind::Io, "cannot start threads").because(error);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(failed)?;
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (end, ended) = oneshot::channel();
+            let (shared, stop) = (Arc::clone(shared), stop.clone());
+            thread::Builder::new()
+                .name(format!("proxy-{at}"))
+                .spawn(move || {
+                    runtime.block_on(work(receiver, shared, stop));
+                    let _ = end.send(());
+                })
+                .map_err(failed)?;
+            threads.senders.push(sender);
+            threads.ends.push(ended);
+        }
+        Ok(threads)
+    }
+
+    /// Gives a connection to the next thread.
+    pub(super) fn give(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(stream) = stream.into_std() else { return };
+        self.next = self.next.wrapping_add(1) % self.senders.len().max(1);
+        if let Some(sender) = self.senders.get(self.next) {
+            let _ = sender.send((stream, peer));
+        }
+    }
+
+    /// Waits until all connections have ended.
+    pub(super) async fn join(self) {
+        drop(self.senders);
+        for ended in self.ends {
+            let _ = ended.await;
+        }
+    }
+}
+
+async fn work(
+    mut receiver: mpsc::UnboundedReceiver<Accepted>,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = receiver.recv() => match accepted {
+                None => break,
+                Some((stream, peer)) => {
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        connections.spawn(Arc::clone(&shared).connection(stream, peer, stop.clone()));
+                    }
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
