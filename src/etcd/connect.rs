@@ -1,6 +1,10 @@
 //! Connections: to one member, or to whichever of several is up.
 
+#[cfg(feature = "proxy")]
+use std::path::PathBuf;
 use std::time::Duration;
+#[cfg(feature = "proxy")]
+use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
@@ -27,6 +31,13 @@ impl EtcdSettings {
     pub fn balanced(&self) -> Result<Channel> {
         let targets = self.plan()?.targets.into_iter().map(|target| target.channel);
         Ok(Channel::Tonic(tonic::transport::Channel::balance_list(targets)))
+    }
+
+    /// When the TLS files last changed.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn files_changed(&self) -> Vec<Option<SystemTime>> {
+        let changed = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+        [&self.cacert, &self.cert, &self.key].into_iter().flatten().map(changed).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The proxy: etcd's gRPC API, served with the [`Shim`] between the client and etcd.
 //!
-//! Each client's connection has connections of its own to etcd, so that a client that does not read holds up itself
-//! alone. Calls other than those with values pass through as bytes.
+//! Each client's streams have connections of their own to etcd, so that a client that does not read holds up itself
+//! alone; calls with one answer, which is always taken whole, share one. Calls other than those with values pass through as bytes.
 
 mod access;
 mod gate;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use etcd_client::Channel;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -199,13 +200,14 @@ impl Shared {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        calls: Channel,
         stop: watch::Receiver<bool>,
     ) {
         // Small answers must not wait for each other.
         let _ = stream.set_nodelay(true);
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
-        let Ok(channel) = self.etcd.balanced() else { return };
-        let shim = self.shim.over(channel);
+        let Ok(streams) = self.etcd.balanced() else { return };
+        let shim = self.shim.over(calls, streams);
         let gate = |client| Gate { shared: Arc::clone(&self), shim, peer, client };
         self.metrics.connections.inc();
         match &self.acceptor {

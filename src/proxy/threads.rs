@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
+use etcd_client::Channel;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::EtcdSettings;
 
 type Accepted = (std::net::TcpStream, SocketAddr);
 
@@ -67,21 +70,59 @@ impl Threads {
 async fn work(
     mut receiver: mpsc::UnboundedReceiver<Accepted>,
     shared: Arc<Shared>,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    let mut generation = Generation::new(&shared.etcd);
+    let mut stopping = false;
     loop {
         tokio::select! {
             accepted = receiver.recv() => match accepted {
                 None => break,
                 Some((stream, peer)) => {
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        connections.spawn(Arc::clone(&shared).connection(stream, peer, stop.clone()));
+                    if let (Ok(stream), Ok(channel)) = (TcpStream::from_std(stream), &generation.channel) {
+                        let (channel, end) = (channel.clone(), generation.end.subscribe());
+                        connections.spawn(Arc::clone(&shared).connection(stream, peer, channel, end));
                     }
                 }
             },
             Some(_) = connections.join_next() => {}
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                generation.end.send_replace(true);
+            }
+            // Clients come again at once, and find the new certificates in use.
+            _ = look.tick(), if !stopping => {
+                if generation.channel.is_err() || generation.files != shared.etcd.files_changed() {
+                    generation.end.send_replace(true);
+                    generation = Generation::new(&shared.etcd);
+                }
+            }
         }
     }
+    generation.end.send_replace(true);
     while connections.join_next().await.is_some() {}
+}
+
+/// How often the files of the connection to etcd are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The connections that were made with the same certificates towards etcd.
+struct Generation {
+    files: Vec<Option<SystemTime>>,
+    /// To etcd, for all calls of one answer: those never wait for a client that does not read.
+    channel: Result<Channel>,
+    /// Turns true when they are to end.
+    end: watch::Sender<bool>,
+}
+
+impl Generation {
+    fn new(etcd: &EtcdSettings) -> Self {
+        Self {
+            files: etcd.files_changed(),
+            channel: etcd.balanced(),
+            end: watch::Sender::new(false),
+        }
+    }
 }

@@ -36,7 +36,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 /// API.
 #[derive(Clone)]
 pub struct Shim {
-    upstream: Channel,
+    /// For calls with one answer.
+    calls: Channel,
+    streams: Channel,
     shared: Arc<Shared>,
 }
 
@@ -86,7 +88,7 @@ impl Shim {
     pub fn new(upstream: Channel, namespace: Namespace, scope: Scope) -> Self {
         let reserved = Reserved::new(namespace.prefix());
         let shared = Shared { namespace, scope, reserved, max_request: DEFAULT_REQUEST };
-        Self { upstream, shared: Arc::new(shared) }
+        Self { calls: upstream.clone(), streams: upstream, shared: Arc::new(shared) }
     }
 
     /// A client of etcd through it: the same calls and types as any, with values that etcd does not see.
@@ -108,10 +110,11 @@ impl Shim {
         Self { shared: Arc::new(shared), ..self }
     }
 
-    /// As it is, with another connection to etcd.
+    /// As it is, with other connections to etcd: one for calls with one answer, which is always taken whole, and one
+    /// for streams, which go as fast as their reader.
     #[must_use]
-    pub fn over(&self, upstream: Channel) -> Self {
-        Self { upstream, shared: Arc::clone(&self.shared) }
+    pub fn over(&self, calls: Channel, streams: Channel) -> Self {
+        Self { calls, streams, shared: Arc::clone(&self.shared) }
     }
 
     async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -308,7 +311,7 @@ impl Shim {
         *request.version_mut() = http::Version::HTTP_2;
         *request.headers_mut() = head.headers.clone();
         request.headers_mut().remove(http::header::CONTENT_LENGTH);
-        let (head, body) = self.send(request).await?.into_parts();
+        let (head, body) = through(&mut self.calls, request).await?.into_parts();
         if head.headers.get(Status::GRPC_STATUS).is_some() {
             return Err(Failure::Refused(Box::new(Response::from_parts(head, Body::empty()))));
         }
@@ -334,12 +337,14 @@ impl Shim {
     }
 
     async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        let lost = |error: BoxError| Failure::Status(Status::from_error(error));
-        futures::future::poll_fn(|context| self.upstream.poll_ready(context))
-            .await
-            .map_err(lost)?;
-        self.upstream.call(request).await.map_err(lost)
+        through(&mut self.streams, request).await
     }
+}
+
+async fn through(channel: &mut Channel, request: Request<Body>) -> Result<Response<Body>, Failure> {
+    let lost = |error: BoxError| Failure::Status(Status::from_error(error));
+    futures::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(lost)?;
+    channel.call(request).await.map_err(lost)
 }
 
 /// See [`Shim::compared`].
