@@ -26,6 +26,9 @@ pub(super) struct Compare {
     value: Vec<u8>,
 }
 
+/// A key and its modification revision.
+type Witness = (Vec<u8>, i64);
+
 /// What a comparison is about, as it stood at `revision`: `RangeResponse`s.
 pub(super) struct Read {
     pub(super) revision: i64,
@@ -106,7 +109,7 @@ impl Compare {
         &self,
         read: &Read,
         rewriter: &Rewriter<'_>,
-    ) -> Result<(bool, Option<(Vec<u8>, i64)>), Failure> {
+    ) -> Result<(bool, Option<Witness>), Failure> {
         let mut witness = None;
         for part in &read.parts {
             let mut fields = Raw::new(part);

@@ -56,6 +56,9 @@ fn slot<T>(slots: &mut [T], number: u64) -> Option<&mut T> {
     slots.get_mut(usize::try_from(number).ok()?.checked_sub(1)?)
 }
 
+/// A field's number, what it holds, and all its bytes, tag included.
+type RawField<'a> = (u64, Field<'a>, &'a [u8]);
+
 /// A reader of a message's fields that also tells how each stood on the wire.
 pub(super) struct Raw<'a>(Fields<'a>);
 
@@ -64,8 +67,8 @@ impl<'a> Raw<'a> {
         Self(Fields(message))
     }
 
-    /// The next field: its number, what it holds, and all its bytes, tag included.
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Field<'a>, &'a [u8])>, Malformed> {
+    /// The next field.
+    pub(super) fn next(&mut self) -> Result<Option<RawField<'a>>, Malformed> {
         let before = self.0.0;
         let Some((number, field)) = self.0.next()? else { return Ok(None) };
         let length = before.len().saturating_sub(self.0.0.len());
