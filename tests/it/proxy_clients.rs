@@ -219,3 +219,47 @@ fn every_command_of_etcdctl_3_4() {
 fn every_command_of_etcdctl_3_5() {
     every_command(Version::V3_5);
 }
+
+/// What a client's script prints, directly and through the proxy; nothing of it is in etcd.
+fn script(command: impl Fn(&str) -> Command) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (direct, behind) = runtime.block_on(async {
+        (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await)
+    });
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let program = Program::start(&["-k", &key, "--endpoints", behind.endpoint()]);
+    let run = |address: &str| {
+        let output = command(address).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let expected = run(direct.endpoint().trim_start_matches("http://"));
+    assert!(expected.lines().count() > 7 && expected.contains("plaintext"), "{expected}");
+    assert_eq!(run(&program.address), expected);
+    behind.etcdctl(&["defrag"]);
+    let bytes = fs::read(behind.database(0)).unwrap();
+    assert!(!bytes.windows(9).any(|part| part == b"plaintext"));
+    program.end();
+}
+
+#[test]
+fn aetcd_of_python() {
+    script(|address| {
+        let (host, port) = address.rsplit_once(':').unwrap();
+        let mut command = crate::support::python();
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/with_aetcd.py"));
+        command.args([host, port]);
+        command
+    });
+}
+
+#[test]
+fn etcd3_of_node() {
+    script(|address| {
+        let mut command = Command::new("node");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/with_etcd3.cjs"));
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/.tools/node/node_modules")).arg(address);
+        command
+    });
+}
