@@ -6,7 +6,7 @@
 //!
 //! The modules stand on floors, and import downwards only: [`crypto`], [`mod@format`] and [`bolt`] are pure;
 //! [`mvcc`] and [`keys`] stand on them; [`envelope`], [`store`] and [`etcd`] add the world; [`backup`] is what they
-//! are for.
+//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit`] notes down who asked.
 //!
 //! # Back up and restore
 //!
@@ -31,6 +31,32 @@
 //! let target = Target::File { path: PathBuf::from("etcd.db"), force: false, revision: None };
 //! let restored = backup::restore(&repository, &keys, taken.id, target, &control).await?;
 //! assert_eq!(restored.revision, taken.revision);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Values that etcd does not see
+//!
+//! A client with the calls and types of `etcd_client`, whose values are encrypted here ([`values::ValueCipher`] alone
+//! needs neither etcd nor a runtime):
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys};
+//! use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut masters = MasterKeys::new();
+//! masters.add_keyring(&keyfile::load("/etc/strongroom/values-keyring".as_ref())?);
+//!
+//! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };
+//! let prefix = DEFAULT_PREFIX.as_bytes();
+//! let namespace = Namespace::open(etcd.connect().await?, prefix, Arc::new(masters)).await?;
+//!
+//! let shim = Shim::new(etcd.balanced()?, namespace, Scope::default());
+//! let mut client = shim.client(None).await?;
+//! client.put("/app/password", "hunter2", None).await?;
+//! assert_eq!(client.get("/app/password", None).await?.kvs()[0].value(), b"hunter2");
 //! # Ok(())
 //! # }
 //! ```

@@ -223,9 +223,8 @@ fn every_command_of_etcdctl_3_5() {
 /// What a client's script prints, directly and through the proxy; nothing of it is in etcd.
 fn script(command: impl Fn(&str) -> Command) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (direct, behind) = runtime.block_on(async {
-        (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await)
-    });
+    let (direct, behind) = runtime
+        .block_on(async { (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await) });
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
     let program = Program::start(&["-k", &key, "--endpoints", behind.endpoint()]);
