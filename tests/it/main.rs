@@ -49,4 +49,5 @@ mod s3_server;
 mod support;
 mod to_cluster;
 mod value_keys;
+mod value_vectors;
 mod vectors;
