@@ -19,11 +19,13 @@ use super::Shared;
 use super::metrics::code_name;
 use crate::audit::{AuditLog, KeyRange, Record};
 use crate::values::{
-    Frames, Shim, Touched, answered, framed, revision_of, single, text_of, touched,
+    Budget, Frames, Shim, Touched, answered, framed, revision_of, single, text_of, touched,
 };
 
-/// An answer that is looked at has to fit.
-const MAX_ANSWER: usize = 512 << 20;
+/// Of a connection's answers that are looked at, at once.
+const MAX_ANSWERS: usize = 256 << 20;
+/// Of its requests, likewise.
+const MAX_REQUESTS: usize = 64 << 20;
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
 const MAX_USERS: usize = 10_000;
 /// Calls whose request or answer is more than one message.
@@ -67,11 +69,13 @@ impl Users {
 /// One connection's way to the shim.
 #[derive(Clone)]
 pub(super) struct Gate {
-    pub(super) shared: Arc<Shared>,
-    pub(super) shim: Shim,
-    pub(super) peer: SocketAddr,
+    shared: Arc<Shared>,
+    shim: Shim,
+    peer: SocketAddr,
     /// The common name in the client's certificate.
-    pub(super) client: Option<Arc<str>>,
+    client: Option<Arc<str>>,
+    requests: Budget,
+    answers: Budget,
 }
 
 /// A request while it is under way.
@@ -83,6 +87,20 @@ struct Underway {
 }
 
 impl Gate {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        shim: Shim,
+        peer: SocketAddr,
+        client: Option<Arc<str>>,
+    ) -> Self {
+        let requests = Budget::new(MAX_REQUESTS.max(shared.max_request));
+        Self { shared, shim, peer, client, requests, answers: Budget::new(MAX_ANSWERS) }
+    }
+
+    fn frames(&self, body: Body) -> Frames {
+        Frames::new(body, self.shared.max_request, self.requests.clone())
+    }
+
     pub(super) async fn answer(self, request: Request<Body>) -> Response<Body> {
         let underway = Underway {
             path: request.uri().path().to_owned(),
@@ -118,18 +136,20 @@ impl Gate {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let (mut head, body) = request.into_parts();
-        let message = Frames::new(body, self.shared.max_request).only().await?;
+        let mut request = self.frames(body);
+        let message = request.only().await?;
         let about = about(&underway.path, &message)?;
         self.admit(underway, &about).await?;
         head.headers.remove(http::header::CONTENT_LENGTH);
-        let request = Request::from_parts(head, single(&message));
-        let (mut head, body) = self.pass(request).await.into_parts();
-        let mut frames = Frames::new(body, MAX_ANSWER);
-        let (answer, trailers) = match frames.next().await {
+        let sent = Request::from_parts(head, single(&message));
+        let (mut head, body) = self.pass(sent).await.into_parts();
+        let mut frames = Frames::new(body, MAX_ANSWERS, self.answers.clone());
+        let (answer, room, trailers) = match frames.next().await {
             Ok(answer) => {
+                let room = frames.room();
                 // The trailers come after it.
                 frames.next().await?;
-                (answer, frames.trailers())
+                (answer, room, frames.trailers())
             }
             Err(status) => {
                 self.note(underway, about, status.code(), None).await?;
@@ -146,7 +166,7 @@ impl Gate {
         }
         self.note(underway, about, code, answer.as_deref().and_then(revision_of)).await?;
         Ok(match answer {
-            Some(answer) => Response::from_parts(head, answered(&answer, trailers)),
+            Some(answer) => Response::from_parts(head, answered(&answer, trailers, room)),
             None => {
                 head.headers.extend(trailers);
                 Response::from_parts(head, Body::empty())
@@ -165,7 +185,7 @@ impl Gate {
                 !underway.path.ends_with("/LeaseKeepAlive") && !underway.path.starts_with("/grpc.");
             let (request, found) = if one_message {
                 let (mut head, body) = request.into_parts();
-                let message = Frames::new(body, self.shared.max_request).only().await?;
+                let message = self.frames(body).only().await?;
                 head.headers.remove(http::header::CONTENT_LENGTH);
                 let found = about(&underway.path, &message)?;
                 (Request::from_parts(head, single(&message)), found)
@@ -182,7 +202,7 @@ impl Gate {
         self.admit(underway, &[]).await?;
         let (gate, path, user) = (self.clone(), underway.path.clone(), underway.user.clone());
         let request = request.map(|body| {
-            let frames = Frames::new(body, self.shared.max_request);
+            let frames = self.frames(body);
             Body::new(StreamBody::new(futures::stream::try_unfold(
                 (gate, path, user, frames),
                 |(gate, path, user, mut frames)| async {

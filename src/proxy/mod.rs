@@ -208,7 +208,7 @@ impl Shared {
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
         let Ok(streams) = self.etcd.balanced() else { return };
         let shim = self.shim.over(calls, streams);
-        let gate = |client| Gate { shared: Arc::clone(&self), shim, peer, client };
+        let gate = |client| Gate::new(Arc::clone(&self), shim, peer, client);
         self.metrics.connections.inc();
         match &self.acceptor {
             None => http(stream, gate(None), stop).await,

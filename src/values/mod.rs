@@ -43,6 +43,8 @@ pub use migrate::{Migrated, Survey, check_prefix};
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
 #[cfg(feature = "proxy")]
-pub(crate) use shim::{Frames, Touched, answered, framed, revision_of, single, text_of, touched};
+pub(crate) use shim::{
+    Budget, Frames, Touched, answered, framed, revision_of, single, text_of, touched,
+};
 #[cfg(feature = "client")]
 pub use shim::{Scope, Shim};

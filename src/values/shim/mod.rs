@@ -14,7 +14,7 @@ mod txn;
 mod wire;
 
 #[cfg(feature = "proxy")]
-pub(crate) use frames::{Frames, answered, framed, single};
+pub(crate) use frames::{Budget, Frames, answered, framed, single};
 pub(super) use rewrite::is_lock;
 pub use scope::Scope;
 pub(super) use scope::{Reserved, prefix_end};

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use etcd_client::{Channel, Client, ConnectOptions};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, request};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
 
 use super::compare::Read;
-use super::frames::{Frames, answered, single};
+use super::frames::{Budget, Frames, answered, single};
 use super::op::Op;
 use super::rewrite::Rewriter;
 use super::scope::{Reserved, Scope};
@@ -27,8 +28,10 @@ use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
 const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
-/// An answer that is to be rewritten has to fit.
-const MAX_ANSWER: usize = 512 << 20;
+/// Of a connection's answers at once, and so of one: an answer that is to be rewritten has to fit.
+pub(super) const MAX_ANSWERS: usize = 256 << 20;
+/// Of a connection's requests at once.
+const MAX_REQUESTS: usize = 64 << 20;
 /// Pauses between attempts at a transaction when somebody was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
@@ -39,6 +42,8 @@ pub struct Shim {
     /// For calls with one answer.
     calls: Channel,
     streams: Channel,
+    requests: Budget,
+    answers: Budget,
     shared: Arc<Shared>,
 }
 
@@ -72,11 +77,12 @@ struct Answer {
     headers: HeaderMap,
     message: Bytes,
     trailers: HeaderMap,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
     fn with(self, message: &[u8]) -> Response<Body> {
-        let mut response = Response::new(answered(message, self.trailers));
+        let mut response = Response::new(answered(message, self.trailers, self.room));
         *response.headers_mut() = self.headers;
         response
     }
@@ -88,7 +94,7 @@ impl Shim {
     pub fn new(upstream: Channel, namespace: Namespace, scope: Scope) -> Self {
         let reserved = Reserved::new(namespace.prefix());
         let shared = Shared { namespace, scope, reserved, max_request: DEFAULT_REQUEST };
-        Self { calls: upstream.clone(), streams: upstream, shared: Arc::new(shared) }
+        Self::made(upstream.clone(), upstream, Arc::new(shared))
     }
 
     /// A client of etcd through it: the same calls and types as any, with values that etcd does not see.
@@ -107,14 +113,23 @@ impl Shim {
         let Shared { namespace, scope, reserved, .. } = &*self.shared;
         let (namespace, scope, reserved) = (namespace.clone(), scope.clone(), reserved.clone());
         let shared = Shared { namespace, scope, reserved, max_request: bytes };
-        Self { shared: Arc::new(shared), ..self }
+        Self::made(self.calls, self.streams, Arc::new(shared))
     }
 
-    /// As it is, with other connections to etcd: one for calls with one answer, which is always taken whole, and one
+    /// As it is, with other connections to etcd and memory of its own: one for calls with one answer, which is always taken whole, and one
     /// for streams, which go as fast as their reader.
     #[must_use]
     pub fn over(&self, calls: Channel, streams: Channel) -> Self {
-        Self { calls, streams, shared: Arc::clone(&self.shared) }
+        Self::made(calls, streams, Arc::clone(&self.shared))
+    }
+
+    fn made(calls: Channel, streams: Channel, shared: Arc<Shared>) -> Self {
+        let requests = Budget::new(MAX_REQUESTS.max(shared.max_request));
+        Self { calls, streams, requests, answers: Budget::new(MAX_ANSWERS), shared }
+    }
+
+    fn frames(&self, body: Body) -> Frames {
+        Frames::new(body, self.shared.max_request, self.requests.clone())
     }
 
     async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -144,13 +159,22 @@ impl Shim {
             "/etcdserverpb.KV/RangeStream" => self.range_stream(request).await,
             "/v3electionpb.Election/Observe" => {
                 let response = self.send(request).await?;
-                Ok(super::streams::key_values(response, Arc::clone(&self.shared), MAX_ANSWER))
+                Ok(super::streams::key_values(
+                    response,
+                    Arc::clone(&self.shared),
+                    self.answers.clone(),
+                ))
             }
             "/etcdserverpb.Watch/Watch" => {
                 let (sender, requests) =
-                    super::streams::with_cancels(request, self.shared.max_request);
+                    super::streams::with_cancels(request, |body| self.frames(body));
                 let response = self.send(requests).await?;
-                Ok(super::streams::watch(response, Arc::clone(&self.shared), MAX_ANSWER, sender))
+                Ok(super::streams::watch(
+                    response,
+                    Arc::clone(&self.shared),
+                    self.answers.clone(),
+                    sender,
+                ))
             }
             _ => self.send(request).await,
         }
@@ -162,7 +186,8 @@ impl Shim {
         request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         let (head, body) = request.into_parts();
-        let message = Frames::new(body, self.shared.max_request).only().await?;
+        let mut frames = self.frames(body);
+        let message = frames.only().await?;
         let shared = Arc::clone(&self.shared);
         let op = match path {
             "/etcdserverpb.KV/Range" => shared.opened(|with| Op::range(with, &message)).await?,
@@ -284,7 +309,8 @@ impl Shim {
 
     async fn range_stream(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let (mut head, body) = request.into_parts();
-        let message = Frames::new(body, self.shared.max_request).only().await?;
+        let mut frames = self.frames(body);
+        let message = frames.only().await?;
         let op = self.shared.opened(|with| Op::range(with, &message)).await?;
         let Op::Range { parts, .. } = &op else { return Err(Failure::malformed()) };
         let [only] = &parts[..] else {
@@ -295,7 +321,7 @@ impl Shim {
         };
         head.headers.remove(http::header::CONTENT_LENGTH);
         let response = self.send(Request::from_parts(head, single(only))).await?;
-        Ok(super::streams::range(response, Arc::clone(&self.shared), MAX_ANSWER))
+        Ok(super::streams::range(response, Arc::clone(&self.shared), self.answers.clone()))
     }
 
     /// One request as the client of `head` would send it.
@@ -315,15 +341,18 @@ impl Shim {
         if head.headers.get(Status::GRPC_STATUS).is_some() {
             return Err(Failure::Refused(Box::new(Response::from_parts(head, Body::empty()))));
         }
-        let mut frames = Frames::new(body, MAX_ANSWER);
+        let mut frames = Frames::new(body, MAX_ANSWERS, self.answers.clone());
         let message = frames.next().await?;
+        let room = frames.room();
         if message.is_some() && frames.next().await?.is_some() {
             return Err(Failure::malformed());
         }
         let trailers = frames.trailers();
         let refused = trailers.get(Status::GRPC_STATUS).is_none_or(|status| status != "0");
         match message {
-            Some(message) if !refused => Ok(Answer { headers: head.headers, message, trailers }),
+            Some(message) if !refused => {
+                Ok(Answer { headers: head.headers, message, trailers, room })
+            }
             _ if trailers.get(Status::GRPC_STATUS).is_none() => {
                 Err(Status::unavailable("strongroom: etcd's answer broke off").into())
             }

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{Frames, framed};
-use super::service::Shared;
+use super::frames::{Budget, Frames, framed};
+use super::service::{MAX_ANSWERS, Shared};
 use super::status::Failure;
 use super::wire::{Singles, put_bytes, put_message, put_number};
 
@@ -24,17 +24,21 @@ const CANCELS: usize = 64;
 pub(super) fn key_values(
     response: Response<Body>,
     shared: Arc<Shared>,
-    limit: usize,
+    answers: Budget,
 ) -> Response<Body> {
-    rewritten(response, limit, move |message| {
+    rewritten(response, answers, move |message| {
         let shared = Arc::clone(&shared);
         async move { shared.opened(|with| with.with_key_values(&message, 2)).await.map(Some) }
     })
 }
 
 /// A `RangeStreamResponse` after another: each holds a `RangeResponse`.
-pub(super) fn range(response: Response<Body>, shared: Arc<Shared>, limit: usize) -> Response<Body> {
-    rewritten(response, limit, move |message| {
+pub(super) fn range(
+    response: Response<Body>,
+    shared: Arc<Shared>,
+    answers: Budget,
+) -> Response<Body> {
+    rewritten(response, answers, move |message| {
         let shared = Arc::clone(&shared);
         async move {
             let part = Singles::<1>::read(&message)?.message(1)?.unwrap_or_default();
@@ -50,11 +54,11 @@ pub(super) fn range(response: Response<Body>, shared: Arc<Shared>, limit: usize)
 /// `request` with room for cancellations of ours among its messages.
 pub(super) fn with_cancels(
     request: Request<Body>,
-    limit: usize,
+    frames: impl FnOnce(Body) -> Frames,
 ) -> (mpsc::Sender<i64>, Request<Body>) {
     let (sender, cancels) = mpsc::channel(CANCELS);
     let request = request.map(|body| {
-        let state = (Frames::new(body, limit), cancels);
+        let state = (frames(body), cancels);
         Body::new(StreamBody::new(stream::try_unfold(state, |(mut frames, mut cancels)| async {
             let message = tokio::select! {
                 biased;
@@ -79,11 +83,11 @@ fn cancel(id: i64) -> Bytes {
 pub(super) fn watch(
     response: Response<Body>,
     shared: Arc<Shared>,
-    limit: usize,
+    answers: Budget,
     cancels: mpsc::Sender<i64>,
 ) -> Response<Body> {
     let cancelled = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
-    rewritten(response, limit, move |message| {
+    rewritten(response, answers, move |message| {
         let (shared, cancels, cancelled) =
             (Arc::clone(&shared), cancels.clone(), Arc::clone(&cancelled));
         async move {
@@ -121,7 +125,7 @@ pub(super) fn watch(
 }
 
 /// `response` with each message as `rewrite` has it, or left out.
-fn rewritten<F, R>(response: Response<Body>, limit: usize, rewrite: F) -> Response<Body>
+fn rewritten<F, R>(response: Response<Body>, answers: Budget, rewrite: F) -> Response<Body>
 where
     F: FnMut(Bytes) -> R + Send + 'static,
     R: Future<Output = Result<Option<Vec<u8>>, Failure>> + Send + 'static,
@@ -130,7 +134,7 @@ where
         return response;
     }
     response.map(|body| {
-        let state = Some((Frames::new(body, limit), rewrite));
+        let state = Some((Frames::new(body, MAX_ANSWERS, answers), rewrite));
         Body::new(StreamBody::new(stream::try_unfold(state, |state| async {
             let Some((mut frames, mut rewrite)) = state else { return Ok(None) };
             while let Some(message) = frames.next().await? {
