@@ -37,6 +37,7 @@ mod program_on_azure;
 mod program_on_s3;
 mod program_on_stores;
 mod program_to_cluster;
+mod program_value;
 mod proxied;
 mod proxy_chaos;
 mod proxy_clients;

@@ -36,7 +36,9 @@ pub(crate) enum ValueCommand {
     #[command(long_about = help::VALUE_SEAL, after_help = help::VALUE_SEAL_MORE)]
     Seal {
         /// The etcd key that it is for: under another it does not open
-        key: String,
+        // `key` is the flag of etcd's client key.
+        #[arg(value_name = "KEY")]
+        etcd_key: String,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
@@ -44,7 +46,8 @@ pub(crate) enum ValueCommand {
     #[command(long_about = help::VALUE_OPEN, after_help = help::VALUE_OPEN_MORE)]
     Open {
         /// The etcd key that it was found under
-        key: String,
+        #[arg(value_name = "KEY")]
+        etcd_key: String,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },

@@ -25,16 +25,16 @@ const MAX_VALUE: u64 = 1 << 30;
 pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<ExitCode> {
     match command {
         ValueCommand::Init { namespace } => init(&namespace, context).await,
-        ValueCommand::Seal { key, namespace } => {
+        ValueCommand::Seal { etcd_key, namespace } => {
             let opened = open(&namespace, context).await?;
-            let sealed = opened.cipher().seal(key.as_bytes(), &stdin()?)?;
+            let sealed = opened.cipher().seal(etcd_key.as_bytes(), &stdin()?)?;
             print(&sealed)?;
             opened.flush_usage().await?;
             Ok(ExitCode::SUCCESS)
         }
-        ValueCommand::Open { key, namespace } => {
+        ValueCommand::Open { etcd_key, namespace } => {
             let opened = open(&namespace, context).await?;
-            print(&opened.cipher().open(key.as_bytes(), &stdin()?)?)?;
+            print(&opened.cipher().open(etcd_key.as_bytes(), &stdin()?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         ValueCommand::Status { prefix, namespace } => status(&prefix, &namespace, context).await,

@@ -1,0 +1,101 @@
+//! `strongroom value …`, as a shell uses it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::etcd_server::{Etcd, Version};
+use crate::proxy_gate::keyring;
+
+struct Shell {
+    etcd: Etcd,
+    dir: TempDir,
+    key: String,
+}
+
+impl Shell {
+    fn run(&self, args: &[&str], input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
+            .args(["value"])
+            .args(args)
+            .args(["--endpoints", self.etcd.endpoint(), "-k", &self.key])
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // One that fails at once reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), output.stdout, error)
+    }
+
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        let (status, output, error) = self.run(&[args, &["-w", "json"]].concat(), b"");
+        assert_eq!(status, Some(0), "{args:?}: {error}");
+        serde_json::from_slice(&output).unwrap()
+    }
+}
+
+#[test]
+fn from_the_first_key_to_the_last() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let etcd = runtime.block_on(Etcd::start(Version::V3_5));
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let shell = Shell { etcd, dir, key };
+
+    let (status, _, error) = shell.run(&["status"], b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("value init"), "{error}");
+    let first = shell.json(&["init"])["primary"].clone();
+    assert_eq!(shell.json(&["init"])["primary"], first);
+
+    let (status, sealed, error) = shell.run(&["seal", "/a"], b"hunter2");
+    assert_eq!((status, sealed.len()), (Some(0), 48 + 7), "{error}");
+    let (status, opened, _) = shell.run(&["open", "/a"], &sealed);
+    assert_eq!((status, &opened[..]), (Some(0), &b"hunter2"[..]));
+    let (status, opened, error) = shell.run(&["open", "/b"], &sealed);
+    assert_eq!((status, opened.len()), (Some(13), 0), "{error}");
+    assert!(error.contains("/b") && !error.contains("hunter2"), "{error}");
+
+    shell.etcd.etcdctl(&["put", "/app/x", "in clear"]);
+    shell.etcd.etcdctl(&["put", "/app/y", "in clear too"]);
+    assert_eq!(shell.json(&["status"])["clear"], 2);
+    assert_eq!(shell.json(&["migrate", "--prefix", "/app/", "--dry-run"])["sealed"], 2);
+    assert_eq!(shell.json(&["migrate", "--prefix", "/app/", "--open"])["clear_admitted"], true);
+    let done = shell.json(&["migrate", "--prefix", "/app/"]);
+    assert_eq!((&done["sealed"], &done["clear_admitted"]), (&2.into(), &false.into()));
+    assert_eq!(shell.json(&["migrate", "--prefix", "/app/"])["unchanged"], 2);
+
+    let same = shell.json(&["rotate", "--older-than", "1d", "--used", "1000"]);
+    assert_eq!((&same["rotated"], &same["id"]), (&false.into(), &first));
+    let second = shell.json(&["rotate", "--settle", "100ms"]);
+    assert_ne!(second["id"], first);
+    let first = first.as_str().unwrap();
+    shell.json(&["disable", first]);
+    let (status, _, error) = shell.run(&["destroy", first], b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("2 values"), "{error}");
+    let (status, ..) = shell.run(&["open", "/a"], &sealed);
+    assert_eq!(status, Some(12));
+    shell.json(&["enable", first]);
+    assert_eq!(shell.json(&["migrate", "--prefix", ""])["resealed"], 2);
+    shell.json(&["disable", first]);
+    shell.json(&["destroy", first]);
+    let status = shell.json(&["status"]);
+    assert_eq!(status["keys"][0]["state"], "destroyed");
+    assert_eq!(
+        (&status["keys"][1]["state"], &status["keys"][1]["values"]),
+        (&"primary".into(), &2.into())
+    );
+    assert_eq!(status["keys"][1]["id"], second["id"]);
+
+    shell.etcd.etcdctl(&["put", "/strange", "clear"]);
+    let (status, _, error) =
+        shell.run(&["migrate", "--prefix", "/strange", "-k", "passphrase"], b"");
+    assert_eq!(status, Some(2), "{error}");
+}
