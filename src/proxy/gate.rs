@@ -28,6 +28,7 @@ const MAX_ANSWERS: usize = 256 << 20;
 const MAX_REQUESTS: usize = 64 << 20;
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
 const MAX_USERS: usize = 10_000;
+const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 /// Calls whose request or answer is more than one message.
 const STREAMS: [&str; 8] = [
     "/etcdserverpb.KV/RangeStream",
@@ -102,7 +103,7 @@ impl Gate {
     }
 
     pub(super) async fn answer(self, request: Request<Body>) -> Response<Body> {
-        let underway = Underway {
+        let mut underway = Underway {
             path: request.uri().path().to_owned(),
             user: self.shared.users.of(request.headers()),
             time: Timestamp::now(),
@@ -113,7 +114,7 @@ impl Gate {
         let answered = match (looks, is_stream) {
             (false, _) => Ok(self.pass(request).await),
             (true, true) => self.stream(&underway, request).await,
-            (true, false) => self.call(&underway, request).await,
+            (true, false) => self.call(&mut underway, request).await,
         };
         let response = answered.unwrap_or_else(|status| status.into_http());
         // Only what failed at once says so in its headers; the shim's own answers carry it there too.
@@ -132,12 +133,15 @@ impl Gate {
     /// A call of one message and one answer.
     async fn call(
         &self,
-        underway: &Underway,
+        underway: &mut Underway,
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let (mut head, body) = request.into_parts();
         let mut request = self.frames(body);
         let message = request.only().await?;
+        if underway.path == AUTHENTICATE {
+            underway.user = text_of(&message, 1);
+        }
         let about = about(&underway.path, &message)?;
         self.admit(underway, &about).await?;
         head.headers.remove(http::header::CONTENT_LENGTH);
@@ -159,8 +163,8 @@ impl Gate {
         let status =
             Status::from_header_map(&trailers).or_else(|| Status::from_header_map(&head.headers));
         let code = status.map_or(Code::Ok, |status| status.code());
-        if let (Some(answer), "/etcdserverpb.Auth/Authenticate") = (&answer, &*underway.path)
-            && let (Some(token), Some(user)) = (text_of(answer, 2), text_of(&message, 1))
+        if let (Some(answer), AUTHENTICATE) = (&answer, &*underway.path)
+            && let (Some(token), Some(user)) = (text_of(answer, 2), underway.user.clone())
         {
             self.shared.users.learn(&token, user);
         }

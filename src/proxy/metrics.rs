@@ -24,6 +24,28 @@ use super::Shared;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+/// etcd's calls.
+const METHODS: &str = "
+    /etcdserverpb.KV/Range /etcdserverpb.KV/RangeStream /etcdserverpb.KV/Put /etcdserverpb.KV/DeleteRange
+    /etcdserverpb.KV/Txn /etcdserverpb.KV/Compact
+    /etcdserverpb.Watch/Watch
+    /etcdserverpb.Lease/LeaseGrant /etcdserverpb.Lease/LeaseRevoke /etcdserverpb.Lease/LeaseKeepAlive
+    /etcdserverpb.Lease/LeaseTimeToLive /etcdserverpb.Lease/LeaseLeases
+    /etcdserverpb.Cluster/MemberAdd /etcdserverpb.Cluster/MemberRemove /etcdserverpb.Cluster/MemberUpdate
+    /etcdserverpb.Cluster/MemberList /etcdserverpb.Cluster/MemberPromote
+    /etcdserverpb.Maintenance/Alarm /etcdserverpb.Maintenance/Status /etcdserverpb.Maintenance/Defragment
+    /etcdserverpb.Maintenance/Hash /etcdserverpb.Maintenance/HashKV /etcdserverpb.Maintenance/Snapshot
+    /etcdserverpb.Maintenance/MoveLeader /etcdserverpb.Maintenance/Downgrade
+    /etcdserverpb.Auth/AuthEnable /etcdserverpb.Auth/AuthDisable /etcdserverpb.Auth/AuthStatus
+    /etcdserverpb.Auth/Authenticate /etcdserverpb.Auth/UserAdd /etcdserverpb.Auth/UserGet
+    /etcdserverpb.Auth/UserList /etcdserverpb.Auth/UserDelete /etcdserverpb.Auth/UserChangePassword
+    /etcdserverpb.Auth/UserGrantRole /etcdserverpb.Auth/UserRevokeRole /etcdserverpb.Auth/RoleAdd
+    /etcdserverpb.Auth/RoleGet /etcdserverpb.Auth/RoleList /etcdserverpb.Auth/RoleDelete
+    /etcdserverpb.Auth/RoleGrantPermission /etcdserverpb.Auth/RoleRevokePermission
+    /v3electionpb.Election/Campaign /v3electionpb.Election/Proclaim /v3electionpb.Election/Leader
+    /v3electionpb.Election/Observe /v3electionpb.Election/Resign
+    /v3lockpb.Lock/Lock /v3lockpb.Lock/Unlock
+    /grpc.health.v1.Health/Check /grpc.health.v1.Health/Watch";
 /// How long one scrape may take.
 const SCRAPE: Duration = Duration::from_secs(10);
 
@@ -89,8 +111,9 @@ impl Metrics {
     }
 
     pub(super) fn called(&self, method: &str, code: tonic::Code, took: Option<Duration>) {
-        // Names that no etcd knows are a client's invention, and would be a series each.
-        let method = if code == tonic::Code::Unimplemented { "unknown" } else { method };
+        // Others are a client's invention, and would be a series each.
+        let method =
+            if METHODS.split_whitespace().any(|known| known == method) { method } else { "other" };
         let call = Call { method: method.into(), code: code_name(code).into() };
         self.calls.get_or_create(&call).inc();
         if let Some(took) = took {

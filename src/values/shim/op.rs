@@ -24,7 +24,7 @@ pub(super) enum Op {
         parts: Vec<Vec<u8>>,
     },
     Txn(Box<Txn>),
-    /// One of a later etcd: a whole `RequestOp`.
+    /// An empty `RequestOp`: etcd says what is wrong with it.
     Other(Vec<u8>),
 }
 
@@ -51,7 +51,12 @@ impl Op {
         let fields = Singles::<4>::read(op)?;
         let mut asked = (1..=4).filter_map(|kind| fields.message(kind).transpose());
         let Some(request) = asked.next().transpose()? else {
-            return Ok(Self::Other(op.to_vec()));
+            // One of a later etcd could hold a value in clear.
+            return if op.is_empty() {
+                Ok(Self::Other(Vec::new()))
+            } else {
+                Err(Failure::unknown())
+            };
         };
         if asked.next().is_some() {
             return Err(Failure::malformed());

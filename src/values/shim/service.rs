@@ -176,6 +176,9 @@ impl Shim {
                     sender,
                 ))
             }
+            path if path != "/etcdserverpb.KV/Compact" && carries_values(path) => {
+                Err(Failure::unknown())
+            }
             _ => self.send(request).await,
         }
     }
@@ -374,6 +377,13 @@ async fn through(channel: &mut Channel, request: Request<Body>) -> Result<Respon
     let lost = |error: BoxError| Failure::Status(Status::from_error(error));
     futures::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(lost)?;
     channel.call(request).await.map_err(lost)
+}
+
+/// Whether calls of this service may carry values.
+fn carries_values(path: &str) -> bool {
+    ["/etcdserverpb.KV/", "/etcdserverpb.Watch/", "/v3electionpb.", "/v3lockpb."]
+        .iter()
+        .any(|service| path.starts_with(service))
 }
 
 /// See [`Shim::compared`].

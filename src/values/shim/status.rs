@@ -29,6 +29,13 @@ impl Failure {
         Malformed.into()
     }
 
+    /// What could carry values that are not encrypted.
+    pub(super) fn unknown() -> Self {
+        Self::Status(Status::unimplemented(
+            "strongroom: a call or operation of a later etcd, which could carry values in clear",
+        ))
+    }
+
     pub(super) fn nested_too_deep() -> Self {
         Self::Status(Status::invalid_argument(
             "strongroom: transactions nested more than a hundred deep",
