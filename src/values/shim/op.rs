@@ -200,3 +200,45 @@ impl Rewriter<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scope::{Reserved, Scope};
+    use super::*;
+    use crate::crypto::system_rng;
+    use crate::values::{ValueCipher, keyring};
+
+    fn code(op: &[u8]) -> Option<tonic::Code> {
+        let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+        let cipher = ValueCipher::new(&keys).unwrap();
+        let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
+        let rewriter = Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved };
+        Op::read(&rewriter, op, 0).err().map(|failure| failure.status().code())
+    }
+
+    #[test]
+    fn what_could_carry_a_value_in_clear_is_refused() {
+        let mut later = Vec::new();
+        put_message(&mut later, 5, b"a value");
+        assert_eq!(code(&later), Some(tonic::Code::Unimplemented));
+        let mut two = Vec::new();
+        put_message(&mut two, 1, b"");
+        put_message(&mut two, 2, b"");
+        assert_eq!(code(&two), Some(tonic::Code::Internal));
+        assert_eq!(code(b""), None);
+    }
+
+    #[test]
+    fn transactions_have_a_depth() {
+        let nested = |depth| {
+            (0..depth).fold(Vec::new(), |inner: Vec<u8>, _| {
+                let (mut txn, mut op) = (Vec::new(), Vec::new());
+                put_message(&mut txn, 2, &inner);
+                put_message(&mut op, TXN, &txn);
+                op
+            })
+        };
+        assert_eq!(code(&nested(50)), None);
+        assert_eq!(code(&nested(5000)), Some(tonic::Code::InvalidArgument));
+    }
+}
