@@ -99,6 +99,8 @@ async fn reserved_keys_are_nobodys() {
         client.put(&*keyring, "", None).await.unwrap_err(),
         client.delete(&*keyring, None).await.unwrap_err(),
         client.lock(keyring.trim_end_matches("keyring"), None).await.err().unwrap(),
+        // The lock's key would be below its name.
+        client.lock(DEFAULT_PREFIX.trim_end_matches('/'), None).await.err().unwrap(),
         client.campaign(&*keyring, "me", 1).await.err().unwrap(),
     ] {
         assert_eq!(code(&denied).0, PERMISSION_DENIED, "{denied:?}");

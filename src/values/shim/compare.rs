@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use bytes::Bytes;
+
 use super::rewrite::{KeyValue, Rewriter};
 use super::scope::{Outside, Span};
 use super::status::Failure;
@@ -27,12 +29,12 @@ pub(super) struct Compare {
 }
 
 /// A key and its modification revision.
-type Witness = (Vec<u8>, i64);
+pub(super) type Witness = (Vec<u8>, i64);
 
 /// What a comparison is about, as it stood at `revision`: `RangeResponse`s.
 pub(super) struct Read {
     pub(super) revision: i64,
-    pub(super) parts: Vec<Vec<u8>>,
+    pub(super) parts: Vec<Bytes>,
 }
 
 impl Compare {
@@ -98,14 +100,9 @@ impl Compare {
             .collect()
     }
 
-    /// What it comes to.
-    pub(super) fn decide(&self, read: &Read, rewriter: &Rewriter<'_>) -> Result<bool, Failure> {
-        Ok(self.witness(read, rewriter)?.0)
-    }
-
     /// What it comes to, and a key with its modification revision on which that hangs: the one that is not as it
     /// should be, or one of those that are. None when there is no key at all.
-    fn witness(
+    pub(super) fn decide(
         &self,
         read: &Read,
         rewriter: &Rewriter<'_>,
@@ -158,27 +155,25 @@ impl Compare {
         }
     }
 
-    /// Appends the `Compare`s under which it comes to the same as it did for `read`.
+    /// Appends the `Compare`s under which it comes to the same as [`decide`](Self::decide) said of `read`.
     pub(super) fn guard(
         &self,
         read: &Read,
-        verdict: bool,
+        (verdict, witness): &(bool, Option<Witness>),
         rewriter: &Rewriter<'_>,
         guards: &mut Vec<Vec<u8>>,
-    ) -> Result<(), Failure> {
-        let (_, witness) = self.witness(read, rewriter)?;
-        if let Some((key, revision)) = &witness {
+    ) {
+        if let Some((key, revision)) = witness {
             guards.push(compare_mod(key, &[], 0, *revision));
             if !verdict || self.end.is_empty() {
-                return Ok(());
+                return;
             }
         }
         // No key of the range has changed or come since; when there was none, there is none.
-        let beyond = witness.map_or(1, |_| read.revision.saturating_add(1));
+        let beyond = witness.as_ref().map_or(1, |_| read.revision.saturating_add(1));
         for span in self.spans(rewriter) {
             guards.push(compare_mod(&span.key, &span.end, LESS, beyond));
         }
-        Ok(())
     }
 
     /// A comparison of the same keys that is never true.

@@ -22,7 +22,6 @@ use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::txn::{Txn, responses};
 use super::wire::{Singles, put_message, put_number, without};
-
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
 
@@ -116,8 +115,8 @@ impl Shim {
         Self::made(self.calls, self.streams, Arc::new(shared))
     }
 
-    /// As it is, with other connections to etcd and memory of its own: one for calls with one answer, which is always taken whole, and one
-    /// for streams, which go as fast as their reader.
+    /// As it is, with memory of its own and other connections to etcd: one for calls with one answer, which is always
+    /// taken whole, and one for streams, which go as fast as their reader.
     #[must_use]
     pub fn over(&self, calls: Channel, streams: Channel) -> Self {
         Self::made(calls, streams, Arc::clone(&self.shared))
@@ -202,23 +201,26 @@ impl Shim {
             }
             "/etcdserverpb.KV/Txn" => {
                 let mut txn = shared.opened(|with| Txn::read(with, &message)).await?;
-                let ours = shared.opened(|with| Ok(txn.is_ours_to_decide(with))).await?;
-                if ours {
+                if txn.is_ours_to_decide(&shared.rewriter(&shared.namespace.cipher())) {
                     return self.decided(&head, &mut txn).await;
                 }
                 Op::Txn(Box::new(txn))
             }
             _ => return self.concurrency(path, &head, &message).await,
         };
+        let encoded;
         let sent = match &op {
-            Op::Range { parts, .. } | Op::Delete { parts } if parts.len() > 1 => {
-                return self.split(&head, &op).await;
+            Op::Range { parts, .. } | Op::Delete { parts } => match &parts[..] {
+                [only] => only,
+                _ => return self.split(&head, &op).await,
+            },
+            Op::Put(request) | Op::Other(request) => request,
+            Op::Txn(txn) => {
+                encoded = txn.encode(&[]);
+                &encoded
             }
-            Op::Range { parts, .. } | Op::Delete { parts } => parts.concat(),
-            Op::Put(request) | Op::Other(request) => request.clone(),
-            Op::Txn(txn) => txn.encode(&[]),
         };
-        let answer = self.ask(path, &head, &sent).await?;
+        let answer = self.ask(path, &head, sent).await?;
         let message = shared.opened(|with| op.response(&[&answer.message], with)).await?;
         Ok(answer.with(&message))
     }
@@ -260,9 +262,9 @@ impl Shim {
         let shared = Arc::clone(&self.shared);
         let mut pause = PAUSE.0;
         loop {
-            let read = self.compared(head, txn).await?;
+            let (read, rooms) = self.compared(head, txn).await?;
             let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
-            drop(read);
+            drop((read, rooms));
             let answer = self.ask("/etcdserverpb.KV/Txn", head, &guarded.request).await?;
             let message =
                 shared.opened(|with| txn.guarded_answer(&guarded, &answer.message, with)).await?;
@@ -274,8 +276,12 @@ impl Shim {
         }
     }
 
-    /// All that a transaction compares, at one revision.
-    async fn compared(&mut self, head: &request::Parts, txn: &Txn) -> Result<Vec<Read>, Failure> {
+    /// All that a transaction compares, at one revision, and what keeps room for it.
+    async fn compared(
+        &mut self,
+        head: &request::Parts,
+        txn: &Txn,
+    ) -> Result<(Vec<Read>, Vec<OwnedSemaphorePermit>), Failure> {
         let mut compares = Vec::new();
         txn.compares(&mut compares);
         let cipher = self.shared.namespace.cipher();
@@ -283,7 +289,7 @@ impl Shim {
         let with = shared.rewriter(&cipher);
         let asked: Vec<_> = compares.iter().map(|compare| compare.requests(&with)).collect();
         let all: Vec<_> = asked.iter().flatten().collect();
-        let (mut revision, mut parts) = (0, Vec::new());
+        let (mut revision, mut parts, mut rooms) = (0, Vec::new(), Vec::new());
         // Fewer than any etcd takes by default, so that its own limit need not be known.
         for chunk in all.chunks(MOST_READS) {
             let mut request = Vec::new();
@@ -295,19 +301,21 @@ impl Shim {
             }
             let answer = self.ask("/etcdserverpb.KV/Txn", head, &request).await?;
             for op in responses(&answer.message)? {
-                parts.push(Singles::<1>::read(op)?.message(1)?.unwrap_or_default().to_vec());
+                let part = Singles::<1>::read(op)?.message(1)?.unwrap_or_default();
+                parts.push(answer.message.slice_ref(part));
             }
             if revision == 0 {
                 let header = Singles::<1>::read(&answer.message)?.message(1)?.unwrap_or_default();
                 revision = Singles::<3>::read(header)?.number(3)?;
             }
+            rooms.extend(answer.room);
         }
         let mut parts = parts.into_iter();
         let read = asked.iter().map(|requests| Read {
             revision,
             parts: parts.by_ref().take(requests.len()).collect(),
         });
-        Ok(read.collect())
+        Ok((read.collect(), rooms))
     }
 
     async fn range_stream(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {

@@ -116,11 +116,11 @@ impl Txn {
             let decided = compare.decide(read, rewriter)?;
             // One that is false settles it, whatever becomes of the others.
             if verdict {
-                if !decided {
+                verdict = decided.0;
+                if !verdict {
                     own.clear();
                 }
-                verdict = decided;
-                compare.guard(read, decided, rewriter, &mut own)?;
+                compare.guard(read, &decided, rewriter, &mut own);
             }
         }
         self.verdict = Some(verdict);

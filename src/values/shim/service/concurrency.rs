@@ -32,9 +32,13 @@ impl Shim {
                 self.allow(Singles::<2>::read(leader)?.bytes(2)?)?;
                 message.to_vec()
             }
-            // Leader, Lock and Unlock begin with a name or a key.
-            _ => {
+            "Unlock" => {
                 self.allow(Singles::<1>::read(message)?.bytes(1)?)?;
+                message.to_vec()
+            }
+            // Leader and Lock have a name, and keys below it.
+            _ => {
+                self.allow(&[Singles::<1>::read(message)?.bytes(1)?, b"/"].concat())?;
                 message.to_vec()
             }
         };
