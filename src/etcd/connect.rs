@@ -8,7 +8,9 @@ use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
+use tower::util::BoxCloneSyncService;
 
+use super::balance::Balanced;
 use super::failure;
 use super::settings::EtcdSettings;
 use crate::error::Result;
@@ -30,7 +32,11 @@ impl EtcdSettings {
     /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings.
     pub fn balanced(&self) -> Result<Channel> {
         let targets = self.plan()?.targets.into_iter().map(|target| target.channel);
-        Ok(Channel::Tonic(tonic::transport::Channel::balance_list(targets)))
+        let targets: Vec<_> = targets.collect();
+        Ok(match &targets[..] {
+            [only] => Channel::Tonic(only.connect_lazy()),
+            _ => Channel::Custom(BoxCloneSyncService::new(Balanced::new(targets))),
+        })
     }
 
     /// When the TLS files last changed.

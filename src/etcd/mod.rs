@@ -3,6 +3,7 @@
 //! [`choose_member`] asks every endpoint how it is, [`Choice::snapshot`] opens the stream of the
 //! best one, and [`SnapshotStream`] hands out its bytes while [`protocol`] checks them.
 
+mod balance;
 mod choose;
 mod compare;
 mod connect;

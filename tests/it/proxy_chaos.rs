@@ -114,6 +114,12 @@ async fn a_member_is_lost_and_the_leader_moves() {
     survives(etcd, |mut etcd, proxy| async move {
         etcd.kill(0);
         tokio::time::sleep(Duration::from_secs(3)).await;
+        // Those that are left take everything: who asks does not notice that one is away.
+        let mut client = proxy.client().await;
+        for _ in 0..100 {
+            client.get("n", None).await.unwrap();
+            client.watch("n", None).await.unwrap();
+        }
         std::mem::forget(proxy);
         etcd
     })
