@@ -8,6 +8,7 @@ use super::line::{Kind, Line};
 use super::reader::{LineReader, Next};
 use super::record::Record;
 use crate::error::{Error, Result};
+use crate::mvcc::prefix_end;
 
 /// Which keys are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,20 +25,12 @@ impl KeyFilter {
         let touched = match self {
             Self::Exact(key) => record.keys.iter().any(|range| range.covers(key)),
             Self::Prefix(prefix) => {
-                let end = after(prefix);
+                let end = Some(prefix_end(prefix)).filter(|end| *end != [0]);
                 record.keys.iter().any(|range| range.touches(prefix, end.as_deref()))
             }
         };
         touched || record.more > 0
     }
-}
-
-/// The first key after all those with this prefix; `None` when there is none.
-fn after(prefix: &[u8]) -> Option<Vec<u8>> {
-    let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix.get(..=kept)?.to_vec();
-    *end.last_mut()? += 1;
-    Some(end)
 }
 
 /// What a record must be like; what is `None` does not matter.

@@ -8,7 +8,7 @@ use tonic::Code;
 use super::choose::Choice;
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::mvcc::KeyValue;
+use crate::mvcc::{KeyValue, prefix_end};
 
 /// Bytes that a page should have: enough to be quick, little enough for any memory.
 const PAGE: usize = 2 << 20;
@@ -33,7 +33,7 @@ impl Choice {
     ) -> Result<i64> {
         // etcd knows no empty key; a range from "\0" to "\0" is everything.
         let first = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
-        self.for_each_between(first, end_of(prefix), visit).await
+        self.for_each_between(first, prefix_end(prefix), visit).await
     }
 
     /// Gives `visit` the one key `key`, if it is there; the revision at which it was so.
@@ -154,17 +154,6 @@ impl Pages {
     }
 }
 
-/// The first key behind all those that begin with `prefix`; `"\0"` for etcd's "no end".
-fn end_of(prefix: &[u8]) -> Vec<u8> {
-    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX).map(|at| at.saturating_add(1));
-    let mut end = kept.and_then(|kept| prefix.get(..kept)).unwrap_or_default().to_vec();
-    match end.last_mut() {
-        Some(last) => *last = last.saturating_add(1),
-        None => end.push(0),
-    }
-    end
-}
-
 fn is_too_long(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status)
         if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted)
@@ -178,22 +167,4 @@ fn is_compacted(error: &etcd_client::Error) -> bool {
 
 fn wrong(what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("range: {what}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_of_prefixes() {
-        for (prefix, end) in [
-            (&b""[..], &b"\0"[..]),
-            (b"a", b"b"),
-            (b"/registry/", b"/registry0"),
-            (b"a\xff", b"b"),
-            (b"\xff\xff", b"\0"),
-        ] {
-            assert_eq!(end_of(prefix), end);
-        }
-    }
 }

@@ -12,6 +12,7 @@ mod leases;
 #[cfg(test)]
 mod model;
 pub(crate) mod proto;
+mod range;
 mod record;
 mod revision;
 mod rewrite;
@@ -21,6 +22,10 @@ pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
+#[cfg(feature = "values")]
+pub(crate) use range::NO_END;
+#[cfg(any(feature = "audit", feature = "etcd"))]
+pub(crate) use range::prefix_end;
 pub use record::{
     KeyValue, Record, check_reachable, for_each_record, for_each_record_at, history, scan_records,
     value_at,

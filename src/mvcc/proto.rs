@@ -68,12 +68,16 @@ impl<'a> Fields<'a> {
 /// Appends a field that holds a number; `int64` travels as its two's complement.
 pub(super) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
     message.push(field << 3);
-    let mut rest = number.cast_unsigned();
-    while rest >= 0x80 {
-        message.push(rest as u8 | 0x80);
-        rest >>= 7;
+    put_varint(message, number.cast_unsigned());
+}
+
+/// Appends a number in groups of seven bits.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
     }
-    message.push(rest as u8);
+    out.push(number as u8);
 }
 
 impl<'a> Field<'a> {

@@ -13,19 +13,15 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::Service;
 
 use super::Shared;
 use super::metrics::code_name;
 use crate::audit::{AuditLog, KeyRange, Record};
 use crate::values::{
-    Budget, Frames, Shim, Touched, answered, framed, revision_of, single, text_of, touched,
+    Budget, Frames, MAX_ANSWERS, MAX_REQUESTS, Shim, Touched, answered, framed, revision_of,
+    single, text_of, touched,
 };
 
-/// Of a connection's answers that are looked at, at once.
-const MAX_ANSWERS: usize = 256 << 20;
-/// Of its requests, likewise.
-const MAX_REQUESTS: usize = 64 << 20;
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
 const MAX_USERS: usize = 10_000;
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
@@ -68,7 +64,6 @@ impl Users {
 }
 
 /// One connection's way to the shim.
-#[derive(Clone)]
 pub(super) struct Gate {
     shared: Arc<Shared>,
     shim: Shim,
@@ -102,7 +97,7 @@ impl Gate {
         Frames::new(body, self.shared.max_request, self.requests.clone())
     }
 
-    pub(super) async fn answer(self, request: Request<Body>) -> Response<Body> {
+    pub(super) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let mut underway = Underway {
             path: request.uri().path().to_owned(),
             user: self.shared.users.of(request.headers()),
@@ -126,8 +121,7 @@ impl Gate {
     }
 
     async fn pass(&self, request: Request<Body>) -> Response<Body> {
-        let answer = self.shim.clone().call(request).await;
-        answer.unwrap_or_else(|error| Status::from_error(error).into_http())
+        self.shim.clone().respond(request).await
     }
 
     /// A call of one message and one answer.
@@ -180,7 +174,7 @@ impl Gate {
 
     /// A call with a stream of messages, each looked at before it goes on. What comes back is not.
     async fn stream(
-        &self,
+        self: &Arc<Self>,
         underway: &Underway,
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
@@ -204,7 +198,7 @@ impl Gate {
             return Ok(response);
         }
         self.admit(underway, &[]).await?;
-        let (gate, path, user) = (self.clone(), underway.path.clone(), underway.user.clone());
+        let (gate, path, user) = (Arc::clone(self), underway.path.clone(), underway.user.clone());
         let request = request.map(|body| {
             let frames = self.frames(body);
             Body::new(StreamBody::new(futures::stream::try_unfold(

@@ -208,7 +208,7 @@ impl Shared {
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
         let Ok(streams) = self.etcd.balanced() else { return };
         let shim = self.shim.over(calls, streams);
-        let gate = |client| Gate::new(Arc::clone(&self), shim, peer, client);
+        let gate = |client| Arc::new(Gate::new(Arc::clone(&self), shim, peer, client));
         self.metrics.connections.inc();
         match &self.acceptor {
             None => http(stream, gate(None), stop).await,
@@ -226,11 +226,11 @@ impl Shared {
 /// Serves one connection.
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    gate: Gate,
+    gate: Arc<Gate>,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let gate = gate.clone();
+        let gate = Arc::clone(&gate);
         async move {
             if !is_grpc(&request) {
                 return Ok::<_, Infallible>(not_grpc());

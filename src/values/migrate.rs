@@ -8,9 +8,10 @@ use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, Txn
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::namespace::{Namespace, within};
-use super::shim::{Reserved, is_lock, prefix_end};
-use crate::error::{Error, ErrorKind, Result};
+use super::shim::{Reserved, is_lock};
+use crate::error::{ErrorKind, Result};
 use crate::format::{ValueHeader, ValueKeyId};
+use crate::mvcc::prefix_end;
 
 /// Keys fetched at once.
 const PAGE: i64 = 256;
@@ -200,16 +201,4 @@ impl<'a> Pages<'a> {
             |kv: &KeyValue| !reserved.holds(kv.key()) && !is_lock(kv.key(), kv.value(), kv.lease());
         Ok(Some(page.into_iter().filter(counts).collect()))
     }
-}
-
-/// Refuses a prefix of keys that strongroom keeps for itself.
-///
-/// # Errors
-/// [`Usage`](ErrorKind::Usage).
-pub fn check_prefix(prefix: &[u8]) -> Result<()> {
-    if prefix.len() < 2 || !prefix.ends_with(b"/") {
-        return Err(Error::usage("the reserved prefix is a name that ends with a slash")
-            .hint("such as /strongroom/"));
-    }
-    Ok(())
 }

@@ -39,12 +39,13 @@ mod shim;
 
 pub use cipher::ValueCipher;
 #[cfg(feature = "client")]
-pub use migrate::{Migrated, Survey, check_prefix};
+pub use migrate::{Migrated, Survey};
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
 #[cfg(feature = "proxy")]
 pub(crate) use shim::{
-    Budget, Frames, Touched, answered, framed, revision_of, single, text_of, touched,
+    Budget, Frames, MAX_ANSWERS, MAX_REQUESTS, Touched, answered, framed, revision_of, single,
+    text_of, touched,
 };
 #[cfg(feature = "client")]
 pub use shim::{Scope, Shim};

@@ -75,6 +75,7 @@ impl Namespace {
     /// [`NotFound`](ErrorKind::NotFound) when there is none; [`WrongKey`](ErrorKind::WrongKey) when no master key at
     /// hand opens its keyring; [`Unreachable`](ErrorKind::Unreachable) and [`Denied`](ErrorKind::Denied) from etcd.
     pub async fn open(client: Client, prefix: &[u8], masters: Arc<MasterKeys>) -> Result<Self> {
+        check_prefix(prefix)?;
         let Some((keyring, revision)) = read(&client, prefix, &masters).await? else {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -98,6 +99,7 @@ impl Namespace {
         masters: Arc<MasterKeys>,
         now: &str,
     ) -> Result<Self> {
+        check_prefix(prefix)?;
         if read(&client, prefix, &masters).await?.is_none() {
             let keyring = keyring::generate(now, &mut system_rng());
             let record = keyring::seal(&keyring, &masters, &mut system_rng())?;
@@ -437,4 +439,13 @@ pub(super) async fn within<T>(
 
 fn failed(what: &str, error: &etcd_client::Error) -> Error {
     crate::etcd::from_client(what, error)
+}
+
+/// Refuses a prefix of keys that strongroom keeps for itself.
+fn check_prefix(prefix: &[u8]) -> Result<()> {
+    if prefix.len() < 2 || !prefix.ends_with(b"/") {
+        return Err(Error::usage("the reserved prefix is a name that ends with a slash")
+            .hint("such as /strongroom/"));
+    }
+    Ok(())
 }

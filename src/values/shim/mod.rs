@@ -16,8 +16,10 @@ mod wire;
 #[cfg(feature = "proxy")]
 pub(crate) use frames::{Budget, Frames, answered, framed, single};
 pub(super) use rewrite::is_lock;
+pub(super) use scope::Reserved;
 pub use scope::Scope;
-pub(super) use scope::{Reserved, prefix_end};
 pub use service::Shim;
+#[cfg(feature = "proxy")]
+pub(crate) use service::{MAX_ANSWERS, MAX_REQUESTS};
 #[cfg(feature = "proxy")]
 pub(crate) use touched::{Touched, revision_of, text_of, touched};

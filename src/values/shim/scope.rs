@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::mvcc::{NO_END, prefix_end};
+
 /// Says which etcd keys hold encrypted values: those under a prefix that is included and none that is excluded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
@@ -58,20 +60,6 @@ pub(in crate::values) struct Reserved {
     start: Vec<u8>,
     /// The first key after all that begin with it; a zero byte when there is none.
     end: Vec<u8>,
-}
-
-const NO_END: &[u8] = &[0];
-
-/// The first key after all that begin with `prefix`; a zero byte, etcd's word for no end, when there is none.
-pub(in crate::values) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if let Some(next) = last.checked_add(1) {
-            end.push(next);
-            return end;
-        }
-    }
-    NO_END.to_vec()
 }
 
 impl Reserved {

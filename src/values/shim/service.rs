@@ -28,9 +28,9 @@ use crate::values::{Namespace, ValueCipher};
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
 const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
 /// Of a connection's answers at once, and so of one: an answer that is to be rewritten has to fit.
-pub(super) const MAX_ANSWERS: usize = 256 << 20;
+pub(crate) const MAX_ANSWERS: usize = 256 << 20;
 /// Of a connection's requests at once.
-const MAX_REQUESTS: usize = 64 << 20;
+pub(crate) const MAX_REQUESTS: usize = 64 << 20;
 /// Pauses between attempts at a transaction when somebody was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
@@ -43,6 +43,7 @@ pub struct Shim {
     streams: Channel,
     requests: Budget,
     answers: Budget,
+    max_request: usize,
     shared: Arc<Shared>,
 }
 
@@ -50,7 +51,6 @@ pub(super) struct Shared {
     namespace: Namespace,
     scope: Scope,
     reserved: Reserved,
-    max_request: usize,
 }
 
 impl Shared {
@@ -92,8 +92,8 @@ impl Shim {
     #[must_use]
     pub fn new(upstream: Channel, namespace: Namespace, scope: Scope) -> Self {
         let reserved = Reserved::new(namespace.prefix());
-        let shared = Shared { namespace, scope, reserved, max_request: DEFAULT_REQUEST };
-        Self::made(upstream.clone(), upstream, Arc::new(shared))
+        let shared = Arc::new(Shared { namespace, scope, reserved });
+        Self::made(upstream.clone(), upstream, DEFAULT_REQUEST, shared)
     }
 
     /// A client of etcd through it: the same calls and types as any, with values that etcd does not see.
@@ -109,26 +109,29 @@ impl Shim {
     /// With requests of up to `bytes`.
     #[must_use]
     pub fn with_max_request(self, bytes: usize) -> Self {
-        let Shared { namespace, scope, reserved, .. } = &*self.shared;
-        let (namespace, scope, reserved) = (namespace.clone(), scope.clone(), reserved.clone());
-        let shared = Shared { namespace, scope, reserved, max_request: bytes };
-        Self::made(self.calls, self.streams, Arc::new(shared))
+        Self::made(self.calls, self.streams, bytes, self.shared)
     }
 
     /// As it is, with memory of its own and other connections to etcd: one for calls with one answer, which is always
     /// taken whole, and one for streams, which go as fast as their reader.
     #[must_use]
     pub fn over(&self, calls: Channel, streams: Channel) -> Self {
-        Self::made(calls, streams, Arc::clone(&self.shared))
+        Self::made(calls, streams, self.max_request, Arc::clone(&self.shared))
     }
 
-    fn made(calls: Channel, streams: Channel, shared: Arc<Shared>) -> Self {
-        let requests = Budget::new(MAX_REQUESTS.max(shared.max_request));
-        Self { calls, streams, requests, answers: Budget::new(MAX_ANSWERS), shared }
+    fn made(calls: Channel, streams: Channel, max_request: usize, shared: Arc<Shared>) -> Self {
+        let requests = Budget::new(MAX_REQUESTS.max(max_request));
+        let answers = Budget::new(MAX_ANSWERS);
+        Self { calls, streams, requests, answers, max_request, shared }
     }
 
     fn frames(&self, body: Body) -> Frames {
-        Frames::new(body, self.shared.max_request, self.requests.clone())
+        Frames::new(body, self.max_request, self.requests.clone())
+    }
+
+    /// etcd's answer to `request`, or a failure as gRPC says it.
+    pub(crate) async fn respond(self, request: Request<Body>) -> Response<Body> {
+        self.answer(request).await.unwrap_or_else(Failure::response)
     }
 
     async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -410,7 +413,7 @@ impl Service<Request<Body>> for Shim {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shim = self.clone();
-        Box::pin(async move { Ok(shim.answer(request).await.unwrap_or_else(Failure::response)) })
+        Box::pin(async move { Ok(shim.respond(request).await) })
     }
 }
 

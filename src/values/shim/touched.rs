@@ -28,7 +28,7 @@ impl Touched {
         if !self.key.starts_with(prefix) {
             return false;
         }
-        let limit = super::prefix_end(prefix);
+        let limit = crate::mvcc::prefix_end(prefix);
         match &*self.end {
             [] => true,
             [0] => prefix.is_empty(),

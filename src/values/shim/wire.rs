@@ -2,7 +2,7 @@
 //!
 //! A request that repeats a field which may stand once is refused: two readers of it could take two meanings.
 
-use crate::mvcc::proto::{Field, Fields, Malformed};
+use crate::mvcc::proto::{Field, Fields, Malformed, put_varint};
 
 /// The fields of a message by number. Each of `N` is kept once; others stay unread.
 pub(super) struct Singles<'a, const N: usize>([Option<Field<'a>>; N]);
@@ -111,14 +111,6 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u64, value: i64) {
         put_varint(out, number << 3);
         put_varint(out, value.cast_unsigned());
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 #[cfg(test)]

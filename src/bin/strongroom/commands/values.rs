@@ -11,7 +11,7 @@ use strongroom::envelope::keyfile;
 use strongroom::format::ValueKeyId;
 use strongroom::keys::MasterKeys;
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
-use strongroom::values::{Namespace, Scope, check_prefix, keyring};
+use strongroom::values::{Namespace, Scope, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS, now};
@@ -58,7 +58,6 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
 
 async fn init(namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
     let prefix = namespace.reserved_prefix.as_bytes();
-    check_prefix(prefix)?;
     let client = context.settings.etcd()?.connect().await?;
     let opened = Namespace::open_or_create(client, prefix, masters(context)?, &now()).await?;
     let primary = opened.cipher().primary().to_string();
@@ -71,7 +70,6 @@ async fn init(namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> 
 
 async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace> {
     let prefix = namespace.reserved_prefix.as_bytes();
-    check_prefix(prefix)?;
     let client = context.settings.etcd()?.connect().await?;
     Namespace::open(client, prefix, masters(context)?).await
 }
@@ -241,7 +239,6 @@ async fn change(
 
 pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode> {
     let prefix = args.namespace.reserved_prefix.into_bytes();
-    check_prefix(&prefix)?;
     let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
     let tls = args.listen_cert.zip(args.listen_key).map(|(cert, key)| ServerTls {
         cert,
