@@ -12,8 +12,9 @@ use super::buffers::{Buffer, Buffers};
 use super::companions;
 use super::control::{Control, Step};
 use super::facts;
-use super::frames::{Compressed, FramePool, kib};
+use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::input::{Input, Live};
+use super::parent::{KnownFrames, Parent};
 use super::snapshot::DatabaseReader;
 use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
@@ -27,9 +28,6 @@ use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
 use zeroize::Zeroizing;
-
-/// Bytes of database in one frame.
-const FRAME_LEN: usize = 1 << 20;
 
 /// Where the database comes from.
 #[non_exhaustive]
@@ -57,6 +55,8 @@ pub struct BackupOptions {
     pub compare_members: bool,
     /// Files and directories to store beside the snapshot, encrypted: what etcd alone does not bring back.
     pub include: Vec<PathBuf>,
+    /// How old a chain may get: frames are not taken over from payloads older than this. Zero: every snapshot is full.
+    pub full_every: Duration,
 }
 
 impl Default for BackupOptions {
@@ -68,6 +68,7 @@ impl Default for BackupOptions {
             read_ahead: 32 << 20,
             compare_members: true,
             include: Vec::new(),
+            full_every: Duration::from_secs(7 * 86_400),
         }
     }
 }
@@ -84,6 +85,8 @@ pub struct BackupReport {
     pub revision: u64,
     /// The revision below which history is compacted.
     pub compact_revision: u64,
+    /// The snapshots whose payloads it uses too; empty when it is full.
+    pub depends_on: Vec<SnapshotId>,
     /// Length of the database.
     pub database_bytes: u64,
     /// Length of all objects written.
@@ -135,6 +138,15 @@ pub async fn backup(
         [] => None,
         _ => Some(run_blocking(move || companions::pack(&include)).await?),
     };
+    let parent = if options.full_every.is_zero() {
+        None
+    } else {
+        let (cluster, oldest) = (&options.cluster, options.full_every);
+        let found = Parent::find(repository, keys, cluster, oldest, control);
+        let (parent, doubts) = control.guard(found).await.context("looking for a snapshot to lean on")?;
+        warnings.extend(doubts);
+        parent
+    };
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let id = SnapshotId::new(unix_ms()?, crypto::random(&mut crypto::system_rng()));
@@ -145,6 +157,7 @@ pub async fn backup(
         control,
         id,
         companions,
+        parent,
         committing: AtomicBool::new(false),
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
@@ -167,6 +180,7 @@ pub async fn backup(
         cluster: options.cluster.clone(),
         revision: written.revision,
         compact_revision: written.compact_revision,
+        depends_on: written.depends_on,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
         sealed_by,
@@ -203,6 +217,7 @@ struct Written {
     members: Option<Comparison>,
     revision: u64,
     compact_revision: u64,
+    depends_on: Vec<SnapshotId>,
     database_bytes: u64,
     stored_bytes: u64,
 }
@@ -215,6 +230,7 @@ struct Writer<'a> {
     control: &'a Control,
     id: SnapshotId,
     companions: Option<Zeroizing<Vec<u8>>>,
+    parent: Option<Parent>,
     /// The manifest is on its way.
     committing: AtomicBool,
     data_key: DataKey,
@@ -241,6 +257,7 @@ impl Writer<'_> {
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
         let database = index.database;
+        let depends_on: Vec<_> = index.sources.iter().map(|source| source.snapshot).collect();
         let reader =
             DatabaseReader::open(self.repository, self.id, &self.data_key, payload.length, index)
                 .await
@@ -261,7 +278,7 @@ impl Writer<'_> {
             revision,
             database_bytes: database.size,
             objects,
-            depends_on: Vec::new(),
+            depends_on: depends_on.clone(),
             replaces: None,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
@@ -269,6 +286,9 @@ impl Writer<'_> {
         let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
         let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
+        if let Some(parent) = &self.parent {
+            parent.recheck(self.repository, &depends_on).await?;
+        }
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository
@@ -278,6 +298,7 @@ impl Writer<'_> {
             members,
             revision,
             compact_revision,
+            depends_on,
             database_bytes: database.size,
             stored_bytes,
         })
@@ -301,8 +322,11 @@ impl Writer<'_> {
     }
 
     async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
-        let frame_id_key = SecretKey::random(&mut crypto::system_rng());
-        let pool = FramePool::new(self.options.level, &frame_id_key)?;
+        let (frame_id_key, known) = match &self.parent {
+            Some(parent) => (parent.frame_id_key.duplicate(), KnownFrames::clone(&parent.frames)),
+            None => (SecretKey::random(&mut crypto::system_rng()), KnownFrames::default()),
+        };
+        let pool = FramePool::new(self.options.level, &frame_id_key, &known)?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
             Role::Payload,
@@ -320,18 +344,26 @@ impl Writer<'_> {
             let frame: Compressed = frame
                 .await
                 .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
-            sealer.write(&frame.bytes)?;
-            let length = frame.bytes.len() as u64;
-            table.push(FrameRef { source: 0, offset, length, id: frame.id });
-            offset += length;
-            upload.write(sealer.take().into()).await?;
+            if let Some(known) = frame.known {
+                let source = known.source as u32 + 1;
+                let (offset, length) = (known.offset, known.length);
+                table.push(FrameRef { source, offset, length, id: frame.id });
+            } else {
+                sealer.write(&frame.bytes)?;
+                let length = frame.bytes.len() as u64;
+                table.push(FrameRef { source: 0, offset, length, id: frame.id });
+                offset += length;
+                upload.write(sealer.take().into()).await?;
+            }
             self.control.step(Step::Advance(frame.plain as u64));
             drop(frame.memory);
         }
         let database = reading.join().await?;
         let (tail, object) = sealer.finish()?;
         upload.write(tail.into()).await?;
-        let index = Index { database, frame_id_key, sources: Vec::new(), frames: table };
+        let parent = self.parent.as_ref();
+        let sources = parent.map(|parent| parent.used_sources(&mut table)).unwrap_or_default();
+        let index = Index { database, frame_id_key, sources, frames: table };
         Ok((object, index))
     }
 

@@ -9,13 +9,19 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use super::buffers::Buffer;
+use super::parent::{Known, KnownFrames};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::SecretKey;
 
-/// A frame, compressed and named.
+/// Bytes of database in one frame.
+pub(super) const FRAME_LEN: usize = 1 << 20;
+
+/// A frame, named, and compressed unless it is known.
 pub(crate) struct Compressed {
     pub(crate) bytes: Vec<u8>,
     pub(crate) id: [u8; 16],
+    /// Where the chain holds it.
+    pub(crate) known: Option<Known>,
     /// Length of the plain frame.
     pub(crate) plain: usize,
     /// What is left of the frame's share of the read-ahead; free once this is dropped.
@@ -43,7 +49,11 @@ impl FramePool {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a level zstd does not know, [`ErrorKind::Io`] when no thread can start.
-    pub(crate) fn new(level: i32, frame_id_key: &SecretKey) -> Result<Self> {
+    pub(crate) fn new(
+        level: i32,
+        frame_id_key: &SecretKey,
+        known: &KnownFrames,
+    ) -> Result<Self> {
         if !zstd::compression_level_range().contains(&level) {
             return Err(Error::usage(format!("zstd has no level {level}")));
         }
@@ -51,10 +61,10 @@ impl FramePool {
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..thread::available_parallelism().map_or(2, NonZero::get) {
             let queue = queue.clone();
-            let key = SecretKey::new(|bytes| bytes.copy_from_slice(frame_id_key.expose()));
+            let (key, known) = (frame_id_key.duplicate(), KnownFrames::clone(known));
             let compressor = Compressor::new(level)
                 .map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))?;
-            let mut worker = Worker { compressor, scratch: Vec::new(), key };
+            let mut worker = Worker { compressor, scratch: Vec::new(), key, known };
             thread::Builder::new()
                 .name("compress".into())
                 .spawn(move || {
@@ -93,10 +103,16 @@ struct Worker {
     /// Takes whatever zstd may need at most, so that the result is allocated at its own length.
     scratch: Vec<u8>,
     key: SecretKey,
+    known: KnownFrames,
 }
 
 impl Worker {
     fn compress(&mut self, frame: &[u8], mut memory: OwnedSemaphorePermit) -> Result<Compressed> {
+        let (id, plain) = (frame_id(self.key.expose(), frame), frame.len());
+        if let Some(known) = self.known.get(&id).copied() {
+            drop(memory.split(memory.num_permits()));
+            return Ok(Compressed { bytes: Vec::new(), id, known: Some(known), plain, memory });
+        }
         self.scratch.resize(zstd_safe::compress_bound(frame.len()), 0);
         let length =
             self.compressor.compress_to_buffer(frame, self.scratch.as_mut_slice()).map_err(
@@ -104,8 +120,7 @@ impl Worker {
             )?;
         let bytes = self.scratch.get(..length).unwrap_or_default().to_vec();
         drop(memory.split(memory.num_permits().saturating_sub(kib(length))));
-        let id = frame_id(self.key.expose(), frame);
-        Ok(Compressed { bytes, id, plain: frame.len(), memory })
+        Ok(Compressed { bytes, id, known: None, plain, memory })
     }
 }
 

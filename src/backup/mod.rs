@@ -15,6 +15,7 @@ mod frames;
 mod input;
 mod inside;
 mod member;
+mod parent;
 mod passphrases;
 mod read;
 mod reports;
@@ -35,6 +36,7 @@ pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
+pub use parent::GRACE;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,

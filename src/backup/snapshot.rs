@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
@@ -19,6 +21,8 @@ use crate::secret::SecretKey;
 use crate::store::Repository;
 use zeroize::Zeroizing;
 
+/// Payloads opened at once.
+const READS: usize = 32;
 /// Seals of one snapshot that are tried.
 const MOST_SEALS: usize = 64;
 
@@ -277,6 +281,8 @@ struct Inner {
 
 struct Payload {
     name: String,
+    length: u64,
+    commitment: [u8; 32],
     opener: ObjectOpener,
 }
 
@@ -289,21 +295,29 @@ impl DatabaseReader {
         payload_len: u64,
         index: Index,
     ) -> Result<Self> {
-        let own = (id, data_key.payload_key(), payload_len, None);
-        let mut payloads = vec![open_payload(repository, own).await?];
+        let mut places = vec![(id, data_key.payload_key(), payload_len, None)];
         for source in &index.sources {
             let key = source.payload_key.as_ref().ok_or_else(|| {
                 Error::unsupported(format!("source {} comes without its key", source.snapshot))
             })?;
-            let key = SecretKey::new(|bytes| bytes.copy_from_slice(key.expose()));
-            let place = (source.snapshot, key, source.length, Some(source.commitment));
-            payloads.push(open_payload(repository, place).await?);
+            let commitment = Some(source.commitment);
+            places.push((source.snapshot, key.duplicate(), source.length, commitment));
         }
+        let payloads = stream::iter(places)
+            .map(|place| open_payload(repository, place))
+            .buffered(READS)
+            .try_collect()
+            .await?;
         Ok(Self(Arc::new(Inner { repository: repository.clone(), index, payloads })))
     }
 
     pub(crate) fn index(&self) -> &Index {
         &self.0.index
+    }
+
+    /// Length and key commitment of the snapshot's own payload object.
+    pub(crate) fn own_payload(&self) -> (u64, [u8; 32]) {
+        self.0.payloads.first().map(|own| (own.length, own.commitment)).unwrap_or_default()
     }
 
     /// Where the plain frame `at` begins in the database.
@@ -369,7 +383,7 @@ async fn open_payload(
             return Err(Error::truncated("shorter than its header"));
         }
         let head = repository.get_range(&name, 0..head_len).await?;
-        let found = head.get(head_len as usize - 32..).unwrap_or_default();
+        let found = head.last_chunk::<32>().copied().unwrap_or_default();
         if commitment.is_some_and(|commitment| commitment != found) {
             return Err(Error::tampered("its key commitment is not the one the index names"));
         }
@@ -377,9 +391,10 @@ async fn open_payload(
         let last = opener.last_chunk();
         let sealed = repository.get_range(&name, opener.sealed_range(&last)?).await?;
         opener.open(&last, &mut sealed.to_vec())?;
-        Ok(opener)
+        Ok((found, opener))
     };
-    Ok(Payload { opener: opened.await.context(name.clone())?, name })
+    let (commitment, opener) = opened.await.context(name.clone())?;
+    Ok(Payload { name, length, commitment, opener })
 }
 
 /// The stored bytes of some frames, as fetched.

@@ -59,6 +59,13 @@ pub struct Source {
     pub length: u64,
 }
 
+impl Source {
+    pub(crate) fn duplicate(&self) -> Self {
+        let payload_key = self.payload_key.as_ref().map(SecretKey::duplicate);
+        Self { payload_key, ..*self }
+    }
+}
+
 /// Where one frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameRef {

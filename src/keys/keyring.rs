@@ -4,7 +4,7 @@ use super::local::LocalKey;
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, KeyId, KeyState, KeyringEntry};
-use crate::secret::{SecretBytes, SecretKey};
+use crate::secret::SecretBytes;
 
 /// The keys of one keyring file. Exactly one is primary.
 pub struct Keyring {
@@ -89,7 +89,7 @@ impl Keyring {
     pub(super) fn usable(&self) -> impl Iterator<Item = (LocalKey, bool)> {
         self.entries.iter().filter_map(|entry| {
             let master = entry.master.as_ref().filter(|_| entry.state != KeyState::Disabled)?;
-            let copy = SecretKey::new(|bytes| bytes.copy_from_slice(master.expose()));
+            let copy = master.duplicate();
             Some((LocalKey::new(copy), entry.state == KeyState::Primary))
         })
     }

@@ -61,6 +61,7 @@ pub(crate) struct BackupConfig {
     pub(crate) suite: Option<Suite>,
     /// Files and directories to store beside each snapshot.
     pub(crate) include: Vec<PathBuf>,
+    pub(crate) full_every: Option<Span>,
 }
 
 fn suite<'de, D: serde::Deserializer<'de>>(

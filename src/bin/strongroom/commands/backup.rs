@@ -1,6 +1,7 @@
 //! `backup`
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use strongroom::Result;
@@ -25,6 +26,11 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     options.suite = args.suite.or(config.suite).unwrap_or(options.suite);
     options.compare_members = !args.no_compare;
     options.include = if args.include.is_empty() { config.include.clone() } else { args.include };
+    if args.full {
+        options.full_every = Duration::ZERO;
+    } else if let Some(span) = args.full_every.or(config.full_every) {
+        options.full_every = span.0;
+    }
     if let Some(mib) = args.read_ahead.or(config.read_ahead) {
         options.read_ahead = (mib as usize) << 20;
     }
@@ -40,15 +46,17 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
     report.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let kind = if report.depends_on.is_empty() { "full" } else { "incremental" };
     let sealed_by: Vec<String> = report.sealed_by.iter().map(ToString::to_string).collect();
     context.output.result(
         json!({
             "id": report.id.to_string(),
             "cluster": report.cluster.as_str(),
             "created": created(report.id),
-            "kind": "full",
+            "kind": kind,
             "revision": report.revision,
             "compact_revision": report.compact_revision,
+            "depends_on": report.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "database_bytes": report.database_bytes,
             "stored_bytes": report.stored_bytes,
             "duration_seconds": report.duration.as_secs_f64(),
@@ -63,7 +71,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         }),
         || {
             format!(
-                "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
+                "{kind} snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
                 report.id,
                 report.cluster,
                 report.revision,

@@ -1,0 +1,184 @@
+//! The snapshot that an incremental leans on: frames that its chain holds are named, not stored again.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::catalog::LONGEST_BACKUP;
+use super::control::Control;
+use super::folder::{self, Folder};
+use super::frames::FRAME_LEN;
+use super::snapshot::{self, OpenSnapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ClusterName, FrameRef, SnapshotId, Source, names};
+use crate::keys::MasterKeys;
+use crate::secret::SecretKey;
+use crate::store::Repository;
+
+/// How long a removed snapshot's payload stays, for those who began to lean on it before (SPEC.md §3.3).
+pub const GRACE: Duration = LONGEST_BACKUP;
+/// Snapshots whose index is tried, from the newest down.
+const ATTEMPTS: usize = 5;
+/// Requests in flight.
+const READS: usize = 32;
+
+/// A frame that the chain holds, by its source among [`Parent::sources`].
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    pub(super) source: usize,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+/// The frames of a chain, by their ids.
+pub(super) type KnownFrames = Arc<HashMap<[u8; 16], Known>>;
+
+/// An authenticated snapshot and all that it is made of.
+pub(super) struct Parent {
+    pub(super) id: SnapshotId,
+    pub(super) frame_id_key: SecretKey,
+    pub(super) frames: KnownFrames,
+    /// Ascending: payloads of the parent and of those it depends on.
+    sources: Vec<Source>,
+    since: Since,
+}
+
+/// By both clocks: one stands still while the machine sleeps, the other may be set back.
+struct Since(Instant, SystemTime);
+
+impl Since {
+    fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+    }
+}
+
+impl Parent {
+    /// The newest snapshot of `cluster` that `keys` open, if the chain that it belongs to began less than `full_every`
+    /// ago; and what is wrong with newer ones.
+    pub(super) async fn find(
+        repository: &Repository,
+        keys: &MasterKeys,
+        cluster: &ClusterName,
+        full_every: Duration,
+        control: &Control,
+    ) -> Result<(Option<Self>, Vec<String>)> {
+        let mut warnings = Vec::new();
+        let now = SystemTime::now();
+        let begins_after = |id: SnapshotId| {
+            let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(id.unix_ms());
+            now.duration_since(begun).unwrap_or_default() < full_every
+        };
+        let since = Since::now();
+        let folders = folder::list_all(repository).await?.snapshots;
+        let usable = |id: SnapshotId, folder: &Folder| {
+            folder.manifest.is_some()
+                && folder.tombstone.is_none()
+                && !folder::is_ahead(id, now)
+                && begins_after(id)
+        };
+        let ids = folders.into_iter().rev().filter(|(id, folder)| usable(*id, folder));
+        let mut manifests = stream::iter(ids)
+            .map(|(id, _)| async move { (id, snapshot::read_manifest(repository, id).await) })
+            .buffered(READS);
+        let mut attempts = 0;
+        while let Some((id, manifest)) = manifests.next().await {
+            let opened = match manifest {
+                Ok(manifest) if manifest.body().cluster != *cluster => continue,
+                Ok(_) => OpenSnapshot::open(repository, id, keys).await,
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(snapshot) => {
+                    let first = snapshot.manifest.body().depends_on.first().copied();
+                    let same_size = snapshot.database.index().database.frame_size == FRAME_LEN as u64;
+                    let usable = same_size && begins_after(first.unwrap_or(id));
+                    let parent = usable.then(|| Self::of(&snapshot, since));
+                    return Ok((parent, warnings));
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Err(error) => warnings.push(format!("nothing is taken over from {error}")),
+            }
+            control.check()?;
+            attempts += 1;
+            if attempts == ATTEMPTS {
+                break;
+            }
+        }
+        Ok((None, warnings))
+    }
+
+    fn of(snapshot: &OpenSnapshot, since: Since) -> Self {
+        let id = snapshot.manifest.body().snapshot;
+        let index = snapshot.database.index();
+        let (length, commitment) = snapshot.database.own_payload();
+        let payload_key = Some(snapshot.data_key.payload_key());
+        let mut sources = vec![(0, Source { snapshot: id, payload_key, commitment, length })];
+        for (at, source) in (1_u32..).zip(&index.sources) {
+            sources.push((at, source.duplicate()));
+        }
+        sources.sort_by_key(|(_, source)| source.snapshot);
+        let place: HashMap<u32, usize> =
+            sources.iter().enumerate().map(|(at, (number, _))| (*number, at)).collect();
+        let frames = index.frames.iter().filter_map(|frame| {
+            let source = *place.get(&frame.source)?;
+            Some((frame.id, Known { source, offset: frame.offset, length: frame.length }))
+        });
+        Self {
+            id,
+            frame_id_key: index.frame_id_key.duplicate(),
+            frames: Arc::new(frames.collect()),
+            sources: sources.into_iter().map(|(_, source)| source).collect(),
+            since,
+        }
+    }
+
+    /// The sources that `table` uses, whose frames name them by their place among the parent's plus one; from then on
+    /// by that among those returned.
+    pub(super) fn used_sources(&self, table: &mut [FrameRef]) -> Vec<Source> {
+        let used: BTreeSet<u32> =
+            table.iter().map(|frame| frame.source).filter(|source| *source != 0).collect();
+        let renumbered: HashMap<u32, u32> = used.iter().copied().zip(1..).collect();
+        for frame in table.iter_mut() {
+            frame.source = renumbered.get(&frame.source).copied().unwrap_or_default();
+        }
+        let used = used.iter().filter_map(|number| self.sources.get(*number as usize - 1));
+        used.map(Source::duplicate).collect()
+    }
+
+    /// Makes sure, before the manifest that names them, that the payloads of `sources` are there, and that nobody may
+    /// yet have begun to remove them.
+    pub(super) async fn recheck(
+        &self,
+        repository: &Repository,
+        sources: &[SnapshotId],
+    ) -> Result<()> {
+        if self.since.elapsed() > GRACE / 2 {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("this took so long that snapshot {}, which it leans on, may be gone", self.id),
+            )
+            .hint("take this one in full, with --full"));
+        }
+        let wanted: Vec<_> =
+            self.sources.iter().filter(|source| sources.contains(&source.snapshot)).collect();
+        stream::iter(wanted)
+            .map(async |source| {
+                let name = names::snapshot_object(source.snapshot, "payload");
+                match repository.len(&name).await {
+                    Ok(length) if length == source.length => Ok(()),
+                    Ok(_) => Err(Error::tampered(format!("{name}: its length has changed"))),
+                    Err(error) => Err(error),
+                }
+            })
+            .buffer_unordered(READS)
+            .try_collect()
+            .await
+    }
+}
