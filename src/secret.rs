@@ -53,7 +53,7 @@ impl SecretKey {
     }
 
     /// A second copy, where two owners need one each. There is no `Clone`, so that each shows in a review.
-    pub(crate) fn duplicate(&self) -> Self {
+    pub fn duplicate(&self) -> Self {
         Self::new(|bytes| bytes.copy_from_slice(self.expose()))
     }
 

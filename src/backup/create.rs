@@ -138,15 +138,7 @@ pub async fn backup(
         [] => None,
         _ => Some(run_blocking(move || companions::pack(&include)).await?),
     };
-    let parent = if options.full_every.is_zero() {
-        None
-    } else {
-        let (cluster, oldest) = (&options.cluster, options.full_every);
-        let found = Parent::find(repository, keys, cluster, oldest, control);
-        let (parent, doubts) = control.guard(found).await.context("looking for a snapshot to lean on")?;
-        warnings.extend(doubts);
-        parent
-    };
+    let parent = control.guard(Parent::find(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let id = SnapshotId::new(unix_ms()?, crypto::random(&mut crypto::system_rng()));

@@ -33,11 +33,20 @@ impl Folder {
         now.duration_since(self.seals.values().chain(index).map(|info| info.modified).min()?).ok()
     }
 
+    /// All its objects.
+    pub(crate) fn every(&self) -> impl Iterator<Item = &ObjectInfo> {
+        let heads = self.manifest.iter().chain(&self.tombstone);
+        self.objects.values().chain(self.seals.values()).chain(heads)
+    }
+
+    /// When the last of its objects was written, by the store's clock.
+    pub(crate) fn youngest(&self) -> Option<SystemTime> {
+        self.every().map(|info| info.modified).max()
+    }
+
     /// The youngest object's age by the store's clock; `None` when there is none or it lies ahead.
     pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
-        let heads = self.manifest.iter().chain(&self.tombstone);
-        let all = self.objects.values().chain(self.seals.values()).chain(heads);
-        now.duration_since(all.map(|info| info.modified).max()?).ok()
+        now.duration_since(self.youngest()?).ok()
     }
 }
 

@@ -49,11 +49,7 @@ impl FramePool {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a level zstd does not know, [`ErrorKind::Io`] when no thread can start.
-    pub(crate) fn new(
-        level: i32,
-        frame_id_key: &SecretKey,
-        known: &KnownFrames,
-    ) -> Result<Self> {
+    pub(crate) fn new(level: i32, frame_id_key: &SecretKey, known: &KnownFrames) -> Result<Self> {
         if !zstd::compression_level_range().contains(&level) {
             return Err(Error::usage(format!("zstd has no level {level}")));
         }
@@ -185,7 +181,8 @@ mod tests {
 
     #[tokio::test]
     async fn compresses_and_opens_again() {
-        let pool = FramePool::new(1, &SecretKey::new(|key| key.fill(1))).unwrap();
+        let pool =
+            FramePool::new(1, &SecretKey::new(|key| key.fill(1)), &KnownFrames::default()).unwrap();
         let frames: Vec<Vec<u8>> = (0..9u8).map(|i| vec![i; 1 << 16]).collect();
         let buffers = super::super::buffers::Buffers::default();
         let lend = |frame: &Vec<u8>| {

@@ -17,6 +17,7 @@ mod inside;
 mod member;
 mod parent;
 mod passphrases;
+mod prune;
 mod read;
 mod reports;
 mod reseal;
@@ -40,6 +41,9 @@ pub use parent::GRACE;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
+};
+pub use prune::{
+    Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, plan_prune, prune_report,
 };
 pub use reports::{ListedReport, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
@@ -76,6 +80,9 @@ mod tests {
             is_send(&apply_plan(repository, keys, plan, choice, DEFAULT_RATE, &control));
         };
         let _ = choose;
+        let retention = Retention::default();
+        is_send(&plan_prune(repository, keys, &retention, None, &control));
+        is_send(&apply_prune(repository, &PrunePlan::default(), &control));
         is_send(&reseal(repository, keys, Scope::All, &[], &control));
     }
 }

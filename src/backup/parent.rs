@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::LONGEST_BACKUP;
-use super::control::Control;
+use super::create::BackupOptions;
 use super::folder::{self, Folder};
 use super::frames::FRAME_LEN;
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, FrameRef, SnapshotId, Source, names};
+use crate::format::{FrameRef, SnapshotId, Source, names};
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
@@ -21,6 +21,8 @@ use crate::store::Repository;
 pub const GRACE: Duration = LONGEST_BACKUP;
 /// Snapshots whose index is tried, from the newest down.
 const ATTEMPTS: usize = 5;
+/// Manifests read ahead: the first is mostly the one.
+const AHEAD: usize = 2;
 /// Requests in flight.
 const READS: usize = 32;
 
@@ -59,20 +61,22 @@ impl Since {
 }
 
 impl Parent {
-    /// The newest snapshot of `cluster` that `keys` open, if the chain that it belongs to began less than `full_every`
-    /// ago; and what is wrong with newer ones.
+    /// The newest snapshot of the cluster that `keys` open, if the chain that it belongs to is young enough. What is
+    /// wrong with newer ones is warned of.
     pub(super) async fn find(
         repository: &Repository,
         keys: &MasterKeys,
-        cluster: &ClusterName,
-        full_every: Duration,
-        control: &Control,
-    ) -> Result<(Option<Self>, Vec<String>)> {
-        let mut warnings = Vec::new();
+        options: &BackupOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Self>> {
+        let BackupOptions { cluster, full_every, .. } = options;
+        if full_every.is_zero() {
+            return Ok(None);
+        }
         let now = SystemTime::now();
         let begins_after = |id: SnapshotId| {
             let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(id.unix_ms());
-            now.duration_since(begun).unwrap_or_default() < full_every
+            now.duration_since(begun).unwrap_or_default() < *full_every
         };
         let since = Since::now();
         let folders = folder::list_all(repository).await?.snapshots;
@@ -85,7 +89,7 @@ impl Parent {
         let ids = folders.into_iter().rev().filter(|(id, folder)| usable(*id, folder));
         let mut manifests = stream::iter(ids)
             .map(|(id, _)| async move { (id, snapshot::read_manifest(repository, id).await) })
-            .buffered(READS);
+            .buffered(AHEAD);
         let mut attempts = 0;
         while let Some((id, manifest)) = manifests.next().await {
             let opened = match manifest {
@@ -96,22 +100,22 @@ impl Parent {
             match opened {
                 Ok(snapshot) => {
                     let first = snapshot.manifest.body().depends_on.first().copied();
-                    let same_size = snapshot.database.index().database.frame_size == FRAME_LEN as u64;
+                    let same_size =
+                        snapshot.database.index().database.frame_size == FRAME_LEN as u64;
                     let usable = same_size && begins_after(first.unwrap_or(id));
                     let parent = usable.then(|| Self::of(&snapshot, since));
-                    return Ok((parent, warnings));
+                    return Ok(parent);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => warnings.push(format!("nothing is taken over from {error}")),
             }
-            control.check()?;
             attempts += 1;
             if attempts == ATTEMPTS {
                 break;
             }
         }
-        Ok((None, warnings))
+        Ok(None)
     }
 
     fn of(snapshot: &OpenSnapshot, since: Since) -> Self {
@@ -162,19 +166,23 @@ impl Parent {
         if self.since.elapsed() > GRACE / 2 {
             return Err(Error::new(
                 ErrorKind::Refused,
-                format!("this took so long that snapshot {}, which it leans on, may be gone", self.id),
+                format!(
+                    "this took so long that snapshot {}, which it leans on, may be gone",
+                    self.id
+                ),
             )
             .hint("take this one in full, with --full"));
         }
-        let wanted: Vec<_> =
-            self.sources.iter().filter(|source| sources.contains(&source.snapshot)).collect();
+        let used = self.sources.iter().filter(|source| sources.contains(&source.snapshot));
+        let wanted: Vec<_> = used
+            .map(|source| (names::snapshot_object(source.snapshot, "payload"), source.length))
+            .collect();
         stream::iter(wanted)
-            .map(async |source| {
-                let name = names::snapshot_object(source.snapshot, "payload");
-                match repository.len(&name).await {
-                    Ok(length) if length == source.length => Ok(()),
-                    Ok(_) => Err(Error::tampered(format!("{name}: its length has changed"))),
-                    Err(error) => Err(error),
+            .map(|(name, length)| async move {
+                if repository.len(&name).await? == length {
+                    Ok(())
+                } else {
+                    Err(Error::tampered(format!("{name}: its length has changed")))
                 }
             })
             .buffer_unordered(READS)

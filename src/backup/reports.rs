@@ -49,14 +49,25 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
         let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
-        let report = match repository.get(&info.name, MAX_SEALED_RECORD as u64).await {
+        let report = match read_report(repository, keys, id).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            read => read.and_then(|bytes| open(id, &bytes, keys)).context(info.name),
+            read => read,
         };
         listed.push(ListedReport { id, report });
     }
     listed.sort_by_key(|listed| listed.id);
     Ok(listed)
+}
+
+/// Reads one report.
+pub(super) async fn read_report(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+) -> Result<Report> {
+    let name = ObjectName::Report { id }.to_string();
+    let bytes = repository.get(&name, MAX_SEALED_RECORD as u64).await;
+    bytes.and_then(|bytes| open(id, &bytes, keys)).context(name)
 }
 
 fn open(id: SnapshotId, bytes: &[u8], keys: &MasterKeys) -> Result<Report> {

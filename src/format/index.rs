@@ -60,7 +60,8 @@ pub struct Source {
 }
 
 impl Source {
-    pub(crate) fn duplicate(&self) -> Self {
+    /// A second one, with its own copy of the key.
+    pub fn duplicate(&self) -> Self {
         let payload_key = self.payload_key.as_ref().map(SecretKey::duplicate);
         Self { payload_key, ..*self }
     }

@@ -12,6 +12,7 @@ mod leases;
 #[cfg(test)]
 mod model;
 pub(crate) mod proto;
+#[cfg(any(feature = "audit", feature = "etcd"))]
 mod range;
 mod record;
 mod revision;
@@ -22,7 +23,7 @@ pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
-#[cfg(feature = "values")]
+#[cfg(feature = "client")]
 pub(crate) use range::NO_END;
 #[cfg(any(feature = "audit", feature = "etcd"))]
 pub(crate) use range::prefix_end;

@@ -1,7 +1,7 @@
 //! Ranges of keys, as etcd writes them (`KeyRange` in `api/etcdserverpb/rpc.proto`).
 
 /// The end of a range that has none.
-#[cfg(feature = "values")]
+#[cfg(feature = "client")]
 pub(crate) const NO_END: &[u8] = &[0];
 
 /// The first key after all that begin with `prefix`; a zero byte, etcd's word for no end, when there is none.

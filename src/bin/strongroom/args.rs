@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod inside;
+mod prune;
 mod restore;
 mod to_cluster;
 mod values;
@@ -17,6 +18,7 @@ use crate::duration::Span;
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use prune::{KeepArgs, PruneArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use values::{
     AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
@@ -266,6 +268,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Remove the snapshots that no rule wants
+    #[command(long_about = help::PRUNE, after_help = help::PRUNE_MORE)]
+    Prune(Box<PruneArgs>),
     /// Make, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),

@@ -2,10 +2,12 @@
 
 mod drill;
 mod inside;
+mod unattended;
 mod values;
 
 pub(crate) use drill::*;
 pub(crate) use inside::*;
+pub(crate) use unattended::*;
 pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\

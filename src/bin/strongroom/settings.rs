@@ -12,7 +12,7 @@ use strongroom::secret::SecretBytes;
 use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
 
-use crate::args::{EtcdArgs, Global, LEVELS, READ_AHEAD_MIB};
+use crate::args::{EtcdArgs, Global, KeepArgs, LEVELS, READ_AHEAD_MIB};
 use crate::duration::Span;
 use crate::secrets;
 
@@ -27,6 +27,7 @@ struct Config {
     repository: RepositoryConfig,
     etcd: EtcdConfig,
     backup: BackupConfig,
+    prune: KeepArgs,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) cluster: Option<ClusterName>,
     pub(crate) master_keys: Vec<MasterKeyUri>,
     pub(crate) backup: BackupConfig,
+    pub(crate) prune: KeepArgs,
     etcd: EtcdArgs,
 }
 
@@ -132,6 +134,7 @@ impl Settings {
             cluster: global.cluster.or(named("cluster", cluster)?),
             master_keys: master_keys.into_iter().map(parse).collect::<Result<_>>()?,
             backup: config.backup,
+            prune: config.prune,
             etcd: merge(global.etcd, config.etcd),
         })
     }

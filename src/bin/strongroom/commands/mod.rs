@@ -7,6 +7,7 @@ mod init;
 mod inside;
 mod key;
 mod look;
+mod prune;
 mod restore;
 mod shell;
 mod to_cluster;
@@ -67,6 +68,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Prune(args) => prune::run(*args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,

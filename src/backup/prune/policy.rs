@@ -1,0 +1,157 @@
+//! Retention: which of a cluster's snapshots are kept, and why.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::format::SnapshotId;
+
+/// What to keep. A snapshot that any rule wants is kept; rules of 0 want none. Hours, days, weeks (from Monday on), months
+/// and years are those of UTC; of each the newest snapshot counts, and those without one are not counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// The newest so many.
+    pub last: u32,
+    /// One for each of so many hours.
+    pub hourly: u32,
+    /// One for each of so many days.
+    pub daily: u32,
+    /// One for each of so many weeks.
+    pub weekly: u32,
+    /// One for each of so many months.
+    pub monthly: u32,
+    /// One for each of so many years.
+    pub yearly: u32,
+    /// All that are at most so much older than the newest.
+    pub within: Option<Duration>,
+}
+
+/// Where a moment lies: snapshots of the same bucket stand for each other.
+type Bucket = fn(u64) -> i64;
+
+impl Retention {
+    /// Whether it keeps nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not.
+    pub fn keep(&self, ids: &BTreeSet<SnapshotId>) -> Vec<(SnapshotId, Vec<&'static str>)> {
+        let rules: [(&'static str, u32, Option<Bucket>); 6] = [
+            ("last", self.last, None),
+            ("hourly", self.hourly, Some(|ms| ms.cast_signed() / 3_600_000)),
+            ("daily", self.daily, Some(day)),
+            // The first of January 1970 was a Thursday.
+            ("weekly", self.weekly, Some(|ms| (day(ms) + 3).div_euclid(7))),
+            (
+                "monthly",
+                self.monthly,
+                Some(|ms| i64::from(date(ms).year()) * 12 + i64::from(date(ms).month())),
+            ),
+            ("yearly", self.yearly, Some(|ms| i64::from(date(ms).year()))),
+        ];
+        let mut left = rules.map(|(_, count, _)| (count, None));
+        let newest = ids.last().map_or(0, |id| id.unix_ms());
+        let mut kept: Vec<_> = ids
+            .iter()
+            .rev()
+            .map(|id| {
+                let mut reasons = Vec::new();
+                for ((name, _, bucket), (count, before)) in rules.iter().zip(&mut left) {
+                    let now = bucket.map(|bucket| bucket(id.unix_ms()));
+                    if *count > 0 && (now.is_none() || now != *before) {
+                        *count -= 1;
+                        *before = now;
+                        reasons.push(*name);
+                    }
+                }
+                let age = Duration::from_millis(newest.saturating_sub(id.unix_ms()));
+                if self.within.is_some_and(|within| age <= within) {
+                    reasons.push("within");
+                }
+                (*id, reasons)
+            })
+            .collect();
+        kept.reverse();
+        kept
+    }
+}
+
+fn day(ms: u64) -> i64 {
+    ms.cast_signed() / 86_400_000
+}
+
+fn date(ms: u64) -> Date {
+    let moment = Timestamp::from_millisecond(ms.cast_signed()).unwrap_or(Timestamp::MAX);
+    TimeZone::UTC.to_datetime(moment).date()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(time: &str) -> SnapshotId {
+        SnapshotId::new(time.parse::<Timestamp>().unwrap().as_millisecond() as u64, [7; 10])
+    }
+
+    fn kept(retention: &Retention, times: &[&str]) -> Vec<String> {
+        let ids = times.iter().map(|time| at(time)).collect();
+        let kept = retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty());
+        let time =
+            |id: SnapshotId| Timestamp::from_millisecond(id.unix_ms() as i64).unwrap().to_string();
+        kept.map(|(id, _)| time(id)).collect()
+    }
+
+    #[test]
+    fn the_newest_of_each_bucket() {
+        let times = [
+            "2024-02-29T23:00:00Z",
+            "2025-12-28T10:00:00Z", // a Sunday
+            "2025-12-29T00:00:00Z", // Monday: the week of New Year
+            "2026-01-01T00:00:00Z",
+            "2026-01-04T23:59:59Z", // Sunday
+            "2026-01-05T00:00:00Z",
+            "2026-01-05T00:30:00Z",
+            "2026-01-05T01:00:00Z",
+        ];
+        let pick = |at: &[usize]| at.iter().map(|at| times[*at].to_owned()).collect::<Vec<_>>();
+        let of = |change: fn(&mut Retention)| {
+            let mut retention = Retention::default();
+            change(&mut retention);
+            kept(&retention, &times)
+        };
+        assert_eq!(of(|keep| keep.last = 2), pick(&[6, 7]));
+        assert_eq!(of(|keep| keep.hourly = 2), pick(&[6, 7]));
+        assert_eq!(of(|keep| keep.daily = 3), pick(&[3, 4, 7]));
+        assert_eq!(of(|keep| keep.weekly = 3), pick(&[1, 4, 7]));
+        assert_eq!(of(|keep| keep.monthly = 3), pick(&[0, 2, 7]));
+        assert_eq!(of(|keep| keep.yearly = 9), pick(&[0, 2, 7]));
+        assert_eq!(of(|keep| keep.within = Some(Duration::from_secs(90_000))), pick(&[4, 5, 6, 7]));
+        assert!(of(|_| ()).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn rules_only_add(times in prop::collection::btree_set(0_u64..200_000_000_000, 0..60), last in 0_u32..9, daily in 0_u32..9) {
+            let ids: BTreeSet<_> = times.iter().map(|ms| SnapshotId::new(*ms, [1; 10])).collect();
+            let count = |retention: &Retention| {
+                retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(|(id, _)| id).collect::<BTreeSet<_>>()
+            };
+            let a = count(&Retention { last, ..Retention::default() });
+            let b = count(&Retention { daily, ..Retention::default() });
+            let both = count(&Retention { last, daily, ..Retention::default() });
+            prop_assert_eq!(a.len(), ids.len().min(last as usize));
+            prop_assert_eq!(&a | &b, both);
+            // Whoever keeps anything keeps the newest.
+            for some in [a, b] {
+                prop_assert!(some.is_empty() || some.last() == ids.last());
+            }
+        }
+    }
+}

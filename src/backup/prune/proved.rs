@@ -1,0 +1,60 @@
+//! Which snapshots a report in the repository proves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use futures::{StreamExt, stream};
+
+use crate::backup::reports::read_report;
+use crate::error::Result;
+use crate::format::{CheckOutcome, ClusterName, ObjectName, Report, SnapshotId};
+use crate::keys::MasterKeys;
+use crate::store::Repository;
+
+/// Reports read at once.
+const READS: usize = 64;
+
+/// The snapshots whose every byte `report` says was checked and good.
+fn proves(report: &Report) -> Vec<SnapshotId> {
+    if report.kind == "drill" {
+        return report.snapshot.filter(|_| report.passed).into_iter().collect();
+    }
+    let whole = report.steps.iter().any(|step| matches!(step.name.as_str(), "full" | "deep"));
+    let passed = report.checks.iter().filter(|check| check.outcome == CheckOutcome::Passed);
+    passed
+        .filter(|_| report.kind == "verify" && whole)
+        .filter_map(|check| check.name.parse().ok())
+        .collect()
+}
+
+/// Of each cluster the newest of its snapshots that the newest report about it proves; and when the store wrote the
+/// newest report.
+pub(super) async fn last_proved(
+    repository: &Repository,
+    keys: &MasterKeys,
+    clusters: &BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
+) -> Result<(BTreeSet<SnapshotId>, Option<SystemTime>)> {
+    let listed = repository.list("reports").await?;
+    let newest = listed.iter().map(|info| info.modified).max();
+    let ids = listed.into_iter().rev().filter_map(|info| match ObjectName::parse(&info.name) {
+        Some(ObjectName::Report { id }) => Some(id),
+        _ => None,
+    });
+    let mut open: Vec<_> = clusters.values().collect();
+    let mut found = BTreeSet::new();
+    let mut reports = stream::iter(ids)
+        .map(|id| async move { read_report(repository, keys, id).await })
+        .buffered(READS);
+    while let (false, Some(report)) = (open.is_empty(), reports.next().await) {
+        // Who can plant what does not open can also delete: that protects nothing, and hides nothing.
+        let proved = report.map(|report| proves(&report)).unwrap_or_default();
+        open.retain(|ids| match proved.iter().filter(|id| ids.contains(id)).max() {
+            Some(id) => {
+                found.insert(*id);
+                false
+            }
+            None => true,
+        });
+    }
+    Ok((found, newest))
+}

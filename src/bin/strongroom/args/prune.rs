@@ -1,0 +1,59 @@
+//! `prune`
+
+use clap::Args;
+use serde::Deserialize;
+use strongroom::backup::Retention;
+
+use crate::duration::Span;
+
+/// `prune`
+#[derive(Args)]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
+    /// Print the plan, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What to keep; in the configuration file the table `prune`.
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[command(next_help_heading = "What to keep")]
+pub(crate) struct KeepArgs {
+    /// The newest N
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u32>,
+    /// The newest of each of the last N hours that have any
+    #[arg(long, value_name = "N")]
+    keep_hourly: Option<u32>,
+    /// The newest of each of the last N days that have any
+    #[arg(long, value_name = "N")]
+    keep_daily: Option<u32>,
+    /// The newest of each of the last N weeks that have any
+    #[arg(long, value_name = "N")]
+    keep_weekly: Option<u32>,
+    /// The newest of each of the last N months that have any
+    #[arg(long, value_name = "N")]
+    keep_monthly: Option<u32>,
+    /// The newest of each of the last N years that have any
+    #[arg(long, value_name = "N")]
+    keep_yearly: Option<u32>,
+    /// All that are at most so much older than the newest, such as 14d
+    #[arg(long, value_name = "SPAN")]
+    keep_within: Option<Span>,
+}
+
+impl KeepArgs {
+    pub(crate) fn retention(&self) -> Retention {
+        let mut retention = Retention::default();
+        retention.last = self.keep_last.unwrap_or_default();
+        retention.hourly = self.keep_hourly.unwrap_or_default();
+        retention.daily = self.keep_daily.unwrap_or_default();
+        retention.weekly = self.keep_weekly.unwrap_or_default();
+        retention.monthly = self.keep_monthly.unwrap_or_default();
+        retention.yearly = self.keep_yearly.unwrap_or_default();
+        retention.within = self.keep_within.map(|span| span.0);
+        retention
+    }
+}
