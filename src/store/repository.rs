@@ -105,7 +105,21 @@ impl Repository {
         trust_store: bool,
         rng: &mut (dyn CryptoRng + Send),
     ) -> Result<(Self, Probe)> {
-        let repository = Self { store, id: Uuid::from_random(crypto::random(rng)) };
+        let id = Uuid::from_random(crypto::random(rng));
+        Self::init_as(store, id, trust_store, rng).await
+    }
+
+    /// As [`init`](Self::init), with the id of the repository that it is to be a copy of.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub async fn init_as(
+        store: Arc<dyn ObjectStore>,
+        id: Uuid,
+        trust_store: bool,
+        rng: &mut (dyn CryptoRng + Send),
+    ) -> Result<(Self, Probe)> {
+        let repository = Self { store, id };
         let already = || Error::new(ErrorKind::AlreadyExists, "there is a repository already");
         match repository.len(names::REPOSITORY).await {
             Ok(_) => return Err(already()),

@@ -17,6 +17,7 @@ mod broken_etcd;
 mod cli;
 mod companions;
 mod contents;
+mod copy;
 mod datadir;
 mod drill;
 mod end_to_end;

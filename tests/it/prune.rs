@@ -20,7 +20,7 @@ use crate::support::{TestRepo, keys, local};
 const FRAME: usize = 1 << 20;
 const LENGTH: usize = 4 * FRAME;
 
-fn last(count: u32) -> Retention {
+pub fn last(count: u32) -> Retention {
     let mut retention = Retention::default();
     retention.last = count;
     retention
@@ -35,7 +35,7 @@ pub struct Chain {
 
 impl Chain {
     /// `count` snapshots, each of which differs from the one before in frame `at % 4`.
-    async fn new(count: usize) -> Self {
+    pub async fn new(count: usize) -> Self {
         let mut chain =
             Self { repo: TestRepo::new().await, keys: keys(&[1]), databases: BTreeMap::new() };
         let mut database = long_database(LENGTH);
@@ -48,7 +48,7 @@ impl Chain {
         chain
     }
 
-    async fn backup(&mut self, database: &[u8]) -> SnapshotId {
+    pub async fn backup(&mut self, database: &[u8]) -> SnapshotId {
         self.backup_with(database, BackupOptions::default().full_every).await
     }
 
@@ -64,7 +64,7 @@ impl Chain {
         id
     }
 
-    fn ids(&self) -> Vec<SnapshotId> {
+    pub fn ids(&self) -> Vec<SnapshotId> {
         self.databases.keys().copied().collect()
     }
 
@@ -74,7 +74,7 @@ impl Chain {
     }
 
     /// Plans and does it; the plan.
-    async fn prune(&mut self, retention: &Retention) -> PrunePlan {
+    pub async fn prune(&mut self, retention: &Retention) -> PrunePlan {
         let plan = self.plan(retention).await;
         let report = apply_prune(&self.repo.repository, &plan, &Control::default()).await.unwrap();
         assert_eq!(report.removed, plan.remove.iter().map(|one| one.id).collect::<Vec<_>>());

@@ -1,9 +1,9 @@
 //! What was typed.
 
 mod inside;
-mod prune;
 mod restore;
 mod to_cluster;
+mod unattended;
 mod values;
 
 use std::ops::RangeInclusive;
@@ -18,8 +18,8 @@ use crate::duration::Span;
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
-pub(crate) use prune::{KeepArgs, PruneArgs};
 pub(crate) use restore::RestoreArgs;
+pub(crate) use unattended::{CopyArgs, KeepArgs, PruneArgs};
 pub(crate) use values::{
     AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
     ValueCommand,
@@ -268,6 +268,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Replicate snapshots to a second repository
+    #[command(long_about = help::COPY, after_help = help::COPY_MORE)]
+    Copy(CopyArgs),
     /// Remove the snapshots that no rule wants
     #[command(long_about = help::PRUNE, after_help = help::PRUNE_MORE)]
     Prune(Box<PruneArgs>),

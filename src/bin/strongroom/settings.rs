@@ -28,6 +28,7 @@ struct Config {
     etcd: EtcdConfig,
     backup: BackupConfig,
     prune: KeepArgs,
+    copy: CopyConfig,
 }
 
 #[derive(Default, Deserialize)]
@@ -36,6 +37,15 @@ struct RepositoryConfig {
     url: Option<String>,
     id: Option<String>,
     options: BTreeMap<String, String>,
+}
+
+/// The second repository.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CopyConfig {
+    pub(crate) url: Option<String>,
+    /// Of its store; without them those of the first.
+    pub(crate) options: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) master_keys: Vec<MasterKeyUri>,
     pub(crate) backup: BackupConfig,
     pub(crate) prune: KeepArgs,
+    pub(crate) copy: CopyConfig,
     etcd: EtcdArgs,
 }
 
@@ -135,6 +146,7 @@ impl Settings {
             master_keys: master_keys.into_iter().map(parse).collect::<Result<_>>()?,
             backup: config.backup,
             prune: config.prune,
+            copy: config.copy,
             etcd: merge(global.etcd, config.etcd),
         })
     }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod copy;
 mod drill;
 mod init;
 mod inside;
@@ -68,6 +69,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Copy(args) => copy::run(args, context).await,
         Command::Prune(args) => prune::run(*args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),

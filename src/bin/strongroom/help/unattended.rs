@@ -16,3 +16,20 @@ pub(crate) const PRUNE_MORE: &str = "\
 Examples:
   strongroom prune --keep-last 24 --keep-daily 14 --keep-monthly 12 --dry-run
   strongroom prune --cluster prod --keep-hourly 48 --keep-daily 30 --keep-weekly 12";
+
+pub(crate) const COPY: &str = "\
+Replicate snapshots to a second repository: another region, provider or disk.
+
+Snapshots are copied as they are, without a key: the same keys open the copy, and it has the same repository id. Each \
+object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
+not sent again, so an interrupted copy goes on where it was stopped.
+
+Nothing is deleted in the copy: it has its own retention, and what `prune` removed there does not come back. Seals that \
+`key reseal` wrote are copied too; old ones stay until they are removed there.";
+pub(crate) const COPY_MORE: &str = "\
+Examples:
+  strongroom copy --to s3://other-bucket/etcd
+  strongroom copy latest --to /mnt/usb/etcd
+
+Credentials of the second store come from the cloud's usual variables; where the two differ, from the configuration \
+file's [copy.options].";

@@ -1,4 +1,4 @@
-//! `prune`
+//! What keeps a repository in order: `copy`, `prune`.
 
 use clap::Args;
 use serde::Deserialize;
@@ -56,4 +56,17 @@ impl KeepArgs {
         retention.within = self.keep_within.map(|span| span.0);
         retention
     }
+}
+
+/// `copy`
+#[derive(Args)]
+pub(crate) struct CopyArgs {
+    /// Snapshots to copy, with what they depend on [default: all, or those of --cluster]
+    pub(crate) ids: Vec<String>,
+    /// The second repository; made where there is none
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: Option<String>,
+    /// Take the second store's word that it never overwrites what it was asked to create
+    #[arg(long)]
+    pub(crate) trust_store: bool,
 }

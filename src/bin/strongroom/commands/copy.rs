@@ -1,0 +1,72 @@
+//! `copy`
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::backup::{copy, open_replica};
+use strongroom::store::{Repository, RepositoryUrl, connect, create_directory};
+use strongroom::{Error, ErrorKind, Result};
+
+use super::Context;
+use crate::args::CopyArgs;
+use crate::output::bytes;
+
+pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
+    let source = context.repository().await?;
+    let (target, url) = replica(&source, args.to.as_deref(), args.trust_store, context).await?;
+    let ids = context.find_all(&source, &args.ids).await?;
+    let report = copy(&source, &target, context.scope(&ids), &context.control).await?;
+    for (id, why) in &report.failed {
+        context.output.warn(&format!("not copied: snapshot {id}: {why}"));
+    }
+    let strings = |ids: &[strongroom::format::SnapshotId]| {
+        ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let failed = report.failed.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
+    context.output.result(
+        json!({
+            "to": url.to_string(),
+            "copied": strings(&report.copied),
+            "present": report.present,
+            "written_bytes": report.written_bytes,
+            "failed": failed.collect::<Vec<_>>(),
+            "duration_seconds": report.duration.as_secs_f64(),
+        }),
+        || {
+            format!(
+                "{} snapshots copied to {url}, {} were there; {} written",
+                report.copied.len(),
+                report.present,
+                bytes(report.written_bytes),
+            )
+        },
+    )?;
+    context.output.note(&format!(
+        "next: `strongroom verify --all --digests -r {url}` reads the copy, without a key"
+    ));
+    if report.failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are not whole", report.failed.len()))
+        .hint("`strongroom verify` tells more of each"))
+}
+
+/// The second repository, which is made if it is not there.
+pub(super) async fn replica(
+    source: &Repository,
+    to: Option<&str>,
+    trust_store: bool,
+    context: &Context,
+) -> Result<(Repository, RepositoryUrl)> {
+    let config = &context.settings.copy;
+    let url: RepositoryUrl = to
+        .or(config.url.as_deref())
+        .ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?
+        .parse()?;
+    create_directory(&url)?;
+    let connected = connect(&url, config.options.as_ref().unwrap_or(&context.settings.options))?;
+    connected.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let named = |error: Error| error.context(format!("repository {url}"));
+    let (target, _) = open_replica(source, connected.store, trust_store).await.map_err(named)?;
+    Ok((target, url))
+}

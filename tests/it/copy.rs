@@ -1,0 +1,120 @@
+//! Replication: the copy is the same, whole or not there, and opens with the same keys.
+
+use std::fs;
+use std::sync::Arc;
+
+use strongroom::ErrorKind;
+use strongroom::backup::{Control, Scope, apply_prune, copy, open_replica, plan_prune};
+use strongroom::store::Repository;
+
+use crate::faulty::Faulty;
+use crate::place::Place;
+use crate::prune::{Chain, last};
+use crate::support::local;
+
+async fn replica(chain: &Chain, dir: &std::path::Path) -> Repository {
+    open_replica(&chain.repo.repository, local(dir), false).await.unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_is_the_same_and_what_was_removed_stays_usable() {
+    let mut chain = Chain::new(5).await;
+    chain.prune(&last(2)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&chain, dir.path()).await;
+    let control = Control::default();
+    let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!((report.copied, report.present, report.failed.len()), (chain.ids(), 0, 0));
+    for (id, database) in &chain.databases {
+        let copied = crate::support::restore_bytes(&target, &chain.keys, *id).await.unwrap().0;
+        assert!(copied[..database.len()] == **database);
+    }
+    let again = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!((again.copied.len(), again.present, again.written_bytes), (0, 2, 0));
+    // What the copy's own retention removed does not come back, and the rest still restores.
+    let plan = plan_prune(&target, &chain.keys, &last(1), None, &control).await.unwrap();
+    apply_prune(&target, &plan, &control).await.unwrap();
+    let mut database = chain.databases.values().next_back().unwrap().clone();
+    database[77] ^= 1;
+    let newest = chain.backup(&database).await;
+    let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!(report.copied, [newest]);
+    let listed = strongroom::backup::snapshots(&target, None).await.unwrap().snapshots;
+    assert_eq!(listed.len(), 2);
+    crate::support::restore_bytes(&target, &chain.keys, newest).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_call_fails_it_goes_on_from_there() {
+    let mut chain = Chain::new(3).await;
+    chain.prune(&last(2)).await;
+    let control = Control::default();
+    let mut calls = 0;
+    let dir = tempfile::tempdir().unwrap();
+    drop(replica(&chain, dir.path()).await);
+    loop {
+        let store = Faulty::new(local(dir.path()), calls, false);
+        let copied = match chain.repo.through(Arc::new(store)).await {
+            Ok(target) => copy(&chain.repo.repository, &target, Scope::All, &control).await,
+            Err(error) => Err(error),
+        };
+        // What shows is whole.
+        let target = replica(&chain, dir.path()).await;
+        for one in strongroom::backup::snapshots(&target, None).await.unwrap().snapshots {
+            crate::support::restore_bytes(&target, &chain.keys, one.id).await.unwrap();
+        }
+        if copied.is_ok_and(|report| report.failed.is_empty()) {
+            break;
+        }
+        calls += 1;
+        if calls % 3 == 0 {
+            let snapshots = dir.path().join("snapshots");
+            let _ = fs::remove_dir_all(snapshots);
+        }
+    }
+    assert!(calls > 5, "{calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_whole_stays_behind() {
+    let chain = Chain::new(3).await;
+    let ids = chain.ids();
+    let payload = chain.repo.object(ids[1], "payload");
+    let mut bytes = fs::read(&payload).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&payload, bytes).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&chain, dir.path()).await;
+    let control = Control::default();
+    let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!(report.copied, ids[..1]);
+    // The second, and the third, which depends on it.
+    assert_eq!(report.failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..]);
+    assert!(!dir.path().join(format!("snapshots/{}/manifest", ids[1])).exists());
+}
+
+#[tokio::test]
+async fn another_repository_is_no_copy() {
+    let (chain, other) = (Chain::new(1).await, Chain::new(0).await);
+    let store = local(other.repo.dir.path());
+    let error = open_replica(&chain.repo.repository, store, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn the_program_copies_and_the_copy_opens() {
+    let place = Place::new();
+    let ids: Vec<_> = (0..3).map(|_| place.backup()).collect();
+    assert!(place.fail(2, &["copy"]).contains("--to"));
+    let done = place.json(&["copy", &ids[1], "--to", "second"]);
+    // It depends on the first.
+    assert_eq!(done["copied"], serde_json::json!([ids[0], ids[1]]));
+    let done = place.json(&["copy", "--to", "second"]);
+    assert_eq!((&done["copied"], &done["present"]), (&serde_json::json!([ids[2]]), &2.into()));
+    for args in [&["verify", "--all", "--digests"][..], &["verify", "--all"]] {
+        let mut command = place.command(args);
+        command.args(["-r", "second"]);
+        assert!(command.output().unwrap().status.success(), "{args:?}");
+    }
+}
