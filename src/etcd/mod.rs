@@ -3,6 +3,7 @@
 //! [`choose_member`] asks every endpoint how it is, [`Choice::snapshot`] opens the stream of the
 //! best one, and [`SnapshotStream`] hands out its bytes while [`protocol`] checks them.
 
+mod auth;
 mod balance;
 mod choose;
 mod compare;
@@ -16,6 +17,7 @@ mod stream;
 #[cfg(feature = "backup")]
 mod write;
 
+pub use auth::{AuthFor, AuthPlan};
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
 #[cfg(feature = "client")]

@@ -50,6 +50,7 @@ mod prune;
 mod random_history;
 mod runbooks;
 mod s3_server;
+mod setup_auth;
 mod support;
 mod to_cluster;
 mod value_keys;

@@ -19,7 +19,7 @@ use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use restore::RestoreArgs;
-pub(crate) use unattended::{CopyArgs, KeepArgs, PruneArgs};
+pub(crate) use unattended::{CopyArgs, KeepArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
     AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
     ValueCommand,
@@ -274,6 +274,9 @@ pub(crate) enum Command {
     /// Remove the snapshots that no rule wants
     #[command(long_about = help::PRUNE, after_help = help::PRUNE_MORE)]
     Prune(Box<PruneArgs>),
+    /// Prepare etcd's users and roles
+    #[command(long_about = help::SETUP_AUTH, after_help = help::SETUP_AUTH_MORE)]
+    SetupAuth(SetupAuthArgs),
     /// Make, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),

@@ -70,3 +70,24 @@ pub(crate) struct CopyArgs {
     #[arg(long)]
     pub(crate) trust_store: bool,
 }
+
+/// `setup-auth`
+#[derive(Args)]
+#[group(id = "what", required = true, multiple = false, args = ["print", "apply"])]
+pub(crate) struct SetupAuthArgs {
+    /// Print what etcdctl would have to do, and what each user may do then
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Do it; the user given must have the role root
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// User for backups, drills and the agent: the common name of their client certificate
+    #[arg(long, value_name = "NAME", default_value = "strongroom-backup")]
+    pub(crate) backup_user: String,
+    /// User for the proxy and for programs that encrypt their values themselves
+    #[arg(long, value_name = "NAME", default_value = "strongroom-proxy")]
+    pub(crate) proxy_user: String,
+    /// The proxy's --reserved-prefix
+    #[arg(long, value_name = "PREFIX", default_value = "/strongroom/")]
+    pub(crate) reserved_prefix: String,
+}

@@ -10,6 +10,7 @@ mod key;
 mod look;
 mod prune;
 mod restore;
+mod setup_auth;
 mod shell;
 mod to_cluster;
 mod values;
@@ -71,6 +72,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Reports { id } => drill::list(id, context).await,
         Command::Copy(args) => copy::run(args, context).await,
         Command::Prune(args) => prune::run(*args, context).await,
+        Command::SetupAuth(args) => setup_auth::run(args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,

@@ -33,3 +33,21 @@ Examples:
 
 Credentials of the second store come from the cloud's usual variables; where the two differ, from the configuration \
 file's [copy.options].";
+
+pub(crate) const SETUP_AUTH: &str = "\
+Prepare etcd's users and roles, with the least that strongroom needs.
+
+etcd streams its database only to a user with the role root, so whoever backs up could also do everything else. What \
+limits that: the user has no password, so that only a client certificate of that common name can be it (etcd with \
+--client-cert-auth); the certificate's key need lie only where the agent runs, best on a member itself, with \
+--endpoints https://127.0.0.1:2379 and read by nobody else.
+
+The proxy needs no more than its keys under the reserved prefix: each client reaches etcd as the user it logs in as. A \
+client's role needs nothing there.";
+pub(crate) const SETUP_AUTH_MORE: &str = "\
+Examples:
+  strongroom setup-auth --print
+  strongroom setup-auth --apply --user root --password-file root-password
+
+What exists already is left as it is. Authentication is switched on by you, when the users and roles of all your \
+clients are there: etcdctl auth enable.";
