@@ -40,7 +40,6 @@ async fn on(version: Version) {
     assert!(backup.contains("Roles: root"), "{backup}");
     let proxy = etcd.etcdctl(&["role", "get", "strongroom-proxy"]);
     assert!(proxy.contains("/strongroom/, /strongroom0"), "{proxy}");
-    assert_eq!(proxy.matches("/strongroom/").count(), proxy.matches("/strongroom0").count());
     // What --print says is what etcdctl would do.
     let printed = run(&["--print"]).output().unwrap();
     let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
