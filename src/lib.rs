@@ -66,6 +66,8 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
+#[cfg(feature = "agent")]
+pub mod agent;
 #[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "backup")]
@@ -81,6 +83,8 @@ pub mod etcd;
 pub mod format;
 pub mod keys;
 pub mod mvcc;
+#[cfg(any(feature = "agent", feature = "proxy"))]
+mod observe;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;

@@ -1,6 +1,7 @@
 //! etcd's own structure inside a snapshot, proved: bolt's pages, the history of revisions, HashKV.
 
 use std::env;
+use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
@@ -39,6 +40,18 @@ pub enum HashCheck {
     Inconclusive(String),
     /// None was recorded: the snapshot was made from a file, or the members were not asked.
     NotRecorded,
+}
+
+impl fmt::Display for Deep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, pages, free_pages, .. } = self;
+        write!(f, "{records} records in {pages} pages, {free_pages} free; ")?;
+        match &self.hash {
+            HashCheck::Equal => f.write_str("HashKV as etcd answered it"),
+            HashCheck::Inconclusive(why) => write!(f, "HashKV inconclusive: {why}"),
+            HashCheck::NotRecorded => f.write_str("no HashKV recorded"),
+        }
+    }
 }
 
 /// Reads the whole database, as [`verify`](super::verify) does, and walks over it.

@@ -47,7 +47,7 @@ pub use passphrases::{
 pub use prune::{
     Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, plan_prune, prune_report,
 };
-pub use reports::{ListedReport, reports, store_report};
+pub use reports::{ListedReport, newest_reports, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use selective::{

@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures::{StreamExt, stream};
+
 use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -10,6 +12,11 @@ use crate::format::{
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+
+/// Reports looked through for the newest of each kind.
+const MOST_READ: usize = 1000;
+/// Reports read at once.
+const READS: usize = 16;
 
 /// One report of a listing.
 #[derive(Debug)]
@@ -57,6 +64,42 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
     }
     listed.sort_by_key(|listed| listed.id);
     Ok(listed)
+}
+
+/// The newest report of each of the kinds that `of` tells apart, among the last thousand.
+///
+/// # Errors
+/// Those of the store. Reports that do not open are passed over.
+pub async fn newest_reports<K: Copy + PartialEq>(
+    repository: &Repository,
+    keys: &MasterKeys,
+    wanted: &[K],
+    of: impl Fn(&Report) -> Option<K>,
+) -> Result<Vec<(K, SnapshotId)>> {
+    let listed = repository.list("reports").await?;
+    let ids = listed.into_iter().rev().take(MOST_READ).filter_map(|info| {
+        match ObjectName::parse(&info.name) {
+            Some(ObjectName::Report { id }) => Some(id),
+            _ => None,
+        }
+    });
+    let mut read = stream::iter(ids)
+        .map(|id| async move { (id, read_report(repository, keys, id).await) })
+        .buffered(READS);
+    let mut found: Vec<(K, SnapshotId)> = Vec::new();
+    while found.len() < wanted.len() {
+        let Some((id, report)) = read.next().await else { break };
+        let kind = match report {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            report => report.ok().and_then(|report| of(&report)),
+        };
+        if let Some(kind) = kind.filter(|kind| wanted.contains(kind)) {
+            if found.iter().all(|(known, _)| *known != kind) {
+                found.push((kind, id));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads one report.

@@ -1,5 +1,7 @@
 //! Proving that snapshots are whole, at four depths.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::catalog::{self, Scope};
@@ -10,7 +12,10 @@ use super::folder;
 use super::read::{Place, read_all};
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, Manifest, Sha256, SnapshotId, names};
+use crate::format::{
+    CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportStep, Sha256,
+    SnapshotId, names,
+};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -89,6 +94,38 @@ impl VerifyReport {
             .iter()
             .filter_map(|verified| verified.outcome.as_ref().err())
             .max_by_key(severity)
+    }
+}
+
+impl VerifyReport {
+    /// The evidence of it, for [`store_report`](super::store_report).
+    pub fn evidence(&self, cluster: Option<&ClusterName>, took: Duration) -> Report {
+        let check = |verified: &Verified| {
+            let (outcome, detail) = match &verified.outcome {
+                Ok(()) => {
+                    let opened_by = verified.opened_by.map(|id| format!("opened by {id}"));
+                    let parts =
+                        opened_by.into_iter().chain(verified.deep.as_ref().map(Deep::to_string));
+                    (CheckOutcome::Passed, parts.collect::<Vec<_>>().join("; "))
+                }
+                Err(error) if error.kind() == ErrorKind::WrongKey => {
+                    (CheckOutcome::Skipped, error.to_string())
+                }
+                Err(error) => (CheckOutcome::Failed, error.to_string()),
+            };
+            let detail = detail.chars().take(500).collect();
+            ReportCheck { name: verified.id.to_string(), outcome, detail }
+        };
+        let milliseconds = took.as_millis() as u64;
+        Report {
+            kind: "verify".into(),
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+            snapshot: None,
+            cluster: cluster.cloned(),
+            passed: self.worst().is_none(),
+            steps: vec![ReportStep { name: self.level.name().into(), milliseconds }],
+            checks: self.snapshots.iter().map(check).collect(),
+        }
     }
 }
 

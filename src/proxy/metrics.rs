@@ -1,15 +1,8 @@
 //! What Prometheus is told, and the server that tells it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -21,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Shared;
+use crate::observe::Answer;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -46,8 +40,6 @@ const METHODS: &str = "
     /v3electionpb.Election/Observe /v3electionpb.Election/Resign
     /v3lockpb.Lock/Lock /v3lockpb.Lock/Unlock
     /grpc.health.v1.Health/Check /grpc.health.v1.Health/Watch";
-/// How long one scrape may take.
-const SCRAPE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -165,50 +157,17 @@ pub(super) fn code_name(code: tonic::Code) -> &'static str {
 }
 
 /// Answers `/metrics`, `/healthz` and `/readyz` until `stop` turns true.
-pub(super) async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let answer = move |path: String| {
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(&shared, request.uri().path()).await) }
-            });
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(SCRAPE).keep_alive(false);
-            let connection = server.serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(SCRAPE, connection).await;
-        });
-    }
-}
-
-async fn answer(shared: &Shared, path: &str) -> Response<Full<Bytes>> {
-    let (status, text) = match path {
-        "/metrics" => (StatusCode::OK, shared.metrics.print(shared)),
-        "/healthz" => (StatusCode::OK, "ok\n".into()),
-        "/readyz" => match shared.ready().await {
-            Ok(()) => (StatusCode::OK, "ok\n".into()),
-            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-        },
-        _ => (StatusCode::NOT_FOUND, "/metrics, /healthz or /readyz\n".into()),
+        async move {
+            match path.as_str() {
+                "/metrics" => Answer::metrics(shared.metrics.print(&shared)),
+                "/healthz" => Answer::health(Ok(())),
+                "/readyz" => Answer::health(shared.ready().await),
+                _ => Answer::not_found("/metrics, /healthz or /readyz"),
+            }
+        }
     };
-    let kind = match path {
-        "/metrics" => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        _ => "text/plain; charset=utf-8",
-    };
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
+    crate::observe::serve(listener, answer, stop).await;
 }

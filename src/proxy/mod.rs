@@ -25,11 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::body::Body;
 
+pub use crate::observe::listen;
 pub use access::Access;
 pub use tls::ServerTls;
 
 use crate::audit::AuditLog;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::keys::MasterKeys;
 use crate::values::{Namespace, Scope, Shim};
@@ -268,14 +269,4 @@ fn not_grpc() -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
-}
-
-/// Listens at `address` (`host:port`).
-///
-/// # Errors
-/// [`Io`](ErrorKind::Io) when that cannot be.
-pub async fn listen(address: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Error::new(ErrorKind::Io, format!("cannot listen at {address}")).because(error)
-    })
 }

@@ -64,7 +64,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not; those of the store.
-    async fn probe_create_if_absent(&self, rng: &mut dyn CryptoRng) -> Result<Probe> {
+    async fn probe_create_if_absent(&self, rng: &mut (dyn CryptoRng + Send)) -> Result<Probe> {
         let store = &self.store;
         let name = format!("{PROBE_PREFIX}{}", HEXLOWER.encode(&crypto::random::<16>(rng)));
         let path = path_of(&name)?;

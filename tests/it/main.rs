@@ -11,6 +11,7 @@
     unreachable_pub
 )]
 
+mod agent;
 mod audit_log;
 mod bolt;
 mod broken_etcd;

@@ -68,7 +68,7 @@ pub(crate) enum ProgressMode {
 }
 
 /// Flags that every command takes.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: /etc/strongroom/strongroom.toml, where it exists]
@@ -145,7 +145,7 @@ pub(crate) struct Global {
 }
 
 /// etcd's connection, as etcdctl spells it.
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Connection to etcd")]
 pub(crate) struct EtcdArgs {
     /// etcd endpoints; one healthy member among them is read [default: http://127.0.0.1:2379]
@@ -268,6 +268,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Back up, prune, verify and drill by a schedule, unattended
+    #[command(long_about = help::AGENT, after_help = help::AGENT_MORE)]
+    Agent,
     /// Replicate snapshots to a second repository
     #[command(long_about = help::COPY, after_help = help::COPY_MORE)]
     Copy(CopyArgs),
@@ -443,6 +446,11 @@ pub(crate) enum KeyCommand {
 }
 
 impl Command {
+    /// Whether SIGHUP means to read the configuration again, rather than to end.
+    pub(crate) fn reloads(&self) -> bool {
+        matches!(self, Self::Agent)
+    }
+
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
     pub(crate) fn grace(&self) -> Duration {
         match self {
@@ -450,6 +458,7 @@ impl Command {
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }
+            Self::Agent => Duration::from_secs(60),
             _ => Duration::from_secs(10),
         }
     }

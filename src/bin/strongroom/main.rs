@@ -52,13 +52,13 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
         .build()
         .map_err(|error| Error::new(ErrorKind::Io, "cannot start threads").because(error))?;
     let done = runtime.block_on(async {
-        let stop = on_signal(output)?;
+        let stop = on_signal(output, cli.command.reloads())?;
         let progress = cli.global.progress.unwrap_or_default();
         let control = progress::control(progress, output).stop_when(stop.clone());
         let stopped = stop.clone();
-        let settings = settings::Settings::resolve(cli.global)?;
+        let settings = settings::Settings::resolve(cli.global.clone())?;
         let grace = cli.command.grace();
-        let context = Context { settings, output, control, stop: stopped };
+        let context = Context { global: cli.global, settings, output, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -69,8 +69,8 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
     done
 }
 
-/// Turns true at the first SIGINT, SIGTERM or SIGHUP; the second ends the program at once.
-fn on_signal(output: Output) -> Result<watch::Receiver<bool>> {
+/// Turns true at the first SIGINT, SIGTERM or, unless the command reloads, SIGHUP; the second ends the program at once.
+fn on_signal(output: Output, reloads: bool) -> Result<watch::Receiver<bool>> {
     let listen = |kind| signal(kind).map_err(|error| Error::io("signals", error));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
@@ -81,7 +81,7 @@ fn on_signal(output: Output) -> Result<watch::Receiver<bool>> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
+                _ = hangup.recv() => if reloads { continue },
             }
             if sender.send_replace(true) {
                 std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use strongroom::agent::Schedule;
+use strongroom::backup::BackupOptions;
 use strongroom::crypto::Suite;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::{ClusterName, Uuid};
@@ -29,6 +31,7 @@ struct Config {
     backup: BackupConfig,
     prune: KeepArgs,
     copy: CopyConfig,
+    agent: AgentConfig,
 }
 
 #[derive(Default, Deserialize)]
@@ -37,6 +40,42 @@ struct RepositoryConfig {
     url: Option<String>,
     id: Option<String>,
     options: BTreeMap<String, String>,
+}
+
+/// The agent: when it does what, and where it tells.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AgentConfig {
+    pub(crate) backup: Option<When>,
+    pub(crate) prune: Option<When>,
+    pub(crate) verify: Option<When>,
+    pub(crate) verify_all: Option<When>,
+    pub(crate) drill: Option<When>,
+    pub(crate) jitter: Option<Span>,
+    /// host:port of the status page and the metrics.
+    pub(crate) listen: Option<String>,
+    /// text or json.
+    pub(crate) log: Option<String>,
+    /// The etcd that drills start.
+    pub(crate) etcd: Option<PathBuf>,
+    /// Which agent this is, for people.
+    pub(crate) name: Option<String>,
+}
+
+/// A schedule in the configuration.
+#[derive(Clone)]
+pub(crate) struct When(pub(crate) Schedule);
+
+impl<'de> Deserialize<'de> for When {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let every = text.strip_prefix("@every ").map(|span| span.trim().parse::<Span>());
+        let schedule = match every {
+            Some(span) => span.and_then(|span| Schedule::every(span.0)),
+            None => text.parse(),
+        };
+        schedule.map(Self).map_err(serde::de::Error::custom)
+    }
 }
 
 /// The second repository.
@@ -91,6 +130,7 @@ pub(crate) struct Settings {
     pub(crate) backup: BackupConfig,
     pub(crate) prune: KeepArgs,
     pub(crate) copy: CopyConfig,
+    pub(crate) agent: AgentConfig,
     etcd: EtcdArgs,
 }
 
@@ -147,8 +187,22 @@ impl Settings {
             backup: config.backup,
             prune: config.prune,
             copy: config.copy,
+            agent: config.agent,
             etcd: merge(global.etcd, config.etcd),
         })
+    }
+
+    /// How backups are taken.
+    pub(crate) fn backup_options(&self) -> BackupOptions {
+        let (mut options, config) = (BackupOptions::default(), &self.backup);
+        options.cluster = self.cluster.clone().unwrap_or_default();
+        options.level = config.level.unwrap_or(options.level);
+        options.suite = config.suite.unwrap_or(options.suite);
+        options.include = config.include.clone();
+        options.full_every = config.full_every.map_or(options.full_every, |span| span.0);
+        options.read_ahead =
+            config.read_ahead.map_or(options.read_ahead, |mib| (mib as usize) << 20);
+        options
     }
 
     /// Whether a repository is named, well or not.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use strongroom::Result;
-use strongroom::backup::{BackupOptions, LONGEST_BACKUP, Source, backup};
+use strongroom::backup::{LONGEST_BACKUP, Source, backup};
 use strongroom::etcd::{Comparison, MemberHash};
 use strongroom::store::sweep_staged;
 
@@ -19,19 +19,19 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         Some(path) => Source::File(path),
         None => Source::Etcd(settings.etcd()?),
     };
-    let mut options = BackupOptions::default();
-    let config = &settings.backup;
-    options.cluster = settings.cluster.clone().unwrap_or_default();
-    options.level = args.level.or(config.level).unwrap_or(options.level);
-    options.suite = args.suite.or(config.suite).unwrap_or(options.suite);
+    let mut options = settings.backup_options();
+    options.level = args.level.unwrap_or(options.level);
+    options.suite = args.suite.unwrap_or(options.suite);
     options.compare_members = !args.no_compare;
-    options.include = if args.include.is_empty() { config.include.clone() } else { args.include };
+    if !args.include.is_empty() {
+        options.include = args.include;
+    }
     if args.full {
         options.full_every = Duration::ZERO;
-    } else if let Some(span) = args.full_every.or(config.full_every) {
+    } else if let Some(span) = args.full_every {
         options.full_every = span.0;
     }
-    if let Some(mib) = args.read_ahead.or(config.read_ahead) {
+    if let Some(mib) = args.read_ahead {
         options.read_ahead = (mib as usize) << 20;
     }
     let (repository, directory) = context.repository_and_directory().await?;

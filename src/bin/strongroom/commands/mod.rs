@@ -1,5 +1,6 @@
 //! One short function for each command.
 
+mod agent;
 mod audit;
 mod backup;
 mod copy;
@@ -29,7 +30,7 @@ use strongroom::store::{Repository, connect};
 use strongroom::{Error, Result};
 use tokio::sync::watch;
 
-use crate::args::{Command, KeyCommand, Which};
+use crate::args::{Command, Global, KeyCommand, Which};
 use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
 use crate::settings::{MasterKeyUri, Settings};
@@ -39,6 +40,8 @@ pub(crate) const FINDINGS: u8 = 3;
 
 /// What every command gets.
 pub(crate) struct Context {
+    /// What the settings were made of, beside the configuration file.
+    pub(crate) global: Global,
     pub(crate) settings: Settings,
     pub(crate) output: Output,
     pub(crate) control: Control,
@@ -70,6 +73,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Agent => agent::run(context).await,
         Command::Copy(args) => copy::run(args, context).await,
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,

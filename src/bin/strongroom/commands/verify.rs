@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use strongroom::backup::{
     Deep, HashCheck, Verified, VerifyLevel, VerifyReport, store_report, verify,
 };
-use strongroom::format::{CheckOutcome, Report, ReportCheck, ReportStep, SnapshotId};
+use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
 use strongroom::store::Repository;
 use strongroom::{ErrorKind, Result};
@@ -74,30 +74,7 @@ async fn record(
 ) -> Result<SnapshotId> {
     // What needs no key to verify needs one to be sealed.
     let keys = context.needed_keys(repository).await?;
-    let check = |verified: &Verified| {
-        let row = row(report.level, verified);
-        let detail = row.get("detail").and_then(Value::as_str).unwrap_or_default();
-        ReportCheck {
-            name: verified.id.to_string(),
-            outcome: match &verified.outcome {
-                Ok(()) => CheckOutcome::Passed,
-                Err(error) if error.kind() == ErrorKind::WrongKey => CheckOutcome::Skipped,
-                Err(_) => CheckOutcome::Failed,
-            },
-            detail: detail.chars().take(500).collect(),
-        }
-    };
-    let milliseconds = begun.elapsed().as_millis() as u64;
-    let step = ReportStep { name: report.level.name().into(), milliseconds };
-    let report = Report {
-        kind: "verify".into(),
-        tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
-        snapshot: None,
-        cluster: context.settings.cluster.clone(),
-        passed: report.worst().is_none(),
-        steps: vec![step],
-        checks: report.snapshots.iter().map(check).collect(),
-    };
+    let report = report.evidence(context.settings.cluster.as_ref(), begun.elapsed());
     store_report(repository, &keys, &report).await
 }
 
@@ -120,7 +97,8 @@ fn row(level: VerifyLevel, verified: &Verified) -> Value {
     let (status, detail) = match &verified.outcome {
         Ok(()) => {
             let opened_by = opened_by.as_ref().map(|id| format!("opened by {id}"));
-            let parts = opened_by.into_iter().chain(verified.deep.as_ref().map(describe));
+            let parts =
+                opened_by.into_iter().chain(verified.deep.as_ref().map(ToString::to_string));
             ("ok", parts.collect::<Vec<_>>().join("; "))
         }
         Err(error) if error.kind() == ErrorKind::WrongKey => ("locked", error.to_string()),
@@ -148,13 +126,4 @@ fn deep(deep: &Deep) -> Value {
             _ => "not recorded",
         },
     })
-}
-
-fn describe(deep: &Deep) -> String {
-    let hash = match &deep.hash {
-        HashCheck::Equal => "HashKV as etcd answered it".to_owned(),
-        HashCheck::Inconclusive(why) => format!("HashKV inconclusive: {why}"),
-        _ => "no HashKV recorded".to_owned(),
-    };
-    format!("{} records in {} pages, {} free; {hash}", deep.records, deep.pages, deep.free_pages)
 }

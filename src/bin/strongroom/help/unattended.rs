@@ -51,3 +51,30 @@ Examples:
 
 What exists already is left as it is. Authentication is switched on by you, when the users and roles of all your \
 clients are there: etcdctl auth enable.";
+
+pub(crate) const AGENT: &str = "\
+Back up, replicate, prune, verify and drill by a schedule, unattended.
+
+The schedules stand in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a \
+span. What was missed while nothing ran is made up for at once. An agent keeps nothing on its host: what was done and when \
+is read from the repository, and of several agents of one cluster one works, by a lease in its etcd, while the others stand \
+by and take over within twenty seconds.
+
+What fails is logged and tried again, after two seconds at first and five minutes at last; verification and drills that \
+find something are errors in the log and in the metrics, and wait for their next time.";
+pub(crate) const AGENT_MORE: &str = "\
+Examples:
+  strongroom agent --config /etc/strongroom/strongroom.toml
+
+  [agent]
+  backup = \"0 * * * *\"                  # hourly; also without this line
+  prune = \"30 3 * * * Europe/Berlin\"    # by the rules of [prune]
+  verify = \"0 5 * * *\"                  # the newest and one other in turn
+  verify_all = \"0 6 * * 0\"
+  drill = \"0 7 * * 1\"
+  jitter = \"5m\"
+  listen = \"127.0.0.1:9481\"             # status page, /metrics, /healthz, /readyz
+  log = \"json\"
+
+SIGHUP reads the configuration again; SIGTERM ends it, and leaves nothing half-visible. Under systemd it says when it is \
+ready and keeps the watchdog quiet.";

@@ -1,0 +1,191 @@
+//! What Prometheus is told of an agent.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::AgentOptions;
+use super::operation::Operation;
+use crate::error::Error;
+
+/// Upper bounds of the durations' buckets, in seconds.
+const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cluster {
+    cluster: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Work {
+    cluster: String,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    cluster: String,
+    operation: &'static str,
+    result: &'static str,
+    reason: &'static str,
+}
+
+type Float = Gauge<f64, AtomicU64>;
+
+/// The agent's metrics.
+pub(super) struct Metrics {
+    registry: Registry,
+    outcomes: Family<Outcome, Counter>,
+    durations: Family<Work, Histogram, fn() -> Histogram>,
+    last_success: Family<Work, Float>,
+    interval: Family<Work, Float>,
+    snapshot_success: Family<Cluster, Float>,
+    verify_success: Family<Cluster, Float>,
+    verify_failures: Family<Cluster, Counter>,
+    size: Family<Cluster, Gauge>,
+    revision: Family<Cluster, Gauge>,
+    snapshots: Family<Cluster, Gauge>,
+    stored: Family<Cluster, Gauge>,
+    recovery: Family<Cluster, Float>,
+    leads: Family<Cluster, Gauge>,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::with_prefix("strongroom");
+        let metrics = Self {
+            registry: Registry::default(),
+            outcomes: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            last_success: Family::default(),
+            interval: Family::default(),
+            snapshot_success: Family::default(),
+            verify_success: Family::default(),
+            verify_failures: Family::default(),
+            size: Family::default(),
+            revision: Family::default(),
+            snapshots: Family::default(),
+            stored: Family::default(),
+            recovery: Family::default(),
+            leads: Family::default(),
+        };
+        metrics.register(&mut registry);
+        Self { registry, ..metrics }
+    }
+
+    fn register(&self, to: &mut Registry) {
+        let help = "Work that ended, by its result (success, failure) and the kind of error";
+        to.register("operations", help, self.outcomes.clone());
+        let help = "How long work took that succeeded";
+        to.register_with_unit("operation_duration", help, Unit::Seconds, self.durations.clone());
+        let help = "When work last succeeded";
+        to.register("operation_last_success_timestamp_seconds", help, self.last_success.clone());
+        let help = "The longest time that the schedule leaves between two runs";
+        to.register("schedule_expected_interval_seconds", help, self.interval.clone());
+        let help = "When the newest snapshot was begun: the recovery point";
+        to.register("snapshot_last_success_timestamp_seconds", help, self.snapshot_success.clone());
+        let help = "When snapshots were last proved whole, every byte";
+        to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
+        let help = "Verifications that found a snapshot that is not whole";
+        to.register("verify_failures", help, self.verify_failures.clone());
+        let help = "Length of the newest snapshot's database";
+        to.register("snapshot_size_bytes", help, self.size.clone());
+        let help = "Revision of the newest snapshot";
+        to.register("snapshot_revision", help, self.revision.clone());
+        let help = "Snapshots in the repository";
+        to.register("repository_snapshots", help, self.snapshots.clone());
+        let help = "Length of all their objects";
+        to.register("repository_bytes", help, self.stored.clone());
+        let help = "From the first byte fetched to an etcd that answers, in the last drill";
+        to.register("drill_recovery_seconds", help, self.recovery.clone());
+        let help = "1 on the agent that works, 0 on those that stand by";
+        to.register("agent_leads", help, self.leads.clone());
+    }
+
+    pub(super) fn leads(&self, options: &AgentOptions, leads: bool) {
+        self.leads.get_or_create(&of(options)).set(i64::from(leads));
+    }
+
+    /// Sets what the schedules promise.
+    pub(super) fn promises(&self, options: &AgentOptions) {
+        let now = SystemTime::now();
+        for operation in Operation::ALL {
+            if let Some(schedule) = options.schedule(operation) {
+                let longest = schedule.longest_interval(now).as_secs_f64();
+                self.interval.get_or_create(&work(options, operation)).set(longest);
+            }
+        }
+    }
+
+    pub(super) fn succeeded(&self, options: &AgentOptions, operation: Operation, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.last_success.get_or_create(&work(options, operation)).set(seconds);
+        match operation {
+            Operation::Backup => self.snapshot_success.get_or_create(&of(options)).set(seconds),
+            Operation::Verify | Operation::VerifyAll => {
+                self.verify_success.get_or_create(&of(options)).set(seconds)
+            }
+            _ => 0.0,
+        };
+    }
+
+    pub(super) fn ended(
+        &self,
+        options: &AgentOptions,
+        operation: Operation,
+        took: Duration,
+        error: Option<&Error>,
+    ) {
+        let outcome = Outcome {
+            cluster: options.cluster.to_string(),
+            operation: operation.name(),
+            result: if error.is_some() { "failure" } else { "success" },
+            reason: error.map_or("none", |error| error.kind().name()),
+        };
+        self.outcomes.get_or_create(&outcome).inc();
+        if error.is_none() {
+            let duration = self.durations.get_or_create(&work(options, operation));
+            duration.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(super) fn verify_failed(&self, options: &AgentOptions) {
+        self.verify_failures.get_or_create(&of(options)).inc();
+    }
+
+    pub(super) fn newest(&self, options: &AgentOptions, bytes: u64, revision: u64) {
+        self.size.get_or_create(&of(options)).set(bytes.cast_signed());
+        self.revision.get_or_create(&of(options)).set(revision.cast_signed());
+    }
+
+    pub(super) fn repository(&self, options: &AgentOptions, snapshots: usize, bytes: u64) {
+        self.snapshots.get_or_create(&of(options)).set(snapshots as i64);
+        self.stored.get_or_create(&of(options)).set(bytes.cast_signed());
+    }
+
+    pub(super) fn recovered(&self, options: &AgentOptions, took: Duration) {
+        self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn print(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn of(options: &AgentOptions) -> Cluster {
+    Cluster { cluster: options.cluster.to_string() }
+}
+
+fn work(options: &AgentOptions, operation: Operation) -> Work {
+    Work { cluster: options.cluster.to_string(), operation: operation.name() }
+}

@@ -1,0 +1,198 @@
+//! The agent: backs up, replicates, prunes, verifies and drills by a schedule, with nobody watching.
+//!
+//! What was done and when is read from the repository, and who works is decided by a lease in etcd: an agent keeps nothing
+//! on its host, and any number may stand by.
+
+mod leader;
+mod log;
+mod metrics;
+mod operation;
+mod page;
+mod schedule;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use crate::observe::listen;
+pub use log::{Log, LogFormat};
+pub use operation::Operation;
+pub use schedule::Schedule;
+
+use crate::backup::{BackupOptions, Control, Retention};
+use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::EtcdSettings;
+use crate::format::ClusterName;
+use crate::keys::MasterKeys;
+use crate::observe::Answer;
+use crate::store::Repository;
+use state::Shared;
+
+/// Pauses before work that failed is tried again: from, to.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// Where snapshots go, and what seals them.
+pub struct Places {
+    /// The repository.
+    pub repository: Repository,
+    /// The second one, that snapshots are copied to.
+    pub replica: Option<Repository>,
+    /// The master keys.
+    pub keys: MasterKeys,
+}
+
+/// Opens the places, anew for each piece of work: keys and credentials may have been rotated.
+pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send + Sync>;
+
+/// When what is done.
+#[derive(Clone, Debug)]
+pub struct Schedules {
+    /// Backups.
+    pub backup: Schedule,
+    /// Retention; without it nothing is ever removed.
+    pub prune: Option<Schedule>,
+    /// Verification of the newest snapshot and one other.
+    pub verify: Option<Schedule>,
+    /// Verification of all.
+    pub verify_all: Option<Schedule>,
+    /// Drills.
+    pub drill: Option<Schedule>,
+}
+
+/// What an agent is to do.
+pub struct AgentOptions {
+    /// The owner's name for the etcd cluster.
+    pub cluster: ClusterName,
+    /// Which agent this is, for people: a host's name.
+    pub name: String,
+    /// Opens repository, replica and keys.
+    pub places: OpenPlaces,
+    /// How to reach etcd; asked anew for each piece of work.
+    pub etcd: Box<dyn Fn() -> Result<EtcdSettings> + Send + Sync>,
+    /// How backups are taken.
+    pub backup: BackupOptions,
+    /// What is kept.
+    pub retention: Retention,
+    /// When.
+    pub schedules: Schedules,
+    /// Work begins up to so much later than its time, so that many clusters do not begin at once.
+    pub jitter: Duration,
+    /// Whether there is a replica.
+    pub copies: bool,
+    /// The etcd that drills start.
+    pub drill_etcd: PathBuf,
+}
+
+impl AgentOptions {
+    /// When `operation` is done; `None` for never, and for copies, which follow backups.
+    pub fn schedule(&self, operation: Operation) -> Option<&Schedule> {
+        let Schedules { backup, prune, verify, verify_all, drill } = &self.schedules;
+        match operation {
+            Operation::Backup => Some(backup),
+            Operation::Copy => None,
+            Operation::Prune => prune.as_ref(),
+            Operation::Verify => verify.as_ref(),
+            Operation::VerifyAll => verify_all.as_ref(),
+            Operation::Drill => drill.as_ref(),
+        }
+    }
+}
+
+/// The options, which may change while the agent runs; the cluster may not.
+pub type Changes = watch::Receiver<Arc<AgentOptions>>;
+
+/// Works until `stop` turns true; what is under way then is ended, and leaves nothing half-visible.
+///
+/// `listener` answers `/` with a status page, `/metrics`, `/healthz` and `/readyz` in HTTP/1.1.
+///
+/// # Errors
+/// None for what fails on the way: it is logged, counted and tried again.
+pub async fn run(
+    options: Changes,
+    listener: Option<TcpListener>,
+    log: Log,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let shared = Arc::new(Shared::new(options.clone(), log.clone()));
+    if let Some(listener) = listener {
+        let shared = Arc::clone(&shared);
+        let answer = move |path: String| {
+            let shared = Arc::clone(&shared);
+            async move { answer(&shared, &path) }
+        };
+        tokio::spawn(crate::observe::serve(listener, answer, stop.clone()));
+    }
+    let (leading, halted) = (Arc::clone(&shared.leading), shared.halted(stop.clone()));
+    let (ended, end) = watch::channel(false);
+    let leader = tokio::spawn(leader::lead(options, leading, log, end));
+    // A long verification must not keep a backup waiting.
+    let backups = lane(&shared, &[Operation::Backup], halted.clone(), stop.clone());
+    let rest = [
+        Operation::Copy,
+        Operation::Prune,
+        Operation::Verify,
+        Operation::VerifyAll,
+        Operation::Drill,
+    ];
+    tokio::join!(backups, lane(&shared, &rest, halted, stop));
+    // The lead is kept until nothing of ours runs any more.
+    ended.send_replace(true);
+    leader.await.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
+}
+
+fn answer(shared: &Shared, path: &str) -> Answer {
+    match path {
+        "/" => page::page(shared),
+        "/metrics" => Answer::metrics(shared.metrics()),
+        "/healthz" => Answer::health(Ok(())),
+        "/readyz" => Answer::health(shared.ready()),
+        _ => Answer::not_found("/, /metrics, /healthz or /readyz"),
+    }
+}
+
+/// Does `operations`, one after the other, whenever one is due and this agent leads.
+async fn lane(
+    shared: &Shared,
+    operations: &[Operation],
+    halted: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut leading = shared.leading.subscribe();
+    let mut changes = shared.options();
+    loop {
+        tokio::select! {
+            _ = leading.wait_for(|leading| *leading) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let due = match shared.next_due(operations).await {
+            Ok(due) => due,
+            Err(error) => {
+                shared.unread(&error);
+                (SystemTime::now() + RETRY.0, None)
+            }
+        };
+        let wait = due.0.duration_since(SystemTime::now()).unwrap_or_default();
+        tokio::select! {
+            // Not longer at a time, should the clock be set.
+            () = tokio::time::sleep(wait.min(Duration::from_secs(30))) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = leading.wait_for(|leading| !leading) => {
+                shared.forget();
+                continue;
+            }
+            _ = changes.changed() => {
+                shared.reloaded();
+                continue;
+            }
+        }
+        if let Some(operation) = due.1.filter(|_| due.0 <= SystemTime::now()) {
+            let control = Control::default().stop_when(halted.clone());
+            shared.work(operation, &control).await;
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! What an agent does.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use super::{AgentOptions, Places};
+use crate::backup::{
+    Control, DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, backup, copy, drill,
+    newest_reports, plan_prune, prune_report, select, snapshots, store_report, verify,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Report, SnapshotId};
+
+/// One kind of work, by its name in the configuration, in metrics and in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// A snapshot of the live etcd.
+    Backup,
+    /// Replication to the second repository, after each backup.
+    Copy,
+    /// Retention.
+    Prune,
+    /// The newest snapshot and one older one in turn, every byte.
+    Verify,
+    /// Every snapshot, every byte.
+    VerifyAll,
+    /// An etcd started from the newest snapshot.
+    Drill,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Backup, Self::Copy, Self::Prune, Self::Verify, Self::VerifyAll, Self::Drill];
+
+    /// Its name: `backup`, `copy`, `prune`, `verify`, `verify_all` or `drill`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Copy => "copy",
+            Self::Prune => "prune",
+            Self::Verify => "verify",
+            Self::VerifyAll => "verify_all",
+            Self::Drill => "drill",
+        }
+    }
+
+    /// Which operation a report in the repository tells of.
+    pub(super) fn of(report: &Report) -> Option<Self> {
+        match report.kind.as_str() {
+            "prune" => Some(Self::Prune),
+            "drill" => Some(Self::Drill),
+            "verify" if report.steps.iter().any(|step| step.name == ALL_STEP) => {
+                Some(Self::VerifyAll)
+            }
+            "verify" => Some(Self::Verify),
+            _ => None,
+        }
+    }
+}
+
+/// Marks a report about every snapshot.
+const ALL_STEP: &str = "all";
+
+/// What an operation came to.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// For the log.
+    pub(super) fields: Vec<(&'static str, Value)>,
+    /// What it found wrong, although it was carried out.
+    pub(super) finding: Option<Error>,
+    /// Length of the database and last revision, of a backup.
+    pub(super) snapshot: Option<(u64, u64)>,
+    /// From the first byte fetched to an etcd that answers, of a drill.
+    pub(super) recovery: Option<Duration>,
+}
+
+/// Carries out `operation`.
+pub(super) async fn run(
+    operation: Operation,
+    options: &AgentOptions,
+    control: &Control,
+) -> Result<Done> {
+    let places = (options.places)().await?;
+    match operation {
+        Operation::Backup => take(options, &places, control).await,
+        Operation::Copy => replicate(options, &places, control).await,
+        Operation::Prune => remove(options, &places, control).await,
+        Operation::Verify | Operation::VerifyAll => {
+            prove(operation, options, &places, control).await
+        }
+        Operation::Drill => rehearse(options, &places, control).await,
+    }
+}
+
+async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+    let source = Source::Etcd((options.etcd)()?);
+    let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let differ =
+        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
+    let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
+    let kind = if report.depends_on.is_empty() { "full" } else { "incremental" };
+    Ok(Done {
+        fields: vec![
+            ("snapshot", report.id.to_string().into()),
+            ("kind", kind.into()),
+            ("revision", report.revision.into()),
+            ("database_bytes", report.database_bytes.into()),
+            ("stored_bytes", report.stored_bytes.into()),
+            ("warnings", report.warnings.into()),
+        ],
+        finding,
+        snapshot: Some((report.database_bytes, report.revision)),
+        recovery: None,
+    })
+}
+
+async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+    let Some(target) = &places.replica else { return Ok(Done::default()) };
+    let scope = Scope::Cluster(&options.cluster);
+    let report = copy(&places.repository, target, scope, control).await?;
+    let finding = report.failed.first().map(|(id, why)| {
+        Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
+    });
+    let fields = vec![
+        ("copied", report.copied.len().into()),
+        ("written_bytes", report.written_bytes.into()),
+    ];
+    Ok(Done { fields, finding, ..Done::default() })
+}
+
+async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+    let begun = Instant::now();
+    let (repository, keys) = (&places.repository, &places.keys);
+    let cluster = Some(&options.cluster);
+    let plan = plan_prune(repository, keys, &options.retention, cluster, control).await?;
+    let planned = begun.elapsed();
+    let report = apply_prune(repository, &plan, control).await?;
+    // Also of nothing: it is what tells when the last one was.
+    store_report(repository, keys, &prune_report(&plan, &report, cluster, planned)).await?;
+    let fields = vec![
+        ("kept", plan.keep.len().into()),
+        ("removed", report.removed.len().into()),
+        ("freed_bytes", report.freed_bytes.into()),
+        ("refused", report.refused.len().into()),
+        ("findings", plan.findings.into()),
+    ];
+    Ok(Done { fields, ..Done::default() })
+}
+
+async fn prove(
+    operation: Operation,
+    options: &AgentOptions,
+    places: &Places,
+    control: &Control,
+) -> Result<Done> {
+    let begun = Instant::now();
+    let (repository, keys) = (&places.repository, &places.keys);
+    let sample;
+    let scope = match operation {
+        Operation::VerifyAll => Scope::Cluster(&options.cluster),
+        _ => {
+            let listing = snapshots(repository, Some(&options.cluster)).await?;
+            let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
+            sample = sample_of(&ids);
+            Scope::Ids(&sample)
+        }
+    };
+    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let mut report = found.evidence(Some(&options.cluster), begun.elapsed());
+    if operation == Operation::VerifyAll {
+        report.steps.push(crate::format::ReportStep { name: ALL_STEP.into(), milliseconds: 0 });
+    }
+    store_report(repository, keys, &report).await?;
+    let fields = vec![
+        ("checked", found.snapshots.len().into()),
+        ("failed", found.snapshots.iter().filter(|one| one.outcome.is_err()).count().into()),
+    ];
+    let failed = found.snapshots.into_iter().find_map(|one| one.outcome.err());
+    Ok(Done { fields, finding: failed, ..Done::default() })
+}
+
+/// The newest, and one of the others: each comes when the days have gone round.
+fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
+    let Some((newest, others)) = ids.split_last() else { return Vec::new() };
+    let hours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 3600;
+    let turn = usize::try_from(hours).ok().and_then(|hours| hours.checked_rem(others.len()));
+    let other = turn.and_then(|turn| others.get(turn));
+    other.into_iter().chain([newest]).copied().collect()
+}
+
+async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+    let (repository, keys) = (&places.repository, &places.keys);
+    let listing = snapshots(repository, Some(&options.cluster)).await?;
+    let id = select(&listing, "latest", None)?;
+    let how = DrillOptions {
+        etcd: options.drill_etcd.clone(),
+        live: Some((options.etcd)()?),
+        ..DrillOptions::default()
+    };
+    let drilled = drill(repository, keys, id, &how, control).await?;
+    store_report(repository, keys, &drilled.report).await?;
+    let finding = (!drilled.report.passed).then(|| {
+        Error::new(ErrorKind::Tampered, format!("an etcd started from {id} serves other data"))
+    });
+    let fields = vec![
+        ("snapshot", id.to_string().into()),
+        ("recovery_seconds", drilled.recovery.as_secs_f64().into()),
+    ];
+    Ok(Done { fields, finding, recovery: Some(drilled.recovery), ..Done::default() })
+}
+
+/// When each operation was last carried out, by what the repository says.
+pub(super) async fn last_runs(
+    options: &AgentOptions,
+) -> Result<(Vec<(Operation, SystemTime)>, Listing)> {
+    let places = (options.places)().await?;
+    let time = |id: SnapshotId| UNIX_EPOCH + Duration::from_millis(id.unix_ms());
+    let mut last = Vec::new();
+    let listing = snapshots(&places.repository, Some(&options.cluster)).await?;
+    if let Ok(newest) = select(&listing, "latest", None) {
+        last.push((Operation::Backup, time(newest)));
+    }
+    let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
+    let of = |report: &Report| {
+        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
+    };
+    let found = newest_reports(&places.repository, &places.keys, &wanted, of).await?;
+    last.extend(found.into_iter().map(|(operation, id)| (operation, time(id))));
+    Ok((last, listing))
+}

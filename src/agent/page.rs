@@ -1,0 +1,160 @@
+//! The status page: what there is to restore from, and what is overdue. No scripts, nothing from elsewhere.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use jiff::Timestamp;
+
+use super::operation::Operation;
+use super::state::{Known, Shared, unix_ms};
+use crate::observe::Answer;
+
+/// Snapshots in the timeline: the newest.
+const SHOWN: usize = 500;
+const STYLE: &str = "
+:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: 1rem; }
+dt { opacity: .7; } dd { margin: 0; font-size: 1.4rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
+svg { width: 100%; height: 5rem; background: #8881; } .full { fill: #2a78d6; } .incremental { fill: #7fb2ee; }
+.bad { color: #c62828; font-weight: 600; } @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } }";
+
+/// The page as it is now.
+pub(super) fn page(shared: &Shared) -> Answer {
+    let known = shared.seen();
+    let options = shared.current();
+    let now = SystemTime::now();
+    let cluster = escape(options.cluster.as_str());
+    let role = match (*shared.leading.borrow(), &known.unread) {
+        (_, Some(why)) => format!("<p class=bad id=unread>{}</p>", escape(why)),
+        (true, None) => "<p id=role>This agent works.</p>".into(),
+        (false, None) => {
+            "<p id=role>This agent stands by: another works, or etcd cannot be reached.</p>".into()
+        }
+    };
+    let mut html = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=30>\
+         <meta name=viewport content=\"width=device-width\"><title>{cluster}: strongroom</title>\
+         <style>{STYLE}</style><h1>Backups of {cluster}</h1>{role}"
+    );
+    // Writing to a string does not fail.
+    let _ = summary(&mut html, &known, now)
+        .and_then(|()| work(&mut html, shared, &known, now))
+        .and_then(|()| timeline(&mut html, &known));
+    Answer { status: StatusCode::OK, kind: "text/html; charset=utf-8", body: html }
+}
+
+fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Result {
+    let newest = known.snapshots.last().map(|(id, ..)| id.unix_ms());
+    let point = newest.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+    let age = point.map(|at| ago(at, now));
+    let stored: u64 = known.snapshots.iter().map(|(_, _, bytes)| bytes).sum();
+    let recovery = known.recovery.map(|took| format!("{:.1} s", took.as_secs_f64()));
+    write!(
+        html,
+        "<dl><div><dt>Recovery point</dt><dd id=point>{}</dd></div>\
+         <div><dt>Last measured recovery time</dt><dd id=recovery>{}</dd></div>\
+         <div><dt>Snapshots</dt><dd id=snapshots>{}</dd></div>\
+         <div><dt>Stored</dt><dd>{:.1} MiB</dd></div></dl>",
+        age.as_deref().unwrap_or("<span class=bad>none</span>"),
+        recovery.as_deref().unwrap_or("no drill yet"),
+        known.snapshots.len(),
+        stored as f64 / f64::from(1 << 20),
+    )
+}
+
+fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> std::fmt::Result {
+    html.push_str("<h2>Work</h2><table id=work><tr><th>What<th>Schedule<th>Last<th>State");
+    let options = shared.current();
+    for operation in Operation::ALL {
+        let schedule = options.schedule(operation).map(ToString::to_string);
+        let schedule = match operation {
+            Operation::Copy if options.copies => Some("after each backup".into()),
+            _ => schedule,
+        };
+        let Some(schedule) = schedule else { continue };
+        let run = known.done.get(&operation).cloned().unwrap_or_default();
+        let last = run.last.map_or_else(|| "never".into(), |last| ago(last, now));
+        let state = if let Some(error) = &run.error {
+            format!("<span class=bad>{}</span>", escape(error))
+        } else if let Some(since) = known.running.get(&operation) {
+            format!("running since {}", time(*since))
+        } else if let Some(due) = shared.overdue(known, operation) {
+            format!("<span class=bad>overdue since {}</span>", time(due))
+        } else {
+            "as it should be".into()
+        };
+        let (name, schedule) = (operation.name(), escape(&schedule));
+        write!(html, "<tr id={name}><td>{name}<td>{schedule}<td>{last}<td>{state}")?;
+    }
+    html.push_str("</table>");
+    Ok(())
+}
+
+fn timeline(html: &mut String, known: &Known) -> std::fmt::Result {
+    let shown =
+        known.snapshots.get(known.snapshots.len().saturating_sub(SHOWN)..).unwrap_or_default();
+    let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(()) };
+    let (begin, end) = (first.0.unix_ms(), last.0.unix_ms());
+    let span = end.saturating_sub(begin).max(1) as f64;
+    let largest = shown.iter().map(|(_, _, bytes)| *bytes).max().unwrap_or(1).max(1) as f64;
+    let at = |ms: u64| time(UNIX_EPOCH + Duration::from_millis(ms));
+    write!(
+        html,
+        "<h2>Snapshots from {} to {}</h2>\
+         <svg id=timeline viewBox=\"0 0 1000 100\" preserveAspectRatio=none role=img>",
+        at(begin),
+        at(end)
+    )?;
+    for (id, full, bytes) in shown {
+        let x = id.unix_ms().saturating_sub(begin) as f64 / span * 990.0;
+        // Small ones are to be seen beside a full one.
+        let height = 12.0 + 88.0 * (*bytes as f64 / largest).sqrt();
+        let kind = if *full { "full" } else { "incremental" };
+        write!(
+            html,
+            "<rect class={kind} x=\"{x:.1}\" y=\"{:.1}\" width=3 height=\"{height:.1}\"><title>{id}: {kind}, {}, {:.2} MiB</title></rect>",
+            100.0 - height,
+            at(id.unix_ms()),
+            *bytes as f64 / f64::from(1 << 20),
+        )?;
+    }
+    html.push_str("</svg>");
+    Ok(())
+}
+
+fn time(at: SystemTime) -> String {
+    let at = Timestamp::from_millisecond(unix_ms(at).cast_signed()).unwrap_or(Timestamp::MAX);
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// `<time>` with how long ago in it.
+fn ago(at: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(at).unwrap_or_default().as_secs();
+    let text = match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    };
+    format!("<time title=\"{}\">{text}</time>", time(at))
+}
+
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '&' => safe.push_str("&amp;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}

@@ -1,0 +1,129 @@
+//! When something is due: crontab expressions in a time zone, or a plain interval.
+
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cronexpr::{Crontab, MakeTimestamp, parse_crontab};
+
+use crate::error::{Error, Result};
+
+/// Occurrences looked at for the longest gap between two.
+const LOOK_AHEAD: usize = 50;
+
+/// A schedule.
+///
+/// Five crontab fields (minute, hour, day of month, month, day of week) and a time zone's IANA name, UTC if there is none:
+/// `0 3 * * * Europe/Berlin`. Or `@every 15m`, counted from the last run.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Cron(Box<Crontab>),
+    Every(Duration),
+}
+
+impl Schedule {
+    /// `@every` so long.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) for no time at all.
+    pub fn every(interval: Duration) -> Result<Self> {
+        if interval.is_zero() {
+            return Err(Error::usage("a schedule of no time at all"));
+        }
+        Ok(Self { text: format!("@every {interval:?}"), kind: Kind::Every(interval) })
+    }
+
+    /// The first time after `last`.
+    pub fn next(&self, last: SystemTime) -> SystemTime {
+        match &self.kind {
+            Kind::Every(interval) => last + *interval,
+            // A date that never comes is refused when the schedule is parsed.
+            Kind::Cron(cron) => next(cron, last).unwrap_or(last + Duration::from_secs(86_400)),
+        }
+    }
+
+    /// The longest time between two runs, among the next after `now`.
+    pub fn longest_interval(&self, now: SystemTime) -> Duration {
+        let mut longest = Duration::ZERO;
+        let mut at = self.next(now);
+        for _ in 0..LOOK_AHEAD {
+            let next = self.next(at);
+            longest = longest.max(next.duration_since(at).unwrap_or_default());
+            at = next;
+        }
+        longest
+    }
+}
+
+fn next(cron: &Crontab, last: SystemTime) -> Option<SystemTime> {
+    let last = last.duration_since(UNIX_EPOCH).ok()?;
+    let from = MakeTimestamp::from_millisecond(i64::try_from(last.as_millis()).ok()?).ok()?;
+    let next = cron.find_next(from).ok()?.timestamp().as_second();
+    Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(next).ok()?))
+}
+
+impl std::fmt::Display for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |why: &str| {
+            Error::usage(format!("{text:?} is no schedule: {why}"))
+                .hint("five crontab fields and a time zone, such as \"0 3 * * * Europe/Berlin\"")
+        };
+        let fields: Vec<_> = text.split_whitespace().collect();
+        let whole = match fields.len() {
+            5 => format!("{} UTC", fields.join(" ")),
+            6 => fields.join(" "),
+            _ => return Err(bad("five fields, and perhaps a time zone, make one")),
+        };
+        let cron = parse_crontab(&whole).map_err(|error| bad(&error.to_string()))?;
+        if next(&cron, SystemTime::now()).is_none() {
+            return Err(bad("it never comes"));
+        }
+        Ok(Self { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: &str) -> SystemTime {
+        time.parse::<jiff::Timestamp>().unwrap().into()
+    }
+
+    #[test]
+    fn hours_and_zones() {
+        let hourly: Schedule = "0 * * * *".parse().unwrap();
+        assert_eq!(hourly.next(at("2026-11-25T10:00:00Z")), at("2026-11-25T11:00:00Z"));
+        assert_eq!(hourly.longest_interval(at("2026-11-25T10:30:00Z")).as_secs(), 3600);
+        let berlin: Schedule = "0 3 * * * Europe/Berlin".parse().unwrap();
+        assert_eq!(berlin.next(at("2026-11-25T10:00:00Z")), at("2026-11-26T02:00:00Z"));
+        assert_eq!(berlin.next(at("2026-07-01T10:00:00Z")), at("2026-07-02T01:00:00Z"));
+        // The night without half past two.
+        let gap: Schedule = "30 2 * * * Europe/Berlin".parse().unwrap();
+        assert!(gap.next(at("2026-03-28T12:00:00Z")) <= at("2026-03-30T00:30:00Z"));
+        let sundays: Schedule = "0 4 * * 7".parse().unwrap();
+        assert_eq!(sundays.next(at("2026-11-25T10:00:00Z")), at("2026-11-29T04:00:00Z"));
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in ["", "* * * *", "61 * * * *", "0 0 31 2 *", "0 3 * * * Mars/Olympus", "@daily"]
+        {
+            let error = text.parse::<Schedule>().unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Usage, "{text}");
+        }
+    }
+}

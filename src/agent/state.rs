@@ -1,0 +1,301 @@
+//! What an agent knows: when what was done, what is due, what went wrong.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::log::Log;
+use super::metrics::Metrics;
+use super::operation::{self, Done, Operation};
+use super::{AgentOptions, Changes, RETRY};
+use crate::backup::{Control, Listing};
+use crate::crypto;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::SnapshotId;
+
+/// What all parts of an agent share.
+pub(super) struct Shared {
+    options: Changes,
+    log: Log,
+    pub(super) leading: Arc<watch::Sender<bool>>,
+    metrics: Metrics,
+    known: Mutex<Known>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// What the page shows.
+#[derive(Clone, Default)]
+pub(super) struct Known {
+    /// Read from the repository since this agent leads.
+    pub(super) read: bool,
+    pub(super) since: Option<SystemTime>,
+    pub(super) done: BTreeMap<Operation, Run>,
+    /// The snapshots' times and lengths, oldest first.
+    pub(super) snapshots: Vec<(SnapshotId, bool, u64)>,
+    pub(super) recovery: Option<Duration>,
+    pub(super) running: BTreeMap<Operation, SystemTime>,
+    /// Why the repository cannot be read.
+    pub(super) unread: Option<String>,
+}
+
+/// What is known of one operation.
+#[derive(Clone, Default)]
+pub(super) struct Run {
+    pub(super) last: Option<SystemTime>,
+    pub(super) failures: u32,
+    pub(super) error: Option<String>,
+    retry: Option<SystemTime>,
+    jitter: Duration,
+}
+
+impl Shared {
+    pub(super) fn new(options: Changes, log: Log) -> Self {
+        let metrics = Metrics::new();
+        let current = options.borrow().clone();
+        metrics.promises(&current);
+        metrics.leads(&current, false);
+        Self {
+            options,
+            log,
+            leading: Arc::new(watch::Sender::new(false)),
+            metrics,
+            known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) fn options(&self) -> Changes {
+        self.options.clone()
+    }
+
+    pub(super) fn current(&self) -> Arc<AgentOptions> {
+        self.options.borrow().clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn seen(&self) -> Known {
+        self.known().clone()
+    }
+
+    pub(super) fn metrics(&self) -> String {
+        self.metrics.leads(&self.current(), *self.leading.borrow());
+        self.metrics.print()
+    }
+
+    /// Whether it leads and can read its repository, or stands by.
+    pub(super) fn ready(&self) -> std::result::Result<(), String> {
+        match &self.known().unread {
+            Some(why) => Err(why.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Turns true when work must end: the agent stops, or another may lead.
+    pub(super) fn halted(&self, mut stop: watch::Receiver<bool>) -> watch::Receiver<bool> {
+        let (sender, halted) = watch::channel(false);
+        let mut leading = self.leading.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let halt = *stop.borrow_and_update() || !*leading.borrow_and_update();
+                sender.send_if_modified(|now| std::mem::replace(now, halt) != halt);
+                tokio::select! {
+                    changed = stop.changed() => if changed.is_err() { return },
+                    changed = leading.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        halted
+    }
+
+    /// Another agent may work from now on.
+    pub(super) fn forget(&self) {
+        self.known().read = false;
+    }
+
+    pub(super) fn reloaded(&self) {
+        self.metrics.promises(&self.current());
+        self.log.info("configuration read again", &[]);
+    }
+
+    pub(super) fn unread(&self, error: &Error) {
+        let mut known = self.known();
+        let text = error.to_string();
+        if known.unread.as_ref() != Some(&text) {
+            self.log.error("cannot read the repository", &[("error", text.clone().into())]);
+            known.unread = Some(text);
+        }
+    }
+
+    /// Which of `operations` is next, and when.
+    pub(super) async fn next_due(
+        &self,
+        operations: &[Operation],
+    ) -> Result<(SystemTime, Option<Operation>)> {
+        let options = self.current();
+        self.read(&options).await?;
+        let known = self.known();
+        let now = SystemTime::now();
+        let due = operations.iter().filter_map(|operation| {
+            let run = known.done.get(operation).cloned().unwrap_or_default();
+            let due = match operation {
+                Operation::Copy => {
+                    let backup = known.done.get(&Operation::Backup).and_then(|run| run.last)?;
+                    let copied = run.last.is_some_and(|last| last > backup);
+                    (options.copies && !copied).then_some(backup)?
+                }
+                _ => {
+                    let schedule = options.schedule(*operation)?;
+                    match run.last {
+                        // A run from the future is a clock that was wrong.
+                        Some(last) => schedule.next(last.min(now)) + run.jitter,
+                        None if *operation == Operation::Backup => now,
+                        None => schedule.next(known.since.unwrap_or(now)),
+                    }
+                }
+            };
+            Some((run.retry.map_or(due, |retry| retry.max(due)), *operation))
+        });
+        let next = due.min();
+        Ok(next
+            .map_or((now + Duration::from_secs(60), None), |(at, operation)| (at, Some(operation))))
+    }
+
+    /// Reads from the repository what was done, by whichever agent, once for each time that this one leads.
+    async fn read(&self, options: &AgentOptions) -> Result<()> {
+        let _one = self.reading.lock().await;
+        if self.known().read {
+            return Ok(());
+        }
+        let (last, listing) = operation::last_runs(options).await?;
+        let mut known = self.known();
+        known.read = true;
+        known.unread = None;
+        known.since = known.since.or(Some(SystemTime::now()));
+        for (operation, at) in last {
+            let run = known.done.entry(operation).or_default();
+            run.last = Some(run.last.map_or(at, |last| last.max(at)));
+            self.metrics.succeeded(options, operation, at);
+        }
+        self.listed(options, &mut known, &listing);
+        Ok(())
+    }
+
+    fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
+        let row = |one: &crate::backup::Summary| (one.id, one.full, one.stored_bytes);
+        known.snapshots = listing.snapshots.iter().map(row).collect();
+        let stored = listing.snapshots.iter().map(|one| one.stored_bytes).sum();
+        self.metrics.repository(options, listing.snapshots.len(), stored);
+        if let Some(newest) = listing.snapshots.last() {
+            self.metrics.newest(options, newest.database_bytes, newest.revision);
+        }
+    }
+
+    /// Carries out `operation` and takes note of what came of it.
+    pub(super) async fn work(&self, operation: Operation, control: &Control) {
+        let options = self.current();
+        let (begun, time) = (Instant::now(), SystemTime::now());
+        self.known().running.insert(operation, time);
+        let name = operation.name();
+        self.log.info("begins", &[("operation", name.into())]);
+        let done = operation::run(operation, &options, control).await;
+        self.known().running.remove(&operation);
+        let took = begun.elapsed();
+        match done {
+            Ok(done) => self.done(operation, &options, (time, took), done).await,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.log.warn("interrupted", &[("operation", name.into())]);
+                self.forget();
+            }
+            Err(error) => self.failed(operation, &options, took, &error),
+        }
+    }
+
+    async fn done(
+        &self,
+        operation: Operation,
+        options: &AgentOptions,
+        (time, took): (SystemTime, Duration),
+        done: Done,
+    ) {
+        let mut fields =
+            vec![("operation", operation.name().into()), ("seconds", took.as_secs_f64().into())];
+        fields.extend(done.fields);
+        if let Some(finding) = &done.finding {
+            fields.push(("error", finding.to_string().into()));
+            self.log.error("found", &fields);
+            if matches!(operation, Operation::Verify | Operation::VerifyAll) {
+                self.metrics.verify_failed(options);
+            }
+        } else {
+            self.log.info("done", &fields);
+            self.metrics.succeeded(options, operation, time);
+        }
+        self.metrics.ended(options, operation, took, done.finding.as_ref());
+        if let Some((bytes, revision)) = done.snapshot {
+            self.metrics.newest(options, bytes, revision);
+        }
+        if let Some(recovery) = done.recovery {
+            self.metrics.recovered(options, recovery);
+        }
+        let listing = match (options.places)().await {
+            Ok(places) => {
+                crate::backup::snapshots(&places.repository, Some(&options.cluster)).await.ok()
+            }
+            Err(_) => None,
+        };
+        let mut known = self.known();
+        known.recovery = done.recovery.or(known.recovery);
+        let error = done.finding.map(|finding| finding.to_string());
+        let run = Run { last: Some(time), error, jitter: jitter(options), ..Run::default() };
+        known.done.insert(operation, run);
+        if let Some(listing) = listing {
+            self.listed(options, &mut known, &listing);
+        }
+    }
+
+    fn failed(&self, operation: Operation, options: &AgentOptions, took: Duration, error: &Error) {
+        self.metrics.ended(options, operation, took, Some(error));
+        let mut known = self.known();
+        let run = known.done.entry(operation).or_default();
+        let pause = RETRY.0.saturating_mul(1 << run.failures.min(16)).min(RETRY.1);
+        run.failures += 1;
+        run.error = Some(error.to_string());
+        run.retry = Some(SystemTime::now() + pause);
+        let failures = run.failures;
+        drop(known);
+        self.log.error(
+            "failed",
+            &[
+                ("operation", operation.name().into()),
+                ("error", error.to_string().into()),
+                ("kind", error.kind().name().into()),
+                ("failures", failures.into()),
+                ("retry_seconds", pause.as_secs().into()),
+            ],
+        );
+    }
+
+    /// When `operation` should have been done by, if that is past.
+    pub(super) fn overdue(&self, known: &Known, operation: Operation) -> Option<SystemTime> {
+        let options = self.current();
+        let schedule = options.schedule(operation)?;
+        let last = known.done.get(&operation).and_then(|run| run.last).or(known.since)?;
+        let due = schedule.next(schedule.next(last));
+        (due < SystemTime::now()).then_some(due)
+    }
+}
+
+fn jitter(options: &AgentOptions) -> Duration {
+    let random = u32::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+    options.jitter.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Milliseconds since 1970.
+pub(super) fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}

@@ -1,0 +1,147 @@
+//! `agent`
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strongroom::agent::{self, AgentOptions, Log, LogFormat, Places, Schedule, Schedules, listen};
+use strongroom::{Error, ErrorKind, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Context;
+use super::copy::replica;
+use crate::output::write_stderr;
+use crate::settings::{Settings, When};
+
+pub(super) async fn run(context: &Context) -> Result<ExitCode> {
+    let first = options(context)?;
+    let config = &context.settings.agent;
+    let format = match config.log.as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(_) => return Err(Error::usage("configuration: agent.log: text or json")),
+    };
+    let listener = match &config.listen {
+        None => None,
+        Some(address) => Some(listen(address).await?),
+    };
+    let log = Log::to_stderr(format);
+    let (sender, changes) = watch::channel(Arc::new(first));
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
+    let reload = async {
+        while hangup.recv().await.is_some() {
+            notify(&[sd_notify::NotifyState::Reloading]);
+            let again = again(context).and_then(|context| options(&context));
+            match again {
+                Ok(again) if again.cluster == sender.borrow().cluster => {
+                    sender.send_replace(Arc::new(again));
+                }
+                Ok(_) => {
+                    write_stderr("warning: another cluster needs a restart; nothing was changed")
+                }
+                Err(error) => write_stderr(&format!("warning: not read again: {error}")),
+            }
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
+    };
+    notify(&[sd_notify::NotifyState::Ready]);
+    let mut stop = context.stop.clone();
+    let stopping = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        notify(&[sd_notify::NotifyState::Stopping]);
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        done = agent::run(changes, listener, log, context.stop.clone()) => done?,
+        () = reload => {}
+        () = stopping => {}
+        () = watchdog() => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells systemd; where there is none, nobody.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    let _ = sd_notify::notify(state);
+}
+
+/// Tells systemd that this process still runs its tasks.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    let mut beat = tokio::time::interval((limit / 3).max(Duration::from_millis(10)));
+    loop {
+        beat.tick().await;
+        notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+/// The same, with the settings read again.
+fn again(context: &Context) -> Result<Context> {
+    Ok(Context {
+        global: context.global.clone(),
+        settings: Settings::resolve(context.global.clone())?,
+        output: context.output,
+        control: context.control.clone(),
+        stop: context.stop.clone(),
+    })
+}
+
+fn options(context: &Context) -> Result<AgentOptions> {
+    let (settings, config) = (&context.settings, &context.settings.agent);
+    let wanted = |when: &Option<When>, otherwise: &str| match when {
+        Some(When(schedule)) => Ok(schedule.clone()),
+        None => otherwise.parse::<Schedule>(),
+    };
+    let maybe = |when: &Option<When>| when.clone().map(|When(schedule)| schedule);
+    let retention = settings.prune.retention();
+    if config.prune.is_some() && retention.is_empty() {
+        return Err(Error::usage("configuration: agent.prune without any prune.keep_…"));
+    }
+    // Whatever is wrong with them is to be said now, not at night.
+    settings.repository_url()?;
+    settings.etcd()?;
+    if settings.master_keys.is_empty() {
+        return Err(Error::usage("no master key given").hint("name one in the configuration file"));
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (places, etcd) = (Arc::new(again(context)?), again(context)?);
+    Ok(AgentOptions {
+        cluster: settings.cluster.clone().unwrap_or_default(),
+        name: config.name.clone().unwrap_or(host),
+        places: Box::new(move || {
+            let context = Arc::clone(&places);
+            Box::pin(async move { open(&context).await })
+        }),
+        etcd: Box::new(move || etcd.settings.etcd()),
+        backup: settings.backup_options(),
+        retention,
+        schedules: Schedules {
+            backup: wanted(&config.backup, "0 * * * *")?,
+            prune: maybe(&config.prune),
+            verify: maybe(&config.verify),
+            verify_all: maybe(&config.verify_all),
+            drill: maybe(&config.drill),
+        },
+        jitter: config.jitter.map(|span| span.0).unwrap_or_default(),
+        copies: settings.copy.url.is_some(),
+        drill_etcd: config.etcd.clone().unwrap_or_else(|| "etcd".into()),
+    })
+}
+
+async fn open(context: &Context) -> Result<Places> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let replica = match &context.settings.copy.url {
+        None => None,
+        Some(_) => match replica(&repository, None, false, context).await {
+            Ok((replica, _)) => Some(replica),
+            // A second place that is away keeps nobody from using the first.
+            Err(error) if error.kind() == ErrorKind::Unreachable => None,
+            Err(error) => return Err(error),
+        },
+    };
+    Ok(Places { repository, replica, keys })
+}

@@ -1,0 +1,104 @@
+//! A small HTTP/1.1 server for those who watch a service: metrics, health, a page.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// One answer.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) kind: &'static str,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// `/metrics`, as `prometheus-client` writes them.
+    pub(crate) fn metrics(body: String) -> Self {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        Self { status: StatusCode::OK, kind, body }
+    }
+
+    /// `/healthz` or `/readyz`: well, or why not.
+    pub(crate) fn health(state: std::result::Result<(), String>) -> Self {
+        let (status, body) = match state {
+            Ok(()) => (StatusCode::OK, "ok\n".into()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        };
+        Self { status, kind: "text/plain; charset=utf-8", body }
+    }
+
+    /// For any other path: `paths` is what there is.
+    pub(crate) fn not_found(paths: &str) -> Self {
+        let kind = "text/plain; charset=utf-8";
+        Self { status: StatusCode::NOT_FOUND, kind, body: format!("{paths}\n") }
+    }
+}
+
+impl From<Answer> for Response<Full<Bytes>> {
+    fn from(answer: Answer) -> Self {
+        let mut response = Self::new(Full::new(answer.body.into()));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+        // Nothing is loaded from anywhere, and nothing runs.
+        let policy = "default-src 'none'; style-src 'unsafe-inline'";
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+/// Answers paths by `answer` until `stop` turns true.
+pub(crate) async fn serve<F>(
+    listener: TcpListener,
+    answer: impl Fn(String) -> F + Clone + Send + 'static,
+    mut stop: watch::Receiver<bool>,
+) where
+    F: Future<Output = Answer> + Send,
+{
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let answered = answer(request.uri().path().to_owned());
+                async move { Ok::<_, Infallible>(Response::from(answered.await)) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(REQUEST, connection).await;
+        });
+    }
+}
+
+/// Listens at `address` (`host:port`).
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io) when that cannot be.
+pub async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Error::new(ErrorKind::Io, format!("cannot listen at {address}")).because(error)
+    })
+}

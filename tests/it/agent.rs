@@ -1,0 +1,267 @@
+//! The agent on a real etcd: it works by itself, one at a time, and tells.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::end_to_end::program;
+use crate::etcd_server::{Etcd, Version, free_ports};
+use crate::place::Place;
+
+/// A running agent, with what it logged.
+struct Agent {
+    child: Child,
+    address: String,
+    lines: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Agent {
+    fn start(place: &Place, config: &str) -> Self {
+        let port = free_ports(1)[0];
+        let address = format!("127.0.0.1:{port}");
+        let path = place.path(&format!("agent-{port}.toml"));
+        fs::write(&path, config.replace("LISTEN", &address)).unwrap();
+        let mut child = program()
+            .current_dir(place.dir.path())
+            .env("STRONGROOM_CONFIG", &path)
+            .arg("agent")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (to, from) = (Arc::clone(&lines), BufReader::new(child.stderr.take().unwrap()));
+        std::thread::spawn(move || {
+            for line in from.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                to.lock().unwrap().push(line);
+            }
+        });
+        Self { child, address, lines }
+    }
+
+    /// Waits until a line of the log has this event and operation.
+    fn wait(&self, event: &str, operation: &str, count: usize) {
+        let fits = |line: &&Value| {
+            line["event"] == event && (operation.is_empty() || line["operation"] == operation)
+        };
+        let begun = Instant::now();
+        while self.lines.lock().unwrap().iter().filter(fits).count() < count {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{event} {operation}: {:#?}",
+                self.lines
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// The value of a metric whose line begins so.
+    fn metric(&self, begins: &str) -> f64 {
+        let text = self.get("/metrics").1;
+        let line = text.lines().find(|line| line.starts_with(begins));
+        let line = line.unwrap_or_else(|| panic!("no {begins} in {text}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(
+            Command::new("kill")
+                .args([signal, &self.child.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn end(mut self) {
+        self.signal("-TERM");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {:#?}", self.lines);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn config(etcd: &Etcd, extra: &str) -> String {
+    let endpoints = format!("{:?}", etcd.endpoints());
+    format!(
+        "cluster = \"prod\"\nmaster_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n\
+         [etcd]\nendpoints = {endpoints}\n[prune]\nkeep_last = 3\n{extra}\
+         [agent]\nlog = \"json\"\nlisten = \"LISTEN\"\nbackup = \"@every 1s\"\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_backs_up_copies_prunes_verifies_and_drills() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    etcd.fill(20, 100).await;
+    let place = Place::new();
+    let program = Version::V3_5.programs().join("etcd");
+    let more = format!(
+        "prune = \"@every 3s\"\nverify = \"@every 2s\"\nverify_all = \"@every 4s\"\ndrill = \"@every 1h\"\netcd = {program:?}\n"
+    );
+    let agent = Agent::start(&place, &(config(&etcd, "[copy]\nurl = \"second\"\n") + &more));
+    for (operation, count) in
+        [("backup", 4), ("copy", 2), ("prune", 1), ("verify", 1), ("verify_all", 1)]
+    {
+        agent.wait("done", operation, count);
+    }
+    assert_eq!(agent.get("/healthz"), (200, "ok\n".into()));
+    assert_eq!(agent.get("/readyz").0, 200);
+    assert_eq!(agent.metric("strongroom_agent_leads"), 1.0);
+    assert!(
+        agent.metric(
+            "strongroom_operations_total{cluster=\"prod\",operation=\"backup\",result=\"success\""
+        ) >= 4.0
+    );
+    assert_eq!(
+        agent.metric(
+            "strongroom_schedule_expected_interval_seconds{cluster=\"prod\",operation=\"prune\"}"
+        ),
+        3.0
+    );
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
+    assert!((now - 10.0..=now).contains(&last), "{last} {now}");
+    let page = agent.get("/").1;
+    assert!(
+        page.contains("id=timeline")
+            && page.contains("as it should be")
+            && !page.contains("overdue"),
+        "{page}"
+    );
+    // Nothing of it is a secret.
+    let keyring = fs::read_to_string(place.path("keyring")).unwrap();
+    let secret = keyring.split_whitespace().last().unwrap().to_owned();
+    let told = format!("{:?}{page}{}", agent.lines.lock().unwrap(), agent.get("/metrics").1);
+    assert!(!told.contains(&secret));
+    // Reading the configuration again takes effect without an end.
+    let path = place.path(&format!("agent-{}.toml", agent.address.rsplit_once(':').unwrap().1));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        text.replace("@every 3s", "@every 7s")
+            .replace("drill = \"@every 1h\"", "drill = \"@every 1s\""),
+    )
+    .unwrap();
+    agent.signal("-HUP");
+    agent.wait("configuration read again", "", 1);
+    agent.wait("done", "drill", 1);
+    assert_eq!(
+        agent.metric(
+            "strongroom_schedule_expected_interval_seconds{cluster=\"prod\",operation=\"prune\"}"
+        ),
+        7.0
+    );
+    assert!(agent.metric("strongroom_drill_recovery_seconds") > 0.0);
+    assert!(agent.get("/").1.contains("id=recovery>"));
+    agent.end();
+    for args in [&["verify", "--all"][..], &["verify", "--all", "-r", "second"]] {
+        let out = place.command(args).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+    let kinds: Vec<_> = place
+        .json(&["reports"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["kind"].clone())
+        .collect();
+    for kind in ["prune", "verify", "drill"] {
+        assert!(kinds.iter().any(|known| *known == kind), "{kinds:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_works_and_another_takes_over() {
+    let etcd = Etcd::builder(Version::V3_4).members(3).start().await;
+    let place = Place::new();
+    let config = config(&etcd, "");
+    let mut agents = vec![Agent::start(&place, &config)];
+    agents[0].wait("done", "backup", 1);
+    agents.push(Agent::start(&place, &config));
+    agents[0].wait("done", "backup", 4);
+    // The second did nothing meanwhile.
+    assert!(agents[1].lines.lock().unwrap().iter().all(|line| line["event"] != "begins"));
+    assert_eq!(agents[1].metric("strongroom_agent_leads"), 0.0);
+    agents[0].child.kill().unwrap();
+    agents[1].wait("done", "backup", 1);
+    // It ends well, and gives way at once.
+    agents.push(Agent::start(&place, &config));
+    let third = agents.pop().unwrap();
+    let begun = Instant::now();
+    agents.pop().unwrap().end();
+    third.wait("done", "backup", 1);
+    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+    third.end();
+    let ids = place.snapshots();
+    place.succeed(&["verify", "--all"]);
+    assert!(ids.len() >= 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_tried_again_and_counted() {
+    let mut etcd = Etcd::start(Version::V3_5).await;
+    let place = Place::new();
+    let agent = Agent::start(&place, &config(&etcd, ""));
+    agent.wait("done", "backup", 2);
+    // The store goes away, and comes back.
+    fs::rename(place.path("repo"), place.path("elsewhere")).unwrap();
+    agent.wait("failed", "backup", 2);
+    assert!(
+        agent.metric(
+            "strongroom_operations_total{cluster=\"prod\",operation=\"backup\",result=\"failure\""
+        ) >= 2.0
+    );
+    assert!(agent.get("/").1.contains("class=bad"));
+    let done = agent.lines.lock().unwrap().iter().filter(|line| line["event"] == "done").count();
+    fs::rename(place.path("elsewhere"), place.path("repo")).unwrap();
+    agent.wait("done", "backup", done + 1);
+    // So does etcd.
+    etcd.kill(0);
+    std::thread::sleep(Duration::from_secs(6));
+    let done = agent.lines.lock().unwrap().iter().filter(|line| line["event"] == "done").count();
+    let etcd = tokio::task::spawn_blocking(move || {
+        etcd.restart(0);
+        etcd
+    });
+    let _etcd = etcd.await.unwrap();
+    agent.wait("done", "backup", done + 1);
+    agent.end();
+    place.succeed(&["verify", "--all"]);
+}
+
+#[test]
+fn what_cannot_work_is_said_at_once() {
+    let place = Place::new();
+    let says = |config: &str| {
+        fs::write(place.path("agent.toml"), config).unwrap();
+        let mut command = place.command(&["agent"]);
+        command.env("STRONGROOM_CONFIG", place.path("agent.toml"));
+        crate::place::exits(2, &mut command)
+    };
+    assert!(says("[agent]\nbackup = \"61 * * * *\"").contains("line 2"));
+    assert!(says("[agent]\nprune = \"0 3 * * *\"").contains("keep_"));
+    assert!(says("[agent]\nlog = \"yaml\"").contains("text or json"));
+    assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
+}
