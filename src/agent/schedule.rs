@@ -100,7 +100,8 @@ mod tests {
     use super::*;
 
     fn at(time: &str) -> SystemTime {
-        time.parse::<jiff::Timestamp>().unwrap().into()
+        let ms = time.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        UNIX_EPOCH + Duration::from_millis(ms as u64)
     }
 
     #[test]

@@ -253,7 +253,7 @@ impl Copying<'_> {
         let payload = manifest.body().object("payload");
         let payload = payload.ok_or_else(|| Error::tampered("no payload").context(name.clone()))?;
         let written = self.object(id, payload).await?;
-        if !self.there.get(&id).is_some_and(|folder| folder.manifest.is_some()) {
+        if self.there.get(&id).is_none_or(|folder| folder.manifest.is_none()) {
             self.target.put_once(&name, bytes).await?;
         }
         Ok(written)

@@ -93,11 +93,10 @@ pub async fn newest_reports<K: Copy + PartialEq>(
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             report => report.ok().and_then(|report| of(&report)),
         };
-        if let Some(kind) = kind.filter(|kind| wanted.contains(kind)) {
-            if found.iter().all(|(known, _)| *known != kind) {
-                found.push((kind, id));
-            }
-        }
+        let is_new = |kind: &K| found.iter().all(|(known, _)| known != kind);
+        found.extend(
+            kind.filter(|kind| wanted.contains(kind) && is_new(kind)).map(|kind| (kind, id)),
+        );
     }
     Ok(found)
 }

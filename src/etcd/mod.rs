@@ -20,7 +20,7 @@ mod write;
 pub use auth::{AuthFor, AuthPlan};
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
-#[cfg(feature = "client")]
+#[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
 pub use probe::Member;
 pub use settings::EtcdSettings;

@@ -120,7 +120,7 @@ impl Proxy {
     /// options.
     ///
     /// # Errors
-    /// Those of [`Namespace::open_or_create`], and [`Usage`](ErrorKind::Usage) or [`Io`](ErrorKind::Io) for what is
+    /// Those of [`Namespace::open_or_create`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is
     /// wrong with the TLS files.
     pub async fn prepare(
         options: ProxyOptions,
@@ -162,7 +162,7 @@ impl Proxy {
     /// have five seconds. `metrics` answers `/metrics`, `/healthz` and `/readyz` in HTTP/1.1.
     ///
     /// # Errors
-    /// [`Io`](ErrorKind::Io) when the listener fails for good.
+    /// [`Io`](crate::ErrorKind::Io) when the listener fails for good.
     pub async fn serve(
         self,
         listener: TcpListener,
