@@ -116,6 +116,8 @@ impl Metrics {
     /// Sets what the schedules promise.
     pub(super) fn promises(&self, options: &AgentOptions) {
         let now = SystemTime::now();
+        // Its first increase would go unseen otherwise.
+        let _ = self.verify_failures.get_or_create(&of(options));
         for operation in Operation::ALL {
             if let Some(schedule) = options.schedule(operation) {
                 let longest = schedule.longest_interval(now).as_secs_f64();

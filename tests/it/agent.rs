@@ -101,6 +101,28 @@ impl Drop for Agent {
     }
 }
 
+/// The page as a browser takes it: it draws the timeline, and asks nobody for anything.
+fn in_a_browser(agent: &Agent, place: &Place) {
+    let dump = |extra: &[&str]| {
+        let out = Command::new("chromium")
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+            .arg(format!("--user-data-dir={}", place.path("chromium").display()))
+            .args(["--virtual-time-budget=2000", "--window-size=1000,900"])
+            .args(extra)
+            .arg(format!("http://{}/", agent.address))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let dom = dump(&["--dump-dom"]);
+    assert!(dom.contains("<svg id=\"timeline\"") && dom.contains("<rect class=\"full\""), "{dom}");
+    assert!(dom.contains("<tr id=\"backup\">") && !dom.contains("<script"), "{dom}");
+    let picture = place.path("page.png");
+    dump(&[&format!("--screenshot={}", picture.display())]);
+    assert!(fs::metadata(picture).unwrap().len() > 5_000);
+}
+
 fn config(etcd: &Etcd, extra: &str) -> String {
     let endpoints = format!("{:?}", etcd.endpoints());
     format!(
@@ -150,6 +172,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
             && !page.contains("overdue"),
         "{page}"
     );
+    in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();
     let secret = keyring.split_whitespace().last().unwrap().to_owned();
@@ -175,6 +198,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     );
     assert!(agent.metric("strongroom_drill_recovery_seconds") > 0.0);
     assert!(agent.get("/").1.contains("id=recovery>"));
+    crate::deploy::asked_for_is_there(&agent.get("/metrics").1, "strongroom_");
     agent.end();
     for args in [&["verify", "--all"][..], &["verify", "--all", "-r", "second"]] {
         let out = place.command(args).output().unwrap();

@@ -20,6 +20,7 @@ mod companions;
 mod contents;
 mod copy;
 mod datadir;
+mod deploy;
 mod drill;
 mod end_to_end;
 mod etcd;

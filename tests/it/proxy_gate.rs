@@ -252,6 +252,7 @@ async fn a_log_on_a_full_disk() {
         client.put("/k", "x", None).await.unwrap();
         assert!(get(&metrics, "/readyz").starts_with("HTTP/1.1 200"));
         let text = get(&metrics, "/metrics");
+        crate::deploy::asked_for_is_there(&text, "strongroom_proxy_");
         assert!(text.contains("strongroom_proxy_audit_failures_total"), "{text}");
         assert!(text.contains(r#"method="/etcdserverpb.KV/Put",code="OK""#), "{text}");
         program.end();

@@ -54,6 +54,11 @@ Examples:
       --cacert ca.crt --cert client.crt --key client.key
   strongroom backup -k file:/etc/strongroom/keyring -k passphrase
   strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
+  strongroom backup --full
+
+Only frames of the database that the newest snapshot and what it depends on do not hold are stored: an incremental, which is \
+full in meaning and restores without replay. --full stores all of it, and so does every backup whose chain is a week old \
+(--full-every).
 
 Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
 database grows: --read-ahead lets etcd run ahead of a slow store.

@@ -1,0 +1,120 @@
+//! What lies in scripts/deploy, checked by the tools that will read it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::end_to_end::run;
+use crate::place::text;
+use crate::support::python;
+
+fn deploy(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/deploy").join(name)
+}
+
+fn promtool() -> Command {
+    let given = std::env::var_os("STRONGROOM_TEST_PROMTOOL").map(PathBuf::from);
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let path = given.unwrap_or_else(|| root.join(".tools/promtool/promtool"));
+    assert!(path.exists(), "{} is missing: run scripts/get-tools", path.display());
+    Command::new(path)
+}
+
+#[test]
+fn the_alerts_fire_and_stay_silent_where_they_should() {
+    run(promtool().args(["check", "rules"]).arg(deploy("prometheus/strongroom.rules.yml")));
+    run(promtool().args(["test", "rules"]).arg(deploy("prometheus/strongroom.test.yml")));
+    // Each has a test, and each runbook a heading in README.
+    let rules = std::fs::read_to_string(deploy("prometheus/strongroom.rules.yml")).unwrap();
+    let tests = std::fs::read_to_string(deploy("prometheus/strongroom.test.yml")).unwrap();
+    let readme = include_str!("../../README.md").to_lowercase();
+    let after = |word: &'static str, text: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(word));
+        lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
+    };
+    let alerts = after("- alert:", &rules);
+    assert_eq!(alerts.len(), 13);
+    for alert in &alerts {
+        assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
+    }
+    let runbooks = after("runbook:", &rules);
+    assert_eq!(runbooks.len(), alerts.len());
+    for runbook in runbooks {
+        let heading = runbook.strip_prefix("README.md#").unwrap().replace('-', " ");
+        assert!(readme.contains(&format!("# {heading}\n")), "no heading {heading}");
+    }
+    assert_eq!(rules.matches("severity: page").count(), 2);
+}
+
+/// The names of our metrics in an expression or a scrape.
+fn names(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !word(c)).filter(|word| word.starts_with("strongroom_"));
+    words.map(str::to_owned).collect()
+}
+
+/// Whether whatever rules and dashboard ask for is in `scrape`, which promtool finds well-formed.
+pub fn asked_for_is_there(scrape: &str, begins: &str) {
+    let rules = std::fs::read_to_string(deploy("prometheus/strongroom.rules.yml")).unwrap();
+    let exprs: String = rules.lines().filter(|line| !line.contains(": \"")).collect();
+    let mut asked = names(&exprs);
+    for (_, expr) in expressions() {
+        asked.extend(names(&expr));
+    }
+    let there = names(scrape);
+    let ours =
+        |name: &&String| name.starts_with("strongroom_proxy_") == (begins == "strongroom_proxy_");
+    let missing: Vec<_> = asked.iter().filter(ours).filter(|name| !there.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in {scrape}");
+}
+
+/// The dashboard's queries, by their panel's title.
+fn expressions() -> Vec<(String, String)> {
+    let json = std::fs::read(deploy("grafana/strongroom.json")).unwrap();
+    let dashboard: Value = serde_json::from_slice(&json).unwrap();
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let title = panel["title"].as_str().unwrap().to_owned();
+            found.push((title, target["expr"].as_str().unwrap().to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_query_of_the_dashboard_parses() {
+    let rules: Vec<_> = expressions()
+        .iter()
+        .enumerate()
+        .map(|(at, (_, expr))| format!("  - record: panel:{at}\n    expr: {expr:?}\n"))
+        .collect();
+    assert!(rules.len() >= 13);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dashboard.yml");
+    std::fs::write(&path, format!("groups:\n- name: dashboard\n  rules:\n{}", rules.concat()))
+        .unwrap();
+    run(promtool().args(["check", "rules"]).arg(path));
+}
+
+#[test]
+fn the_manifests_fit_kubernetes_schemas() {
+    let venv = python().get_program().to_owned();
+    let tool = PathBuf::from(venv).with_file_name("kubernetes-validate");
+    let files = ["kubernetes/agent.yaml", "kubernetes/cronjob.yaml"].map(deploy);
+    let out = Command::new(tool).arg("--strict").args(files).output().unwrap();
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+}
+
+#[test]
+fn the_units_are_hardened() {
+    for (unit, most) in [("strongroom-agent.service", 1.5), ("strongroom-proxy.service", 1.5)] {
+        let mut command = Command::new("systemd-analyze");
+        let out = run(command.args(["security", "--no-pager", "--offline=true"]).arg(deploy(unit)));
+        let line = out.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+        let number = line.rsplit_once(": ").unwrap().1.split(' ').next().unwrap();
+        assert!(number.parse::<f64>().unwrap() <= most, "{line}");
+    }
+}
