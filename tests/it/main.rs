@@ -28,6 +28,7 @@ mod etcd_server;
 mod fake_etcd;
 mod faulty;
 mod full_disk;
+mod histories;
 mod hostile;
 mod incremental;
 mod keys;
