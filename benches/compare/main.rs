@@ -1,16 +1,19 @@
 //! Side by side with what people use today, on the same machine, in the same run.
 //!
-//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]`
+//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]
+//! [--incremental] [--year]`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, clippy::indexing_slicing)]
 
+mod chain;
 mod etcd;
 mod generator;
 mod measure;
 mod proxy;
 mod report;
 mod suite;
+mod year;
 
 use std::path::PathBuf;
 
@@ -40,6 +43,12 @@ struct Args {
     /// Instead: peak memory of backup and restore at these sizes in MiB
     #[arg(long, value_delimiter = ',')]
     memory: Vec<u64>,
+    /// Instead: incremental backups at 1 % churn, a long chain, an agent that waits
+    #[arg(long)]
+    incremental: bool,
+    /// Instead: a year of hourly snapshots in a store with a clock of its own and 20 ms of latency
+    #[arg(long)]
+    year: bool,
     /// Instead: the proxy beside etcd itself and etcd's own proxy
     #[arg(long)]
     proxy: bool,
@@ -59,6 +68,12 @@ fn main() {
             tempfile::Builder::new().prefix("strongroom-bench-").tempdir_in(&args.dir).unwrap();
         if args.proxy {
             return proxy::run(args.runs, dir.path()).await;
+        }
+        if args.year {
+            return year::run(dir.path()).await;
+        }
+        if args.incremental {
+            return chain::run(&args, dir.path()).await;
         }
         if !args.memory.is_empty() {
             return report::memory(&suite::memory(&args, dir.path()).await);

@@ -85,8 +85,17 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
 }
 
 fn peak_rss(pid: u32) -> Option<u64> {
+    memory(pid, "VmHWM:")
+}
+
+/// Memory of a process that is in RAM now, in bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 

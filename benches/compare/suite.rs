@@ -51,9 +51,9 @@ impl Results {
 
 pub struct Suite {
     dir: PathBuf,
-    etcd: Etcd,
+    pub etcd: Etcd,
     entries: u64,
-    database: u64,
+    pub database: u64,
     recipient: String,
 }
 
@@ -131,26 +131,26 @@ impl Suite {
         let _ = tokio::signal::ctrl_c().await;
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// An empty place of this name.
-    fn fresh(&self, name: &str) -> PathBuf {
+    pub fn fresh(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         let _ = fs::remove_dir_all(&path);
         let _ = fs::remove_file(&path);
         path
     }
 
-    fn save(&self) -> Cost {
+    pub fn save(&self) -> Cost {
         let mut save = Command::new(programs().join("etcdctl"));
         save.args(["--endpoints", &self.etcd.endpoint, "snapshot", "save"])
             .arg(self.fresh("saved.db"));
         pipeline(vec![save], None, None)
     }
 
-    fn strongroom(&self, args: &[&str]) -> Command {
+    pub fn strongroom(&self, args: &[&str]) -> Command {
         let mut command = strongroom();
         command
             .args(["--config", "/dev/null", "-q", "-w", "json", "-r"])
@@ -160,20 +160,20 @@ impl Suite {
         command
     }
 
-    fn restic(&self, args: &[&str]) -> Command {
+    pub fn restic(&self, args: &[&str]) -> Command {
         let mut command = Command::new("restic");
         command.env("RESTIC_PASSWORD", "bench").env("RESTIC_CACHE_DIR", self.path("restic-cache"));
         command.arg("-q").arg("-r").arg(self.path("restic")).args(args);
         command
     }
 
-    fn bare_stream(&self) -> Cost {
+    pub fn bare_stream(&self) -> Cost {
         let read = async { self.etcd.bare_stream().await.0 };
         let wall = tokio::task::block_in_place(|| Handle::current().block_on(read));
         Cost { wall, ..Cost::default() }
     }
 
-    fn backup(&self, more: &[&str]) -> (Vec<Cost>, u64) {
+    pub fn backup(&self, more: &[&str]) -> (Vec<Cost>, u64) {
         let repository = self.fresh("repository");
         check(&mut self.strongroom(&["init"]));
         let backup = self.strongroom(&[&["backup"], more].concat());
@@ -194,7 +194,7 @@ impl Suite {
         (vec![saved, compressed, encrypted], size(&age))
     }
 
-    fn restic_backup(&self) -> (Vec<Cost>, u64) {
+    pub fn restic_backup(&self) -> (Vec<Cost>, u64) {
         let repository = self.fresh("restic");
         check(&mut self.restic(&["init"]));
         let backup = self.restic(&["backup", "--stdin", "--stdin-filename", "etcd.db"]);
@@ -256,6 +256,20 @@ impl Suite {
         fs::remove_file(out).unwrap();
         fs::remove_dir_all(dir).unwrap();
         (vec![opened, restored], 0)
+    }
+
+    /// The id of the newest snapshot.
+    pub fn latest(&self) -> String {
+        self.shown("latest")["id"].as_str().unwrap().into()
+    }
+
+    /// How many snapshots it uses beside its own payload.
+    pub fn depends_on(&self, id: &str) -> usize {
+        self.shown(id)["depends_on"].as_array().unwrap().len()
+    }
+
+    fn shown(&self, id: &str) -> serde_json::Value {
+        serde_json::from_str(&check(&mut self.strongroom(&["show", id]))).unwrap()
     }
 
     fn deep(&self) -> Cost {

@@ -11,7 +11,7 @@ use crate::format::{ClusterName, Manifest, SnapshotId};
 use crate::store::Repository;
 
 /// Manifests read at once.
-const READS: usize = 32;
+const READS: usize = 128;
 
 /// Longer than any backup takes: a folder older than this should have its manifest.
 pub const LONGEST_BACKUP: Duration = Duration::from_secs(24 * 3600);

@@ -57,6 +57,15 @@ pub struct BackupOptions {
     pub include: Vec<PathBuf>,
     /// How old a chain may get: frames are not taken over from payloads older than this. Zero: every snapshot is full.
     pub full_every: Duration,
+    /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
+    pub taken: Option<SystemTime>,
+}
+
+impl BackupOptions {
+    /// The moment that the snapshot is of.
+    pub(super) fn moment(&self) -> SystemTime {
+        self.taken.unwrap_or_else(SystemTime::now)
+    }
 }
 
 impl Default for BackupOptions {
@@ -69,6 +78,7 @@ impl Default for BackupOptions {
             compare_members: true,
             include: Vec::new(),
             full_every: Duration::from_secs(7 * 86_400),
+            taken: None,
         }
     }
 }
@@ -141,7 +151,7 @@ pub async fn backup(
     let parent = control.guard(Parent::find(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
-    let id = SnapshotId::new(unix_ms()?, crypto::random(&mut crypto::system_rng()));
+    let id = SnapshotId::new(unix_ms(options.moment())?, crypto::random(&mut crypto::system_rng()));
     let writer = Writer {
         repository,
         keys,
@@ -184,8 +194,8 @@ pub async fn backup(
     })
 }
 
-fn unix_ms() -> Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+fn unix_ms(time: SystemTime) -> Result<u64> {
+    let now = time.duration_since(UNIX_EPOCH);
     now.map(|now| now.as_millis() as u64).map_err(|_| {
         Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock")
     })

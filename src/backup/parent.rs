@@ -73,7 +73,7 @@ impl Parent {
         if full_every.is_zero() {
             return Ok(None);
         }
-        let now = SystemTime::now();
+        let now = options.moment();
         let begins_after = |id: SnapshotId| {
             let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(id.unix_ms());
             now.duration_since(begun).unwrap_or_default() < *full_every

@@ -77,11 +77,26 @@ pub(crate) async fn unseal(
     let manifest = read_manifest(repository, id).await?;
     let mut findings = Vec::new();
     let (seal, Opened { data_key, opened_by }) =
-        newest_seal(repository, id, folder, keys, &manifest, &mut findings).await?;
-    data_key
-        .authenticate_manifest(&manifest.body().commitment, manifest.signed_bytes(), manifest.mac())
-        .context(names::snapshot_object(id, "manifest"))?;
+        authenticate(repository, folder, keys, &manifest, &mut findings).await?;
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
+}
+
+/// Opens the newest seal that opens, and proves `manifest` by it.
+pub(crate) async fn authenticate(
+    repository: &Repository,
+    folder: &Folder,
+    keys: &MasterKeys,
+    manifest: &Manifest,
+    findings: &mut Vec<String>,
+) -> Result<(Seal, Opened)> {
+    let id = manifest.body().snapshot;
+    let (seal, opened) = newest_seal(repository, id, folder, keys, manifest, findings).await?;
+    let commitment = &manifest.body().commitment;
+    opened
+        .data_key
+        .authenticate_manifest(commitment, manifest.signed_bytes(), manifest.mac())
+        .context(names::snapshot_object(id, "manifest"))?;
+    Ok((seal, opened))
 }
 
 pub(super) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {

@@ -320,6 +320,9 @@ pub(crate) struct BackupArgs {
     /// Wrap this snapshot file instead of reading a live etcd
     #[arg(long, value_name = "DB")]
     pub(crate) file: Option<PathBuf>,
+    /// With --file: when it was taken, such as 2026-11-23T09:00:00Z [default: now]
+    #[arg(long, value_name = "TIME", requires = "file")]
+    pub(crate) taken: Option<jiff::Timestamp>,
     /// MiB of compressed frames that may wait for the store [default: 32]
     #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(READ_AHEAD_MIB))]
     pub(crate) read_ahead: Option<u32>,

@@ -1,7 +1,7 @@
 //! `backup`
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use strongroom::Result;
@@ -23,6 +23,9 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     options.level = args.level.unwrap_or(options.level);
     options.suite = args.suite.unwrap_or(options.suite);
     options.compare_members = !args.no_compare;
+    options.taken = args.taken.map(|time| {
+        UNIX_EPOCH + Duration::from_millis(time.as_millisecond().max(0).unsigned_abs())
+    });
     if !args.include.is_empty() {
         options.include = args.include;
     }
