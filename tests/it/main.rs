@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod agent_soak;
 mod audit_log;
 mod bolt;
 mod broken_etcd;

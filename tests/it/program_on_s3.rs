@@ -10,13 +10,13 @@ use crate::end_to_end::program;
 use crate::etcd_server::{Tls, free_ports, make_tls};
 use crate::support::{python, small_database};
 
-struct Moto {
+pub struct Moto {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Moto {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::spawn(|port| {
             let server = python().get_program().to_owned();
             let server = std::path::Path::new(&server).with_file_name("moto_server");
@@ -52,7 +52,7 @@ impl Moto {
         moto
     }
 
-    fn request(&self, method: &str, path: &str) -> String {
+    pub fn request(&self, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let host = "Host: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n";
         write!(stream, "{method} {path} HTTP/1.1\r\n{host}\r\n").unwrap();
