@@ -15,7 +15,7 @@ use super::facts;
 use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::input::{Input, Live};
 use super::parent::{KnownFrames, Parent};
-use super::snapshot::DatabaseReader;
+use super::snapshot::{DatabaseReader, OpenSnapshot};
 use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -160,6 +160,7 @@ pub async fn backup(
         id,
         companions,
         parent,
+        replaces: None,
         committing: AtomicBool::new(false),
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
@@ -167,10 +168,7 @@ pub async fn backup(
     let written = match writer.write(input).await {
         Ok(written) => written,
         Err(error) => {
-            // A manifest whose request broke off may still arrive, and must find what it names.
-            let may_arrive =
-                writer.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable;
-            if !may_arrive {
+            if !writer.may_arrive(&error) {
                 writer.clean_up().await;
             }
             return Err(error.context(format!("backup {id}")));
@@ -215,6 +213,43 @@ fn doubts(members: &Comparison) -> Vec<String> {
     differing.chain(left_out).collect()
 }
 
+/// Writes `old` anew as `id`, leaning on `parent`; the bytes stored. The new one exists when this returns.
+///
+/// # Errors
+/// As [`backup`], and those of reading `old`.
+pub(super) async fn write_anew(
+    repository: &Repository,
+    keys: &MasterKeys,
+    options: &BackupOptions,
+    control: &Control,
+    (id, old): (SnapshotId, &OpenSnapshot),
+    companions: Option<Zeroizing<Vec<u8>>>,
+    parent: Option<Parent>,
+) -> Result<u64> {
+    let writer = Writer {
+        repository,
+        keys,
+        options,
+        control,
+        id,
+        companions,
+        parent,
+        replaces: Some(old.manifest.body().snapshot),
+        committing: AtomicBool::new(false),
+        data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
+    };
+    let input = Input::again(old.database.clone(), old.facts.etcd.clone());
+    match writer.write(input).await {
+        Ok(written) => Ok(written.stored_bytes),
+        Err(error) => {
+            if !writer.may_arrive(&error) {
+                writer.clean_up().await;
+            }
+            Err(error.context(format!("snapshot {id}")))
+        }
+    }
+}
+
 struct Written {
     members: Option<Comparison>,
     revision: u64,
@@ -233,6 +268,7 @@ struct Writer<'a> {
     id: SnapshotId,
     companions: Option<Zeroizing<Vec<u8>>>,
     parent: Option<Parent>,
+    replaces: Option<SnapshotId>,
     /// The manifest is on its way.
     committing: AtomicBool,
     data_key: DataKey,
@@ -281,7 +317,7 @@ impl Writer<'_> {
             database_bytes: database.size,
             objects,
             depends_on: depends_on.clone(),
-            replaces: None,
+            replaces: self.replaces,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };
@@ -388,6 +424,11 @@ impl Writer<'_> {
         let name = names::snapshot_object(self.id, role.name());
         self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
+    }
+
+    /// A manifest whose request broke off may still arrive, and must find what it names.
+    fn may_arrive(&self, error: &Error) -> bool {
+        self.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable
     }
 
     /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.

@@ -45,7 +45,8 @@ pub use passphrases::{
     remove_passphrase_key,
 };
 pub use prune::{
-    Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, plan_prune, prune_report,
+    Keeping, PrunePlan, PruneReport, Removal, RepackReport, Retention, apply_prune, plan_prune,
+    prune_report, repack,
 };
 pub use reports::{ListedReport, newest_reports, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};

@@ -118,6 +118,60 @@ impl Parent {
         Ok(None)
     }
 
+    /// All that `snapshots`, of one chain, are made of, but for the payloads of those in `blocked`.
+    pub(super) fn without<'a>(
+        blocked: &BTreeSet<SnapshotId>,
+        snapshots: impl Iterator<Item = &'a OpenSnapshot>,
+    ) -> Option<Self> {
+        let mut merged: Option<Self> = None;
+        for snapshot in snapshots {
+            let mut next = Self::of(snapshot, Since::now());
+            next.forget(blocked);
+            merged = Some(match merged {
+                // Another chain's frames have other ids.
+                Some(kept) if kept.frame_id_key.expose() == next.frame_id_key.expose() => {
+                    kept.and(next)
+                }
+                Some(kept) => kept,
+                None => next,
+            });
+        }
+        merged
+    }
+
+    fn forget(&mut self, blocked: &BTreeSet<SnapshotId>) {
+        let sources = &self.sources;
+        let is_blocked = |known: &Known| {
+            sources.get(known.source).is_none_or(|source| blocked.contains(&source.snapshot))
+        };
+        let frames = self.frames.iter().filter(|(_, known)| !is_blocked(known));
+        self.frames = Arc::new(frames.map(|(id, known)| (*id, *known)).collect());
+    }
+
+    /// What either holds.
+    fn and(self, other: Self) -> Self {
+        let place = |sources: &[Source], snapshot: SnapshotId| {
+            sources.iter().position(|source| source.snapshot == snapshot)
+        };
+        let mut all: Vec<Source> = self.sources.iter().map(Source::duplicate).collect();
+        for source in &other.sources {
+            if place(&all, source.snapshot).is_none() {
+                all.push(source.duplicate());
+            }
+        }
+        all.sort_by_key(|source| source.snapshot);
+        let mut frames = HashMap::new();
+        for one in [&other, &self] {
+            for (id, known) in one.frames.iter() {
+                let source = one.sources.get(known.source).map(|source| source.snapshot);
+                if let Some(source) = source.and_then(|source| place(&all, source)) {
+                    frames.insert(*id, Known { source, ..*known });
+                }
+            }
+        }
+        Self { frames: Arc::new(frames), sources: all, ..self }
+    }
+
     fn of(snapshot: &OpenSnapshot, since: Since) -> Self {
         let id = snapshot.manifest.body().snapshot;
         let index = snapshot.database.index();

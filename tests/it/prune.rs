@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use strongroom::ErrorKind;
 use strongroom::backup::{
     BackupOptions, Control, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup,
-    plan_prune, verify,
+    plan_prune, repack, verify,
 };
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
@@ -172,6 +172,65 @@ async fn payloads_go_when_nothing_uses_them() {
         chain.objects().into_iter().filter(|name| name.ends_with("/payload")).collect();
     assert_eq!(left.len(), 2, "{left:?}");
     assert_eq!(left[0], format!("{full}/payload"));
+    chain.all_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leans_on_mostly_dead_payloads_is_written_anew() {
+    let mut chain = Chain::new(1).await;
+    let mut database = chain.databases.values().next().unwrap().clone();
+    // Of the first payload's four frames the last snapshots use one.
+    for frame in [1, 2, 3] {
+        database[frame * FRAME + 9] ^= 1;
+    }
+    chain.backup(&database).await;
+    for step in 0..3_u8 {
+        database[FRAME + 99] ^= step + 1;
+        chain.backup(&database).await;
+    }
+    let ids = chain.ids();
+    chain.prune(&last(2)).await;
+    let (repository, control) = (&chain.repo.repository, Control::default());
+    let options = BackupOptions::default();
+    // The second payload is used for the most part, so only what leans on the first one goes: both.
+    let report = repack(repository, &chain.keys, None, &options, &control).await.unwrap();
+    assert_eq!(report.replaced.iter().map(|(old, _)| *old).collect::<Vec<_>>(), ids[3..]);
+    for (old, new) in &report.replaced {
+        assert_eq!(old.unix_ms(), new.unix_ms());
+        let database = chain.databases.remove(old).unwrap();
+        chain.databases.insert(*new, database);
+    }
+    chain.all_whole().await;
+    // What both have in common was written once.
+    let length = |id: SnapshotId| fs::metadata(chain.repo.object(id, "payload")).unwrap().len();
+    let first = length(report.replaced[0].1);
+    assert!(length(report.replaced[1].1) < first && first < 3 << 20, "{first}");
+    let again = repack(repository, &chain.keys, None, &options, &control).await.unwrap();
+    assert!(again.replaced.is_empty());
+    age(&chain.repo.path("snapshots"), DAY);
+    chain.backup(&database).await;
+    let swept: Vec<_> = chain.prune(&last(9)).await.swept().collect();
+    assert!(
+        swept.contains(&ids[0]) && swept.contains(&ids[3]) && swept.contains(&ids[4]),
+        "{swept:?}"
+    );
+    chain.all_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_for_an_absent_key_is_not_repacked() {
+    let mut chain = Chain::new(1).await;
+    chain.keys = keys(&[1, 2]);
+    let mut database = chain.databases.values().next().unwrap().clone();
+    for frame in [1, 2, 3] {
+        database[frame * FRAME + 9] ^= 1;
+    }
+    let id = chain.backup(&database).await;
+    chain.prune(&last(1)).await;
+    let (options, control) = (BackupOptions::default(), Control::default());
+    let report =
+        repack(&chain.repo.repository, &keys(&[1]), None, &options, &control).await.unwrap();
+    assert_eq!((report.replaced.len(), report.skipped[0].0), (0, id));
     chain.all_whole().await;
 }
 

@@ -138,7 +138,7 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
     }
 }
 
-async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
+pub(super) async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
     let manifest = names::snapshot_object(removal.id, "manifest");
     let tombstone = names::snapshot_object(removal.id, "tombstone");
     let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {

@@ -128,7 +128,7 @@ pub async fn plan_prune(
     Ok(plan)
 }
 
-fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
+pub(super) fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
     Removal {
         id,
         cluster: cluster.clone(),

@@ -12,8 +12,11 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) keep: KeepArgs,
     /// Print the plan, and do nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "repack")]
     pub(crate) dry_run: bool,
+    /// Then write anew what leans on payloads of removed snapshots of which less than half is used
+    #[arg(long)]
+    pub(crate) repack: bool,
 }
 
 /// What to keep; in the configuration file the table `prune`.

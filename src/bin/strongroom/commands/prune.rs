@@ -6,8 +6,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    LONGEST_BACKUP, PrunePlan, PruneReport, apply_prune, plan_prune, prune_report, store_report,
+    LONGEST_BACKUP, PrunePlan, PruneReport, RepackReport, apply_prune, plan_prune, prune_report,
+    repack, store_report,
 };
+use strongroom::format::SnapshotId;
 use strongroom::store::sweep_staged;
 
 use super::{Context, FINDINGS};
@@ -46,14 +48,33 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         let evidence = prune_report(&plan, &report, cluster, planned);
         store_report(&repository, &keys, &evidence).await?;
     }
+    let repacked = if args.repack {
+        let options = settings.backup_options();
+        repack(&repository, &keys, cluster, &options, &context.control).await?
+    } else {
+        RepackReport::default()
+    };
+    for (id, why) in &repacked.skipped {
+        context.output.warn(&format!("snapshot {id} is not repacked: {why}"));
+    }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
-    context.output.result(json(&plan, Some(&report)), || {
-        format!(
+    let mut done = json(&plan, Some(&report));
+    if let Some(map) = done.as_object_mut().filter(|_| args.repack) {
+        let pair = |(old, new): &(SnapshotId, SnapshotId)| json!({"snapshot": old.to_string(), "by": new.to_string()});
+        map.insert("replaced".into(), repacked.replaced.iter().map(pair).collect());
+    }
+    context.output.result(done, || {
+        let mut text = format!(
             "{} snapshots kept, {} removed; {} freed now, by what earlier prunes removed",
             plan.keep.len(),
             report.removed.len(),
             bytes(report.freed_bytes),
-        )
+        );
+        if args.repack {
+            let (count, written) = (repacked.replaced.len(), bytes(repacked.written_bytes));
+            text += &format!("; {count} written anew, {written}");
+        }
+        text
     })?;
     Ok(if report.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
@@ -84,9 +105,7 @@ fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
         "findings": plan.findings,
     });
     if let (Some(report), Some(map)) = (report, json.as_object_mut()) {
-        let ids = |ids: &[strongroom::format::SnapshotId]| {
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
+        let ids = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
         map.insert("removed".into(), ids(&report.removed).into());
         map.insert("swept".into(), ids(&report.swept).into());
         map.insert("freed_bytes".into(), report.freed_bytes.into());

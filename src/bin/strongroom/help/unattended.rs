@@ -10,6 +10,10 @@ payload that a kept snapshot uses. Without any rule, here or in the configuratio
 Only snapshots that a key at hand authenticates count and are removed: whoever can write to the store but holds no key \
 cannot push good ones out with planted ones. A snapshot from the future counts neither.
 
+A payload that is used stays whole, even if most of it is dead. --repack then writes anew what leans on those of which less \
+than half is used: each replacement has the old one's time and content, is proved, and takes its place under an id of its own. \
+It needs all master keys that the old one is sealed to.
+
 A removed snapshot's payload stays for a day, since a backup that runs beside may be leaning on it; a later prune frees \
 it. What the store refuses to delete (an object lock) stays, is reported, and makes exit status 3.";
 pub(crate) const PRUNE_MORE: &str = "\
