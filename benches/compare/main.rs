@@ -1,7 +1,7 @@
 //! Side by side with what people use today, on the same machine, in the same run.
 //!
 //! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]
-//! [--incremental] [--year]`
+//! [--incremental] [--days N] [--many]`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, clippy::indexing_slicing)]
@@ -46,9 +46,12 @@ struct Args {
     /// Instead: incremental backups at 1 % churn, a long chain, an agent that waits
     #[arg(long)]
     incremental: bool,
-    /// Instead: a year of hourly snapshots in a store with a clock of its own and 20 ms of latency
+    /// Instead: so many days of hourly snapshots, in a store with a clock of its own
     #[arg(long)]
-    year: bool,
+    days: Option<u64>,
+    /// Instead: ten thousand snapshots, listed and planned to be removed, with 20 ms for each request
+    #[arg(long)]
+    many: bool,
     /// Instead: the proxy beside etcd itself and etcd's own proxy
     #[arg(long)]
     proxy: bool,
@@ -69,8 +72,11 @@ fn main() {
         if args.proxy {
             return proxy::run(args.runs, dir.path()).await;
         }
-        if args.year {
-            return year::run(dir.path()).await;
+        if let Some(days) = args.days {
+            return year::run(dir.path(), days).await;
+        }
+        if args.many {
+            return year::ten_thousand(dir.path()).await;
         }
         if args.incremental {
             return chain::run(&args, dir.path()).await;

@@ -33,7 +33,6 @@ const FRAME: usize = 1 << 20;
 /// The database: one frame in a hundred changes each hour, and the first, with etcd's own pages, always.
 const FRAMES: usize = 100;
 const HOUR: u64 = 3600;
-const HOURS: u64 = 365 * 24;
 const BEGIN: u64 = 1_735_689_600;
 /// Objects in one answer to a listing.
 const PAGE: usize = 1000;
@@ -228,7 +227,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-pub async fn run(dir: &Path) {
+pub async fn run(dir: &Path, days: u64) {
     let mut year = Year::new(dir).await;
     let mut retention = Retention::default();
     (retention.hourly, retention.daily) = (48, 30);
@@ -237,7 +236,7 @@ pub async fn run(dir: &Path) {
     println!("|---|---|---|---|---|");
     let begun = Instant::now();
     let mut full = 0;
-    while year.hour < HOURS {
+    while year.hour < days * 24 {
         year.hour().await;
         if year.hour == 1 {
             full = year.store.totals().1;
@@ -255,12 +254,11 @@ pub async fn run(dir: &Path) {
             }
         }
     }
-    eprintln!("a year in {:.0} s", begun.elapsed().as_secs_f64());
-    ten_thousand(dir).await;
+    eprintln!("{days} days in {:.0} s", begun.elapsed().as_secs_f64());
 }
 
 /// A database of one frame, so that it is the snapshots' number that counts.
-async fn ten_thousand(dir: &Path) {
+pub async fn ten_thousand(dir: &Path) {
     let mut year = Year::new(dir).await;
     year.database.truncate(FRAME);
     for _ in 0..10_000 {

@@ -14,7 +14,7 @@ use super::snapshot::read_manifest;
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Seal, Sha256, SnapshotId, names,
+    MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, Sha256, SnapshotId, names,
 };
 use crate::store::{Probe, Repository};
 
@@ -139,6 +139,9 @@ impl Copying<'_> {
     /// Sealed master keys: without them a passphrase would not open the copy.
     async fn keys(&self) -> Result<()> {
         for info in self.source.list(names::KEYS.trim_end_matches('/')).await? {
+            if !matches!(ObjectName::parse(&info.name), Some(ObjectName::Key { .. })) {
+                continue;
+            }
             let bytes = self.source.get(&info.name, MAX_KEY).await?;
             self.target.put_once(&info.name, bytes).await?;
         }

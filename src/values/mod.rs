@@ -42,6 +42,9 @@ pub use cipher::ValueCipher;
 pub use migrate::{Migrated, Survey};
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
+#[cfg(feature = "client")]
+#[doc(hidden)]
+pub use shim::fuzzing;
 #[cfg(feature = "proxy")]
 pub(crate) use shim::{
     Budget, Frames, MAX_ANSWERS, MAX_REQUESTS, Touched, answered, framed, revision_of, single,

@@ -2,6 +2,8 @@
 
 mod compare;
 mod frames;
+#[doc(hidden)]
+pub mod fuzzing;
 mod op;
 mod rewrite;
 mod scope;
