@@ -88,7 +88,7 @@ pub async fn copy(
     };
     work.keys().await?;
     control.begin_counting("copying", Some(chosen.len() as u64), Unit::Snapshots);
-    let mut done = BTreeSet::new();
+    let (mut done, mut broken) = (BTreeSet::new(), BTreeSet::new());
     for group in chosen.chunks(TOGETHER) {
         let mut wanted: Vec<_> = group.iter().map(|(id, _)| *id).collect();
         let mut manifests = BTreeMap::new();
@@ -102,14 +102,16 @@ pub async fn copy(
                         leads_to.extend(manifest.body().depends_on.iter().copied());
                         manifests.insert(id, manifest);
                     }
-                    Err(error) => report.failed.push((id, error.to_string())),
+                    Err(error) => {
+                        broken.insert(id);
+                        report.failed.push((id, error.to_string()));
+                    }
                 }
             }
             let (alive, removed) = leads_to.into_iter().partition(|id| work.is_alive(*id));
             wanted = alive;
             gone.extend::<Vec<_>>(removed);
         }
-        let mut broken = BTreeSet::new();
         for id in gone {
             match work.payload_of_removed(id).await {
                 Ok(bytes) => report.written_bytes += bytes,
@@ -120,7 +122,7 @@ pub async fn copy(
                 }
             }
         }
-        work.group(manifests, broken, &mut report).await?;
+        work.group(manifests, &mut broken, &mut report).await?;
     }
     report.failed.sort();
     report.duration = begun.elapsed();
@@ -165,7 +167,7 @@ impl Copying<'_> {
     async fn group(
         &self,
         manifests: BTreeMap<SnapshotId, Manifest>,
-        mut broken: BTreeSet<SnapshotId>,
+        broken: &mut BTreeSet<SnapshotId>,
         report: &mut CopyReport,
     ) -> Result<()> {
         let mut copied = stream::iter(manifests)
@@ -191,7 +193,7 @@ impl Copying<'_> {
         drop(copied);
         for (id, manifest) in ready {
             let depends_on = &manifest.body().depends_on;
-            if let Some(missing) = depends_on.iter().find(|id| broken.contains(id)) {
+            if let Some(missing) = depends_on.iter().find(|id| broken.contains(*id)).copied() {
                 report.failed.push((id, format!("it depends on {missing}, which is not whole")));
                 continue;
             }

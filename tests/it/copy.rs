@@ -118,3 +118,32 @@ fn the_program_copies_and_the_copy_opens() {
         assert!(command.output().unwrap().status.success(), "{args:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_whole_keeps_back_all_that_depends_on_it() {
+    // More than are written together, and a manifest that cannot be read.
+    for part in ["payload", "manifest"] {
+        let mut chain = Chain::new(1).await;
+        let mut database = chain.databases.values().next().unwrap().clone();
+        for at in 1..36_usize {
+            // Never in the first frame, which all use.
+            database[((1 + at % 3) << 20) + 77] ^= at as u8;
+            chain.backup(&database).await;
+        }
+        let ids = chain.ids();
+        let path = chain.repo.object(ids[0], part);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let target = replica(&chain, dir.path()).await;
+        let control = Control::default();
+        let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+        for one in strongroom::backup::snapshots(&target, None).await.unwrap().snapshots {
+            assert!(report.copied.contains(&one.id));
+            crate::support::restore_bytes(&target, &chain.keys, one.id).await.unwrap();
+        }
+        assert!(report.failed.iter().any(|(id, _)| *id == ids[35]), "{part}: {:?}", report.failed);
+    }
+}
