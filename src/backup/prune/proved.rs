@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use crate::backup::reports::read_report;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::{CheckOutcome, ClusterName, ObjectName, Report, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -46,8 +46,11 @@ pub(super) async fn last_proved(
         .map(|id| async move { read_report(repository, keys, id).await })
         .buffered(READS);
     while let (false, Some(report)) = (open.is_empty(), reports.next().await) {
-        // Who can plant what does not open can also delete: that protects nothing, and hides nothing.
-        let proved = report.map(|report| proves(&report)).unwrap_or_default();
+        // What is planted and does not open protects nothing and hides nothing; a store that fails might.
+        let proved = match report {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            report => report.map(|report| proves(&report)).unwrap_or_default(),
+        };
         open.retain(|ids| match proved.iter().filter(|id| ids.contains(id)).max() {
             Some(id) => {
                 found.insert(*id);
