@@ -40,14 +40,16 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 pub struct Places {
     /// The repository.
     pub repository: Repository,
-    /// The second one, that snapshots are copied to.
-    pub replica: Option<Repository>,
     /// The master keys.
     pub keys: MasterKeys,
 }
 
 /// Opens the places, anew for each piece of work: keys and credentials may have been rotated.
 pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send + Sync>;
+
+/// Opens the second repository, which snapshots of the first are copied to.
+pub type OpenReplica =
+    Box<dyn Fn(Repository) -> BoxFuture<'static, Result<Repository>> + Send + Sync>;
 
 /// When what is done.
 #[derive(Clone, Debug)]
@@ -70,8 +72,10 @@ pub struct AgentOptions {
     pub cluster: ClusterName,
     /// Which agent this is, for people: a host's name.
     pub name: String,
-    /// Opens repository, replica and keys.
+    /// Opens repository and keys.
     pub places: OpenPlaces,
+    /// Opens the second repository, if there is one.
+    pub replica: Option<OpenReplica>,
     /// How to reach etcd; asked anew for each piece of work.
     pub etcd: Box<dyn Fn() -> Result<EtcdSettings> + Send + Sync>,
     /// How backups are taken.
@@ -82,8 +86,6 @@ pub struct AgentOptions {
     pub schedules: Schedules,
     /// Work begins up to so much later than its time, so that many clusters do not begin at once.
     pub jitter: Duration,
-    /// Whether there is a replica.
-    pub copies: bool,
     /// The etcd that drills start.
     pub drill_etcd: PathBuf,
 }

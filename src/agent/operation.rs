@@ -117,7 +117,8 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
 }
 
 async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
-    let Some(target) = &places.replica else { return Ok(Done::default()) };
+    let Some(open) = &options.replica else { return Ok(Done::default()) };
+    let target = &open(places.repository.clone()).await?;
     let scope = Scope::Cluster(&options.cluster);
     let report = copy(&places.repository, target, scope, control).await?;
     let finding = report.failed.first().map(|(id, why)| {

@@ -73,7 +73,7 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
     for operation in Operation::ALL {
         let schedule = options.schedule(operation).map(ToString::to_string);
         let schedule = match operation {
-            Operation::Copy if options.copies => Some("after each backup".into()),
+            Operation::Copy if options.replica.is_some() => Some("after each backup".into()),
             _ => schedule,
         };
         let Some(schedule) = schedule else { continue };

@@ -146,7 +146,7 @@ impl Shared {
                 Operation::Copy => {
                     let backup = known.done.get(&Operation::Backup).and_then(|run| run.last)?;
                     let copied = run.last.is_some_and(|last| last > backup);
-                    (options.copies && !copied).then_some(backup)?
+                    (options.replica.is_some() && !copied).then_some(backup)?
                 }
                 _ => {
                     let schedule = options.schedule(*operation)?;

@@ -282,6 +282,23 @@ async fn what_fails_is_tried_again_and_counted() {
     place.succeed(&["verify", "--all"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let place = Place::new();
+    let port = free_ports(1)[0];
+    let second = format!(
+        "[copy]\nurl = \"s3://nobody/there\"\n[copy.options]\naws_endpoint = \"http://127.0.0.1:{port}\"\n\
+         allow_http = \"true\"\naws_region = \"x\"\naws_access_key_id = \"x\"\naws_secret_access_key = \"x\"\n"
+    );
+    let agent = Agent::start(&place, &config(&etcd, &second));
+    agent.wait("failed", "copy", 1);
+    agent.wait("done", "backup", 3);
+    let lines = agent.lines.lock().unwrap().clone();
+    assert!(lines.iter().all(|line| line["event"] != "done" || line["operation"] == "backup"));
+    agent.end();
+}
+
 #[test]
 fn what_cannot_work_is_said_at_once() {
     let place = Place::new();

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strongroom::agent::{self, AgentOptions, Log, LogFormat, Places, Schedule, Schedules, listen};
-use strongroom::{Error, ErrorKind, Result};
+use strongroom::agent::{
+    self, AgentOptions, Log, LogFormat, OpenReplica, Places, Schedule, Schedules, listen,
+};
+use strongroom::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -32,8 +34,7 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let reload = async {
         while hangup.recv().await.is_some() {
             notify(&[sd_notify::NotifyState::Reloading]);
-            let again = again(context).and_then(|context| options(&context));
-            match again {
+            match again(context).and_then(|context| options(&context)) {
                 Ok(again) if again.cluster == sender.borrow().cluster => {
                     sender.send_replace(Arc::new(again));
                 }
@@ -107,7 +108,12 @@ fn options(context: &Context) -> Result<AgentOptions> {
         return Err(Error::usage("no master key given").hint("name one in the configuration file"));
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let (places, etcd) = (Arc::new(again(context)?), again(context)?);
+    let own = Arc::new(again(context)?);
+    let (places, second, etcd) = (Arc::clone(&own), Arc::clone(&own), own);
+    let replica: OpenReplica = Box::new(move |source| {
+        let context = Arc::clone(&second);
+        Box::pin(async move { Ok(replica(&source, None, false, &context).await?.0) })
+    });
     Ok(AgentOptions {
         cluster: settings.cluster.clone().unwrap_or_default(),
         name: config.name.clone().unwrap_or(host),
@@ -115,6 +121,7 @@ fn options(context: &Context) -> Result<AgentOptions> {
             let context = Arc::clone(&places);
             Box::pin(async move { open(&context).await })
         }),
+        replica: settings.copy.url.is_some().then_some(replica),
         etcd: Box::new(move || etcd.settings.etcd()),
         backup: settings.backup_options(),
         retention,
@@ -126,7 +133,6 @@ fn options(context: &Context) -> Result<AgentOptions> {
             drill: maybe(&config.drill),
         },
         jitter: config.jitter.map(|span| span.0).unwrap_or_default(),
-        copies: settings.copy.url.is_some(),
         drill_etcd: config.etcd.clone().unwrap_or_else(|| "etcd".into()),
     })
 }
@@ -134,14 +140,5 @@ fn options(context: &Context) -> Result<AgentOptions> {
 async fn open(context: &Context) -> Result<Places> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
-    let replica = match &context.settings.copy.url {
-        None => None,
-        Some(_) => match replica(&repository, None, false, context).await {
-            Ok((replica, _)) => Some(replica),
-            // A second place that is away keeps nobody from using the first.
-            Err(error) if error.kind() == ErrorKind::Unreachable => None,
-            Err(error) => return Err(error),
-        },
-    };
-    Ok(Places { repository, replica, keys })
+    Ok(Places { repository, keys })
 }
