@@ -15,7 +15,7 @@ use super::facts;
 use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::input::{Input, Live};
 use super::parent::{KnownFrames, Parent};
-use super::snapshot::{DatabaseReader, OpenSnapshot};
+use super::snapshot::DatabaseReader;
 use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -152,28 +152,9 @@ pub async fn backup(
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let id = SnapshotId::new(unix_ms(options.moment())?, crypto::random(&mut crypto::system_rng()));
-    let writer = Writer {
-        repository,
-        keys,
-        options,
-        control,
-        id,
-        companions,
-        parent,
-        replaces: None,
-        committing: AtomicBool::new(false),
-        data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
-    };
     let (member, reason) = (input.member(), input.reason());
-    let written = match writer.write(input).await {
-        Ok(written) => written,
-        Err(error) => {
-            if !writer.may_arrive(&error) {
-                writer.clean_up().await;
-            }
-            return Err(error.context(format!("backup {id}")));
-        }
-    };
+    let content = Content { id, companions, parent, replaces: None };
+    let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
     Ok(BackupReport {
         id,
@@ -213,50 +194,58 @@ fn doubts(members: &Comparison) -> Vec<String> {
     differing.chain(left_out).collect()
 }
 
-/// Writes `old` anew as `id`, leaning on `parent`; the bytes stored. The new one exists when this returns.
+/// What a snapshot is made of beside its database.
+pub(super) struct Content {
+    pub(super) id: SnapshotId,
+    pub(super) companions: Option<Zeroizing<Vec<u8>>>,
+    pub(super) parent: Option<Parent>,
+    pub(super) replaces: Option<SnapshotId>,
+}
+
+/// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
 ///
 /// # Errors
-/// As [`backup`], and those of reading `old`.
-pub(super) async fn write_anew(
+/// Those of [`backup`].
+pub(super) async fn write_snapshot(
     repository: &Repository,
     keys: &MasterKeys,
     options: &BackupOptions,
     control: &Control,
-    (id, old): (SnapshotId, &OpenSnapshot),
-    companions: Option<Zeroizing<Vec<u8>>>,
-    parent: Option<Parent>,
-) -> Result<u64> {
+    content: Content,
+    input: Input,
+) -> Result<Written> {
+    let id = content.id;
     let writer = Writer {
         repository,
         keys,
         options,
         control,
         id,
-        companions,
-        parent,
-        replaces: Some(old.manifest.body().snapshot),
+        content,
         committing: AtomicBool::new(false),
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
-    let input = Input::again(old.database.clone(), old.facts.etcd.clone());
     match writer.write(input).await {
-        Ok(written) => Ok(written.stored_bytes),
+        Ok(written) => Ok(written),
         Err(error) => {
-            if !writer.may_arrive(&error) {
+            // A manifest whose request broke off may still arrive, and must find what it names.
+            let may_arrive =
+                writer.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable;
+            if !may_arrive {
                 writer.clean_up().await;
             }
-            Err(error.context(format!("snapshot {id}")))
+            Err(error.context(format!("backup {id}")))
         }
     }
 }
 
-struct Written {
+pub(super) struct Written {
     members: Option<Comparison>,
     revision: u64,
     compact_revision: u64,
     depends_on: Vec<SnapshotId>,
     database_bytes: u64,
-    stored_bytes: u64,
+    pub(super) stored_bytes: u64,
 }
 
 /// One snapshot being written.
@@ -266,9 +255,7 @@ struct Writer<'a> {
     options: &'a BackupOptions,
     control: &'a Control,
     id: SnapshotId,
-    companions: Option<Zeroizing<Vec<u8>>>,
-    parent: Option<Parent>,
-    replaces: Option<SnapshotId>,
+    content: Content,
     /// The manifest is on its way.
     committing: AtomicBool,
     data_key: DataKey,
@@ -282,7 +269,7 @@ impl Writer<'_> {
         let (payload, index) = self.payload(input).await?;
         let index_object = self.index(&index, payload.length).await?;
         let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
-        if let Some(tar) = &self.companions {
+        if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
             objects.push(entry("companions", &self.object(Role::Companions, &key, tar).await?));
         }
@@ -317,14 +304,14 @@ impl Writer<'_> {
             database_bytes: database.size,
             objects,
             depends_on: depends_on.clone(),
-            replaces: self.replaces,
+            replaces: self.content.replaces,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };
         let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
         let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
-        if let Some(parent) = &self.parent {
+        if let Some(parent) = &self.content.parent {
             parent.recheck(self.repository, &depends_on).await?;
         }
         self.control.check()?;
@@ -360,7 +347,7 @@ impl Writer<'_> {
     }
 
     async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
-        let (frame_id_key, known) = match &self.parent {
+        let (frame_id_key, known) = match &self.content.parent {
             Some(parent) => (parent.frame_id_key.duplicate(), KnownFrames::clone(&parent.frames)),
             None => (SecretKey::random(&mut crypto::system_rng()), KnownFrames::default()),
         };
@@ -399,7 +386,7 @@ impl Writer<'_> {
         let database = reading.join().await?;
         let (tail, object) = sealer.finish()?;
         upload.write(tail.into()).await?;
-        let parent = self.parent.as_ref();
+        let parent = self.content.parent.as_ref();
         let sources = parent.map(|parent| parent.used_sources(&mut table)).unwrap_or_default();
         let index = Index { database, frame_id_key, sources, frames: table };
         Ok((object, index))
@@ -424,11 +411,6 @@ impl Writer<'_> {
         let name = names::snapshot_object(self.id, role.name());
         self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
-    }
-
-    /// A manifest whose request broke off may still arrive, and must find what it names.
-    fn may_arrive(&self, error: &Error) -> bool {
-        self.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable
     }
 
     /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.

@@ -9,8 +9,9 @@ use super::apply::remove;
 use super::plan::removal;
 use crate::backup::companions;
 use crate::backup::control::{Control, Unit};
-use crate::backup::create::{BackupOptions, write_anew};
+use crate::backup::create::{BackupOptions, Content, write_snapshot};
 use crate::backup::folder::{self, Folder};
+use crate::backup::input::Input;
 use crate::backup::parent::Parent;
 use crate::backup::read::{Place, read_all};
 use crate::backup::snapshot::{self, OpenSnapshot};
@@ -180,14 +181,19 @@ async fn replace(
     let body = old.manifest.body();
     let random = crypto::random(&mut crypto::system_rng());
     let id = SnapshotId::new(body.snapshot.unix_ms(), random);
-    let tar = companions::open(repository, &old.manifest, &old.data_key).await?;
-    let parent = Parent::without(blocked, [Some(old), before].into_iter().flatten());
+    let content = Content {
+        id,
+        companions: companions::open(repository, &old.manifest, &old.data_key).await?,
+        parent: Parent::without(blocked, [Some(old), before].into_iter().flatten()),
+        replaces: Some(body.snapshot),
+    };
     let mut options = options.clone();
     options.cluster = body.cluster.clone();
-    let bytes = write_anew(repository, keys, &options, control, (id, old), tar, parent).await?;
+    let input = Input::again(old.database.clone(), old.facts.etcd.clone());
+    let written = write_snapshot(repository, keys, &options, control, content, input).await?;
     let new = OpenSnapshot::open(repository, id, keys).await?;
     control.guard(read_all(&new.database, Place::Nowhere, None, control)).await?;
     let folder = folder::list_one(repository, body.snapshot).await?;
     remove(repository, &removal(body.snapshot, &body.cluster, &folder)).await?;
-    Ok((new, bytes))
+    Ok((new, written.stored_bytes))
 }
