@@ -10,14 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
-use tower::{BoxError, Service};
+use tower::{BoxError, Service as _};
 
 /// Pauses between attempts to connect to a member: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -46,7 +45,11 @@ impl Balanced {
         Self(Arc::new(Members { endpoints, states, next: AtomicUsize::new(0) }))
     }
 
-    async fn send(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    /// Sends one request to the member whose turn it is, or to the next when that one got nothing of it.
+    ///
+    /// # Errors
+    /// The member's, or the last one's when none could be reached.
+    pub(super) async fn send(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (head, body) = request.into_parts();
         let kept = Kept::new(body);
         let mut attempts = self.0.endpoints.len();
@@ -151,20 +154,6 @@ async fn until_up(members: Weak<Members>, at: usize, endpoint: Endpoint) {
         }
         tokio::time::sleep(pause).await;
         pause = pause.saturating_mul(2).min(PAUSE.1);
-    }
-}
-
-impl Service<Request<Body>> for Balanced {
-    type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.clone().send(request))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
+use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
 use super::balance::Balanced;
@@ -35,7 +36,11 @@ impl EtcdSettings {
         let targets: Vec<_> = targets.collect();
         Ok(match &targets[..] {
             [only] => Channel::Tonic(only.connect_lazy()),
-            _ => Channel::Custom(BoxCloneSyncService::new(Balanced::new(targets))),
+            _ => {
+                let members = Balanced::new(targets);
+                let service = service_fn(move |request| members.clone().send(request));
+                Channel::Custom(BoxCloneSyncService::new(service))
+            }
         })
     }
 
