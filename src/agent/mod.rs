@@ -141,7 +141,11 @@ pub async fn run(
         Operation::VerifyAll,
         Operation::Drill,
     ];
-    tokio::join!(backups, lane(&shared, &rest, halted, stop));
+    let work = async { tokio::join!(backups, lane(&shared, &rest, halted, stop)) };
+    tokio::select! {
+        _ = work => {}
+        () = shared.reloads() => {}
+    }
     // The lead is kept until nothing of ours runs any more.
     ended.send_replace(true);
     leader.await.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
@@ -187,10 +191,7 @@ async fn lane(
                 shared.forget();
                 continue;
             }
-            _ = changes.changed() => {
-                shared.reloaded();
-                continue;
-            }
+            _ = changes.changed() => continue,
         }
         if let Some(operation) = due.1.filter(|_| due.0 <= SystemTime::now()) {
             let control = Control::default().stop_when(halted.clone());

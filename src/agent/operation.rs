@@ -70,8 +70,8 @@ pub(super) struct Done {
     pub(super) fields: Vec<(&'static str, Value)>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
-    /// Length of the database and last revision, of a backup.
-    pub(super) snapshot: Option<(u64, u64)>,
+    /// The snapshots there are now, of what changes them.
+    pub(super) listing: Option<Listing>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
 }
@@ -83,7 +83,7 @@ pub(super) async fn run(
     control: &Control,
 ) -> Result<Done> {
     let places = (options.places)().await?;
-    match operation {
+    let mut done = match operation {
         Operation::Backup => take(options, &places, control).await,
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
@@ -91,7 +91,11 @@ pub(super) async fn run(
             prove(operation, options, &places, control).await
         }
         Operation::Drill => rehearse(options, &places, control).await,
+    }?;
+    if matches!(operation, Operation::Backup | Operation::Prune) {
+        done.listing = snapshots(&places.repository, Some(&options.cluster)).await.ok();
     }
+    Ok(done)
 }
 
 async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
@@ -111,8 +115,7 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
             ("warnings", report.warnings.into()),
         ],
         finding,
-        snapshot: Some((report.database_bytes, report.revision)),
-        recovery: None,
+        ..Done::default()
     })
 }
 

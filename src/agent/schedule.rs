@@ -1,5 +1,6 @@
 //! When something is due: crontab expressions in a time zone, or a plain interval.
 
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,10 +11,13 @@ use crate::error::{Error, Result};
 /// Occurrences looked at for the longest gap between two.
 const LOOK_AHEAD: usize = 50;
 
+const INTERVALS: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(10 * 366 * 86_400);
+
 /// A schedule.
 ///
 /// Five crontab fields (minute, hour, day of month, month, day of week) and a time zone's IANA name, UTC if there is none:
-/// `0 3 * * * Europe/Berlin`. Or `@every 15m`, counted from the last run.
+/// `0 3 * * * Europe/Berlin`. Or `@every 15m`, counted from the last run: from a millisecond to ten years.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     text: String,
@@ -27,17 +31,6 @@ enum Kind {
 }
 
 impl Schedule {
-    /// `@every` so long.
-    ///
-    /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) for no time at all.
-    pub fn every(interval: Duration) -> Result<Self> {
-        if interval.is_zero() {
-            return Err(Error::usage("a schedule of no time at all"));
-        }
-        Ok(Self { text: format!("@every {interval:?}"), kind: Kind::Every(interval) })
-    }
-
     /// The first time after `last`.
     pub fn next(&self, last: SystemTime) -> SystemTime {
         match &self.kind {
@@ -79,8 +72,16 @@ impl FromStr for Schedule {
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
             Error::usage(format!("{text:?} is no schedule: {why}"))
-                .hint("five crontab fields and a time zone, such as \"0 3 * * * Europe/Berlin\"")
+                .hint("write \"0 3 * * * Europe/Berlin\" or \"@every 15m\"")
         };
+        if let Some(interval) = text.strip_prefix("@every ") {
+            let interval = humantime::parse_duration(interval.trim());
+            let interval = interval.map_err(|error| bad(&error.to_string()))?;
+            if !INTERVALS.contains(&interval) {
+                return Err(bad("from a millisecond to ten years are possible"));
+            }
+            return Ok(Self { text: text.to_owned(), kind: Kind::Every(interval) });
+        }
         let fields: Vec<_> = text.split_whitespace().collect();
         let whole = match fields.len() {
             5 => format!("{} UTC", fields.join(" ")),
@@ -92,6 +93,12 @@ impl FromStr for Schedule {
             return Err(bad("it never comes"));
         }
         Ok(Self { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)) })
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Schedule {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -120,9 +127,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none() {
-        for text in ["", "* * * *", "61 * * * *", "0 0 31 2 *", "0 3 * * * Mars/Olympus", "@daily"]
+    fn intervals() {
+        let now = at("2026-11-25T10:00:00Z");
+        for (text, seconds) in [("@every 15m", 900), ("@every 1h30m", 5400), ("@every 1d", 86_400)]
         {
+            let schedule: Schedule = text.parse().unwrap();
+            assert_eq!(schedule.next(now), now + Duration::from_secs(seconds));
+            assert_eq!(schedule.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in [
+            "",
+            "* * * *",
+            "61 * * * *",
+            "0 0 31 2 *",
+            "0 3 * * * Mars/Olympus",
+            "@daily",
+            "@every",
+            "@every 0s",
+            "@every -5m",
+            "@every 18446744073709551615s",
+        ] {
             let error = text.parse::<Schedule>().unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Usage, "{text}");
         }

@@ -114,12 +114,19 @@ impl Shared {
 
     /// Another agent may work from now on.
     pub(super) fn forget(&self) {
-        self.known().read = false;
+        let mut known = self.known();
+        known.read = false;
+        known.unread = None;
     }
 
-    pub(super) fn reloaded(&self) {
-        self.metrics.promises(&self.current());
-        self.log.info("configuration read again", &[]);
+    /// Tells of changed options, for ever.
+    pub(super) async fn reloads(&self) {
+        let mut changes = self.options();
+        while changes.changed().await.is_ok() {
+            self.metrics.promises(&self.current());
+            self.log.info("configuration read again", &[]);
+        }
+        std::future::pending().await
     }
 
     pub(super) fn unread(&self, error: &Error) {
@@ -206,7 +213,7 @@ impl Shared {
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took), done).await,
+            Ok(done) => self.done(operation, &options, (time, took), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 self.log.warn("interrupted", &[("operation", name.into())]);
                 self.forget();
@@ -215,7 +222,7 @@ impl Shared {
         }
     }
 
-    async fn done(
+    fn done(
         &self,
         operation: Operation,
         options: &AgentOptions,
@@ -236,25 +243,16 @@ impl Shared {
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
-        if let Some((bytes, revision)) = done.snapshot {
-            self.metrics.newest(options, bytes, revision);
-        }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
-        let listing = match (options.places)().await {
-            Ok(places) => {
-                crate::backup::snapshots(&places.repository, Some(&options.cluster)).await.ok()
-            }
-            Err(_) => None,
-        };
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
         let error = done.finding.map(|finding| finding.to_string());
         let run = Run { last: Some(time), error, jitter: jitter(options), ..Run::default() };
         known.done.insert(operation, run);
-        if let Some(listing) = listing {
-            self.listed(options, &mut known, &listing);
+        if let Some(listing) = &done.listing {
+            self.listed(options, &mut known, listing);
         }
     }
 

@@ -46,11 +46,11 @@ struct RepositoryConfig {
 #[derive(Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AgentConfig {
-    pub(crate) backup: Option<When>,
-    pub(crate) prune: Option<When>,
-    pub(crate) verify: Option<When>,
-    pub(crate) verify_all: Option<When>,
-    pub(crate) drill: Option<When>,
+    pub(crate) backup: Option<Schedule>,
+    pub(crate) prune: Option<Schedule>,
+    pub(crate) verify: Option<Schedule>,
+    pub(crate) verify_all: Option<Schedule>,
+    pub(crate) drill: Option<Schedule>,
     pub(crate) jitter: Option<Span>,
     /// host:port of the status page and the metrics.
     pub(crate) listen: Option<String>,
@@ -60,22 +60,6 @@ pub(crate) struct AgentConfig {
     pub(crate) etcd: Option<PathBuf>,
     /// Which agent this is, for people.
     pub(crate) name: Option<String>,
-}
-
-/// A schedule in the configuration.
-#[derive(Clone)]
-pub(crate) struct When(pub(crate) Schedule);
-
-impl<'de> Deserialize<'de> for When {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let every = text.strip_prefix("@every ").map(|span| span.trim().parse::<Span>());
-        let schedule = match every {
-            Some(span) => span.and_then(|span| Schedule::every(span.0)),
-            None => text.parse(),
-        };
-        schedule.map(Self).map_err(serde::de::Error::custom)
-    }
 }
 
 /// The second repository.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::Context;
 use super::copy::replica;
 use crate::output::write_stderr;
-use crate::settings::{Settings, When};
+use crate::settings::Settings;
 
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let first = options(context)?;
@@ -92,11 +92,9 @@ fn again(context: &Context) -> Result<Context> {
 
 fn options(context: &Context) -> Result<AgentOptions> {
     let (settings, config) = (&context.settings, &context.settings.agent);
-    let wanted = |when: &Option<When>, otherwise: &str| match when {
-        Some(When(schedule)) => Ok(schedule.clone()),
-        None => otherwise.parse::<Schedule>(),
+    let or = |schedule: &Option<Schedule>, otherwise: &str| {
+        schedule.clone().map_or_else(|| otherwise.parse(), Ok)
     };
-    let maybe = |when: &Option<When>| when.clone().map(|When(schedule)| schedule);
     let retention = settings.prune.retention();
     if config.prune.is_some() && retention.is_empty() {
         return Err(Error::usage("configuration: agent.prune without any prune.keep_…"));
@@ -126,11 +124,11 @@ fn options(context: &Context) -> Result<AgentOptions> {
         backup: settings.backup_options(),
         retention,
         schedules: Schedules {
-            backup: wanted(&config.backup, "0 * * * *")?,
-            prune: maybe(&config.prune),
-            verify: maybe(&config.verify),
-            verify_all: maybe(&config.verify_all),
-            drill: maybe(&config.drill),
+            backup: or(&config.backup, "0 * * * *")?,
+            prune: config.prune.clone(),
+            verify: config.verify.clone(),
+            verify_all: config.verify_all.clone(),
+            drill: config.drill.clone(),
         },
         jitter: config.jitter.map(|span| span.0).unwrap_or_default(),
         drill_etcd: config.etcd.clone().unwrap_or_else(|| "etcd".into()),
