@@ -124,7 +124,7 @@ async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -
     let target = &open(places.repository.clone()).await?;
     let scope = Scope::Cluster(&options.cluster);
     let report = copy(&places.repository, target, scope, control).await?;
-    let finding = report.failed.first().map(|(id, why)| {
+    let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
     let fields = vec![

@@ -1,26 +1,24 @@
 //! Snapshots replicated to a second repository: byte for byte, checked by their digests, never opened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use sha2::{Digest, Sha256 as Hasher};
 
-use super::catalog::{self, Scope};
+use super::catalog::Scope;
 use super::control::{Control, Step, Unit};
 use super::folder::{self, Folder};
+use super::read::pieces;
 use super::snapshot::read_manifest;
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, Sha256, SnapshotId, names,
+    MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
 };
 use crate::store::{Probe, Repository};
 
-/// Bytes fetched by one request, and requests ahead of the writer.
-const READ: u64 = 8 << 20;
-const AHEAD: usize = 2;
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;
 /// Snapshots copied at once.
@@ -34,14 +32,38 @@ const MAX_KEY: u64 = 64 << 10;
 pub struct CopyReport {
     /// Snapshots that are there now and were not, oldest first.
     pub copied: Vec<SnapshotId>,
-    /// Snapshots that were there already.
+    /// Snapshots in the scope that were there already. Whose they are is not looked at.
     pub present: usize,
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are not whole, and why: nothing of theirs shows in the copy.
-    pub failed: Vec<(SnapshotId, String)>,
+    pub failed: BTreeMap<SnapshotId, String>,
     /// Wall time.
     pub duration: Duration,
+}
+
+impl CopyReport {
+    /// Takes note of what became of `id`.
+    ///
+    /// # Errors
+    /// What ends the whole copy: a store that cannot be reached, an interruption.
+    fn note(&mut self, id: SnapshotId, written: Result<u64>) -> Result<bool> {
+        match written {
+            Ok(bytes) => {
+                self.written_bytes += bytes;
+                Ok(true)
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) =>
+            {
+                Err(error)
+            }
+            Err(error) => {
+                self.failed.insert(id, error.to_string());
+                Ok(false)
+            }
+        }
+    }
 }
 
 /// Opens the replica of `source` at `store`; where there is no repository, makes one of the same id.
@@ -78,7 +100,6 @@ pub async fn copy(
 ) -> Result<CopyReport> {
     let begun = Instant::now();
     let mut report = CopyReport::default();
-    let chosen = catalog::folders_of(source, scope).await?;
     let work = Copying {
         source,
         target,
@@ -87,44 +108,22 @@ pub async fn copy(
         there: folder::list_all(target).await?.snapshots,
     };
     work.keys().await?;
-    control.begin_counting("copying", Some(chosen.len() as u64), Unit::Snapshots);
-    let (mut done, mut broken) = (BTreeSet::new(), BTreeSet::new());
-    for group in chosen.chunks(TOGETHER) {
-        let mut wanted: Vec<_> = group.iter().map(|(id, _)| *id).collect();
-        let mut manifests = BTreeMap::new();
-        let mut gone = BTreeSet::new();
-        while !wanted.is_empty() {
-            wanted.retain(|id| done.insert(*id));
-            let mut leads_to = Vec::new();
-            for (id, manifest) in work.manifests(&wanted).await? {
-                match manifest {
-                    Ok(manifest) => {
-                        leads_to.extend(manifest.body().depends_on.iter().copied());
-                        manifests.insert(id, manifest);
-                    }
-                    Err(error) => {
-                        broken.insert(id);
-                        report.failed.push((id, error.to_string()));
-                    }
-                }
-            }
-            let (alive, removed) = leads_to.into_iter().partition(|id| work.is_alive(*id));
-            wanted = alive;
-            gone.extend::<Vec<_>>(removed);
-        }
-        for id in gone {
-            match work.payload_of_removed(id).await {
-                Ok(bytes) => report.written_bytes += bytes,
-                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) => {
-                    broken.insert(id);
-                    report.failed.push((id, error.to_string()));
-                }
-            }
-        }
-        work.group(manifests, &mut broken, &mut report).await?;
+    let chosen: Vec<_> = match scope {
+        Scope::Ids(ids) => ids.to_vec(),
+        _ => work.from.keys().copied().filter(|id| work.is_alive(*id)).collect(),
+    };
+    let (present, wanted): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|id| work.is_settled(*id));
+    report.present = present.len();
+    for id in present {
+        report.note(id, work.seals(id).await)?;
     }
-    report.failed.sort();
+    control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
+    let mut done = BTreeSet::new();
+    for group in wanted.chunks(TOGETHER) {
+        let manifests = work.closed(group, scope, &mut done, &mut report).await?;
+        work.group(manifests, &mut report).await?;
+    }
     report.duration = begun.elapsed();
     Ok(report)
 }
@@ -163,11 +162,51 @@ impl Copying<'_> {
             .await
     }
 
+    /// The manifests of those in `scope` and of all that they depend on; what is removed of those is copied.
+    async fn closed(
+        &self,
+        group: &[SnapshotId],
+        scope: Scope<'_>,
+        done: &mut BTreeSet<SnapshotId>,
+        report: &mut CopyReport,
+    ) -> Result<BTreeMap<SnapshotId, Manifest>> {
+        let mut manifests = BTreeMap::new();
+        let mut wanted = group.to_vec();
+        let (mut round, mut removed) = (scope, BTreeSet::new());
+        while !wanted.is_empty() {
+            wanted.retain(|id| done.insert(*id));
+            let mut leads_to = Vec::new();
+            for (id, manifest) in self.manifests(&wanted).await? {
+                match manifest {
+                    Ok(manifest) if is_outside(round, &manifest) => {
+                        // A dependency of another one may still want it.
+                        done.remove(&id);
+                    }
+                    Ok(manifest) => {
+                        leads_to.extend(manifest.body().depends_on.iter().copied());
+                        manifests.insert(id, manifest);
+                    }
+                    Err(error) => drop(report.note(id, Err(error))?),
+                }
+            }
+            leads_to.retain(|id| !self.is_usable(*id));
+            let (alive, gone): (_, Vec<_>) =
+                leads_to.into_iter().partition(|id| self.is_alive(*id));
+            removed.extend(gone);
+            (wanted, round) = (alive, Scope::All);
+        }
+        for id in removed {
+            if done.insert(id) {
+                report.note(id, self.payload_of_removed(id).await)?;
+            }
+        }
+        Ok(manifests)
+    }
+
     /// Copies the snapshots of one group: all objects, and only then the manifests.
     async fn group(
         &self,
         manifests: BTreeMap<SnapshotId, Manifest>,
-        broken: &mut BTreeSet<SnapshotId>,
         report: &mut CopyReport,
     ) -> Result<()> {
         let mut copied = stream::iter(manifests)
@@ -176,32 +215,20 @@ impl Copying<'_> {
         let mut ready = Vec::new();
         while let Some((id, objects, manifest)) = copied.next().await {
             self.control.check()?;
-            match objects {
-                Ok(bytes) => {
-                    report.written_bytes += bytes;
-                    ready.push((id, manifest));
-                }
-                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-                Err(error) => {
-                    report.failed.push((id, error.to_string()));
-                    broken.insert(id);
-                }
+            if report.note(id, objects)? {
+                ready.push((id, manifest));
             }
             self.control.step(Step::Advance(1));
         }
         drop(copied);
         for (id, manifest) in ready {
             let depends_on = &manifest.body().depends_on;
-            if let Some(missing) = depends_on.iter().find(|id| broken.contains(*id)).copied() {
-                report.failed.push((id, format!("it depends on {missing}, which is not whole")));
+            if let Some(missing) = depends_on.iter().find(|id| report.failed.contains_key(*id)) {
+                let why = format!("it depends on {missing}, which is not whole");
+                report.failed.insert(id, why);
                 continue;
             }
-            // A tombstone: the copy's own retention removed it.
-            let is_there =
-                |folder: &Folder| folder.manifest.is_some() || folder.tombstone.is_some();
-            if self.there.get(&id).is_some_and(is_there) {
-                report.present += 1;
+            if self.there.get(&id).is_some_and(is_known) {
                 continue;
             }
             self.control.check()?;
@@ -218,16 +245,20 @@ impl Copying<'_> {
     async fn objects(&self, manifest: &Manifest) -> Result<u64> {
         let id = manifest.body().snapshot;
         let mut written = 0;
-        let removed = self.there.get(&id).is_some_and(|folder| folder.tombstone.is_some());
         for object in &manifest.body().objects {
-            // What the copy's own retention removed does not come back; but others may use its payload.
-            if removed && object.role != "payload" {
-                continue;
+            // Others may use the payload of what the copy's own retention removed.
+            if object.role == "payload" || !self.is_removed_there(id) {
+                written += self.object(id, object).await?;
             }
-            written += self.object(id, object).await?;
         }
-        let seals = self.from.get(&id).filter(|_| !removed).map(|folder| &folder.seals);
-        for generation in seals.into_iter().flat_map(BTreeMap::keys) {
+        Ok(written + self.seals(id).await?)
+    }
+
+    /// Copies the seals that the copy does not have.
+    async fn seals(&self, id: SnapshotId) -> Result<u64> {
+        let mut written = 0;
+        let seals = self.from.get(&id).filter(|_| !self.is_removed_there(id));
+        for generation in seals.into_iter().flat_map(|folder| folder.seals.keys()) {
             if self.there.get(&id).is_some_and(|folder| folder.seals.contains_key(generation)) {
                 continue;
             }
@@ -245,6 +276,30 @@ impl Copying<'_> {
     fn is_alive(&self, id: SnapshotId) -> bool {
         let folder = self.from.get(&id);
         folder.is_some_and(|folder| folder.manifest.is_some() && folder.tombstone.is_none())
+    }
+
+    /// The copy's own retention removed it.
+    fn is_removed_there(&self, id: SnapshotId) -> bool {
+        self.there.get(&id).is_some_and(|folder| folder.tombstone.is_some())
+    }
+
+    /// Whether the copy has all of it, by the listings, or has had it.
+    fn is_settled(&self, id: SnapshotId) -> bool {
+        let (Some(from), Some(there)) = (self.from.get(&id), self.there.get(&id)) else {
+            return false;
+        };
+        let whole =
+            || from.objects.iter().all(|(role, object)| there.length(role) == Some(object.len));
+        there.tombstone.is_some() || (there.manifest.is_some() && whole())
+    }
+
+    /// Whether others can use its payload in the copy.
+    fn is_usable(&self, id: SnapshotId) -> bool {
+        let (Some(from), Some(there)) = (self.from.get(&id), self.there.get(&id)) else {
+            return false;
+        };
+        let length = there.length("payload");
+        is_known(there) && length.is_some() && length == from.length("payload")
     }
 
     /// Copies the payload of a removed snapshot that others use, and what says whose it is.
@@ -275,23 +330,13 @@ impl Copying<'_> {
             None => {}
         }
         let mut upload = self.target.upload(&name).await?;
-        let ranges = (0..object.length.div_ceil(READ))
-            .map(|at| at * READ..object.length.min((at + 1) * READ));
         let copied = async {
-            let mut pieces = stream::iter(ranges)
-                .map(|range| self.source.get_range(&name, range))
-                .buffered(AHEAD);
-            let mut hasher = Hasher::new();
-            while let Some(piece) = pieces.next().await {
-                let piece = piece?;
-                hasher.update(&piece);
+            let mut pieces = pin!(pieces(self.source, &name, object));
+            while let Some(piece) = pieces.try_next().await? {
                 upload.write(piece).await?;
                 self.control.check()?;
             }
-            if Sha256(hasher.finalize().into()) != object.sha256 {
-                return Err(Error::tampered("its SHA-256 is not the manifest's"));
-            }
-            Ok(())
+            Ok::<_, Error>(())
         };
         match copied.await {
             Ok(()) => upload.finish().await,
@@ -301,4 +346,13 @@ impl Copying<'_> {
             }
         }
     }
+}
+
+/// Whether the copy knows whose objects these are.
+fn is_known(folder: &Folder) -> bool {
+    folder.manifest.is_some() || folder.tombstone.is_some()
+}
+
+fn is_outside(scope: Scope<'_>, manifest: &Manifest) -> bool {
+    matches!(scope, Scope::Cluster(cluster) if manifest.body().cluster != *cluster)
 }

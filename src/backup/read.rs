@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures::stream::{self, Stream as Items};
+use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256 as Hasher};
 use tokio::sync::mpsc;
 
@@ -18,13 +20,18 @@ use super::control::{Control, Step};
 use super::snapshot::DatabaseReader;
 use super::spool::Spool;
 use crate::error::{Error, Result};
-use crate::format::Sha256;
+use crate::format::{ObjectEntry, Sha256};
+use crate::store::Repository;
 
 /// Ranges fetched at once, for stores with latency.
 const FETCHES: usize = 8;
 /// Stored bytes in one range, and frames in one: bounds memory however well the data compresses.
 const BATCH_BYTES: u64 = 1 << 20;
 const BATCH_FRAMES: usize = 4;
+
+/// Bytes of one piece of an object, and pieces fetched ahead.
+const PIECE: u64 = 8 << 20;
+const AHEAD: usize = 2;
 
 /// Where each frame goes as soon as it is open, in whatever order that is.
 #[derive(Clone)]
@@ -129,4 +136,27 @@ pub(super) async fn open_frames(
             return;
         }
     }
+}
+
+/// An object as it is stored, in pieces. The last item is an error when its SHA-256 is not the manifest's: nothing is
+/// to be made of the pieces before the stream has ended.
+pub(super) fn pieces(
+    repository: &Repository,
+    name: &str,
+    object: &ObjectEntry,
+) -> impl Items<Item = Result<Bytes>> + Send {
+    let ranges = (0..object.length.div_ceil(PIECE))
+        .map(|at| at * PIECE..object.length.min((at + 1) * PIECE));
+    let fetched = stream::iter(ranges).map(|range| repository.get_range(name, range));
+    let fetched = Box::pin(fetched.buffered(AHEAD));
+    stream::try_unfold((fetched, Hasher::new()), move |(mut fetched, mut hasher)| async move {
+        match fetched.try_next().await? {
+            Some(piece) => {
+                hasher.update(&piece);
+                Ok(Some((piece, (fetched, hasher))))
+            }
+            None if Sha256(hasher.finalize().into()) == object.sha256 => Ok(None),
+            None => Err(Error::tampered("its SHA-256 is not the manifest's")),
+        }
+    })
 }

@@ -1,26 +1,23 @@
 //! Proving that snapshots are whole, at four depths.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256 as Hasher};
+use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
 use super::companions;
 use super::control::{Control, Step};
 use super::deep::{self, Deep};
 use super::folder;
-use super::read::{Place, read_all};
+use super::read::{Place, pieces, read_all};
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportStep, Sha256,
-    SnapshotId, names,
+    CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportStep, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
-
-/// Bytes read at a time when an object is only digested.
-const READ_LEN: u64 = 4 << 20;
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,16 +266,9 @@ async fn digests(repository: &Repository, manifest: &Manifest, control: &Control
     control.begin(&format!("digesting {}", manifest.snapshot), Some(total));
     for object in &manifest.objects {
         let name = names::snapshot_object(manifest.snapshot, &object.role);
-        let mut hasher = Hasher::new();
-        let mut at = 0;
-        while at < object.length {
-            let end = object.length.min(at + READ_LEN);
-            hasher.update(repository.get_range(&name, at..end).await?);
-            control.step(Step::Advance(end - at));
-            at = end;
-        }
-        if Sha256(hasher.finalize().into()) != object.sha256 {
-            return Err(Error::tampered("its SHA-256 is not the manifest's")).context(name);
+        let mut pieces = pin!(pieces(repository, &name, object));
+        while let Some(piece) = pieces.try_next().await.context(name.clone())? {
+            control.step(Step::Advance(piece.len() as u64));
         }
     }
     Ok(())

@@ -90,8 +90,34 @@ async fn what_is_not_whole_stays_behind() {
     let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
     assert_eq!(report.copied, ids[..1]);
     // The second, and the third, which depends on it.
-    assert_eq!(report.failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..]);
+    assert_eq!(report.failed.keys().copied().collect::<Vec<_>>(), ids[1..]);
     assert!(!dir.path().join(format!("snapshots/{}/manifest", ids[1])).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_in_the_copy_comes_back_and_what_was_removed_does_not() {
+    let chain = Chain::new(4).await;
+    let ids = chain.ids();
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&chain, dir.path()).await;
+    let control = Control::default();
+    copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    let plan = plan_prune(&target, &chain.keys, &last(2), None, &control).await.unwrap();
+    apply_prune(&target, &plan, &control).await.unwrap();
+    fs::remove_file(dir.path().join(format!("snapshots/{}/index", ids[2]))).unwrap();
+    // Gone, although the newest uses it: it comes as what another depends on.
+    let first = dir.path().join(format!("snapshots/{}/payload", ids[0]));
+    fs::remove_file(&first).unwrap();
+    fs::remove_dir_all(dir.path().join(format!("snapshots/{}", ids[3]))).unwrap();
+    let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!((&report.copied[..], report.failed.len()), (&ids[3..], 0));
+    assert!(first.exists());
+    for one in strongroom::backup::snapshots(&target, None).await.unwrap().snapshots {
+        assert!(ids[2..].contains(&one.id));
+        crate::support::restore_bytes(&target, &chain.keys, one.id).await.unwrap();
+    }
+    let again = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!((again.copied.len(), again.present, again.written_bytes), (0, 4, 0));
 }
 
 #[tokio::test]
@@ -144,6 +170,6 @@ async fn what_is_not_whole_keeps_back_all_that_depends_on_it() {
             assert!(report.copied.contains(&one.id));
             crate::support::restore_bytes(&target, &chain.keys, one.id).await.unwrap();
         }
-        assert!(report.failed.iter().any(|(id, _)| *id == ids[35]), "{part}: {:?}", report.failed);
+        assert!(report.failed.contains_key(&ids[35]), "{part}: {:?}", report.failed);
     }
 }

@@ -136,7 +136,7 @@ fn options(context: &Context) -> Result<AgentOptions> {
 }
 
 async fn open(context: &Context) -> Result<Places> {
-    let repository = context.repository().await?;
+    let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     Ok(Places { repository, keys })
 }

@@ -5,9 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use strongroom::Result;
-use strongroom::backup::{LONGEST_BACKUP, Source, backup};
+use strongroom::backup::{Source, backup};
 use strongroom::etcd::{Comparison, MemberHash};
-use strongroom::store::sweep_staged;
 
 use super::{Context, FINDINGS};
 use crate::args::BackupArgs;
@@ -37,15 +36,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     if let Some(mib) = args.read_ahead {
         options.read_ahead = (mib as usize) << 20;
     }
-    let (repository, directory) = context.repository_and_directory().await?;
-    if let Some(directory) = directory {
-        // What a killed backup was still writing. Nobody else removes it in a directory.
-        let swept = tokio::task::spawn_blocking(move || sweep_staged(&directory, LONGEST_BACKUP));
-        // No reason to take no backup.
-        if let Ok(Err(error)) = swept.await {
-            context.output.warn(&format!("leftovers of killed backups stay: {error}"));
-        }
-    }
+    let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
     report.warnings.iter().for_each(|warning| context.output.warn(warning));

@@ -21,14 +21,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{
-    Control, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
+    Control, LONGEST_BACKUP, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
-use strongroom::store::{Repository, connect};
+use strongroom::store::{Repository, connect, sweep_staged};
 use strongroom::{Error, Result};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
 use crate::args::{Command, Global, KeyCommand, Which};
 use crate::output::Output;
@@ -99,7 +100,19 @@ impl Context {
         Ok(self.repository_and_directory().await?.0)
     }
 
-    /// As [`repository`](Self::repository), with its directory if it is a local one.
+    /// As [`repository`](Self::repository), rid of what killed backups were still writing: in a directory nobody else
+    /// removes it.
+    async fn swept_repository(&self) -> Result<Repository> {
+        let (repository, directory) = self.repository_and_directory().await?;
+        if let Some(directory) = directory {
+            let swept = spawn_blocking(move || sweep_staged(&directory, LONGEST_BACKUP));
+            if let Ok(Err(error)) = swept.await {
+                self.output.warn(&format!("leftovers of killed backups stay: {error}"));
+            }
+        }
+        Ok(repository)
+    }
+
     async fn repository_and_directory(&self) -> Result<(Repository, Option<PathBuf>)> {
         let url = self.settings.repository_url()?;
         let named = |error: Error| error.context(format!("repository {url}"));

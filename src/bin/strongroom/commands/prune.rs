@@ -6,11 +6,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    LONGEST_BACKUP, PrunePlan, PruneReport, RepackReport, apply_prune, plan_prune, prune_report,
-    repack, store_report,
+    PrunePlan, PruneReport, RepackReport, apply_prune, plan_prune, prune_report, repack,
+    store_report,
 };
 use strongroom::format::SnapshotId;
-use strongroom::store::sweep_staged;
 
 use super::{Context, FINDINGS};
 use crate::args::{PruneArgs, WriteOut};
@@ -22,7 +21,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     if retention.is_empty() {
         retention = settings.prune.retention();
     }
-    let (repository, directory) = context.repository_and_directory().await?;
+    let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let begun = Instant::now();
     let cluster = settings.cluster.as_ref();
@@ -38,12 +37,6 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         write_stdout(text(&plan).trim_end())?;
     }
     let report = apply_prune(&repository, &plan, &context.control).await?;
-    if let Some(directory) = directory {
-        let swept = tokio::task::spawn_blocking(move || sweep_staged(&directory, LONGEST_BACKUP));
-        if let Ok(Err(error)) = swept.await {
-            context.output.warn(&format!("leftovers of killed backups stay: {error}"));
-        }
-    }
     if !plan.is_empty() {
         let evidence = prune_report(&plan, &report, cluster, planned);
         store_report(&repository, &keys, &evidence).await?;

@@ -28,8 +28,9 @@ Snapshots are copied as they are, without a key: the same keys open the copy, an
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
 not sent again, so an interrupted copy goes on where it was stopped.
 
-Nothing is deleted in the copy: it has its own retention, and what `prune` removed there does not come back. Seals that \
-`key reseal` wrote are copied too; old ones stay until they are removed there.";
+Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
+removed there is copied anew once its last trace is gone. Seals that `key reseal` wrote are copied too; old ones stay \
+until they are removed there.";
 pub(crate) const COPY_MORE: &str = "\
 Examples:
   strongroom copy --to s3://other-bucket/etcd
