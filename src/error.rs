@@ -60,6 +60,11 @@ impl ErrorKind {
         }
     }
 
+    /// Whether it is about what all of a job depends on, a place or the run itself, and not about one object.
+    pub const fn is_general(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted)
+    }
+
     /// Stable lower-case name, as in `-w json` output.
     pub const fn name(self) -> &'static str {
         self.row().0

@@ -46,18 +46,14 @@ impl CopyReport {
     /// Takes note of what became of `id`.
     ///
     /// # Errors
-    /// What ends the whole copy: a store that cannot be reached, an interruption.
+    /// What is not about `id`, and ends the whole copy.
     fn note(&mut self, id: SnapshotId, written: Result<u64>) -> Result<bool> {
         match written {
             Ok(bytes) => {
                 self.written_bytes += bytes;
                 Ok(true)
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) =>
-            {
-                Err(error)
-            }
+            Err(error) if error.kind().is_general() => Err(error),
             Err(error) => {
                 self.failed.insert(id, error.to_string());
                 Ok(false)
@@ -153,7 +149,7 @@ impl Copying<'_> {
         stream::iter(ids.to_vec())
             .map(|id| async move {
                 match read_manifest(self.source, id).await {
-                    Err(error) if error.kind() == ErrorKind::Unreachable => Err(error),
+                    Err(error) if error.kind().is_general() => Err(error),
                     read => Ok((id, read)),
                 }
             })

@@ -166,7 +166,7 @@ impl SnapshotInput {
         }
         let Some(frame) = self.ready.pop_front() else { return Ok(None) };
         self.hasher.update(frame.as_slice());
-        Ok(Some(Bytes::copy_from_slice(&frame)))
+        Ok(Some(Bytes::from_owner(frame)))
     }
 
     fn finish(self) -> Result<[u8; 32]> {

@@ -106,8 +106,11 @@ impl Parent {
                     let parent = usable.then(|| Self::of(&snapshot, since));
                     return Ok(parent);
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                // It was removed meanwhile.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && folder::list_one(repository, id).await?.manifest.is_none() => {}
                 Err(error) => warnings.push(format!("nothing is taken over from {error}")),
             }
             attempts += 1;
@@ -162,9 +165,10 @@ impl Parent {
         all.sort_by_key(|source| source.snapshot);
         let mut frames = HashMap::new();
         for one in [&other, &self] {
+            let places: Vec<_> =
+                one.sources.iter().map(|source| place(&all, source.snapshot)).collect();
             for (id, known) in one.frames.iter() {
-                let source = one.sources.get(known.source).map(|source| source.snapshot);
-                if let Some(source) = source.and_then(|source| place(&all, source)) {
+                if let Some(source) = places.get(known.source).copied().flatten() {
                     frames.insert(*id, Known { source, ..*known });
                 }
             }

@@ -77,7 +77,7 @@ impl PrunePlan {
         self.leftovers.iter().map(|leftover| leftover.bytes).sum()
     }
 
-    /// Folders of which nothing remains afterwards.
+    /// Folders of snapshots that went before, or were never finished, of which something is deleted: what nothing uses.
     pub fn swept(&self) -> impl Iterator<Item = SnapshotId> {
         self.leftovers.iter().map(|leftover| leftover.id)
     }

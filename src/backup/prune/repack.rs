@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::apply::remove;
 use super::plan::removal;
@@ -54,8 +54,7 @@ pub async fn repack(
     let mut report = RepackReport::default();
     let folders = folder::list_all(repository).await?.snapshots;
     let live = live(repository, &folders, cluster).await?;
-    let mostly_dead = mostly_dead(repository, keys, &folders, &live, control).await?;
-    let mut blocked = mostly_dead;
+    let mut blocked = mostly_dead(repository, keys, &folders, &live, control).await?;
     let mut wanted = BTreeSet::new();
     loop {
         let depends = |manifest: &&Manifest| {
@@ -73,7 +72,14 @@ pub async fn repack(
     let mut before: BTreeMap<ClusterName, OpenSnapshot> = BTreeMap::new();
     for id in wanted {
         control.check()?;
-        let old = OpenSnapshot::open(repository, id, keys).await?;
+        let old = match OpenSnapshot::open(repository, id, keys).await {
+            Ok(old) => old,
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                report.skipped.push((id, error.to_string()));
+                continue;
+            }
+        };
         if let Some(why) = sealed_to_others(repository, keys, id).await? {
             report.skipped.push((id, why));
             continue;
@@ -137,8 +143,14 @@ async fn mostly_dead(
     let mut opened =
         stream::iter(ids).map(|id| OpenSnapshot::open(repository, id, keys)).buffered(4);
     let mut used: BTreeMap<SnapshotId, BTreeMap<u64, u64>> = BTreeMap::new();
-    while let Some(snapshot) = opened.try_next().await? {
+    while let Some(snapshot) = opened.next().await {
         control.check()?;
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            Err(error) if error.kind().is_general() => return Err(error),
+            // What nobody can read is left as it is, and keeps its payloads.
+            Err(_) => continue,
+        };
         let index = snapshot.database.index();
         for frame in &index.frames {
             let source =
