@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentOptions;
 use super::operation::Operation;
+use crate::backup::Listing;
 use crate::error::Error;
 
 /// Upper bounds of the durations' buckets, in seconds.
@@ -55,6 +56,8 @@ pub(super) struct Metrics {
     stored: Family<Cluster, Gauge>,
     recovery: Family<Cluster, Float>,
     leads: Family<Cluster, Gauge>,
+    certificate: Family<Cluster, Float>,
+    objects: Family<Cluster, Gauge>,
 }
 
 impl Metrics {
@@ -75,6 +78,8 @@ impl Metrics {
             stored: Family::default(),
             recovery: Family::default(),
             leads: Family::default(),
+            certificate: Family::default(),
+            objects: Family::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -107,6 +112,11 @@ impl Metrics {
         to.register("drill_recovery_seconds", help, self.recovery.clone());
         let help = "1 on the agent that works, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
+        let help = "When the certificate that etcd is shown expires";
+        let name = "certificate_expiry_timestamp_seconds";
+        to.register(name, help, self.certificate.clone());
+        let help = "Objects under snapshots/ in the repository, of all clusters";
+        to.register("repository_objects", help, self.objects.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentOptions, leads: bool) {
@@ -118,6 +128,7 @@ impl Metrics {
         let now = SystemTime::now();
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
+        self.interval.clear();
         for operation in Operation::ALL {
             if let Some(schedule) = options.schedule(operation) {
                 let longest = schedule.longest_interval(now).as_secs_f64();
@@ -167,8 +178,17 @@ impl Metrics {
         self.revision.get_or_create(&of(options)).set(revision.cast_signed());
     }
 
-    pub(super) fn repository(&self, options: &AgentOptions, snapshots: usize, bytes: u64) {
-        self.snapshots.get_or_create(&of(options)).set(snapshots as i64);
+    pub(super) fn certificate(&self, options: &AgentOptions, expires: Option<SystemTime>) {
+        self.certificate.clear();
+        if let Some(since) = expires.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
+            self.certificate.get_or_create(&of(options)).set(since.as_secs_f64());
+        }
+    }
+
+    pub(super) fn repository(&self, options: &AgentOptions, listing: &Listing) {
+        let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
+        self.objects.get_or_create(&of(options)).set(listing.objects as i64);
+        self.snapshots.get_or_create(&of(options)).set(listing.snapshots.len() as i64);
         self.stored.get_or_create(&of(options)).set(bytes.cast_signed());
     }
 

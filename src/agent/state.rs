@@ -55,6 +55,7 @@ impl Shared {
         let metrics = Metrics::new();
         let current = options.borrow().clone();
         metrics.promises(&current);
+        metrics.certificate(&current, certificate_expires(&current));
         metrics.leads(&current, false);
         Self {
             options,
@@ -195,8 +196,7 @@ impl Shared {
     fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
         let row = |one: &crate::backup::Summary| (one.id, one.full, one.stored_bytes);
         known.snapshots = listing.snapshots.iter().map(row).collect();
-        let stored = listing.snapshots.iter().map(|one| one.stored_bytes).sum();
-        self.metrics.repository(options, listing.snapshots.len(), stored);
+        self.metrics.repository(options, listing);
         if let Some(newest) = listing.snapshots.last() {
             self.metrics.newest(options, newest.database_bytes, newest.revision);
         }
@@ -205,6 +205,7 @@ impl Shared {
     /// Carries out `operation` and takes note of what came of it.
     pub(super) async fn work(&self, operation: Operation, control: &Control) {
         let options = self.current();
+        self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         self.known().running.insert(operation, time);
         let name = operation.name();
@@ -286,6 +287,10 @@ impl Shared {
         let due = schedule.next(schedule.next(last));
         (due < SystemTime::now()).then_some(due)
     }
+}
+
+fn certificate_expires(options: &AgentOptions) -> Option<SystemTime> {
+    (options.etcd)().ok()?.certificate_expires()
 }
 
 fn jitter(options: &AgentOptions) -> Duration {

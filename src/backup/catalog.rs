@@ -61,6 +61,8 @@ pub struct Listing {
     pub findings: Vec<String>,
     /// Folders without a manifest although no backup can still be writing them.
     pub orphans: Vec<SnapshotId>,
+    /// Objects in all snapshots' folders, of whichever cluster.
+    pub objects: usize,
 }
 
 /// Lists the snapshots of `cluster`, or of all clusters.
@@ -72,6 +74,7 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
     let Folders { snapshots, foreign } = folder::list_all(repository).await?;
     let mut listing = Listing::default();
     listing.findings.extend(foreign.iter().map(|name| format!("{name} is none of ours")));
+    listing.objects = snapshots.values().map(|folder| folder.every().count()).sum();
     let mut whole = Vec::new();
     for (id, folder) in snapshots {
         if folder.tombstone.is_some() {

@@ -3,7 +3,7 @@
 #[cfg(feature = "proxy")]
 use std::path::PathBuf;
 use std::time::Duration;
-#[cfg(feature = "proxy")]
+#[cfg(any(feature = "proxy", feature = "agent"))]
 use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
@@ -42,6 +42,15 @@ impl EtcdSettings {
                 Channel::Custom(BoxCloneSyncService::new(service))
             }
         })
+    }
+
+    /// When the certificate that etcd is shown expires, if there is one that can be read.
+    #[cfg(feature = "agent")]
+    pub(crate) fn certificate_expires(&self) -> Option<SystemTime> {
+        let pem = std::fs::read(self.cert.as_ref()?).ok()?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+        let expires = pem.parse_x509().ok()?.validity().not_after.timestamp();
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(expires).ok()?))
     }
 
     /// When the TLS files last changed.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -139,16 +139,21 @@ fn in_a_browser(agent: &Agent, place: &Place) {
 
 fn config(etcd: &Etcd, extra: &str) -> String {
     let endpoints = format!("{:?}", etcd.endpoints());
+    let settings = etcd.settings();
+    let tls: String = [("cacert", settings.cacert), ("cert", settings.cert), ("key", settings.key)]
+        .into_iter()
+        .filter_map(|(name, path)| path.map(|path| format!("{name} = {path:?}\n")))
+        .collect();
     format!(
         "cluster = \"prod\"\nmaster_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n\
-         [etcd]\nendpoints = {endpoints}\n[prune]\nkeep_last = 3\n{extra}\
+         [etcd]\nendpoints = {endpoints}\n{tls}[prune]\nkeep_last = 3\n{extra}\
          [agent]\nlog = \"json\"\nlisten = \"LISTEN\"\nbackup = \"@every 1s\"\n"
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_backs_up_copies_prunes_verifies_and_drills() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::builder(Version::V3_5).with_tls().start().await;
     etcd.fill(20, 100).await;
     let place = Place::new();
     let program = Version::V3_5.programs().join("etcd");
@@ -164,6 +169,9 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     assert_eq!(agent.get("/healthz"), (200, "ok\n".into()));
     assert_eq!(agent.get("/readyz").0, 200);
     assert_eq!(agent.metric("strongroom_agent_leads"), 1.0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(agent.metric("strongroom_certificate_expiry_timestamp_seconds") > now);
+    assert!(agent.metric("strongroom_repository_objects") >= 12.0);
     assert!(
         agent.metric(
             "strongroom_operations_total{cluster=\"prod\",operation=\"backup\",result=\"success\""

@@ -15,9 +15,14 @@ fn deploy(name: &str) -> PathBuf {
 }
 
 fn promtool() -> Command {
+    tool("promtool")
+}
+
+/// Prometheus's or Alertmanager's.
+fn tool(name: &str) -> Command {
     let given = std::env::var_os("STRONGROOM_TEST_PROMTOOL").map(PathBuf::from);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let path = given.unwrap_or_else(|| root.join(".tools/promtool/promtool"));
+    let path = given.unwrap_or_else(|| root.join(".tools/promtool/promtool")).with_file_name(name);
     assert!(path.exists(), "{} is missing: run scripts/get-tools", path.display());
     Command::new(path)
 }
@@ -35,7 +40,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 13);
+    assert_eq!(alerts.len(), 14);
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -46,6 +51,21 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         assert!(readme.contains(&format!("# {heading}\n")), "no heading {heading}");
     }
     assert_eq!(rules.matches("severity: page").count(), 2);
+}
+
+#[test]
+fn a_dead_agent_holds_back_what_follows_from_it_but_no_page() {
+    run(tool("amtool").arg("check-config").arg(deploy("prometheus/alertmanager.yml")));
+    let manager = std::fs::read_to_string(deploy("prometheus/alertmanager.yml")).unwrap();
+    let rules = std::fs::read_to_string(deploy("prometheus/strongroom.rules.yml")).unwrap();
+    let list = manager.split_once("alertname=~\"Strongroom(").unwrap().1.split_once(")\"").unwrap();
+    let held: Vec<_> = list.0.split('|').collect();
+    assert!(held.contains(&"NobodyLeads") && held.contains(&"VerifyStale"));
+    for name in held {
+        let rule = rules.split_once(&format!("- alert: Strongroom{name}\n")).expect(name).1;
+        let rule = rule.split("- alert:").next().unwrap();
+        assert!(rule.contains("{severity: ticket}"), "{name}");
+    }
 }
 
 /// The names of our metrics in an expression or a scrape.
