@@ -4,10 +4,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use super::state::begun;
 use super::{AgentOptions, Places};
 use crate::backup::{
     Control, DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, backup, copy, drill,
-    newest_reports, plan_prune, prune_report, select, snapshots, store_report, verify,
+    newest_authentic, newest_reports, plan_prune, prune_report, select, snapshots, store_report,
+    verify,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Report, SnapshotId};
@@ -70,6 +72,8 @@ pub(super) struct Done {
     pub(super) fields: Vec<(&'static str, Value)>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
+    /// Length of the database and last revision, of a backup.
+    pub(super) snapshot: Option<(u64, u64)>,
     /// The snapshots there are now, of what changes them.
     pub(super) listing: Option<Listing>,
     /// From the first byte fetched to an etcd that answers, of a drill.
@@ -115,6 +119,7 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
             ("warnings", report.warnings.into()),
         ],
         finding,
+        snapshot: Some((report.database_bytes, report.revision)),
         ..Done::default()
     })
 }
@@ -215,22 +220,22 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     Ok(Done { fields, finding, recovery: Some(drilled.recovery), ..Done::default() })
 }
 
-/// When each operation was last carried out, by what the repository says.
+/// When each operation was last carried out, and length and last revision of the newest snapshot's database, by what the
+/// keys authenticate in the repository.
 pub(super) async fn last_runs(
     options: &AgentOptions,
-) -> Result<(Vec<(Operation, SystemTime)>, Listing)> {
+) -> Result<(Vec<(Operation, SystemTime)>, Option<(u64, u64)>, Listing)> {
     let places = (options.places)().await?;
-    let time = |id: SnapshotId| UNIX_EPOCH + Duration::from_millis(id.unix_ms());
+    let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
-    let listing = snapshots(&places.repository, Some(&options.cluster)).await?;
-    if let Ok(newest) = select(&listing, "latest", None) {
-        last.push((Operation::Backup, time(newest)));
-    }
+    let listing = snapshots(repository, Some(&options.cluster)).await?;
+    let newest = newest_authentic(repository, keys, &options.cluster).await?;
+    last.extend(newest.iter().map(|newest| (Operation::Backup, begun(newest.snapshot))));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
         Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
     };
-    let found = newest_reports(&places.repository, &places.keys, &wanted, of).await?;
-    last.extend(found.into_iter().map(|(operation, id)| (operation, time(id))));
-    Ok((last, listing))
+    let found = newest_reports(repository, keys, &wanted, of).await?;
+    last.extend(found.into_iter().map(|(operation, id)| (operation, begun(id))));
+    Ok((last, newest.map(|newest| (newest.database_bytes, newest.revision)), listing))
 }

@@ -49,8 +49,7 @@ pub(super) fn page(shared: &Shared) -> Answer {
 }
 
 fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Result {
-    let newest = known.snapshots.last().map(|(id, ..)| id.unix_ms());
-    let point = newest.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+    let point = known.done.get(&Operation::Backup).and_then(|run| run.last);
     let age = point.map(|at| ago(at, now));
     let stored: u64 = known.snapshots.iter().map(|(_, _, bytes)| bytes).sum();
     let recovery = known.recovery.map(|took| format!("{:.1} s", took.as_secs_f64()));

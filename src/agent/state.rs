@@ -10,10 +10,12 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::operation::{self, Done, Operation};
 use super::{AgentOptions, Changes, RETRY};
-use crate::backup::{Control, Listing};
+use crate::backup::{Control, Listing, Summary};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
+
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 /// What all parts of an agent share.
 pub(super) struct Shared {
@@ -46,6 +48,8 @@ pub(super) struct Run {
     pub(super) last: Option<SystemTime>,
     pub(super) failures: u32,
     pub(super) error: Option<String>,
+    /// When the last one was over, where this agent saw it.
+    ended: Option<SystemTime>,
     retry: Option<SystemTime>,
     jitter: Duration,
 }
@@ -150,23 +154,25 @@ impl Shared {
         let now = SystemTime::now();
         let due = operations.iter().filter_map(|operation| {
             let run = known.done.get(operation).cloned().unwrap_or_default();
+            let last = run.last.filter(|last| !is_ahead(*last, now));
             let due = match operation {
                 Operation::Copy => {
-                    let backup = known.done.get(&Operation::Backup).and_then(|run| run.last)?;
+                    let backup = known.done.get(&Operation::Backup)?;
+                    let backup = backup.ended.max(backup.last)?;
                     let copied = run.last.is_some_and(|last| last > backup);
                     (options.replica.is_some() && !copied).then_some(backup)?
                 }
                 _ => {
                     let schedule = options.schedule(*operation)?;
-                    match run.last {
-                        // A run from the future is a clock that was wrong.
+                    match last {
                         Some(last) => schedule.next(last.min(now)) + run.jitter,
                         None if *operation == Operation::Backup => now,
                         None => schedule.next(known.since.unwrap_or(now)),
                     }
                 }
             };
-            Some((run.retry.map_or(due, |retry| retry.max(due)), *operation))
+            let retry = run.retry.map(|retry| retry.min(now + RETRY.1));
+            Some((retry.map_or(due, |retry| retry.max(due)), *operation))
         });
         let next = due.min();
         Ok(next
@@ -179,27 +185,31 @@ impl Shared {
         if self.known().read {
             return Ok(());
         }
-        let (last, listing) = operation::last_runs(options).await?;
+        let (last, newest, listing) = operation::last_runs(options).await?;
         let mut known = self.known();
         known.read = true;
         known.unread = None;
         known.since = known.since.or(Some(SystemTime::now()));
-        for (operation, at) in last {
+        let now = SystemTime::now();
+        for (operation, at) in last.into_iter().filter(|(_, at)| !is_ahead(*at, now)) {
             let run = known.done.entry(operation).or_default();
-            run.last = Some(run.last.map_or(at, |last| last.max(at)));
+            let before = run.last.filter(|last| !is_ahead(*last, now));
+            run.last = Some(before.map_or(at, |last| last.max(at)));
             self.metrics.succeeded(options, operation, at);
+        }
+        if let Some((bytes, revision)) = newest {
+            self.metrics.newest(options, bytes, revision);
         }
         self.listed(options, &mut known, &listing);
         Ok(())
     }
 
     fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
-        let row = |one: &crate::backup::Summary| (one.id, one.full, one.stored_bytes);
-        known.snapshots = listing.snapshots.iter().map(row).collect();
+        let now = SystemTime::now();
+        let row = |one: &Summary| (one.id, one.full, one.stored_bytes);
+        let times = listing.snapshots.iter().filter(|one| !is_ahead(begun(one.id), now));
+        known.snapshots = times.map(row).collect();
         self.metrics.repository(options, listing);
-        if let Some(newest) = listing.snapshots.last() {
-            self.metrics.newest(options, newest.database_bytes, newest.revision);
-        }
     }
 
     /// Carries out `operation` and takes note of what came of it.
@@ -244,13 +254,17 @@ impl Shared {
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
+        if let Some((bytes, revision)) = done.snapshot {
+            self.metrics.newest(options, bytes, revision);
+        }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
         let error = done.finding.map(|finding| finding.to_string());
-        let run = Run { last: Some(time), error, jitter: jitter(options), ..Run::default() };
+        let ended = Some(SystemTime::now());
+        let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
         known.done.insert(operation, run);
         if let Some(listing) = &done.listing {
             self.listed(options, &mut known, listing);
@@ -283,10 +297,21 @@ impl Shared {
     pub(super) fn overdue(&self, known: &Known, operation: Operation) -> Option<SystemTime> {
         let options = self.current();
         let schedule = options.schedule(operation)?;
-        let last = known.done.get(&operation).and_then(|run| run.last).or(known.since)?;
+        let last = known.done.get(&operation).and_then(|run| run.last);
+        let last = last.filter(|last| !is_ahead(*last, SystemTime::now())).or(known.since)?;
         let due = schedule.next(schedule.next(last));
         (due < SystemTime::now()).then_some(due)
     }
+}
+
+/// A time further ahead than clocks differ: one of them was wrong.
+fn is_ahead(time: SystemTime, now: SystemTime) -> bool {
+    time > now + MAX_AHEAD
+}
+
+/// When a snapshot was begun.
+pub(super) fn begun(id: SnapshotId) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(id.unix_ms())
 }
 
 fn certificate_expires(options: &AgentOptions) -> Option<SystemTime> {

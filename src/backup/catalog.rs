@@ -77,10 +77,16 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
     listing.objects = snapshots.values().map(|folder| folder.every().count()).sum();
     let mut whole = Vec::new();
     for (id, folder) in snapshots {
-        if folder.tombstone.is_some() {
-            // On its way out: no snapshot any more, and no damage.
-        } else if folder.manifest.is_some() {
+        if folder.manifest.is_some() {
+            if folder.tombstone.is_some() {
+                listing.findings.push(format!(
+                    "snapshot {id} is about to be removed, or somebody wants it to look so: \
+                     the next `prune` decides"
+                ));
+            }
             whole.push((id, folder));
+        } else if folder.tombstone.is_some() {
+            // Removed: no snapshot any more, and no damage.
         } else if folder.sealed_since(now).is_some_and(|age| age > LONGEST_BACKUP) {
             listing.orphans.push(id);
             listing.findings.push(format!(
@@ -200,8 +206,8 @@ pub(super) async fn folders_of(
             .await;
     }
     let all = folder::list_all(repository).await?.snapshots;
-    let is_whole = |folder: &Folder| folder.manifest.is_some() && folder.tombstone.is_none();
-    let whole: Vec<_> = all.into_iter().filter(|(_, folder)| is_whole(folder)).collect();
+    // With a tombstone too: it is decided anew, and until then it is a snapshot.
+    let whole: Vec<_> = all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect();
     let Scope::Cluster(cluster) = scope else { return Ok(whole) };
     let mut read =
         stream::iter(whole)

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::catalog::Scope;
 use super::control::{Control, Step, Unit};
 use super::folder::{self, Folder};
+use super::grace::{GRACE, Since};
 use super::read::pieces;
 use super::snapshot::read_manifest;
 use crate::crypto;
@@ -96,10 +97,11 @@ pub async fn copy(
 ) -> Result<CopyReport> {
     let begun = Instant::now();
     let mut report = CopyReport::default();
-    let work = Copying {
+    let mut work = Copying {
         source,
         target,
         control,
+        since: Since::now(),
         from: folder::list_all(source).await?.snapshots,
         there: folder::list_all(target).await?.snapshots,
     };
@@ -117,6 +119,10 @@ pub async fn copy(
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     let mut done = BTreeSet::new();
     for group in wanted.chunks(TOGETHER) {
+        if work.since.elapsed() > GRACE / 8 {
+            work.since = Since::now();
+            work.there = folder::list_all(target).await?.snapshots;
+        }
         let manifests = work.closed(group, scope, &mut done, &mut report).await?;
         work.group(manifests, &mut report).await?;
     }
@@ -128,6 +134,8 @@ struct Copying<'a> {
     source: &'a Repository,
     target: &'a Repository,
     control: &'a Control,
+    /// No later than `there` was listed.
+    since: Since,
     from: BTreeMap<SnapshotId, Folder>,
     there: BTreeMap<SnapshotId, Folder>,
 }
@@ -217,7 +225,15 @@ impl Copying<'_> {
             self.control.step(Step::Advance(1));
         }
         drop(copied);
+        self.since.check(|| "what it wrote".into())?;
+        let missing = self.missing(&ready).await?;
         for (id, manifest) in ready {
+            let uses = manifest.body().depends_on.iter().chain([&id]);
+            if let Some(gone) = uses.into_iter().find(|id| missing.contains(*id)) {
+                let why = format!("the payload of {gone} is missing in the copy: a prune there?");
+                report.failed.insert(id, why);
+                continue;
+            }
             let depends_on = &manifest.body().depends_on;
             if let Some(missing) = depends_on.iter().find(|id| report.failed.contains_key(*id)) {
                 let why = format!("it depends on {missing}, which is not whole");
@@ -235,6 +251,29 @@ impl Copying<'_> {
             report.copied.push(id);
         }
         Ok(())
+    }
+
+    /// The snapshots among `ready`, and those they depend on, whose payloads the copy does not have now.
+    async fn missing(&self, ready: &[(SnapshotId, Manifest)]) -> Result<BTreeSet<SnapshotId>> {
+        let used: BTreeSet<_> = ready
+            .iter()
+            .flat_map(|(id, manifest)| manifest.body().depends_on.iter().chain([id]))
+            .copied()
+            .collect();
+        let mut lengths = stream::iter(used)
+            .map(|id| async move {
+                let name = names::snapshot_object(id, "payload");
+                (id, self.target.len(&name).await)
+            })
+            .buffered(TOGETHER);
+        let mut missing = BTreeSet::new();
+        while let Some((id, length)) = lengths.next().await {
+            match length {
+                Err(error) if error.kind() == ErrorKind::NotFound => drop(missing.insert(id)),
+                found => drop(found?),
+            }
+        }
+        Ok(missing)
     }
 
     /// Copies what a snapshot has of its own, but its manifest; the bytes written.
@@ -270,8 +309,7 @@ impl Copying<'_> {
     }
 
     fn is_alive(&self, id: SnapshotId) -> bool {
-        let folder = self.from.get(&id);
-        folder.is_some_and(|folder| folder.manifest.is_some() && folder.tombstone.is_none())
+        self.from.get(&id).is_some_and(|folder| folder.manifest.is_some())
     }
 
     /// The copy's own retention removed it.

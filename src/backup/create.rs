@@ -13,6 +13,7 @@ use super::companions;
 use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
+use super::grace::{Since, still_there};
 use super::input::{Input, Live};
 use super::parent::{KnownFrames, Parent};
 use super::snapshot::DatabaseReader;
@@ -267,6 +268,7 @@ impl Writer<'_> {
         let etcd = input.facts();
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
+        let since = Since::now();
         let index_object = self.index(&index, payload.length).await?;
         let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
         if let Some(tar) = &self.content.companions {
@@ -295,6 +297,10 @@ impl Writer<'_> {
         };
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let sealed_facts = facts::seal(&facts, &self.data_key, self.id, &mut crypto::system_rng())?;
+        let own = objects
+            .iter()
+            .map(|object| (names::snapshot_object(self.id, &object.role), object.length))
+            .collect();
         let body = ManifestBody {
             origin: self.repository.id(),
             snapshot: self.id,
@@ -311,6 +317,9 @@ impl Writer<'_> {
         let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
         let manifest = Manifest::finish(body, mac)?.print();
         stored_bytes += manifest.len() as u64;
+        // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
+        since.check(|| "what it wrote".into())?;
+        still_there(self.repository, own).await?;
         if let Some(parent) = &self.content.parent {
             parent.recheck(self.repository, &depends_on).await?;
         }

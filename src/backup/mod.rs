@@ -13,6 +13,7 @@ mod drill;
 mod facts;
 mod folder;
 mod frames;
+mod grace;
 mod input;
 mod inside;
 mod member;
@@ -37,9 +38,9 @@ pub use copy::{CopyReport, copy, open_replica};
 pub use create::{BackupOptions, BackupReport, Source, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
+pub use grace::GRACE;
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
-pub use parent::GRACE;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
@@ -56,6 +57,8 @@ pub use selective::{
     plan_to_cluster,
 };
 pub use show::{Details, show};
+#[cfg(feature = "agent")]
+pub(crate) use snapshot::newest_authentic;
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
 
 #[cfg(test)]

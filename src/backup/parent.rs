@@ -2,29 +2,25 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
-use super::catalog::LONGEST_BACKUP;
 use super::create::BackupOptions;
 use super::folder::{self, Folder};
 use super::frames::FRAME_LEN;
+use super::grace::{Since, still_there};
 use super::snapshot::{self, OpenSnapshot};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::format::{FrameRef, SnapshotId, Source, names};
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
 
-/// How long a removed snapshot's payload stays, for those who began to lean on it before (SPEC.md §3.3).
-pub const GRACE: Duration = LONGEST_BACKUP;
 /// Snapshots whose index is tried, from the newest down.
 const ATTEMPTS: usize = 5;
 /// Manifests read ahead: the first is mostly the one.
 const AHEAD: usize = 2;
-/// Requests in flight.
-const READS: usize = 32;
 
 /// A frame that the chain holds, by its source among [`Parent::sources`].
 #[derive(Clone, Copy)]
@@ -45,19 +41,6 @@ pub(super) struct Parent {
     /// Ascending: payloads of the parent and of those it depends on.
     sources: Vec<Source>,
     since: Since,
-}
-
-/// By both clocks: one stands still while the machine sleeps, the other may be set back.
-struct Since(Instant, SystemTime);
-
-impl Since {
-    fn now() -> Self {
-        Self(Instant::now(), SystemTime::now())
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
-    }
 }
 
 impl Parent {
@@ -221,30 +204,13 @@ impl Parent {
         repository: &Repository,
         sources: &[SnapshotId],
     ) -> Result<()> {
-        if self.since.elapsed() > GRACE / 2 {
-            return Err(Error::new(
-                ErrorKind::Refused,
-                format!(
-                    "this took so long that snapshot {}, which it leans on, may be gone",
-                    self.id
-                ),
-            )
-            .hint("take this one in full, with --full"));
-        }
+        self.since
+            .check(|| format!("snapshot {}, which it leans on,", self.id))
+            .map_err(|error| error.hint("take this one in full, with --full"))?;
         let used = self.sources.iter().filter(|source| sources.contains(&source.snapshot));
         let wanted: Vec<_> = used
             .map(|source| (names::snapshot_object(source.snapshot, "payload"), source.length))
             .collect();
-        stream::iter(wanted)
-            .map(|(name, length)| async move {
-                if repository.len(&name).await? == length {
-                    Ok(())
-                } else {
-                    Err(Error::tampered(format!("{name}: its length has changed")))
-                }
-            })
-            .buffer_unordered(READS)
-            .try_collect()
-            .await
+        still_there(repository, wanted).await
     }
 }

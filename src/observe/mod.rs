@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +12,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(10);
+/// Connections at once: nobody takes all our files by asking.
+const CONNECTIONS: usize = 64;
 
 /// One answer.
 pub(crate) struct Answer {
@@ -70,7 +73,9 @@ pub(crate) async fn serve<F>(
 ) where
     F: Future<Output = Answer> + Send,
 {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
@@ -89,6 +94,7 @@ pub(crate) async fn serve<F>(
             server.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
             let connection = server.serve_connection(TokioIo::new(stream), service);
             let _ = tokio::time::timeout(REQUEST, connection).await;
+            drop(slot);
         });
     }
 }

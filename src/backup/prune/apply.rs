@@ -47,6 +47,12 @@ pub async fn apply_prune(
     let begun = Instant::now();
     let mut report = PruneReport::default();
     for id in &plan.revive {
+        // Somebody else may be removing it just now.
+        let manifest = names::snapshot_object(*id, "manifest");
+        match repository.len(&manifest).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            found => found?,
+        };
         let name = names::snapshot_object(*id, "tombstone");
         unless_refused(repository.delete(&name).await, &mut report)?;
     }

@@ -9,7 +9,7 @@ use super::policy::Retention;
 use super::proved::last_proved;
 use crate::backup::control::{Control, Unit};
 use crate::backup::folder::{self, Folder};
-use crate::backup::parent::GRACE;
+use crate::backup::grace::GRACE;
 use crate::backup::snapshot;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, MAX_MANIFEST, Manifest, SnapshotId, names};
@@ -109,7 +109,8 @@ pub async fn plan_prune(
     let mut plan = PrunePlan::default();
     let mut all = Known::read(repository, keys, cluster, &mut plan.findings, control).await?;
     let (proved, reported) = last_proved(repository, keys, &all.clusters).await?;
-    all.clock = all.clock.max(reported);
+    // An object from the future would make everything old.
+    all.clock = all.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
     for (cluster, ids) in &all.clusters {
         for (id, mut reasons) in retention.keep(ids) {
             if proved.contains(&id) {
@@ -218,13 +219,35 @@ impl Known {
             }
             known.manifests.insert(id, manifest);
         }
+        known.leave_out_what_lacks_payloads(findings);
         findings.sort();
         Ok(known)
+    }
+
+    /// What cannot be restored pushes nothing out that can.
+    fn leave_out_what_lacks_payloads(&mut self, findings: &mut Vec<String>) {
+        let Self { folders, manifests, clusters, .. } = self;
+        let lacks = |source: &&SnapshotId| {
+            folders.get(*source).is_none_or(|folder| folder.length("payload").is_none())
+        };
+        for ids in clusters.values_mut() {
+            ids.retain(|id| {
+                let sources = manifests.get(id).map(|one| &one.body().depends_on);
+                let lacking = sources.and_then(|sources| sources.iter().find(lacks));
+                if let Some(source) = lacking {
+                    findings.push(format!(
+                        "stays, and does not count: snapshot {id}: the payload of {source}, which it uses, is missing"
+                    ));
+                }
+                lacking.is_none()
+            });
+        }
     }
 
     /// What becomes of payloads, tombstones and leftovers.
     fn settle(&self, plan: &mut PrunePlan) {
         let removed: BTreeSet<_> = plan.remove.iter().map(|removal| removal.id).collect();
+        let kept: BTreeSet<_> = plan.keep.iter().map(|keeping| keeping.id).collect();
         // What is removed now gets a tombstone, which is young: all that there is names what it uses.
         let mut in_use = BTreeSet::new();
         let mut named = BTreeSet::new();
@@ -246,7 +269,7 @@ impl Known {
         for (id, folder) in &self.folders {
             let keeps_payload = named.contains(id) || !self.complete;
             match (&folder.manifest, &folder.tombstone) {
-                (Some(_), Some(_)) if !removed.contains(id) => {
+                (Some(_), Some(_)) if kept.contains(id) => {
                     plan.findings
                         .push(format!("snapshot {id} was about to be removed, and is to be kept"));
                     plan.revive.push(*id);
@@ -308,6 +331,7 @@ async fn head(
         return Ok(Some((manifest, Ok(false))));
     }
     let opened = snapshot::authenticate(repository, folder, keys, &manifest, &mut Vec::new()).await;
-    let authentic = opened.map(|_| true).context(format!("snapshot {id}"));
+    let whole = opened.and_then(|_| snapshot::check_lengths(&manifest, folder));
+    let authentic = whole.map(|()| true).context(format!("snapshot {id}"));
     Ok(Some((manifest, authentic)))
 }

@@ -1,0 +1,53 @@
+//! What a writer may rely on beside a prune: nothing that it saw, or wrote, goes within the grace period.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::catalog::LONGEST_BACKUP;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Repository;
+
+/// How long a removed snapshot's payload stays, for those who began to lean on it before, and what has no manifest yet
+/// (SPEC.md §3.3).
+pub const GRACE: Duration = LONGEST_BACKUP;
+/// Lengths asked for at once.
+const READS: usize = 64;
+
+/// By both clocks: one stands still while the machine sleeps, the other may be set back.
+pub(super) struct Since(Instant, SystemTime);
+
+impl Since {
+    pub(super) fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.0.elapsed().max(self.1.elapsed().unwrap_or_default())
+    }
+
+    /// # Errors
+    /// [`Refused`](ErrorKind::Refused) when a prune may have begun to remove what was there then.
+    pub(super) fn check(&self, what: impl FnOnce() -> String) -> Result<()> {
+        if self.elapsed() > GRACE / 2 {
+            let message = format!("this took so long that {} may be gone", what());
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that these objects are there, as long as they are said to be.
+pub(super) async fn still_there(repository: &Repository, wanted: Vec<(String, u64)>) -> Result<()> {
+    stream::iter(wanted)
+        .map(|(name, length)| async move {
+            if repository.len(&name).await? == length {
+                Ok(())
+            } else {
+                Err(Error::tampered(format!("{name}: its length has changed")))
+            }
+        })
+        .buffer_unordered(READS)
+        .try_collect()
+        .await
+}
