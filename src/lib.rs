@@ -6,7 +6,8 @@
 //!
 //! The modules stand on floors, and import downwards only: [`crypto`], [`mod@format`] and [`bolt`] are pure;
 //! [`mvcc`] and [`keys`] stand on them; [`envelope`], [`store`] and [`etcd`] add the world; [`backup`] is what they
-//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit`] notes down who asked.
+//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit`] notes down who asked,
+//! and [`agent`] does all of it by a schedule.
 //!
 //! # Back up and restore
 //!

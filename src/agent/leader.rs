@@ -30,7 +30,9 @@ pub(super) async fn lead(
     loop {
         let current = options.borrow().clone();
         let term = serve(&current, &leading, &log, &mut end).await;
-        leading.send_replace(false);
+        if leading.send_replace(false) {
+            told.clear();
+        }
         if let Err(error) = term {
             // Once, not every four seconds.
             if told != error.to_string() {

@@ -41,7 +41,8 @@ impl Log {
         self.line("info", event, fields);
     }
 
-    pub(super) fn warn(&self, event: &str, fields: &[(&str, Value)]) {
+    /// Something that did not go as it should, and does not keep the agent from working.
+    pub fn warn(&self, event: &str, fields: &[(&str, Value)]) {
         self.line("warning", event, fields);
     }
 

@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentOptions;
-use super::operation::Operation;
+use super::operation::{Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
 
@@ -50,6 +50,7 @@ pub(super) struct Metrics {
     snapshot_success: Family<Cluster, Float>,
     verify_success: Family<Cluster, Float>,
     verify_failures: Family<Cluster, Counter>,
+    findings: Family<Work, Counter>,
     size: Family<Cluster, Gauge>,
     revision: Family<Cluster, Gauge>,
     snapshots: Family<Cluster, Gauge>,
@@ -72,6 +73,7 @@ impl Metrics {
             snapshot_success: Family::default(),
             verify_success: Family::default(),
             verify_failures: Family::default(),
+            findings: Family::default(),
             size: Family::default(),
             revision: Family::default(),
             snapshots: Family::default(),
@@ -100,6 +102,8 @@ impl Metrics {
         to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
         let help = "Verifications that found a snapshot that is not whole";
         to.register("verify_failures", help, self.verify_failures.clone());
+        let help = "Work that was done and found something wrong";
+        to.register("findings", help, self.findings.clone());
         let help = "Length of the newest snapshot's database";
         to.register("snapshot_size_bytes", help, self.size.clone());
         let help = "Revision of the newest snapshot";
@@ -130,6 +134,7 @@ impl Metrics {
         let _ = self.verify_failures.get_or_create(&of(options));
         self.interval.clear();
         for operation in Operation::ALL {
+            let _ = self.findings.get_or_create(&work(options, operation));
             if let Some(schedule) = options.schedule(operation) {
                 let longest = schedule.longest_interval(now).as_secs_f64();
                 self.interval.get_or_create(&work(options, operation)).set(longest);
@@ -140,13 +145,9 @@ impl Metrics {
     pub(super) fn succeeded(&self, options: &AgentOptions, operation: Operation, at: SystemTime) {
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.last_success.get_or_create(&work(options, operation)).set(seconds);
-        match operation {
-            Operation::Backup => self.snapshot_success.get_or_create(&of(options)).set(seconds),
-            Operation::Verify | Operation::VerifyAll => {
-                self.verify_success.get_or_create(&of(options)).set(seconds)
-            }
-            _ => 0.0,
-        };
+        if matches!(operation, Operation::Verify | Operation::VerifyAll) {
+            self.verify_success.get_or_create(&of(options)).set(seconds);
+        }
     }
 
     pub(super) fn ended(
@@ -173,9 +174,23 @@ impl Metrics {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
 
-    pub(super) fn newest(&self, options: &AgentOptions, bytes: u64, revision: u64) {
-        self.size.get_or_create(&of(options)).set(bytes.cast_signed());
-        self.revision.get_or_create(&of(options)).set(revision.cast_signed());
+    /// The newest snapshot: also one of members that differ.
+    pub(super) fn newest(&self, options: &AgentOptions, newest: &Newest) {
+        let begun = newest.begun.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.snapshot_success.get_or_create(&of(options)).set(begun.as_secs_f64());
+        self.size.get_or_create(&of(options)).set(newest.database_bytes.cast_signed());
+        self.revision.get_or_create(&of(options)).set(newest.revision.cast_signed());
+    }
+
+    /// Another agent tells from now on how large things are. When things were done stays true.
+    pub(super) fn stands_by(&self) {
+        for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
+            family.clear();
+        }
+    }
+
+    pub(super) fn found(&self, options: &AgentOptions, operation: Operation) {
+        self.findings.get_or_create(&work(options, operation)).inc();
     }
 
     pub(super) fn certificate(&self, options: &AgentOptions, expires: Option<SystemTime>) {

@@ -1,18 +1,19 @@
 //! What an agent does.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
 use super::state::begun;
 use super::{AgentOptions, Places};
 use crate::backup::{
-    Control, DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, backup, copy, drill,
-    newest_authentic, newest_reports, plan_prune, prune_report, select, snapshots, store_report,
-    verify,
+    Control, DrillOptions, EVERY_SNAPSHOT, Listing, Scope, Source, VerifyLevel, apply_prune,
+    backup, copy, drill, newest_authentic, newest_reports, plan_prune, proves_bytes, prune_report,
+    select, snapshots, store_report, verify,
 };
+use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Report, SnapshotId};
+use crate::format::{ManifestBody, Report, SnapshotId};
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,17 +54,14 @@ impl Operation {
         match report.kind.as_str() {
             "prune" => Some(Self::Prune),
             "drill" => Some(Self::Drill),
-            "verify" if report.steps.iter().any(|step| step.name == ALL_STEP) => {
+            "verify" if report.steps.iter().any(|step| step.name == EVERY_SNAPSHOT) => {
                 Some(Self::VerifyAll)
             }
-            "verify" => Some(Self::Verify),
+            "verify" if proves_bytes(report) => Some(Self::Verify),
             _ => None,
         }
     }
 }
-
-/// Marks a report about every snapshot.
-const ALL_STEP: &str = "all";
 
 /// What an operation came to.
 #[derive(Debug, Default)]
@@ -72,8 +70,8 @@ pub(super) struct Done {
     pub(super) fields: Vec<(&'static str, Value)>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
-    /// Length of the database and last revision, of a backup.
-    pub(super) snapshot: Option<(u64, u64)>,
+    /// What a backup took.
+    pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
     pub(super) listing: Option<Listing>,
     /// From the first byte fetched to an etcd that answers, of a drill.
@@ -119,7 +117,11 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
             ("warnings", report.warnings.into()),
         ],
         finding,
-        snapshot: Some((report.database_bytes, report.revision)),
+        newest: Some(Newest {
+            begun: begun(report.id),
+            database_bytes: report.database_bytes,
+            revision: report.revision,
+        }),
         ..Done::default()
     })
 }
@@ -155,7 +157,9 @@ async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> R
         ("refused", report.refused.len().into()),
         ("findings", plan.findings.into()),
     ];
-    Ok(Done { fields, ..Done::default() })
+    let refused = report.refused.first();
+    let finding = refused.map(|why| Error::new(ErrorKind::Denied, why.clone()));
+    Ok(Done { fields, finding, ..Done::default() })
 }
 
 async fn prove(
@@ -179,7 +183,9 @@ async fn prove(
     let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
     let mut report = found.evidence(Some(&options.cluster), begun.elapsed());
     if operation == Operation::VerifyAll {
-        report.steps.push(crate::format::ReportStep { name: ALL_STEP.into(), milliseconds: 0 });
+        report
+            .steps
+            .push(crate::format::ReportStep { name: EVERY_SNAPSHOT.into(), milliseconds: 0 });
     }
     store_report(repository, keys, &report).await?;
     let fields = vec![
@@ -190,11 +196,11 @@ async fn prove(
     Ok(Done { fields, finding: failed, ..Done::default() })
 }
 
-/// The newest, and one of the others: each comes when the days have gone round.
+/// The newest, and one of the others by chance: in time each comes.
 fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
     let Some((newest, others)) = ids.split_last() else { return Vec::new() };
-    let hours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 3600;
-    let turn = usize::try_from(hours).ok().and_then(|hours| hours.checked_rem(others.len()));
+    let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+    let turn = random.checked_rem(others.len() as u64).and_then(|turn| usize::try_from(turn).ok());
     let other = turn.and_then(|turn| others.get(turn));
     other.into_iter().chain([newest]).copied().collect()
 }
@@ -220,22 +226,53 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     Ok(Done { fields, finding, recovery: Some(drilled.recovery), ..Done::default() })
 }
 
-/// When each operation was last carried out, and length and last revision of the newest snapshot's database, by what the
-/// keys authenticate in the repository.
-pub(super) async fn last_runs(
-    options: &AgentOptions,
-) -> Result<(Vec<(Operation, SystemTime)>, Option<(u64, u64)>, Listing)> {
+/// When an operation was last carried out.
+pub(super) struct LastRun {
+    pub(super) operation: Operation,
+    pub(super) at: SystemTime,
+    pub(super) passed: bool,
+}
+
+/// The newest snapshot.
+#[derive(Debug)]
+pub(super) struct Newest {
+    pub(super) begun: SystemTime,
+    pub(super) database_bytes: u64,
+    pub(super) revision: u64,
+}
+
+impl Newest {
+    fn of(manifest: &ManifestBody) -> Self {
+        let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
+        Self { begun: begun(snapshot), database_bytes, revision }
+    }
+}
+
+/// What the keys authenticate in the repository, and what it lists.
+pub(super) struct Found {
+    pub(super) last: Vec<LastRun>,
+    pub(super) newest: Option<Newest>,
+    pub(super) listing: Listing,
+}
+
+/// Reads what was done, by whichever agent or person.
+pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
     let places = (options.places)().await?;
     let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
     let listing = snapshots(repository, Some(&options.cluster)).await?;
     let newest = newest_authentic(repository, keys, &options.cluster).await?;
-    last.extend(newest.iter().map(|newest| (Operation::Backup, begun(newest.snapshot))));
+    last.extend(newest.iter().map(|newest| LastRun {
+        operation: Operation::Backup,
+        at: begun(newest.snapshot),
+        passed: true,
+    }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
         Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
     };
-    let found = newest_reports(repository, keys, &wanted, of).await?;
-    last.extend(found.into_iter().map(|(operation, id)| (operation, begun(id))));
-    Ok((last, newest.map(|newest| (newest.database_bytes, newest.revision)), listing))
+    for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
+        last.push(LastRun { operation, at: begun(id), passed: report.passed });
+    }
+    Ok(Found { last, newest: newest.map(|newest| Newest::of(&newest)), listing })
 }

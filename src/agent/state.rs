@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::log::Log;
 use super::metrics::Metrics;
-use super::operation::{self, Done, Operation};
+use super::operation::{self, Done, Found, LastRun, Operation};
 use super::{AgentOptions, Changes, RETRY};
 use crate::backup::{Control, Listing, Summary};
 use crate::crypto;
@@ -122,6 +122,8 @@ impl Shared {
         let mut known = self.known();
         known.read = false;
         known.unread = None;
+        drop(known);
+        self.metrics.stands_by();
     }
 
     /// Tells of changed options, for ever.
@@ -185,20 +187,28 @@ impl Shared {
         if self.known().read {
             return Ok(());
         }
-        let (last, newest, listing) = operation::last_runs(options).await?;
+        let Found { last, newest, listing } = operation::last_runs(options).await?;
         let mut known = self.known();
         known.read = true;
         known.unread = None;
         known.since = known.since.or(Some(SystemTime::now()));
         let now = SystemTime::now();
-        for (operation, at) in last.into_iter().filter(|(_, at)| !is_ahead(*at, now)) {
+        for LastRun { operation, at, passed } in last {
+            if is_ahead(at, now) {
+                continue;
+            }
             let run = known.done.entry(operation).or_default();
             let before = run.last.filter(|last| !is_ahead(*last, now));
             run.last = Some(before.map_or(at, |last| last.max(at)));
-            self.metrics.succeeded(options, operation, at);
+            run.jitter = jitter(options);
+            if passed {
+                self.metrics.succeeded(options, operation, at);
+            } else {
+                run.error = Some("its last report says that something is wrong".into());
+            }
         }
-        if let Some((bytes, revision)) = newest {
-            self.metrics.newest(options, bytes, revision);
+        if let Some(newest) = newest {
+            self.metrics.newest(options, &newest);
         }
         self.listed(options, &mut known, &listing);
         Ok(())
@@ -246,6 +256,7 @@ impl Shared {
         if let Some(finding) = &done.finding {
             fields.push(("error", finding.to_string().into()));
             self.log.error("found", &fields);
+            self.metrics.found(options, operation);
             if matches!(operation, Operation::Verify | Operation::VerifyAll) {
                 self.metrics.verify_failed(options);
             }
@@ -254,8 +265,8 @@ impl Shared {
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
-        if let Some((bytes, revision)) = done.snapshot {
-            self.metrics.newest(options, bytes, revision);
+        if let Some(newest) = &done.newest {
+            self.metrics.newest(options, newest);
         }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);

@@ -12,11 +12,11 @@ use super::control::{Control, Step, Unit};
 use super::folder::{self, Folder};
 use super::grace::{GRACE, Since};
 use super::read::pieces;
-use super::snapshot::read_manifest;
+use super::snapshot::{read_manifest, read_tombstone};
 use crate::crypto;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
 };
 use crate::store::{Probe, Repository};
 
@@ -24,8 +24,6 @@ use crate::store::{Probe, Repository};
 const TOGETHER: usize = 32;
 /// Snapshots copied at once.
 const AT_ONCE: usize = 4;
-/// A master key sealed by a passphrase is shorter than this.
-const MAX_KEY: u64 = 64 << 10;
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,7 +145,7 @@ impl Copying<'_> {
             if !matches!(ObjectName::parse(&info.name), Some(ObjectName::Key { .. })) {
                 continue;
             }
-            let bytes = self.source.get(&info.name, MAX_KEY).await?;
+            let bytes = self.source.get(&info.name, MAX_PASSPHRASE_OBJECT as u64).await?;
             self.target.put_once(&info.name, bytes).await?;
         }
         Ok(())
@@ -339,16 +337,12 @@ impl Copying<'_> {
     /// Copies the payload of a removed snapshot that others use, and what says whose it is.
     async fn payload_of_removed(&self, id: SnapshotId) -> Result<u64> {
         let name = names::snapshot_object(id, "tombstone");
-        let bytes = self.source.get(&name, MAX_MANIFEST as u64).await?;
-        let manifest = Manifest::parse(&bytes).context(name.clone())?;
-        if manifest.body().snapshot != id {
-            return Err(Error::tampered("it is the tombstone of another snapshot").context(name));
-        }
+        let manifest = read_tombstone(self.source, id).await?;
         let payload = manifest.body().object("payload");
         let payload = payload.ok_or_else(|| Error::tampered("no payload").context(name.clone()))?;
         let written = self.object(id, payload).await?;
         if self.there.get(&id).is_none_or(|folder| folder.manifest.is_none()) {
-            self.target.put_once(&name, bytes).await?;
+            self.target.put_once(&name, manifest.print().into()).await?;
         }
         Ok(written)
     }

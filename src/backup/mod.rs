@@ -1,4 +1,4 @@
-//! The jobs: back up, list, verify, restore, re-seal.
+//! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, repack, copy.
 
 mod blocking;
 mod buffers;
@@ -49,7 +49,9 @@ pub use prune::{
     Keeping, PrunePlan, PruneReport, Removal, RepackReport, Retention, apply_prune, plan_prune,
     prune_report, repack,
 };
-pub use reports::{ListedReport, newest_reports, reports, store_report};
+pub use reports::{
+    EVERY_SNAPSHOT, ListedReport, newest_reports, proves_bytes, reports, store_report,
+};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use selective::{

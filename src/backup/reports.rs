@@ -8,7 +8,8 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, Seal, SealedRecord, SnapshotId, Subject,
+    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, ReportStep, Seal, SealedRecord, SnapshotId,
+    Subject,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -48,6 +49,15 @@ pub async fn store_report(
     Ok(id)
 }
 
+/// Among a report's steps: it is about every snapshot of its cluster.
+pub const EVERY_SNAPSHOT: &str = "all";
+
+/// Whether `report` is of a verification that looked at every byte.
+pub fn proves_bytes(report: &Report) -> bool {
+    let whole = |step: &ReportStep| matches!(step.name.as_str(), "full" | "deep");
+    report.kind == "verify" && report.steps.iter().any(whole)
+}
+
 /// Reads every report, oldest first.
 ///
 /// # Errors
@@ -75,7 +85,7 @@ pub async fn newest_reports<K: Copy + PartialEq>(
     keys: &MasterKeys,
     wanted: &[K],
     of: impl Fn(&Report) -> Option<K>,
-) -> Result<Vec<(K, SnapshotId)>> {
+) -> Result<Vec<(K, SnapshotId, Report)>> {
     let listed = repository.list("reports").await?;
     let ids = listed.into_iter().rev().take(MOST_READ).filter_map(|info| {
         match ObjectName::parse(&info.name) {
@@ -86,17 +96,18 @@ pub async fn newest_reports<K: Copy + PartialEq>(
     let mut read = stream::iter(ids)
         .map(|id| async move { (id, read_report(repository, keys, id).await) })
         .buffered(READS);
-    let mut found: Vec<(K, SnapshotId)> = Vec::new();
+    let mut found: Vec<(K, SnapshotId, Report)> = Vec::new();
     while found.len() < wanted.len() {
         let Some((id, report)) = read.next().await else { break };
-        let kind = match report {
+        let report = match report {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            report => report.ok().and_then(|report| of(&report)),
+            Err(_) => continue,
+            Ok(report) => report,
         };
-        let is_new = |kind: &K| found.iter().all(|(known, _)| known != kind);
-        found.extend(
-            kind.filter(|kind| wanted.contains(kind) && is_new(kind)).map(|kind| (kind, id)),
-        );
+        let Some(kind) = of(&report).filter(|kind| wanted.contains(kind)) else { continue };
+        if found.iter().all(|(known, ..)| *known != kind) {
+            found.push((kind, id, report));
+        }
     }
     Ok(found)
 }

@@ -67,6 +67,17 @@ pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Re
     Ok(manifest)
 }
 
+/// What the tombstone of `id` keeps of its manifest. Nothing of it is authenticated.
+pub(crate) async fn read_tombstone(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
+    let name = names::snapshot_object(id, "tombstone");
+    let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
+    let tombstone = Manifest::parse(&bytes).context(name.clone())?;
+    if tombstone.body().snapshot != id {
+        return Err(Error::tampered("it is the tombstone of another snapshot").context(name));
+    }
+    Ok(tombstone)
+}
+
 /// Opens manifest and seal of `id`.
 pub(crate) async fn unseal(
     repository: &Repository,

@@ -15,7 +15,7 @@ const WHAT: &str = "report";
 /// What was proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What was done: `drill` or `verify`.
+    /// What was done: `drill`, `verify` or `prune`.
     pub kind: String,
     /// Program and version that did it.
     pub tool: String,

@@ -120,6 +120,20 @@ async fn what_was_lost_in_the_copy_comes_back_and_what_was_removed_does_not() {
     assert_eq!((again.copied.len(), again.present, again.written_bytes), (0, 4, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tombstone_beside_a_manifest_keeps_nothing_back() {
+    let chain = Chain::new(2).await;
+    let ids = chain.ids();
+    let manifest = chain.repo.object(ids[0], "manifest");
+    fs::copy(manifest, chain.repo.object(ids[0], "tombstone")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&chain, dir.path()).await;
+    let control = Control::default();
+    let report = copy(&chain.repo.repository, &target, Scope::All, &control).await.unwrap();
+    assert_eq!(report.copied, ids);
+    assert!(!dir.path().join(format!("snapshots/{}/tombstone", ids[0])).exists());
+}
+
 #[tokio::test]
 async fn another_repository_is_no_copy() {
     let (chain, other) = (Chain::new(1).await, Chain::new(0).await);

@@ -281,6 +281,46 @@ async fn planted_snapshots_push_nothing_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_restored_pushes_nothing_out() {
+    let chain = Chain::new(5).await;
+    let ids = chain.ids();
+    // The two newest lean on the third's payload, which is gone, or have lost their own.
+    for lost in [3, 4] {
+        fs::remove_file(chain.repo.object(ids[lost], "payload")).unwrap();
+    }
+    let plan = chain.plan(&last(2)).await;
+    assert_eq!(plan.keep.iter().map(|one| one.id).collect::<Vec<_>>(), ids[1..3]);
+    assert_eq!(plan.remove.iter().map(|one| one.id).collect::<Vec<_>>(), ids[..1]);
+    assert_eq!(plan.findings.len(), 2, "{:?}", plan.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_from_the_future_ages_nothing() {
+    let mut chain = Chain::new(2).await;
+    // Some other backup is under way, and a clock was wrong.
+    let running = chain.repo.path(&format!("snapshots/{}", SnapshotId::new(7, [7; 10])));
+    fs::create_dir(&running).unwrap();
+    fs::write(running.join("payload"), b"not all yet").unwrap();
+    let index = chain.repo.object(chain.ids()[0], "index");
+    let file = fs::File::options().write(true).open(index).unwrap();
+    file.set_modified(SystemTime::now() + DAY * 365).unwrap();
+    assert!(chain.prune(&last(9)).await.is_empty());
+    assert!(running.join("payload").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_tombstone_hides_nothing() {
+    let chain = Chain::new(2).await;
+    let ids = chain.ids();
+    fs::write(chain.repo.object(ids[1], "tombstone"), b"anything").unwrap();
+    let listing = strongroom::backup::snapshots(&chain.repo.repository, None).await.unwrap();
+    assert_eq!(listing.snapshots.len(), 2);
+    assert!(listing.findings[0].contains("about to be removed"), "{:?}", listing.findings);
+    let usage = strongroom::backup::key_usage(&chain.repo.repository).await.unwrap();
+    assert_eq!(usage.opens.values().copied().max(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_keeps_every_payload() {
     let mut chain = Chain::new(5).await;
     let ids = chain.ids();

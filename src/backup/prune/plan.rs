@@ -12,7 +12,7 @@ use crate::backup::folder::{self, Folder};
 use crate::backup::grace::GRACE;
 use crate::backup::snapshot;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, MAX_MANIFEST, Manifest, SnapshotId, names};
+use crate::format::{ClusterName, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
 
@@ -318,13 +318,7 @@ async fn head(
         if folder.tombstone.is_none() {
             return Ok(None);
         }
-        let name = names::snapshot_object(id, "tombstone");
-        let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
-        let tombstone = Manifest::parse(&bytes).context(name.clone())?;
-        if tombstone.body().snapshot != id {
-            return Err(Error::tampered("it is the tombstone of another snapshot").context(name));
-        }
-        return Ok(Some((tombstone, Ok(false))));
+        return Ok(Some((snapshot::read_tombstone(repository, id).await?, Ok(false))));
     }
     let manifest = snapshot::read_manifest(repository, id).await?;
     if cluster.is_some_and(|cluster| *cluster != manifest.body().cluster) {

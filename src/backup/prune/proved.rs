@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use futures::{StreamExt, stream};
 
-use crate::backup::reports::read_report;
+use crate::backup::reports::{proves_bytes, read_report};
 use crate::error::{ErrorKind, Result};
 use crate::format::{CheckOutcome, ClusterName, ObjectName, Report, SnapshotId};
 use crate::keys::MasterKeys;
@@ -19,12 +19,9 @@ fn proves(report: &Report) -> Vec<SnapshotId> {
     if report.kind == "drill" {
         return report.snapshot.filter(|_| report.passed).into_iter().collect();
     }
-    let whole = report.steps.iter().any(|step| matches!(step.name.as_str(), "full" | "deep"));
+    let whole = proves_bytes(report);
     let passed = report.checks.iter().filter(|check| check.outcome == CheckOutcome::Passed);
-    passed
-        .filter(|_| report.kind == "verify" && whole)
-        .filter_map(|check| check.name.parse().ok())
-        .collect()
+    passed.filter(|_| whole).filter_map(|check| check.name.parse().ok()).collect()
 }
 
 /// Of each cluster the newest of its snapshots that the newest report about it proves; and when the store wrote the

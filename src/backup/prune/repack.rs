@@ -70,8 +70,15 @@ pub async fn repack(
     }
     control.begin_counting("repacking", Some(wanted.len() as u64), Unit::Snapshots);
     let mut before: BTreeMap<ClusterName, OpenSnapshot> = BTreeMap::new();
+    let replaced: BTreeMap<_, _> =
+        live.iter().filter_map(|(id, manifest)| Some((manifest.body().replaces?, *id))).collect();
     for id in wanted {
         control.check()?;
+        if let Some(new) = replaced.get(&id) {
+            let why = format!("{new} took its place before, and it could not be removed");
+            report.skipped.push((id, why));
+            continue;
+        }
         let old = match OpenSnapshot::open(repository, id, keys).await {
             Ok(old) => old,
             Err(error) if error.kind().is_general() => return Err(error),
@@ -86,7 +93,10 @@ pub async fn repack(
         }
         let cluster = old.manifest.body().cluster.clone();
         let new = replace(repository, keys, options, &old, before.get(&cluster), &blocked, control);
-        let (new, bytes) = new.await?;
+        let (new, bytes, removed) = new.await?;
+        if let Err(error) = removed {
+            report.skipped.push((id, format!("it stays beside its replacement: {error}")));
+        }
         report.replaced.push((id, new.manifest.body().snapshot));
         report.written_bytes += bytes;
         before.insert(cluster, new);
@@ -102,9 +112,8 @@ async fn live(
     cluster: Option<&ClusterName>,
 ) -> Result<BTreeMap<SnapshotId, Manifest>> {
     let now = SystemTime::now();
-    let is_live = |id: SnapshotId, folder: &Folder| {
-        folder.manifest.is_some() && folder.tombstone.is_none() && !folder::is_ahead(id, now)
-    };
+    let is_live =
+        |id: SnapshotId, folder: &Folder| folder.manifest.is_some() && !folder::is_ahead(id, now);
     let ids: Vec<_> =
         folders.iter().filter(|(id, folder)| is_live(**id, folder)).map(|(id, _)| *id).collect();
     let mut read = stream::iter(ids)
@@ -180,7 +189,8 @@ async fn sealed_to_others(
     Ok(missing.map(|key| format!("it is sealed to master key {key} too, which is not at hand")))
 }
 
-/// Writes `old` anew without what is `blocked`, proves it and removes `old`; the bytes written too.
+/// Writes `old` anew without what is `blocked`, proves it and removes `old`, unless the store refuses; the bytes written
+/// too.
 async fn replace(
     repository: &Repository,
     keys: &MasterKeys,
@@ -189,7 +199,7 @@ async fn replace(
     before: Option<&OpenSnapshot>,
     blocked: &BTreeSet<SnapshotId>,
     control: &Control,
-) -> Result<(OpenSnapshot, u64)> {
+) -> Result<(OpenSnapshot, u64, Result<()>)> {
     let body = old.manifest.body();
     let random = crypto::random(&mut crypto::system_rng());
     let id = SnapshotId::new(body.snapshot.unix_ms(), random);
@@ -206,6 +216,9 @@ async fn replace(
     let new = OpenSnapshot::open(repository, id, keys).await?;
     control.guard(read_all(&new.database, Place::Nowhere, None, control)).await?;
     let folder = folder::list_one(repository, body.snapshot).await?;
-    remove(repository, &removal(body.snapshot, &body.cluster, &folder)).await?;
-    Ok((new, written.stored_bytes))
+    let removed = remove(repository, &removal(body.snapshot, &body.cluster, &folder)).await;
+    match removed {
+        Err(error) if error.kind() != ErrorKind::Denied => Err(error),
+        removed => Ok((new, written.stored_bytes, removed)),
+    }
 }

@@ -392,6 +392,7 @@ mod tests {
         let all: Vec<&str> = all.collect();
         let config = parse_config(&all.join("\n")).unwrap();
         assert!(config.repository.id.is_some() && config.backup.suite.is_some());
+        assert!(!config.backup.include.is_empty());
         parse_config(text).unwrap();
     }
 

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use super::Context;
 use super::copy::replica;
-use crate::output::write_stderr;
 use crate::settings::Settings;
 
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
@@ -29,6 +28,7 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         Some(address) => Some(listen(address).await?),
     };
     let log = Log::to_stderr(format);
+    let said = log.clone();
     let (sender, changes) = watch::channel(Arc::new(first));
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
     let reload = async {
@@ -38,10 +38,10 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
                 Ok(again) if again.cluster == sender.borrow().cluster => {
                     sender.send_replace(Arc::new(again));
                 }
-                Ok(_) => {
-                    write_stderr("warning: another cluster needs a restart; nothing was changed")
+                Ok(_) => said.warn("another cluster needs a restart; nothing was changed", &[]),
+                Err(error) => {
+                    said.warn("configuration not read", &[("error", error.to_string().into())])
                 }
-                Err(error) => write_stderr(&format!("warning: not read again: {error}")),
             }
             notify(&[sd_notify::NotifyState::Ready]);
         }
