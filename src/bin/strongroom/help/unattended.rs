@@ -74,12 +74,12 @@ Examples:
   [agent]
   backup = \"0 * * * *\"                  # hourly; also without this line
   prune = \"30 3 * * * Europe/Berlin\"    # by the rules of [prune]
-  verify = \"0 5 * * *\"                  # the newest and one other in turn
+  verify = \"0 5 * * *\"                  # the newest and one other by chance
   verify_all = \"0 6 * * 0\"
   drill = \"0 7 * * 1\"
   jitter = \"5m\"
   listen = \"127.0.0.1:9481\"             # status page, /metrics, /healthz, /readyz
   log = \"json\"
 
-SIGHUP reads the configuration again; SIGTERM ends it, and leaves nothing half-visible. Under systemd it says when it is \
+SIGHUP reads the configuration again, but for listen, log and the cluster; SIGTERM ends it, and leaves nothing half-visible. Under systemd it says when it is \
 ready and keeps the watchdog quiet.";
