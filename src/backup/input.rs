@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use super::blocking::{AbortOnDrop, run_blocking};
 use super::buffers::Buffer;
 use super::control::{Control, Step};
-use super::create::Source;
 use super::read::{Place, open_frames};
 use super::snapshot::DatabaseReader;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -27,6 +26,15 @@ const READ_LEN: usize = 1 << 20;
 const TRAILER_LEN: u64 = 32;
 /// bolt pages are multiples of this, so that a trailer shows in the length (etcd `hasChecksum`).
 const SECTOR: u64 = 512;
+
+/// Where the database comes from.
+#[non_exhaustive]
+pub enum Source {
+    /// A live etcd.
+    Etcd(EtcdSettings),
+    /// A snapshot file that exists already, with or without etcd's 32-byte trailer.
+    File(PathBuf),
+}
 
 /// The etcd that is backed up.
 pub(crate) struct Live {

@@ -17,6 +17,7 @@ mod grace;
 mod input;
 mod inside;
 mod member;
+mod options;
 mod parent;
 mod passphrases;
 mod prune;
@@ -30,17 +31,20 @@ mod show;
 mod snapshot;
 mod spool;
 mod verify;
+mod writer;
 
 pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, cluster_of, select, snapshots};
 pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step, Unit};
 pub use copy::{CopyReport, copy, open_replica};
-pub use create::{BackupOptions, BackupReport, Source, backup};
+pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
 pub use grace::GRACE;
+pub use input::Source;
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
+pub use options::BackupOptions;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 
-use super::create::BackupOptions;
 use super::folder::{self, Folder};
 use super::frames::FRAME_LEN;
 use super::grace::{Since, still_there};
+use super::options::BackupOptions;
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{ErrorKind, Result};
 use crate::format::{FrameRef, SnapshotId, Source, names};

@@ -1,0 +1,345 @@
+//! Writing a snapshot: read, cut, compress, encrypt, upload; index, seal, and last of all the manifest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::blocking::AbortOnDrop;
+use super::buffers::{Buffer, Buffers};
+use super::control::{Control, Step};
+use super::facts;
+use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
+use super::grace::{Since, still_there};
+use super::input::{Input, Live};
+use super::options::BackupOptions;
+use super::parent::{KnownFrames, Parent};
+use super::snapshot::DatabaseReader;
+use crate::crypto;
+use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::etcd::Comparison;
+use crate::format::{
+    Database, Facts, FrameRef, HashKvFacts, Index, Manifest, ManifestBody, ObjectEntry, Role,
+    Sha256, SnapshotId, Subject, names,
+};
+use crate::keys::MasterKeys;
+use crate::secret::SecretKey;
+use crate::store::{Repository, Upload};
+use zeroize::Zeroizing;
+
+/// What a snapshot is made of beside its database.
+pub(super) struct Content {
+    pub(super) id: SnapshotId,
+    pub(super) companions: Option<Zeroizing<Vec<u8>>>,
+    pub(super) parent: Option<Parent>,
+    pub(super) replaces: Option<SnapshotId>,
+}
+
+/// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
+///
+/// # Errors
+/// Those of [`backup`].
+pub(super) async fn write_snapshot(
+    repository: &Repository,
+    keys: &MasterKeys,
+    options: &BackupOptions,
+    control: &Control,
+    content: Content,
+    input: Input,
+) -> Result<Written> {
+    let id = content.id;
+    let writer = Writer {
+        repository,
+        keys,
+        options,
+        control,
+        id,
+        content,
+        committing: AtomicBool::new(false),
+        data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
+    };
+    match writer.write(input).await {
+        Ok(written) => Ok(written),
+        Err(error) => {
+            // A manifest whose request broke off may still arrive, and must find what it names.
+            let may_arrive =
+                writer.committing.load(Ordering::Relaxed) && error.kind() == ErrorKind::Unreachable;
+            if !may_arrive {
+                writer.clean_up().await;
+            }
+            Err(error.context(format!("backup {id}")))
+        }
+    }
+}
+
+/// What was written.
+pub(super) struct Written {
+    pub(super) members: Option<Comparison>,
+    pub(super) revision: u64,
+    pub(super) compact_revision: u64,
+    pub(super) depends_on: Vec<SnapshotId>,
+    pub(super) database_bytes: u64,
+    pub(super) stored_bytes: u64,
+}
+
+/// One snapshot being written.
+struct Writer<'a> {
+    repository: &'a Repository,
+    keys: &'a MasterKeys,
+    options: &'a BackupOptions,
+    control: &'a Control,
+    id: SnapshotId,
+    content: Content,
+    /// The manifest is on its way.
+    committing: AtomicBool,
+    data_key: DataKey,
+}
+
+impl Writer<'_> {
+    /// Stops between the store's requests, never within one: what is given up in mid-air may still arrive.
+    async fn write(&self, input: Input) -> Result<Written> {
+        let etcd = input.facts();
+        let live = input.live().filter(|_| self.options.compare_members);
+        let (payload, index) = self.payload(input).await?;
+        let since = Since::now();
+        let index_object = self.index(&index, payload.length).await?;
+        let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
+        if let Some(tar) = &self.content.companions {
+            let key = self.data_key.companions_key();
+            objects.push(entry("companions", &self.object(Role::Companions, &key, tar).await?));
+        }
+        let seal =
+            seal_data_key(&self.data_key, 1, self.keys, Vec::new(), &mut crypto::system_rng())?;
+        let lengths: u64 = objects.iter().map(|object| object.length).sum();
+        let mut stored_bytes = lengths + seal.len() as u64;
+        self.control.check()?;
+        self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
+
+        // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
+        let database = index.database;
+        let depends_on: Vec<_> = index.sources.iter().map(|source| source.snapshot).collect();
+        let reader =
+            DatabaseReader::open(self.repository, self.id, &self.data_key, payload.length, index)
+                .await
+                .context("reading back")?;
+        let read_back = self.control.guard(facts::read_back(reader, etcd));
+        let mut facts = read_back.await.context("reading back")?;
+        let members = match live {
+            Some(live) => Some(self.control.guard(compare(&live, &mut facts)).await?),
+            None => None,
+        };
+        let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
+        let own = objects
+            .iter()
+            .map(|object| (names::snapshot_object(self.id, &object.role), object.length))
+            .collect();
+        let manifest = self.manifest(&facts, objects, depends_on.clone(), database.size)?;
+        stored_bytes += manifest.len() as u64;
+        // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
+        since.check(|| "what it wrote".into())?;
+        still_there(self.repository, own).await?;
+        if let Some(parent) = &self.content.parent {
+            parent.recheck(self.repository, &depends_on).await?;
+        }
+        self.control.check()?;
+        self.committing.store(true, Ordering::Relaxed);
+        self.repository
+            .put_once(&names::snapshot_object(self.id, "manifest"), manifest.into())
+            .await?;
+        Ok(Written {
+            members,
+            revision,
+            compact_revision,
+            depends_on,
+            database_bytes: database.size,
+            stored_bytes,
+        })
+    }
+
+    /// The manifest, which the data key proves.
+    fn manifest(
+        &self,
+        facts: &Facts,
+        objects: Vec<ObjectEntry>,
+        depends_on: Vec<SnapshotId>,
+        database_bytes: u64,
+    ) -> Result<Vec<u8>> {
+        let sealed_facts = facts::seal(facts, &self.data_key, self.id, &mut crypto::system_rng())?;
+        let body = ManifestBody {
+            origin: self.repository.id(),
+            snapshot: self.id,
+            cluster: self.options.cluster.clone(),
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+            revision: facts.etcd.revision,
+            database_bytes,
+            objects,
+            depends_on,
+            replaces: self.content.replaces,
+            commitment: self.data_key.commitment(),
+            facts: sealed_facts,
+        };
+        let mac = self.data_key.manifest_mac(&body.signed_bytes()?);
+        Ok(Manifest::finish(body, mac)?.print())
+    }
+
+    /// Streams the database into the payload object.
+    async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
+        let mut upload =
+            self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
+        match self.control.guard(self.stream(input, &mut upload)).await {
+            Ok(done) => {
+                upload.finish().await?;
+                self.control.check()?;
+                Ok(done)
+            }
+            Err(error) => {
+                let _ = upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
+        let (frame_id_key, known) = match &self.content.parent {
+            Some(parent) => (parent.frame_id_key.duplicate(), KnownFrames::clone(&parent.frames)),
+            None => (SecretKey::random(&mut crypto::system_rng()), KnownFrames::default()),
+        };
+        let pool = FramePool::new(self.options.level, &frame_id_key, &known)?;
+        let mut sealer = ObjectSealer::new(
+            self.options.suite,
+            Role::Payload,
+            self.id,
+            &self.data_key.payload_key(),
+            &mut crypto::system_rng(),
+        );
+        self.control.begin("backing up", input.total());
+        let (sender, mut frames) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
+        let reading = AbortOnDrop(reading);
+        let mut table = Vec::new();
+        let mut offset = 0;
+        while let Some(frame) = frames.recv().await {
+            let frame: Compressed = frame
+                .await
+                .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
+            if let Some(known) = frame.known {
+                let source = known.source as u32 + 1;
+                let (offset, length) = (known.offset, known.length);
+                table.push(FrameRef { source, offset, length, id: frame.id });
+            } else {
+                sealer.write(&frame.bytes)?;
+                let length = frame.bytes.len() as u64;
+                table.push(FrameRef { source: 0, offset, length, id: frame.id });
+                offset += length;
+                upload.write(sealer.take().into()).await?;
+            }
+            self.control.step(Step::Advance(frame.plain as u64));
+            drop(frame.memory);
+        }
+        let database = reading.join().await?;
+        let (tail, object) = sealer.finish()?;
+        upload.write(tail.into()).await?;
+        let parent = self.content.parent.as_ref();
+        let sources = parent.map(|parent| parent.used_sources(&mut table)).unwrap_or_default();
+        let index = Index { database, frame_id_key, sources, frames: table };
+        Ok((object, index))
+    }
+
+    async fn index(&self, index: &Index, payload_len: u64) -> Result<SealedObject> {
+        let json = index.print(payload_len)?;
+        let level = self.options.level;
+        let message = zstd::bulk::compress(json.expose(), level).map(Zeroizing::new);
+        let message = message.map_err(|error| {
+            Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error)
+        })?;
+        self.object(Role::Index, &self.data_key.index_key(), &message).await
+    }
+
+    /// Seals and stores a small object.
+    async fn object(&self, role: Role, key: &SecretKey, message: &[u8]) -> Result<SealedObject> {
+        let suite = self.options.suite;
+        let mut sealer = ObjectSealer::new(suite, role, self.id, key, &mut crypto::system_rng());
+        sealer.write(message)?;
+        let (bytes, object) = sealer.finish()?;
+        let name = names::snapshot_object(self.id, role.name());
+        self.repository.put_once(&name, bytes.into()).await?;
+        Ok(object)
+    }
+
+    /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.
+    async fn clean_up(&self) {
+        let objects = ["manifest", "seal.1", "companions", "index", "payload"];
+        for object in objects {
+            // What a manifest that stays names stays too.
+            if self.repository.delete(&names::snapshot_object(self.id, object)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Asks the members what they hash to at the snapshot's revision, and records what they agree on.
+async fn compare(live: &Live, facts: &mut Facts) -> Result<Comparison> {
+    let revision = facts.etcd.revision.cast_signed();
+    let members = live.choice.compare(&live.settings, revision).await;
+    if let Some(first) = members.answers.first() {
+        let differing: Vec<u64> = members.differing().map(|member| member.id).collect();
+        let agreed = members.answers.iter().map(|member| member.id);
+        facts.etcd.hash_kv = Some(HashKvFacts {
+            revision: facts.etcd.revision,
+            // etcd says -1 for never.
+            compact_revision: first.compact_revision.max(0).cast_unsigned(),
+            hash: first.hash,
+            agreed_by: agreed.filter(|id| !differing.contains(id)).collect(),
+            differing,
+        });
+    }
+    Ok(members)
+}
+
+fn entry(role: &str, object: &SealedObject) -> ObjectEntry {
+    ObjectEntry { role: role.into(), length: object.length, sha256: object.sha256 }
+}
+
+/// A frame on its way: its place in the queue is its place in the payload.
+type Queued = oneshot::Receiver<Result<Compressed>>;
+
+/// Reads the source to its end, cuts it into frames and queues them, as far ahead as memory allows.
+async fn read(
+    mut input: Input,
+    pool: FramePool,
+    read_ahead: usize,
+    sender: mpsc::UnboundedSender<Queued>,
+) -> Result<Database> {
+    let memory = Arc::new(Semaphore::new(kib(read_ahead.max(4 * FRAME_LEN))));
+    let buffers = Buffers::default();
+    let queue = async |frame: Buffer| {
+        let permit = memory
+            .clone()
+            .acquire_many_owned(kib(FRAME_LEN) as u32)
+            .await
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))?;
+        sender
+            .send(pool.compress(frame, permit))
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))
+    };
+    let mut size = 0;
+    let mut frame = buffers.empty(FRAME_LEN);
+    while let Some(bytes) = input.next().await? {
+        size += bytes.len() as u64;
+        let mut rest: &[u8] = &bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(FRAME_LEN - frame.len()));
+            frame.extend_from_slice(now);
+            rest = later;
+            if frame.len() == FRAME_LEN {
+                queue(std::mem::replace(&mut frame, buffers.empty(FRAME_LEN))).await?;
+            }
+        }
+    }
+    if !frame.is_empty() {
+        queue(frame).await?;
+    }
+    Ok(Database { size, sha256: Sha256(input.finish().await?), frame_size: FRAME_LEN as u64 })
+}
