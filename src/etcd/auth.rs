@@ -42,16 +42,29 @@ impl AuthPlan {
 
     /// The commands of etcdctl that come to the same, in order.
     pub fn commands(&self) -> Vec<Vec<String>> {
-        let line = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let Self { user, role, prefix } = self;
-        let mut lines = vec![line(&["role", "add", role])];
-        if let Some(prefix) = prefix {
-            let grant = ["role", "grant-permission", "--prefix", role, "readwrite", prefix];
-            lines.push(line(&grant));
-        }
-        lines.push(line(&["user", "add", user, "--no-password"]));
-        lines.push(line(&["user", "grant-role", user, role]));
-        lines
+        self.steps().map(|step| self.command(step)).collect()
+    }
+
+    fn steps(&self) -> impl Iterator<Item = Step> + use<> {
+        let grant = self.prefix.is_some().then_some(Step::GrantPermission);
+        [Some(Step::AddRole), grant, Some(Step::AddUser), Some(Step::GrantRole)]
+            .into_iter()
+            .flatten()
+    }
+
+    /// In the words of etcdctl.
+    fn command(&self, step: Step) -> Vec<String> {
+        let (user, role) = (self.user.as_str(), self.role.as_str());
+        let prefix = self.prefix.as_deref().unwrap_or_default();
+        let words: &[&str] = match step {
+            Step::AddRole => &["role", "add", role],
+            Step::GrantPermission => {
+                &["role", "grant-permission", "--prefix", role, "readwrite", prefix]
+            }
+            Step::AddUser => &["user", "add", user, "--no-password"],
+            Step::GrantRole => &["user", "grant-role", user, role],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
     }
 
     /// Makes user and role in etcd, or what is missing of them; what etcd took, in the words of etcdctl. It takes a
@@ -63,9 +76,10 @@ impl AuthPlan {
     pub async fn apply(&self, settings: &EtcdSettings) -> Result<Vec<Vec<String>>> {
         let mut client = settings.connect().await?;
         let mut done = Vec::new();
-        for command in self.commands() {
+        for step in self.steps() {
+            let command = self.command(step);
             let what = command.join(" ");
-            let made = timeout(settings.command_timeout, self.step(&mut client, &command)).await;
+            let made = timeout(settings.command_timeout, self.take(&mut client, step)).await;
             match made.map_err(|_| super::failure::timed_out(&what, settings.command_timeout))? {
                 Ok(()) => done.push(command),
                 Err(error) if is_there(&error) => {}
@@ -75,30 +89,34 @@ impl AuthPlan {
         Ok(done)
     }
 
-    async fn step(
+    async fn take(
         &self,
         client: &mut Client,
-        command: &[String],
+        step: Step,
     ) -> std::result::Result<(), etcd_client::Error> {
-        let Self { user, role, prefix } = self;
-        match command.get(1).map(String::as_str) {
-            Some("grant-permission") => {
-                let prefix = prefix.as_deref().unwrap_or_default();
+        let (user, role) = (self.user.as_str(), self.role.as_str());
+        match step {
+            Step::AddRole => client.role_add(role).await.map(drop),
+            Step::GrantPermission => {
+                let prefix = self.prefix.as_deref().unwrap_or_default();
                 let permission = Permission::read_write(prefix).with_prefix();
-                client.role_grant_permission(role.as_str(), permission).await.map(drop)
+                client.role_grant_permission(role, permission).await.map(drop)
             }
-            Some("grant-role") => {
-                client.user_grant_role(user.as_str(), role.as_str()).await.map(drop)
-            }
-            _ if command.first().is_some_and(|kind| kind == "role") => {
-                client.role_add(role.as_str()).await.map(drop)
-            }
-            _ => {
+            Step::AddUser => {
                 let options = UserAddOptions::new().with_no_pwd();
-                client.user_add(user.as_str(), "", Some(options)).await.map(drop)
+                client.user_add(user, "", Some(options)).await.map(drop)
             }
+            Step::GrantRole => client.user_grant_role(user, role).await.map(drop),
         }
     }
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    AddRole,
+    GrantPermission,
+    AddUser,
+    GrantRole,
 }
 
 fn is_there(error: &etcd_client::Error) -> bool {
