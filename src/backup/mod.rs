@@ -17,6 +17,8 @@ mod grace;
 mod input;
 mod inside;
 mod member;
+#[cfg(feature = "agent")]
+mod newest;
 mod options;
 mod parent;
 mod passphrases;
@@ -44,6 +46,8 @@ pub use grace::GRACE;
 pub use input::Source;
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
+#[cfg(feature = "agent")]
+pub(crate) use newest::newest_authentic;
 pub use options::BackupOptions;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
@@ -63,8 +67,6 @@ pub use selective::{
     plan_to_cluster,
 };
 pub use show::{Details, show};
-#[cfg(feature = "agent")]
-pub(crate) use snapshot::newest_authentic;
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -14,16 +13,14 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    ClusterName, Facts, FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest,
-    ManifestBody, ObjectEntry, Role, Seal, SnapshotId, Subject, names,
+    Facts, FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Role,
+    Seal, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
 use zeroize::Zeroizing;
 
-/// Manifests read ahead: the first is mostly the one.
-const AHEAD: usize = 2;
 /// Payloads opened at once.
 const READS: usize = 32;
 /// Seals of one snapshot that are tried.
@@ -93,42 +90,6 @@ pub(crate) async fn unseal(
     let (seal, Opened { data_key, opened_by }) =
         authenticate(repository, folder, keys, &manifest, &mut findings).await?;
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
-}
-
-/// The manifest of `cluster`'s newest snapshot that `keys` authenticate, but for those from the future.
-///
-/// # Errors
-/// Those of the store.
-#[cfg(feature = "agent")]
-pub(crate) async fn newest_authentic(
-    repository: &Repository,
-    keys: &MasterKeys,
-    cluster: &ClusterName,
-) -> Result<Option<ManifestBody>> {
-    let now = SystemTime::now();
-    let folders = folder::list_all(repository).await?.snapshots;
-    let ids = folders
-        .iter()
-        .rev()
-        .filter(|(id, folder)| folder.manifest.is_some() && !folder::is_ahead(**id, now));
-    let mut manifests = stream::iter(ids)
-        .map(|(id, folder)| async move { (folder, read_manifest(repository, *id).await) })
-        .buffered(AHEAD);
-    while let Some((folder, manifest)) = manifests.next().await {
-        let proved = match manifest {
-            Ok(manifest) if manifest.body().cluster != *cluster => continue,
-            Ok(manifest) => authenticate(repository, folder, keys, &manifest, &mut Vec::new())
-                .await
-                .map(|_| manifest),
-            Err(error) => Err(error),
-        };
-        match proved {
-            Ok(manifest) => return Ok(Some(manifest.body().clone())),
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(None)
 }
 
 /// Opens the newest seal that opens, and proves `manifest` by it.

@@ -67,8 +67,17 @@ async fn facts_match_status_over_mutual_tls() {
             (EtcdSettings { endpoints: vec![plain], ..EtcdSettings::default() }, "write https://"),
         ];
         for (settings, words) in cases {
-            let error = choose_member(&settings).await.err().unwrap();
-            assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+            // TLS 1.3 refuses after the handshake: now and then the connection is gone before the request is on it, and
+            // only the time limit ends that.
+            let settings = EtcdSettings { command_timeout: Duration::from_secs(5), ..settings };
+            let mut error = choose_member(&settings).await.err().unwrap();
+            for _ in 0..3 {
+                assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+                if !error.to_string().contains("no answer") {
+                    break;
+                }
+                error = choose_member(&settings).await.err().unwrap();
+            }
             assert!(error.hint_text().is_some_and(|hint| hint.contains(words)), "{error:?}");
         }
     }
