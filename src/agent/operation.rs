@@ -4,11 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::state::begun;
 use super::{AgentOptions, Places};
 use crate::backup::{
     Control, DrillOptions, EVERY_SNAPSHOT, Listing, Scope, Source, VerifyLevel, apply_prune,
-    backup, copy, drill, newest_authentic, newest_reports, plan_prune, proves_bytes, prune_report,
+    authenticate, backup, copy, drill, newest_reports, plan_prune, proves_bytes, prune_report,
     select, snapshots, store_report, verify,
 };
 use crate::crypto;
@@ -118,7 +117,7 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
         ],
         finding,
         newest: Some(Newest {
-            begun: begun(report.id),
+            begun: report.id.begun(),
             database_bytes: report.database_bytes,
             revision: report.revision,
         }),
@@ -244,7 +243,7 @@ pub(super) struct Newest {
 impl Newest {
     fn of(manifest: &ManifestBody) -> Self {
         let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
-        Self { begun: begun(snapshot), database_bytes, revision }
+        Self { begun: snapshot.begun(), database_bytes, revision }
     }
 }
 
@@ -261,10 +260,10 @@ pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
     let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
     let listing = snapshots(repository, Some(&options.cluster)).await?;
-    let newest = newest_authentic(repository, keys, &options.cluster).await?;
+    let newest = newest(&places, &listing).await?;
     last.extend(newest.iter().map(|newest| LastRun {
         operation: Operation::Backup,
-        at: begun(newest.snapshot),
+        at: newest.begun,
         passed: true,
     }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
@@ -272,7 +271,20 @@ pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
         Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
-        last.push(LastRun { operation, at: begun(id), passed: report.passed });
+        last.push(LastRun { operation, at: id.begun(), passed: report.passed });
     }
-    Ok(Found { last, newest: newest.map(|newest| Newest::of(&newest)), listing })
+    Ok(Found { last, newest, listing })
+}
+
+/// The newest that the keys prove: planted ones tell nothing of when the last backup was.
+async fn newest(places: &Places, listing: &Listing) -> Result<Option<Newest>> {
+    let now = SystemTime::now();
+    for one in listing.snapshots.iter().rev().filter(|one| !is_ahead(one.id.begun(), now)) {
+        match authenticate(&places.repository, &places.keys, one.id).await {
+            Ok(manifest) => return Ok(Some(Newest::of(&manifest))),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
 }

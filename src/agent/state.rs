@@ -10,12 +10,10 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
 use super::{AgentOptions, Changes, RETRY};
-use crate::backup::{Control, Listing, Summary};
+use crate::backup::{Control, Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
-
-const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 
 /// What all parts of an agent share.
 pub(super) struct Shared {
@@ -217,7 +215,7 @@ impl Shared {
     fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
         let now = SystemTime::now();
         let row = |one: &Summary| (one.id, one.full, one.stored_bytes);
-        let times = listing.snapshots.iter().filter(|one| !is_ahead(begun(one.id), now));
+        let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
         known.snapshots = times.map(row).collect();
         self.metrics.repository(options, listing);
     }
@@ -313,16 +311,6 @@ impl Shared {
         let due = schedule.next(schedule.next(last));
         (due < SystemTime::now()).then_some(due)
     }
-}
-
-/// A time further ahead than clocks differ: one of them was wrong.
-fn is_ahead(time: SystemTime, now: SystemTime) -> bool {
-    time > now + MAX_AHEAD
-}
-
-/// When a snapshot was begun.
-pub(super) fn begun(id: SnapshotId) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(id.unix_ms())
 }
 
 fn certificate_expires(options: &AgentOptions) -> Option<SystemTime> {

@@ -7,7 +7,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::folder::{self, Folder, Folders};
 use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, Manifest, SnapshotId};
+use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
+use crate::keys::MasterKeys;
 use crate::store::Repository;
 
 /// Manifests read at once.
@@ -106,7 +107,7 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
     while let Some((id, manifest, folder)) = read.next().await {
         match manifest {
             Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
-                if folder::is_ahead(id, now) {
+                if folder::is_ahead(id.begun(), now) {
                     listing.findings.push(format!(
                         "snapshot {id} comes from the future; `latest` passes it over"
                     ));
@@ -130,6 +131,19 @@ pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<Clust
     Ok(snapshot::read_manifest(repository, id).await?.body().cluster.clone())
 }
 
+/// The manifest of `id`, once `keys` have proved it. Nothing else of the snapshot is read.
+///
+/// # Errors
+/// Those of SPEC.md §8, when a part of that is missing, not whole or not for these keys; those of the store.
+pub async fn authenticate(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+) -> Result<ManifestBody> {
+    let folder = folder::list_one(repository, id).await?;
+    Ok(snapshot::unseal(repository, id, &folder, keys).await?.manifest.body().clone())
+}
+
 /// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.
 ///
 /// `latest` is the newest begun `before` (Unix milliseconds), never one from the future.
@@ -150,7 +164,8 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
         let now = SystemTime::now();
         return ids()
             .rfind(|id| {
-                !folder::is_ahead(*id, now) && before.is_none_or(|before| id.unix_ms() < before)
+                !folder::is_ahead(id.begun(), now)
+                    && before.is_none_or(|before| id.unix_ms() < before)
             })
             .ok_or_else(|| not_found("there is no snapshot yet, or none that old"));
     }

@@ -1,7 +1,7 @@
 //! What a repository holds, from its listing alone: no key, nothing believed yet.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
 use crate::format::{ObjectName, Part, SnapshotId};
@@ -90,7 +90,7 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
     folders
 }
 
-/// Whether the snapshot claims to come from further ahead than clocks differ.
-pub(crate) fn is_ahead(id: SnapshotId, now: SystemTime) -> bool {
-    UNIX_EPOCH + Duration::from_millis(id.unix_ms()) > now + MAX_AHEAD
+/// Whether `time` is further ahead than clocks differ.
+pub(crate) fn is_ahead(time: SystemTime, now: SystemTime) -> bool {
+    time > now + MAX_AHEAD
 }

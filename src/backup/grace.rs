@@ -31,7 +31,7 @@ impl Since {
     pub(super) fn check(&self, what: impl FnOnce() -> String) -> Result<()> {
         if self.elapsed() > GRACE / 2 {
             let message = format!("this took so long that {} may be gone", what());
-            return Err(Error::new(ErrorKind::Refused, message));
+            return Err(Error::new(ErrorKind::Refused, message).hint("run it again"));
         }
         Ok(())
     }

@@ -17,8 +17,6 @@ mod grace;
 mod input;
 mod inside;
 mod member;
-#[cfg(feature = "agent")]
-mod newest;
 mod options;
 mod parent;
 mod passphrases;
@@ -35,19 +33,21 @@ mod spool;
 mod verify;
 mod writer;
 
-pub use catalog::{LONGEST_BACKUP, Listing, Scope, Summary, cluster_of, select, snapshots};
+pub use catalog::{
+    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, select, snapshots,
+};
 pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step, Unit};
 pub use copy::{CopyReport, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
+#[cfg(feature = "agent")]
+pub(crate) use folder::is_ahead;
 pub use grace::GRACE;
 pub use input::Source;
 pub use inside::{Frames, Inside, look_inside};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
-#[cfg(feature = "agent")]
-pub(crate) use newest::newest_authentic;
 pub use options::BackupOptions;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,

@@ -57,16 +57,14 @@ impl Parent {
             return Ok(None);
         }
         let now = options.moment();
-        let begins_after = |id: SnapshotId| {
-            let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(id.unix_ms());
-            now.duration_since(begun).unwrap_or_default() < *full_every
-        };
+        let begins_after =
+            |id: SnapshotId| now.duration_since(id.begun()).unwrap_or_default() < *full_every;
         let since = Since::now();
         let folders = folder::list_all(repository).await?.snapshots;
         let usable = |id: SnapshotId, folder: &Folder| {
             folder.manifest.is_some()
                 && folder.tombstone.is_none()
-                && !folder::is_ahead(id, now)
+                && !folder::is_ahead(id.begun(), now)
                 && begins_after(id)
         };
         let ids = folders.into_iter().rev().filter(|(id, folder)| usable(*id, folder));
@@ -204,9 +202,7 @@ impl Parent {
         repository: &Repository,
         sources: &[SnapshotId],
     ) -> Result<()> {
-        self.since
-            .check(|| format!("snapshot {}, which it leans on,", self.id))
-            .map_err(|error| error.hint("take this one in full, with --full"))?;
+        self.since.check(|| format!("snapshot {}, which it leans on,", self.id))?;
         let used = self.sources.iter().filter(|source| sources.contains(&source.snapshot));
         let wanted: Vec<_> = used
             .map(|source| (names::snapshot_object(source.snapshot, "payload"), source.length))

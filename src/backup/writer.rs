@@ -39,7 +39,7 @@ pub(super) struct Content {
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
 ///
 /// # Errors
-/// Those of [`backup`].
+/// Those of [`backup`](super::backup).
 pub(super) async fn write_snapshot(
     repository: &Repository,
     keys: &MasterKeys,
@@ -54,7 +54,6 @@ pub(super) async fn write_snapshot(
         keys,
         options,
         control,
-        id,
         content,
         committing: AtomicBool::new(false),
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
@@ -89,7 +88,6 @@ struct Writer<'a> {
     keys: &'a MasterKeys,
     options: &'a BackupOptions,
     control: &'a Control,
-    id: SnapshotId,
     content: Content,
     /// The manifest is on its way.
     committing: AtomicBool,
@@ -114,15 +112,20 @@ impl Writer<'_> {
         let lengths: u64 = objects.iter().map(|object| object.length).sum();
         let mut stored_bytes = lengths + seal.len() as u64;
         self.control.check()?;
-        self.repository.put_once(&names::seal_name(self.id, 1), seal.into()).await?;
+        self.repository.put_once(&names::seal_name(self.content.id, 1), seal.into()).await?;
 
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
         let database = index.database;
         let depends_on: Vec<_> = index.sources.iter().map(|source| source.snapshot).collect();
-        let reader =
-            DatabaseReader::open(self.repository, self.id, &self.data_key, payload.length, index)
-                .await
-                .context("reading back")?;
+        let reader = DatabaseReader::open(
+            self.repository,
+            self.content.id,
+            &self.data_key,
+            payload.length,
+            index,
+        )
+        .await
+        .context("reading back")?;
         let read_back = self.control.guard(facts::read_back(reader, etcd));
         let mut facts = read_back.await.context("reading back")?;
         let members = match live {
@@ -132,7 +135,7 @@ impl Writer<'_> {
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let own = objects
             .iter()
-            .map(|object| (names::snapshot_object(self.id, &object.role), object.length))
+            .map(|object| (names::snapshot_object(self.content.id, &object.role), object.length))
             .collect();
         let manifest = self.manifest(&facts, objects, depends_on.clone(), database.size)?;
         stored_bytes += manifest.len() as u64;
@@ -145,7 +148,7 @@ impl Writer<'_> {
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository
-            .put_once(&names::snapshot_object(self.id, "manifest"), manifest.into())
+            .put_once(&names::snapshot_object(self.content.id, "manifest"), manifest.into())
             .await?;
         Ok(Written {
             members,
@@ -165,10 +168,11 @@ impl Writer<'_> {
         depends_on: Vec<SnapshotId>,
         database_bytes: u64,
     ) -> Result<Vec<u8>> {
-        let sealed_facts = facts::seal(facts, &self.data_key, self.id, &mut crypto::system_rng())?;
+        let sealed_facts =
+            facts::seal(facts, &self.data_key, self.content.id, &mut crypto::system_rng())?;
         let body = ManifestBody {
             origin: self.repository.id(),
-            snapshot: self.id,
+            snapshot: self.content.id,
             cluster: self.options.cluster.clone(),
             tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
             revision: facts.etcd.revision,
@@ -186,7 +190,7 @@ impl Writer<'_> {
     /// Streams the database into the payload object.
     async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
         let mut upload =
-            self.repository.upload(&names::snapshot_object(self.id, "payload")).await?;
+            self.repository.upload(&names::snapshot_object(self.content.id, "payload")).await?;
         match self.control.guard(self.stream(input, &mut upload)).await {
             Ok(done) => {
                 upload.finish().await?;
@@ -209,7 +213,7 @@ impl Writer<'_> {
         let mut sealer = ObjectSealer::new(
             self.options.suite,
             Role::Payload,
-            self.id,
+            self.content.id,
             &self.data_key.payload_key(),
             &mut crypto::system_rng(),
         );
@@ -259,10 +263,11 @@ impl Writer<'_> {
     /// Seals and stores a small object.
     async fn object(&self, role: Role, key: &SecretKey, message: &[u8]) -> Result<SealedObject> {
         let suite = self.options.suite;
-        let mut sealer = ObjectSealer::new(suite, role, self.id, key, &mut crypto::system_rng());
+        let mut sealer =
+            ObjectSealer::new(suite, role, self.content.id, key, &mut crypto::system_rng());
         sealer.write(message)?;
         let (bytes, object) = sealer.finish()?;
-        let name = names::snapshot_object(self.id, role.name());
+        let name = names::snapshot_object(self.content.id, role.name());
         self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
     }
@@ -272,7 +277,12 @@ impl Writer<'_> {
         let objects = ["manifest", "seal.1", "companions", "index", "payload"];
         for object in objects {
             // What a manifest that stays names stays too.
-            if self.repository.delete(&names::snapshot_object(self.id, object)).await.is_err() {
+            if self
+                .repository
+                .delete(&names::snapshot_object(self.content.id, object))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

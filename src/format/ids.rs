@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 
@@ -147,6 +148,11 @@ impl SnapshotId {
     /// When the snapshot was begun, in milliseconds since 1970-01-01 UTC.
     pub fn unix_ms(self) -> u64 {
         (self.0 >> 80) as u64
+    }
+
+    /// When the snapshot was begun.
+    pub fn begun(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.unix_ms())
     }
 
     /// The 16 bytes, most significant first.

@@ -206,7 +206,7 @@ impl Known {
                 }
             };
             match authentic {
-                Ok(true) if folder::is_ahead(id, now) => findings.push(format!(
+                Ok(true) if folder::is_ahead(id.begun(), now) => findings.push(format!(
                     "snapshot {id} comes from the future: it stays, and does not count"
                 )),
                 Ok(true) => {

@@ -113,8 +113,9 @@ async fn live(
     cluster: Option<&ClusterName>,
 ) -> Result<BTreeMap<SnapshotId, Manifest>> {
     let now = SystemTime::now();
-    let is_live =
-        |id: SnapshotId, folder: &Folder| folder.manifest.is_some() && !folder::is_ahead(id, now);
+    let is_live = |id: SnapshotId, folder: &Folder| {
+        folder.manifest.is_some() && !folder::is_ahead(id.begun(), now)
+    };
     let ids: Vec<_> =
         folders.iter().filter(|(id, folder)| is_live(**id, folder)).map(|(id, _)| *id).collect();
     let mut read = stream::iter(ids)

@@ -21,7 +21,8 @@ Exit status 3 if anything differs.";
 pub(crate) const REPORTS: &str = "\
 List what was proved, and when: the auditor's evidence.
 
-Each drill, each `prune`, each `verify --record` and whatever the agent does leaves a report in the repository: sealed to the master keys of its time, and \
+Each drill, each `verify --record` and each `prune` that has something to do leaves a report in the repository, and so do \
+the agent's drills, verifications and prunes: sealed to the master keys of its time, and \
 never changed. Re-sealing leaves reports as they are: a key that is given up takes the reports along that only it opens.";
 pub(crate) const REPORTS_MORE: &str = "\
 Examples:
