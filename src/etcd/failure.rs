@@ -9,7 +9,7 @@ pub(super) use crate::error::clean;
 use crate::error::{Error, ErrorKind};
 
 /// An error and its sources, each said once.
-pub(super) fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut parts = vec![error.to_string()];
     let mut next = error.source();
     while let Some(source) = next {

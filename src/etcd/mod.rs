@@ -20,6 +20,8 @@ mod write;
 pub use auth::{AuthFor, AuthPlan};
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
+#[cfg(feature = "client")]
+pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
 pub use probe::Member;
