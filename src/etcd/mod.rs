@@ -14,6 +14,7 @@ mod probe;
 pub mod protocol;
 mod settings;
 mod stream;
+mod trust;
 #[cfg(feature = "backup")]
 mod write;
 

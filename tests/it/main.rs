@@ -16,6 +16,7 @@ mod agent_soak;
 mod audit_log;
 mod bolt;
 mod broken_etcd;
+mod certificates;
 mod cli;
 mod companions;
 mod contents;
