@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{AgentOptions, Places};
 use crate::backup::{
     Control, DrillOptions, EVERY_SNAPSHOT, Listing, Scope, Source, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, newest_reports, plan_prune, proves_bytes, prune_report,
-    select, snapshots, store_report, verify,
+    authenticate, backup, copy, drill, is_ahead, newest_reports, plan_prune, proves_bytes,
+    prune_report, select, snapshots, store_report, verify,
 };
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};

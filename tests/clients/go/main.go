@@ -53,7 +53,7 @@ func connect(endpoints string) *clientv3.Client {
 }
 
 func within(limit time.Duration) context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	time.AfterFunc(limit, cancel)
 	return ctx
 }

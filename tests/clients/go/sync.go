@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// syncEndpoints ENDPOINT KEY: what Go clients do with `AutoSyncInterval`: they ask for the members and talk to those from
+// syncEndpoints ENDPOINT [KEY]: what Go clients do with `AutoSyncInterval`: they ask for the members and talk to those from
 // then on. Prints where the client talks to after that, the version that each of those says it has, and puts KEY there.
 func syncEndpoints(args []string) {
 	client := connect(args[0])
@@ -20,6 +20,9 @@ func syncEndpoints(args []string) {
 	endpoints := client.Endpoints()
 	sort.Strings(endpoints)
 	fmt.Println("endpoints", strings.Join(endpoints, ","))
+	if len(args) < 2 {
+		return
+	}
 	for _, endpoint := range endpoints {
 		status := must(client.Status(ctx, endpoint))
 		fmt.Println("status", status.Version, status.Leader != 0, len(status.Errors))
