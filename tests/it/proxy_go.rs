@@ -117,8 +117,8 @@ fn calls_under_way_when_etcd_is_killed() {
     let mut behind = Behind::start(Version::V3_5);
     let proxy = behind.proxy(&[]);
     let (direct, through) = (behind.etcd.endpoint().to_owned(), proxy.endpoint());
-    let mut talks = [direct, through].map(|endpoint| {
-        let mut talk = Talk::start(with("inflight", &[&endpoint]));
+    let mut talks = [(direct, "direct"), (through, "through")].map(|(endpoint, key)| {
+        let mut talk = Talk::start(with("inflight", &[&endpoint, key]));
         talk.wait_for("calling");
         talk
     });
@@ -139,7 +139,7 @@ fn calls_under_way_when_etcd_is_killed() {
 fn calls_under_way_when_the_proxy_is_killed() {
     let behind = Behind::start(Version::V3_5);
     let mut proxy = behind.proxy(&[]);
-    let mut talk = Talk::start(with("inflight", &[&proxy.endpoint()]));
+    let mut talk = Talk::start(with("inflight", &[&proxy.endpoint(), "through"]));
     talk.wait_for("calling");
     for _ in 0..2 {
         std::thread::sleep(AWAY);

@@ -5,7 +5,8 @@
 use crate::behind::contains;
 use crate::proxy_raw::{DELETE, KEYRING, Lab, PUT, RANGE, TXN, WATCH};
 use crate::raw::{
-    INVALID_ARGUMENT, Node, OK, bytes, choice, decode, encode, many, message, number, varint,
+    INVALID_ARGUMENT, Node, OK, bytes, choice, decode, encode, many, message, number, number_of,
+    varint,
 };
 
 /// Requests of all kinds, as clients send them.
@@ -273,8 +274,8 @@ async fn what_two_parsers_read_differently_is_refused() {
 async fn what_is_written_differently_means_the_same() {
     let lab = Lab::plain().await;
     for (method, nodes) in requests() {
-        // These wait for others.
-        if method.contains("Observe") || method.contains("Campaign") || method.contains("/Lock") {
+        // These do not end by themselves.
+        if ["Watch", "Observe", "Campaign", "/Lock"].iter().any(|name| method.ends_with(name)) {
             continue;
         }
         // What the other test changes is understood when it is not changed.
@@ -295,6 +296,28 @@ async fn what_is_written_differently_means_the_same() {
                 assert!(!contains(&answer.body, b"\0SR"), "{method} {name}");
             }
         }
+    }
+    for (method, nodes) in requests().into_iter().filter(|(method, _)| *method == WATCH) {
+        let creates = nodes[0].field() == 1;
+        for path in paths(&nodes) {
+            for (_, change) in EQUAL {
+                let same = |node: &Node| {
+                    change(node).unwrap_or_else(|| encode(std::slice::from_ref(node)))
+                };
+                let mut stream = lab.raw.open(method).await;
+                stream.send(&encode_with(&nodes, &path, &same)).await;
+                if creates && let Ok(created) = stream.next().await {
+                    assert_eq!(
+                        (number_of(&created, 2), number_of(&created, 4)),
+                        (3, 0),
+                        "{path:?}"
+                    );
+                }
+            }
+        }
+        let mut stream = lab.raw.open(method).await;
+        stream.send(&encode(&nodes)).await;
+        assert!(!creates || stream.next().await.is_ok());
     }
     lab.assert_encrypted();
 }

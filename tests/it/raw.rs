@@ -121,7 +121,7 @@ impl Raw {
         });
         let request = self.request(path).body(BodyExt::boxed(StreamBody::new(frames))).unwrap();
         let response = tokio::spawn(self.sender.clone().send_request(request));
-        Stream { sender: Some(sender), response: Some(response), body: None, buffer: Vec::new() }
+        Stream { sender, response: Some(response), body: None, buffer: Vec::new() }
     }
 }
 
@@ -148,7 +148,7 @@ async fn collect(response: Response<Incoming>, answer: &mut Answer) {
 
 /// A request that stays open, with any number of messages in both directions.
 pub(crate) struct Stream {
-    sender: Option<mpsc::Sender<Bytes>>,
+    sender: mpsc::Sender<Bytes>,
     response: Option<tokio::task::JoinHandle<hyper::Result<Response<Incoming>>>>,
     body: Option<(Answer, Incoming)>,
     buffer: Vec<u8>,
@@ -157,11 +157,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) async fn send(&self, message: &[u8]) {
         // It may have been refused already.
-        let _ = self.sender.as_ref().unwrap().send(framed(message).into()).await;
-    }
-
-    pub(crate) fn close(&mut self) {
-        self.sender = None;
+        let _ = self.sender.send(framed(message).into()).await;
     }
 
     /// The next message, or how it ended.

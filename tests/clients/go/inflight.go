@@ -29,7 +29,7 @@ func (c *counts) add(name string, err error) {
 	}
 }
 
-// inflight ENDPOINT: calls of every kind over plain gRPC, without the retries of etcd's client, until the test says so; it
+// inflight ENDPOINT KEY: calls of every kind over plain gRPC, without the retries of etcd's client, until the test says so; it
 // kills etcd or the proxy meanwhile. Prints how often each kind ended with each code, as etcd's own
 // TestV3KVInflightRangeRequests looks at them.
 func inflight(args []string) {
@@ -38,7 +38,7 @@ func inflight(args []string) {
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second})))
 	kv, watch, lease := pb.NewKVClient(conn), pb.NewWatchClient(conn), pb.NewLeaseClient(conn)
 	found := counts{of: map[string]int{}}
-	name, value := []byte("inflight"), []byte("plaintext-inflight")
+	name, value := []byte(args[1]), []byte("plaintext-inflight")
 	must(kv.Put(within(5*time.Second), &pb.PutRequest{Key: name, Value: value}))
 	granted := must(lease.LeaseGrant(within(5*time.Second), &pb.LeaseGrantRequest{TTL: 600}))
 	calls := map[string]func(context.Context) error{
