@@ -130,7 +130,13 @@ async fn a_lease_belongs_to_who_may_touch_its_keys() {
     let empty = grant(&app).await;
     put(&other, "/other/leader", theirs).await;
     put(&other, "/other/shared", both).await;
-    put(&app, "/app/shared", both).await;
+    put(&admin, "/app/shared", both).await;
+    // A key that joined another's lease would stop the other from keeping it alive.
+    for lease in [theirs, both] {
+        let request = [bytes(1, "/app/joins"), bytes(2, "plaintext-joins"), number(3, lease)];
+        let answer = app.call(PUT, &encode(&request)).await;
+        answer.assert_refused(PERMISSION_DENIED, "a key that joins");
+    }
     put(&app, "/app/own", own).await;
 
     for lease in [theirs, both] {
@@ -173,12 +179,12 @@ async fn a_lease_belongs_to_who_may_touch_its_keys() {
 #[ignore = "long: leases are looked at every 30 s"]
 async fn long_keep_alive_ends_when_the_lease_is_no_longer_the_clients() {
     let tenants = Tenants::start().await;
-    let (app, other) = (tenants.client("app").await, tenants.client("other").await);
+    let (app, admin) = (tenants.client("app").await, tenants.client("admin").await);
     let lease = grant(&app).await;
     let mut stream = app.open(KEEP_ALIVE).await;
     stream.send(&encode(&[number(1, lease)])).await;
     assert_eq!(number_of(&stream.next().await.unwrap(), 3), 600);
-    put(&other, "/other/joined", lease).await;
+    put(&admin, "/other/joined", lease).await;
     for _ in 0..45 {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         stream.send(&encode(&[number(1, lease)])).await;

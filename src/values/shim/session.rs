@@ -1,7 +1,7 @@
 //! Streams in both directions: watches, and leases kept alive.
 //!
-//! Each message of the client is parsed and judged before etcd gets it. What is refused is answered as etcd answers it,
-//! and everything else on the stream goes on. When etcd is lost the stream ends with `UNAVAILABLE`, so that clients
+//! Each message of the client is parsed and judged before etcd gets it. What is refused is answered as etcd answers it: a
+//! watch is canceled, and the others of the stream go on; a stream that keeps leases alive ends with the status. When etcd is lost the stream ends with `UNAVAILABLE`, so that clients
 //! open it again.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -87,7 +87,7 @@ pub(super) fn open(
 ) -> Response<Body> {
     let (told, tells) = mpsc::channel(WAITING);
     let (cancel, cancels) = mpsc::channel(WAITING);
-    let client = Client {
+    let mut client = Client {
         shim: shim.clone(),
         method,
         headers: headers.clone(),
@@ -97,12 +97,18 @@ pub(super) fn open(
         told,
         cancels,
     };
-    let body = Body::new(StreamBody::new(stream::unfold(client, |mut client| async {
-        let message = client.next().await?;
-        Some((Ok::<_, Status>(Frame::data(framed(&message))), client))
-    })));
     let mut upstream = shim.clone();
-    let etcd = Etcd::Opens(Box::pin(async move { upstream.send(method, &headers, body).await }));
+    // Etcd is asked once there is something to ask: a stream that failed before its client has written would fail that
+    // write, which Python's grpc.aio takes for an internal error.
+    let etcd = Etcd::Opens(Box::pin(async move {
+        let first = client.next().await;
+        let messages = stream::iter(first).chain(stream::unfold(client, |mut client| async {
+            let message = client.next().await?;
+            Some((message, client))
+        }));
+        let frames = messages.map(|message| Ok::<_, Status>(Frame::data(framed(&message))));
+        upstream.send(method, &headers, Body::new(StreamBody::new(frames))).await
+    }));
     let answers = Answers {
         shim,
         method,
@@ -151,9 +157,14 @@ impl Client {
                     return Some(parsed.message);
                 }
                 Err(status) => {
-                    let message = self.refusal(&message, &status).await;
-                    let told = Told::Answer { after: self.created, message };
-                    if self.told.send(told).await.is_err() {
+                    let is_watch = self.method == Method::Watch;
+                    let told = if is_watch {
+                        let message = self.refusal(&status).await;
+                        Told::Answer { after: self.created, message }
+                    } else {
+                        Told::Failed(status)
+                    };
+                    if self.told.send(told).await.is_err() || !is_watch {
                         return None;
                     }
                 }
@@ -161,23 +172,17 @@ impl Client {
         }
     }
 
-    /// As etcd refuses one message of a stream (`server/etcdserver/api/v3rpc/watch.go`, `lease.go`).
-    async fn refusal(&mut self, message: &[u8], status: &Status) -> Bytes {
+    /// As etcd refuses to create a watch (`server/etcdserver/api/v3rpc/watch.go`). It ends no other of the stream.
+    async fn refusal(&mut self, status: &Status) -> Bytes {
         let mut out = Vec::new();
         put_message(&mut out, 1, &self.shim.header(&self.headers).await);
-        if self.method == Method::Watch {
-            // `clientv3.InvalidWatchID`, created, canceled, and the reason as Go prints a status.
-            put_number(&mut out, 2, -1);
-            put_number(&mut out, 3, 1);
-            put_number(&mut out, 4, 1);
-            let (code, text) = (super::status::go_name(status.code()), status.message());
-            let reason = format!("rpc error: code = {code} desc = {text}");
-            put_bytes(&mut out, 6, reason.as_bytes());
-        } else {
-            // A lease with no time left: to its client it has expired.
-            let id = Singles::<1>::read(message).and_then(|one| one.number(1)).unwrap_or(0);
-            put_number(&mut out, 2, id);
-        }
+        // `clientv3.InvalidWatchID`, created, canceled, and the reason as Go prints a status.
+        put_number(&mut out, 2, -1);
+        put_number(&mut out, 3, 1);
+        put_number(&mut out, 4, 1);
+        let (code, text) = (super::status::go_name(status.code()), status.message());
+        let reason = format!("rpc error: code = {code} desc = {text}");
+        put_bytes(&mut out, 6, reason.as_bytes());
         out.into()
     }
 }

@@ -73,7 +73,10 @@ fn merge(schema: &Schema, mut data: &[u8], into: &mut Decoded, depth: usize) -> 
         };
         if spec.count == Count::OneOf {
             into.0.retain(|number, _| {
-                schema.fields.iter().all(|spec| spec.number != *number || spec.count != Count::OneOf)
+                schema
+                    .fields
+                    .iter()
+                    .all(|spec| spec.number != *number || spec.count != Count::OneOf)
             });
         }
         let values = into.0.entry(number).or_default();
