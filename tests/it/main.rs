@@ -52,6 +52,7 @@ mod proxy_conformance;
 mod proxy_gate;
 mod proxy_go;
 mod proxy_hostile;
+mod proxy_kubernetes;
 mod proxy_languages;
 mod proxy_messages;
 mod proxy_raw;
