@@ -51,6 +51,7 @@ mod proxy_clients;
 mod proxy_conformance;
 mod proxy_gate;
 mod proxy_go;
+mod proxy_health;
 mod proxy_hostile;
 mod proxy_kubernetes;
 mod proxy_languages;
