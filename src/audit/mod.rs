@@ -29,4 +29,4 @@ pub use query::{Entry, Filter, KeyFilter, query};
 pub use reader::files;
 pub use record::{KeyRange, MAX_KEY_BYTES, MAX_KEYS, Record};
 pub use verify::{Finding, Problem, Report, verify};
-pub use writer::{AuditLog, Options};
+pub use writer::{AuditLog, Options, Reserved};

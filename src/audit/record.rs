@@ -36,6 +36,12 @@ pub struct Record {
     /// How many more it touched.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
+    /// What else it was about: a lease, a user, a role, a member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// How many more requests of the connection were refused since its last line, and have no line of their own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeats: u64,
     /// The revision asked for, or of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
@@ -52,7 +58,7 @@ impl Record {
         for name in [&mut self.peer, &mut self.method, &mut self.outcome] {
             bound(name);
         }
-        [&mut self.client, &mut self.user].into_iter().flatten().for_each(bound);
+        [&mut self.client, &mut self.user, &mut self.subject].into_iter().flatten().for_each(bound);
         let mut room = MAX_KEYS_TEXT;
         let mut kept = 0;
         for range in self.keys.iter_mut().take(MAX_KEYS) {
@@ -210,6 +216,8 @@ mod tests {
             method: "/etcdserverpb.KV/Range".into(),
             keys: vec![KeyRange::range("/a", "/b"), KeyRange::key(vec![0xff, 0])],
             more: 0,
+            subject: None,
+            repeats: 0,
             revision: Some(7),
             outcome: "OK".into(),
             duration_us: 321,

@@ -18,8 +18,8 @@ use super::record::Record;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::MasterKeys;
 
-/// Records that may wait for the writer; more wait in [`AuditLog::record`].
-const QUEUE: usize = 1024;
+/// Requests under way that are to be recorded; more wait in [`AuditLog::reserve`].
+const QUEUE: usize = 64 << 10;
 /// Records that one write holds at most.
 const BATCH: usize = 256;
 
@@ -85,8 +85,17 @@ impl AuditLog {
     /// it is in the file then; whether the request goes on is the caller's to decide. The next record tries again,
     /// and the log then says how many are missing.
     pub async fn record(&self, record: Record) -> Result<()> {
-        let draft = Draft::new(Kind::Request, &record.bounded())?;
-        self.ask(|done| Message::Line(draft, done)).await
+        self.reserve().await?.record(record).await
+    }
+
+    /// Reserves a place for the line of a request before anything comes of it. With that place, writing the line does
+    /// not wait: it happens even when the request is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] once the log is closed.
+    pub async fn reserve(&self) -> Result<Reserved> {
+        let permit = self.sender.clone().reserve_owned().await;
+        Ok(Reserved(permit.map_err(|_| closed())?))
     }
 
     /// Ends the file with its closing line, on disk, and gives up the lock. Records handed in before are written first.
@@ -102,7 +111,6 @@ impl AuditLog {
         &self,
         message: impl FnOnce(oneshot::Sender<Result<()>>) -> Message,
     ) -> Result<()> {
-        let closed = || Error::new(ErrorKind::Refused, "the audit log is closed");
         let (done, answer) = oneshot::channel();
         self.sender.send(message(done)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -125,6 +133,37 @@ impl AuditLog {
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// A place in the log for one line; see [`AuditLog::reserve`].
+pub struct Reserved(mpsc::OwnedPermit<Message>);
+
+impl Reserved {
+    /// Writes the line; returns once the file has it, as [`AuditLog::record`] does.
+    ///
+    /// # Errors
+    /// As [`AuditLog::record`].
+    pub async fn record(self, record: Record) -> Result<()> {
+        self.send(record)?.await.map_err(|_| closed())?
+    }
+
+    /// Writes the line, and does not wait until the file has it. If it cannot be written, the log says later that a
+    /// line is missing.
+    pub fn leave(self, record: Record) {
+        // Only a record that is no JSON is not sent, and every record is.
+        let _ = self.send(record);
+    }
+
+    fn send(self, record: Record) -> Result<oneshot::Receiver<Result<()>>> {
+        let draft = Draft::new(Kind::Request, &record.bounded())?;
+        let (done, answer) = oneshot::channel();
+        self.0.send(Message::Line(draft, done));
+        Ok(answer)
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Refused, "the audit log is closed")
 }
 
 /// What the thread owns.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+use super::trust::CA_AS_SERVER;
 pub(super) use crate::error::clean;
 use crate::error::{Error, ErrorKind};
 
 /// An error and its sources, each said once.
-pub(super) fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut parts = vec![error.to_string()];
     let mut next = error.source();
     while let Some(source) = next {
@@ -45,10 +46,8 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     // The last is what a request meets on a connection that the server closed before it was sent.
     let broke_off = has(&["broken pipe", "reset", "closed", "connection was not ready"]);
-    if has(&["CertificateRequired", "BadCertificate"]) {
-        error.hint("the server asks for a client certificate: give one, and its key, signed by the CA it trusts")
-    } else if has(&["certificate"]) {
-        error.hint("give the CA that signed the server's certificate, and the endpoint by a name that is in it")
+    if let Some(hint) = certificate_hint(&text) {
+        error.hint(hint)
     } else if has(&["Connection refused"]) {
         error.hint("nothing listens there: check the endpoint and that etcd runs")
     } else if tls && (broke_off || has(&["handshake", "alert"])) {
@@ -60,6 +59,31 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
     }
 }
 
+/// What helps against a refused certificate, if that is what `text` tells of. The words are rustls'.
+fn certificate_hint(text: &str) -> Option<&'static str> {
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    Some(if has(&["CertificateRequired", "BadCertificate"]) {
+        "the server asks for a client certificate: give one, and its key, signed by the CA it trusts"
+    } else if !has(&["certificate"]) {
+        return None;
+    } else if has(&[CA_AS_SERVER]) {
+        "the server's own certificate is a CA certificate (CA:TRUE), as `openssl req -x509` makes them: \
+         give exactly that certificate as --cacert, or let the server use one that a CA signed"
+    } else if has(&["certificate expired", "certificate: Expired"]) {
+        "the server's certificate has expired: renew it; if it has not, this machine's clock is wrong"
+    } else if has(&["not valid yet", "NotValidYet"]) {
+        "the server's certificate is not valid yet: check this machine's clock and the server's"
+    } else if has(&["not valid for name", "NotValidForName"]) {
+        "the endpoint's name is not in the server's certificate: write the endpoint with a name that is in it"
+    } else if has(&["InvalidPurpose", "purpose"]) {
+        "the server's certificate is not made for servers: it needs the extended key usage serverAuth"
+    } else if has(&["UnknownIssuer", "BadSignature"]) {
+        "give the CA that signed the server's certificate as --cacert: no CA that is trusted now did"
+    } else {
+        "give the CA that signed the server's certificate, and the endpoint by a name that is in it"
+    })
+}
+
 /// Nothing came within `limit`.
 pub(super) fn timed_out(what: &str, limit: Duration) -> Error {
     Error::new(ErrorKind::Unreachable, format!("{what}: no answer within {limit:?}"))
@@ -69,7 +93,17 @@ pub(super) fn timed_out(what: &str, limit: Duration) -> Error {
 pub(crate) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
     match error {
         etcd_client::Error::GRpcStatus(status) => from_status(what, status),
-        other => Error::new(ErrorKind::Unreachable, format!("{what}: {}", chain(other))),
+        other => with_certificate_hint(Error::new(
+            ErrorKind::Unreachable,
+            format!("{what}: {}", chain(other)),
+        )),
+    }
+}
+
+fn with_certificate_hint(error: Error) -> Error {
+    match certificate_hint(&error.to_string()) {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 
@@ -81,7 +115,9 @@ pub(super) fn from_status(what: &str, status: &Status) -> Error {
     }
     let text = if text.is_empty() { format!("gRPC {:?}", status.code()) } else { text };
     let failed = Error::new(kind(status), format!("{what}: {text}"));
-    if failed.kind() != ErrorKind::Denied {
+    if failed.kind() == ErrorKind::Unreachable {
+        with_certificate_hint(failed)
+    } else if failed.kind() != ErrorKind::Denied {
         failed
     } else if status.message().contains("user ID or password") {
         failed.hint("check the etcd user and its password")

@@ -14,12 +14,15 @@ mod probe;
 pub mod protocol;
 mod settings;
 mod stream;
+mod trust;
 #[cfg(feature = "backup")]
 mod write;
 
 pub use auth::{AuthFor, AuthPlan};
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
+#[cfg(feature = "client")]
+pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
 pub use probe::Member;

@@ -1,13 +1,16 @@
 //! How to reach etcd: endpoints, TLS, user, timeouts; checked before anything connects.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Certificate, Identity, TlsOptions};
+use etcd_client::{Identity, TlsOptions};
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tonic::transport::Endpoint;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::trust;
 use crate::error::{Error, Result};
 use crate::secret::SecretBytes;
 
@@ -100,7 +103,7 @@ impl EtcdSettings {
     /// As [`plan`](Self::plan).
     pub(super) fn target(&self, name: &str) -> Result<Target> {
         let tls = self.tls()?;
-        let channel = self.channel(&self.url(name)?, &tls)?;
+        let channel = self.channel(&self.url(name)?, tls)?;
         Ok(Target { name: name.to_owned(), channel })
     }
 
@@ -155,7 +158,7 @@ impl EtcdSettings {
         Ok(url)
     }
 
-    fn channel(&self, url: &Url, tls: &TlsOptions) -> Result<Endpoint> {
+    fn channel(&self, url: &Url, tls: Tls) -> Result<Endpoint> {
         let endpoint = Endpoint::from_shared(url.to_string())
             .map_err(|error| Error::usage(format!("etcd endpoint {url}: {error}")))?
             .connect_timeout(self.dial_timeout)
@@ -164,7 +167,11 @@ impl EtcdSettings {
         if url.scheme() == "http" {
             return Ok(endpoint);
         }
-        endpoint.tls_config(tls.clone()).map_err(|error| {
+        let endpoint = match tls.verifier {
+            Some(verifier) => endpoint.tls_config_with_verifier(tls.options, verifier),
+            None => endpoint.tls_config(tls.options),
+        };
+        endpoint.map_err(|error| {
             Error::usage(format!(
                 "the TLS files do not fit together: {}",
                 super::failure::chain(&error)
@@ -172,22 +179,35 @@ impl EtcdSettings {
         })
     }
 
-    fn tls(&self) -> Result<TlsOptions> {
-        let mut tls = TlsOptions::new();
-        tls = match &self.cacert {
-            Some(path) => tls.ca_certificate(Certificate::from_pem(&*read_ca(path)?)),
-            None => tls.with_enabled_roots(),
-        };
-        match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                Ok(tls.identity(Identity::from_pem(&*read_pem(cert)?, &*read_pem(key)?)))
+    fn tls(&self) -> Result<Tls> {
+        let (options, verifier) = match &self.cacert {
+            Some(path) => {
+                let named = |error: Error| error.context(path.display().to_string());
+                let verifier = trust::verifier(&read_ca(path)?).map_err(named)?;
+                (TlsOptions::new(), Some(verifier))
             }
-            (None, None) => Ok(tls),
-            _ => Err(Error::usage(
-                "a client certificate and its key go together: one of them is missing",
-            )),
-        }
+            None => (TlsOptions::new().with_enabled_roots(), None),
+        };
+        let options = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                options.identity(Identity::from_pem(&*read_pem(cert)?, &*read_pem(key)?))
+            }
+            (None, None) => options,
+            _ => {
+                return Err(Error::usage(
+                    "a client certificate and its key go together: one of them is missing",
+                ));
+            }
+        };
+        Ok(Tls { options, verifier })
     }
+}
+
+/// TLS towards etcd.
+struct Tls {
+    options: TlsOptions,
+    /// Decides about the server's certificate; without it the system's authorities do.
+    verifier: Option<Arc<dyn ServerCertVerifier>>,
 }
 
 /// A file without any certificate would read as trust in nobody, and fail with other words.

@@ -22,7 +22,9 @@ impl<'a> Fields<'a> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let tag = self.varint()?;
+        // protobuf.dev, "Encoding": a tag is a varint of 32 bits. Go's generated parsers drop the bits above, so that
+        // another field would be read.
+        let tag = u32::try_from(self.varint()?).map_err(|_| Malformed)?;
         let field = match tag & 7 {
             0 => Field::Number(self.varint()?),
             1 => self.take(8).map(|_| Field::Other)?,
@@ -35,7 +37,7 @@ impl<'a> Fields<'a> {
         };
         match tag >> 3 {
             0 => Err(Malformed),
-            number => Ok(Some((number, field))),
+            number => Ok(Some((number.into(), field))),
         }
     }
 
@@ -46,7 +48,8 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
+    /// A number in groups of seven bits.
+    pub(crate) fn varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0_u64;
         for shift in (0..64).step_by(7) {
             let (byte, rest) = self.0.split_first().ok_or(Malformed)?;
@@ -126,6 +129,8 @@ mod tests {
             &[0x0f],
             &[0x00, 0x00],
             &[0x09, 1],
+            // Field 2^32 + 1, which Go reads as field 1.
+            &[0x8a, 0x80, 0x80, 0x80, 0x80, 0x01, 0],
         ] {
             assert_eq!(one(bad), Err(Malformed), "{bad:x?}");
         }

@@ -1,41 +1,33 @@
-//! What stands before the shim: who may pass, and what is noted down of it.
+//! What stands before the shim: which requests are served, who may make them, and what the audit log says of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
-use http_body::Frame;
-use http_body_util::StreamBody;
-use jiff::Timestamp;
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::Shared;
-use super::metrics::code_name;
-use crate::audit::{AuditLog, KeyRange, Record};
+use super::access::Rule;
+use super::line::{Line, Refusals, unwritable};
+use crate::audit::AuditLog;
+use crate::error::Result as StrongroomResult;
 use crate::values::{
-    Budget, Frames, MAX_ANSWERS, MAX_REQUESTS, Shim, Touched, answered, framed, revision_of,
-    single, text_of, touched,
+    About, Answer, Budget, Failure, Frames, Judge, MAX_REQUESTS, Method, Needs, Parsed, Shape,
+    Shim, compressed, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
 const MAX_USERS: usize = 10_000;
-const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
-/// Calls whose request or answer is more than one message.
-const STREAMS: [&str; 8] = [
-    "/etcdserverpb.KV/RangeStream",
-    "/etcdserverpb.Watch/Watch",
-    "/etcdserverpb.Lease/LeaseKeepAlive",
-    "/etcdserverpb.Maintenance/Snapshot",
-    "/v3electionpb.Election/Observe",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
+/// How long a client may keep a lease alive before its keys are looked at again.
+const LEASE_CHECK: Duration = Duration::from_secs(30);
+/// Leases of one stream that are remembered as checked.
+const MAX_LEASES: usize = 10_000;
+/// Leases that one request may name: etcd's default for the operations of a transaction.
+const MAX_LEASES_NAMED: usize = 128;
 
 /// The log, and what becomes of requests when it cannot be written.
 pub(super) struct Audit {
@@ -70,16 +62,10 @@ pub(super) struct Gate {
     peer: SocketAddr,
     /// The common name in the client's certificate.
     client: Option<Arc<str>>,
+    /// The proxy's own URL, for clients that ask for the cluster's.
+    url: Arc<str>,
     requests: Budget,
-    answers: Budget,
-}
-
-/// A request while it is under way.
-struct Underway {
-    path: String,
-    user: Option<String>,
-    time: Timestamp,
-    begun: Instant,
+    pub(super) refusals: Refusals,
 }
 
 impl Gate {
@@ -88,204 +74,312 @@ impl Gate {
         shim: Shim,
         peer: SocketAddr,
         client: Option<Arc<str>>,
+        url: Arc<str>,
     ) -> Self {
         let requests = Budget::new(MAX_REQUESTS.max(shared.max_request));
-        Self { shared, shim, peer, client, requests, answers: Budget::new(MAX_ANSWERS) }
+        Self { shared, shim, peer, client, url, requests, refusals: Refusals::new() }
     }
 
-    fn frames(&self, body: Body) -> Frames {
-        Frames::new(body, self.shared.max_request, self.requests.clone())
+    pub(super) fn audit(&self) -> Option<&Audit> {
+        self.shared.audit.as_ref()
+    }
+
+    pub(super) fn client(&self) -> Option<&str> {
+        self.client.as_deref()
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Remembers whether the log can be written. What has happened is not undone: an error stops what comes next.
+    pub(super) fn written(&self, written: StrongroomResult<()>) -> Result<(), Status> {
+        self.shared.set_unwritable(written.is_err());
+        let Err(error) = written else { return Ok(()) };
+        self.shared.metrics.audit_failed();
+        match self.audit() {
+            Some(audit) if !audit.fail_open => Err(unwritable(&error)),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let mut underway = Underway {
-            path: request.uri().path().to_owned(),
-            user: self.shared.users.of(request.headers()),
-            time: Timestamp::now(),
-            begun: Instant::now(),
+        let begun = Instant::now();
+        let Some(method) = served(&request) else {
+            self.shared.metrics.called("other", Code::Unimplemented, None);
+            let (path, is_grpc) = (request.uri().path().to_owned(), is_grpc(request.headers()));
+            return match self.refused(&path, is_grpc).await {
+                Ok(response) => response,
+                Err(status) => status.into_http(),
+            };
         };
-        let looks = self.shared.audit.is_some() || !self.shared.access.is_open();
-        let is_stream = STREAMS.contains(&&*underway.path);
-        let answered = match (looks, is_stream) {
-            (false, _) => Ok(self.pass(request).await),
-            (true, true) => self.stream(&underway, request).await,
-            (true, false) => self.call(&mut underway, request).await,
-        };
-        let response = answered.unwrap_or_else(|status| status.into_http());
-        // Only what failed at once says so in its headers; the shim's own answers carry it there too.
-        let code =
-            Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-        let took = (!is_stream).then(|| underway.begun.elapsed());
-        self.shared.metrics.called(&underway.path, code, took);
-        response
+        let answered = self.serve(method, request).await;
+        let code = answered.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let took = matches!(method.shape(), Shape::Unary).then(|| begun.elapsed());
+        self.shared.metrics.called(method.path(), code, took);
+        answered.unwrap_or_else(Status::into_http)
     }
 
-    async fn pass(&self, request: Request<Body>) -> Response<Body> {
-        self.shim.clone().respond(request).await
+    /// What is no method of etcd's gRPC API is never sent on: etcd may read more into it than is seen here.
+    async fn refused(
+        self: &Arc<Self>,
+        path: &str,
+        is_grpc: bool,
+    ) -> Result<Response<Body>, Status> {
+        let line = Line::begin(self, path, None).await?;
+        line.end(Code::Unimplemented, None).await?;
+        let mut response = Status::unimplemented("strongroom: unknown method").into_http();
+        if !is_grpc {
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        }
+        Ok(response)
     }
 
-    /// A call of one message and one answer.
-    async fn call(
-        &self,
-        underway: &mut Underway,
+    async fn serve(
+        self: &Arc<Self>,
+        method: Method,
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
-        let (mut head, body) = request.into_parts();
-        let mut request = self.frames(body);
-        let message = request.only().await?;
-        if underway.path == AUTHENTICATE {
-            underway.user = text_of(&message, 1);
-        }
-        let about = about(&underway.path, &message)?;
-        self.admit(underway, &about).await?;
-        head.headers.remove(http::header::CONTENT_LENGTH);
-        let sent = Request::from_parts(head, single(&message));
-        let (mut head, body) = self.pass(sent).await.into_parts();
-        let mut frames = Frames::new(body, MAX_ANSWERS, self.answers.clone());
-        let (answer, room, trailers) = match frames.next().await {
-            Ok(answer) => {
-                let room = frames.room();
-                // The trailers come after it.
-                frames.next().await?;
-                (answer, room, frames.trailers())
+        let (head, body) = request.into_parts();
+        let headers = head.headers;
+        let user = self.shared.users.of(&headers);
+        let mut line = Line::begin(self, method.path(), user.clone()).await?;
+        let refused = match () {
+            () if is_compressed(&headers) => Some(compressed()),
+            () if matches!(self.rule(), Rule::Nothing) => Some(denied()),
+            () if method.is_about_one_member() && self.shared.members > 1 => {
+                Some(Status::failed_precondition(format!(
+                    "strongroom: this call acts on one member, and {} are behind the proxy: \
+                     connect to the member itself",
+                    self.shared.members
+                )))
             }
+            () => None,
+        };
+        if let Some(status) = refused {
+            line.end(status.code(), None).await?;
+            return Err(status);
+        }
+        let mut frames = Frames::new(body, self.shared.max_request, self.requests.clone());
+        if method.shape() == Shape::Streams {
+            line.end(Code::Ok, None).await?;
+            return Ok(self.session(method, headers, user, frames));
+        }
+        let served = async {
+            let request = Parsed::parse(method, &frames.only().await?)?;
+            let about = About::of(&request).map_err(malformed)?;
+            line.about(about.clone());
+            if method == Method::Authenticate {
+                line.of_user(text_of(&request.message, 1));
+            }
+            self.admit(&headers, method, &about).await?;
+            self.ask(&headers, &request).await
+        };
+        let (response, revision) = match served.await {
+            Ok(answered) => answered,
             Err(status) => {
-                self.note(underway, about, status.code(), None).await?;
+                line.end(status.code(), None).await?;
                 return Err(status);
             }
         };
-        let status =
-            Status::from_header_map(&trailers).or_else(|| Status::from_header_map(&head.headers));
-        let code = status.map_or(Code::Ok, |status| status.code());
-        if let (Some(answer), AUTHENTICATE) = (&answer, &*underway.path)
-            && let (Some(token), Some(user)) = (text_of(answer, 2), underway.user.clone())
+        line.end(Code::Ok, revision).await?;
+        Ok(response)
+    }
+
+    /// The shim's answer to a request that is admitted, and its revision.
+    async fn ask(
+        &self,
+        headers: &HeaderMap,
+        request: &Parsed,
+    ) -> Result<(Response<Body>, Option<i64>), Status> {
+        let mut shim = self.shim.clone();
+        if request.method.shape() == Shape::Answers {
+            let response = shim.answers(headers, request).await.map_err(Failure::status)?;
+            return match Status::from_header_map(response.headers()) {
+                Some(status) if status.code() != Code::Ok => Err(status),
+                _ => Ok((response, None)),
+            };
+        }
+        let mut answer = shim.call(headers, request).await.map_err(Failure::status)?;
+        self.learn(request, &answer);
+        self.shared.metrics.unreadable(answer.unreadable);
+        if has_members(request.method) {
+            let told = with_client_urls(&answer.message, &self.url).map_err(malformed)?;
+            answer.message = told.into();
+        }
+        let revision = revision_of(&answer.message);
+        Ok((answer.into_response(), revision))
+    }
+
+    /// Remembers whose a token is.
+    fn learn(&self, request: &Parsed, answer: &Answer) {
+        if request.method == Method::Authenticate
+            && let (Some(user), Some(token)) =
+                (text_of(&request.message, 1), text_of(&answer.message, 2))
         {
             self.shared.users.learn(&token, user);
         }
-        self.note(underway, about, code, answer.as_deref().and_then(revision_of)).await?;
-        Ok(match answer {
-            Some(answer) => Response::from_parts(head, answered(&answer, trailers, room)),
-            None => {
-                head.headers.extend(trailers);
-                Response::from_parts(head, Body::empty())
-            }
-        })
     }
 
-    /// A call with a stream of messages, each looked at before it goes on. What comes back is not.
-    async fn stream(
+    /// A stream in both directions, of which each message is judged.
+    fn session(
         self: &Arc<Self>,
-        underway: &Underway,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Status> {
-        if underway.path != "/etcdserverpb.Watch/Watch" {
-            let one_message =
-                !underway.path.ends_with("/LeaseKeepAlive") && !underway.path.starts_with("/grpc.");
-            let (request, found) = if one_message {
-                let (mut head, body) = request.into_parts();
-                let message = self.frames(body).only().await?;
-                head.headers.remove(http::header::CONTENT_LENGTH);
-                let found = about(&underway.path, &message)?;
-                (Request::from_parts(head, single(&message)), found)
-            } else {
-                (request, Vec::new())
-            };
-            self.admit(underway, &found).await?;
-            let response = self.pass(request).await;
-            let code = Status::from_header_map(response.headers())
-                .map_or(Code::Ok, |status| status.code());
-            self.note(underway, found, code, None).await?;
-            return Ok(response);
-        }
-        self.admit(underway, &[]).await?;
-        let (gate, path, user) = (Arc::clone(self), underway.path.clone(), underway.user.clone());
-        let request = request.map(|body| {
-            let frames = self.frames(body);
-            Body::new(StreamBody::new(futures::stream::try_unfold(
-                (gate, path, user, frames),
-                |(gate, path, user, mut frames)| async {
-                    let Some(message) = frames.next().await? else { return Ok(None) };
-                    gate.watch(&path, user.clone(), &message).await?;
-                    Ok::<_, Status>(Some((
-                        Frame::data(framed(&message)),
-                        (gate, path, user, frames),
-                    )))
-                },
-            )))
+        method: Method,
+        headers: HeaderMap,
+        user: Option<String>,
+        frames: Frames,
+    ) -> Response<Body> {
+        let gate = Arc::clone(self);
+        let (checked, judged) = (Arc::new(Mutex::new(HashMap::new())), headers.clone());
+        let judge: Judge = Arc::new(move |message| {
+            let (gate, checked) = (Arc::clone(&gate), Arc::clone(&checked));
+            let (headers, user) = (judged.clone(), user.clone());
+            Box::pin(async move { gate.judge(method, &headers, user, message, &checked).await })
         });
-        Ok(self.pass(request).await)
+        self.shim.clone().streams(method, &headers, frames, judge)
     }
 
-    /// One `WatchRequest`.
-    async fn watch(&self, path: &str, user: Option<String>, message: &Bytes) -> Result<(), Status> {
-        let found = about(path, message)?;
-        if found.is_empty() {
-            return Ok(());
+    /// One message of a stream.
+    async fn judge(
+        self: &Arc<Self>,
+        method: Method,
+        headers: &HeaderMap,
+        user: Option<String>,
+        message: Result<Parsed, Status>,
+        checked: &Mutex<HashMap<i64, Instant>>,
+    ) -> Result<Parsed, Status> {
+        let about = match &message {
+            Ok(message) => About::of(message).map_err(malformed)?,
+            Err(_) => About::default(),
+        };
+        if message.is_ok() && !is_news(&about, checked) {
+            return message;
         }
-        let (time, begun) = (Timestamp::now(), Instant::now());
-        let underway = Underway { path: path.to_owned(), user, time, begun };
-        self.admit(&underway, &found).await?;
-        self.note(&underway, found, Code::Ok, None).await
+        let mut line = Line::begin(self, method.path(), user).await?;
+        line.about(about.clone());
+        let judged = match message {
+            Ok(message) => self.admit(headers, method, &about).await.map(|()| message),
+            Err(status) => Err(status),
+        };
+        let code = judged.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        line.end(code, None).await?;
+        if code != Code::Ok {
+            self.shared.metrics.called(method.path(), code, None);
+        } else if let [lease] = about.leases[..] {
+            let mut checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
+            if checked.len() >= MAX_LEASES {
+                checked.clear();
+            }
+            checked.insert(lease, Instant::now());
+        }
+        judged
     }
 
-    /// Refuses who may not, and everybody while the log cannot be written and that is how it is to be.
-    async fn admit(&self, underway: &Underway, found: &[Touched]) -> Result<(), Status> {
-        if !self.shared.access.permits(self.client.as_deref(), &underway.path, found) {
-            self.note(underway, found.to_vec(), Code::PermissionDenied, None).await?;
-            // As etcd words it.
-            return Err(Status::permission_denied("etcdserver: permission denied"));
+    fn rule(&self) -> Rule<'_> {
+        self.shared.access.rule(self.client())
+    }
+
+    /// Refuses who may not, and everybody while the log cannot be written and requests depend on it.
+    async fn admit(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        method: Method,
+        about: &About,
+    ) -> Result<(), Status> {
+        let rule = self.rule();
+        if let Rule::Prefixes(_) = rule {
+            let permitted = match method.needs() {
+                Needs::Everything => false,
+                Needs::Nothing => true,
+                Needs::Keys => !about.keys.is_empty() && rule.holds(&about.keys),
+                Needs::Lease => !about.leases.is_empty(),
+            };
+            if !permitted {
+                return Err(denied());
+            }
+            self.admit_leases(headers, &rule, about).await?;
         }
-        match &self.shared.audit {
+        match self.audit() {
             Some(audit) if !audit.fail_open && self.shared.is_unwritable() => {
                 // Whether it can be written again shows only when it is.
-                self.note(underway, found.to_vec(), Code::Unavailable, None).await
+                Line::begin(self, method.path(), None).await?.end(Code::Unavailable, None).await
             }
             _ => Ok(()),
         }
     }
 
-    /// Notes a request down.
-    async fn note(
+    /// Leases belong to nobody in etcd. Here a client with prefixes may use one whose keys are all its own: to attach a
+    /// key to another's would let it be ended by the other, and stop the other from keeping it alive.
+    async fn admit_leases(
         &self,
-        underway: &Underway,
-        found: Vec<Touched>,
-        code: Code,
-        revision: Option<i64>,
+        headers: &HeaderMap,
+        rule: &Rule<'_>,
+        about: &About,
     ) -> Result<(), Status> {
-        let Some(audit) = &self.shared.audit else { return Ok(()) };
-        let asked = found.iter().map(|touched| touched.revision).find(|revision| *revision > 0);
-        let keys = found.into_iter().map(|touched| KeyRange::range(touched.key, touched.end));
-        let micros = underway.begun.elapsed().as_micros();
-        let record = Record {
-            time: underway.time,
-            client: self.client.as_deref().map(str::to_owned),
-            user: underway.user.clone(),
-            peer: self.peer.to_string(),
-            method: underway.path.clone(),
-            keys: keys.collect(),
-            more: 0,
-            revision: revision.or(asked),
-            outcome: code_name(code).into(),
-            duration_us: u64::try_from(micros).unwrap_or(u64::MAX),
-        };
-        let written = audit.log.record(record).await;
-        self.shared.set_unwritable(written.is_err());
-        match written {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.shared.metrics.audit_failed();
-                if audit.fail_open {
-                    return Ok(());
-                }
-                Err(Status::unavailable(format!(
-                    "strongroom: the audit log cannot be written: {error}"
-                )))
+        let mut leases = about.leases.clone();
+        leases.sort_unstable();
+        leases.dedup();
+        if leases.len() > MAX_LEASES_NAMED {
+            return Err(Status::invalid_argument("strongroom: too many leases in one request"));
+        }
+        for lease in leases {
+            let asked = time_to_live(lease);
+            let answer = self.shim.clone().ask(Method::LeaseTimeToLive, headers, &asked).await;
+            let answer = answer.map_err(Failure::status)?;
+            if !rule.holds(&lease_keys(&answer.message).map_err(malformed)?) {
+                return Err(denied());
             }
         }
+        Ok(())
     }
 }
 
-fn about(path: &str, message: &[u8]) -> Result<Vec<Touched>, Status> {
-    touched(path, message)
-        .map_err(|_| Status::internal("strongroom: a message that is none of etcd's API"))
+/// Whether a message of a stream is to be judged: one that creates a watch, and now and then one that keeps a lease
+/// alive.
+fn is_news(about: &About, checked: &Mutex<HashMap<i64, Instant>>) -> bool {
+    let checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
+    match about.leases[..] {
+        [lease] => checked.get(&lease).is_none_or(|since| since.elapsed() >= LEASE_CHECK),
+        _ => !about.keys.is_empty(),
+    }
+}
+
+/// The method of a request, if it is one of etcd's gRPC API, exactly.
+fn served(request: &Request<Body>) -> Option<Method> {
+    let is_call = request.method() == HttpMethod::POST && is_grpc(request.headers());
+    is_call.then(|| Method::of(request.uri())).flatten()
+}
+
+/// etcd answers other kinds of content in JSON, which would pass by the encryption.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+    matches!(
+        (kinds.next(), kinds.next()),
+        (Some(b"application/grpc" | b"application/grpc+proto"), None)
+    )
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all("grpc-encoding").iter().any(|encoding| encoding != "identity")
+}
+
+/// Whether the answer tells of the cluster's members.
+fn has_members(method: Method) -> bool {
+    matches!(
+        method,
+        Method::MemberList
+            | Method::MemberAdd
+            | Method::MemberRemove
+            | Method::MemberUpdate
+            | Method::MemberPromote
+    )
+}
+
+/// As etcd says it.
+fn denied() -> Status {
+    Status::permission_denied("etcdserver: permission denied")
+}
+
+fn malformed<E>(_: E) -> Status {
+    Status::internal("strongroom: a message that does not follow etcd's API")
 }

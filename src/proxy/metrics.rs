@@ -18,33 +18,10 @@ use crate::observe::Answer;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
-/// etcd's calls.
-const METHODS: &str = "
-    /etcdserverpb.KV/Range /etcdserverpb.KV/RangeStream /etcdserverpb.KV/Put /etcdserverpb.KV/DeleteRange
-    /etcdserverpb.KV/Txn /etcdserverpb.KV/Compact
-    /etcdserverpb.Watch/Watch
-    /etcdserverpb.Lease/LeaseGrant /etcdserverpb.Lease/LeaseRevoke /etcdserverpb.Lease/LeaseKeepAlive
-    /etcdserverpb.Lease/LeaseTimeToLive /etcdserverpb.Lease/LeaseLeases
-    /etcdserverpb.Cluster/MemberAdd /etcdserverpb.Cluster/MemberRemove /etcdserverpb.Cluster/MemberUpdate
-    /etcdserverpb.Cluster/MemberList /etcdserverpb.Cluster/MemberPromote
-    /etcdserverpb.Maintenance/Alarm /etcdserverpb.Maintenance/Status /etcdserverpb.Maintenance/Defragment
-    /etcdserverpb.Maintenance/Hash /etcdserverpb.Maintenance/HashKV /etcdserverpb.Maintenance/Snapshot
-    /etcdserverpb.Maintenance/MoveLeader /etcdserverpb.Maintenance/Downgrade
-    /etcdserverpb.Auth/AuthEnable /etcdserverpb.Auth/AuthDisable /etcdserverpb.Auth/AuthStatus
-    /etcdserverpb.Auth/Authenticate /etcdserverpb.Auth/UserAdd /etcdserverpb.Auth/UserGet
-    /etcdserverpb.Auth/UserList /etcdserverpb.Auth/UserDelete /etcdserverpb.Auth/UserChangePassword
-    /etcdserverpb.Auth/UserGrantRole /etcdserverpb.Auth/UserRevokeRole /etcdserverpb.Auth/RoleAdd
-    /etcdserverpb.Auth/RoleGet /etcdserverpb.Auth/RoleList /etcdserverpb.Auth/RoleDelete
-    /etcdserverpb.Auth/RoleGrantPermission /etcdserverpb.Auth/RoleRevokePermission
-    /v3electionpb.Election/Campaign /v3electionpb.Election/Proclaim /v3electionpb.Election/Leader
-    /v3electionpb.Election/Observe /v3electionpb.Election/Resign
-    /v3lockpb.Lock/Lock /v3lockpb.Lock/Unlock
-    /grpc.health.v1.Health/Check /grpc.health.v1.Health/Watch";
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
-    method: String,
-    code: String,
+    method: &'static str,
+    code: &'static str,
 }
 
 /// The proxy's metrics.
@@ -54,6 +31,7 @@ pub(super) struct Metrics {
     seconds: Histogram,
     pub(super) connections: Gauge,
     audit_failures: Counter,
+    unreadable: Counter,
     disk_used: Gauge<f64, std::sync::atomic::AtomicU64>,
     keyring_stale: Gauge,
     keyring_serial: Gauge,
@@ -67,6 +45,7 @@ impl Metrics {
             seconds: Histogram::new(BUCKETS),
             connections: Gauge::default(),
             audit_failures: Counter::default(),
+            unreadable: Counter::default(),
             disk_used: Gauge::default(),
             keyring_stale: Gauge::default(),
             keyring_serial: Gauge::default(),
@@ -83,6 +62,11 @@ impl Metrics {
             "audit_failures",
             "Requests that the audit log could not take",
             metrics.audit_failures.clone(),
+        );
+        registry.register(
+            "unreadable_values",
+            "Values that answers left out because they do not open",
+            metrics.unreadable.clone(),
         );
         registry.register(
             "audit_disk_used_ratio",
@@ -102,15 +86,16 @@ impl Metrics {
         Self { registry, ..metrics }
     }
 
-    pub(super) fn called(&self, method: &str, code: tonic::Code, took: Option<Duration>) {
-        // Others are a client's invention, and would be a series each.
-        let method =
-            if METHODS.split_whitespace().any(|known| known == method) { method } else { "other" };
-        let call = Call { method: method.into(), code: code_name(code).into() };
-        self.calls.get_or_create(&call).inc();
+    pub(super) fn called(&self, method: &'static str, code: tonic::Code, took: Option<Duration>) {
+        self.calls.get_or_create(&Call { method, code: code_name(code) }).inc();
         if let Some(took) = took {
             self.seconds.observe(took.as_secs_f64());
         }
+    }
+
+    /// Counts values that answers left out because they do not open.
+    pub(super) fn unreadable(&self, values: u64) {
+        self.unreadable.inc_by(values);
     }
 
     pub(super) fn audit_failed(&self) {

@@ -5,6 +5,7 @@
 
 mod access;
 mod gate;
+mod line;
 mod metrics;
 mod threads;
 mod tls;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::Channel;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +34,7 @@ use crate::audit::AuditLog;
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::keys::MasterKeys;
-use crate::values::{Namespace, Scope, Shim};
+use crate::values::{Namespace, Scope, Shim, Unreadable};
 use gate::{Audit, Gate, Users};
 use metrics::Metrics;
 use threads::Threads;
@@ -73,6 +74,11 @@ pub struct ProxyOptions {
     pub audit: Option<AuditLog>,
     /// Whether requests are answered when the audit log cannot be written.
     pub audit_fail_open: bool,
+    /// The URL that clients are told is the cluster's, such as `https://proxy:2479`. Without it each is told the
+    /// address that it has connected to.
+    pub advertise: Option<String>,
+    /// What a read answers when one of several values does not open.
+    pub unreadable: Unreadable,
 }
 
 /// A proxy that is ready to serve.
@@ -90,6 +96,9 @@ struct Shared {
     users: Users,
     metrics: Metrics,
     max_request: usize,
+    advertise: Option<Arc<str>>,
+    /// How many members of etcd are behind it.
+    members: usize,
 }
 
 impl Shared {
@@ -136,9 +145,12 @@ impl Proxy {
         let client = options.etcd.connect().await?;
         let namespace = Namespace::open_or_create(client, &options.prefix, masters, now).await?;
         let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
-            .with_max_request(options.max_request);
+            .with_max_request(options.max_request)
+            .with_unreadable(options.unreadable);
         let fail_open = options.audit_fail_open;
         Ok(Self(Arc::new(Shared {
+            members: options.etcd.endpoints.len(),
+            advertise: options.advertise.map(Arc::from),
             etcd: options.etcd,
             acceptor,
             shim,
@@ -197,6 +209,16 @@ impl Proxy {
 }
 
 impl Shared {
+    /// The URL that the client of `stream` is told is the cluster's.
+    fn url(&self, stream: &TcpStream) -> Arc<str> {
+        let scheme = if self.acceptor.is_some() { "https" } else { "http" };
+        match (&self.advertise, stream.local_addr()) {
+            (Some(url), _) => Arc::clone(url),
+            (None, Ok(address)) => format!("{scheme}://{address}").into(),
+            (None, Err(_)) => "".into(),
+        }
+    }
+
     async fn connection(
         self: Arc<Self>,
         stream: TcpStream,
@@ -209,7 +231,8 @@ impl Shared {
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
         let Ok(streams) = self.etcd.balanced() else { return };
         let shim = self.shim.over(calls, streams);
-        let gate = |client| Arc::new(Gate::new(Arc::clone(&self), shim, peer, client));
+        let url = self.url(&stream);
+        let gate = |client| Arc::new(Gate::new(Arc::clone(&self), shim, peer, client, url));
         self.metrics.connections.inc();
         match &self.acceptor {
             None => http(stream, gate(None), stop).await,
@@ -230,14 +253,10 @@ async fn http(
     gate: Arc<Gate>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let served = Arc::clone(&gate);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let gate = Arc::clone(&gate);
-        async move {
-            if !is_grpc(&request) {
-                return Ok::<_, Infallible>(not_grpc());
-            }
-            Ok(gate.answer(request.map(Body::new)).await)
-        }
+        let gate = Arc::clone(&served);
+        async move { Ok::<_, Infallible>(gate.answer(request.map(Body::new)).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -251,22 +270,14 @@ async fn http(
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    tokio::select! {
-        _ = &mut connection => return,
-        _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    let stops = tokio::select! {
+        _ = &mut connection => false,
+        _ = stop.wait_for(|stop| *stop) => true,
+    };
+    if stops {
+        connection.as_mut().graceful_shutdown();
+        // Watches never end by themselves: their clients open them again elsewhere, where they left off.
+        let _ = tokio::time::timeout(DRAIN, connection).await;
     }
-    // Watches never end by themselves: their clients open them again elsewhere, where they left off.
-    let _ = tokio::time::timeout(DRAIN, connection).await;
-}
-
-/// Whether it is gRPC. etcd answers others in JSON, which would pass by the encryption.
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
-}
-
-fn not_grpc() -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    response
+    gate.close().await;
 }

@@ -47,8 +47,8 @@ pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
 pub use shim::fuzzing;
 #[cfg(feature = "proxy")]
 pub(crate) use shim::{
-    Budget, Frames, MAX_ANSWERS, MAX_REQUESTS, Touched, answered, framed, revision_of, single,
-    text_of, touched,
+    About, Answer, Budget, Failure, Frames, Judge, MAX_REQUESTS, Method, Needs, Parsed, Shape,
+    Touched, compressed, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 #[cfg(feature = "client")]
-pub use shim::{Scope, Shim};
+pub use shim::{Scope, Shim, Unreadable};

@@ -22,6 +22,8 @@ fn record(at: usize) -> Record {
         method: "/etcdserverpb.KV/Put".into(),
         keys: vec![KeyRange::key(format!("/app/{at}"))],
         more: 0,
+        subject: None,
+        repeats: 0,
         revision: Some(at as i64),
         outcome: "OK".into(),
         duration_us: 1,

@@ -17,6 +17,7 @@ mod audit_log;
 mod behind;
 mod bolt;
 mod broken_etcd;
+mod certificates;
 mod cli;
 mod companions;
 mod contents;

@@ -7,7 +7,7 @@ use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::keys::{Keyring, MasterKeys};
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
-use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope};
+use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Unreadable};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -49,6 +49,8 @@ impl Running {
             access: Access::default(),
             audit: None,
             audit_fail_open: false,
+            advertise: None,
+            unreadable: Unreadable::default(),
         };
         let proxy = Proxy::prepare(options, masters, NOW).await.unwrap();
         let namespace = proxy.namespace().clone();

@@ -69,8 +69,6 @@ impl Compare {
     /// What of it clients may see: none, one or two spans.
     fn spans<'a>(&'a self, rewriter: &'a Rewriter<'_>) -> Vec<Span<'a>> {
         match rewriter.reserved.outside(&self.span()) {
-            // etcd says what is wrong with an empty key.
-            _ if self.key.is_empty() => vec![self.span()],
             Outside::All => vec![self.span()],
             Outside::One(part) => vec![part],
             Outside::Two(before, after) => vec![before, after],
@@ -82,7 +80,7 @@ impl Compare {
     pub(super) fn is_ours_to_decide(&self, rewriter: &Rewriter<'_>) -> bool {
         let encrypted = !self.end.is_empty() || rewriter.scope.encrypts(&self.key);
         let touched = rewriter.reserved.outside(&self.span()) != Outside::All;
-        self.target == VALUE && encrypted || touched && !self.key.is_empty()
+        self.target == VALUE && encrypted || touched
     }
 
     /// The `RangeRequest`s that fetch what it is about.

@@ -52,11 +52,22 @@ pub(crate) struct Frames {
     /// Room for the message that was read last.
     read: Option<OwnedSemaphorePermit>,
     trailers: HeaderMap,
+    /// What it means when the body fails.
+    broken: fn() -> Status,
 }
 
 impl Frames {
     /// Messages of at most `limit` bytes, which `budget` has room for.
     pub(crate) fn new(body: Body, limit: usize, budget: Budget) -> Self {
+        Self::made(body, limit, budget, || Status::cancelled("strongroom: the client went away"))
+    }
+
+    /// As [`new`](Self::new), of an answer of etcd's.
+    pub(crate) fn of_etcd(body: Body, limit: usize, budget: Budget) -> Self {
+        Self::made(body, limit, budget, super::status::broke_off)
+    }
+
+    fn made(body: Body, limit: usize, budget: Budget, broken: fn() -> Status) -> Self {
         Self {
             body: Box::pin(body),
             buffer: BytesMut::new(),
@@ -65,6 +76,7 @@ impl Frames {
             reading: None,
             read: None,
             trailers: HeaderMap::new(),
+            broken,
         }
     }
 
@@ -86,7 +98,7 @@ impl Frames {
             if self.body.is_end_stream() {
                 return self.end();
             }
-            match self.body.frame().await.transpose()? {
+            match self.body.frame().await.transpose().map_err(|_| (self.broken)())? {
                 None => return self.end(),
                 Some(frame) => match frame.into_data() {
                     Ok(data) => self.buffer.extend_from_slice(&data),
@@ -105,7 +117,7 @@ impl Frames {
         if self.buffer.is_empty() {
             return Ok(None);
         }
-        Err(Status::internal("strongroom: a stream ended within a message"))
+        Err((self.broken)())
     }
 
     /// The length of the message that comes, once that is known.
@@ -114,7 +126,7 @@ impl Frames {
             return Ok(None);
         };
         if flag != 0 {
-            return Err(Status::unimplemented("strongroom: compressed messages are not supported"));
+            return Err(compressed());
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.limit {
@@ -145,6 +157,14 @@ impl Frames {
     pub(crate) fn trailers(&mut self) -> HeaderMap {
         std::mem::take(&mut self.trailers)
     }
+}
+
+/// Compressed messages are refused, with the header that gRPC asks for (grpc.io, "Compression").
+pub(crate) fn compressed() -> Status {
+    let mut status = Status::unimplemented("strongroom: compressed messages are not supported");
+    let identity = tonic::metadata::MetadataValue::from_static("identity");
+    status.metadata_mut().insert("grpc-accept-encoding", identity);
+    status
 }
 
 /// `message` in its frame.

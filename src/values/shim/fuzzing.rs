@@ -1,8 +1,12 @@
 //! Functions that take any bytes and must not panic. For fuzz targets and tests.
 
+mod gogo;
+
+use super::method::Method;
 use super::op::Op;
 use super::rewrite::Rewriter;
 use super::scope::{Reserved, Scope};
+use super::service::Parsed;
 use super::txn::{Txn, responses};
 use crate::crypto::system_rng;
 use crate::values::{ValueCipher, keyring};
@@ -11,28 +15,57 @@ use crate::values::{ValueCipher, keyring};
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const ALL: &[(&str, Target)] = &[("requests", requests), ("answers", answers)];
+pub const ALL: &[(&str, Target)] =
+    &[("requests", requests), ("answers", answers), ("two_parsers", two_parsers)];
 
 fn with(work: impl FnOnce(&Rewriter<'_>)) {
     let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
     if let Ok(cipher) = ValueCipher::new(&keys) {
         let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
-        work(&Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved });
+        work(&Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved, lenient: None });
     }
 }
 
 /// What a client may send.
 pub fn requests(data: &[u8]) {
     with(|rewriter| {
-        let _ = (Op::range(rewriter, data), Op::delete(rewriter, data), rewriter.put_request(data));
-        let _ = Op::read(rewriter, data, 0);
-        if let Ok(txn) = Txn::read(rewriter, data) {
-            let mut compares = Vec::new();
-            txn.compares(&mut compares);
-            compares.iter().for_each(|compare| drop(compare.requests(rewriter)));
-            let _ = (txn.is_ours_to_decide(rewriter), txn.encode(&[]));
+        for method in Method::ALL {
+            let Ok(parsed) = Parsed::parse(*method, data) else { continue };
+            let message = &parsed.message[..];
+            // The canonical encoding has no other.
+            assert_eq!(
+                Parsed::parse(*method, message).ok().map(|one| one.message),
+                Some(parsed.message.clone())
+            );
+            #[cfg(feature = "proxy")]
+            assert!(super::touched::About::of(&parsed).is_ok());
+            match method {
+                Method::Range => drop(Op::range(rewriter, message)),
+                Method::DeleteRange => drop(Op::delete(rewriter, message)),
+                Method::Put => drop(rewriter.put_request(message)),
+                Method::Txn => {
+                    if let Ok(txn) = Txn::read(rewriter, message) {
+                        let mut compares = Vec::new();
+                        txn.compares(&mut compares);
+                        compares.iter().for_each(|compare| drop(compare.requests(rewriter)));
+                        let _ = (txn.is_ours_to_decide(rewriter), txn.encode(&[]));
+                    }
+                }
+                _ => {}
+            }
         }
     });
+}
+
+/// What is let through means the same to etcd's own parser, as it came and as it is sent on.
+pub fn two_parsers(data: &[u8]) {
+    for method in Method::ALL {
+        let Ok(parsed) = Parsed::parse(*method, data) else { continue };
+        let as_it_came = gogo::decode(method.schema(), data);
+        assert!(as_it_came.is_some(), "{method:?}: etcd refuses what is let through");
+        let as_it_is_sent = gogo::decode(method.schema(), &parsed.message);
+        assert_eq!(as_it_came, as_it_is_sent, "{method:?}");
+    }
 }
 
 /// What a server may answer; the first byte says how long the request before it is.
@@ -42,7 +75,7 @@ pub fn answers(data: &[u8]) {
         let _ = rewriter.with_key_values(data, 2);
         let Some((length, rest)) = data.split_first() else { return };
         let Some((request, answer)) = rest.split_at_checked(usize::from(*length)) else { return };
-        for op in [Op::range(rewriter, request), Op::read(rewriter, request, 0)] {
+        for op in [Op::range(rewriter, request), Op::read(rewriter, request)] {
             let _ = op.map(|op| op.response(&[answer], rewriter).is_ok());
         }
         let _ = Txn::read(rewriter, request)
@@ -61,7 +94,10 @@ mod tests {
     fn message() -> impl Strategy<Value = Vec<u8>> {
         let leaf = prop::collection::vec(any::<u8>(), 0..12);
         leaf.prop_recursive(4, 32, 4, |inner| {
-            prop::collection::vec((1_u64..9, inner, any::<i64>(), 0..3), 0..4).prop_map(|fields| {
+            let number = prop_oneof![6 => 1_u64..9, 1 => Just(64), 1 => (1_u64..9).prop_map(|at| at + (1 << 32)),
+                1 => (1_u64..9).prop_map(|at| at + (1 << 29))];
+            let value = prop_oneof![4 => 0_i64..5, 1 => any::<i64>(), 1 => (0_i64..5).prop_map(|at| at + (1 << 32))];
+            prop::collection::vec((number, inner, value, 0..3), 0..4).prop_map(|fields| {
                 let mut out = Vec::new();
                 for (number, bytes, value, kind) in fields {
                     match kind {
@@ -75,6 +111,40 @@ mod tests {
         })
     }
 
+    /// The messages that passed by encryption when each parser had its own limits.
+    #[test]
+    fn what_two_parsers_read_in_two_ways() {
+        let (mut hidden, mut twice, mut wide) = (Vec::new(), Vec::new(), Vec::new());
+        put_bytes(&mut hidden, 1, b"k");
+        put_bytes(&mut hidden, (1 << 32) + 2, b"unencrypted");
+        put_bytes(&mut twice, 1, b"/app/k");
+        put_bytes(&mut twice, 1, b"/strongroom/keyring");
+        put_bytes(&mut wide, 1, b"k");
+        put_number(&mut wide, 5, 1 << 32);
+        for message in [&hidden, &twice, &wide] {
+            let refused = Parsed::parse(Method::Put, message).err().unwrap();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{message:?}");
+            let etcd = gogo::decode(Method::Put.schema(), message);
+            assert!(etcd.is_some(), "etcd takes it: {message:?}");
+        }
+        assert!(Parsed::parse(Method::Put, b"").err().unwrap().message().contains("key is not"));
+    }
+
+    #[test]
+    fn transactions_have_a_depth() {
+        let nested = |depth| {
+            (0..depth).fold(Vec::new(), |inner: Vec<u8>, _| {
+                let (mut txn, mut op) = (Vec::new(), Vec::new());
+                put_message(&mut op, 4, &inner);
+                put_message(&mut txn, 2, &op);
+                txn
+            })
+        };
+        assert!(Parsed::parse(Method::Txn, &nested(100)).is_ok());
+        let refused = Parsed::parse(Method::Txn, &nested(5000)).err().unwrap();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+
     proptest! {
         #[test]
         fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -84,6 +154,7 @@ mod tests {
         #[test]
         fn any_messages(request in message(), answer in message()) {
             requests(&request);
+            two_parsers(&request);
             answers(&answer);
             let length = request.len().min(255) as u8;
             answers(&[&[length], &request[..usize::from(length)], &answer].concat());

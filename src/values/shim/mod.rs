@@ -4,10 +4,15 @@ mod compare;
 mod frames;
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "proxy")]
+mod members;
+mod method;
 mod op;
 mod rewrite;
+mod schema;
 mod scope;
 mod service;
+mod session;
 mod status;
 mod streams;
 #[cfg(feature = "proxy")]
@@ -16,12 +21,20 @@ mod txn;
 mod wire;
 
 #[cfg(feature = "proxy")]
-pub(crate) use frames::{Budget, Frames, answered, framed, single};
+pub(crate) use frames::{Budget, Frames, compressed};
+#[cfg(feature = "proxy")]
+pub(crate) use members::with_client_urls;
+#[cfg(feature = "proxy")]
+pub(crate) use method::{Method, Needs, Shape};
 pub(super) use rewrite::is_lock;
 pub(super) use scope::Reserved;
 pub use scope::Scope;
-pub use service::Shim;
 #[cfg(feature = "proxy")]
-pub(crate) use service::{MAX_ANSWERS, MAX_REQUESTS};
+pub(crate) use service::{Answer, MAX_REQUESTS, Parsed};
+pub use service::{Shim, Unreadable};
 #[cfg(feature = "proxy")]
-pub(crate) use touched::{Touched, revision_of, text_of, touched};
+pub(crate) use session::Judge;
+#[cfg(feature = "proxy")]
+pub(crate) use status::Failure;
+#[cfg(feature = "proxy")]
+pub(crate) use touched::{About, Touched, lease_keys, revision_of, text_of, time_to_live};

@@ -47,25 +47,26 @@ impl Op {
     }
 
     /// Of a `RequestOp`.
-    pub(super) fn read(rewriter: &Rewriter<'_>, op: &[u8], depth: usize) -> Result<Self, Failure> {
+    pub(super) fn read(rewriter: &Rewriter<'_>, op: &[u8]) -> Result<Self, Failure> {
         let fields = Singles::<4>::read(op)?;
         let mut asked = (1..=4).filter_map(|kind| fields.message(kind).transpose());
         let Some(request) = asked.next().transpose()? else {
-            // One of a later etcd could hold a value in clear.
-            return if op.is_empty() {
-                Ok(Self::Other(Vec::new()))
-            } else {
-                Err(Failure::unknown())
-            };
+            return Ok(Self::Other(Vec::new()));
         };
-        if asked.next().is_some() {
-            return Err(Failure::malformed());
-        }
         match fields.first() {
             Some(1) => Self::range(rewriter, request),
             Some(2) => Ok(Self::Put(rewriter.put_request(request)?)),
             Some(3) => Self::delete(rewriter, request),
-            _ => Ok(Self::Txn(Box::new(Txn::read_nested(rewriter, request, depth)?))),
+            _ => Ok(Self::Txn(Box::new(Txn::read(rewriter, request)?))),
+        }
+    }
+
+    /// Whether it may change something.
+    pub(super) fn writes(&self) -> bool {
+        match self {
+            Self::Range { .. } | Self::Other(_) => false,
+            Self::Put(_) | Self::Delete { .. } => true,
+            Self::Txn(txn) => txn.writes(),
         }
     }
 
@@ -170,6 +171,11 @@ enum Inside {
 }
 
 impl Rewriter<'_> {
+    /// The requests that are sent in place of a `RangeRequest` whose answer streams.
+    pub(super) fn stream_parts(&self, request: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
+        self.split(request, Inside::ReadsNothing)
+    }
+
     /// A `RangeRequest` or `DeleteRangeRequest` without the reserved keys.
     fn split(&self, request: &[u8], inside: Inside) -> Result<Vec<Vec<u8>>, Failure> {
         let fields = Singles::<2>::read(request)?;
@@ -181,10 +187,6 @@ impl Rewriter<'_> {
             put_bytes(&mut out, 2, &span.end);
             Ok(out)
         };
-        // etcd refuses a request without a key, whatever its end.
-        if asked.key.is_empty() {
-            return Ok(vec![request.to_vec()]);
-        }
         match self.reserved.outside(&asked) {
             Outside::All => Ok(vec![request.to_vec()]),
             Outside::One(part) => Ok(vec![with(&part)?]),
@@ -198,47 +200,5 @@ impl Rewriter<'_> {
                 Inside::IsRefused => Err(Failure::reserved()),
             },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::scope::{Reserved, Scope};
-    use super::*;
-    use crate::crypto::system_rng;
-    use crate::values::{ValueCipher, keyring};
-
-    fn code(op: &[u8]) -> Option<tonic::Code> {
-        let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
-        let cipher = ValueCipher::new(&keys).unwrap();
-        let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
-        let rewriter = Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved };
-        Op::read(&rewriter, op, 0).err().map(|failure| failure.status().code())
-    }
-
-    #[test]
-    fn what_could_carry_a_value_in_clear_is_refused() {
-        let mut later = Vec::new();
-        put_message(&mut later, 5, b"a value");
-        assert_eq!(code(&later), Some(tonic::Code::Unimplemented));
-        let mut two = Vec::new();
-        put_message(&mut two, 1, b"");
-        put_message(&mut two, 2, b"");
-        assert_eq!(code(&two), Some(tonic::Code::Internal));
-        assert_eq!(code(b""), None);
-    }
-
-    #[test]
-    fn transactions_have_a_depth() {
-        let nested = |depth| {
-            (0..depth).fold(Vec::new(), |inner: Vec<u8>, _| {
-                let (mut txn, mut op) = (Vec::new(), Vec::new());
-                put_message(&mut txn, 2, &inner);
-                put_message(&mut op, TXN, &txn);
-                op
-            })
-        };
-        assert_eq!(code(&nested(50)), None);
-        assert_eq!(code(&nested(5000)), Some(tonic::Code::InvalidArgument));
     }
 }

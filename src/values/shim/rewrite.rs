@@ -1,5 +1,9 @@
 //! Values in messages: sealed on the way in, opened on the way out.
 
+use std::sync::{Mutex, PoisonError};
+
+use http::HeaderValue;
+
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
@@ -11,6 +15,51 @@ pub(super) struct Rewriter<'a> {
     pub(super) cipher: &'a ValueCipher,
     pub(super) scope: &'a Scope,
     pub(super) reserved: &'a Reserved,
+    /// Given when values that do not open are left out, instead of failing the whole message.
+    pub(super) lenient: Option<&'a Lenient>,
+}
+
+/// The keys whose values were left out.
+#[derive(Default)]
+pub(super) struct Lenient(Mutex<LeftOut>);
+
+#[derive(Default)]
+struct LeftOut {
+    names: String,
+    listed: u64,
+    count: u64,
+}
+
+/// The most bytes of names that a response header holds.
+const MAX_NAMES: usize = 4096;
+
+impl Lenient {
+    fn add(&self, key: &[u8]) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        out.count = out.count.saturating_add(1);
+        // A comma within a key must not read as the end of it.
+        let name = key.escape_ascii().to_string().replace(',', "\\x2c");
+        if out.names.len().saturating_add(name.len()) < MAX_NAMES {
+            if out.listed > 0 {
+                out.names.push(',');
+            }
+            out.names.push_str(&name);
+            out.listed = out.listed.saturating_add(1);
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count
+    }
+
+    /// The keys, escaped as in Rust's byte strings, with commas between them; `...` when not all of them fit.
+    pub(super) fn header(&self) -> Option<HeaderValue> {
+        let out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = if out.listed < out.count { ",..." } else { "" };
+        (out.count > 0)
+            .then(|| HeaderValue::from_str(&format!("{}{more}", out.names)).ok())
+            .flatten()
+    }
 }
 
 /// `mvccpb.KeyValue`, as far as it matters.
@@ -49,7 +98,13 @@ impl Rewriter<'_> {
         if !self.scope.encrypts(kv.key) || is_lock(kv.key, kv.value, kv.lease) {
             return Ok(kv.value.to_vec());
         }
-        Ok(self.cipher.open(kv.key, kv.value)?)
+        match (self.cipher.open(kv.key, kv.value), self.lenient) {
+            (Err(_), Some(lenient)) => {
+                lenient.add(kv.key);
+                Ok(Vec::new())
+            }
+            (opened, _) => Ok(opened?),
+        }
     }
 
     /// `value` as etcd is to hold it under `key`.
@@ -74,11 +129,9 @@ impl Rewriter<'_> {
     pub(super) fn put_request(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
         let fields = Singles::<6>::read(message)?;
         let key = fields.bytes(1)?;
-        if self.reserved.holds(key) {
-            return Err(Failure::reserved());
-        }
+        self.allow(key)?;
         // With ignore_value etcd keeps the value it has, and refuses a request that brings one.
-        if fields.flag(5)? || key.is_empty() {
+        if fields.flag(5)? {
             return Ok(message.to_vec());
         }
         let value = self.seal(key, fields.bytes(2)?)?;
@@ -86,6 +139,16 @@ impl Rewriter<'_> {
         without(message, &[2], &mut out)?;
         put_bytes(&mut out, 2, &value);
         Ok(out)
+    }
+
+    /// Refuses a `LeaderRequest` or `LockRequest` whose keys, which are below its name, would be reserved.
+    pub(super) fn allow_below(&self, request: &[u8]) -> Result<(), Failure> {
+        self.allow(&[Singles::<1>::read(request)?.bytes(1)?, b"/"].concat())
+    }
+
+    /// Refuses a reserved key.
+    pub(super) fn allow(&self, key: &[u8]) -> Result<(), Failure> {
+        if self.reserved.holds(key) { Err(Failure::reserved()) } else { Ok(()) }
     }
 
     /// A message with the `KeyValue`s in the fields numbered `number` opened; those of reserved keys are left out.
@@ -147,6 +210,15 @@ impl Rewriter<'_> {
         }
         Ok(Some(out))
     }
+}
+
+/// How many `KeyValue`s a `RangeResponse` holds.
+pub(super) fn kvs(message: &[u8]) -> Result<i64, Failure> {
+    let (mut count, mut fields) = (0_i64, Raw::new(message));
+    while let Some((number, _, _)) = fields.next()? {
+        count = count.saturating_add(i64::from(number == 2));
+    }
+    Ok(count)
 }
 
 /// How a range's answer is made of what etcd answered to its parts.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_client::{Channel, Client, ConnectOptions};
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
@@ -16,12 +16,15 @@ use tower::{BoxError, Service};
 
 use super::compare::Read;
 use super::frames::{Budget, Frames, answered, single};
+use super::method::{Method, Shape};
 use super::op::Op;
-use super::rewrite::Rewriter;
+use super::rewrite::{Lenient, Rewriter};
 use super::scope::{Reserved, Scope};
-use super::status::Failure;
+use super::session::{self, Judge};
+use super::status::{Failure, lost};
+use super::streams;
 use super::txn::{Txn, responses};
-use super::wire::{Singles, put_message, put_number, without};
+use super::wire::{Singles, put_bytes, put_message, put_number, without};
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
 
@@ -31,8 +34,13 @@ const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
 pub(crate) const MAX_ANSWERS: usize = 256 << 20;
 /// Of a connection's requests at once.
 pub(crate) const MAX_REQUESTS: usize = 64 << 20;
-/// Pauses between attempts at a transaction when somebody was faster: from, to.
+/// Pauses between attempts at a transaction when another client was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// Headers of a client that etcd reads; others are not sent on. The version and the deadline are in them.
+const PASSED_ON: [&str; 5] =
+    ["authorization", "token", "hasleader", "client-api-version", "grpc-timeout"];
+/// The header that names the keys whose values an answer leaves out.
+const UNREADABLE: &str = "strongroom-unreadable-keys";
 
 /// Stands before a channel to etcd and encrypts the values on their way: a service for the requests of etcd's gRPC
 /// API.
@@ -42,23 +50,36 @@ pub struct Shim {
     calls: Channel,
     streams: Channel,
     requests: Budget,
-    answers: Budget,
+    pub(super) answers: Budget,
     max_request: usize,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
     namespace: Namespace,
     scope: Scope,
     reserved: Reserved,
+    /// What happens to lists with a value that does not open.
+    unreadable: Unreadable,
+}
+
+/// What a read answers when one of several values does not open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Unreadable {
+    /// An error that names the key.
+    #[default]
+    Error,
+    /// The other values, and the key without a value. The response header `strongroom-unreadable-keys` names it.
+    Omit,
 }
 
 impl Shared {
     pub(super) fn rewriter<'a>(&'a self, cipher: &'a ValueCipher) -> Rewriter<'a> {
-        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved }
+        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved, lenient: None }
     }
 
-    /// What `work` comes to; when it wants for a key, with keys read anew.
+    /// The result of `work`. If a key is unknown, the keyring is read again first.
     pub(super) async fn opened<T>(
         &self,
         mut work: impl FnMut(&Rewriter<'_>) -> Result<T, Failure>,
@@ -69,19 +90,65 @@ impl Shared {
             done => done,
         }
     }
+
+    /// As [`opened`](Self::opened), but values that do not open are left out, and their keys returned.
+    async fn readable<T>(
+        &self,
+        mut work: impl FnMut(&Rewriter<'_>) -> Result<T, Failure>,
+    ) -> Result<(T, Lenient), Failure> {
+        match self.opened(&mut work).await {
+            Ok(done) => Ok((done, Lenient::default())),
+            Err(_) => {
+                let (cipher, lenient) = (self.namespace.cipher(), Lenient::default());
+                let rewriter = Rewriter { lenient: Some(&lenient), ..self.rewriter(&cipher) };
+                let done = work(&rewriter)?;
+                Ok((done, lenient))
+            }
+        }
+    }
 }
 
-/// etcd's answer to one request.
-struct Answer {
-    headers: HeaderMap,
-    message: Bytes,
-    trailers: HeaderMap,
+/// A request as it is sent to etcd: its method and the canonical encoding of its message.
+#[derive(Clone)]
+pub(crate) struct Parsed {
+    pub(crate) method: Method,
+    pub(crate) message: Bytes,
+}
+
+impl Parsed {
+    /// # Errors
+    /// `INVALID_ARGUMENT` for a message that holds anything unknown, out of range or ambiguous, or has no key.
+    pub(crate) fn parse(method: Method, message: &[u8]) -> Result<Self, Status> {
+        let message = method.canonical(message).map_err(|refused| refused.status())?;
+        Ok(Self { method, message: message.into() })
+    }
+}
+
+/// The answer to a request of one message.
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) message: Bytes,
+    pub(crate) trailers: HeaderMap,
+    /// Keys whose values do not open and were left out.
+    pub(crate) unreadable: u64,
     room: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
-    fn with(self, message: &[u8]) -> Response<Body> {
-        let mut response = Response::new(answered(message, self.trailers, self.room));
+    fn with(self, message: Vec<u8>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
+    fn marked(mut self, lenient: &Lenient) -> Self {
+        self.unreadable = lenient.count();
+        if let Some(value) = lenient.header() {
+            self.headers.insert(UNREADABLE, value);
+        }
+        self
+    }
+
+    pub(crate) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(answered(&self.message, self.trailers, self.room));
         *response.headers_mut() = self.headers;
         response
     }
@@ -92,7 +159,8 @@ impl Shim {
     #[must_use]
     pub fn new(upstream: Channel, namespace: Namespace, scope: Scope) -> Self {
         let reserved = Reserved::new(namespace.prefix());
-        let shared = Arc::new(Shared { namespace, scope, reserved });
+        let unreadable = Unreadable::default();
+        let shared = Arc::new(Shared { namespace, scope, reserved, unreadable });
         Self::made(upstream.clone(), upstream, DEFAULT_REQUEST, shared)
     }
 
@@ -112,6 +180,15 @@ impl Shim {
         Self::made(self.calls, self.streams, bytes, self.shared)
     }
 
+    /// With another answer to reads of values that do not open.
+    #[must_use]
+    pub fn with_unreadable(self, unreadable: Unreadable) -> Self {
+        let Shared { namespace, scope, reserved, .. } = &*self.shared;
+        let (namespace, scope, reserved) = (namespace.clone(), scope.clone(), reserved.clone());
+        let shared = Arc::new(Shared { namespace, scope, reserved, unreadable });
+        Self { shared, ..self }
+    }
+
     /// As it is, with memory of its own and other connections to etcd: one for calls with one answer, which is always
     /// taken whole, and one for streams, which go as fast as their reader.
     #[must_use]
@@ -129,93 +206,61 @@ impl Shim {
         Frames::new(body, self.max_request, self.requests.clone())
     }
 
-    /// etcd's answer to `request`, or a failure as gRPC says it.
-    pub(crate) async fn respond(self, request: Request<Body>) -> Response<Body> {
-        self.answer(request).await.unwrap_or_else(Failure::response)
+    async fn respond(mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let method = Method::of(request.uri()).ok_or_else(Failure::unknown)?;
+        let (head, body) = request.into_parts();
+        let mut frames = self.frames(body);
+        if method.shape() == Shape::Streams {
+            return Ok(self.streams(method, &head.headers, frames, session::everything()));
+        }
+        let parsed = Parsed::parse(method, &frames.only().await?)?;
+        if method.shape() == Shape::Answers {
+            return self.answers(&head.headers, &parsed).await;
+        }
+        Ok(self.call(&head.headers, &parsed).await?.into_response())
     }
 
-    async fn answer(mut self, mut request: Request<Body>) -> Result<Response<Body>, Failure> {
-        // What etcd compressed could not be rewritten.
-        request.headers_mut().remove("grpc-accept-encoding");
-        let path = request.uri().path().to_owned();
-        match &*path {
-            "/etcdserverpb.KV/Range"
-            | "/etcdserverpb.KV/Put"
-            | "/etcdserverpb.KV/DeleteRange"
-            | "/etcdserverpb.KV/Txn"
-            | "/v3electionpb.Election/Campaign"
-            | "/v3electionpb.Election/Proclaim"
-            | "/v3electionpb.Election/Leader"
-            | "/v3electionpb.Election/Resign"
-            | "/v3lockpb.Lock/Lock"
-            | "/v3lockpb.Lock/Unlock" => {
-                let limit = deadline(request.headers());
-                let work = self.unary(&path, request);
-                match limit {
-                    None => work.await,
-                    Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                        Err(Status::deadline_exceeded("context deadline exceeded").into())
-                    }),
-                }
-            }
-            "/etcdserverpb.KV/RangeStream" => self.range_stream(request).await,
-            "/v3electionpb.Election/Observe" => {
-                let response = self.send(request).await?;
-                Ok(super::streams::key_values(
-                    response,
-                    Arc::clone(&self.shared),
-                    self.answers.clone(),
-                ))
-            }
-            "/etcdserverpb.Watch/Watch" => {
-                let (sender, requests) =
-                    super::streams::with_cancels(request, |body| self.frames(body));
-                let response = self.send(requests).await?;
-                Ok(super::streams::watch(
-                    response,
-                    Arc::clone(&self.shared),
-                    self.answers.clone(),
-                    sender,
-                ))
-            }
-            path if path != "/etcdserverpb.KV/Compact" && carries_values(path) => {
-                Err(Failure::unknown())
-            }
-            _ => self.send(request).await,
+    /// The answer to a request of one message with one answer.
+    pub(crate) async fn call(
+        &mut self,
+        headers: &HeaderMap,
+        request: &Parsed,
+    ) -> Result<Answer, Failure> {
+        let work = self.unary(headers, request);
+        match deadline(headers) {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                Err(Status::deadline_exceeded("context deadline exceeded").into())
+            }),
         }
     }
 
-    async fn unary(
-        &mut self,
-        path: &str,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Failure> {
-        let (head, body) = request.into_parts();
-        let mut frames = self.frames(body);
-        let message = frames.only().await?;
-        let shared = Arc::clone(&self.shared);
-        let op = match path {
-            "/etcdserverpb.KV/Range" => shared.opened(|with| Op::range(with, &message)).await?,
-            "/etcdserverpb.KV/Put" => {
-                shared.opened(|with| Ok(Op::Put(with.put_request(&message)?))).await?
-            }
-            "/etcdserverpb.KV/DeleteRange" => {
-                shared.opened(|with| Op::delete(with, &message)).await?
-            }
-            "/etcdserverpb.KV/Txn" => {
-                let mut txn = shared.opened(|with| Txn::read(with, &message)).await?;
+    async fn unary(&mut self, headers: &HeaderMap, request: &Parsed) -> Result<Answer, Failure> {
+        let (shared, message) = (Arc::clone(&self.shared), &request.message);
+        let op = match request.method {
+            Method::Range => shared.opened(|with| Op::range(with, message)).await?,
+            Method::Put => shared.opened(|with| Ok(Op::Put(with.put_request(message)?))).await?,
+            Method::DeleteRange => shared.opened(|with| Op::delete(with, message)).await?,
+            Method::Txn => {
+                let mut txn = shared.opened(|with| Txn::read(with, message)).await?;
                 if txn.is_ours_to_decide(&shared.rewriter(&shared.namespace.cipher())) {
-                    return self.decided(&head, &mut txn).await;
+                    return self.decided(headers, &mut txn).await;
                 }
                 Op::Txn(Box::new(txn))
             }
-            _ => return self.concurrency(path, &head, &message).await,
+            Method::Campaign
+            | Method::Proclaim
+            | Method::Leader
+            | Method::Resign
+            | Method::Lock
+            | Method::Unlock => return self.concurrency(headers, request).await,
+            method => return self.ask(method, headers, message).await,
         };
         let encoded;
         let sent = match &op {
             Op::Range { parts, .. } | Op::Delete { parts } => match &parts[..] {
                 [only] => only,
-                _ => return self.split(&head, &op).await,
+                _ => return self.split(headers, &op).await,
             },
             Op::Put(request) | Op::Other(request) => request,
             Op::Txn(txn) => {
@@ -223,56 +268,66 @@ impl Shim {
                 &encoded
             }
         };
-        let answer = self.ask(path, &head, sent).await?;
-        let message = shared.opened(|with| op.response(&[&answer.message], with)).await?;
-        Ok(answer.with(&message))
+        let answer = self.ask(request.method, headers, sent).await?;
+        let message = &answer.message.clone();
+        self.rewritten(answer, op.writes(), |with| op.response(&[message], with)).await
+    }
+
+    /// `answer` with the message that `work` makes. What has been written has happened: values that do not open are
+    /// left out then, and do not turn the answer into an error.
+    async fn rewritten(
+        &self,
+        answer: Answer,
+        wrote: bool,
+        work: impl FnMut(&Rewriter<'_>) -> Result<Vec<u8>, Failure>,
+    ) -> Result<Answer, Failure> {
+        if !wrote && self.shared.unreadable == Unreadable::Error {
+            let message = self.shared.opened(work).await?;
+            return Ok(answer.with(message));
+        }
+        let (message, lenient) = self.shared.readable(work).await?;
+        Ok(answer.with(message).marked(&lenient))
     }
 
     /// An operation on both sides of the reserved prefix, at one moment.
-    async fn split(&mut self, head: &request::Parts, op: &Op) -> Result<Response<Body>, Failure> {
+    async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
         let mut request = Vec::new();
         op.put(&mut request, 2, &[]);
-        let answer = self.ask("/etcdserverpb.KV/Txn", head, &request).await?;
+        let answer = self.ask(Method::Txn, headers, &request).await?;
         let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
-        let message = self
-            .shared
-            .opened(|with| {
-                let mut parts = Vec::new();
-                for op in responses(&answer.message)? {
-                    let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
-                    // Its header would be that of the moment before.
-                    parts.push(Vec::new());
-                    without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
-                }
-                let given: Vec<_> = parts.iter().map(Vec::as_slice).collect();
-                let mut message = Vec::new();
-                if let Some(header) = Singles::<1>::read(&answer.message)?.message(1)? {
-                    put_message(&mut message, 1, header);
-                }
-                message.extend(op.response(&given, with)?);
-                Ok(message)
-            })
-            .await?;
-        Ok(answer.with(&message))
+        let given = &answer.message.clone();
+        let work = |with: &Rewriter<'_>| {
+            let mut parts = Vec::new();
+            for op in responses(given)? {
+                let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
+                // Its header would be that of the moment before.
+                parts.push(Vec::new());
+                without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
+            }
+            let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+            let mut message = Vec::new();
+            if let Some(header) = Singles::<1>::read(given)?.message(1)? {
+                put_message(&mut message, 1, header);
+            }
+            message.extend(op.response(&parts, with)?);
+            Ok(message)
+        };
+        self.rewritten(answer, op.writes(), work).await
     }
 
     /// A transaction that compares what etcd cannot read.
-    async fn decided(
-        &mut self,
-        head: &request::Parts,
-        txn: &mut Txn,
-    ) -> Result<Response<Body>, Failure> {
+    async fn decided(&mut self, headers: &HeaderMap, txn: &mut Txn) -> Result<Answer, Failure> {
         let shared = Arc::clone(&self.shared);
         let mut pause = PAUSE.0;
         loop {
-            let (read, rooms) = self.compared(head, txn).await?;
+            let (read, rooms) = self.compared(headers, txn).await?;
             let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
             drop((read, rooms));
-            let answer = self.ask("/etcdserverpb.KV/Txn", head, &guarded.request).await?;
-            let message =
-                shared.opened(|with| txn.guarded_answer(&guarded, &answer.message, with)).await?;
-            if let Some(message) = message {
-                return Ok(answer.with(&message));
+            let answer = self.ask(Method::Txn, headers, &guarded.request).await?;
+            if txn.took_effect(&guarded, &answer.message)? {
+                let message = &answer.message.clone();
+                let work = |with: &Rewriter<'_>| txn.guarded_answer(&guarded, message, with);
+                return self.rewritten(answer, txn.writes(), work).await;
             }
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(PAUSE.1);
@@ -282,7 +337,7 @@ impl Shim {
     /// All that a transaction compares, at one revision, and what keeps room for it.
     async fn compared(
         &mut self,
-        head: &request::Parts,
+        headers: &HeaderMap,
         txn: &Txn,
     ) -> Result<(Vec<Read>, Vec<OwnedSemaphorePermit>), Failure> {
         let mut compares = Vec::new();
@@ -302,7 +357,7 @@ impl Shim {
                 put_message(&mut op, 1, &range);
                 put_message(&mut request, 2, &op);
             }
-            let answer = self.ask("/etcdserverpb.KV/Txn", head, &request).await?;
+            let answer = self.ask(Method::Txn, headers, &request).await?;
             for op in responses(&answer.message)? {
                 let part = Singles::<1>::read(op)?.message(1)?.unwrap_or_default();
                 parts.push(answer.message.slice_ref(part));
@@ -321,80 +376,124 @@ impl Shim {
         Ok((read.collect(), rooms))
     }
 
-    async fn range_stream(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        let (mut head, body) = request.into_parts();
-        let mut frames = self.frames(body);
-        let message = frames.only().await?;
-        let op = self.shared.opened(|with| Op::range(with, &message)).await?;
-        let Op::Range { parts, .. } = &op else { return Err(Failure::malformed()) };
-        let [only] = &parts[..] else {
-            return Err(Status::unimplemented(
-                "strongroom: stream the two sides of its reserved prefix one by one",
-            )
-            .into());
-        };
-        head.headers.remove(http::header::CONTENT_LENGTH);
-        let response = self.send(Request::from_parts(head, single(only))).await?;
-        Ok(super::streams::range(response, Arc::clone(&self.shared), self.answers.clone()))
+    /// The answers to a request of one message.
+    pub(crate) async fn answers(
+        &mut self,
+        headers: &HeaderMap,
+        request: &Parsed,
+    ) -> Result<Response<Body>, Failure> {
+        let shared = Arc::clone(&self.shared);
+        match request.method {
+            Method::RangeStream => {
+                let parts = shared.opened(|with| with.stream_parts(&request.message)).await?;
+                streams::range(self, headers, &request.message, parts).await
+            }
+            Method::Observe => {
+                shared.opened(|with| with.allow_below(&request.message)).await?;
+                let response = self.send(request.method, headers, single(&request.message)).await?;
+                Ok(streams::key_values(response, shared, self.answers.clone()))
+            }
+            method => {
+                let response = self.send(method, headers, single(&request.message)).await?;
+                Ok(streams::passed_on(response))
+            }
+        }
     }
 
-    /// One request as the client of `head` would send it.
-    async fn ask(
+    /// A session of messages in both directions, of which `judge` lets pass what the client may send.
+    pub(crate) fn streams(
+        self,
+        method: Method,
+        headers: &HeaderMap,
+        requests: Frames,
+        judge: Judge,
+    ) -> Response<Body> {
+        session::open(self, method, passed_on(headers), requests, judge)
+    }
+
+    /// The header of etcd's answers as of now, for an answer that etcd does not give; empty if it does not say.
+    pub(super) async fn header(&mut self, headers: &HeaderMap) -> Vec<u8> {
+        let mut request = Vec::new();
+        put_bytes(&mut request, 1, self.shared.reserved.prefix());
+        // `serializable` and `count_only`.
+        put_number(&mut request, 7, 1);
+        put_number(&mut request, 9, 1);
+        let Ok(answer) = self.ask(Method::Range, headers, &request).await else {
+            return Vec::new();
+        };
+        let header = Singles::<1>::read(&answer.message).and_then(|fields| fields.message(1));
+        header.ok().flatten().map(<[u8]>::to_vec).unwrap_or_default()
+    }
+
+    /// One request with one answer.
+    pub(crate) async fn ask(
         &mut self,
-        path: &str,
-        head: &request::Parts,
+        method: Method,
+        headers: &HeaderMap,
         message: &[u8],
     ) -> Result<Answer, Failure> {
-        let mut request = Request::new(single(message));
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = path.parse().map_err(|_| Failure::malformed())?;
-        *request.version_mut() = http::Version::HTTP_2;
-        *request.headers_mut() = head.headers.clone();
-        request.headers_mut().remove(http::header::CONTENT_LENGTH);
-        let (head, body) = through(&mut self.calls, request).await?.into_parts();
-        if head.headers.get(Status::GRPC_STATUS).is_some() {
-            return Err(Failure::Refused(Box::new(Response::from_parts(head, Body::empty()))));
+        let request = request(method, headers, single(message));
+        // A call that waits for another client must not stand among those that do not.
+        let channel =
+            if method.shape() == Shape::Waits { &mut self.streams } else { &mut self.calls };
+        let (head, body) = through(channel, request).await?.into_parts();
+        if let Some(status) = Status::from_header_map(&head.headers) {
+            return Err(status.into());
         }
-        let mut frames = Frames::new(body, MAX_ANSWERS, self.answers.clone());
+        let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.answers.clone());
         let message = frames.next().await?;
         let room = frames.room();
         if message.is_some() && frames.next().await?.is_some() {
             return Err(Failure::malformed());
         }
         let trailers = frames.trailers();
-        let refused = trailers.get(Status::GRPC_STATUS).is_none_or(|status| status != "0");
-        match message {
-            Some(message) if !refused => {
-                Ok(Answer { headers: head.headers, message, trailers, room })
+        match (message, Status::from_header_map(&trailers)) {
+            (Some(message), Some(status)) if status.code() == tonic::Code::Ok => {
+                Ok(Answer { headers: head.headers, message, trailers, unreadable: 0, room })
             }
-            _ if trailers.get(Status::GRPC_STATUS).is_none() => {
-                Err(Status::unavailable("strongroom: etcd's answer broke off").into())
-            }
-            _ => {
-                let mut response = Response::new(Body::empty());
-                response.headers_mut().extend(head.headers);
-                response.headers_mut().extend(trailers);
-                Err(Failure::Refused(Box::new(response)))
-            }
+            (_, Some(status)) if status.code() != tonic::Code::Ok => Err(status.into()),
+            _ => Err(Status::unavailable("strongroom: etcd's answer broke off").into()),
         }
     }
 
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        through(&mut self.streams, request).await
+    pub(super) async fn send(
+        &mut self,
+        method: Method,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response<Body>, Failure> {
+        through(&mut self.streams, request(method, headers, body)).await
     }
 }
 
-async fn through(channel: &mut Channel, request: Request<Body>) -> Result<Response<Body>, Failure> {
-    let lost = |error: BoxError| Failure::Status(Status::from_error(error));
-    futures::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(lost)?;
-    channel.call(request).await.map_err(lost)
+/// A request to etcd. Nothing of the client's is in it but the headers that etcd reads.
+fn request(method: Method, headers: &HeaderMap, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = method.uri();
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = passed_on(headers);
+    request
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    request
 }
 
-/// Whether calls of this service may carry values.
-fn carries_values(path: &str) -> bool {
-    ["/etcdserverpb.KV/", "/etcdserverpb.Watch/", "/v3electionpb.", "/v3lockpb."]
-        .iter()
-        .any(|service| path.starts_with(service))
+fn passed_on(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in PASSED_ON {
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+async fn through(channel: &mut Channel, request: Request<Body>) -> Result<Response<Body>, Failure> {
+    let failed = |error: BoxError| Failure::Status(lost(error));
+    futures::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
+    channel.call(request).await.map_err(failed)
 }
 
 /// See [`Shim::compared`].
@@ -413,7 +512,9 @@ impl Service<Request<Body>> for Shim {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shim = self.clone();
-        Box::pin(async move { Ok(shim.respond(request).await) })
+        Box::pin(async move {
+            Ok(shim.respond(request).await.unwrap_or_else(|failure| failure.status().into_http()))
+        })
     }
 }
 

@@ -1,60 +1,40 @@
 //! Why a request is not answered, as a gRPC status.
 
-use http::Response;
-use tonic::body::Body;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
+use tower::BoxError;
 
 use crate::error::{Error, ErrorKind};
 use crate::mvcc::proto::Malformed;
 
 /// Why a request is not answered.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// A value cannot be opened for want of its key: perhaps the keyring is an old one.
     UnknownKey(Error),
-    /// etcd's own refusal, as it came.
-    Refused(Box<Response<Body>>),
-    /// The client's to know.
+    /// Etcd's refusal, or ours.
     Status(Status),
 }
 
 impl Failure {
     pub(super) fn reserved() -> Self {
         Self::Status(Status::permission_denied(
-            "strongroom: keys under its reserved prefix are not for clients",
+            "strongroom: clients may not use keys under the reserved prefix",
         ))
     }
 
+    /// An answer of etcd's that is not what its API says.
     pub(super) fn malformed() -> Self {
         Malformed.into()
     }
 
-    /// What could carry values that are not encrypted.
+    /// A method that is not served.
     pub(super) fn unknown() -> Self {
-        Self::Status(Status::unimplemented(
-            "strongroom: a call or operation of a later etcd, which could carry values in clear",
-        ))
+        Self::Status(Status::unimplemented("strongroom: unknown method"))
     }
 
-    pub(super) fn nested_too_deep() -> Self {
-        Self::Status(Status::invalid_argument(
-            "strongroom: transactions nested more than a hundred deep",
-        ))
-    }
-
-    /// The answer to the client.
-    pub(super) fn response(self) -> Response<Body> {
-        match self {
-            Self::Refused(response) => *response,
-            failure => failure.status().into_http(),
-        }
-    }
-
-    pub(super) fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         match self {
             Self::UnknownKey(error) => told(&error),
-            Self::Refused(response) => Status::from_header_map(response.headers())
-                .unwrap_or_else(|| Status::unknown("strongroom: etcd refused")),
             Self::Status(status) => status,
         }
     }
@@ -62,9 +42,7 @@ impl Failure {
 
 impl From<Malformed> for Failure {
     fn from(_: Malformed) -> Self {
-        Self::Status(Status::internal(
-            "strongroom: a message that is none of etcd's API, or repeats a field",
-        ))
+        Self::Status(Status::internal("strongroom: a message that does not follow etcd's API"))
     }
 }
 
@@ -90,4 +68,37 @@ fn told(error: &Error) -> Status {
         _ => Code::DataLoss,
     };
     Status::new(code, format!("strongroom: {error}"))
+}
+
+/// A connection to etcd failed, before or while it answered. Clients try again on `UNAVAILABLE` alone: Go's watchers
+/// end for good on any other code (`client/v3/watch.go`, `isHaltErr`).
+pub(super) fn lost(error: BoxError) -> Status {
+    let mut source = Some(&*error as &(dyn std::error::Error + 'static));
+    while let Some(error) = source {
+        if error.is::<TimeoutExpired>() {
+            return Status::deadline_exceeded("context deadline exceeded");
+        }
+        if let Some(status) = error.downcast_ref::<Status>()
+            && status.code() == Code::Unavailable
+        {
+            return status.clone();
+        }
+        source = error.source();
+    }
+    let cause = crate::etcd::chain(&*error);
+    Status::unavailable(format!("strongroom: no answer from etcd: {cause}"))
+}
+
+/// Etcd was lost while it answered.
+pub(crate) fn broke_off() -> Status {
+    Status::unavailable("strongroom: the connection to etcd was lost")
+}
+
+/// The name that Go's `codes.Code` prints.
+pub(super) fn go_name(code: Code) -> String {
+    match code {
+        Code::Ok => "OK".into(),
+        Code::Cancelled => "Canceled".into(),
+        other => format!("{other:?}"),
+    }
 }

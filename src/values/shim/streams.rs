@@ -1,24 +1,56 @@
-//! Streams of messages: watches, elections observed, ranges that stream.
+//! Answers that are streams: elections observed, ranges that stream, snapshots.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
-use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::StreamBody;
-use tokio::sync::mpsc;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, StreamBody};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{Budget, Frames, framed};
-use super::service::{MAX_ANSWERS, Shared};
-use super::status::Failure;
-use super::wire::{Singles, put_bytes, put_message, put_number};
+use super::frames::{Budget, Frames, framed, single};
+use super::method::Method;
+use super::service::{MAX_ANSWERS, Shared, Shim};
+use super::status::{Failure, broke_off};
+use super::wire::{Singles, put_message, put_number, without};
 
-/// Watches to cancel that etcd has not been told of, at most.
-const CANCELS: usize = 64;
+/// A stream's end: `status` as trailers.
+pub(super) fn trailers_of(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // Fails only for a message that is no header value, and messages are percent-encoded.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("2"));
+    }
+    trailers
+}
+
+/// What stands at the end of etcd's answer; the loss of etcd when there is nothing.
+pub(super) fn end_of(frames: &mut Frames) -> HeaderMap {
+    let trailers = frames.trailers();
+    if trailers.contains_key(Status::GRPC_STATUS) { trailers } else { trailers_of(&broke_off()) }
+}
+
+/// `response` as it is, but for the loss of etcd: that is said in trailers.
+pub(super) fn passed_on(response: Response<Body>) -> Response<Body> {
+    if response.headers().contains_key(Status::GRPC_STATUS) {
+        return response;
+    }
+    response.map(|body| {
+        Body::new(StreamBody::new(stream::unfold(Some(body), |body| async {
+            let mut body = body?;
+            let lost = || Some((Ok::<_, Status>(Frame::trailers(trailers_of(&broke_off()))), None));
+            match body.frame().await {
+                Some(Ok(frame)) if frame.is_trailers() => Some((Ok(frame), None)),
+                Some(Ok(frame)) => Some((Ok(frame), Some(body))),
+                None if body.is_end_stream() => lost(),
+                None | Some(Err(_)) => lost(),
+            }
+        })))
+    })
+}
 
 /// A `LeaderResponse` after another.
 pub(super) fn key_values(
@@ -26,124 +58,194 @@ pub(super) fn key_values(
     shared: Arc<Shared>,
     answers: Budget,
 ) -> Response<Body> {
-    rewritten(response, answers, move |message| {
-        let shared = Arc::clone(&shared);
-        async move { shared.opened(|with| with.with_key_values(&message, 2)).await.map(Some) }
-    })
-}
-
-/// A `RangeStreamResponse` after another: each holds a `RangeResponse`.
-pub(super) fn range(
-    response: Response<Body>,
-    shared: Arc<Shared>,
-    answers: Budget,
-) -> Response<Body> {
-    rewritten(response, answers, move |message| {
-        let shared = Arc::clone(&shared);
-        async move {
-            let part = Singles::<1>::read(&message)?.message(1)?.unwrap_or_default();
-            let opened = shared.opened(|with| with.with_key_values(part, 2)).await?;
-            let mut out = Vec::new();
-            super::wire::without(&message, &[1], &mut out)?;
-            put_message(&mut out, 1, &opened);
-            Ok(Some(out))
-        }
-    })
-}
-
-/// `request` with room for cancellations of ours among its messages.
-pub(super) fn with_cancels(
-    request: Request<Body>,
-    frames: impl FnOnce(Body) -> Frames,
-) -> (mpsc::Sender<i64>, Request<Body>) {
-    let (sender, cancels) = mpsc::channel(CANCELS);
-    let request = request.map(|body| {
-        let state = (frames(body), cancels);
-        Body::new(StreamBody::new(stream::try_unfold(state, |(mut frames, mut cancels)| async {
-            let message = tokio::select! {
-                biased;
-                Some(id) = cancels.recv() => Some(cancel(id)),
-                message = frames.next() => message?.map(|message| framed(&message)),
-            };
-            Ok::<_, Status>(message.map(|message| (Frame::data(message), (frames, cancels))))
-        })))
-    });
-    (sender, request)
-}
-
-/// A `WatchRequest` that cancels.
-fn cancel(id: i64) -> Bytes {
-    let (mut cancel, mut request) = (Vec::new(), Vec::new());
-    put_number(&mut cancel, 1, id);
-    put_message(&mut request, 2, &cancel);
-    framed(&request)
-}
-
-/// A `WatchResponse` after another. A watch with an event that does not open is cancelled, with the reason.
-pub(super) fn watch(
-    response: Response<Body>,
-    shared: Arc<Shared>,
-    answers: Budget,
-    cancels: mpsc::Sender<i64>,
-) -> Response<Body> {
-    let cancelled = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
-    rewritten(response, answers, move |message| {
-        let (shared, cancels, cancelled) =
-            (Arc::clone(&shared), cancels.clone(), Arc::clone(&cancelled));
-        async move {
-            let fields = Singles::<4>::read(&message)?;
-            let (id, created, ended) = (fields.number(2)?, fields.flag(3)?, fields.flag(4)?);
-            {
-                let mut cancelled =
-                    cancelled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if cancelled.contains(&id) {
-                    // What etcd still sends before it hears of the end, and that end.
-                    if created || ended {
-                        cancelled.remove(&id);
-                    }
-                    if !created {
-                        return Ok(None);
-                    }
-                }
-            }
-            match shared.opened(|with| with.watch_response(&message)).await {
-                Ok(response) => Ok(response),
-                Err(failure) => {
-                    let reason = failure.status();
-                    cancelled.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id);
-                    let _ = cancels.send(id).await;
-                    let mut out = Vec::new();
-                    put_message(&mut out, 1, fields.bytes(1)?);
-                    put_number(&mut out, 2, id);
-                    put_number(&mut out, 4, 1);
-                    put_bytes(&mut out, 6, reason.message().as_bytes());
-                    Ok(Some(out))
-                }
-            }
-        }
-    })
-}
-
-/// `response` with each message as `rewrite` has it, or left out.
-fn rewritten<F, R>(response: Response<Body>, answers: Budget, rewrite: F) -> Response<Body>
-where
-    F: FnMut(Bytes) -> R + Send + 'static,
-    R: Future<Output = Result<Option<Vec<u8>>, Failure>> + Send + 'static,
-{
     if response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
     }
     response.map(|body| {
-        let state = Some((Frames::new(body, MAX_ANSWERS, answers), rewrite));
-        Body::new(StreamBody::new(stream::try_unfold(state, |state| async {
-            let Some((mut frames, mut rewrite)) = state else { return Ok(None) };
-            while let Some(message) = frames.next().await? {
-                if let Some(out) = rewrite(message).await.map_err(Failure::status)? {
-                    return Ok(Some((Frame::data(framed(&out)), Some((frames, rewrite)))));
+        let state = (Frames::of_etcd(body, MAX_ANSWERS, answers), shared);
+        until_end(state, |(frames, shared)| {
+            Box::pin(async move {
+                match frames.next().await {
+                    Ok(Some(message)) => shared
+                        .opened(|with| with.with_key_values(&message, 2))
+                        .await
+                        .map_err(|failure| trailers_of(&failure.status())),
+                    Ok(None) => Err(end_of(frames)),
+                    Err(status) => Err(trailers_of(&status)),
+                }
+            })
+        })
+    })
+}
+
+/// A body of the messages that `next` gives, until it gives trailers.
+fn until_end<S: Send + 'static>(
+    state: S,
+    next: for<'a> fn(&'a mut S) -> futures::future::BoxFuture<'a, Result<Vec<u8>, HeaderMap>>,
+) -> Body {
+    Body::new(StreamBody::new(stream::unfold(Some(state), move |state| async move {
+        let mut state = state?;
+        let done = next(&mut state).await;
+        Some(match done {
+            Ok(message) => (Ok::<_, Status>(Frame::data(framed(&message))), Some(state)),
+            Err(end) => (Ok(Frame::trailers(end)), None),
+        })
+    })))
+}
+
+/// A range that streams: one stream of etcd's after another, one for each side of the reserved prefix, all at the
+/// revision of the first. As etcd does it, the last message alone has a header, `more` and `count`
+/// (`server/etcdserver/v3_server.go`, `rangeStream`).
+struct Ranges {
+    shim: Shim,
+    headers: HeaderMap,
+    parts: VecDeque<Vec<u8>>,
+    frames: Frames,
+    keys_only: bool,
+    counts_only: bool,
+    /// Keys that the client still takes; none for no limit.
+    left: Option<i64>,
+    /// Of the parts that are done.
+    header: Option<Bytes>,
+    revision: i64,
+    count: i64,
+}
+
+/// Answers `request`, which is asked of etcd in `parts`.
+pub(super) async fn range(
+    shim: &mut Shim,
+    headers: &HeaderMap,
+    request: &[u8],
+    parts: Vec<Vec<u8>>,
+) -> Result<Response<Body>, Failure> {
+    let fields = Singles::<9>::read(request)?;
+    let limit = fields.number(3)?;
+    let mut parts = VecDeque::from(parts);
+    let first = parts.pop_front().ok_or_else(Failure::malformed)?;
+    let response = shim.send(Method::RangeStream, headers, single(&first)).await?;
+    if response.headers().contains_key(Status::GRPC_STATUS) {
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let ranges = Ranges {
+        shim: shim.clone(),
+        headers: headers.clone(),
+        parts,
+        frames: Frames::of_etcd(body, MAX_ANSWERS, shim.answers.clone()),
+        keys_only: fields.flag(8)?,
+        counts_only: fields.flag(9)?,
+        left: (limit > 0).then_some(limit),
+        header: None,
+        revision: fields.number(4)?,
+        count: 0,
+    };
+    let body = until_end(ranges, |ranges| {
+        Box::pin(async move {
+            ranges.next().await.map_err(|end| match end {
+                Ok(trailers) => trailers,
+                Err(failure) => trailers_of(&failure.status()),
+            })
+        })
+    });
+    Ok(Response::from_parts(head, body))
+}
+
+impl Ranges {
+    /// The next `RangeStreamResponse`, or the end.
+    async fn next(&mut self) -> Result<Vec<u8>, Result<HeaderMap, Failure>> {
+        loop {
+            let message = match self.frames.next().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(Ok(end_of(&mut self.frames))),
+                Err(status) => return Err(Err(status.into())),
+            };
+            if let Some(out) = self.message(&message).await.map_err(Err)? {
+                return Ok(out);
+            }
+        }
+    }
+
+    async fn message(&mut self, message: &Bytes) -> Result<Option<Vec<u8>>, Failure> {
+        let part = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
+        let fields = Singles::<1>::read(part)?;
+        let mut opened = if self.keys_only {
+            part.to_vec()
+        } else {
+            self.shim.shared.clone().opened(|with| with.with_key_values(part, 2)).await?
+        };
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(super::rewrite::kvs(part)?);
+        }
+        if let Some(header) = fields.message(1)? {
+            let (count, more) = (numbered(part, 4)?, numbered(part, 3)? != 0);
+            self.count = self.count.saturating_add(count);
+            if self.header.is_none() {
+                self.header = Some(message.slice_ref(header));
+                if self.revision == 0 {
+                    self.revision = Singles::<3>::read(header)?.number(3)?;
                 }
             }
-            let trailers = Frame::trailers(frames.trailers());
-            Ok::<_, Status>(Some((trailers, None)))
-        })))
-    })
+            let rest = self.rest(more).await?;
+            let mut kept = Vec::new();
+            without(&opened, &[1, 3, 4], &mut kept)?;
+            opened = match rest {
+                // Without keys the message would say that there are none.
+                Rest::Follows if kept.is_empty() => return Ok(None),
+                Rest::Follows => kept,
+                Rest::Ended { more } => {
+                    let mut last = Vec::new();
+                    put_message(&mut last, 1, self.header.as_deref().unwrap_or_default());
+                    last.extend_from_slice(&kept);
+                    put_number(&mut last, 3, i64::from(more));
+                    put_number(&mut last, 4, self.count);
+                    last
+                }
+            };
+        }
+        let mut out = Vec::new();
+        without(message, &[1], &mut out)?;
+        put_message(&mut out, 1, &opened);
+        Ok(Some(out))
+    }
+
+    /// Goes on to the next part. If the client takes no more keys, that part is only counted.
+    async fn rest(&mut self, more: bool) -> Result<Rest, Failure> {
+        let Some(next) = self.parts.pop_front() else { return Ok(Rest::Ended { more }) };
+        let mut request = Vec::new();
+        without(&next, &[3, 4, 9], &mut request)?;
+        put_number(&mut request, 4, self.revision);
+        let full = self.left == Some(0) || more;
+        put_number(&mut request, 9, i64::from(full || self.counts_only));
+        if full && !self.counts_only {
+            let answer = self.shim.ask(Method::Range, &self.headers, &request).await?;
+            let count = numbered(&answer.message, 4)?;
+            self.count = self.count.saturating_add(count);
+            return Ok(Rest::Ended { more: more || count > 0 });
+        }
+        put_number(&mut request, 3, self.left.unwrap_or(0));
+        let response = self.shim.send(Method::RangeStream, &self.headers, single(&request)).await?;
+        if let Some(status) = Status::from_header_map(response.headers()) {
+            return Err(status.into());
+        }
+        let answers = self.shim.answers.clone();
+        self.frames = Frames::of_etcd(response.into_body(), MAX_ANSWERS, answers);
+        Ok(Rest::Follows)
+    }
+}
+
+/// What comes after a part of a range.
+enum Rest {
+    Follows,
+    Ended { more: bool },
+}
+
+/// The number in field `number` of a `RangeResponse`.
+fn numbered(message: &[u8], number: u64) -> Result<i64, Failure> {
+    let mut fields = super::wire::Raw::new(message);
+    while let Some((at, field, _)) = fields.next()? {
+        if at == number {
+            return Ok(field.int64()?);
+        }
+    }
+    Ok(0)
 }

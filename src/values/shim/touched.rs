@@ -1,6 +1,8 @@
-//! Which keys a request is about, for those who decide on it or note it down.
+//! What a request is about, for those who decide on it or write it to a log.
 
-use super::wire::{Raw, Singles};
+use super::method::Method;
+use super::service::Parsed;
+use super::wire::{Raw, Singles, put_number};
 use crate::mvcc::proto::Malformed;
 
 /// A key, or a range of keys, that a request reads or writes.
@@ -37,35 +39,111 @@ impl Touched {
     }
 }
 
-/// What the message of a request to `path` is about; nothing for those that are about no keys.
-///
-/// # Errors
-/// When it is no such message.
-pub(crate) fn touched(path: &str, message: &[u8]) -> Result<Vec<Touched>, Malformed> {
-    let mut found = Vec::new();
-    match path {
-        "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => range(message, 4, &mut found)?,
-        "/etcdserverpb.KV/DeleteRange" => range(message, 0, &mut found)?,
-        "/etcdserverpb.KV/Put" | "/v3lockpb.Lock/Unlock" => key(message, &mut found)?,
-        "/etcdserverpb.KV/Txn" => txn(message, &mut found, 0)?,
-        "/etcdserverpb.Watch/Watch" => {
-            if let Some(create) = Singles::<1>::read(message)?.message(1)? {
-                range(create, 3, &mut found)?;
+/// What a request is about, for those who decide on it or write it to a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) keys: Vec<Touched>,
+    /// Leases that it reads, ends, keeps alive, or attaches a key to.
+    pub(crate) leases: Vec<i64>,
+    /// What it names besides keys: a lease, a user, a role, a member.
+    pub(crate) subject: Option<String>,
+    /// The revision that it names, if it is about no keys.
+    pub(crate) revision: Option<i64>,
+}
+
+impl About {
+    /// What `request` is about.
+    ///
+    /// # Errors
+    /// When a message is malformed: none that was parsed is.
+    pub(crate) fn of(request: &Parsed) -> Result<Self, Malformed> {
+        let (mut about, message) = (Self::default(), &request.message[..]);
+        let keys = &mut about.keys;
+        match request.method {
+            Method::Range | Method::RangeStream => range(message, 4, keys)?,
+            Method::DeleteRange => range(message, 0, keys)?,
+            Method::Put => put(message, keys, &mut about.leases)?,
+            Method::Unlock => key(message, keys)?,
+            Method::Txn => txn(message, keys, &mut about.leases)?,
+            Method::Watch => {
+                let fields = Singles::<3>::read(message)?;
+                if let Some(create) = fields.message(1)? {
+                    range(create, 3, keys)?;
+                    for one in keys.iter_mut().filter(|one| one.key.is_empty()) {
+                        // As etcd reads it (`server/etcdserver/api/v3rpc/watch.go`).
+                        one.key = vec![0];
+                    }
+                }
             }
+            Method::Campaign | Method::Lock => {
+                let fields = Singles::<2>::read(message)?;
+                keys.push(Touched::below(fields.bytes(1)?));
+                about.leases.extend(Some(fields.number(2)?).filter(|lease| *lease != 0));
+            }
+            Method::Leader | Method::Observe => {
+                keys.push(Touched::below(Singles::<1>::read(message)?.bytes(1)?));
+            }
+            Method::Proclaim | Method::Resign => {
+                let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
+                keys.push(Touched::new(Singles::<2>::read(leader)?.bytes(2)?, &[], 0));
+            }
+            Method::LeaseRevoke | Method::LeaseKeepAlive | Method::LeaseTimeToLive => {
+                let lease = Singles::<1>::read(message)?.number(1)?;
+                about.leases.push(lease);
+                about.subject = Some(format!("lease {lease:x}"));
+            }
+            Method::LeaseGrant => {
+                let lease = Singles::<2>::read(message)?.number(2)?;
+                about.subject = (lease != 0).then(|| format!("lease {lease:x}"));
+            }
+            Method::Compact | Method::HashKv => {
+                about.revision = Some(Singles::<1>::read(message)?.number(1)?);
+            }
+            method => about.subject = subject(method, message)?,
         }
-        "/v3electionpb.Election/Campaign"
-        | "/v3electionpb.Election/Leader"
-        | "/v3electionpb.Election/Observe"
-        | "/v3lockpb.Lock/Lock" => {
-            found.push(Touched::below(Singles::<1>::read(message)?.bytes(1)?));
-        }
-        "/v3electionpb.Election/Proclaim" | "/v3electionpb.Election/Resign" => {
-            let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
-            found.push(Touched::new(Singles::<2>::read(leader)?.bytes(2)?, &[], 0));
-        }
-        _ => {}
+        Ok(about)
     }
-    Ok(found)
+}
+
+/// What a request about members, alarms, users and roles names. Never a password.
+fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> {
+    let fields = Singles::<2>::read(message)?;
+    let text =
+        |number| fields.bytes(number).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let member = |number| fields.number(number).map(|id| format!("member {id:x}"));
+    Ok(Some(match method {
+        Method::Authenticate
+        | Method::UserAdd
+        | Method::UserGet
+        | Method::UserDelete
+        | Method::UserChangePassword => format!("user {}", text(1)?),
+        Method::UserGrantRole | Method::UserRevokeRole => {
+            format!("user {} role {}", text(1)?, text(2)?)
+        }
+        Method::RoleAdd | Method::RoleGet | Method::RoleDelete | Method::RoleRevokePermission => {
+            format!("role {}", text(1)?)
+        }
+        Method::RoleGrantPermission => format!("role {}", text(1)?),
+        Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
+        | Method::MoveLeader => member(1)?,
+        Method::MemberAdd => format!("member at {}", text(1)?),
+        Method::Alarm => {
+            let action = ["get", "activate", "deactivate"];
+            let action = usize::try_from(fields.number(1)?).ok().and_then(|at| action.get(at));
+            format!("alarm {}", action.unwrap_or(&"?"))
+        }
+        Method::Downgrade => format!("version {}", text(2)?),
+        _ => return Ok(None),
+    }))
+}
+
+fn put(message: &[u8], found: &mut Vec<Touched>, leases: &mut Vec<i64>) -> Result<(), Malformed> {
+    let fields = Singles::<3>::read(message)?;
+    found.push(Touched::new(fields.bytes(1)?, &[], 0));
+    leases.extend(Some(fields.number(3)?).filter(|lease| *lease != 0));
+    Ok(())
 }
 
 fn key(message: &[u8], found: &mut Vec<Touched>) -> Result<(), Malformed> {
@@ -80,33 +158,45 @@ fn range(message: &[u8], revision: usize, found: &mut Vec<Touched>) -> Result<()
     Ok(())
 }
 
-fn txn(message: &[u8], found: &mut Vec<Touched>, depth: usize) -> Result<(), Malformed> {
-    if depth > super::txn::MAX_DEPTH {
-        return Err(Malformed);
-    }
+fn txn(message: &[u8], found: &mut Vec<Touched>, leases: &mut Vec<i64>) -> Result<(), Malformed> {
     let mut fields = Raw::new(message);
     while let Some((number, field, _)) = fields.next()? {
-        match number {
-            1 => {
-                let fields = Singles::<64>::read(field.bytes()?)?;
-                found.push(Touched::new(fields.bytes(3)?, fields.bytes(64)?, 0));
+        if number == 1 {
+            let fields = Singles::<64>::read(field.bytes()?)?;
+            found.push(Touched::new(fields.bytes(3)?, fields.bytes(64)?, 0));
+            continue;
+        }
+        let op = Singles::<4>::read(field.bytes()?)?;
+        for kind in 1..=4 {
+            match (kind, op.message(kind)?) {
+                (1, Some(op)) => range(op, 4, found)?,
+                (2, Some(op)) => put(op, found, leases)?,
+                (3, Some(op)) => range(op, 0, found)?,
+                (_, Some(op)) => txn(op, found, leases)?,
+                (_, None) => {}
             }
-            2 | 3 => {
-                let op = Singles::<4>::read(field.bytes()?)?;
-                for kind in 1..=4 {
-                    match (kind, op.message(kind)?) {
-                        (1, Some(op)) => range(op, 4, found)?,
-                        (2, Some(op)) => key(op, found)?,
-                        (3, Some(op)) => range(op, 0, found)?,
-                        (_, Some(op)) => txn(op, found, depth + 1)?,
-                        (_, None) => {}
-                    }
-                }
-            }
-            _ => {}
         }
     }
     Ok(())
+}
+
+/// The keys of a lease, and whether it is there, in a `LeaseTimeToLiveResponse`.
+pub(crate) fn lease_keys(answer: &[u8]) -> Result<Vec<Touched>, Malformed> {
+    let (mut keys, mut fields) = (Vec::new(), Raw::new(answer));
+    while let Some((number, field, _)) = fields.next()? {
+        if number == 5 {
+            keys.push(Touched::new(field.bytes()?, &[], 0));
+        }
+    }
+    Ok(keys)
+}
+
+/// A `LeaseTimeToLiveRequest` for a lease and its keys.
+pub(crate) fn time_to_live(lease: i64) -> Vec<u8> {
+    let mut request = Vec::new();
+    put_number(&mut request, 1, lease);
+    put_number(&mut request, 2, 1);
+    request
 }
 
 /// The revision in an answer's header.
@@ -145,10 +235,19 @@ mod tests {
         };
         let mut put = Vec::new();
         put_bytes(&mut put, 1, b"k");
-        let message = nested(4, &nested(2, &put));
-        let found = touched("/etcdserverpb.KV/Txn", &message).unwrap();
-        assert_eq!(found, [Touched::new(b"k", b"", 0)]);
-        let deep = (0..200).fold(put, |inner, _| nested(4, &inner));
-        assert!(touched("/etcdserverpb.KV/Txn", &deep).is_err());
+        put_number(&mut put, 3, 7);
+        let request = Parsed::parse(Method::Txn, &nested(4, &nested(2, &put))).unwrap();
+        let about = About::of(&request).unwrap();
+        assert_eq!((about.keys, about.leases), (vec![Touched::new(b"k", b"", 0)], vec![7]));
+    }
+
+    #[test]
+    fn a_password_is_no_subject() {
+        use super::super::wire::put_bytes;
+        let mut message = Vec::new();
+        put_bytes(&mut message, 1, b"root");
+        put_bytes(&mut message, 2, b"hunter2");
+        let request = Parsed::parse(Method::Authenticate, &message).unwrap();
+        assert_eq!(About::of(&request).unwrap().subject.as_deref(), Some("user root"));
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Txn {
     compares: Vec<Compare>,
     success: Vec<Op>,
     failure: Vec<Op>,
-    /// Fields of a later etcd, as they came.
-    unknown: Vec<u8>,
     /// What its comparisons come to, when that is decided here.
     verdict: Option<bool>,
 }
@@ -37,29 +35,21 @@ pub(super) struct Guarded {
 
 impl Txn {
     pub(super) fn read(rewriter: &Rewriter<'_>, request: &[u8]) -> Result<Self, Failure> {
-        Self::read_nested(rewriter, request, 0)
-    }
-
-    pub(super) fn read_nested(
-        rewriter: &Rewriter<'_>,
-        request: &[u8],
-        depth: usize,
-    ) -> Result<Self, Failure> {
-        if depth > MAX_DEPTH {
-            return Err(Failure::nested_too_deep());
-        }
-        let (mut compares, mut unknown) = (Vec::new(), Vec::new());
-        let (mut success, mut failure) = (Vec::new(), Vec::new());
+        let (mut compares, mut success, mut failure) = (Vec::new(), Vec::new(), Vec::new());
         let mut fields = Raw::new(request);
-        while let Some((number, field, raw)) = fields.next()? {
+        while let Some((number, field, _)) = fields.next()? {
             match number {
                 1 => compares.push(Compare::read(field.bytes()?)?),
-                2 => success.push(Op::read(rewriter, field.bytes()?, depth + 1)?),
-                3 => failure.push(Op::read(rewriter, field.bytes()?, depth + 1)?),
-                _ => unknown.extend_from_slice(raw),
+                2 => success.push(Op::read(rewriter, field.bytes()?)?),
+                _ => failure.push(Op::read(rewriter, field.bytes()?)?),
             }
         }
-        Ok(Self { compares, success, failure, unknown, verdict: None })
+        Ok(Self { compares, success, failure, verdict: None })
+    }
+
+    /// Whether it may change something, whichever way it goes.
+    pub(super) fn writes(&self) -> bool {
+        self.success.iter().chain(&self.failure).any(Op::writes)
     }
 
     /// Whether etcd cannot decide it: it compares values that are encrypted, or reserved keys.
@@ -166,7 +156,6 @@ impl Txn {
             self.compares.iter().for_each(|compare| put_message(&mut out, 1, compare.raw()));
             self.success.iter().for_each(|op| op.put(&mut out, 2, never));
             self.failure.iter().for_each(|op| op.put(&mut out, 3, never));
-            out.extend_from_slice(&self.unknown);
             return out;
         };
         let (chosen, other) = self.chosen(verdict);
@@ -178,7 +167,6 @@ impl Txn {
             put_message(&mut op, 4, &unchosen);
             put_message(&mut out, 3, &op);
         }
-        out.extend_from_slice(&self.unknown);
         out
     }
 
@@ -186,24 +174,19 @@ impl Txn {
         if verdict { (&self.success, &self.failure) } else { (&self.failure, &self.success) }
     }
 
-    /// The client's answer to a [`Guarded`] one; `None` when somebody was faster.
+    /// Whether etcd ran it; otherwise another client was faster than the guards.
+    pub(super) fn took_effect(&self, guarded: &Guarded, response: &[u8]) -> Result<bool, Failure> {
+        Ok(guarded.inner(response)?.is_some())
+    }
+
+    /// The client's answer to a [`Guarded`] one that took effect.
     pub(super) fn guarded_answer(
         &self,
         guarded: &Guarded,
         response: &[u8],
         rewriter: &Rewriter<'_>,
-    ) -> Result<Option<Vec<u8>>, Failure> {
-        let mut inner = response;
-        for layer in 0..=guarded.layers {
-            let fields = Singles::<2>::read(inner)?;
-            if !fields.flag(2)? {
-                return Ok(None);
-            }
-            if layer < guarded.layers {
-                let op = responses(inner)?.first().copied().ok_or_else(Failure::malformed)?;
-                inner = Singles::<4>::read(op)?.message(4)?.ok_or_else(Failure::malformed)?;
-            }
-        }
+    ) -> Result<Vec<u8>, Failure> {
+        let inner = guarded.inner(response)?.ok_or_else(Failure::malformed)?;
         let mut out = Vec::new();
         if guarded.layers > 0
             && let Some(header) = Singles::<1>::read(response)?.message(1)?
@@ -211,7 +194,7 @@ impl Txn {
             put_message(&mut out, 1, header);
         }
         out.extend(self.answer(inner, rewriter)?);
-        Ok(Some(out))
+        Ok(out)
     }
 
     /// The client's `TxnResponse` for etcd's.
@@ -234,6 +217,23 @@ impl Txn {
         put_number(&mut out, 2, i64::from(succeeded));
         put_answers(self.chosen(succeeded).0, &responses(response)?, rewriter, &mut out, 3)?;
         Ok(out)
+    }
+}
+
+impl Guarded {
+    /// The `TxnResponse` within all guards; `None` when one of them did not hold.
+    fn inner<'a>(&self, response: &'a [u8]) -> Result<Option<&'a [u8]>, Failure> {
+        let mut inner = response;
+        for layer in 0..=self.layers {
+            if !Singles::<2>::read(inner)?.flag(2)? {
+                return Ok(None);
+            }
+            if layer < self.layers {
+                let op = responses(inner)?.first().copied().ok_or_else(Failure::malformed)?;
+                inner = Singles::<4>::read(op)?.message(4)?.ok_or_else(Failure::malformed)?;
+            }
+        }
+        Ok(Some(inner))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use strongroom::format::ValueKeyId;
+use strongroom::values::Unreadable;
 
 use crate::duration::Span;
 use crate::help;
@@ -142,10 +143,30 @@ pub(crate) struct ProxyArgs {
     /// PEM file of the authorities of clients' certificates; a client without one is refused
     #[arg(long, value_name = "FILE", requires = "listen_cert")]
     pub(crate) listen_trusted_ca: Option<PathBuf>,
-    /// Encrypt values of keys that begin so; repeated for several [default: all]
+    /// URL that clients are told is the cluster's, when they ask for its members [default: the address that each
+    /// client has connected to]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = client_url,
+        env = "STRONGROOM_ADVERTISE_CLIENT_URL",
+        hide_env_values = true
+    )]
+    pub(crate) advertise_client_url: Option<String>,
+    /// What a list with a value that does not open answers: an error that names the key, or the other values
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value = "error",
+        env = "STRONGROOM_UNREADABLE_VALUES",
+        hide_env_values = true
+    )]
+    pub(crate) unreadable_values: Unreadable,
+    /// Encrypt values of keys with this prefix; repeat for several [default: all]
     #[arg(long, value_name = "PREFIX")]
     pub(crate) include: Vec<String>,
-    /// Leave values of keys that begin so in clear; repeated for several
+    /// Leave values of keys with this prefix unencrypted; repeat for several
     #[arg(long, value_name = "PREFIX")]
     pub(crate) exclude: Vec<String>,
     /// Note every request down in this file: who, what keys, when; never a value
@@ -173,6 +194,24 @@ pub(crate) struct ProxyArgs {
     pub(crate) max_request_bytes: u32,
     #[command(flatten)]
     pub(crate) namespace: NamespaceArgs,
+}
+
+/// A URL as etcd's members advertise theirs: a scheme, a host and a port.
+fn client_url(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.host_str().is_some_and(|host| !host.is_empty())
+        && url.port_or_known_default().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if plain {
+        Ok(text.trim_end_matches('/').into())
+    } else {
+        Err("write http(s)://HOST:PORT".into())
+    }
 }
 
 /// `audit-log …`

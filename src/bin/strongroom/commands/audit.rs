@@ -115,6 +115,10 @@ fn line(entry: &Entry) -> String {
     if record.more > 0 {
         keys.push(format!("and {} more", record.more));
     }
+    keys.extend(record.subject.iter().map(|subject| subject.escape_debug().to_string()));
+    if record.repeats > 0 {
+        keys.push(format!("(and {} more refused requests)", record.repeats));
+    }
     format!(
         "{:.3}  {}  {}  {}  {}  {}",
         record.time,

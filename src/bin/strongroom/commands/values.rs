@@ -262,6 +262,8 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         access: Access::parse(args.allow.iter().map(String::as_str))?,
         audit,
         audit_fail_open: args.audit_fail_open,
+        advertise: args.advertise_client_url,
+        unreadable: args.unreadable_values,
         max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
     };
     let listener = listen(&args.listen).await?;

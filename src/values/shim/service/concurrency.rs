@@ -1,12 +1,11 @@
 //! Elections and locks, whose keys etcd's server writes itself (`server/etcdserver/api/v3election`, `v3lock`).
 
-use http::{Request, Response, request};
-use tonic::body::Body;
+use http::HeaderMap;
 
-use super::super::frames::single;
+use super::super::method::Method;
 use super::super::status::Failure;
-use super::super::wire::{Singles, put_bytes, put_message, put_number, without};
-use super::Shim;
+use super::super::wire::{Singles, put_bytes, put_number, without};
+use super::{Answer, Parsed, Shim};
 
 /// Seconds of the lease that etcd's server grants when a campaign brings none (`v3election/election.go`).
 const DEFAULT_TTL: i64 = 60;
@@ -14,57 +13,51 @@ const DEFAULT_TTL: i64 = 60;
 impl Shim {
     pub(super) async fn concurrency(
         &mut self,
-        path: &str,
-        head: &request::Parts,
-        message: &[u8],
-    ) -> Result<Response<Body>, Failure> {
-        let service = path.rsplit('/').next().unwrap_or_default();
-        let sent = match service {
-            "Campaign" => self.campaign(head, message).await?,
-            "Proclaim" => {
+        headers: &HeaderMap,
+        request: &Parsed,
+    ) -> Result<Answer, Failure> {
+        let (shared, message) = (self.shared.clone(), &request.message[..]);
+        let sent = match request.method {
+            Method::Campaign => self.campaign(headers, message).await?,
+            Method::Proclaim => {
                 let fields = Singles::<2>::read(message)?;
                 let leader = fields.message(1)?.unwrap_or_default();
                 let key = Singles::<2>::read(leader)?.bytes(2)?;
                 self.with_value(message, 2, key, fields.bytes(2)?).await?
             }
-            "Resign" => {
+            Method::Resign => {
                 let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
-                self.allow(Singles::<2>::read(leader)?.bytes(2)?)?;
+                let key = Singles::<2>::read(leader)?.bytes(2)?;
+                shared.opened(|with| with.allow(key)).await?;
                 message.to_vec()
             }
-            "Unlock" => {
-                self.allow(Singles::<1>::read(message)?.bytes(1)?)?;
+            Method::Unlock => {
+                let key = Singles::<1>::read(message)?.bytes(1)?;
+                shared.opened(|with| with.allow(key)).await?;
                 message.to_vec()
             }
-            // Leader and Lock have a name, and keys below it.
             _ => {
-                self.allow(&[Singles::<1>::read(message)?.bytes(1)?, b"/"].concat())?;
+                shared.opened(|with| with.allow_below(message)).await?;
                 message.to_vec()
             }
         };
-        if service != "Leader" {
-            let mut head = head.clone();
-            head.headers.remove(http::header::CONTENT_LENGTH);
-            return self.send(Request::from_parts(head, single(&sent))).await;
+        let answer = self.ask(request.method, headers, &sent).await?;
+        if request.method != Method::Leader {
+            return Ok(answer);
         }
-        let answer = self.ask(path, head, &sent).await?;
-        let opened = self.shared.opened(|with| with.with_key_values(&answer.message, 2)).await?;
-        Ok(answer.with(&opened))
+        let message = &answer.message.clone();
+        self.rewritten(answer, false, |with| with.with_key_values(message, 2)).await
     }
 
     /// A `CampaignRequest` with its value sealed for the key that the server will write, which is named for its lease.
-    async fn campaign(
-        &mut self,
-        head: &request::Parts,
-        message: &[u8],
-    ) -> Result<Vec<u8>, Failure> {
+    async fn campaign(&mut self, headers: &HeaderMap, message: &[u8]) -> Result<Vec<u8>, Failure> {
         let fields = Singles::<3>::read(message)?;
         let mut lease = fields.number(2)?;
         let mut request = message.to_vec();
         if lease == 0 {
             let mut grant = Vec::new();
             put_number(&mut grant, 1, DEFAULT_TTL);
-            let answer = self.ask("/etcdserverpb.Lease/LeaseGrant", head, &grant).await?;
+            let answer = self.ask(Method::LeaseGrant, headers, &grant).await?;
             lease = Singles::<2>::read(&answer.message)?.number(2)?;
             request.clear();
             without(message, &[2], &mut request)?;
@@ -81,19 +74,12 @@ impl Shim {
         key: &[u8],
         value: &[u8],
     ) -> Result<Vec<u8>, Failure> {
-        self.allow(key)?;
-        let value = self.shared.opened(|with| with.seal(key, value)).await?;
+        let seal =
+            |with: &super::Rewriter<'_>| with.allow(key).and_then(|()| with.seal(key, value));
+        let value = self.shared.opened(seal).await?;
         let mut out = Vec::new();
         without(message, &[number], &mut out)?;
-        if number == 3 {
-            put_bytes(&mut out, number, &value);
-        } else {
-            put_message(&mut out, number, &value);
-        }
+        put_bytes(&mut out, number, &value);
         Ok(out)
-    }
-
-    fn allow(&self, key: &[u8]) -> Result<(), Failure> {
-        if self.shared.reserved.holds(key) { Err(Failure::reserved()) } else { Ok(()) }
     }
 }

@@ -1,0 +1,280 @@
+//! Streams in both directions: watches, and leases kept alive.
+//!
+//! Each message of the client is parsed and judged before etcd gets it. What is refused is answered as etcd answers it,
+//! and everything else on the stream goes on. When etcd is lost the stream ends with `UNAVAILABLE`, so that clients
+//! open it again.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::sync::mpsc;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::frames::{Frames, framed};
+use super::method::Method;
+use super::service::{MAX_ANSWERS, Parsed, Shim};
+use super::status::Failure;
+use super::streams::trailers_of;
+use super::wire::{Singles, put_bytes, put_message, put_number};
+
+/// Decides on each message of a stream, or on why it cannot be parsed; an error refuses that message alone.
+pub(crate) type Judge =
+    Arc<dyn Fn(Result<Parsed, Status>) -> BoxFuture<'static, Result<Parsed, Status>> + Send + Sync>;
+
+/// Lets everything pass.
+pub(super) fn everything() -> Judge {
+    Arc::new(|message| Box::pin(std::future::ready(message)))
+}
+
+/// Answers of ours, and cancellations of ours, that wait to be sent.
+const WAITING: usize = 64;
+
+/// What the half that reads the client tells the half that answers.
+enum Told {
+    /// An answer of ours, to be sent after etcd has answered so many creations of watches.
+    Answer { after: u64, message: Bytes },
+    /// The client's half failed: the stream ends.
+    Failed(Status),
+}
+
+/// The half that reads the client, and feeds etcd.
+struct Client {
+    shim: Shim,
+    method: Method,
+    headers: HeaderMap,
+    requests: Frames,
+    judge: Judge,
+    /// Creations of watches that went to etcd.
+    created: u64,
+    told: mpsc::Sender<Told>,
+    cancels: mpsc::Receiver<i64>,
+}
+
+/// The half that answers.
+struct Answers {
+    shim: Shim,
+    method: Method,
+    etcd: Etcd,
+    told: Option<mpsc::Receiver<Told>>,
+    /// Answers of ours whose turn has not come.
+    ours: VecDeque<(u64, Bytes)>,
+    /// Creations that etcd answered.
+    created: u64,
+    cancel: mpsc::Sender<i64>,
+    /// Watches that were cancelled here and may still have events on the way.
+    cancelled: BTreeSet<i64>,
+}
+
+enum Etcd {
+    Opens(BoxFuture<'static, Result<Response<Body>, Failure>>),
+    Answers(Frames),
+}
+
+/// The client's response, which begins at once: etcd may have nothing to say for long.
+pub(super) fn open(
+    shim: Shim,
+    method: Method,
+    headers: HeaderMap,
+    requests: Frames,
+    judge: Judge,
+) -> Response<Body> {
+    let (told, tells) = mpsc::channel(WAITING);
+    let (cancel, cancels) = mpsc::channel(WAITING);
+    let client = Client {
+        shim: shim.clone(),
+        method,
+        headers: headers.clone(),
+        requests,
+        judge,
+        created: 0,
+        told,
+        cancels,
+    };
+    let body = Body::new(StreamBody::new(stream::unfold(client, |mut client| async {
+        let message = client.next().await?;
+        Some((Ok::<_, Status>(Frame::data(framed(&message))), client))
+    })));
+    let mut upstream = shim.clone();
+    let etcd = Etcd::Opens(Box::pin(async move { upstream.send(method, &headers, body).await }));
+    let answers = Answers {
+        shim,
+        method,
+        etcd,
+        told: Some(tells),
+        ours: VecDeque::new(),
+        created: 0,
+        cancel,
+        cancelled: BTreeSet::new(),
+    };
+    let frames = stream::unfold(Some(answers), |answers| async {
+        let mut answers = answers?;
+        Some(match answers.next().await {
+            Ok(message) => (Ok::<_, Status>(Frame::data(framed(&message))), Some(answers)),
+            Err(end) => (Ok(Frame::trailers(end)), None),
+        })
+    });
+    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    let kind = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+impl Client {
+    /// The next message for etcd; none when the client has ended its half, or it failed.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some(id) = self.cancels.recv() => return Some(cancel(id)),
+                message = self.requests.next() => message,
+            };
+            let message = match message {
+                Ok(message) => message?,
+                Err(status) => {
+                    let _ = self.told.send(Told::Failed(status)).await;
+                    return None;
+                }
+            };
+            match (self.judge)(Parsed::parse(self.method, &message)).await {
+                Ok(parsed) => {
+                    let create = Singles::<1>::read(&parsed.message).and_then(|one| one.message(1));
+                    if self.method == Method::Watch && matches!(create, Ok(Some(_))) {
+                        self.created = self.created.saturating_add(1);
+                    }
+                    return Some(parsed.message);
+                }
+                Err(status) => {
+                    let message = self.refusal(&message, &status).await;
+                    let told = Told::Answer { after: self.created, message };
+                    if self.told.send(told).await.is_err() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// As etcd refuses one message of a stream (`server/etcdserver/api/v3rpc/watch.go`, `lease.go`).
+    async fn refusal(&mut self, message: &[u8], status: &Status) -> Bytes {
+        let mut out = Vec::new();
+        put_message(&mut out, 1, &self.shim.header(&self.headers).await);
+        if self.method == Method::Watch {
+            // `clientv3.InvalidWatchID`, created, canceled, and the reason as Go prints a status.
+            put_number(&mut out, 2, -1);
+            put_number(&mut out, 3, 1);
+            put_number(&mut out, 4, 1);
+            let (code, text) = (super::status::go_name(status.code()), status.message());
+            let reason = format!("rpc error: code = {code} desc = {text}");
+            put_bytes(&mut out, 6, reason.as_bytes());
+        } else {
+            // A lease with no time left: to its client it has expired.
+            let id = Singles::<1>::read(message).and_then(|one| one.number(1)).unwrap_or(0);
+            put_number(&mut out, 2, id);
+        }
+        out.into()
+    }
+}
+
+/// A `WatchRequest` that cancels.
+fn cancel(id: i64) -> Bytes {
+    let (mut cancel, mut request) = (Vec::new(), Vec::new());
+    put_number(&mut cancel, 1, id);
+    put_message(&mut request, 2, &cancel);
+    request.into()
+}
+
+impl Answers {
+    /// The next message for the client, or the trailers with which the stream ends.
+    async fn next(&mut self) -> Result<Bytes, HeaderMap> {
+        loop {
+            if let Some((after, _)) = self.ours.front()
+                && *after <= self.created
+                && let Some((_, message)) = self.ours.pop_front()
+            {
+                return Ok(message);
+            }
+            let told = async {
+                match &mut self.told {
+                    Some(told) => told.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                told = told => match told {
+                    Some(Told::Answer { after, message }) => self.ours.push_back((after, message)),
+                    Some(Told::Failed(status)) => return Err(trailers_of(&status)),
+                    None => self.told = None,
+                },
+                answered = self.etcd.next(&self.shim) => {
+                    let Some(message) = answered? else { continue };
+                    if let Some(message) = self.message(&message).await.map_err(|failure| trailers_of(&failure.status()))? {
+                        return Ok(message);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client's message for one of etcd's.
+    async fn message(&mut self, message: &Bytes) -> Result<Option<Bytes>, Failure> {
+        if self.method != Method::Watch {
+            return Ok(Some(message.clone()));
+        }
+        let fields = Singles::<4>::read(message)?;
+        let (id, created, ended) = (fields.number(2)?, fields.flag(3)?, fields.flag(4)?);
+        self.created = self.created.saturating_add(u64::from(created));
+        if self.cancelled.contains(&id) {
+            // What etcd still sends before it hears of the end, and that end.
+            if created || ended {
+                self.cancelled.remove(&id);
+            }
+            if !created {
+                return Ok(None);
+            }
+        }
+        match self.shim.shared.opened(|with| with.watch_response(message)).await {
+            Ok(response) => Ok(response.map(Bytes::from)),
+            Err(failure) => {
+                // A watch with an event that does not open is cancelled, with the reason.
+                self.cancelled.insert(id);
+                let _ = self.cancel.send(id).await;
+                let mut out = Vec::new();
+                put_message(&mut out, 1, fields.bytes(1)?);
+                put_number(&mut out, 2, id);
+                put_number(&mut out, 4, 1);
+                put_bytes(&mut out, 6, failure.status().message().as_bytes());
+                Ok(Some(out.into()))
+            }
+        }
+    }
+}
+
+impl Etcd {
+    /// etcd's next message, or nothing once it has begun to answer; or the trailers with which it ends.
+    async fn next(&mut self, shim: &Shim) -> Result<Option<Bytes>, HeaderMap> {
+        match self {
+            Self::Opens(opens) => {
+                let response = opens.await.map_err(|failure| trailers_of(&failure.status()))?;
+                let (head, body) = response.into_parts();
+                if let Some(status) = Status::from_header_map(&head.headers) {
+                    return Err(trailers_of(&status));
+                }
+                *self = Self::Answers(Frames::of_etcd(body, MAX_ANSWERS, shim.answers.clone()));
+                Ok(None)
+            }
+            Self::Answers(frames) => match frames.next().await {
+                Ok(Some(message)) => Ok(Some(message)),
+                Ok(None) => Err(super::streams::end_of(frames)),
+                Err(status) => Err(trailers_of(&status)),
+            },
+        }
+    }
+}
