@@ -1,4 +1,4 @@
-module strongroom.invalid/clients
+module strongroom.test/clients
 
 go 1.26.0
 
