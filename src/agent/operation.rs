@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{AgentOptions, Places};
 use crate::backup::{
     Control, DrillOptions, EVERY_SNAPSHOT, Listing, Scope, Source, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, newest_reports, plan_prune, proves_bytes, prune_report,
-    select, snapshots, store_report, verify,
+    authenticate, backup, copy, drill, is_ahead, newest_reports, plan_prune, proves_bytes,
+    prune_report, select, snapshots, store_report, verify,
 };
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
@@ -208,9 +208,11 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     let (repository, keys) = (&places.repository, &places.keys);
     let listing = snapshots(repository, Some(&options.cluster)).await?;
     let id = select(&listing, "latest", None)?;
+    let live = (options.etcd)()?;
     let how = DrillOptions {
         etcd: options.drill_etcd.clone(),
-        live: Some((options.etcd)()?),
+        allow_untested: live.allow_untested,
+        live: Some(live),
         ..DrillOptions::default()
     };
     let drilled = drill(repository, keys, id, &how, control).await?;

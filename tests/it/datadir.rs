@@ -46,9 +46,8 @@ fn bucket(db: &Db<FileSource>, name: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn same_as_the_stock_tool(version: Version, snapshot: &Path, cluster: &Cluster, member: &Member) {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    let tool = if version == Version::V3_4 { "etcdctl" } else { "etcdutl" };
     run(version
-        .program(tool)
+        .program(version.restorer())
         .args(["snapshot", "restore"])
         .arg(snapshot)
         .arg("--data-dir")
@@ -271,7 +270,11 @@ macro_rules! on_real_etcd {
 on_real_etcd! {
     as_the_stock_tool_3_4: agrees_with_the_stock_tool(Version::V3_4),
     as_the_stock_tool_3_5: agrees_with_the_stock_tool(Version::V3_5),
+    as_the_stock_tool_3_6: agrees_with_the_stock_tool(Version::V3_6),
+    as_the_stock_tool_3_7: agrees_with_the_stock_tool(Version::V3_7),
     three_members_3_4: starts(Version::V3_4, Version::V3_4, 3),
-    three_members_3_5: starts(Version::V3_5, Version::V3_5, 3),
+    three_members_3_7: starts(Version::V3_7, Version::V3_7, 3),
     one_member_of_3_4_on_3_5: starts(Version::V3_4, Version::V3_5, 1),
+    one_member_of_3_5_on_3_6: starts(Version::V3_5, Version::V3_6, 1),
+    one_member_of_3_6_on_3_7: starts(Version::V3_6, Version::V3_7, 1),
 }
