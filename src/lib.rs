@@ -29,7 +29,7 @@
 //! let (options, control) = (BackupOptions::default(), Control::default());
 //! let taken = backup::backup(&repository, &keys, source, &options, &control).await?;
 //!
-//! let target = Target::File { path: PathBuf::from("etcd.db"), force: false, revision: None };
+//! let target = Target::File { path: PathBuf::from("etcd.db"), force: false, revision: None, allow_untested: false };
 //! let restored = backup::restore(&repository, &keys, taken.id, target, &control).await?;
 //! assert_eq!(restored.revision, taken.revision);
 //! # Ok(())

@@ -208,9 +208,11 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     let (repository, keys) = (&places.repository, &places.keys);
     let listing = snapshots(repository, Some(&options.cluster)).await?;
     let id = select(&listing, "latest", None)?;
+    let live = (options.etcd)()?;
     let how = DrillOptions {
         etcd: options.drill_etcd.clone(),
-        live: Some((options.etcd)()?),
+        allow_untested: live.allow_untested,
+        live: Some(live),
         ..DrillOptions::default()
     };
     let drilled = drill(repository, keys, id, &how, control).await?;

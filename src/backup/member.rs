@@ -20,14 +20,12 @@ use crate::datadir::{Cluster, Member, WAL_NAME};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::MasterKeys;
-use crate::mvcc::{self, Changes, DatabaseFacts, Revision, Rewritten};
+use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::store::Repository;
 
 /// How far Kubernetes' revisions leap: further than any cluster gets between a backup and its restore, and the same
 /// for everyone who types the same command.
 pub const KUBERNETES_BUMP: i64 = 1_000_000_000;
-/// The last minor version of etcd 3 whose database is known.
-const LAST_MINOR: u32 = 7;
 /// Records looked at to tell whether the data is Kubernetes'.
 const SAMPLE: usize = 10_000;
 const SCRATCH: &str = ".strongroom-restore-";
@@ -57,6 +55,8 @@ pub struct MemberOptions {
     pub mark_compacted: bool,
     /// Leave out users, roles and passwords.
     pub without_auth: bool,
+    /// Take the database of an etcd later than the last one tested.
+    pub allow_untested: bool,
     /// User and group id that are to own everything.
     pub owner: Option<(u32, u32)>,
 }
@@ -83,8 +83,10 @@ pub struct MemberReport {
     pub kubernetes: bool,
     /// Whether etcd will ask who its clients are, by the users and passwords of the snapshot.
     pub auth_enabled: bool,
-    /// Minor versions of etcd 3 that may start from it: the snapshot's and the next.
-    pub versions: [String; 2],
+    /// Minor versions of etcd that may start from it: the snapshot's and the next.
+    pub versions: [EtcdVersion; 2],
+    /// The version that the cluster was being downgraded to, and that the restored one will be.
+    pub downgrade: Option<String>,
     /// The master key that opened it.
     pub opened_by: KeyId,
     /// Oddities that did not stop the restore.
@@ -136,6 +138,7 @@ pub async fn restore_member(
         kubernetes: plan.kubernetes,
         auth_enabled: plan.auth_enabled && !options.without_auth,
         versions: plan.versions,
+        downgrade: plan.downgrade,
         opened_by: snapshot.opened_by,
         findings: snapshot.findings,
         duration: started.elapsed(),
@@ -174,18 +177,24 @@ impl MemberOptions {
 }
 
 /// What the database says of how to restore it.
-#[derive(Default)]
 struct Plan {
     bump: i64,
     mark_compacted: bool,
     kubernetes: bool,
     auth_enabled: bool,
-    versions: [String; 2],
+    versions: [EtcdVersion; 2],
+    downgrade: Option<String>,
 }
 
 impl Plan {
     fn new<R: ReadAt>(db: &Db<R>, options: &MemberOptions) -> Result<Self> {
         let facts = mvcc::database_facts(db)?;
+        let version = facts.etcd_version(options.allow_untested).map_err(|error| {
+            error.hint(
+                "restore with --output, which changes nothing, and with that etcd's own etcdutl; \
+                 or give --allow-untested-etcd",
+            )
+        })?;
         let kubernetes = is_kubernetes(db)?;
         let default = if kubernetes { KUBERNETES_BUMP } else { 0 };
         Ok(Self {
@@ -193,26 +202,9 @@ impl Plan {
             mark_compacted: options.mark_compacted || options.bump.is_none() && kubernetes,
             kubernetes,
             auth_enabled: facts.auth_enabled,
-            versions: versions(&facts)?,
+            versions: [version, version.next()],
+            downgrade: facts.downgrade,
         })
-    }
-}
-
-/// The versions that may start from the database: its own minor version, and the next.
-fn versions(facts: &DatabaseFacts) -> Result<[String; 2]> {
-    let version = facts.storage_version.as_ref().or(facts.cluster_version.as_ref());
-    let mut parts = version.map(String::as_str).unwrap_or("3.4").split('.').map(str::parse);
-    match (parts.next(), parts.next()) {
-        (Some(Ok(3_u32)), Some(Ok(minor @ 0..=LAST_MINOR))) => {
-            // A cluster that has just been set up does not say which version it is.
-            let minor = minor.max(4);
-            Ok([minor, minor + 1].map(|minor| format!("3.{minor}")))
-        }
-        _ => Err(Error::unsupported(format!(
-            "the database of etcd {}: up to 3.{LAST_MINOR} is known",
-            version.map_or("?", String::as_str)
-        ))
-        .hint("restore with --output, and with that etcd's own etcdutl")),
     }
 }
 
@@ -358,7 +350,9 @@ impl Place {
             Ok(changes)
         };
         let written = rewrite(snapshot, plan, writing, &path, control).await?;
-        let plan = planned.recv().unwrap_or_default();
+        let plan = planned
+            .recv()
+            .map_err(|_| Error::new(ErrorKind::Io, "the database was written without a plan"))?;
         run_blocking(move || file.sync_all().map_err(|error| Error::io(path, error))).await?;
         Ok((self, plan, written))
     }

@@ -16,11 +16,12 @@ use super::control::Control;
 use super::read::{Place, Stream, read_all, stream_failed};
 use super::rewrite::{digest, rewrite};
 use super::snapshot::OpenSnapshot;
+use crate::bolt::{Db, FileSource};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
-use crate::mvcc::Changes;
+use crate::mvcc::{self, Changes};
 use crate::store::Repository;
 
 /// Where a restore writes to.
@@ -35,6 +36,9 @@ pub enum Target {
         /// The main revision to go back to, `None` for all that the snapshot holds. Later changes and free pages
         /// are then left out.
         revision: Option<i64>,
+        /// With a revision: take the database of an etcd later than the last one tested. Without, nothing in the
+        /// database is changed, whatever its version.
+        allow_untested: bool,
     },
     /// A stream, such as standard output. What a reader got is only to be trusted when the restore succeeds.
     Stream(Box<dyn Write + Send>),
@@ -56,6 +60,8 @@ pub struct RestoreReport {
     pub database_bytes: u64,
     /// The master key that opened it.
     pub opened_by: KeyId,
+    /// The version that the cluster was being downgraded to, and that the restored one will be. Not told for a stream.
+    pub downgrade: Option<String>,
     /// Oddities that did not stop the restore, such as a seal that does not open beside one that does.
     pub findings: Vec<String>,
     /// Wall time.
@@ -81,18 +87,30 @@ pub async fn restore(
     let database = snapshot.database.index().database;
     let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
     control.begin("restoring", Some(database.size));
+    let path = match &target {
+        Target::File { path, .. } => Some(path.clone()),
+        Target::Stream(_) => None,
+    };
     let written = match target {
         Target::Stream(out) => {
             control.guard(to_stream(&snapshot, out, control)).await.map(|()| whole)
         }
-        Target::File { path, force, revision: None } => {
+        Target::File { path, force, revision: None, .. } => {
             control.guard(to_file(&snapshot, &path, force, &whole, control)).await.map(|()| whole)
         }
-        Target::File { path, force, revision: Some(revision) } => {
-            to_file_at(&snapshot, &path, force, revision, control).await
+        Target::File { path, force, revision: Some(revision), allow_untested } => {
+            to_file_at(&snapshot, &path, force, revision, allow_untested, control).await
         }
     };
     let written = written.context(format!("snapshot {id}"))?;
+    let mut findings = snapshot.findings;
+    let downgrade = path.and_then(|path| match downgrade(&path, written.size) {
+        Ok(downgrade) => downgrade,
+        Err(error) => {
+            findings.push(format!("whether the cluster was in a downgrade is unknown: {error}"));
+            None
+        }
+    });
     Ok(RestoreReport {
         id,
         cluster: body.cluster.clone(),
@@ -100,9 +118,16 @@ pub async fn restore(
         sha256: written.sha256,
         database_bytes: written.size,
         opened_by: snapshot.opened_by,
-        findings: snapshot.findings,
+        findings,
+        downgrade,
         duration: started.elapsed(),
     })
+}
+
+/// The downgrade that the database in `path`, of `size` bytes, says its cluster is in.
+fn downgrade(path: &Path, size: u64) -> Result<Option<String>> {
+    let db = Db::open(FileSource::open(path, Some(size))?)?;
+    Ok(mvcc::database_facts(&db)?.downgrade)
 }
 
 /// What stands in the file, before its trailer.
@@ -140,13 +165,17 @@ async fn to_file_at(
     path: &Path,
     force: bool,
     revision: i64,
+    allow_untested: bool,
     control: &Control,
 ) -> Result<Written> {
     let staged = Staged::new(path, force)?;
     let file = staged.file()?;
-    let changes = Changes { revision: Some(revision), ..Changes::default() };
+    let plan = move |db: &Db<_>| {
+        mvcc::database_facts(db)?.etcd_version(allow_untested)?;
+        Ok(Changes { revision: Some(revision), ..Changes::default() })
+    };
     let writing = file.try_clone().map_err(|error| Error::io(path, error))?;
-    let rewritten = rewrite(snapshot, |_| Ok(changes), writing, path, control).await?;
+    let rewritten = rewrite(snapshot, plan, writing, path, control).await?;
     let size = rewritten.database_bytes;
     let (file, sha256) = run_blocking({
         let path = path.to_owned();

@@ -139,8 +139,9 @@ fn parse_snapshot(bytes: &[u8]) -> Option<SnapFile<'_>> {
     while let Some(voter) = state.number(1) {
         voters.push(voter);
     }
-    // Whether a joint configuration ends by itself; etcd 3.4 and later. Learners or such are none of a restore's.
-    state.number(5)?;
+    // Whether a joint configuration ends by itself: from etcd 3.4 on, and 3.7 leaves out what is false. A restore has
+    // no learners, nor anything else.
+    let _ = state.number(5);
     state.end()?;
     Some(SnapFile { store, voters, index, term })
 }

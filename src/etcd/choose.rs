@@ -10,6 +10,7 @@ use super::probe::{Listed, Member, Probe, probe};
 use super::settings::EtcdSettings;
 use super::stream::SnapshotStream;
 use crate::error::{Error, ErrorKind, Result};
+use crate::mvcc::EtcdVersion;
 
 /// How many log entries a member may be behind: as many as etcd itself lets wait before it turns
 /// requests away (`maxGapBetweenApplyAndCommitIndex`). Under load, a few hundred lie between two answers.
@@ -75,7 +76,8 @@ impl Choice {
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) or [`Io`](ErrorKind::Io) for wrong settings; [`Unreachable`](ErrorKind::Unreachable)
 /// when no endpoint answers; [`Denied`](ErrorKind::Denied) when etcd refuses the user;
-/// [`Refused`](ErrorKind::Refused) when the endpoints belong to more than one cluster.
+/// [`Refused`](ErrorKind::Refused) when the endpoints belong to more than one cluster;
+/// [`Unsupported`](ErrorKind::Unsupported) when a member is of an etcd later than the last one tested.
 pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
     let plan = settings.plan()?;
     let answers = join_all(plan.targets.iter().map(|target| probe(settings, target))).await;
@@ -88,6 +90,9 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
         }
     }
     one_cluster(&probes)?;
+    for Probe { member, .. } in &probes {
+        EtcdVersion::check_tested(&member.endpoint, &member.version, settings.allow_untested)?;
+    }
     let mut warnings = plan.warnings;
     warnings.extend(warnings_of(&probes, &failures));
     let committed =

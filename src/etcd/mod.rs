@@ -26,6 +26,8 @@ pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
 pub use probe::Member;
+#[cfg(feature = "proxy")]
+pub(crate) use probe::check_version;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;
 #[cfg(feature = "backup")]

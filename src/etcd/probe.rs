@@ -7,6 +7,8 @@ use super::connect::{answer, login};
 use super::failure;
 use super::settings::{EtcdSettings, Target};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "proxy")]
+use crate::mvcc::EtcdVersion;
 
 /// A member as its Status told it. Texts are cleaned of control characters and bounded.
 #[derive(Clone, Debug)]
@@ -70,6 +72,26 @@ pub(super) struct Probe {
     pub(super) members: Vec<Listed>,
     pub(super) warnings: Vec<String>,
     pub(super) client: Client,
+}
+
+/// Refuses an etcd later than the last one tested, unless the settings allow it.
+///
+/// etcd 3.5 tells its version only to the role root, later ones to every user that is logged in: one that does not
+/// tell it is not later.
+///
+/// # Errors
+/// [`Unsupported`](ErrorKind::Unsupported); [`Unreachable`](ErrorKind::Unreachable) when etcd does not answer.
+#[cfg(feature = "proxy")]
+pub(crate) async fn check_version(client: &Client, settings: &EtcdSettings) -> Result<()> {
+    let mut client = client.maintenance_client();
+    match answer("status", settings.command_timeout, client.status()).await {
+        Ok(status) => {
+            let version = failure::clean(status.version());
+            EtcdVersion::check_tested("etcd", &version, settings.allow_untested)
+        }
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Connects to `target` and asks for its status, alarms and member list.

@@ -38,6 +38,8 @@ pub struct EtcdSettings {
     pub dial_timeout: Duration,
     /// How long one request may take; for a stream, how long it may stay silent.
     pub command_timeout: Duration,
+    /// Go on with an etcd later than the last one tested ([`EtcdVersion`](crate::mvcc::EtcdVersion)).
+    pub allow_untested: bool,
 }
 
 impl Default for EtcdSettings {
@@ -53,6 +55,7 @@ impl Default for EtcdSettings {
             password: None,
             dial_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(30),
+            allow_untested: false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::record::parse_key;
 use super::revision::Revision;
+use super::tested::EtcdVersion;
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, Result};
 
@@ -21,12 +22,32 @@ pub struct DatabaseFacts {
     pub storage_version: Option<String>,
     /// Version of the cluster such as `3.5.0`: the oldest member's.
     pub cluster_version: Option<String>,
+    /// The version that the cluster is being downgraded to; etcd 3.5 and later.
+    pub downgrade: Option<String>,
     /// Whether etcd asks its clients who they are.
     pub auth_enabled: bool,
     /// bolt's page size in bytes.
     pub page_size: u32,
     /// Bytes of the file in use or free for use, a multiple of the page size.
     pub database_bytes: u64,
+}
+
+impl DatabaseFacts {
+    /// The version that the database is of: its schema's, else the cluster's. A cluster that has just been set up
+    /// does not say its version yet; no text of a version is earlier than 3.4.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when it is later than the last one tested or is not a version,
+    /// unless `allow_untested`.
+    pub fn etcd_version(&self, allow_untested: bool) -> Result<EtcdVersion> {
+        let text = self.storage_version.as_ref().or(self.cluster_version.as_ref());
+        let Some(text) = text else { return Ok(EtcdVersion::FIRST_TESTED) };
+        EtcdVersion::check_tested("the database", text, allow_untested)?;
+        let version = EtcdVersion::parse(text).ok_or_else(|| {
+            Error::unsupported(format!("the database is of etcd {text:?}, which is not a version"))
+        })?;
+        Ok(version.max(EtcdVersion::FIRST_TESTED))
+    }
 }
 
 /// Reads the facts.
@@ -39,9 +60,9 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
     let last = keys.last()?.map(|(key, _)| Ok(parse_key(&key)?.0.main));
     let compaction = compaction(db)?;
     let compact_revision = compaction.scheduled.max(compaction.finished);
-    let cluster_version = match db.bucket(b"cluster")? {
-        Some(cluster) => version(&cluster, "clusterVersion")?,
-        None => None,
+    let (cluster_version, downgrade) = match db.bucket(b"cluster")? {
+        Some(cluster) => (version(&cluster, "clusterVersion")?, downgrade(&cluster)?),
+        None => (None, None),
     };
     let auth_enabled = match db.bucket(b"auth")? {
         Some(auth) => auth.get(b"authEnabled")?.is_some_and(|value| value == [1]),
@@ -56,6 +77,7 @@ pub fn database_facts<R: ReadAt>(db: &Db<R>) -> Result<DatabaseFacts> {
         raft_index: number(&meta, "consistent_index")?.unwrap_or(0),
         storage_version: version(&meta, "storageVersion")?,
         cluster_version,
+        downgrade,
         auth_enabled,
         page_size: header.page_size,
         database_bytes: header.high_water.saturating_mul(u64::from(header.page_size)),
@@ -116,7 +138,35 @@ fn version<R: ReadAt>(bucket: &Bucket<'_, R>, key: &str) -> Result<Option<String
     let Some(value) = bucket.get(key.as_bytes())? else {
         return Ok(None);
     };
-    let plain =
-        value.len() <= 32 && value.iter().all(|b| b.is_ascii_alphanumeric() || b".+-".contains(b));
-    String::from_utf8(value).ok().filter(|_| plain).map(Some).ok_or_else(|| wrong(key))
+    String::from_utf8(value)
+        .ok()
+        .filter(|text| is_version(text))
+        .map(Some)
+        .ok_or_else(|| wrong(key))
+}
+
+/// Whether the text has the length and the characters of a version.
+fn is_version(text: &str) -> bool {
+    text.len() <= 32 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+-".contains(&b))
+}
+
+/// What a cluster that is being downgraded keeps (`server/etcdserver/api/membership`).
+#[derive(serde::Deserialize)]
+struct Downgrade {
+    #[serde(rename = "target-version", default)]
+    target: String,
+    #[serde(default)]
+    enabled: bool,
+}
+
+/// The target of a downgrade that is enabled.
+fn downgrade<R: ReadAt>(cluster: &Bucket<'_, R>) -> Result<Option<String>> {
+    let Some(value) = cluster.get(b"downgrade")? else {
+        return Ok(None);
+    };
+    let record: Downgrade = serde_json::from_slice(&value).map_err(|_| wrong("downgrade"))?;
+    if !is_version(&record.target) {
+        return Err(wrong("downgrade"));
+    }
+    Ok(record.enabled.then_some(record.target))
 }

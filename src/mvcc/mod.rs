@@ -17,6 +17,7 @@ mod range;
 mod record;
 mod revision;
 mod rewrite;
+mod tested;
 
 pub use check::{History, check_all, check_history};
 pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
@@ -33,3 +34,4 @@ pub use record::{
 };
 pub use revision::Revision;
 pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite};
+pub use tested::EtcdVersion;

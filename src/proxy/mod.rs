@@ -32,7 +32,7 @@ pub use tls::ServerTls;
 
 use crate::audit::AuditLog;
 use crate::error::{Error, Result};
-use crate::etcd::EtcdSettings;
+use crate::etcd::{EtcdSettings, check_version};
 use crate::keys::MasterKeys;
 use crate::values::{Namespace, Scope, Shim, Unreadable};
 use gate::{Audit, Gate, Users};
@@ -129,7 +129,7 @@ impl Proxy {
     /// options.
     ///
     /// # Errors
-    /// Those of [`Namespace::open_or_create`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of [`Namespace::open_or_create`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is
     /// wrong with the TLS files.
     pub async fn prepare(
         options: ProxyOptions,
@@ -143,6 +143,7 @@ impl Proxy {
         }
         let acceptor = options.tls.map(Acceptor::new).transpose()?;
         let client = options.etcd.connect().await?;
+        check_version(&client, &options.etcd).await?;
         let namespace = Namespace::open_or_create(client, &options.prefix, masters, now).await?;
         let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
             .with_max_request(options.max_request)

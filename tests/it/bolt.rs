@@ -36,6 +36,7 @@ fn reads_what_etcd_wrote() {
         raft_index: 187,
         storage_version: None,
         cluster_version: Some("3.4.0".into()),
+        downgrade: None,
         page_size: 4096,
         database_bytes: old.len() as u64,
     };

@@ -56,13 +56,9 @@ impl Booted {
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let data = dir.join("restored-data");
-        let tool = match version {
-            Version::V3_4 => "etcdctl",
-            Version::V3_5 => "etcdutl",
-        };
         let cluster = format!("m0={peer}");
         run(version
-            .program(tool)
+            .program(version.restorer())
             .args(["snapshot", "restore"])
             .arg(snapshot)
             .arg("--data-dir")
@@ -214,10 +210,12 @@ round_trips! {
     etcd_3_4_mutual_tls: V3_4 true false,
     etcd_3_4_auth: V3_4 false true,
     etcd_3_4_mutual_tls_and_auth: V3_4 true true,
-    etcd_3_5_plain: V3_5 false false,
-    etcd_3_5_mutual_tls: V3_5 true false,
-    etcd_3_5_auth: V3_5 false true,
     etcd_3_5_mutual_tls_and_auth: V3_5 true true,
+    etcd_3_6_mutual_tls_and_auth: V3_6 true true,
+    etcd_3_7_plain: V3_7 false false,
+    etcd_3_7_mutual_tls: V3_7 true false,
+    etcd_3_7_auth: V3_7 false true,
+    etcd_3_7_mutual_tls_and_auth: V3_7 true true,
 }
 
 #[test]

@@ -50,14 +50,14 @@ async fn matches_status(etcd: &Etcd) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_match_status() {
-    for version in Version::ALL {
+    for version in Version::ENDS {
         matches_status(&Etcd::start(version).await).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_match_status_over_mutual_tls() {
-    for version in Version::ALL {
+    for version in Version::ENDS {
         let etcd = Etcd::builder(version).with_tls().start().await;
         matches_status(&etcd).await;
         let plain = etcd.endpoint().replace("https", "http");
@@ -95,7 +95,7 @@ async fn tls_where_there_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn authentication() {
-    for version in Version::ALL {
+    for version in Version::ENDS {
         let etcd = Etcd::builder(version).with_tls().with_auth().start().await;
         matches_status(&etcd).await;
         let login = |user: &str, password: &str| EtcdSettings {
@@ -355,7 +355,7 @@ async fn endpoints_of_two_clusters() {
 #[tokio::test]
 async fn etcds_text_cannot_write_to_the_terminal() {
     let errors = vec!["\x1b[2J".repeat(1000)];
-    let version = "3\x1b]0;x\x07".into();
+    let version = "3.5.16\x1b]0;x\x07".into();
     let choice = play(Script { errors, version, ..Script::default() }).await.unwrap();
     assert!(!choice.member.version.contains('\x1b'));
     assert!(choice.warnings.iter().all(|text| text.len() < 500 && !text.contains('\x1b')));

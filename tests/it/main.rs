@@ -67,6 +67,7 @@ mod s3_server;
 mod setup_auth;
 mod support;
 mod to_cluster;
+mod untested_etcd;
 mod value_keys;
 mod value_languages;
 mod value_vectors;

@@ -42,7 +42,7 @@ fn names(members: &serde_json::Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_agree_and_one_that_differs() {
-    for version in Version::ALL {
+    for version in Version::ENDS {
         let mut etcd = Etcd::builder(version).members(3).start().await;
         etcd.fill(200, 300).await;
         etcd.etcdctl(&["compact", "100"]);

@@ -255,8 +255,7 @@ fn rewrite(database: &[u8], until: i64, page_size: u32, path: &Path) -> u64 {
 
 /// What the stock tool's own check of the file says.
 fn status(version: Version, path: &Path) -> Value {
-    let tool = if version == Version::V3_4 { "etcdctl" } else { "etcdutl" };
-    let mut command = version.program(tool);
+    let mut command = version.program(version.restorer());
     let out = run(command.args(["snapshot", "status", "-w", "json"]).arg(path));
     serde_json::from_str(&out).unwrap()
 }
@@ -390,9 +389,13 @@ macro_rules! on_real_etcd {
 on_real_etcd! {
     hashes_agree_3_4: hashes_agree(Version::V3_4),
     hashes_agree_3_5: hashes_agree(Version::V3_5),
+    hashes_agree_3_6: hashes_agree(Version::V3_6),
+    hashes_agree_3_7: hashes_agree(Version::V3_7),
     key_space_agrees_3_4: key_space_agrees(Version::V3_4),
-    key_space_agrees_3_5: key_space_agrees(Version::V3_5),
+    key_space_agrees_3_7: key_space_agrees(Version::V3_7),
     etcd_3_4_runs_on_it: etcd_runs_on_it(Version::V3_4, 4096),
     etcd_3_5_runs_on_it: etcd_runs_on_it(Version::V3_5, 4096),
-    etcd_3_5_runs_on_long_pages: etcd_runs_on_it(Version::V3_5, 65_536),
+    etcd_3_6_runs_on_it: etcd_runs_on_it(Version::V3_6, 4096),
+    etcd_3_7_runs_on_it: etcd_runs_on_it(Version::V3_7, 4096),
+    etcd_3_7_runs_on_long_pages: etcd_runs_on_it(Version::V3_7, 65_536),
 }

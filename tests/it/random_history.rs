@@ -175,6 +175,16 @@ async fn a_random_history_on_3_5() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_random_history_on_3_6() {
+    history(Version::V3_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_random_history_on_3_7() {
+    history(Version::V3_7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "soak: twenty histories on each version"]
 async fn soak_of_histories() {
     for _ in 0..20 {

@@ -107,7 +107,8 @@ pub async fn restore_bytes(
 ) -> Result<(Vec<u8>, RestoreReport)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("restored.db");
-    let target = Target::File { path: path.clone(), force: false, revision: None };
+    let target =
+        Target::File { path: path.clone(), force: false, revision: None, allow_untested: false };
     let restored = restore(repository, keys, id, target, &Control::default()).await;
     match restored {
         Ok(report) => Ok((std::fs::read(path).unwrap(), report)),

@@ -357,15 +357,15 @@ macro_rules! on_both {
 
 on_both! {
     one_key_3_4: one_key_comes_back V3_4,
-    one_key_3_5: one_key_comes_back V3_5,
+    one_key_3_7: one_key_comes_back V3_7,
     prefix_3_4: a_prefix_at_a_revision V3_4,
-    prefix_3_5: a_prefix_at_a_revision V3_5,
+    prefix_3_7: a_prefix_at_a_revision V3_7,
     conflicts_3_4: conflicts_are_listed V3_4,
-    conflicts_3_5: conflicts_are_listed V3_5,
+    conflicts_3_7: conflicts_are_listed V3_7,
     leases_3_4: leases_all_ways V3_4,
-    leases_3_5: leases_all_ways V3_5,
+    leases_3_7: leases_all_ways V3_7,
     ten_thousand_3_4: ten_thousand_keys V3_4,
-    ten_thousand_3_5: ten_thousand_keys V3_5,
+    ten_thousand_3_7: ten_thousand_keys V3_7,
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member};
 use crate::format::{CheckOutcome, Facts, Report, ReportCheck, ReportStep, SnapshotId};
 use crate::keys::MasterKeys;
-use crate::mvcc::{self, HashKv, KeySpace, Revision};
+use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::store::Repository;
 
 /// Keys whose values are compared, drawn at random.
@@ -31,11 +31,13 @@ pub struct DrillOptions {
     pub dir: PathBuf,
     /// The cluster that the snapshot is of, to be compared as well where it can be reached.
     pub live: Option<EtcdSettings>,
+    /// Take an etcd, and the database of an etcd, later than the last one tested.
+    pub allow_untested: bool,
 }
 
 impl Default for DrillOptions {
     fn default() -> Self {
-        Self { etcd: "etcd".into(), dir: std::env::temp_dir(), live: None }
+        Self { etcd: "etcd".into(), dir: std::env::temp_dir(), live: None, allow_untested: false }
     }
 }
 
@@ -58,7 +60,7 @@ pub struct DrillReport {
 ///
 /// # Errors
 /// Those of [`restore_member`]; [`ErrorKind::NotFound`] when there is no such etcd, [`ErrorKind::Unsupported`] when it is
-/// of another version than the snapshot's or the next, [`ErrorKind::Io`] when it does not start.
+/// of another version than the snapshot's or the next, or later than the last one tested; [`ErrorKind::Io`] when it does not start.
 pub async fn drill(
     repository: &Repository,
     keys: &MasterKeys,
@@ -67,8 +69,10 @@ pub async fn drill(
     control: &Control,
 ) -> Result<DrillReport> {
     let version = scratch::version(&options.etcd).await?;
+    let program = options.etcd.display().to_string();
+    EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
     let mut steps = Steps::default();
-    let mut etcd = ScratchEtcd::plan(&options.etcd, &options.dir)?;
+    let mut etcd = ScratchEtcd::plan(&options.etcd, &options.dir, options.allow_untested)?;
     let member = MemberOptions {
         data_dir: etcd.data_dir(),
         name: scratch::NAME.into(),
@@ -76,15 +80,15 @@ pub async fn drill(
         bump: Some(0),
         // Users are the snapshot's, and nobody here knows their passwords; who may log in is told by certificate.
         without_auth: true,
+        allow_untested: options.allow_untested,
         ..MemberOptions::default()
     };
     let restored = restore_member(repository, keys, id, &member, control).await?;
     steps.end("restore");
-    if !restored.versions.iter().any(|fits| version.starts_with(&format!("{fits}."))) {
+    if !EtcdVersion::parse(&version).is_some_and(|version| restored.versions.contains(&version)) {
         let [own, next] = &restored.versions;
         return Err(Error::unsupported(format!(
-            "{} is etcd {version}, and the snapshot starts with {own} or {next}",
-            options.etcd.display()
+            "{program} is etcd {version}, and the snapshot starts with {own} or {next}"
         ))
         .hint("name another with --etcd"));
     }

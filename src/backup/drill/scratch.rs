@@ -72,7 +72,7 @@ fn command(program: &Path) -> Command {
 
 impl ScratchEtcd {
     /// A directory below `parent`, ports and certificates; nothing runs yet.
-    pub(super) fn plan(program: &Path, parent: &Path) -> Result<Self> {
+    pub(super) fn plan(program: &Path, parent: &Path, allow_untested: bool) -> Result<Self> {
         let private = Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new()
             .prefix(".strongroom-drill-")
@@ -87,6 +87,7 @@ impl ScratchEtcd {
             cacert: Some(tls.ca),
             cert: Some(tls.cert),
             key: Some(tls.key),
+            allow_untested,
             ..EtcdSettings::default()
         };
         Ok(Self { program: program.to_owned(), client_port, peer_port, settings, child: None, dir })

@@ -221,6 +221,15 @@ pub(crate) struct EtcdArgs {
         hide_env_values = true
     )]
     pub(crate) command_timeout: Option<Span>,
+    /// Go on with an etcd later than 3.7, the last version tested
+    #[arg(
+        long,
+        global = true,
+        env = "STRONGROOM_ALLOW_UNTESTED_ETCD",
+        hide_env_values = true,
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) allow_untested_etcd: bool,
 }
 
 /// The commands.

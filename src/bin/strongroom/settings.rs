@@ -82,6 +82,7 @@ struct EtcdConfig {
     password_file: Option<PathBuf>,
     dial_timeout: Option<Span>,
     command_timeout: Option<Span>,
+    allow_untested: bool,
 }
 
 /// Defaults for `backup`.
@@ -230,6 +231,11 @@ impl Settings {
         })
     }
 
+    /// Whether to go on with an etcd later than the last one tested.
+    pub(crate) fn allow_untested_etcd(&self) -> bool {
+        self.etcd.allow_untested_etcd
+    }
+
     /// etcd's connection, `ETCDCTL_*` variables last, so that a stray one never redirects a backup.
     ///
     /// # Errors
@@ -267,6 +273,7 @@ impl Settings {
                 .unwrap_or(default.dial_timeout),
             command_timeout: span(args.command_timeout, "ETCDCTL_COMMAND_TIMEOUT")?
                 .unwrap_or(default.command_timeout),
+            allow_untested: self.allow_untested_etcd(),
         })
     }
 
@@ -351,6 +358,7 @@ fn merge(args: EtcdArgs, config: EtcdConfig) -> EtcdArgs {
         password_file: args.password_file.or(config.password_file),
         dial_timeout: args.dial_timeout.or(config.dial_timeout),
         command_timeout: args.command_timeout.or(config.command_timeout),
+        allow_untested_etcd: args.allow_untested_etcd || config.allow_untested,
     }
 }
 

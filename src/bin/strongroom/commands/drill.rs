@@ -18,6 +18,7 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
     let id = context.find(&repository, &which).await?;
     let mut options = DrillOptions::default();
     options.live = Some(context.settings.etcd()?);
+    options.allow_untested = context.settings.allow_untested_etcd();
     if let Some(etcd) = args.etcd {
         options.etcd = etcd;
     }

@@ -8,7 +8,7 @@ use strongroom::backup::{
     MemberOptions, MemberReport, Target, restore, restore_companions, restore_member,
 };
 use strongroom::datadir::{MAX_MANIFEST, Manifest};
-use strongroom::mvcc::RENEWED_LEASE_TTL;
+use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::{Error, Result};
 
 use super::{Context, to_cluster};
@@ -52,13 +52,16 @@ async fn to_file(
     context: &Context,
 ) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
+    let allow_untested = context.settings.allow_untested_etcd();
     let target = match (stdout, args.revision) {
         (true, None) => Target::Stream(Box::new(std::io::stdout())),
         (true, Some(_)) => {
             return Err(Error::usage("an earlier revision is written to a file, not to a stream")
                 .hint("give --output the name of a file"));
         }
-        (false, revision) => Target::File { path: path.to_owned(), force: args.force, revision },
+        (false, revision) => {
+            Target::File { path: path.to_owned(), force: args.force, revision, allow_untested }
+        }
     };
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
@@ -81,6 +84,7 @@ async fn to_file(
             "sha256": report.sha256.to_string(),
             "database_bytes": report.database_bytes,
             "opened_by": report.opened_by.to_string(),
+            "downgrade": report.downgrade,
             "companions": companions,
             "findings": report.findings,
             "duration_seconds": report.duration.as_secs_f64(),
@@ -95,6 +99,7 @@ async fn to_file(
             )
         },
     )?;
+    advise_downgrade(report.downgrade.as_deref(), context);
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW …"
     ));
@@ -106,7 +111,8 @@ async fn to_data_dir(
     companions: Option<Vec<String>>,
     context: &Context,
 ) -> Result<ExitCode> {
-    let options = options(args)?;
+    let mut options = options(args)?;
+    options.allow_untested = context.settings.allow_untested_etcd();
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &args.which).await?;
@@ -230,7 +236,8 @@ fn json_of(options: &MemberOptions, report: &MemberReport, others: &[(String, St
         "auth_enabled": report.auth_enabled,
         "renewed_leases": report.database.renewed_leases,
         "database_bytes": report.database.database_bytes,
-        "etcd_versions": report.versions,
+        "etcd_versions": report.versions.map(|version| version.to_string()),
+        "downgrade": report.downgrade,
         "other_members": others.collect::<Vec<_>>(),
         "opened_by": report.opened_by.to_string(),
         "findings": report.findings,
@@ -265,16 +272,27 @@ fn advise(
             report.bump
         ));
     }
+    advise_downgrade(report.downgrade.as_deref(), context);
     for (name, command) in others {
         output.note(&format!("on the node of member {name}, before any is started:\n  {command}"));
     }
     if args.member.initial_cluster_token.is_none() {
         output.note("restoring this once more? Give a new --initial-cluster-token: with the same, members left over from this restore could join");
     }
-    output.note(&format!(
-        "next: start etcd {} or {} with this --data-dir and the same --name",
-        report.versions[0], report.versions[1]
-    ));
+    let [own, next] = report.versions;
+    let versions =
+        if next > EtcdVersion::LAST_TESTED { own.to_string() } else { format!("{own} or {next}") };
+    output.note(&format!("next: start etcd {versions} with this --data-dir and the same --name"));
+}
+
+/// That the cluster goes on with a downgrade that the snapshot's was in.
+fn advise_downgrade(target: Option<&str>, context: &Context) {
+    if let Some(target) = target {
+        context.output.note(&format!(
+            "the cluster was being downgraded to etcd {target} when the snapshot was taken, and the restored one will be, too: \
+             finish the downgrade, or end it with `etcdctl downgrade cancel` once etcd runs"
+        ));
+    }
 }
 
 #[cfg(test)]
