@@ -23,6 +23,8 @@ pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
+#[cfg(feature = "client")]
+pub(crate) use keys::Pages;
 pub use probe::Member;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;

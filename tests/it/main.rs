@@ -51,6 +51,7 @@ mod proxy_clients;
 mod proxy_conformance;
 mod proxy_gate;
 mod proxy_hostile;
+mod proxy_start;
 mod prune;
 mod random_history;
 mod runbooks;

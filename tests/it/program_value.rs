@@ -94,6 +94,21 @@ fn from_the_first_key_to_the_last() {
     );
     assert_eq!(status["keys"][1]["id"], second["id"]);
 
+    let file = shell.dir.path().join("sealed").display().to_string();
+    let (status, record, error) = shell.run(&["keyring", "export"], b"");
+    assert_eq!(status, Some(0), "{error}");
+    let (status, ..) = shell.run(&["keyring", "export", "-o", &file], b"");
+    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record));
+    shell.etcd.etcdctl(&["del", "/strongroom/keyring"]);
+    for refused in ["init", "status"] {
+        let (status, _, error) = shell.run(&[refused], b"");
+        assert_eq!(status, Some(1), "{error}");
+        assert!(error.contains("/app/x") && error.contains("keyring import"), "{error}");
+    }
+    assert_eq!(shell.json(&["keyring", "import", &file])["imported"], true);
+    assert_eq!(shell.json(&["keyring", "import", &file])["imported"], false);
+    shell.json(&["status"]);
+
     shell.etcd.etcdctl(&["put", "/strange", "clear"]);
     let (status, _, error) =
         shell.run(&["migrate", "--prefix", "/strange", "-k", "passphrase"], b"");
