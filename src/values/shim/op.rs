@@ -212,7 +212,8 @@ mod tests {
         let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
         let cipher = ValueCipher::new(&keys).unwrap();
         let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
-        let rewriter = Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved };
+        let rewriter =
+            Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved, trouble: None };
         Op::read(&rewriter, op, 0).err().map(|failure| failure.status().code())
     }
 

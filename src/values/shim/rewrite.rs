@@ -1,8 +1,11 @@
 //! Values in messages: sealed on the way in, opened on the way out.
 
+use tonic::Status;
+
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
+use crate::error::Error;
 use crate::mvcc::proto::Field;
 use crate::values::ValueCipher;
 
@@ -11,6 +14,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) cipher: &'a ValueCipher,
     pub(super) scope: &'a Scope,
     pub(super) reserved: &'a Reserved,
+    /// Why no value may be sealed now.
+    pub(super) trouble: Option<Error>,
 }
 
 /// `mvccpb.KeyValue`, as far as it matters.
@@ -56,6 +61,9 @@ impl Rewriter<'_> {
     pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Failure> {
         if !self.scope.encrypts(key) {
             return Ok(value.to_vec());
+        }
+        if let Some(trouble) = &self.trouble {
+            return Err(Status::unavailable(format!("strongroom: {trouble}")).into());
         }
         Ok(self.cipher.seal(key, value)?)
     }

@@ -55,7 +55,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn rewriter<'a>(&'a self, cipher: &'a ValueCipher) -> Rewriter<'a> {
-        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved }
+        let trouble = self.namespace.writable().err();
+        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved, trouble }
     }
 
     /// What `work` comes to; when it wants for a key, with keys read anew.
