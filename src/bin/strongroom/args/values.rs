@@ -51,6 +51,9 @@ pub(crate) enum ValueCommand {
         /// The etcd key that it was found under
         #[arg(value_name = "KEY")]
         etcd_key: String,
+        /// Take the value keyring of this snapshot, its id or latest, instead of the running etcd's
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<String>,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },

@@ -14,9 +14,11 @@ use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
 use strongroom::values::{Namespace, Scope, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
+use super::inside::cipher_of;
 use super::{Context, FINDINGS, now};
 use crate::args::{
     KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand, ValueKeyringCommand,
+    Which,
 };
 use crate::output::{self, table};
 use crate::settings::MasterKeyUri;
@@ -38,9 +40,15 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             opened.flush_usage().await?;
             Ok(ExitCode::SUCCESS)
         }
-        ValueCommand::Open { etcd_key, namespace } => {
-            let opened = open(&namespace, context).await?;
-            print(&opened.cipher().open(etcd_key.as_bytes(), &stdin()?)?)?;
+        ValueCommand::Open { etcd_key, snapshot, namespace } => {
+            let cipher = match snapshot {
+                None => open(&namespace, context).await?.cipher(),
+                Some(id) => {
+                    let which = Which { id, before: None };
+                    Arc::new(cipher_of(&which, &namespace.reserved_prefix, context).await?)
+                }
+            };
+            print(&cipher.open(etcd_key.as_bytes(), &stdin()?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         ValueCommand::Status { prefix, namespace } => status(&prefix, &namespace, context).await,

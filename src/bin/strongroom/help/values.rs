@@ -38,10 +38,15 @@ pub(crate) const VALUE_OPEN: &str = "\
 Decrypt one value: standard input to standard output.
 
 A value that was changed, or moved here from another key, is refused with exit status 13. etcdctl ends what it prints \
-with a line break that is not part of the value: --write-out=json, or head, takes it off.";
+with a line break that is not part of the value: --write-out=json, or head, takes it off.
+
+With --snapshot no etcd is needed: the keyring is the one inside the snapshot.";
 pub(crate) const VALUE_OPEN_MORE: &str = "\
 Examples:
-  etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password";
+  etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password
+  strongroom value open /app/password --snapshot latest < value
+
+`strongroom get latest /app/password --show-value` opens a value of a snapshot by itself.";
 
 pub(crate) const VALUE_STATUS: &str = "\
 Tell which value keys there are, and how many values are under each and in clear.
