@@ -51,46 +51,43 @@ impl Choice {
         end: Vec<u8>,
         visit: impl FnMut(KeyValue<'_>),
     ) -> Result<i64> {
-        let mut pages = Pages {
-            client: self.client().kv_client().max_decoding_message_size(MAX_ANSWER),
-            timeout: self.timeout(),
-            next: first,
-            end,
-            limit: FIRST_KEYS,
-            revision: 0,
-        };
+        let mut pages = Pages::new(self.client().kv_client(), self.timeout(), first, end);
+        pages.is_pinned = true;
         pages.read(visit).await.map_err(|error| error.context(self.member.endpoint.clone()))
     }
 }
 
-struct Pages {
+/// A range of keys, in pages of about [`PAGE`] bytes.
+pub(crate) struct Pages {
     client: KvClient,
     timeout: Duration,
-    next: Vec<u8>,
+    /// Where the next page begins; `None` after the last.
+    next: Option<Vec<u8>>,
     end: Vec<u8>,
     limit: i64,
+    /// All pages are as the keys were at the revision of the first.
+    is_pinned: bool,
     /// 0 before the first answer.
     revision: i64,
 }
 
 impl Pages {
+    /// The keys from `first` up to `end`, each page as it is at its time.
+    pub(crate) fn new(client: KvClient, timeout: Duration, first: Vec<u8>, end: Vec<u8>) -> Self {
+        Self {
+            client: client.max_decoding_message_size(MAX_ANSWER),
+            timeout,
+            next: Some(first),
+            end,
+            limit: FIRST_KEYS,
+            is_pinned: false,
+            revision: 0,
+        }
+    }
+
     async fn read(&mut self, mut visit: impl FnMut(KeyValue<'_>)) -> Result<i64> {
-        loop {
-            let answer = self.page().await?;
-            let told = answer.header().map_or(0, |header| header.revision());
-            if self.revision == 0 {
-                self.revision = told;
-            }
-            if self.revision <= 0 || told < self.revision {
-                return Err(wrong("it tells no revision, or an earlier one than before"));
-            }
-            let mut bytes = 0_usize;
+        while let Some(answer) = self.next().await? {
             for kv in answer.kvs() {
-                if kv.key() < self.next.as_slice() {
-                    return Err(wrong("keys come out of order"));
-                }
-                self.next = [kv.key(), &[0]].concat();
-                bytes = bytes.saturating_add(kv.key().len()).saturating_add(kv.value().len());
                 visit(KeyValue {
                     key: kv.key(),
                     create_revision: kv.create_revision(),
@@ -100,24 +97,51 @@ impl Pages {
                     lease: kv.lease(),
                 });
             }
-            if !answer.more() {
-                return Ok(self.revision);
+        }
+        Ok(self.revision)
+    }
+
+    /// The next page, checked.
+    ///
+    /// # Errors
+    /// As [`Choice::for_each_key`].
+    pub(crate) async fn next(&mut self) -> Result<Option<GetResponse>> {
+        let Some(first) = self.next.take() else { return Ok(None) };
+        let answer = self.page(&first).await?;
+        let told = answer.header().map_or(0, |header| header.revision());
+        if self.revision == 0 {
+            self.revision = told;
+        }
+        if self.revision <= 0 || told < self.revision {
+            return Err(wrong("it tells no revision, or an earlier one than before"));
+        }
+        let (mut next, mut bytes) = (first, 0_usize);
+        for kv in answer.kvs() {
+            if kv.key() < next.as_slice() {
+                return Err(wrong("keys come out of order"));
             }
+            next = [kv.key(), &[0]].concat();
+            bytes = bytes.saturating_add(kv.key().len()).saturating_add(kv.value().len());
+        }
+        if answer.more() {
             if answer.kvs().is_empty() {
                 return Err(wrong("a page is empty, and it is not the last"));
             }
             self.adapt(answer.kvs().len(), bytes);
+            self.next = Some(next);
         }
+        Ok(Some(answer))
     }
 
     /// The next page, of fewer keys if it would be too long.
-    async fn page(&mut self) -> Result<GetResponse> {
+    async fn page(&mut self, first: &[u8]) -> Result<GetResponse> {
+        let revision = if self.is_pinned { self.revision } else { 0 };
         loop {
             let options = GetOptions::new()
                 .with_range(self.end.clone())
-                .with_revision(self.revision)
+                .with_revision(revision)
                 .with_limit(self.limit);
-            let asked = self.client.get(self.next.clone(), Some(options));
+            let asked = self.client.get(first, Some(options));
             let answer = tokio::time::timeout(self.timeout, asked)
                 .await
                 .map_err(|_| failure::timed_out("range", self.timeout))?;

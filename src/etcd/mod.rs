@@ -25,6 +25,8 @@ pub use compare::{Comparison, MemberHash};
 pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
+#[cfg(feature = "client")]
+pub(crate) use keys::Pages;
 pub use probe::Member;
 #[cfg(feature = "proxy")]
 pub(crate) use probe::check_version;

@@ -9,6 +9,7 @@ mod line;
 mod metrics;
 mod threads;
 mod tls;
+mod wait;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use tonic::body::Body;
 pub use crate::observe::listen;
 pub use access::Access;
 pub use tls::ServerTls;
+pub use wait::bind;
 
 use crate::audit::AuditLog;
 use crate::error::{Error, Result};
@@ -125,26 +127,23 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Reads the keyring in etcd, or creates it (with a key made at `now`, `YYYY-MM-DDTHH:MM:SSZ`), and checks the
-    /// options.
+    /// Reads the keyring in etcd and checks the options.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of [`Namespace::open_or_create`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is
-    /// wrong with the TLS files.
-    pub async fn prepare(
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of
+    /// [`Namespace::open`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is wrong
+    /// with the TLS files.
+    pub async fn prepare(mut options: ProxyOptions, masters: Arc<MasterKeys>) -> Result<Self> {
+        let acceptor = acceptor(&mut options)?;
+        let namespace = open(&options, &masters).await?;
+        Self::with(options, acceptor, namespace)
+    }
+
+    fn with(
         options: ProxyOptions,
-        masters: Arc<MasterKeys>,
-        now: &str,
+        acceptor: Option<Acceptor>,
+        namespace: Namespace,
     ) -> Result<Self> {
-        let checks_names = options.tls.as_ref().is_some_and(|tls| tls.trusted_ca.is_some());
-        if !options.access.is_open() && !checks_names {
-            return Err(Error::usage("rules about clients' certificates need certificates")
-                .hint("give --listen-trusted-ca"));
-        }
-        let acceptor = options.tls.map(Acceptor::new).transpose()?;
-        let client = options.etcd.connect().await?;
-        check_version(&client, &options.etcd).await?;
-        let namespace = Namespace::open_or_create(client, &options.prefix, masters, now).await?;
         let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
             .with_max_request(options.max_request)
             .with_unreadable(options.unreadable);
@@ -207,6 +206,23 @@ impl Proxy {
         }
         counted
     }
+}
+
+/// TLS towards clients.
+fn acceptor(options: &mut ProxyOptions) -> Result<Option<Acceptor>> {
+    let checks_names = options.tls.as_ref().is_some_and(|tls| tls.trusted_ca.is_some());
+    if !options.access.is_open() && !checks_names {
+        return Err(Error::usage("rules about clients' certificates need certificates")
+            .hint("give --listen-trusted-ca"));
+    }
+    options.tls.take().map(Acceptor::new).transpose()
+}
+
+/// The value keys in etcd.
+async fn open(options: &ProxyOptions, masters: &Arc<MasterKeys>) -> Result<Namespace> {
+    let client = options.etcd.connect().await?;
+    check_version(&client, &options.etcd).await?;
+    Namespace::open(client, &options.prefix, Arc::clone(masters)).await
 }
 
 impl Shared {

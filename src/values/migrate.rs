@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::namespace::{Namespace, within};
-use super::shim::{Reserved, is_lock};
+use super::namespace::Namespace;
+use super::pages::Values;
+use super::record::within;
 use crate::error::{ErrorKind, Result};
 use crate::format::{ValueHeader, ValueKeyId};
-use crate::mvcc::prefix_end;
-
-/// Keys fetched at once.
-const PAGE: i64 = 256;
 
 /// How many values there are under each value key, and in clear.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,8 +43,9 @@ impl Namespace {
     /// # Errors
     /// Those of etcd.
     pub async fn survey(&self, prefix: &[u8]) -> Result<Survey> {
-        let (mut pages, mut survey) = (Pages::new(self, prefix), Survey::default());
-        while let Some(page) = pages.next().await? {
+        let (mut values, mut survey) =
+            (Values::new(self.client(), self.prefix(), prefix), Survey::default());
+        while let Some(page) = values.next().await? {
             for kv in &page {
                 match ValueHeader::split(kv.value()) {
                     Ok(Some((header, _))) => {
@@ -91,8 +89,9 @@ impl Namespace {
         rate: Option<NonZeroU32>,
     ) -> Result<Migrated> {
         let mut pace = rate.map(pace);
-        let (mut pages, mut done) = (Pages::new(self, prefix), Migrated::default());
-        while let Some(page) = pages.next().await? {
+        let (mut values, mut done) =
+            (Values::new(self.client(), self.prefix(), prefix), Migrated::default());
+        while let Some(page) = values.next().await? {
             for kv in page {
                 self.convert(kv, dry_run, pace.as_mut(), &mut done).await?;
             }
@@ -171,34 +170,4 @@ fn pace(rate: NonZeroU32) -> Interval {
     let mut pace = interval(Duration::from_secs(1) / rate.get());
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pace
-}
-
-/// The keys that begin with a prefix, page by page, without the reserved ones and etcd's locks.
-struct Pages<'a> {
-    namespace: &'a Namespace,
-    from: Option<Vec<u8>>,
-    end: Vec<u8>,
-}
-
-impl<'a> Pages<'a> {
-    fn new(namespace: &'a Namespace, prefix: &[u8]) -> Self {
-        // No key is empty; the least is a zero byte.
-        let from = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
-        Self { namespace, from: Some(from), end: prefix_end(prefix) }
-    }
-
-    async fn next(&mut self) -> Result<Option<Vec<KeyValue>>> {
-        let Some(from) = self.from.take() else { return Ok(None) };
-        let reserved = Reserved::new(self.namespace.prefix());
-        let mut client = self.namespace.client().kv_client();
-        let options = GetOptions::new().with_range(self.end.clone()).with_limit(PAGE);
-        let mut answer = within("read values", client.get(from, Some(options))).await?;
-        let page = answer.take_kvs();
-        if let (true, Some(last)) = (answer.more(), page.last()) {
-            self.from = Some([last.key(), &[0]].concat());
-        }
-        let counts =
-            |kv: &KeyValue| !reserved.holds(kv.key()) && !is_lock(kv.key(), kv.value(), kv.lease());
-        Ok(Some(page.into_iter().filter(counts).collect()))
-    }
 }

@@ -29,19 +29,29 @@
 //! an older one of the same key.
 
 mod cipher;
+#[cfg(feature = "client")]
+mod follow;
 pub mod keyring;
 #[cfg(feature = "client")]
 mod migrate;
 #[cfg(feature = "client")]
 mod namespace;
 #[cfg(feature = "client")]
+mod pages;
+#[cfg(feature = "client")]
+mod record;
+#[cfg(feature = "client")]
 mod shim;
+#[cfg(feature = "client")]
+mod transfer;
 
 pub use cipher::ValueCipher;
 #[cfg(feature = "client")]
+pub use follow::SETTLE;
+#[cfg(feature = "client")]
 pub use migrate::{Migrated, Survey};
 #[cfg(feature = "client")]
-pub use namespace::{DEFAULT_PREFIX, Namespace, SETTLE, ValueKeyInfo};
+pub use namespace::{DEFAULT_PREFIX, Namespace, ValueKeyInfo};
 #[cfg(feature = "client")]
 #[doc(hidden)]
 pub use shim::fuzzing;

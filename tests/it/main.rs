@@ -58,6 +58,7 @@ mod proxy_kubernetes;
 mod proxy_languages;
 mod proxy_messages;
 mod proxy_raw;
+mod proxy_start;
 mod proxy_tenants;
 mod prune;
 mod random_history;

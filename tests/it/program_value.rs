@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::etcd_server::{Etcd, Version};
+use crate::place::Place;
 use crate::proxy_gate::keyring;
 
 struct Shell {
@@ -94,8 +95,88 @@ fn from_the_first_key_to_the_last() {
     );
     assert_eq!(status["keys"][1]["id"], second["id"]);
 
+    let file = shell.dir.path().join("sealed").display().to_string();
+    let (status, record, error) = shell.run(&["keyring", "export"], b"");
+    assert_eq!(status, Some(0), "{error}");
+    let (status, ..) = shell.run(&["keyring", "export", "-o", &file], b"");
+    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record));
+    shell.etcd.etcdctl(&["del", "/strongroom/keyring"]);
+    for refused in ["init", "status"] {
+        let (status, _, error) = shell.run(&[refused], b"");
+        assert_eq!(status, Some(1), "{error}");
+        assert!(error.contains("/app/x") && error.contains("keyring import"), "{error}");
+    }
+    assert_eq!(shell.json(&["keyring", "import", &file])["imported"], true);
+    assert_eq!(shell.json(&["keyring", "import", &file])["imported"], false);
+    shell.json(&["status"]);
+
     shell.etcd.etcdctl(&["put", "/strange", "clear"]);
     let (status, _, error) =
         shell.run(&["migrate", "--prefix", "/strange", "-k", "passphrase"], b"");
     assert_eq!(status, Some(2), "{error}");
+}
+
+/// A snapshot holds the keyring of its own values: no etcd is needed to read them.
+#[test]
+fn values_of_a_snapshot_open_without_etcd() {
+    let place = Place::new();
+    place.succeed(&["key", "generate", "-o", "values"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let etcd = runtime.block_on(Etcd::start(Version::V3_5));
+    let endpoint = etcd.endpoint().to_owned();
+    let with_etcd = |args: &[&str], input: &[u8]| {
+        let mut command = place.command_with("file:values", args);
+        command.args(["--endpoints", &endpoint]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        output.stdout
+    };
+    with_etcd(&["value", "init"], b"");
+    let sealed = with_etcd(&["value", "seal", "/a"], b"hunter2");
+    let put = async |key: &str, value: &[u8]| {
+        etcd.client().await.put(key, value, None).await.unwrap();
+    };
+    runtime.block_on(put("/a", &sealed));
+    runtime.block_on(put("/moved", &sealed));
+    runtime.block_on(put("/plain", b"as it is"));
+    with_etcd(&["value", "rotate", "--settle", "1ms"], b"");
+    place.succeed(&["backup", "--endpoints", &endpoint]);
+    drop(etcd);
+
+    let get = |key: &str, more: &[&str]| {
+        let mut command = place.command(&["get", "latest", key, "--show-value"]);
+        command.args(more).output().unwrap()
+    };
+    let both = ["-k", "file:keyring", "-k", "file:values"];
+    assert_eq!(get("/a", &both).stdout, b"hunter2");
+    assert_eq!(get("/plain", &[]).stdout, b"as it is");
+    assert_eq!(get("/a", &["--as-stored"]).stdout, sealed);
+    let output = get("/a", &[&both[..], &["-w", "json"]].concat());
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["value_base64"], "aHVudGVyMg==");
+    assert!(shown["value_key"].is_string(), "{shown}");
+    // Without its master key, under another key, with the keyring elsewhere.
+    for (key, more, code) in [
+        ("/a", &[][..], 12),
+        ("/moved", &both[..], 13),
+        ("/a", &[&both[..], &["--reserved-prefix", "/other/"]].concat(), 1),
+    ] {
+        let output = get(key, more);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0), "{error}");
+        assert!(!error.contains("hunter2"));
+    }
+
+    let args = ["value", "open", "/a", "--snapshot", "latest"];
+    let mut child = place
+        .command(&args)
+        .args(both)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&sealed).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"hunter2");
 }

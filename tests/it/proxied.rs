@@ -52,7 +52,9 @@ impl Running {
             advertise: None,
             unreadable: Unreadable::default(),
         };
-        let proxy = Proxy::prepare(options, masters, NOW).await.unwrap();
+        let client = options.etcd.connect().await.unwrap();
+        Namespace::init(client, &options.prefix, Arc::clone(&masters), NOW).await.unwrap();
+        let proxy = Proxy::prepare(options, masters).await.unwrap();
         let namespace = proxy.namespace().clone();
         let listener = listen("127.0.0.1:0").await.unwrap();
         let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());

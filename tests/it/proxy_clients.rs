@@ -130,6 +130,7 @@ fn every_command(version: Version) {
         runtime.block_on(async { (Etcd::start(version).await, Etcd::start(version).await) });
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
+    crate::proxy_gate::init(behind.endpoint(), &key, "/strongroom/");
     let program = Program::start(&["-k", &key, "--endpoints", behind.endpoint()]);
     // The keyring's record is a revision too.
     direct.etcdctl(&["put", "x", "x"]);
@@ -227,6 +228,7 @@ fn script(command: impl Fn(&str) -> Command) {
         .block_on(async { (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await) });
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
+    crate::proxy_gate::init(behind.endpoint(), &key, "/strongroom/");
     let program = Program::start(&["-k", &key, "--endpoints", behind.endpoint()]);
     let run = |address: &str| {
         let output = command(address).stdin(Stdio::null()).output().unwrap();

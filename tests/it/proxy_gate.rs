@@ -112,7 +112,7 @@ impl Drop for Program {
     }
 }
 
-fn get(address: &str, path: &str) -> String {
+pub(crate) fn get(address: &str, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
@@ -127,6 +127,14 @@ pub(crate) fn keyring(dir: &Path) -> String {
     format!("file:{path}")
 }
 
+/// Makes the value keyring.
+pub(crate) fn init(endpoint: &str, key: &str, prefix: &str) {
+    let args = ["value", "init", "-k", key, "--endpoints", endpoint, "--reserved-prefix", prefix];
+    // The second namespace of an etcd finds the values of the first.
+    let (status, text) = output(&[&args[..], &["--force"]].concat());
+    assert_eq!(status, Some(0), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_and_what_they_may_touch() {
     let dir = TempDir::new().unwrap();
@@ -134,6 +142,7 @@ async fn certificates_and_what_they_may_touch() {
     ["proxy", "app", "admin", "nobody"].iter().for_each(|name| authority.certify(name));
     let etcd = Etcd::start(Version::V3_5).await;
     let (key, audit) = (keyring(dir.path()), authority.path("audit.log"));
+    init(etcd.endpoint(), &key, "/strongroom/");
     let program = Program::start(&[
         "-k",
         &key,
@@ -219,6 +228,7 @@ async fn a_log_on_a_full_disk() {
         let (key, log) = (keyring(dir.path()), dir.path().join("audit.log"));
         let log_name = log.display().to_string();
         let prefix = format!("/strongroom-{open}/");
+        init(etcd.endpoint(), &key, &prefix);
         let metrics_port =
             std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let metrics = metrics_port.to_string();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{GetOptions, PutOptions};
 use strongroom::ErrorKind;
+use strongroom::crypto::system_rng;
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, keyring};
 
 use crate::etcd_server::{Etcd, Version};
@@ -20,7 +21,7 @@ async fn of_many_that_create_it_all_use_the_same() {
     for _ in 0..20 {
         let (client, masters) = (etcd.client().await, masters.clone());
         made.push(tokio::spawn(async move {
-            Namespace::open_or_create(client, PREFIX, masters, NOW).await.unwrap()
+            Namespace::init(client, PREFIX, masters, NOW).await.unwrap()
         }));
     }
     let mut first = None;
@@ -41,7 +42,7 @@ async fn of_many_that_create_it_all_use_the_same() {
 async fn a_rotation_reaches_all_within_a_second() {
     let etcd = Etcd::start(Version::V3_5).await;
     let masters = masters();
-    let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
+    let open = |client| Namespace::init(client, PREFIX, masters.clone(), NOW);
     let one = open(etcd.client().await).await.unwrap();
     let mut others = Vec::new();
     for _ in 0..5 {
@@ -67,8 +68,7 @@ async fn a_rotation_reaches_all_within_a_second() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_keyring_is_refused() {
     let etcd = Etcd::start(Version::V3_5).await;
-    let namespace =
-        Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
+    let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let mut client = etcd.client().await;
     let key = [PREFIX, b"keyring"].concat();
     let old = client.get(&*key, None).await.unwrap().kvs()[0].value().to_vec();
@@ -80,13 +80,108 @@ async fn an_old_keyring_is_refused() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(namespace.cipher().primary(), id);
+    assert_eq!(namespace.writable().err().unwrap().kind(), ErrorKind::Unreachable);
+}
+
+/// Without its keyring a namespace reads on and does not write; no other keyring is made in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_keyring_stops_writes_until_it_is_back() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let masters = masters();
+    let namespace =
+        Namespace::init(etcd.client().await, PREFIX, masters.clone(), NOW).await.unwrap();
+    let mut client = etcd.client().await;
+    let record = Namespace::export(&client, PREFIX).await.unwrap();
+    let sealed = namespace.writable().unwrap().seal(b"/app/x", b"secret").unwrap();
+    client.put("/app/x", sealed.clone(), None).await.unwrap();
+    client.put("/app/y", "unencrypted", None).await.unwrap();
+    let until = async |writable: bool| {
+        let begun = Instant::now();
+        while namespace.writable().is_ok() != writable {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", namespace.refused());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    client.delete([PREFIX, b"keyring"].concat(), None).await.unwrap();
+    until(false).await;
+    let error = namespace.writable().err().unwrap();
+    assert!(error.to_string().contains("was deleted"), "{error}");
+    assert_eq!(namespace.cipher().open(b"/app/x", &sealed).unwrap(), b"secret");
+
+    let error = Namespace::open(client.clone(), PREFIX, masters.clone()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("/app/x") && !error.to_string().contains("/app/y"));
+    let error = Namespace::init(client.clone(), PREFIX, masters.clone(), NOW).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("/app/x"), "{error}");
+
+    // Another's keyring is none for these values.
+    let other = keyring::generate(NOW, &mut system_rng());
+    let other = keyring::seal(&other, &masters, &mut system_rng()).unwrap();
+    let import = async |record: &Vec<u8>, force| {
+        Namespace::import(&etcd.client().await, PREFIX, &masters, record, force).await
+    };
+    let error = import(&other, false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(import(&record, false).await.unwrap());
+    until(true).await;
+    assert!(!import(&record, false).await.unwrap(), "it is there already");
+
+    // A newer or another one is replaced on demand only.
+    namespace.rotate(NOW, Duration::ZERO).await.unwrap();
+    for wrong in [&other, &record] {
+        assert_eq!(import(wrong, false).await.unwrap_err().kind(), ErrorKind::Refused);
+    }
+    let strangers = crate::proxied::masters();
+    let error = Namespace::import(&client, PREFIX, &strangers, &record, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongKey);
+    assert!(import(&record, true).await.unwrap());
+    until(false).await;
+    assert!(namespace.refused().unwrap().contains("put back"));
+}
+
+/// A process that lost touch with etcd stops writing before a change of the keyring may be relied on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_etcd_stops_writing() {
+    let mut etcd = Etcd::start(Version::V3_5).await;
+    let client = etcd.settings().connect().await.unwrap();
+    let namespace = Namespace::init(client, PREFIX, masters(), NOW).await.unwrap();
+    etcd.kill(0);
+    let killed = Instant::now();
+    namespace.writable().unwrap();
+    while namespace.writable().is_ok() {
+        assert!(killed.elapsed() < strongroom::values::SETTLE, "it would write");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(namespace.refused().unwrap().contains("not confirmed"));
+    etcd.restart(0);
+    let restarted = Instant::now();
+    while namespace.writable().is_err() {
+        assert!(restarted.elapsed() < Duration::from_secs(20), "{:?}", namespace.refused());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Values of a megabyte: a page of many would be longer than any message.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_values_are_surveyed_and_migrated() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
+    let mut client = etcd.client().await;
+    for at in 0..80 {
+        client.put(format!("/large/{at:02}"), vec![b'x'; 1 << 20], None).await.unwrap();
+    }
+    assert_eq!(namespace.survey(b"").await.unwrap().clear, 80);
+    namespace.admit_clear(b"", true).await.unwrap();
+    let done = namespace.migrate(b"", false, None).await.unwrap();
+    assert_eq!((done.sealed, done.failed.len()), (80, 0));
+    assert_eq!(namespace.survey(b"").await.unwrap().clear, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migration() {
     let etcd = Etcd::start(Version::V3_5).await;
-    let namespace =
-        Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
+    let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let shim = Shim::new(
         etcd_client::Channel::Tonic(
             tonic::transport::Channel::from_shared(etcd.endpoint().to_owned())
@@ -145,7 +240,7 @@ async fn migration() {
 async fn usage_is_counted() {
     let etcd = Etcd::start(Version::V3_5).await;
     let masters = masters();
-    let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
+    let open = |client| Namespace::init(client, PREFIX, masters.clone(), NOW);
     let (one, two) =
         (open(etcd.client().await).await.unwrap(), open(etcd.client().await).await.unwrap());
     for _ in 0..30 {

@@ -22,7 +22,7 @@ pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, KeepArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
     AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
-    ValueCommand,
+    ValueCommand, ValueKeyringCommand,
 };
 
 /// MiB that may wait for the store.

@@ -22,7 +22,8 @@ fn with(work: impl FnOnce(&Rewriter<'_>)) {
     let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
     if let Ok(cipher) = ValueCipher::new(&keys) {
         let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
-        work(&Rewriter { cipher: &cipher, scope: &scope, reserved: &reserved, lenient: None });
+        let (scope, reserved) = (&scope, &reserved);
+        work(&Rewriter { cipher: &cipher, scope, reserved, lenient: None, trouble: None });
     }
 }
 

@@ -3,10 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use http::HeaderValue;
+use tonic::Status;
 
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
+use crate::error::Error;
 use crate::mvcc::proto::Field;
 use crate::values::ValueCipher;
 
@@ -17,6 +19,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) reserved: &'a Reserved,
     /// Given when values that do not open are left out, instead of failing the whole message.
     pub(super) lenient: Option<&'a Lenient>,
+    /// Why no value may be sealed now.
+    pub(super) trouble: Option<Error>,
 }
 
 /// The keys whose values were left out.
@@ -111,6 +115,9 @@ impl Rewriter<'_> {
     pub(super) fn seal(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Failure> {
         if !self.scope.encrypts(key) {
             return Ok(value.to_vec());
+        }
+        if let Some(trouble) = &self.trouble {
+            return Err(Status::unavailable(format!("strongroom: {trouble}")).into());
         }
         Ok(self.cipher.seal(key, value)?)
     }

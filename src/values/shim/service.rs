@@ -76,7 +76,8 @@ pub enum Unreadable {
 
 impl Shared {
     pub(super) fn rewriter<'a>(&'a self, cipher: &'a ValueCipher) -> Rewriter<'a> {
-        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved, lenient: None }
+        let trouble = self.namespace.writable().err();
+        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved, lenient: None, trouble }
     }
 
     /// The result of `work`. If a key is unknown, the keyring is read again first.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use clap::Args;
 
-use super::Which;
+use super::{NamespaceArgs, Which};
 
 /// Parts of a key that can make a group.
 const DEPTHS: RangeInclusive<i64> = 1..=16;
@@ -43,6 +43,11 @@ pub(crate) struct GetArgs {
     /// Write the value, and nothing else, to standard output
     #[arg(long)]
     pub(crate) show_value: bool,
+    /// With --show-value: as etcd held it, even if the proxy or a library of strongroom's encrypted it
+    #[arg(long, requires = "show_value")]
+    pub(crate) as_stored: bool,
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceArgs,
 }
 
 /// `history`

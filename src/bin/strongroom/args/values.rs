@@ -30,6 +30,9 @@ pub(crate) enum ValueCommand {
     /// Make the value keyring in etcd, if there is none
     #[command(long_about = help::VALUE_INIT, after_help = help::VALUE_INIT_MORE)]
     Init {
+        /// Make it even when etcd holds encrypted values, as those of another namespace
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
@@ -49,6 +52,9 @@ pub(crate) enum ValueCommand {
         /// The etcd key that it was found under
         #[arg(value_name = "KEY")]
         etcd_key: String,
+        /// Take the value keyring of this snapshot, its id or latest, instead of the running etcd's
+        #[arg(long, value_name = "ID")]
+        snapshot: Option<String>,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
@@ -76,6 +82,34 @@ pub(crate) enum ValueCommand {
     /// Forget a disabled value key for ever
     #[command(long_about = help::VALUE_DESTROY, after_help = help::VALUE_DESTROY_MORE)]
     Destroy(KeyArgs),
+    /// Take the value keyring's record out of etcd, or put it back
+    #[command(subcommand, long_about = help::VALUE_KEYRING, after_help = help::VALUE_KEYRING_MORE)]
+    Keyring(ValueKeyringCommand),
+}
+
+/// `value keyring …`
+#[derive(Subcommand)]
+pub(crate) enum ValueKeyringCommand {
+    /// Write the value keyring's record, sealed as etcd holds it
+    #[command(long_about = help::VALUE_EXPORT, after_help = help::VALUE_EXPORT_MORE)]
+    Export {
+        /// File to write; without it standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
+    /// Put an exported record into etcd
+    #[command(long_about = help::VALUE_IMPORT, after_help = help::VALUE_IMPORT_MORE)]
+    Import {
+        /// The exported record
+        file: PathBuf,
+        /// Replace any record, even a newer one or another namespace's, and do not try it on the values
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        namespace: NamespaceArgs,
+    },
 }
 
 /// One value key.

@@ -8,23 +8,31 @@ use std::time::Duration;
 use serde_json::json;
 use strongroom::audit::{AuditLog, Options};
 use strongroom::envelope::keyfile;
-use strongroom::format::ValueKeyId;
+use strongroom::format::{MAX_SEALED_RECORD, ValueKeyId};
 use strongroom::keys::MasterKeys;
-use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
+use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
 use strongroom::values::{Namespace, Scope, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
+use super::inside::cipher_of;
 use super::{Context, FINDINGS, now};
-use crate::args::{KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand};
+use crate::args::{
+    KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand, ValueKeyringCommand,
+    Which,
+};
 use crate::output::{self, table};
 use crate::settings::MasterKeyUri;
 
+/// The longest record that an import reads.
+const MAX_RECORD: u64 = MAX_SEALED_RECORD as u64;
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
 /// The largest value that is read from standard input.
 const MAX_VALUE: u64 = 1 << 30;
 
 pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<ExitCode> {
     match command {
-        ValueCommand::Init { namespace } => init(&namespace, context).await,
+        ValueCommand::Init { force, namespace } => init(force, &namespace, context).await,
         ValueCommand::Seal { etcd_key, namespace } => {
             let opened = open(&namespace, context).await?;
             let sealed = opened.cipher().seal(etcd_key.as_bytes(), &stdin()?)?;
@@ -32,9 +40,15 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             opened.flush_usage().await?;
             Ok(ExitCode::SUCCESS)
         }
-        ValueCommand::Open { etcd_key, namespace } => {
-            let opened = open(&namespace, context).await?;
-            print(&opened.cipher().open(etcd_key.as_bytes(), &stdin()?)?)?;
+        ValueCommand::Open { etcd_key, snapshot, namespace } => {
+            let cipher = match snapshot {
+                None => open(&namespace, context).await?.cipher(),
+                Some(id) => {
+                    let which = Which { id, before: None };
+                    Arc::new(cipher_of(&which, &namespace.reserved_prefix, context).await?)
+                }
+            };
+            print(&cipher.open(etcd_key.as_bytes(), &stdin()?)?)?;
             Ok(ExitCode::SUCCESS)
         }
         ValueCommand::Status { prefix, namespace } => status(&prefix, &namespace, context).await,
@@ -53,13 +67,19 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             }
             change(args, "destroyed", keyring::destroy, context).await
         }
+        ValueCommand::Keyring(command) => transfer(command, context).await,
     }
 }
 
-async fn init(namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
+async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
     let prefix = namespace.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    let opened = Namespace::open_or_create(client, prefix, masters(context)?, &now()).await?;
+    let (masters, now) = (masters(context)?, now());
+    let opened = if force {
+        Namespace::init_beside_values(client, prefix, masters, &now).await?
+    } else {
+        Namespace::init(client, prefix, masters, &now).await?
+    };
     let primary = opened.cipher().primary().to_string();
     let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
     context.output.result(json, || {
@@ -237,6 +257,37 @@ async fn change(
     Ok(ExitCode::SUCCESS)
 }
 
+async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<ExitCode> {
+    let client = context.settings.etcd()?.connect().await?;
+    match command {
+        ValueKeyringCommand::Export { output, namespace } => {
+            let record = Namespace::export(&client, namespace.reserved_prefix.as_bytes()).await?;
+            match output {
+                None => print(&record)?,
+                Some(path) => {
+                    std::fs::write(&path, record).map_err(|error| Error::io(&path, error))?;
+                }
+            }
+        }
+        ValueKeyringCommand::Import { file, force, namespace } => {
+            let prefix = namespace.reserved_prefix.as_bytes();
+            let file_size =
+                std::fs::metadata(&file).map_err(|error| Error::io(&file, error))?.len();
+            if file_size > MAX_RECORD {
+                return Err(Error::usage(format!("{}: too long for a keyring", file.display())));
+            }
+            let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
+            let masters = masters(context)?;
+            let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
+            context.output.result(json!({"imported": imported}), || {
+                let done = if imported { "is in etcd now" } else { "was in etcd already" };
+                format!("the value keyring {done}, under {}", namespace.reserved_prefix)
+            })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode> {
     let prefix = args.namespace.reserved_prefix.into_bytes();
     let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
@@ -266,17 +317,36 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         unreadable: args.unreadable_values,
         max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
     };
-    let listener = listen(&args.listen).await?;
+    let socket = bind(&args.listen).await?;
     let metrics = match &args.metrics_listen {
         None => None,
         Some(address) => Some(listen(address).await?),
     };
-    let address = listener.local_addr().map_err(|error| Error::io("the listener", error))?;
-    let proxy = Proxy::prepare(options, masters, &now()).await?;
+    let output = context.output;
+    let tell = |error: &Error| {
+        output.warn(&format!("waiting for etcd: {error}"));
+        error.hint_text().iter().for_each(|hint| output.warn(hint));
+    };
+    let stop = context.stop.clone();
+    let prepared =
+        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await?;
+    let Some(proxy) = prepared else { return Ok(ExitCode::SUCCESS) };
+    let failed = |error| Error::io("the listener", error);
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     if clear && !address.ip().is_loopback() {
-        context.output.warn("clients talk in clear to an address that others reach: give --listen-cert and --listen-key");
+        output.warn("clients talk unencrypted to an address that others reach: give --listen-cert and --listen-key");
     }
-    context.output.note(&format!("serving at {address}"));
-    proxy.serve(listener, metrics, context.stop.clone()).await?;
-    Ok(ExitCode::SUCCESS)
+    output.note(&format!("serving at {address}"));
+    let namespace = proxy.namespace().clone();
+    let reporting = tokio::spawn(async move {
+        let tell = |why: Option<&str>| match why {
+            Some(why) => output.warn(&format!("no values are written: {why}")),
+            None => output.warn("values are written again"),
+        };
+        namespace.report(tell).await;
+    });
+    let served = proxy.serve(listener, metrics, context.stop.clone()).await;
+    reporting.abort();
+    served.map(|()| ExitCode::SUCCESS)
 }

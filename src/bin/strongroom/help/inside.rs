@@ -18,13 +18,15 @@ pub(crate) const GET: &str = "\
 Show one key of a snapshot; its value only when asked for.
 
 Of a key that was deleted it says when, and which revision still has the value. With --show-value standard output is the \
-value, byte for byte; with -w json it is there in base64. Values of Kubernetes may be encrypted by its API server: those \
-stay as they are.";
+value, byte for byte; with -w json it is there in base64. Values that strongroom's \
+proxy or library encrypted are opened with the value keyring inside the snapshot: no etcd is needed, only its master key \
+beside the snapshot's. Values of Kubernetes may be encrypted by its API server: those stay as they are.";
 pub(crate) const GET_MORE: &str = "\
 Examples:
   strongroom get latest /registry/configmaps/prod/settings
   strongroom get latest app/config --show-value > config
   strongroom get latest app/config --revision 48210 --show-value > config
+  strongroom get latest app/password --show-value -k file:/etc/strongroom/keyring -k file:/etc/strongroom/values-keyring
 
 Looks backwards from the revision: a key is found the sooner the later it was changed. How much was fetched is told.
 Exit status 1 if there is no such key.";

@@ -15,12 +15,16 @@ Examples:
 pub(crate) const VALUE_INIT: &str = "\
 Make the value keyring in etcd, if there is none.
 
-Any number of programs may do so at once: one of them makes it. The proxy does it by itself when it first starts.";
+Nothing else makes one: a proxy without it does not start. Any number of programs may run this at once: one of them makes \
+the keyring. Refused when etcd holds encrypted values and no keyring: a new one would not open \
+them. --force makes one nevertheless, as for a second namespace under another --reserved-prefix.";
 pub(crate) const VALUE_INIT_MORE: &str = "\
 Examples:
   strongroom value init -k file:/etc/strongroom/keyring --endpoints https://10.0.0.1:2379
 
-Back etcd up afterwards: the value keyring is part of its data, and without it no value opens.";
+Back etcd up afterwards: the value keyring is part of its data, and without it no value opens. The record is one key: \
+it takes one revision of etcd, so that a new etcd behind the proxy counts one more than one without, and each program \
+that encrypts has one watcher on it.";
 
 pub(crate) const VALUE_SEAL: &str = "\
 Encrypt one value: standard input to standard output.
@@ -34,10 +38,15 @@ pub(crate) const VALUE_OPEN: &str = "\
 Decrypt one value: standard input to standard output.
 
 A value that was changed, or moved here from another key, is refused with exit status 13. etcdctl ends what it prints \
-with a line break that is not part of the value: --write-out=json, or head, takes it off.";
+with a line break that is not part of the value: --write-out=json, or head, takes it off.
+
+With --snapshot no etcd is needed: the keyring is the one inside the snapshot.";
 pub(crate) const VALUE_OPEN_MORE: &str = "\
 Examples:
-  etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password";
+  etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password
+  strongroom value open /app/password --snapshot latest < value
+
+`strongroom get latest /app/password --show-value` opens a value of a snapshot by itself.";
 
 pub(crate) const VALUE_STATUS: &str = "\
 Tell which value keys there are, and how many values are under each and in clear.
@@ -93,6 +102,34 @@ pub(crate) const VALUE_DESTROY_MORE: &str = "\
 Examples:
   strongroom value destroy 1a2b3c4d";
 
+pub(crate) const VALUE_KEYRING: &str = "\
+Take the value keyring's record out of etcd, or put it back.
+
+The record is sealed by the master keys: who has it and none of them opens nothing.";
+pub(crate) const VALUE_KEYRING_MORE: &str = "\
+Examples:
+  strongroom value keyring export -o keyring.sealed
+  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
+
+pub(crate) const VALUE_EXPORT: &str = "\
+Write the value keyring's record, sealed as etcd holds it. Needs no master key.
+
+Each backup of etcd holds the record too. Export it again after each rotation: an older one does not open newer values.";
+pub(crate) const VALUE_EXPORT_MORE: &str = "\
+Examples:
+  strongroom value keyring export -o keyring.sealed
+  strongroom value keyring export > keyring.sealed";
+
+pub(crate) const VALUE_IMPORT: &str = "\
+Put an exported record into etcd, where it was deleted or damaged.
+
+A master key must open it, and it must open an encrypted value if etcd holds any. A record in etcd that is newer, of \
+another namespace, or that does not open is replaced only with --force. Programs that run take the record up within a \
+second, unless it is older than the one they have: start them again then.";
+pub(crate) const VALUE_IMPORT_MORE: &str = "\
+Examples:
+  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
+
 pub(crate) const PROXY: &str = "\
 Serve etcd's gRPC API, and encrypt the values on their way.
 
@@ -107,6 +144,9 @@ Examples:
   strongroom proxy --include /app/ --exclude /app/public/
 
 etcd that holds clear values already: `strongroom value migrate --prefix … --open` first, or they are refused.
+It needs the keyring that `strongroom value init` makes. Started before etcd it waits: it does not listen until it has the \
+keyring, and /readyz says why. Whenever the keyring in etcd is not the one it has (it was deleted, or etcd did not confirm \
+it for 8 seconds), it refuses writes of encrypted values as UNAVAILABLE and goes on reading.
 Differences from etcd: keys under the reserved prefix do not exist for clients; the largest value is 48 bytes shorter; \
 /v3 (JSON) is not served. Certificates are read again when their files change. SIGTERM ends it once the calls under \
 way are done, after five seconds at most.";

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 use strongroom::backup::contents::{self, Change, KeyState, key_history, printable};
+use strongroom::format::ValueHeader;
 use strongroom::mvcc::{database_facts, value_at};
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, Result};
@@ -16,22 +17,38 @@ use crate::output::{stream, table};
 
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
-    let (revision, show) = (args.revision, args.show_value);
+    let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
+    let prefix = args.namespace.reserved_prefix;
     let looked = context
-        .look(&args.which, move |inside| {
+        .look_with_keys(&args.which, move |inside, masters| {
             let state = contents::get(&inside.db, &key, revision)?;
-            let value = if show { value_at(&inside.db, state.modified)? } else { None };
+            let mut value = if show { value_at(&inside.db, state.modified)? } else { None };
             let at = revision.map_or_else(|| Ok(database_facts(&inside.db)?.revision), Ok)?;
-            Ok((at, state, value.map(SecretBytes::new)))
+            let mut value_key = None;
+            if let Some(stored) = value.as_mut().filter(|_| !as_stored)
+                && let Some((header, _)) = ValueHeader::split(stored)?
+            {
+                let opened = super::values::cipher(inside, &prefix, masters)
+                    .and_then(|cipher| cipher.open(&key, stored));
+                *stored = opened.map_err(|error| match error.hint_text() {
+                    Some(_) => error,
+                    None => error.hint("--as-stored writes it as etcd holds it"),
+                })?;
+                value_key = Some(header.key);
+            }
+            Ok((at, state, value.map(SecretBytes::new), value_key))
         })
         .await?;
-    let (at, state, value) = &looked.answer;
+    let (at, state, value, value_key) = &looked.answer;
     let json = || {
         let mut map = looked.head(*at);
         put_bytes(&mut map, "key", &raw(&args.key));
         map.extend(self::json(state));
         if let Some(value) = value {
             map.insert("value_base64".into(), BASE64.encode(value.expose()).into());
+        }
+        if let Some(id) = value_key {
+            map.insert("value_key".into(), id.to_string().into());
         }
         Value::from(map)
     };

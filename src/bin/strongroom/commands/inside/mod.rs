@@ -4,15 +4,18 @@ mod diff;
 mod get;
 mod ls;
 mod stats;
+mod values;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value};
 use strongroom::Result;
 use strongroom::backup::{Inside, look_inside};
 use strongroom::format::SnapshotId;
+use strongroom::keys::MasterKeys;
 
 use super::Context;
 use crate::args::Which;
@@ -22,6 +25,7 @@ pub(super) use diff::diff;
 pub(super) use get::{get, history};
 pub(super) use ls::ls;
 pub(super) use stats::stats;
+pub(super) use values::cipher_of;
 
 /// An answer from inside a snapshot.
 struct Looked<T> {
@@ -58,11 +62,21 @@ impl Context {
         which: &Which,
         look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
     ) -> Result<Looked<T>> {
+        self.look_with_keys(which, move |inside, _| look(inside)).await
+    }
+
+    /// As [`look`](Self::look), also with the master keys.
+    async fn look_with_keys<T: Send + 'static>(
+        &self,
+        which: &Which,
+        look: impl FnOnce(&Inside, &MasterKeys) -> Result<T> + Send + 'static,
+    ) -> Result<Looked<T>> {
         let repository = self.repository().await?;
-        let keys = self.needed_keys(&repository).await?;
+        let keys = Arc::new(self.needed_keys(&repository).await?);
         let id = self.find(&repository, which).await?;
+        let given = Arc::clone(&keys);
         let look = move |inside: &Inside| {
-            let answer = look(inside)?;
+            let answer = look(inside, &given)?;
             let (fetched, stored) = inside.db.source().fetched();
             Ok(Looked { id: inside.id, answer, fetched, stored })
         };

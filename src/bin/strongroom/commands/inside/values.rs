@@ -1,0 +1,46 @@
+//! Values that the proxy or the library encrypted, opened with the value keyring of their own snapshot.
+
+use strongroom::backup::{Inside, contents};
+use strongroom::error::Context as _;
+use strongroom::keys::MasterKeys;
+use strongroom::mvcc::value_at;
+use strongroom::values::{ValueCipher, keyring};
+use strongroom::{Error, ErrorKind, Result};
+
+use super::Context;
+use crate::args::Which;
+
+/// The cipher with the value keys that a snapshot holds.
+pub(in crate::commands) async fn cipher_of(
+    snapshot: &Which,
+    reserved_prefix: &str,
+    context: &Context,
+) -> Result<ValueCipher> {
+    let prefix = reserved_prefix.to_owned();
+    let look = move |inside: &Inside, masters: &MasterKeys| cipher(inside, &prefix, masters);
+    Ok(context.look_with_keys(snapshot, look).await?.answer)
+}
+
+/// The cipher with the value keys in `inside`, as they were last.
+pub(super) fn cipher(
+    inside: &Inside,
+    reserved_prefix: &str,
+    masters: &MasterKeys,
+) -> Result<ValueCipher> {
+    let key = format!("{reserved_prefix}keyring");
+    let named = "the value keyring in the snapshot";
+    let state = contents::get(&inside.db, key.as_bytes(), None).map_err(|error| {
+        let kind = error.kind();
+        let error = error.context(named);
+        if kind == ErrorKind::NotFound {
+            error.hint(
+                "give --reserved-prefix if it is under another one; an older snapshot may hold it",
+            )
+        } else {
+            error
+        }
+    })?;
+    let record = value_at(&inside.db, state.modified)?
+        .ok_or_else(|| Error::tampered("its record has no value").context(named))?;
+    ValueCipher::new(&keyring::open(&record, masters).context(named)?)
+}

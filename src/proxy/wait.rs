@@ -1,0 +1,127 @@
+//! A proxy that is started before its etcd.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::sync::watch;
+
+use super::{Proxy, ProxyOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::keys::MasterKeys;
+use crate::observe::{self, Answer};
+
+/// Pauses between attempts to reach etcd: from, to.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// Takes `address` (`host:port`) without listening: whoever connects is refused until then.
+///
+/// # Errors
+/// [`Io`](ErrorKind::Io) when that cannot be.
+pub async fn bind(address: &str) -> Result<TcpSocket> {
+    let failed = |error| {
+        Error::new(ErrorKind::Io, format!("cannot listen at {address}: {error}")).because(error)
+    };
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address of that name");
+    for address in lookup_host(address).await.map_err(failed)? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(failed)?;
+        socket.set_reuseaddr(true).map_err(failed)?;
+        match socket.bind(address) {
+            Ok(()) => return Ok(socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+impl Proxy {
+    /// As [`prepare`](Self::prepare), but waits while etcd cannot be reached; `tell` hears of each new reason. Until
+    /// then `metrics` answers `/healthz`, and why not to `/readyz`. `None` when `stop` turns true before.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), but for [`Unreachable`](ErrorKind::Unreachable).
+    pub async fn prepare_when_reachable(
+        mut options: ProxyOptions,
+        masters: Arc<MasterKeys>,
+        metrics: Option<&TcpListener>,
+        mut stop: watch::Receiver<bool>,
+        tell: impl Fn(&Error),
+    ) -> Result<Option<Self>> {
+        let acceptor = super::acceptor(&mut options)?;
+        let waiting = Waiting::default();
+        // Ends with this function.
+        let (_serving, end) = watch::channel(false);
+        if let Some(listener) = metrics {
+            waiting.serve(listener, end)?;
+        }
+        let mut pause = PAUSE.0;
+        loop {
+            let opened = tokio::select! {
+                opened = super::open(&options, &masters) => opened,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match opened {
+                Ok(namespace) => return Self::with(options, acceptor, namespace).map(Some),
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    if waiting.changed(&error) {
+                        tell(&error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.wait_for(|stop| *stop) => break,
+            }
+            pause = pause.saturating_mul(2).min(PAUSE.1);
+        }
+        if let Some(log) = options.audit {
+            log.close().await?;
+        }
+        Ok(None)
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<String>>);
+
+impl Waiting {
+    /// Notes why etcd cannot be reached; whether it is another reason than before.
+    fn changed(&self, error: &Error) -> bool {
+        let text = error.to_string();
+        let mut why = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *why != text;
+        *why = text;
+        changed
+    }
+
+    fn answer(&self, path: &str) -> Answer {
+        match path {
+            "/healthz" => Answer::health(Ok(())),
+            "/readyz" => {
+                let why = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                Answer::health(Err(format!("waiting for etcd: {why}")))
+            }
+            _ => Answer::not_found("/healthz or /readyz; /metrics once etcd was reached"),
+        }
+    }
+
+    /// Answers at `listener` until `end`, and leaves it to its owner.
+    fn serve(&self, listener: &TcpListener, end: watch::Receiver<bool>) -> Result<()> {
+        let twin = listener
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|fd| TcpListener::from_std(fd.into()))
+            .map_err(|error| Error::io("the metrics listener", error))?;
+        let waiting = self.clone();
+        let answer = move |path: String| {
+            let waiting = waiting.clone();
+            async move { waiting.answer(&path) }
+        };
+        tokio::spawn(observe::serve(twin, answer, end));
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! The values of an etcd, page by page.
+
+use std::time::Duration;
+
+use etcd_client::{Client, KeyValue};
+
+use super::shim::{Reserved, is_lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::Pages;
+use crate::format::ValueHeader;
+use crate::mvcc::prefix_end;
+
+/// How long etcd may take for one page.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The keys with a prefix, without the reserved ones and etcd's locks.
+pub(super) struct Values {
+    pages: Pages,
+    reserved: Reserved,
+}
+
+impl Values {
+    pub(super) fn new(client: &Client, reserved: &[u8], prefix: &[u8]) -> Self {
+        // No key is empty; the least is a zero byte.
+        let first = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
+        let pages = Pages::new(client.kv_client(), TIMEOUT, first, prefix_end(prefix));
+        Self { pages, reserved: Reserved::new(reserved) }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>> {
+        let Some(mut answer) = self.pages.next().await? else { return Ok(None) };
+        let counts = |kv: &KeyValue| {
+            !self.reserved.holds(kv.key()) && !is_lock(kv.key(), kv.value(), kv.lease())
+        };
+        Ok(Some(answer.take_kvs().into_iter().filter(counts).collect()))
+    }
+}
+
+/// Up to `most` keys whose values are encrypted, as their first bytes tell; within `limit` those that were found.
+pub(super) async fn encrypted_keys(
+    client: &Client,
+    reserved: &[u8],
+    most: usize,
+    limit: Option<Duration>,
+) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    let mut values = Values::new(client, reserved, b"");
+    let search = async {
+        while let Some(page) = values.next().await? {
+            let encrypted = |kv: &&KeyValue| !matches!(ValueHeader::split(kv.value()), Ok(None));
+            let wanted = most.saturating_sub(found.len());
+            found.extend(page.iter().filter(encrypted).take(wanted).map(|kv| kv.key().to_vec()));
+            if found.len() >= most {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match limit {
+        None => search.await?,
+        Some(limit) => match tokio::time::timeout(limit, search).await {
+            Ok(searched) => searched?,
+            // What was found until then says enough.
+            Err(_) if !found.is_empty() => {}
+            Err(_) => {
+                let text = format!("not all keys could be read in {limit:?}");
+                return Err(Error::new(ErrorKind::Unreachable, text));
+            }
+        },
+    }
+    Ok(found)
+}

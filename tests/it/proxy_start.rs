@@ -1,0 +1,168 @@
+//! A proxy that is started before its etcd, without its keyring, or loses it: the program itself.
+
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use etcd_client::Client;
+use tempfile::TempDir;
+
+use crate::etcd_server::{Etcd, Version, free_ports};
+use crate::proxy_gate::{get, init, keyring, output};
+
+/// The program as a proxy, from its first moment.
+struct Started {
+    child: Child,
+    address: String,
+    metrics: String,
+    log: PathBuf,
+}
+
+impl Started {
+    fn new(dir: &Path, endpoint: &str, key: &str) -> Self {
+        let [port, metrics] = free_ports(2)[..] else { unreachable!() };
+        let (address, metrics) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{metrics}"));
+        let log = dir.join("proxy.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
+            .args(["proxy", "--endpoints", endpoint, "-k", key, "--listen", &address])
+            .args(["--metrics-listen", &metrics])
+            .stdin(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, address, metrics, log }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    fn is_listening(&self) -> bool {
+        TcpStream::connect(&self.address).is_ok()
+    }
+
+    /// Waits until `is` holds.
+    fn until(&self, what: &str, is: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it by SIGTERM.
+    fn end(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}: {}", self.log());
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_waits_for_its_etcd() {
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let mut etcd = Etcd::start(Version::V3_5).await;
+    init(etcd.endpoint(), &key, "/strongroom/");
+    etcd.kill(0);
+    let proxy = Started::new(dir.path(), etcd.endpoint(), &key);
+    proxy.until("it says that it waits", || proxy.log().contains("waiting for etcd"));
+    assert!(!proxy.is_listening(), "there is nothing to serve");
+    assert!(get(&proxy.metrics, "/healthz").starts_with("HTTP/1.1 200"));
+    let ready = get(&proxy.metrics, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("waiting for etcd"), "{ready}");
+    etcd.restart(0);
+    proxy.until("it serves", || proxy.is_listening());
+    let mut client = Client::connect([&proxy.address], None).await.unwrap();
+    client.put("/k", "v", None).await.unwrap();
+    assert_eq!(client.get("/k", None).await.unwrap().kvs()[0].value(), b"v");
+    assert!(get(&proxy.metrics, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(get(&proxy.metrics, "/metrics").contains("strongroom_proxy_keyring_stale 0"));
+    assert_eq!(proxy.log().matches("waiting for etcd").count(), 1, "{}", proxy.log());
+    proxy.end();
+}
+
+#[test]
+fn a_proxy_that_waits_ends_when_it_is_told_to() {
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let [port] = free_ports(1)[..] else { unreachable!() };
+    let proxy = Started::new(dir.path(), &format!("http://127.0.0.1:{port}"), &key);
+    proxy.until("it says that it waits", || proxy.log().contains("waiting for etcd"));
+    proxy.end();
+}
+
+/// What does not mend by itself ends the program at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_does_not_wait_for_what_is_wrong() {
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let etcd = Etcd::start(Version::V3_5).await;
+    let ends = |key: &str, listen: &str, etcd: &str| {
+        output(&["proxy", "-k", key, "--listen", listen, "--endpoints", etcd])
+    };
+    let (status, text) = ends(&key, "127.0.0.1:0", etcd.endpoint());
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("no value keyring") && text.contains("value init"), "{text}");
+
+    init(etcd.endpoint(), &key, "/strongroom/");
+    let elsewhere = TempDir::new().unwrap();
+    let (status, text) = ends(&keyring(elsewhere.path()), "127.0.0.1:0", etcd.endpoint());
+    assert_eq!(status, Some(12), "{text}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let [nobody] = free_ports(1)[..] else { unreachable!() };
+    let address = taken.local_addr().unwrap().to_string();
+    let (status, text) = ends(&key, &address, &format!("http://127.0.0.1:{nobody}"));
+    assert_eq!(status, Some(1), "{text}");
+    assert!(text.contains("cannot listen"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    let etcd = Etcd::start(Version::V3_5).await;
+    init(etcd.endpoint(), &key, "/strongroom/");
+    let record = dir.path().join("record").display().to_string();
+    let value = |args: &[&str]| {
+        let (status, text) =
+            output(&[&["value"], args, &["--endpoints", etcd.endpoint()]].concat());
+        assert_eq!(status, Some(0), "{text}");
+    };
+    value(&["keyring", "export", "-o", &record]);
+    let proxy = Started::new(dir.path(), etcd.endpoint(), &key);
+    proxy.until("it serves", || proxy.is_listening());
+    let mut client = Client::connect([&proxy.address], None).await.unwrap();
+    client.put("/k", "v", None).await.unwrap();
+    assert_eq!(client.get("/k", None).await.unwrap().kvs()[0].value(), b"v");
+
+    etcd.etcdctl(&["del", "/strongroom/keyring"]);
+    proxy.until("it notices", || proxy.log().contains("no values are written"));
+    for _ in 0..3 {
+        let error = client.put("/k", "w", None).await.unwrap_err().to_string();
+        assert!(error.contains("strongroom: ") && error.contains("deleted"), "{error}");
+        assert!(error.to_lowercase().contains("unavailable"), "{error}");
+    }
+    assert_eq!(client.get("/k", None).await.unwrap().kvs()[0].value(), b"v");
+    let ready = get(&proxy.metrics, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("deleted"), "{ready}");
+    assert!(get(&proxy.metrics, "/metrics").contains("strongroom_proxy_keyring_stale 1"));
+
+    value(&["keyring", "import", &record, "-k", &key]);
+    proxy.until("it writes again", || proxy.log().contains("values are written again"));
+    client.put("/k", "w", None).await.unwrap();
+    assert_eq!(proxy.log().matches("no values are written").count(), 1, "{}", proxy.log());
+    assert!(get(&proxy.metrics, "/readyz").starts_with("HTTP/1.1 200"));
+    proxy.end();
+}
