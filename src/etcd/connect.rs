@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
+use tonic::transport::Endpoint;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
@@ -15,6 +16,10 @@ use super::balance::Balanced;
 use super::failure;
 use super::settings::EtcdSettings;
 use crate::error::Result;
+
+/// The largest window of HTTP/2.
+#[cfg(feature = "proxy")]
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 impl EtcdSettings {
     /// A client that spreads its requests over all endpoints, leaving out those that cannot be reached.
@@ -32,7 +37,20 @@ impl EtcdSettings {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings.
     pub fn balanced(&self) -> Result<Channel> {
-        let targets = self.plan()?.targets.into_iter().map(|target| target.channel);
+        self.channel_of(|endpoint| endpoint)
+    }
+
+    /// As [`balanced`](Self::balanced), where an answer that nobody reads holds back no other: each has `window` bytes
+    /// that may be under way unread, and all together no limit.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn independent(&self, window: u32) -> Result<Channel> {
+        self.channel_of(|endpoint| {
+            endpoint.initial_stream_window_size(window).initial_connection_window_size(MAX_WINDOW)
+        })
+    }
+
+    fn channel_of(&self, with: impl Fn(Endpoint) -> Endpoint) -> Result<Channel> {
+        let targets = self.plan()?.targets.into_iter().map(|target| with(target.channel));
         let targets: Vec<_> = targets.collect();
         Ok(match &targets[..] {
             [only] => Channel::Tonic(only.connect_lazy()),

@@ -16,8 +16,8 @@ use super::line::{Line, Refusals, unwritable};
 use crate::audit::AuditLog;
 use crate::error::Result as StrongroomResult;
 use crate::values::{
-    About, Answer, Budget, Failure, Frames, Judge, MAX_REQUESTS, Method, Needs, Parsed, Shape,
-    Shim, compressed, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
+    About, Answer, Budget, Failure, Frames, Judge, Method, Needs, Parsed, Shape, Shim, compressed,
+    lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
@@ -64,7 +64,7 @@ pub(super) struct Gate {
     client: Option<Arc<str>>,
     /// The proxy's own URL, for clients that ask for the cluster's.
     url: Arc<str>,
-    requests: Budget,
+    memory: Budget,
     pub(super) refusals: Refusals,
 }
 
@@ -75,9 +75,9 @@ impl Gate {
         peer: SocketAddr,
         client: Option<Arc<str>>,
         url: Arc<str>,
+        memory: Budget,
     ) -> Self {
-        let requests = Budget::new(MAX_REQUESTS.max(shared.max_request));
-        Self { shared, shim, peer, client, url, requests, refusals: Refusals::new() }
+        Self { shared, shim, peer, client, url, memory, refusals: Refusals::new() }
     }
 
     pub(super) fn audit(&self) -> Option<&Audit> {
@@ -160,7 +160,7 @@ impl Gate {
             line.end(status.code(), None).await?;
             return Err(status);
         }
-        let mut frames = Frames::new(body, self.shared.max_request, self.requests.clone());
+        let mut frames = Frames::new(body, self.shared.max_request, self.memory.clone());
         if method.shape() == Shape::Streams {
             line.end(Code::Ok, None).await?;
             return Ok(self.session(method, headers, user, frames));

@@ -30,6 +30,9 @@ pub(super) struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Histogram,
     pub(super) connections: Gauge,
+    pub(super) connections_refused: Counter,
+    pub(super) accept_failures: Counter,
+    memory_used: Gauge,
     audit_failures: Counter,
     unreadable: Counter,
     disk_used: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -44,6 +47,9 @@ impl Metrics {
             calls: Family::default(),
             seconds: Histogram::new(BUCKETS),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            accept_failures: Counter::default(),
+            memory_used: Gauge::default(),
             audit_failures: Counter::default(),
             unreadable: Counter::default(),
             disk_used: Gauge::default(),
@@ -58,6 +64,21 @@ impl Metrics {
             metrics.seconds.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that there was no memory for",
+            metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "accept_failures",
+            "Connections that the operating system did not give us, such as for want of file descriptors",
+            metrics.accept_failures.clone(),
+        );
+        registry.register(
+            "memory_used_bytes",
+            "What the messages, calls and connections of all clients take of --max-memory",
+            metrics.memory_used.clone(),
+        );
         registry.register(
             "audit_failures",
             "Requests that the audit log could not take",
@@ -108,6 +129,7 @@ impl Metrics {
         {
             self.disk_used.set(used as f64 / total.max(1) as f64);
         }
+        self.memory_used.set(i64::try_from(shared.clients.used()).unwrap_or(i64::MAX));
         self.keyring_stale.set(i64::from(shared.namespace.refused().is_some()));
         self.keyring_serial.set(shared.namespace.cipher().serial().into());
         let mut text = String::new();

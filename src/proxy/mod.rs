@@ -4,12 +4,15 @@
 //! alone; calls with one answer, which is always taken whole, share one. Calls other than those with values pass through as bytes.
 
 mod access;
+mod clients;
+mod first;
 mod gate;
 mod line;
 mod metrics;
 mod threads;
 mod tls;
 mod wait;
+mod warnings;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,14 +20,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcd_client::Channel;
-use http::Request;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 
 pub use crate::observe::listen;
@@ -36,24 +43,35 @@ use crate::audit::AuditLog;
 use crate::error::{Error, Result};
 use crate::etcd::{EtcdSettings, check_version};
 use crate::keys::MasterKeys;
-use crate::values::{Namespace, Scope, Shim, Unreadable};
+use crate::values::{Budget, Namespace, Scope, Shim, Unreadable};
+use clients::{Clients, Held};
+use first::Protocol;
 use gate::{Audit, Gate, Users};
 use metrics::Metrics;
 use threads::Threads;
 use tls::Acceptor;
+use warnings::Warnings;
 
 /// Calls and watches' streams of one connection at once. etcd's own default has no limit.
 const MAX_STREAMS: u32 = 16_384;
-/// How long a client may take for the TLS handshake.
+/// How long a client may take for the TLS handshake and the first bytes after it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a request of HTTP/1.1 may take.
+const HTTP1: Duration = Duration::from_secs(10);
 /// How long calls may go on after the stop.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Pings that find a client that is gone.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// What a connection holds for a client that does not read.
-const SEND_BUFFER: usize = 1 << 20;
-/// Bytes of requests that may be under way unread: of one call, and 16 times that of a connection.
-const WINDOW: u32 = 1 << 20;
+/// Pings that find a client that is gone, or stopped within a request's headers.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
+/// What is passed to HTTP/2 of an answer that its client does not read.
+const SEND_BUFFER: usize = 32 << 10;
+/// Bytes of requests that may be under way unread: of one call, and of a connection.
+const WINDOW: (u32, u32) = (128 << 10, 512 << 10);
+/// Bytes of one answer of etcd that may be under way unread. A call's room covers them.
+const ANSWER_WINDOW: u32 = 64 << 10;
+/// The pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What `max_memory` is by default.
+pub const DEFAULT_MEMORY: usize = crate::values::DEFAULT_MEMORY;
 /// How long `/readyz` waits for etcd.
 const READY: Duration = Duration::from_secs(5);
 
@@ -70,6 +88,8 @@ pub struct ProxyOptions {
     pub tls: Option<ServerTls>,
     /// Bytes of the largest request; etcd's `--max-request-bytes` and 512 KiB.
     pub max_request: usize,
+    /// Bytes that the messages of all clients may take at once.
+    pub max_memory: usize,
     /// Which client certificate may touch which keys.
     pub access: Access,
     /// Where every request is noted down.
@@ -81,7 +101,12 @@ pub struct ProxyOptions {
     pub advertise: Option<String>,
     /// What a read answers when one of several values does not open.
     pub unreadable: Unreadable,
+    /// Where warnings go, such as that no connection can be accepted.
+    pub warn: Warn,
 }
+
+/// Takes warnings for the operator.
+pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A proxy that is ready to serve.
 pub struct Proxy(Arc<Shared>);
@@ -97,6 +122,8 @@ struct Shared {
     unwritable: AtomicBool,
     users: Users,
     metrics: Metrics,
+    clients: Clients,
+    warnings: Warnings,
     max_request: usize,
     advertise: Option<Arc<str>>,
     /// How many members of etcd are behind it.
@@ -117,7 +144,7 @@ impl Shared {
         if self.audit.as_ref().is_some_and(|audit| !audit.fail_open) && self.is_unwritable() {
             return Err("the audit log cannot be written".into());
         }
-        let read = tokio::time::timeout(READY, self.namespace.refresh()).await;
+        let read = timeout(READY, self.namespace.refresh()).await;
         match read {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -160,6 +187,8 @@ impl Proxy {
             unwritable: AtomicBool::new(false),
             users: Users::default(),
             metrics: Metrics::new(),
+            clients: Clients::new(options.max_memory),
+            warnings: Warnings::new(options.warn),
             max_request: options.max_request,
         })))
     }
@@ -193,8 +222,12 @@ impl Proxy {
             };
             match accepted {
                 Ok((stream, peer)) => threads.give(stream, peer),
-                // Out of descriptors, or a client that was gone already: neither is for ever.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                // Out of file descriptors, or a client that was gone already: neither is for ever.
+                Err(error) => {
+                    shared.metrics.accept_failures.inc();
+                    shared.warnings.say(&format!("cannot accept a connection: {error}"));
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
         drop(listener);
@@ -245,18 +278,40 @@ impl Shared {
     ) {
         // Small answers must not wait for each other.
         let _ = stream.set_nodelay(true);
+        let Ok(_room) = self.clients.connection(peer.ip()) else {
+            self.metrics.connections_refused.inc();
+            return self.warnings.say(&format!(
+                "no memory for another connection from {}: see --max-memory",
+                peer.ip()
+            ));
+        };
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
-        let Ok(streams) = self.etcd.balanced() else { return };
-        let shim = self.shim.over(calls, streams);
+        let Ok(streams) = self.etcd.independent(ANSWER_WINDOW) else { return };
         let url = self.url(&stream);
-        let gate = |client| Arc::new(Gate::new(Arc::clone(&self), shim, peer, client, url));
         self.metrics.connections.inc();
+        let this = Arc::clone(&self);
+        let client = |name: Option<Arc<str>>| {
+            let memory = this.clients.of(name.as_ref(), peer.ip());
+            let shim = this.shim.over(calls, streams, memory.clone());
+            let gate = Gate::new(Arc::clone(&this), shim, peer, name, url, memory.clone());
+            Arc::new(Connected { gate: Arc::new(gate), memory })
+        };
+        let begun = Instant::now();
         match &self.acceptor {
-            None => http(stream, gate(None), stop).await,
+            None => {
+                if let Ok(Ok((protocol, stream))) =
+                    timeout(HANDSHAKE, first::protocol(stream)).await
+                {
+                    http(protocol, stream, client(None), stop).await;
+                }
+            }
             Some(acceptor) => {
-                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
-                if let Ok(Ok((stream, client))) = handshake.await {
-                    http(stream, gate(client), stop).await;
+                if let Ok(Ok((stream, name))) = timeout(HANDSHAKE, acceptor.accept(stream)).await
+                    && let Ok(Ok((protocol, stream))) =
+                        timeout(HANDSHAKE.saturating_sub(begun.elapsed()), first::protocol(stream))
+                            .await
+                {
+                    http(protocol, stream, client(name), stop).await;
                 }
             }
         }
@@ -264,16 +319,46 @@ impl Shared {
     }
 }
 
+/// One client's connection.
+struct Connected {
+    gate: Arc<Gate>,
+    memory: Budget,
+}
+
+impl Connected {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Held> {
+        match clients::call(&self.memory).await {
+            Ok(room) => {
+                let answer = Arc::clone(&self.gate).answer(request.map(Body::new)).await;
+                answer.map(|body| Held::new(body, Some(room)))
+            }
+            Err(status) => status.into_http::<Body>().map(|body| Held::new(body, None)),
+        }
+    }
+}
+
 /// Serves one connection.
 async fn http(
+    protocol: Protocol,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    gate: Arc<Gate>,
+    client: Arc<Connected>,
+    stop: watch::Receiver<bool>,
+) {
+    match protocol {
+        Protocol::Http1 => http1(stream).await,
+        Protocol::Http2 => http2(stream, client, stop).await,
+    }
+}
+
+async fn http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Arc<Connected>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let served = Arc::clone(&gate);
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let gate = Arc::clone(&served);
-        async move { Ok::<_, Infallible>(gate.answer(request.map(Body::new)).await) }
+    let serving = Arc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let client = Arc::clone(&serving);
+        async move { Ok::<_, Infallible>(client.answer(request).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -281,8 +366,8 @@ async fn http(
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW.saturating_mul(16))
+        .initial_stream_window_size(WINDOW.0)
+        .initial_connection_window_size(WINDOW.1)
         // etcd sends none.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -294,7 +379,22 @@ async fn http(
     if stops {
         connection.as_mut().graceful_shutdown();
         // Watches never end by themselves: their clients open them again elsewhere, where they left off.
-        let _ = tokio::time::timeout(DRAIN, connection).await;
+        let _ = timeout(DRAIN, connection).await;
     }
-    gate.close().await;
+    client.gate.close().await;
 }
+
+async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let service = service_fn(|_: Request<Incoming>| async {
+        let mut response = Response::new(Full::new(Bytes::from_static(NO_HTTP1)));
+        *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+        Ok::<_, Infallible>(response)
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HTTP1).keep_alive(false);
+    let _ = timeout(HTTP1, server.serve_connection(TokioIo::new(stream), service)).await;
+}
+
+/// What a program that speaks HTTP/1.1 is told.
+const NO_HTTP1: &[u8] =
+    b"strongroom: the proxy serves etcd's gRPC API, and no other API of etcd.\n";

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::Shared;
+use super::{ANSWER_WINDOW, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 
@@ -122,7 +122,7 @@ impl Generation {
     fn new(etcd: &EtcdSettings) -> Self {
         Self {
             files: etcd.files_changed(),
-            channel: etcd.balanced(),
+            channel: etcd.independent(ANSWER_WINDOW),
             end: watch::Sender::new(false),
         }
     }

@@ -47,6 +47,7 @@ mod program_on_stores;
 mod program_to_cluster;
 mod program_value;
 mod proxied;
+mod proxy_bounds;
 mod proxy_chaos;
 mod proxy_clients;
 mod proxy_conformance;

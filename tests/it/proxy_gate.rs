@@ -26,13 +26,13 @@ pub(crate) fn output(args: &[&str]) -> (Option<i32>, String) {
 }
 
 /// An authority and the certificates it gave, in a directory.
-struct Authority {
+pub(crate) struct Authority {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,7 +41,7 @@ impl Authority {
     }
 
     /// Writes `name.crt` and `name.key`.
-    fn certify(&self, name: &str) {
+    pub(crate) fn certify(&self, name: &str) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -50,11 +50,11 @@ impl Authority {
         fs::write(self.dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    async fn client(
+    pub(crate) async fn client(
         &self,
         endpoint: &str,
         name: Option<&str>,

@@ -1,5 +1,6 @@
 //! The shim: stands between a client of etcd and etcd, and encrypts the values on their way.
 
+mod budget;
 mod compare;
 mod frames;
 #[doc(hidden)]
@@ -21,7 +22,9 @@ mod txn;
 mod wire;
 
 #[cfg(feature = "proxy")]
-pub(crate) use frames::{Budget, Frames, compressed};
+pub(crate) use budget::{Budget, DEFAULT_MEMORY, Room};
+#[cfg(feature = "proxy")]
+pub(crate) use frames::{Frames, compressed};
 #[cfg(feature = "proxy")]
 pub(crate) use members::with_client_urls;
 #[cfg(feature = "proxy")]
@@ -30,7 +33,7 @@ pub(super) use rewrite::is_lock;
 pub(super) use scope::Reserved;
 pub use scope::Scope;
 #[cfg(feature = "proxy")]
-pub(crate) use service::{Answer, MAX_REQUESTS, Parsed};
+pub(crate) use service::{Answer, Parsed};
 pub use service::{Shim, Unreadable};
 #[cfg(feature = "proxy")]
 pub(crate) use session::Judge;

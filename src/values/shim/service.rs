@@ -8,14 +8,14 @@ use bytes::Bytes;
 use etcd_client::{Channel, Client, ConnectOptions};
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
 
+use super::budget::{Budget, DEFAULT_MEMORY, Room};
 use super::compare::Read;
-use super::frames::{Budget, Frames, answered, single};
+use super::frames::{Frames, answered, single};
 use super::method::{Method, Shape};
 use super::op::Op;
 use super::rewrite::{Lenient, Rewriter};
@@ -30,10 +30,8 @@ use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
 const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
-/// Of a connection's answers at once, and so of one: an answer that is to be rewritten has to fit.
-pub(crate) const MAX_ANSWERS: usize = 256 << 20;
-/// Of a connection's requests at once.
-pub(crate) const MAX_REQUESTS: usize = 64 << 20;
+/// Of one answer: it has to be in memory to be rewritten.
+pub(super) const MAX_ANSWERS: usize = 256 << 20;
 /// Pauses between attempts at a transaction when another client was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// Headers of a client that etcd reads; others are not sent on. The version and the deadline are in them.
@@ -49,8 +47,7 @@ pub struct Shim {
     /// For calls with one answer.
     calls: Channel,
     streams: Channel,
-    requests: Budget,
-    pub(super) answers: Budget,
+    pub(super) memory: Budget,
     max_request: usize,
     pub(super) shared: Arc<Shared>,
 }
@@ -132,7 +129,7 @@ pub(crate) struct Answer {
     pub(crate) trailers: HeaderMap,
     /// Keys whose values do not open and were left out.
     pub(crate) unreadable: u64,
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
 }
 
 impl Answer {
@@ -149,7 +146,7 @@ impl Answer {
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(answered(&self.message, self.trailers, self.room));
+        let mut response = Response::new(answered(self.message, self.trailers, self.room));
         *response.headers_mut() = self.headers;
         response
     }
@@ -162,7 +159,8 @@ impl Shim {
         let reserved = Reserved::new(namespace.prefix());
         let unreadable = Unreadable::default();
         let shared = Arc::new(Shared { namespace, scope, reserved, unreadable });
-        Self::made(upstream.clone(), upstream, DEFAULT_REQUEST, shared)
+        let (calls, streams, memory) = (upstream.clone(), upstream, Budget::new(DEFAULT_MEMORY));
+        Self { calls, streams, memory, max_request: DEFAULT_REQUEST, shared }
     }
 
     /// A client of etcd through it: the same calls and types as any, with values that etcd does not see.
@@ -178,7 +176,7 @@ impl Shim {
     /// With requests of up to `bytes`.
     #[must_use]
     pub fn with_max_request(self, bytes: usize) -> Self {
-        Self::made(self.calls, self.streams, bytes, self.shared)
+        Self { max_request: bytes, ..self }
     }
 
     /// With another answer to reads of values that do not open.
@@ -190,21 +188,16 @@ impl Shim {
         Self { shared, ..self }
     }
 
-    /// As it is, with memory of its own and other connections to etcd: one for calls with one answer, which is always
-    /// taken whole, and one for streams, which go as fast as their reader.
-    #[must_use]
-    pub fn over(&self, calls: Channel, streams: Channel) -> Self {
-        Self::made(calls, streams, self.max_request, Arc::clone(&self.shared))
-    }
-
-    fn made(calls: Channel, streams: Channel, max_request: usize, shared: Arc<Shared>) -> Self {
-        let requests = Budget::new(MAX_REQUESTS.max(max_request));
-        let answers = Budget::new(MAX_ANSWERS);
-        Self { calls, streams, requests, answers, max_request, shared }
+    /// As it is, with a client's memory and with other connections to etcd: one for calls with one answer and one for
+    /// streams.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn over(&self, calls: Channel, streams: Channel, memory: Budget) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { calls, streams, memory, max_request: self.max_request, shared }
     }
 
     fn frames(&self, body: Body) -> Frames {
-        Frames::new(body, self.max_request, self.requests.clone())
+        Frames::new(body, self.max_request, self.memory.clone())
     }
 
     async fn respond(mut self, request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -340,7 +333,7 @@ impl Shim {
         &mut self,
         headers: &HeaderMap,
         txn: &Txn,
-    ) -> Result<(Vec<Read>, Vec<OwnedSemaphorePermit>), Failure> {
+    ) -> Result<(Vec<Read>, Vec<Room>), Failure> {
         let mut compares = Vec::new();
         txn.compares(&mut compares);
         let cipher = self.shared.namespace.cipher();
@@ -392,7 +385,7 @@ impl Shim {
             Method::Observe => {
                 shared.opened(|with| with.allow_below(&request.message)).await?;
                 let response = self.send(request.method, headers, single(&request.message)).await?;
-                Ok(streams::key_values(response, shared, self.answers.clone()))
+                Ok(streams::key_values(response, shared, self.memory.clone()))
             }
             method => {
                 let response = self.send(method, headers, single(&request.message)).await?;
@@ -441,7 +434,7 @@ impl Shim {
         if let Some(status) = Status::from_header_map(&head.headers) {
             return Err(status.into());
         }
-        let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.answers.clone());
+        let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.memory.clone());
         let message = frames.next().await?;
         let room = frames.room();
         if message.is_some() && frames.next().await?.is_some() {

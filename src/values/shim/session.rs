@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{Frames, framed};
+use super::budget::Room;
+use super::frames::{Frames, framed, held};
 use super::method::Method;
 use super::service::{MAX_ANSWERS, Parsed, Shim};
 use super::status::Failure;
@@ -122,7 +123,10 @@ pub(super) fn open(
     let frames = stream::unfold(Some(answers), |answers| async {
         let mut answers = answers?;
         Some(match answers.next().await {
-            Ok(message) => (Ok::<_, Status>(Frame::data(framed(&message))), Some(answers)),
+            Ok(message) => {
+                let message = held(framed(&message), answers.room());
+                (Ok::<_, Status>(Frame::data(message)), Some(answers))
+            }
             Err(end) => (Ok(Frame::trailers(end)), None),
         })
     });
@@ -228,6 +232,14 @@ impl Answers {
         }
     }
 
+    /// What keeps room for etcd's last message.
+    fn room(&mut self) -> Option<Room> {
+        match &mut self.etcd {
+            Etcd::Answers(frames) => frames.room(),
+            Etcd::Opens(_) => None,
+        }
+    }
+
     /// The client's message for one of etcd's.
     async fn message(&mut self, message: &Bytes) -> Result<Option<Bytes>, Failure> {
         if self.method != Method::Watch {
@@ -272,7 +284,7 @@ impl Etcd {
                 if let Some(status) = Status::from_header_map(&head.headers) {
                     return Err(trailers_of(&status));
                 }
-                *self = Self::Answers(Frames::of_etcd(body, MAX_ANSWERS, shim.answers.clone()));
+                *self = Self::Answers(Frames::of_etcd(body, MAX_ANSWERS, shim.memory.clone()));
                 Ok(None)
             }
             Self::Answers(frames) => match frames.next().await {

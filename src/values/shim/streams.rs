@@ -11,7 +11,8 @@ use http_body_util::{BodyExt, StreamBody};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::frames::{Budget, Frames, framed, single};
+use super::budget::Budget;
+use super::frames::{Frames, framed, held, single};
 use super::method::Method;
 use super::service::{MAX_ANSWERS, Shared, Shim};
 use super::status::{Failure, broke_off};
@@ -69,6 +70,7 @@ pub(super) fn key_values(
                     Ok(Some(message)) => shared
                         .opened(|with| with.with_key_values(&message, 2))
                         .await
+                        .map(|message| held(framed(&message), frames.room()))
                         .map_err(|failure| trailers_of(&failure.status())),
                     Ok(None) => Err(end_of(frames)),
                     Err(status) => Err(trailers_of(&status)),
@@ -78,16 +80,16 @@ pub(super) fn key_values(
     })
 }
 
-/// A body of the messages that `next` gives, until it gives trailers.
+/// A body of the messages in their frames that `next` gives, until it gives trailers.
 fn until_end<S: Send + 'static>(
     state: S,
-    next: for<'a> fn(&'a mut S) -> futures::future::BoxFuture<'a, Result<Vec<u8>, HeaderMap>>,
+    next: for<'a> fn(&'a mut S) -> futures::future::BoxFuture<'a, Result<Bytes, HeaderMap>>,
 ) -> Body {
     Body::new(StreamBody::new(stream::unfold(Some(state), move |state| async move {
         let mut state = state?;
         let done = next(&mut state).await;
         Some(match done {
-            Ok(message) => (Ok::<_, Status>(Frame::data(framed(&message))), Some(state)),
+            Ok(message) => (Ok::<_, Status>(Frame::data(message)), Some(state)),
             Err(end) => (Ok(Frame::trailers(end)), None),
         })
     })))
@@ -131,7 +133,7 @@ pub(super) async fn range(
         shim: shim.clone(),
         headers: headers.clone(),
         parts,
-        frames: Frames::of_etcd(body, MAX_ANSWERS, shim.answers.clone()),
+        frames: Frames::of_etcd(body, MAX_ANSWERS, shim.memory.clone()),
         keys_only: fields.flag(8)?,
         counts_only: fields.flag(9)?,
         left: (limit > 0).then_some(limit),
@@ -141,7 +143,9 @@ pub(super) async fn range(
     };
     let body = until_end(ranges, |ranges| {
         Box::pin(async move {
-            ranges.next().await.map_err(|end| match end {
+            let next = ranges.next().await;
+            let next = next.map(|message| held(framed(&message), ranges.frames.room()));
+            next.map_err(|end| match end {
                 Ok(trailers) => trailers,
                 Err(failure) => trailers_of(&failure.status()),
             })
@@ -227,7 +231,7 @@ impl Ranges {
         if let Some(status) = Status::from_header_map(response.headers()) {
             return Err(status.into());
         }
-        let answers = self.shim.answers.clone();
+        let answers = self.shim.memory.clone();
         self.frames = Frames::of_etcd(response.into_body(), MAX_ANSWERS, answers);
         Ok(Rest::Follows)
     }

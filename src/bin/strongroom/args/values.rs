@@ -226,6 +226,9 @@ pub(crate) struct ProxyArgs {
     /// etcd's own --max-request-bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
     pub(crate) max_request_bytes: u32,
+    /// MiB that the requests, answers and connections of all clients may take; one client gets a part of it
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_MAX_MEMORY", hide_env_values = true)]
+    pub(crate) max_memory: u32,
     #[command(flatten)]
     pub(crate) namespace: NamespaceArgs,
 }

@@ -74,7 +74,10 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
-        Command::Agent => agent::run(context).await,
+        Command::Agent => {
+            crate::harden::all_files();
+            agent::run(context).await
+        }
         Command::Copy(args) => copy::run(args, context).await,
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
@@ -87,7 +90,10 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
         Command::Value(command) => values::run(command, context).await,
-        Command::Proxy(args) => values::proxy(*args, context).await,
+        Command::Proxy(args) => {
+            crate::harden::all_files();
+            values::proxy(*args, context).await
+        }
         Command::AuditLog(command) => audit::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),

@@ -315,6 +315,11 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         audit_fail_open: args.audit_fail_open,
         advertise: args.advertise_client_url,
         unreadable: args.unreadable_values,
+        max_memory: (args.max_memory as usize) << 20,
+        warn: Arc::new({
+            let output = context.output;
+            move |warning: &str| output.warn(warning)
+        }),
         max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
     };
     let socket = bind(&args.listen).await?;

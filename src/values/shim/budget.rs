@@ -1,0 +1,222 @@
+//! Memory for messages: a process has so much, and no client of it can take everything.
+//!
+//! A client gets room as long as what it holds is not more than twice what is then left for all. So one client alone
+//! gets two thirds, two get two fifths each, and however many there are, something is left for the next one.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as Line, Notify};
+use tonic::Status;
+
+/// What messages may take unless configured otherwise.
+pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
+/// How long one waits for others to give room back.
+const WAIT: Duration = Duration::from_secs(30);
+/// Of what is left for all, how many times as much a client may hold.
+const SHARE: usize = 2;
+
+/// One client's share of a process's memory.
+#[derive(Clone)]
+pub(crate) struct Budget(Arc<Account>);
+
+struct Pool {
+    bytes: usize,
+    used: Mutex<usize>,
+    freed: Notify,
+}
+
+struct Account {
+    pool: Arc<Pool>,
+    /// Changes only while the pool is locked.
+    used: AtomicUsize,
+    /// The first in line tries again whenever room was given back.
+    line: Line<()>,
+    /// Those who wait to begin: they must not hold back those who are half done.
+    door: Line<()>,
+}
+
+impl Budget {
+    /// A process's memory, with one client.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let pool = Pool { bytes, used: Mutex::new(0), freed: Notify::new() };
+        Self::of(Arc::new(pool))
+    }
+
+    /// Another client's share of the same memory.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn another(&self) -> Self {
+        Self::of(Arc::clone(&self.0.pool))
+    }
+
+    /// Whether anybody else has this share.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// What all clients have taken.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn used(&self) -> usize {
+        *self.0.pool.lock()
+    }
+
+    fn of(pool: Arc<Pool>) -> Self {
+        let (line, door) = (Line::default(), Line::default());
+        Self(Arc::new(Account { pool, used: AtomicUsize::new(0), line, door }))
+    }
+
+    /// Room at once.
+    ///
+    /// # Errors
+    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there is none now.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Room, Status> {
+        self.attempt(bytes, SHARE).ok_or_else(|| exhausted(bytes))
+    }
+
+    /// Room for something that came already: after those of the same client that wait longer, unless there is room
+    /// for it now.
+    ///
+    /// # Errors
+    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there never is, or was none in time.
+    pub(crate) async fn wait(&self, bytes: usize) -> Result<Room, Status> {
+        self.queue(bytes, SHARE, &self.0.line).await
+    }
+
+    /// Room to begin something: this leaves a part of the client's share to what it has begun.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    #[cfg(feature = "proxy")]
+    pub(crate) async fn enter(&self, bytes: usize) -> Result<Room, Status> {
+        self.queue(bytes, 1, &self.0.door).await
+    }
+
+    async fn queue(&self, bytes: usize, share: usize, line: &Line<()>) -> Result<Room, Status> {
+        if let Some(room) = self.attempt(bytes, share) {
+            return Ok(room);
+        }
+        if !self.0.pool.ever_has(bytes, share) {
+            return Err(exhausted(bytes));
+        }
+        let wait = async {
+            let _first = line.lock().await;
+            loop {
+                let freed = self.0.pool.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if let Some(room) = self.attempt(bytes, share) {
+                    return room;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(WAIT, wait).await.map_err(|_| exhausted(bytes))
+    }
+
+    fn attempt(&self, bytes: usize, share: usize) -> Option<Room> {
+        let account = &self.0;
+        let mut used = account.pool.lock();
+        let held = account.used.load(Ordering::Relaxed).checked_add(bytes)?;
+        let all = used.checked_add(bytes)?;
+        if held > account.pool.bytes.checked_sub(all)?.saturating_mul(share) {
+            return None;
+        }
+        *used = all;
+        account.used.store(held, Ordering::Relaxed);
+        Some(Room { account: Arc::clone(account), bytes })
+    }
+}
+
+impl Pool {
+    fn lock(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ever_has(&self, bytes: usize, share: usize) -> bool {
+        self.bytes.checked_sub(bytes).is_some_and(|left| bytes <= left.saturating_mul(share))
+    }
+}
+
+fn exhausted(bytes: usize) -> Status {
+    let text = format!("strongroom: no memory for {bytes} bytes more of this client's messages");
+    Status::resource_exhausted(text)
+}
+
+/// Memory that is taken until this is dropped.
+pub(crate) struct Room {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Gives back all but `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        if let Some(back) = self.bytes.checked_sub(bytes).filter(|back| *back > 0) {
+            self.bytes = bytes;
+            self.give(back);
+        }
+    }
+
+    fn give(&self, bytes: usize) {
+        let pool = &self.account.pool;
+        {
+            let mut used = pool.lock();
+            *used = used.saturating_sub(bytes);
+            let held = self.account.used.load(Ordering::Relaxed);
+            self.account.used.store(held.saturating_sub(bytes), Ordering::Relaxed);
+        }
+        pool.freed.notify_waiters();
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.give(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_is_always_left_for_another() {
+        let first = Budget::new(900);
+        let taken = first.take(600).unwrap();
+        assert!(first.take(1).is_err());
+        let others: Vec<_> = (0..5).map(|_| first.another()).collect();
+        let rooms: Vec<_> = others.iter().map(|other| other.take(1)).collect();
+        assert!(rooms.iter().all(Result::is_ok));
+        drop((taken, rooms));
+        assert_eq!(*first.0.pool.lock(), 0);
+        let mut all = first.take(600).unwrap();
+        all.shrink(100);
+        all.shrink(200);
+        assert_eq!((*first.0.pool.lock(), first.0.used.load(Ordering::Relaxed)), (100, 100));
+    }
+
+    #[tokio::test]
+    async fn small_ones_pass_by_those_who_wait() {
+        let budget = Budget::new(900);
+        let held = budget.take(500).unwrap();
+        let waiting = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.wait(400).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        drop(budget.wait(50).await.unwrap());
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_never_fits_is_refused_at_once() {
+        let budget = Budget::new(900);
+        let refused = tokio::time::timeout(WAIT / 2, budget.wait(601)).await.unwrap();
+        assert_eq!(refused.err().unwrap().code(), tonic::Code::ResourceExhausted);
+        assert!(budget.wait(600).await.is_ok());
+    }
+}
