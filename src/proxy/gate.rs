@@ -178,6 +178,9 @@ impl Gate {
         let (response, revision) = match served.await {
             Ok(answered) => answered,
             Err(status) => {
+                if status.code() == Code::DataLoss {
+                    self.shared.warnings.say(status.message());
+                }
                 line.end(status.code(), None).await?;
                 return Err(status);
             }
@@ -202,7 +205,10 @@ impl Gate {
         }
         let mut answer = shim.call(headers, request).await.map_err(Failure::status)?;
         self.learn(request, &answer);
-        self.shared.metrics.unreadable(answer.unreadable);
+        if answer.unreadable > 0 {
+            self.shared.metrics.unreadable(answer.unreadable);
+            self.shared.warnings.say("values that do not open are left out of answers");
+        }
         if has_members(request.method) {
             let told = with_client_urls(&answer.message, &self.url).map_err(malformed)?;
             answer.message = told.into();

@@ -12,9 +12,9 @@ use super::metrics::code_name;
 use crate::audit::{KeyRange, Record, Reserved};
 use crate::values::About;
 
-/// Lines for refused requests that a connection may cause in a second; more are counted.
+/// Lines for refused requests that a connection may cause in a while; more are counted.
 const MAX_REFUSED: u32 = 50;
-const SECOND: Duration = Duration::from_secs(1);
+const A_WHILE: Duration = Duration::from_secs(30);
 
 /// The refused requests of one connection, so that a flood of them does not fill the log.
 pub(super) struct Refusals(Mutex<Counts>);
@@ -33,7 +33,7 @@ impl Refusals {
     /// The number of requests that were counted and have no line, if the next one gets a line.
     fn next(&self, refused: bool) -> Option<u64> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.since.elapsed() > SECOND {
+        if counts.since.elapsed() > A_WHILE {
             (counts.since, counts.lines) = (Instant::now(), 0);
         }
         if refused {
