@@ -53,7 +53,7 @@ async fn a_write_whose_client_went_away_has_its_line() {
         let request = encode(&[bytes(1, format!("/reset/{at:03}")), bytes(2, "plaintext-gone")]);
         let call = raw.call(PUT, &request);
         // Dropping the call resets the stream: sometimes before etcd answers, sometimes before it is asked.
-        let patience = Duration::from_micros(200 * (at % 20) as u64);
+        let patience = Duration::from_micros(100 << (at % 10));
         let _ = tokio::time::timeout(patience, call).await;
     }
     raw.call(PUT, &encode(&[bytes(1, "/last"), bytes(2, "x")])).await.assert_ok("put");
@@ -73,7 +73,7 @@ async fn a_write_whose_client_went_away_has_its_line() {
     .await
     .unwrap();
     assert_eq!(stored.len() as u64, landed);
-    assert!(landed > 20 && landed < RESETS as u64, "{landed} of {RESETS} landed: no race");
+    assert!(landed > 5 && landed < RESETS as u64, "{landed} of {RESETS} landed: no race");
     let missing: Vec<_> = stored.difference(&logged).collect();
     assert!(missing.is_empty(), "writes without a line: {missing:?}");
 }
