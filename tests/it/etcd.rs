@@ -225,7 +225,7 @@ async fn play(script: Script) -> Result<Choice> {
     choose_member(&impatient(vec![fake_etcd::start(script).await])).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn broken_streams() {
     let good = good_steps(&vec![7; 100 * 1024]);
     let with = |edit: &dyn Fn(&mut Vec<Step>)| {
