@@ -13,8 +13,8 @@ use crate::proxied::{NOW, masters};
 const PREFIX: &[u8] = DEFAULT_PREFIX.as_bytes();
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_that_create_it_all_use_the_same() {
-    let etcd = Etcd::start(Version::V3_4).await;
+async fn of_many_that_create_it_all_use_the_same_3_4() {
+    let etcd = Etcd::start(Version::OLDEST).await;
     let masters = masters();
     let mut made = Vec::new();
     for _ in 0..20 {
@@ -39,7 +39,7 @@ async fn of_many_that_create_it_all_use_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_reaches_all_within_a_second() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let masters = masters();
     let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
     let one = open(etcd.client().await).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_rotation_reaches_all_within_a_second() {
 /// An old record that somebody puts back is not taken into use.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_keyring_is_refused() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let namespace =
         Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let mut client = etcd.client().await;
@@ -84,7 +84,7 @@ async fn an_old_keyring_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migration() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let namespace =
         Namespace::open_or_create(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let shim = Shim::new(
@@ -143,7 +143,7 @@ async fn migration() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_counted() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let masters = masters();
     let open = |client| Namespace::open_or_create(client, PREFIX, masters.clone(), NOW);
     let (one, two) =
