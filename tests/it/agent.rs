@@ -153,10 +153,10 @@ fn config(etcd: &Etcd, extra: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_backs_up_copies_prunes_verifies_and_drills() {
-    let etcd = Etcd::builder(Version::V3_5).with_tls().start().await;
+    let etcd = Etcd::builder(Version::NEWEST).with_tls().start().await;
     etcd.fill(20, 100).await;
     let place = Place::new();
-    let program = Version::V3_5.programs().join("etcd");
+    let program = Version::NEWEST.programs().join("etcd");
     let more = format!(
         "prune = \"@every 3s\"\nverify = \"@every 2s\"\nverify_all = \"@every 4s\"\ndrill = \"@every 1h\"\netcd = {program:?}\n"
     );
@@ -234,8 +234,8 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_works_and_another_takes_over() {
-    let etcd = Etcd::builder(Version::V3_4).members(3).start().await;
+async fn one_works_and_another_takes_over_3_4() {
+    let etcd = Etcd::builder(Version::OLDEST).members(3).start().await;
     let place = Place::new();
     let config = config(&etcd, "");
     let mut agents = vec![Agent::start(&place, &config)];
@@ -260,7 +260,7 @@ async fn one_works_and_another_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_is_tried_again_and_counted() {
-    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut etcd = Etcd::start(Version::NEWEST).await;
     let place = Place::new();
     let agent = Agent::start(&place, &config(&etcd, ""));
     agent.wait("done", "backup", 2);
@@ -292,7 +292,7 @@ async fn what_fails_is_tried_again_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let place = Place::new();
     let port = free_ports(1)[0];
     let second = format!(

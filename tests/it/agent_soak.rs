@@ -84,7 +84,7 @@ fn recovers(agents: &[Agent], what: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn soak_of_two_agents() {
-    let mut etcd = Etcd::builder(Version::V3_5).members(3).start().await;
+    let mut etcd = Etcd::builder(Version::NEWEST).members(3).start().await;
     etcd.fill(200, 500).await;
     let moto = Moto::start();
     assert!(moto.request("PUT", "/backups").starts_with("HTTP/1.1 200"));

@@ -108,7 +108,7 @@ fn assert_same<T>(state: &KeyState<T>, kv: &KeyValue) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_those_of_etcd_at_every_revision() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut client = etcd.client().await;
     exercise(&mut client, &mut Random(1), 150).await;
     let compacted = 60;
@@ -235,7 +235,7 @@ fn differences(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_and_the_running_etcd_are_compared() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut client = etcd.client().await;
     let mut random = Random(2);
     exercise(&mut client, &mut random, 60).await;
@@ -304,7 +304,7 @@ async fn range_by_prefixes(client: &mut Client) -> (i64, BTreeMap<Vec<u8>, KeyVa
 /// A user who may read the keys is enough, and one who may not is told so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_read_is_enough_for_live() {
-    let etcd = Etcd::builder(Version::V3_5).with_tls().with_auth().start().await;
+    let etcd = Etcd::builder(Version::NEWEST).with_tls().with_auth().start().await;
     etcd.put("a", "1").await;
     etcd.etcdctl(&["user", "add", "nobody:nobody"]);
     let read_as = async |user: &str| {
@@ -355,7 +355,7 @@ async fn write_kubernetes(client: &mut Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stats_tell_what_is_encrypted_and_by_which_key() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut client = etcd.client().await;
     write_kubernetes(&mut client).await;
     let lease = client.lease_grant(3000, None).await.unwrap().id();
@@ -452,7 +452,7 @@ impl Program {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_looks_inside() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut client = etcd.client().await;
     let value = [b"line\n".as_slice(), &[0, 0xff, 0x1b]].concat();
     client.put("app/config", "first", None).await.unwrap();
@@ -534,7 +534,7 @@ async fn the_program_looks_inside() {
 /// A key that was changed late costs little; one that was not there costs the whole database, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_key_is_found_without_fetching_all() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     etcd.fill(2000, 16_000).await;
     let place = Place::new().await;
     let id = place.backup(&etcd).await;

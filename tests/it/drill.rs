@@ -76,7 +76,7 @@ async fn it_serves_the_same() {
 /// With users whose passwords nobody has, a live cluster that is gone, and one that is another.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_live_cluster_is() {
-    let version = Version::V3_5;
+    let version = Version::NEWEST;
     let etcd = Etcd::builder(version).with_tls().with_auth().start().await;
     etcd.fill(20, 10).await;
     let place = Place::new();

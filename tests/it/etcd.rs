@@ -85,7 +85,7 @@ async fn facts_match_status_over_mutual_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_where_there_is_none() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let endpoints = vec![etcd.endpoint().replace("http", "https")];
     let error =
         choose_member(&EtcdSettings { endpoints, ..EtcdSettings::default() }).await.err().unwrap();
@@ -123,7 +123,7 @@ async fn authentication() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_where_authentication_is_off() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let settings = EtcdSettings {
         user: Some("root".into()),
         password: Some(SecretBytes::new(b"x".to_vec())),
@@ -140,7 +140,7 @@ async fn a_user_where_authentication_is_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members() {
-    let mut etcd = Etcd::builder(Version::V3_5).members(3).start().await;
+    let mut etcd = Etcd::builder(Version::NEWEST).members(3).start().await;
     etcd.fill(50, 100).await;
     let choice = choose_member(&etcd.settings()).await.unwrap();
     assert!(!choice.member.leader, "{}", choice.reason);
@@ -161,7 +161,7 @@ async fn three_members() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_is_the_last_resort() {
-    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut etcd = Etcd::start(Version::NEWEST).await;
     etcd.fill(20, 100).await;
     etcd.add_learner();
     let choice = choose_member(&etcd.settings()).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_learner_is_the_last_resort() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nospace_is_told_and_no_obstacle() {
-    let etcd = Etcd::builder(Version::V3_5).arg("--quota-backend-bytes=1048576").start().await;
+    let etcd = Etcd::builder(Version::NEWEST).arg("--quota-backend-bytes=1048576").start().await;
     let mut client = etcd.client().await;
     let mut full = false;
     for at in 0..64 {
@@ -225,7 +225,7 @@ async fn play(script: Script) -> Result<Choice> {
     choose_member(&impatient(vec![fake_etcd::start(script).await])).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn broken_streams() {
     let good = good_steps(&vec![7; 100 * 1024]);
     let with = |edit: &dyn Fn(&mut Vec<Step>)| {

@@ -354,7 +354,7 @@ async fn works_on(client: &mut Client, last: i64) {
 /// `--bump-revision` leaves a gap and a record without a value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bumped_database() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut client = etcd.client().await;
     exercise(&mut client).await;
     let before = revision(&mut client).await;
@@ -364,7 +364,7 @@ async fn a_bumped_database() {
     let path = dir.path().join("whole.db");
     rewrite(&database, before, 4096, &path);
     let bump = ["--bump-revision", "1000", "--mark-compacted"];
-    let booted = Booted::with(Version::V3_5, &path, dir.path(), &bump);
+    let booted = Booted::with(Version::NEWEST, &path, dir.path(), &bump);
     let mut client = Client::connect([&booted.endpoint], None).await.unwrap();
     assert_eq!(revision(&mut client).await, before + 1000);
     client.put("after", "", None).await.unwrap();

@@ -79,14 +79,14 @@ async fn with_tls_and_auth_3_4() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_tls_and_auth_3_5() {
-    the_program_restores(Version::V3_5).await;
+async fn with_tls_and_auth_3_7() {
+    the_program_restores(Version::V3_7).await;
 }
 
 /// SIGINT ends it between changes, and it says how to go on; a refused key makes the exit status 3.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_program_interrupted_and_refused() {
-    let etcd = Etcd::start(Version::V3_4).await;
+async fn the_program_interrupted_and_refused_3_4() {
+    let etcd = Etcd::start(Version::OLDEST).await;
     etcd.fill(400, 10).await;
     let mut client = etcd.client().await;
     let lease = client.lease_grant(900, None).await.unwrap().id();

@@ -44,7 +44,7 @@ impl Shell {
 #[test]
 fn from_the_first_key_to_the_last() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let etcd = runtime.block_on(Etcd::start(Version::V3_5));
+    let etcd = runtime.block_on(Etcd::start(Version::NEWEST));
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
     let shell = Shell { etcd, dir, key };

@@ -285,7 +285,7 @@ async fn answers_are_etcds_3_7() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_etcds_with_clear_values_among_them() {
-    conform(Version::V3_5, true).await;
+    conform(Version::NEWEST, true).await;
 }
 
 fn compare() -> impl Strategy<Value = Compare> {
@@ -333,7 +333,7 @@ fn txn(op: impl Strategy<Value = TxnOp> + 'static) -> impl Strategy<Value = Txn>
 /// Values that are equal come in etcd in no certain order when sorted by: here they are told apart by their number.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_transactions() {
-    let pair = Pair::start(Version::V3_5).await;
+    let pair = Pair::start(Version::NEWEST).await;
     let (mut direct, mut proxied) = (pair.direct.client().await, pair.proxy.client().await);
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     for at in 0..600 {
@@ -386,7 +386,7 @@ async fn increments_by_comparison_of_values() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_what_was_written() {
-    let pair = Pair::start(Version::V3_5).await;
+    let pair = Pair::start(Version::NEWEST).await;
     let mut client = pair.proxy.client().await;
     let options = WatchOptions::new().with_prefix().with_prev_key();
     let mut stream = client.watch("w", Some(options)).await.unwrap();

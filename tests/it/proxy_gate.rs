@@ -140,7 +140,7 @@ async fn certificates_and_what_they_may_touch() {
     let dir = TempDir::new().unwrap();
     let authority = Authority::new(dir.path());
     ["proxy", "app", "admin", "nobody"].iter().for_each(|name| authority.certify(name));
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let (key, audit) = (keyring(dir.path()), authority.path("audit.log"));
     init(etcd.endpoint(), &key, "/strongroom/");
     let program = Program::start(&[
@@ -222,7 +222,7 @@ async fn certificates_and_what_they_may_touch() {
 /// A log that cannot be written stops the requests, or does not, as configured.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_on_a_full_disk() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     for open in [false, true] {
         let dir = TempDir::new().unwrap();
         let (key, log) = (keyring(dir.path()), dir.path().join("audit.log"));

@@ -10,7 +10,7 @@ use crate::etcd_server::{Etcd, Version};
 use crate::proxied::{Running, masters};
 
 async fn started() -> (Etcd, Running, Client, Client) {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
     let (behind, client) = (etcd.client().await, proxy.client().await);
     (etcd, proxy, behind, client)
@@ -62,7 +62,7 @@ async fn what_was_tampered_with_is_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_of_another_namespace_does_not_open() {
     let masters = masters();
-    let (one, other) = (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await);
+    let (one, other) = (Etcd::start(Version::NEWEST).await, Etcd::start(Version::NEWEST).await);
     let first = Running::start(one.settings(), Scope::default(), None, masters.clone()).await;
     let second = Running::start(other.settings(), Scope::default(), None, masters).await;
     first.client().await.put("a", "secret", None).await.unwrap();

@@ -255,7 +255,7 @@ fn one_member_lost() {
 
 #[test]
 fn k3s_paths() {
-    let version = Version::V3_5;
+    let version = Version::NEWEST;
     let mut nodes = Nodes::up(version);
     let server = nodes.root(0).join("var/lib/rancher/k3s/server");
     fs::create_dir_all(server.join("db")).unwrap();

@@ -62,6 +62,6 @@ async fn on_3_4() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_3_5() {
-    on(Version::V3_5).await;
+async fn on_3_7() {
+    on(Version::V3_7).await;
 }

@@ -370,7 +370,7 @@ on_both! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_etcd_refuses_is_listed_and_the_rest_goes_on() {
-    let big = Etcd::builder(Version::V3_5).arg("--max-request-bytes=8000000").start().await;
+    let big = Etcd::builder(Version::NEWEST).arg("--max-request-bytes=8000000").start().await;
     let mut scene = Scene::of(big).await;
     for (key, size) in [("v/1", 10), ("v/2", 1_700_000), ("v/3", 4_000_000), ("v/4", 10)] {
         scene.put(key, &"x".repeat(size)).await;
@@ -378,7 +378,7 @@ async fn what_etcd_refuses_is_listed_and_the_rest_goes_on() {
     scene.put("/strongroom/x", "1").await;
     scene.put("k/secret", "k8s:enc:aescbc:v1:key1:xxxx").await;
     let id = scene.backup().await;
-    let mut small = Scene::new(Version::V3_5).await;
+    let mut small = Scene::new(Version::NEWEST).await;
     std::mem::swap(&mut small.repo, &mut scene.repo);
     let plan = small.plan(id, &prefix("v/")).await.unwrap();
     // Another cluster is told of.
@@ -407,7 +407,7 @@ async fn what_etcd_refuses_is_listed_and_the_rest_goes_on() {
 /// An etcd that has gone is told, with what was done before.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_that_dies_stops_it() {
-    let mut scene = Scene::new(Version::V3_5).await;
+    let mut scene = Scene::new(Version::NEWEST).await;
     scene.etcd.fill(500, 10).await;
     let id = scene.backup().await;
     let every = etcd_client::DeleteOptions::new().with_prefix();

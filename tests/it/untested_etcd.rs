@@ -13,7 +13,8 @@ use strongroom::mvcc::{Changes, database_facts, rewrite};
 use crate::etcd_server::{Etcd, Version};
 use crate::fake_etcd::{self, Script, good_steps};
 use crate::member::Plan;
-use crate::place::{Place, exits, text};
+use crate::place::{Place, exits, text, write_secret};
+use crate::proxy_gate::{Program, keyring, output};
 use crate::support::small_database;
 
 const ALLOW: &str = "--allow-untested-etcd";
@@ -74,6 +75,27 @@ async fn the_proxy_refuses_it() {
     let args = ["proxy", "--listen", "127.0.0.1:0", "--endpoints", &endpoint];
     let error = place.fail(1, &args);
     assert!(error.contains(REFUSED) && error.contains(ALLOW), "{error}");
+}
+
+/// etcd 3.5 tells its version to the role root alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_starts_as_a_user_with_few_rights() {
+    for version in Version::ALL {
+        let etcd = Etcd::builder(version).with_auth().start().await;
+        etcd.etcdctl(&["role", "add", "proxy"]);
+        let grant = ["role", "grant-permission", "--prefix", "proxy", "readwrite", "/strongroom/"];
+        etcd.etcdctl(&grant);
+        etcd.etcdctl(&["user", "add", "proxy:secret"]);
+        etcd.etcdctl(&["user", "grant-role", "proxy", "proxy"]);
+        let dir = tempfile::tempdir().unwrap();
+        let (key, password) = (keyring(dir.path()), dir.path().join("password"));
+        write_secret(&password, "secret");
+        let args = ["-k", &key, "--endpoints", etcd.endpoint(), "--user", "proxy"];
+        let args = [&args[..], &["--password-file", password.to_str().unwrap()]].concat();
+        let (code, told) = output(&[&["value", "init"], &args[..]].concat());
+        assert_eq!(code, Some(0), "{told}");
+        Program::start(&args).end();
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::proxied::{NOW, masters};
 const PREFIX: &[u8] = DEFAULT_PREFIX.as_bytes();
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_that_create_it_all_use_the_same() {
-    let etcd = Etcd::start(Version::V3_4).await;
+async fn of_many_that_create_it_all_use_the_same_3_4() {
+    let etcd = Etcd::start(Version::OLDEST).await;
     let masters = masters();
     let mut made = Vec::new();
     for _ in 0..20 {
@@ -40,7 +40,7 @@ async fn of_many_that_create_it_all_use_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_reaches_all_within_a_second() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let masters = masters();
     let open = |client| Namespace::init(client, PREFIX, masters.clone(), NOW);
     let one = open(etcd.client().await).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_rotation_reaches_all_within_a_second() {
 /// An old record that somebody puts back is not taken into use.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_keyring_is_refused() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let mut client = etcd.client().await;
     let key = [PREFIX, b"keyring"].concat();
@@ -86,7 +86,7 @@ async fn an_old_keyring_is_refused() {
 /// Without its keyring a namespace reads on and does not write; no other keyring is made in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_keyring_stops_writes_until_it_is_back() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let masters = masters();
     let namespace =
         Namespace::init(etcd.client().await, PREFIX, masters.clone(), NOW).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_deleted_keyring_stops_writes_until_it_is_back() {
 /// A process that lost touch with etcd stops writing before a change of the keyring may be relied on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_without_etcd_stops_writing() {
-    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut etcd = Etcd::start(Version::NEWEST).await;
     let client = etcd.settings().connect().await.unwrap();
     let namespace = Namespace::init(client, PREFIX, masters(), NOW).await.unwrap();
     etcd.kill(0);
@@ -165,7 +165,7 @@ async fn a_namespace_without_etcd_stops_writing() {
 /// Values of a megabyte: a page of many would be longer than any message.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_values_are_surveyed_and_migrated() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let mut client = etcd.client().await;
     for at in 0..80 {
@@ -180,7 +180,7 @@ async fn large_values_are_surveyed_and_migrated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migration() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let namespace = Namespace::init(etcd.client().await, PREFIX, masters(), NOW).await.unwrap();
     let shim = Shim::new(
         etcd_client::Channel::Tonic(
@@ -238,7 +238,7 @@ async fn migration() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_is_counted() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let masters = masters();
     let open = |client| Namespace::init(client, PREFIX, masters.clone(), NOW);
     let (one, two) =
