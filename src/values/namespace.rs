@@ -12,13 +12,13 @@ use super::record::{self, Record};
 use super::{ValueCipher, keyring, pages};
 use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ValueKeyId, ValueKeyring};
+use crate::format::{Migration, ValueKeyId, ValueKeyring};
 use crate::keys::MasterKeys;
 
 /// Where the keyring stands unless configured otherwise.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
 /// How many keys with encrypted values an error names.
-const EXAMPLES: usize = 3;
+pub(super) const EXAMPLES: usize = 3;
 /// How long [`Namespace::open`] looks for encrypted values when there is no keyring.
 const SEARCH: Duration = Duration::from_secs(5);
 
@@ -227,7 +227,7 @@ impl Namespace {
     }
 
     /// The keyring in etcd and its record.
-    async fn read(&self) -> Result<(ValueKeyring, Record)> {
+    pub(super) async fn read(&self) -> Result<(ValueKeyring, Record)> {
         let shared = &self.shared;
         let record = record::read(&shared.client, &shared.prefix)
             .await?
@@ -257,11 +257,11 @@ impl Namespace {
         Ok(staged)
     }
 
-    /// The value keys, oldest first, and the prefixes under which clear values pass.
+    /// The value keys, oldest first, and the prefixes under migration.
     ///
     /// # Errors
     /// Those of etcd and of the record.
-    pub async fn describe(&self) -> Result<(Vec<ValueKeyInfo>, Vec<Vec<u8>>)> {
+    pub async fn describe(&self) -> Result<(Vec<ValueKeyInfo>, Vec<Migration>)> {
         let shared = &self.shared;
         shared.flush().await?;
         let (keyring, _) = self.read().await?;
@@ -302,7 +302,8 @@ async fn missing(client: &Client, prefix: &[u8]) -> Error {
     }
 }
 
-fn names(keys: &[Vec<u8>]) -> String {
+/// Keys as an error names them.
+pub(super) fn names(keys: &[Vec<u8>]) -> String {
     let names: Vec<_> =
         keys.iter().map(|key| crate::error::clean(&key.escape_ascii().to_string())).collect();
     names.join(", ")

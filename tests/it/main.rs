@@ -60,5 +60,6 @@ mod setup_auth;
 mod support;
 mod to_cluster;
 mod value_keys;
+mod value_phases;
 mod value_vectors;
 mod vectors;
