@@ -54,7 +54,7 @@ impl Namespace {
     /// Those of etcd.
     pub async fn survey(&self, prefix: &[u8]) -> Result<Survey> {
         let (mut values, mut survey) =
-            (Values::new(self.client(), self.prefix(), prefix), Survey::default());
+            (Values::new(&self.client(), self.prefix(), prefix), Survey::default());
         while let Some(page) = values.next().await? {
             for kv in &page {
                 match ValueHeader::split(kv.value()) {
@@ -142,7 +142,7 @@ impl Namespace {
         reader: MigrationPhase,
         phase: MigrationPhase,
     ) -> Result<()> {
-        let values = Values::new(self.client(), self.prefix(), prefix);
+        let values = Values::new(&self.client(), self.prefix(), prefix);
         let unread = |kv: &KeyValue| match is_encrypted(kv) {
             true => !reader.accepts_encrypted(),
             false => !reader.accepts_unencrypted(),
@@ -174,7 +174,7 @@ impl Namespace {
     pub async fn migrate(&self, prefix: &[u8], rate: Option<NonZeroU32>) -> Result<Migrated> {
         let mut pace = rate.map(pace);
         let (mut values, mut done) =
-            (Values::new(self.client(), self.prefix(), prefix), Migrated::default());
+            (Values::new(&self.client(), self.prefix(), prefix), Migrated::default());
         while let Some(page) = values.next().await? {
             for kv in page {
                 self.convert(kv, pace.as_mut(), &mut done).await?;
@@ -189,7 +189,7 @@ impl Namespace {
     /// As [`migrate`](Self::migrate).
     pub async fn plan(&self, prefix: &[u8], phase: Option<MigrationPhase>) -> Result<Migrated> {
         let (mut values, mut done) =
-            (Values::new(self.client(), self.prefix(), prefix), Migrated::default());
+            (Values::new(&self.client(), self.prefix(), prefix), Migrated::default());
         while let Some(page) = values.next().await? {
             for kv in page {
                 let planned = self.conversion(&kv, phase).await;

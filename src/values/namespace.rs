@@ -185,8 +185,14 @@ impl Namespace {
         &self.shared.prefix
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.shared.client
+    pub(super) fn client(&self) -> Client {
+        self.shared.client()
+    }
+
+    /// Goes on with another client of the same etcd, such as one with newer certificates.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn use_client(&self, client: Client) {
+        self.shared.use_client(client);
     }
 
     /// Reads the record again, linearizably: for a value whose key is not known (yet). The cipher after it.
@@ -219,7 +225,7 @@ impl Namespace {
                 .ok_or_else(|| Error::new(ErrorKind::Refused, "the keyring's serial is used up"))?;
             let record = keyring::seal(&keyring, &shared.masters, &mut system_rng())?;
             let key = record::key(&shared.prefix);
-            if record::put_if_unchanged(&shared.client, &key, revision, record.clone()).await? {
+            if record::put_if_unchanged(&shared.client(), &key, revision, record.clone()).await? {
                 shared.adopt(&keyring, record, &mut looked)?;
                 return Ok(done);
             }
@@ -229,7 +235,7 @@ impl Namespace {
     /// The keyring in etcd and its record.
     pub(super) async fn read(&self) -> Result<(ValueKeyring, Record)> {
         let shared = &self.shared;
-        let record = record::read(&shared.client, &shared.prefix)
+        let record = record::read(&shared.client(), &shared.prefix)
             .await?
             .ok_or_else(|| record::deleted(&shared.prefix))?;
         Ok((follow::open(&record.bytes, &shared.masters)?, record))
@@ -267,7 +273,7 @@ impl Namespace {
         let (keyring, _) = self.read().await?;
         let mut keys = Vec::new();
         for key in keyring.keys {
-            let used = record::usage(&shared.client, &shared.usage_key(key.id)).await?.0;
+            let used = record::usage(&shared.client(), &shared.usage_key(key.id)).await?.0;
             let (id, state, created) = (key.id, key.state.name(), key.created);
             keys.push(ValueKeyInfo { id, state, created, used });
         }

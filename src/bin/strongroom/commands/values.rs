@@ -221,7 +221,11 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     let done = match (args.dry_run, converts) {
         (true, _) => opened.plan(prefix, args.phase).await?,
         (false, true) => opened.migrate(prefix, args.rate).await?,
-        (false, false) => Migrated::default(),
+        // Somebody may have written at the last moment.
+        _ if matches!(args.phase, Some(MigrationPhase::Done | MigrationPhase::Off)) => {
+            opened.plan(prefix, None).await?
+        }
+        _ => Migrated::default(),
     };
     opened.flush_usage().await?;
     let failed: Vec<_> = done
@@ -242,7 +246,7 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         );
         match phase.filter(|_| !args.dry_run) {
             None => counts,
-            Some(phase) if !converts => format!("phase {phase}"),
+            Some(phase @ ("admit" | "admit-back")) => format!("phase {phase}"),
             Some(phase) => format!("phase {phase}: {counts}"),
         }
     })?;
