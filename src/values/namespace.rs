@@ -84,7 +84,13 @@ impl Namespace {
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
         if record::read(&client, prefix).await?.is_none() {
-            let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await?;
+            let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await;
+            let found = found.map_err(|error| match error.kind() {
+                ErrorKind::Denied => error
+                    .context("whether there are encrypted values is unknown")
+                    .hint("run it as a user who may read all keys, or with --force"),
+                _ => error,
+            })?;
             if !found.is_empty() {
                 let text = format!(
                     "etcd holds no value keyring under {}, and yet encrypted values, such as {}",
@@ -190,8 +196,7 @@ impl Namespace {
     }
 
     /// Goes on with another client of the same etcd, such as one with newer certificates.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn use_client(&self, client: Client) {
+    pub fn use_client(&self, client: Client) {
         self.shared.use_client(client);
     }
 

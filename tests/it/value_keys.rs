@@ -7,6 +7,7 @@ use etcd_client::{GetOptions, PutOptions};
 use strongroom::ErrorKind;
 use strongroom::crypto::system_rng;
 use strongroom::format::MigrationPhase;
+use strongroom::secret::SecretBytes;
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, keyring};
 
 use crate::etcd_server::{Etcd, Version};
@@ -254,4 +255,34 @@ async fn usage_is_counted() {
     }
     two.flush_usage().await.unwrap();
     assert_eq!(one.describe().await.unwrap().0[0].used, 60);
+}
+
+/// The user that `setup-auth` makes for a proxy reads its own keys only: what else there is, is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_the_reserved_keys_alone() {
+    let etcd = Etcd::builder(Version::V3_5).with_auth().start().await;
+    for args in [
+        &["role", "add", "proxy"][..],
+        &["role", "grant-permission", "proxy", "--prefix=true", "readwrite", "/strongroom/"],
+        &["user", "add", "proxy:proxy"],
+        &["user", "grant-role", "proxy", "proxy"],
+    ] {
+        etcd.etcdctl(args);
+    }
+    let mut settings = etcd.settings();
+    settings.user = Some("proxy".into());
+    settings.password = Some(SecretBytes::new("proxy".into()));
+    let client = async || settings.connect().await.unwrap();
+    let masters = masters();
+    let init = Namespace::init(client().await, PREFIX, masters.clone(), NOW).await;
+    let error = init.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("is unknown"), "{error}");
+    let error = Namespace::open(client().await, PREFIX, masters.clone()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("is unknown"), "{error}");
+    Namespace::init(etcd.client().await, PREFIX, masters.clone(), NOW).await.unwrap();
+    let namespace = Namespace::open(client().await, PREFIX, masters).await.unwrap();
+    namespace.writable().unwrap();
+    namespace.rotate(NOW, Duration::ZERO).await.unwrap();
 }
