@@ -116,6 +116,13 @@ pub async fn run(runs: usize, dir: &Path) {
             .success()
     );
     let key = format!("file:{keyring}");
+    assert!(
+        Command::new(strongroom)
+            .args(["value", "init", "-q", "-k", &key, "--endpoints", &client_url])
+            .status()
+            .unwrap()
+            .success()
+    );
     let proxy = start(
         strongroom,
         &["proxy", "-k", &key, "--endpoints", &client_url, "--listen", &ours],

@@ -40,7 +40,9 @@ pub use repository::{MAX_REPOSITORY, RepositoryInfo};
 pub use seal::{MAX_SEAL, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Stanza};
 pub use sealed_record::{MAX_SEALED_RECORD, RecordKind, SealedRecord};
 pub use value::{VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader};
-pub use value_keyring::{MAX_MIGRATE, MAX_VALUE_KEYS, ValueKeyEntry, ValueKeyring};
+pub use value_keyring::{
+    MAX_MIGRATE, MAX_VALUE_KEYS, Migration, MigrationPhase, ValueKeyEntry, ValueKeyring,
+};
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use crate::secret::{SecretBytes, SecretKey};
 
 /// The most value keys in one keyring, destroyed ones included.
 pub const MAX_VALUE_KEYS: usize = 1024;
-/// The most prefixes whose values may be in clear, and the longest of them in bytes.
+/// The most prefixes under migration, and the longest of them in bytes.
 pub const MAX_MIGRATE: usize = 64;
 const MAX_PREFIX: usize = 1024;
 const WHAT: &str = "value keyring";
@@ -29,6 +29,94 @@ pub struct ValueKeyEntry {
     pub key: Option<SecretKey>,
 }
 
+/// How far the values of some keys are on their way to encryption, or back.
+///
+/// A program in any phase reads what programs in the phases before and after it write. So phases follow each other one
+/// by one, each once every program has seen the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationPhase {
+    /// On the way to encryption: both are read, and values are written unencrypted.
+    Admit,
+    /// On the way to encryption: both are read, and values are written encrypted.
+    Encrypt,
+    /// Only encrypted values are read and written: every key that is under no migration.
+    Done,
+    /// On the way back: both are read, and values are written encrypted.
+    AdmitBack,
+    /// On the way back: both are read, and values are written unencrypted.
+    Decrypt,
+    /// Only unencrypted values are read and written.
+    Off,
+}
+
+impl MigrationPhase {
+    /// All, in the order in which they are run through.
+    pub const ALL: [Self; 6] =
+        [Self::Admit, Self::Encrypt, Self::Done, Self::AdmitBack, Self::Decrypt, Self::Off];
+
+    /// Its name in the record and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Encrypt => "encrypt",
+            Self::Done => "done",
+            Self::AdmitBack => "admit-back",
+            Self::Decrypt => "decrypt",
+            Self::Off => "off",
+        }
+    }
+
+    /// The phase of that name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+
+    /// Whether values are written encrypted.
+    #[must_use]
+    pub const fn encrypts(self) -> bool {
+        matches!(self, Self::Encrypt | Self::Done | Self::AdmitBack)
+    }
+
+    /// Whether unencrypted values are read.
+    #[must_use]
+    pub const fn accepts_unencrypted(self) -> bool {
+        !matches!(self, Self::Done)
+    }
+
+    /// Whether encrypted values are read.
+    #[must_use]
+    pub const fn accepts_encrypted(self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    /// Whether programs in this phase and in `next` understand each other: no phase between them is skipped.
+    #[must_use]
+    pub fn leads_to(self, next: Self) -> bool {
+        self.distance().abs_diff(next.distance()) <= 1
+    }
+
+    /// How far from unencrypted values.
+    const fn distance(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Admit | Self::Decrypt => 1,
+            Self::Encrypt | Self::AdmitBack => 2,
+            Self::Done => 3,
+        }
+    }
+}
+
+/// A prefix of keys whose values are not, or not only, encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// The keys with this prefix.
+    pub prefix: Vec<u8>,
+    /// How far they are; never [`Done`](MigrationPhase::Done), which is the end of a migration.
+    pub phase: MigrationPhase,
+}
+
 /// All value keys of one namespace.
 pub struct ValueKeyring {
     /// The namespace, which is bound into every value.
@@ -37,15 +125,21 @@ pub struct ValueKeyring {
     pub serial: u32,
     /// The keys, oldest first; exactly one is primary.
     pub keys: Vec<ValueKeyEntry>,
-    /// Under these prefixes a value that is not encrypted passes as it is.
-    pub migrate: Vec<Vec<u8>>,
+    /// The prefixes under migration; none is a prefix of another.
+    pub migrate: Vec<Migration>,
 }
 
 #[derive(Deserialize)]
 struct Read {
     keys: Vec<ReadKey>,
     #[serde(default)]
-    migrate: Vec<Base64<Vec<u8>>>,
+    migrate: Vec<ReadMigration>,
+}
+
+#[derive(Deserialize)]
+struct ReadMigration {
+    prefix: Base64<Vec<u8>>,
+    phase: String,
 }
 
 #[derive(Deserialize)]
@@ -59,7 +153,13 @@ struct ReadKey {
 #[derive(Serialize)]
 struct Written<'a> {
     keys: Vec<WrittenKey<'a>>,
-    migrate: Vec<Base64<&'a [u8]>>,
+    migrate: Vec<WrittenMigration<'a>>,
+}
+
+#[derive(Serialize)]
+struct WrittenMigration<'a> {
+    prefix: Base64<&'a [u8]>,
+    phase: &'static str,
 }
 
 #[derive(Serialize)]
@@ -85,7 +185,12 @@ impl ValueKeyring {
             let (id, created, key) = (key.id.0, key.created, key.key.map(|key| key.0));
             keys.push(ValueKeyEntry { id, state, created, key });
         }
-        let migrate = read.migrate.into_iter().map(|prefix| prefix.0).collect();
+        let mut migrate = Vec::new();
+        for entry in read.migrate {
+            let phase = MigrationPhase::of(&entry.phase)
+                .ok_or_else(|| Error::tampered(format!("{WHAT}: no phase of a migration")))?;
+            migrate.push(Migration { prefix: entry.prefix.0, phase });
+        }
         let keyring = Self { namespace, serial, keys, migrate };
         keyring.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
         Ok(keyring)
@@ -103,7 +208,10 @@ impl ValueKeyring {
             state: entry.state.name(),
             created: &entry.created,
         });
-        let migrate = self.migrate.iter().map(|prefix| Base64(prefix.as_slice()));
+        let migrate = self.migrate.iter().map(|entry| WrittenMigration {
+            prefix: Base64(entry.prefix.as_slice()),
+            phase: entry.phase.name(),
+        });
         json::print_secret(&Written { keys: keys.collect(), migrate: migrate.collect() })
     }
 
@@ -125,10 +233,33 @@ impl ValueKeyring {
         if self.keys.iter().any(|entry| !is_timestamp(&entry.created)) {
             return Err("no time of creation");
         }
-        if self.migrate.len() > MAX_MIGRATE || self.migrate.iter().any(|p| p.len() > MAX_PREFIX) {
-            return Err("too many or too long prefixes");
+        self.check_migrate()
+    }
+
+    fn check_migrate(&self) -> Result<(), &'static str> {
+        let all = &self.migrate;
+        if all.len() > MAX_MIGRATE || all.iter().any(|entry| entry.prefix.len() > MAX_PREFIX) {
+            return Err("too many or too long prefixes under migration");
+        }
+        if all.iter().any(|entry| entry.phase == MigrationPhase::Done) {
+            return Err("a migration that is done");
+        }
+        let covers = |at: usize, prefix: &[u8]| {
+            all.iter()
+                .enumerate()
+                .any(|(other, entry)| other != at && prefix.starts_with(&entry.prefix))
+        };
+        if all.iter().enumerate().any(|(at, entry)| covers(at, &entry.prefix)) {
+            return Err("a prefix under migration is part of another");
         }
         Ok(())
+    }
+
+    /// The phase of the keys with `prefix`, as far as it is theirs alone.
+    #[must_use]
+    pub fn phase(&self, prefix: &[u8]) -> MigrationPhase {
+        let entry = self.migrate.iter().find(|entry| entry.prefix == prefix);
+        entry.map_or(MigrationPhase::Done, |entry| entry.phase)
     }
 }
 
@@ -137,7 +268,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    const GOOD: &str = r#"{"keys":[{"id":"00000001","key":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE","state":"primary","created":"2026-02-28T23:59:59Z"},{"id":"00000002","state":"destroyed","created":"2026-02-28T23:59:59Z"}],"migrate":["L2Ev"]}"#;
+    const GOOD: &str = r#"{"keys":[{"id":"00000001","key":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE","state":"primary","created":"2026-02-28T23:59:59Z"},{"id":"00000002","state":"destroyed","created":"2026-02-28T23:59:59Z"}],"migrate":[{"prefix":"L2Ev","phase":"admit"},{"prefix":"L2Iv","phase":"off"}]}"#;
 
     #[test]
     fn each_rule_of_s10_2() {
@@ -153,10 +284,39 @@ mod tests {
             ("AQE\"", "AQ\""),
             ("02-28", "02-30"),
             ("L2Ev", "L2F"),
+            ("L2Ev", "L2Iv"),
+            ("L2Ev", "L2IvYw"),
+            ("L2Ev", ""),
+            ("admit", "done"),
+            ("admit", "none"),
         ] {
             let kind = parse(&GOOD.replacen(from, to, 1)).err().map(|error| error.kind());
             assert_eq!(kind, Some(ErrorKind::Tampered), "{from} {to}");
         }
         assert!(ValueKeyring::parse(Uuid([1; 16]), 0, GOOD.as_bytes()).is_err());
+    }
+
+    /// What a program in one phase writes, a program in a phase next to it reads.
+    #[test]
+    fn neighbouring_phases_understand_each_other() {
+        for from in MigrationPhase::ALL {
+            assert_eq!(MigrationPhase::of(from.name()), Some(from));
+            for to in MigrationPhase::ALL {
+                let reads = |reader: MigrationPhase, writer: MigrationPhase| {
+                    if writer.encrypts() {
+                        reader.accepts_encrypted()
+                    } else {
+                        reader.accepts_unencrypted()
+                    }
+                };
+                assert!(reads(from, from));
+                let understood = reads(from, to) && reads(to, from);
+                assert!(understood || !from.leads_to(to), "{from:?} {to:?}");
+            }
+        }
+        let way = MigrationPhase::ALL;
+        assert!(way.windows(2).all(|pair| pair[0].leads_to(pair[1])) && way[5].leads_to(way[0]));
+        assert!(!MigrationPhase::Admit.leads_to(MigrationPhase::Done));
+        assert!(!MigrationPhase::Off.leads_to(MigrationPhase::Encrypt));
     }
 }

@@ -214,6 +214,7 @@ impl Proxy {
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, Arc::clone(&shared), stop.clone()));
         }
+        let renewing = tokio::spawn(wait::renew(Arc::clone(&shared)));
         let mut threads = Threads::start(&shared, &stop)?;
         loop {
             let accepted = tokio::select! {
@@ -232,6 +233,7 @@ impl Proxy {
         }
         drop(listener);
         threads.join().await;
+        renewing.abort();
         // Whatever fails here, the rest is still to end well.
         let counted = shared.namespace.flush_usage().await;
         if let Some(audit) = &shared.audit {

@@ -107,7 +107,7 @@ async fn work(
 }
 
 /// How often the files of the connection to etcd are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+pub(super) const LOOK: Duration = Duration::from_secs(10);
 
 /// The connections that were made with the same certificates towards etcd.
 struct Generation {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::watch;
 
-use super::{Proxy, ProxyOptions};
+use super::threads::LOOK;
+use super::{Proxy, ProxyOptions, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::MasterKeys;
 use crate::observe::{self, Answer};
@@ -81,6 +82,24 @@ impl Proxy {
             log.close().await?;
         }
         Ok(None)
+    }
+}
+
+/// Connects for the keyring again whenever the certificates towards etcd change, as long as it runs: without, it could
+/// not be confirmed once the old ones have expired.
+pub(super) async fn renew(shared: Arc<Shared>) {
+    let mut files = shared.etcd.files_changed();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let changed = shared.etcd.files_changed();
+        if changed == files {
+            continue;
+        }
+        // While they do not fit together it tries again.
+        if let Ok(client) = shared.etcd.connect().await {
+            shared.namespace.use_client(client);
+            files = changed;
+        }
     }
 }
 

@@ -8,21 +8,22 @@ use smallvec::SmallVec;
 use crate::crypto::{self, Extended, ExtendedCipher, Label, TAG_LEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    KeyState, Uuid, VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader, ValueKeyId, ValueKeyring,
+    KeyState, Migration, MigrationPhase, Uuid, VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader,
+    ValueKeyId, ValueKeyring,
 };
 use crate::secret::SecretKey;
 
 /// The value keys of one namespace, ready for use: seals under the primary key, opens what any of them sealed.
 ///
 /// Every value is bound to its etcd key and its namespace, and opens with no other. Values that are not encrypted
-/// pass through [`open`](Self::open) only under a prefix that the keyring lists for migration.
+/// pass only where a [migration](MigrationPhase) lets them: [`store`](Self::store) and [`open`](Self::open) follow it.
 pub struct ValueCipher {
     namespace: Uuid,
     serial: u32,
     algorithm: Extended,
     primary: ValueKeyId,
     keys: Vec<Key>,
-    migrate: Vec<Vec<u8>>,
+    migrate: Vec<Migration>,
     sealed: AtomicU64,
 }
 
@@ -117,10 +118,44 @@ impl ValueCipher {
         self.sealed.swap(0, Ordering::Relaxed)
     }
 
-    /// Whether a clear value of `key` passes.
+    /// How far the value of `key` is on its way to encryption, or back.
     #[must_use]
-    pub fn admits_clear(&self, key: &[u8]) -> bool {
-        self.migrate.iter().any(|prefix| key.starts_with(prefix))
+    pub fn phase(&self, key: &[u8]) -> MigrationPhase {
+        let entry = self.migrate.iter().find(|entry| key.starts_with(&entry.prefix));
+        entry.map_or(MigrationPhase::Done, |entry| entry.phase)
+    }
+
+    /// Whether a value of `key` is written encrypted.
+    #[must_use]
+    pub fn encrypts(&self, key: &[u8]) -> bool {
+        self.phase(key).encrypts()
+    }
+
+    /// Whether an unencrypted value of `key` is read.
+    #[must_use]
+    pub fn accepts_unencrypted(&self, key: &[u8]) -> bool {
+        self.phase(key).accepts_unencrypted()
+    }
+
+    /// Whether an encrypted value of `key` is read.
+    #[must_use]
+    pub fn accepts_encrypted(&self, key: &[u8]) -> bool {
+        self.phase(key).accepts_encrypted()
+    }
+
+    /// `value` as etcd is to hold it under `key`: encrypted, or as it is where a migration says so.
+    ///
+    /// # Errors
+    /// Usage for a value of gigabytes, and for one that is not encrypted and would be taken for one that is.
+    pub fn store(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>> {
+        if self.encrypts(key) {
+            return self.seal(key, value);
+        }
+        if matches!(ValueHeader::split(value), Ok(None)) {
+            return Ok(value.to_vec());
+        }
+        let text = "it begins as an encrypted value does, and is to be written unencrypted";
+        Err(Error::usage(text).context(named(key)))
     }
 
     /// Encrypts `value` for the etcd key `key`: [`VALUE_OVERHEAD`] bytes longer.
@@ -167,7 +202,7 @@ impl ValueCipher {
     /// # Errors
     /// [`WrongKey`](ErrorKind::WrongKey) when its value key is unknown, disabled or destroyed;
     /// [`Tampered`](ErrorKind::Tampered) when it was changed or belongs to another key or namespace, and when it is not
-    /// encrypted and the key is not under migration; truncated and unsupported as their names say. Each names the key.
+    /// encrypted and no migration lets it pass; truncated and unsupported as their names say. Each names the key.
     pub fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
         let Some((header, rest)) = self.header(key, sealed)? else {
             return Ok(sealed.to_vec());
@@ -197,12 +232,20 @@ impl ValueCipher {
 
     fn header<'a>(&self, key: &[u8], sealed: &'a [u8]) -> Result<Option<(ValueHeader, &'a [u8])>> {
         let split = ValueHeader::split(sealed).map_err(|error| error.context(named(key)))?;
-        if split.is_none() && !self.admits_clear(key) {
-            return Err(Error::tampered("it is not encrypted").context(named(key)).hint(
-                "values written before encryption are taken in by `strongroom value migrate`",
-            ));
+        let phase = self.phase(key);
+        let refused =
+            |text: &str, hint: &str| Err(Error::tampered(text).context(named(key)).hint(hint));
+        match split {
+            None if !phase.accepts_unencrypted() => refused(
+                "it is not encrypted",
+                "`strongroom value migrate` takes in values that were written before encryption",
+            ),
+            Some(_) if !phase.accepts_encrypted() => refused(
+                "it is encrypted, and its migration back is in phase off",
+                "`strongroom value migrate --phase admit` lets encrypted values pass again",
+            ),
+            split => Ok(split),
         }
-        Ok(split)
     }
 
     fn decrypt(
@@ -304,13 +347,28 @@ mod tests {
     }
 
     #[test]
-    fn clear_values_pass_under_migration_only() {
+    fn values_follow_their_phase() {
         let mut keys = keyring::generate(NOW, &mut system_rng());
-        keys.migrate.push(b"/old/".to_vec());
-        let cipher = ValueCipher::new(&keys).unwrap();
-        assert_eq!(cipher.open(b"/old/a", b"clear").unwrap(), b"clear");
-        assert!(cipher.open(b"/new/a", b"clear").is_err());
-        assert!(cipher.open(b"/old/a", b"\0SR but not").is_err());
+        let sealed = ValueCipher::new(&keys).unwrap().seal(b"/old/a", b"v").unwrap();
+        for phase in MigrationPhase::ALL {
+            keys.migrate = vec![Migration { prefix: b"/old/".to_vec(), phase }];
+            let cipher = ValueCipher::new(&keys).unwrap();
+            let kind = |value: &[u8]| cipher.open(b"/old/a", value).map_err(|error| error.kind());
+            let passes = |passes: bool, value: &[u8]| match passes {
+                true => Ok(value.to_vec()),
+                false => Err(ErrorKind::Tampered),
+            };
+            assert_eq!(kind(b"text"), passes(phase != MigrationPhase::Done, b"text"), "{phase:?}");
+            assert_eq!(kind(&sealed), passes(phase != MigrationPhase::Off, b"v"), "{phase:?}");
+            assert!(cipher.open(b"/old/a", b"\0SR but not").is_err());
+            // Other keys are under no migration.
+            assert!(cipher.open(b"/new/a", b"text").is_err());
+            assert!(cipher.encrypts(b"/new/a"));
+            let stored = cipher.store(b"/old/a", b"w").unwrap();
+            assert_eq!(stored == b"w", !phase.encrypts());
+            assert_eq!(cipher.open(b"/old/a", &stored).unwrap(), b"w");
+            assert_eq!(cipher.store(b"/old/a", b"\0SR").is_ok(), phase.encrypts());
+        }
     }
 
     proptest! {

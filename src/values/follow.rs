@@ -5,7 +5,7 @@
 //! whoever changes the record and waits [`SETTLE`] knows that every process either follows it or does not write.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
@@ -33,7 +33,7 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What all clones of a namespace share.
 pub(super) struct Shared {
-    pub(super) client: Client,
+    client: RwLock<Client>,
     pub(super) prefix: Vec<u8>,
     pub(super) masters: Arc<MasterKeys>,
     pub(super) state: watch::Sender<State>,
@@ -95,7 +95,7 @@ impl Shared {
         let cipher = Arc::new(ValueCipher::new(&open(&record.bytes, &masters)?)?);
         let state = State { cipher, confirmed: begun, refused: None, lost: None };
         Ok(Self {
-            client,
+            client: RwLock::new(client),
             prefix: prefix.to_vec(),
             masters,
             state: watch::Sender::new(state),
@@ -103,6 +103,15 @@ impl Shared {
             look_now: Notify::new(),
             counted: Mutex::default(),
         })
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn use_client(&self, client: Client) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        self.look_now.notify_one();
     }
 
     pub(super) fn cipher(&self) -> Arc<ValueCipher> {
@@ -125,7 +134,8 @@ impl Shared {
             };
         }
         let begun = Instant::now();
-        let read = tokio::time::timeout(LOOK, record::read(&self.client, &self.prefix)).await;
+        let client = self.client();
+        let read = tokio::time::timeout(LOOK, record::read(&client, &self.prefix)).await;
         let read = read.unwrap_or_else(|_| {
             let text = format!("read the value keyring: no answer in {LOOK:?}");
             Err(Error::new(ErrorKind::Unreachable, text))
@@ -203,7 +213,8 @@ impl Shared {
         let counted =
             std::mem::take(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner));
         for (id, count) in counted.into_iter().filter(|(_, count)| *count > 0) {
-            if let Err(error) = record::add_usage(&self.client, &self.usage_key(id), count).await {
+            if let Err(error) = record::add_usage(&self.client(), &self.usage_key(id), count).await
+            {
                 let mut kept = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
                 let kept = kept.entry(id).or_default();
                 *kept = kept.saturating_add(count);
@@ -233,7 +244,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
 /// Asks for a look whenever the record changes. A change that the watch misses is found a moment later.
 pub(super) async fn watch_record(shared: Arc<Shared>) {
     loop {
-        let mut client = shared.client.watch_client();
+        let mut client = shared.client().watch_client();
         if let Ok(mut stream) = client.watch(record::key(&shared.prefix), None).await {
             while let Ok(Some(message)) = stream.message().await {
                 shared.look_now.notify_one();

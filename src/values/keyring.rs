@@ -183,7 +183,8 @@ mod tests {
     fn a_record_opens_with_its_master_keys_only() {
         let (mine, others) = (masters(), masters());
         let mut keyring = generate(NOW, &mut system_rng());
-        keyring.migrate.push(b"/a/".to_vec());
+        let phase = crate::format::MigrationPhase::Admit;
+        keyring.migrate.push(crate::format::Migration { prefix: b"/a/".to_vec(), phase });
         let record = seal(&keyring, &mine, &mut system_rng()).unwrap();
         let opened = open(&record, &mine).unwrap();
         assert_eq!(opened.print().unwrap().expose(), keyring.print().unwrap().expose());

@@ -5,13 +5,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::namespace::Namespace;
-use super::pages::Values;
+use super::namespace::{EXAMPLES, Namespace, names};
+use super::pages::{Values, find, is_encrypted};
 use super::record::within;
-use crate::error::{ErrorKind, Result};
-use crate::format::{ValueHeader, ValueKeyId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Migration, MigrationPhase, ValueHeader, ValueKeyId};
 
 /// How many values there are under each value key, and in clear.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +27,24 @@ pub struct Survey {
 /// What [`Namespace::migrate`] did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migrated {
-    /// Values that were clear.
+    /// Values that were not encrypted, and are now.
     pub sealed: u64,
     /// Values that were under another key than the primary.
     pub resealed: u64,
+    /// Values that were encrypted, and are no longer.
+    pub opened: u64,
     /// Values that were as they should be.
     pub unchanged: u64,
     /// Keys whose values do not open: they were left as they are.
     pub failed: Vec<(Vec<u8>, String)>,
+}
+
+/// What is to become of one value.
+enum Conversion {
+    Seal,
+    Reseal,
+    Open,
+    Nothing,
 }
 
 impl Namespace {
@@ -44,7 +54,7 @@ impl Namespace {
     /// Those of etcd.
     pub async fn survey(&self, prefix: &[u8]) -> Result<Survey> {
         let (mut values, mut survey) =
-            (Values::new(self.client(), self.prefix(), prefix), Survey::default());
+            (Values::new(&self.client(), self.prefix(), prefix), Survey::default());
         while let Some(page) = values.next().await? {
             for kv in &page {
                 match ValueHeader::split(kv.value()) {
@@ -60,40 +70,130 @@ impl Namespace {
         Ok(survey)
     }
 
-    /// Lets clear values of keys that begin with `prefix` pass, or no longer.
+    /// Moves the keys with `prefix` to `phase`, which must be next to the phase they are in. Every program that reads or
+    /// writes them follows within a second, or refuses to write. Nothing is converted: [`migrate`](Self::migrate) does.
+    ///
+    /// Before the change this waits `settle` (see [`SETTLE`](super::SETTLE)), so that every program has seen the phase
+    /// before.
     ///
     /// # Errors
-    /// Those of [`change`](Self::change).
-    pub async fn admit_clear(&self, prefix: &[u8], admit: bool) -> Result<()> {
+    /// Those of [`change`](Self::change). [`Refused`](ErrorKind::Refused) when a phase would be skipped, when the prefix
+    /// is part of another one under migration, and when `done` or `off` would leave values that nobody reads.
+    pub async fn set_phase(
+        &self,
+        prefix: &[u8],
+        phase: MigrationPhase,
+        settle: Duration,
+    ) -> Result<()> {
+        use MigrationPhase::{Admit, AdmitBack, Done, Off};
+        let (keyring, _) = self.read().await?;
+        let mut from = keyring.phase(prefix);
+        if from == phase {
+            return Ok(());
+        }
+        if (from, phase) == (Done, Admit) {
+            // The first step of an etcd that was never encrypted: with no encrypted value it skips nothing.
+            self.check_none_left(prefix, Off, phase).await?;
+            self.put_phase(prefix, from, AdmitBack).await?;
+            from = AdmitBack;
+        }
+        check_step(prefix, from, phase)?;
+        sleep(settle).await;
+        if matches!(phase, Done | Off) {
+            self.check_none_left(prefix, phase, phase).await?;
+        }
+        self.put_phase(prefix, from, phase).await
+    }
+
+    async fn put_phase(
+        &self,
+        prefix: &[u8],
+        from: MigrationPhase,
+        to: MigrationPhase,
+    ) -> Result<()> {
         self.change(|keyring| {
-            keyring.migrate.retain(|known| known != prefix);
-            if admit {
-                keyring.migrate.push(prefix.to_vec());
+            if keyring.phase(prefix) != from {
+                return Err(Error::new(ErrorKind::Refused, "somebody else changes the phase"));
+            }
+            let migrate = &mut keyring.migrate;
+            migrate.retain(|entry| entry.prefix != prefix);
+            let overlaps = |entry: &&Migration| {
+                prefix.starts_with(&entry.prefix) || entry.prefix.starts_with(prefix)
+            };
+            if let Some(other) = migrate.iter().find(overlaps) {
+                let other = other.prefix.escape_ascii();
+                let text =
+                    format!("keys with this prefix are under migration by the prefix \"{other}\"");
+                return Err(Error::new(ErrorKind::Refused, text)
+                    .hint("bring that to done first, or go on with that prefix"));
+            }
+            if to != MigrationPhase::Done {
+                migrate.push(Migration { prefix: prefix.to_vec(), phase: to });
             }
             Ok(())
         })
         .await
     }
 
-    /// Encrypts all values of keys that begin with `prefix` under the primary key, each only if nobody changed it in
-    /// between; leases stay. May be stopped and begun again at any time. With `dry_run` nothing is written.
-    ///
-    /// At most `rate` values a second are written.
+    /// Checks that no value is left that a program in the phase `reader` does not read, on the way to `phase`.
+    async fn check_none_left(
+        &self,
+        prefix: &[u8],
+        reader: MigrationPhase,
+        phase: MigrationPhase,
+    ) -> Result<()> {
+        let values = Values::new(&self.client(), self.prefix(), prefix);
+        let unread = |kv: &KeyValue| match is_encrypted(kv) {
+            true => !reader.accepts_encrypted(),
+            false => !reader.accepts_unencrypted(),
+        };
+        let found = find(values, unread, EXAMPLES, None).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let (are, hint) = match phase {
+            MigrationPhase::Done => (
+                "not encrypted",
+                "run --phase encrypt again; a program may still write to etcd itself",
+            ),
+            MigrationPhase::Off => ("encrypted", "run --phase decrypt again"),
+            _ => ("encrypted", "the way back begins with --phase admit-back"),
+        };
+        let text = format!("values are {are}, such as those of {}", names(&found));
+        Err(Error::new(ErrorKind::Refused, text)
+            .context(format!("phase {}", phase.name()))
+            .hint(hint))
+    }
+
+    /// Brings all values of keys with `prefix` to what their phase writes: encrypted under the primary key, or
+    /// unencrypted. Each is written only if nobody changed it in between; leases stay. May be stopped and begun again at
+    /// any time. At most `rate` values a second are written.
     ///
     /// # Errors
     /// Those of etcd. A value that does not open is none: it is listed.
-    pub async fn migrate(
-        &self,
-        prefix: &[u8],
-        dry_run: bool,
-        rate: Option<NonZeroU32>,
-    ) -> Result<Migrated> {
+    pub async fn migrate(&self, prefix: &[u8], rate: Option<NonZeroU32>) -> Result<Migrated> {
         let mut pace = rate.map(pace);
         let (mut values, mut done) =
-            (Values::new(self.client(), self.prefix(), prefix), Migrated::default());
+            (Values::new(&self.client(), self.prefix(), prefix), Migrated::default());
         while let Some(page) = values.next().await? {
             for kv in page {
-                self.convert(kv, dry_run, pace.as_mut(), &mut done).await?;
+                self.convert(kv, pace.as_mut(), &mut done).await?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// What [`migrate`](Self::migrate) would do in `phase`, or in the phase of now. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate).
+    pub async fn plan(&self, prefix: &[u8], phase: Option<MigrationPhase>) -> Result<Migrated> {
+        let (mut values, mut done) =
+            (Values::new(&self.client(), self.prefix(), prefix), Migrated::default());
+        while let Some(page) = values.next().await? {
+            for kv in page {
+                let planned = self.conversion(&kv, phase).await;
+                done.note(&kv, planned.map(|(conversion, _)| conversion))?;
             }
         }
         Ok(done)
@@ -102,32 +202,24 @@ impl Namespace {
     async fn convert(
         &self,
         mut kv: KeyValue,
-        dry_run: bool,
         mut pace: Option<&mut Interval>,
         done: &mut Migrated,
     ) -> Result<()> {
         loop {
-            let (value, was_clear) = match self.clear_value(&kv).await {
-                Ok(Some(found)) => found,
-                Ok(None) => {
-                    done.unchanged = done.unchanged.saturating_add(1);
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) => {
-                    done.failed.push((kv.key().to_vec(), error.to_string()));
-                    return Ok(());
-                }
+            let (conversion, value) = match self.conversion(&kv, None).await {
+                Ok((Conversion::Nothing, _)) => return done.note(&kv, Ok(Conversion::Nothing)),
+                Ok(found) => found,
+                Err(error) => return done.note(&kv, Err(error)),
             };
-            if let (Some(pace), false) = (pace.as_mut(), dry_run) {
+            if let Some(pace) = pace.as_mut() {
                 pace.tick().await;
             }
-            if dry_run || self.replace(&kv, &value).await? {
-                let count = if was_clear { &mut done.sealed } else { &mut done.resealed };
-                *count = count.saturating_add(1);
-                return Ok(());
+            match self.replace(&kv, &value).await {
+                Ok(true) => return done.note(&kv, Ok(conversion)),
+                Ok(false) => {}
+                Err(error) => return done.note(&kv, Err(error)),
             }
-            // Somebody was faster: what stands there now is looked at anew.
+            // Somebody was faster: what is there now is looked at again.
             let mut client = self.client().kv_client();
             let answer = within("read a value", client.get(kv.key(), None)).await?;
             match answer.kvs().first() {
@@ -137,33 +229,80 @@ impl Namespace {
         }
     }
 
-    /// The value in clear and whether it was so in etcd; `None` when it is under the primary key.
-    async fn clear_value(&self, kv: &KeyValue) -> Result<Option<(Vec<u8>, bool)>> {
-        let cipher = self.cipher();
-        match ValueHeader::split(kv.value())? {
-            None => Ok(Some((kv.value().to_vec(), true))),
-            Some((header, _)) if header.key == cipher.primary() => {
-                // It is to be known now if it does not open.
-                cipher.open(kv.key(), kv.value()).map(|_| None)
+    /// What is to become of a value in `phase`, or in its own, and the value itself.
+    async fn conversion(
+        &self,
+        kv: &KeyValue,
+        phase: Option<MigrationPhase>,
+    ) -> Result<(Conversion, Vec<u8>)> {
+        let header = ValueHeader::split(kv.value())?.map(|(header, _)| header);
+        let mut cipher = self.cipher();
+        let value = match cipher.open(kv.key(), kv.value()) {
+            // The phase that is asked about lets it pass.
+            Err(_)
+                if header.is_none() && phase.is_some_and(MigrationPhase::accepts_unencrypted) =>
+            {
+                kv.value().to_vec()
             }
-            Some(_) => match cipher.open(kv.key(), kv.value()) {
-                Err(error) if error.kind() == ErrorKind::WrongKey => {
-                    let cipher = self.refresh().await?;
-                    Ok(Some((cipher.open(kv.key(), kv.value())?, false)))
-                }
-                opened => Ok(Some((opened?, false))),
-            },
-        }
+            Err(error) if error.kind() == ErrorKind::WrongKey => {
+                cipher = self.refresh().await?;
+                cipher.open(kv.key(), kv.value())?
+            }
+            opened => opened?,
+        };
+        let encrypts = phase.map_or_else(|| cipher.encrypts(kv.key()), MigrationPhase::encrypts);
+        let conversion = match header {
+            None if encrypts => Conversion::Seal,
+            Some(header) if encrypts && header.key != cipher.primary() => Conversion::Reseal,
+            Some(_) if !encrypts => Conversion::Open,
+            _ => Conversion::Nothing,
+        };
+        Ok((conversion, value))
     }
 
     async fn replace(&self, kv: &KeyValue, value: &[u8]) -> Result<bool> {
-        let sealed = self.cipher().seal(kv.key(), value)?;
+        let stored = self.writable()?.store(kv.key(), value)?;
         let guard = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
         let options = PutOptions::new().with_ignore_lease();
-        let txn = Txn::new().when([guard]).and_then([TxnOp::put(kv.key(), sealed, Some(options))]);
+        let txn = Txn::new().when([guard]).and_then([TxnOp::put(kv.key(), stored, Some(options))]);
         let mut client = self.client().kv_client();
         Ok(within("write a value", client.txn(txn)).await?.succeeded())
     }
+}
+
+impl Migrated {
+    /// Counts one value. An error that is not the value's own is returned.
+    fn note(&mut self, kv: &KeyValue, conversion: Result<Conversion>) -> Result<()> {
+        let count = match conversion {
+            Ok(Conversion::Seal) => &mut self.sealed,
+            Ok(Conversion::Reseal) => &mut self.resealed,
+            Ok(Conversion::Open) => &mut self.opened,
+            Ok(Conversion::Nothing) => &mut self.unchanged,
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                self.failed.push((kv.key().to_vec(), error.to_string()));
+                return Ok(());
+            }
+        };
+        *count = count.saturating_add(1);
+        Ok(())
+    }
+}
+
+/// Refuses a step that skips a phase.
+fn check_step(prefix: &[u8], from: MigrationPhase, to: MigrationPhase) -> Result<()> {
+    if from.leads_to(to) {
+        return Ok(());
+    }
+    let next = MigrationPhase::ALL.into_iter().filter(|next| *next != from && from.leads_to(*next));
+    let next: Vec<_> = next.map(MigrationPhase::name).collect();
+    let text = format!(
+        "values of keys with the prefix \"{}\" are in phase {}, which does not lead to {}",
+        prefix.escape_ascii(),
+        from.name(),
+        to.name()
+    );
+    Err(Error::new(ErrorKind::Refused, text).hint(format!("from there: {}", next.join(", "))))
 }
 
 fn pace(rate: NonZeroU32) -> Interval {

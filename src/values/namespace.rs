@@ -12,13 +12,13 @@ use super::record::{self, Record};
 use super::{ValueCipher, keyring, pages};
 use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ValueKeyId, ValueKeyring};
+use crate::format::{Migration, ValueKeyId, ValueKeyring};
 use crate::keys::MasterKeys;
 
 /// Where the keyring stands unless configured otherwise.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
 /// How many keys with encrypted values an error names.
-const EXAMPLES: usize = 3;
+pub(super) const EXAMPLES: usize = 3;
 /// How long [`Namespace::open`] looks for encrypted values when there is no keyring.
 const SEARCH: Duration = Duration::from_secs(5);
 
@@ -84,7 +84,13 @@ impl Namespace {
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
         if record::read(&client, prefix).await?.is_none() {
-            let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await?;
+            let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await;
+            let found = found.map_err(|error| match error.kind() {
+                ErrorKind::Denied => error
+                    .context("whether there are encrypted values is unknown")
+                    .hint("run it as a user who may read all keys, or with --force"),
+                _ => error,
+            })?;
             if !found.is_empty() {
                 let text = format!(
                     "etcd holds no value keyring under {}, and yet encrypted values, such as {}",
@@ -185,8 +191,13 @@ impl Namespace {
         &self.shared.prefix
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.shared.client
+    pub(super) fn client(&self) -> Client {
+        self.shared.client()
+    }
+
+    /// Goes on with another client of the same etcd, such as one with newer certificates.
+    pub fn use_client(&self, client: Client) {
+        self.shared.use_client(client);
     }
 
     /// Reads the record again, linearizably: for a value whose key is not known (yet). The cipher after it.
@@ -219,7 +230,7 @@ impl Namespace {
                 .ok_or_else(|| Error::new(ErrorKind::Refused, "the keyring's serial is used up"))?;
             let record = keyring::seal(&keyring, &shared.masters, &mut system_rng())?;
             let key = record::key(&shared.prefix);
-            if record::put_if_unchanged(&shared.client, &key, revision, record.clone()).await? {
+            if record::put_if_unchanged(&shared.client(), &key, revision, record.clone()).await? {
                 shared.adopt(&keyring, record, &mut looked)?;
                 return Ok(done);
             }
@@ -227,9 +238,9 @@ impl Namespace {
     }
 
     /// The keyring in etcd and its record.
-    async fn read(&self) -> Result<(ValueKeyring, Record)> {
+    pub(super) async fn read(&self) -> Result<(ValueKeyring, Record)> {
         let shared = &self.shared;
-        let record = record::read(&shared.client, &shared.prefix)
+        let record = record::read(&shared.client(), &shared.prefix)
             .await?
             .ok_or_else(|| record::deleted(&shared.prefix))?;
         Ok((follow::open(&record.bytes, &shared.masters)?, record))
@@ -257,17 +268,17 @@ impl Namespace {
         Ok(staged)
     }
 
-    /// The value keys, oldest first, and the prefixes under which clear values pass.
+    /// The value keys, oldest first, and the prefixes under migration.
     ///
     /// # Errors
     /// Those of etcd and of the record.
-    pub async fn describe(&self) -> Result<(Vec<ValueKeyInfo>, Vec<Vec<u8>>)> {
+    pub async fn describe(&self) -> Result<(Vec<ValueKeyInfo>, Vec<Migration>)> {
         let shared = &self.shared;
         shared.flush().await?;
         let (keyring, _) = self.read().await?;
         let mut keys = Vec::new();
         for key in keyring.keys {
-            let used = record::usage(&shared.client, &shared.usage_key(key.id)).await?.0;
+            let used = record::usage(&shared.client(), &shared.usage_key(key.id)).await?.0;
             let (id, state, created) = (key.id, key.state.name(), key.created);
             keys.push(ValueKeyInfo { id, state, created, used });
         }
@@ -302,7 +313,8 @@ async fn missing(client: &Client, prefix: &[u8]) -> Error {
     }
 }
 
-fn names(keys: &[Vec<u8>]) -> String {
+/// Keys as an error names them.
+pub(super) fn names(keys: &[Vec<u8>]) -> String {
     let names: Vec<_> =
         keys.iter().map(|key| crate::error::clean(&key.escape_ascii().to_string())).collect();
     names.join(", ")

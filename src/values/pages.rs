@@ -43,13 +43,27 @@ pub(super) async fn encrypted_keys(
     most: usize,
     limit: Option<Duration>,
 ) -> Result<Vec<Vec<u8>>> {
+    find(Values::new(client, reserved, b""), is_encrypted, most, limit).await
+}
+
+/// Whether a value is encrypted, or damaged so that it cannot be told.
+pub(super) fn is_encrypted(kv: &KeyValue) -> bool {
+    !matches!(ValueHeader::split(kv.value()), Ok(None))
+}
+
+/// Up to `most` keys whose values are as `wanted`; within `limit` those that were found.
+pub(super) async fn find(
+    mut values: Values,
+    wanted: impl Fn(&KeyValue) -> bool,
+    most: usize,
+    limit: Option<Duration>,
+) -> Result<Vec<Vec<u8>>> {
     let mut found = Vec::new();
-    let mut values = Values::new(client, reserved, b"");
     let search = async {
         while let Some(page) = values.next().await? {
-            let encrypted = |kv: &&KeyValue| !matches!(ValueHeader::split(kv.value()), Ok(None));
-            let wanted = most.saturating_sub(found.len());
-            found.extend(page.iter().filter(encrypted).take(wanted).map(|kv| kv.key().to_vec()));
+            let more = most.saturating_sub(found.len());
+            let fitting = page.iter().filter(|kv| wanted(kv)).take(more);
+            found.extend(fitting.map(|kv| kv.key().to_vec()));
             if found.len() >= most {
                 break;
             }

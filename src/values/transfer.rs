@@ -5,11 +5,11 @@ use std::time::Duration;
 use etcd_client::Client;
 
 use super::namespace::Namespace;
-use super::pages::Values;
+use super::pages::{Values, is_encrypted};
 use super::record::{self, Record};
 use super::{ValueCipher, follow, keyring};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ValueHeader, ValueKeyring};
+use crate::format::ValueKeyring;
 use crate::keys::MasterKeys;
 
 /// How many encrypted values an import tries, and for how long it looks for them.
@@ -92,7 +92,7 @@ async fn check_values(client: &Client, prefix: &[u8], keyring: &ValueKeyring) ->
     let (mut values, mut tried, mut failed) = (Values::new(client, prefix, b""), 0_u64, None);
     let search = async {
         while let Some(page) = values.next().await? {
-            for kv in page.iter().filter(|kv| !matches!(ValueHeader::split(kv.value()), Ok(None))) {
+            for kv in page.iter().filter(|kv| is_encrypted(kv)) {
                 match cipher.open(kv.key(), kv.value()) {
                     Ok(_) => return Ok(None),
                     Err(error) => failed = Some(error),

@@ -74,5 +74,6 @@ mod to_cluster;
 mod untested_etcd;
 mod value_keys;
 mod value_languages;
+mod value_phases;
 mod value_vectors;
 mod vectors;

@@ -66,10 +66,25 @@ fn from_the_first_key_to_the_last() {
     shell.etcd.etcdctl(&["put", "/app/x", "in clear"]);
     shell.etcd.etcdctl(&["put", "/app/y", "in clear too"]);
     assert_eq!(shell.json(&["status"])["clear"], 2);
-    assert_eq!(shell.json(&["migrate", "--prefix", "/app/", "--dry-run"])["sealed"], 2);
-    assert_eq!(shell.json(&["migrate", "--prefix", "/app/", "--open"])["clear_admitted"], true);
-    let done = shell.json(&["migrate", "--prefix", "/app/"]);
-    assert_eq!((&done["sealed"], &done["clear_admitted"]), (&2.into(), &false.into()));
+    let phase = |phase: &str, more: &[&str]| {
+        let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", phase];
+        shell.json(&[&args[..], more].concat())
+    };
+    let (status, _, error) = shell.run(&["migrate", "--prefix", "/app/", "--phase", "off"], b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("phase done") && error.contains("admit-back"), "{error}");
+    assert_eq!(phase("encrypt", &["--dry-run"])["sealed"], 2);
+    assert_eq!(phase("admit", &[])["phase"], "admit");
+    let status = shell.json(&["status"]);
+    assert_eq!(status["migration"][0]["phase"], "admit", "{status}");
+    assert_eq!(phase("encrypt", &[])["sealed"], 2);
+    shell.etcd.etcdctl(&["put", "/app/late", "in clear"]);
+    let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", "done"];
+    let (status, _, error) = shell.run(&args, b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("/app/late"), "{error}");
+    shell.etcd.etcdctl(&["del", "/app/late"]);
+    phase("done", &[]);
     assert_eq!(shell.json(&["migrate", "--prefix", "/app/"])["unchanged"], 2);
 
     let same = shell.json(&["rotate", "--older-than", "1d", "--used", "1000"]);

@@ -1,5 +1,7 @@
 //! The same operations on an etcd and through the proxy: the same answers, field by field.
 
+use std::time::Duration;
+
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, PutOptions, SortOrder,
     SortTarget, Txn, TxnOp, WatchOptions,
@@ -7,6 +9,7 @@ use etcd_client::{
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
+use strongroom::format::MigrationPhase;
 use strongroom::values::DEFAULT_PREFIX;
 
 use crate::etcd_server::Version;
@@ -226,7 +229,8 @@ async fn conform(version: Version, mixed: bool) {
     let mut behind = pair.behind.client().await;
     if mixed {
         // Admitting clear values changes the keyring's record: a revision that the other side is to have too.
-        pair.proxy.namespace.admit_clear(b"", true).await.unwrap();
+        let back = MigrationPhase::AdmitBack;
+        pair.proxy.namespace.set_phase(b"", back, Duration::ZERO).await.unwrap();
         direct.delete("~", None).await.unwrap();
         direct.put("~", "", None).await.unwrap();
         direct.delete("~", None).await.unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, WatchOptions};
+use strongroom::format::MigrationPhase;
 use strongroom::values::{DEFAULT_PREFIX, Scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -108,7 +109,7 @@ async fn reserved_keys_are_nobodys() {
     let mut stream =
         client.watch(DEFAULT_PREFIX, Some(WatchOptions::new().with_prefix())).await.unwrap();
     assert!(stream.message().await.unwrap().unwrap().created());
-    proxy.namespace.admit_clear(b"x", true).await.unwrap();
+    proxy.namespace.set_phase(b"x", MigrationPhase::AdmitBack, Duration::ZERO).await.unwrap();
     let silent = tokio::time::timeout(Duration::from_millis(300), stream.message()).await;
     assert!(silent.is_err(), "{silent:?}");
     assert_eq!(behind.get(keyring, None).await.unwrap().kvs().len(), 1);

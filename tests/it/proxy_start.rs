@@ -7,9 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
+use strongroom::values::Scope;
 use tempfile::TempDir;
 
-use crate::etcd_server::{Etcd, Version, free_ports};
+use crate::etcd_server::{Etcd, Version, free_ports, make_tls};
+use crate::proxied::{Running, masters};
 use crate::proxy_gate::{get, init, keyring, output};
 
 /// The program as a proxy, from its first moment.
@@ -165,4 +167,29 @@ async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
     assert_eq!(proxy.log().matches("no values are written").count(), 1, "{}", proxy.log());
     assert!(get(&proxy.metrics, "/readyz").starts_with("HTTP/1.1 200"));
     proxy.end();
+}
+
+/// The connection that confirms the keyring takes up new certificates, as those of clients do.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyring_is_followed_with_new_certificates() {
+    let mut etcd = Etcd::builder(Version::V3_5).with_tls().start().await;
+    let settings = etcd.settings();
+    let dir = settings.cacert.as_ref().unwrap().parent().unwrap().to_owned();
+    let proxy = Running::start(settings, Scope::default(), None, masters()).await;
+    let mut client = proxy.client().await;
+    client.put("/k", "v", None).await.unwrap();
+    etcd.kill(0);
+    make_tls(&dir);
+    etcd.restart(0);
+    let begun = Instant::now();
+    let put = async || {
+        let mut client = Client::connect([&proxy.endpoint], None).await?;
+        client.put("/k", "w", None).await
+    };
+    while let Err(error) = put().await {
+        assert!(begun.elapsed() < Duration::from_secs(40), "{error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    proxy.namespace.writable().unwrap();
+    proxy.stop().await;
 }

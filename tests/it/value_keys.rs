@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{GetOptions, PutOptions};
 use strongroom::ErrorKind;
 use strongroom::crypto::system_rng;
+use strongroom::format::MigrationPhase;
+use strongroom::secret::SecretBytes;
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, keyring};
 
 use crate::etcd_server::{Etcd, Version};
@@ -172,8 +174,10 @@ async fn large_values_are_surveyed_and_migrated() {
         client.put(format!("/large/{at:02}"), vec![b'x'; 1 << 20], None).await.unwrap();
     }
     assert_eq!(namespace.survey(b"").await.unwrap().clear, 80);
-    namespace.admit_clear(b"", true).await.unwrap();
-    let done = namespace.migrate(b"", false, None).await.unwrap();
+    for phase in [MigrationPhase::AdmitBack, MigrationPhase::Encrypt] {
+        namespace.set_phase(b"", phase, Duration::ZERO).await.unwrap();
+    }
+    let done = namespace.migrate(b"", None).await.unwrap();
     assert_eq!((done.sealed, done.failed.len()), (80, 0));
     assert_eq!(namespace.survey(b"").await.unwrap().clear, 0);
 }
@@ -200,27 +204,29 @@ async fn migration() {
     client.put("app/sealed", "as it should be", None).await.unwrap();
     raw.put("other/x", "clear", None).await.unwrap();
     assert!(client.get("app/0001", None).await.is_err());
-    namespace.admit_clear(b"app/", true).await.unwrap();
+    let phase = async |phase| namespace.set_phase(b"app/", phase, Duration::ZERO).await;
+    phase(MigrationPhase::AdmitBack).await.unwrap();
+    phase(MigrationPhase::Encrypt).await.unwrap();
     assert_eq!(client.get("app/0001", None).await.unwrap().kvs()[0].value(), b"clear 1");
     assert!(client.get("other/x", None).await.is_err());
 
     let survey = namespace.survey(b"").await.unwrap();
     assert_eq!((survey.clear, survey.keys[&namespace.cipher().primary()]), (601, 1));
-    let dry = namespace.migrate(b"app/", true, None).await.unwrap();
+    let dry = namespace.plan(b"app/", None).await.unwrap();
     assert_eq!((dry.sealed, dry.unchanged), (600, 1));
     assert_eq!(namespace.survey(b"").await.unwrap(), survey);
 
     // While it runs somebody changes a value through the shim and another in clear.
     let rate = NonZeroU32::new(2000);
-    let (done, ()) = tokio::join!(namespace.migrate(b"app/", false, rate), async {
+    let (done, ()) = tokio::join!(namespace.migrate(b"app/", rate), async {
         client.put("app/0599", "changed", None).await.unwrap();
         raw.put("app/0598", "changed in clear", None).await.unwrap();
     });
     let done = done.unwrap();
     assert!(done.failed.is_empty() && done.sealed >= 598, "{done:?}");
-    let again = namespace.migrate(b"app/", false, None).await.unwrap();
+    let again = namespace.migrate(b"app/", None).await.unwrap();
     assert_eq!(again.sealed + again.unchanged, 601);
-    namespace.admit_clear(b"app/", false).await.unwrap();
+    phase(MigrationPhase::Done).await.unwrap();
     assert_eq!(namespace.survey(b"app/").await.unwrap().clear, 0);
     let all = client.get("app/", Some(GetOptions::new().with_prefix())).await.unwrap();
     assert_eq!(all.kvs().len(), 601);
@@ -231,7 +237,7 @@ async fn migration() {
     let old = namespace.cipher().primary();
     namespace.rotate(NOW, Duration::ZERO).await.unwrap();
     raw.put("app/odd", b"a\0S".to_vec(), None).await.unwrap();
-    let done = namespace.migrate(b"app/", false, None).await.unwrap();
+    let done = namespace.migrate(b"app/", None).await.unwrap();
     assert_eq!(done.resealed, 601, "{done:?}");
     assert!(!namespace.survey(b"app/").await.unwrap().keys.contains_key(&old));
 }
@@ -249,4 +255,34 @@ async fn usage_is_counted() {
     }
     two.flush_usage().await.unwrap();
     assert_eq!(one.describe().await.unwrap().0[0].used, 60);
+}
+
+/// The user that `setup-auth` makes for a proxy reads its own keys only: what else there is, is unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_of_the_reserved_keys_alone() {
+    let etcd = Etcd::builder(Version::V3_5).with_auth().start().await;
+    for args in [
+        &["role", "add", "proxy"][..],
+        &["role", "grant-permission", "proxy", "--prefix=true", "readwrite", "/strongroom/"],
+        &["user", "add", "proxy:proxy"],
+        &["user", "grant-role", "proxy", "proxy"],
+    ] {
+        etcd.etcdctl(args);
+    }
+    let mut settings = etcd.settings();
+    settings.user = Some("proxy".into());
+    settings.password = Some(SecretBytes::new("proxy".into()));
+    let client = async || settings.connect().await.unwrap();
+    let masters = masters();
+    let init = Namespace::init(client().await, PREFIX, masters.clone(), NOW).await;
+    let error = init.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("is unknown"), "{error}");
+    let error = Namespace::open(client().await, PREFIX, masters.clone()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("is unknown"), "{error}");
+    Namespace::init(etcd.client().await, PREFIX, masters.clone(), NOW).await.unwrap();
+    let namespace = Namespace::open(client().await, PREFIX, masters).await.unwrap();
+    namespace.writable().unwrap();
+    namespace.rotate(NOW, Duration::ZERO).await.unwrap();
 }

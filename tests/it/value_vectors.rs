@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64_NOPAD as BASE64;
 use serde_json::{Value, json};
 use strongroom::crypto::{Extended, system_rng};
+use strongroom::format::{Migration, MigrationPhase};
 use strongroom::keys::{Keyring, MasterKeys};
 use strongroom::values::{ValueCipher, keyring};
 
@@ -50,7 +51,7 @@ fn cases() -> Vec<Value> {
 
 #[test]
 fn golden_values_open() {
-    assert!(cases().len() >= 15);
+    assert!(cases().len() >= 30);
 }
 
 #[test]
@@ -86,7 +87,9 @@ fn write_missing_value_vectors() {
     keyring::destroy(&mut ring, sealed_by[1].primary()).unwrap();
     let old = sealed_by[2].seal(b"/a", b"by an enabled key").unwrap();
     keyring::stage(&mut ring, NOW, &mut rng);
-    ring.migrate.push(b"/clear/".to_vec());
+    for phase in MigrationPhase::ALL.into_iter().filter(|phase| *phase != MigrationPhase::Done) {
+        ring.migrate.push(Migration { prefix: format!("/{}/", phase.name()).into(), phase });
+    }
     ring.serial = 7;
     let cipher = ValueCipher::with_algorithm(&ring, Extended::Xaes256Gcm).unwrap();
     let xchacha = ValueCipher::with_algorithm(&ring, Extended::XChaCha20Poly1305).unwrap();
@@ -96,6 +99,7 @@ fn write_missing_value_vectors() {
         changed[at] ^= 1;
         changed
     };
+    let seal = |key: &[u8]| cipher.seal(key, b"v").unwrap();
     let key = b"/app/password";
     let cases = [
         ("a value", &key[..], good.clone(), "ok", Some(&b"hunter2"[..])),
@@ -103,9 +107,18 @@ fn write_missing_value_vectors() {
         ("the empty key", b"", cipher.seal(b"", b"v").unwrap(), "ok", Some(b"v")),
         ("bytes", b"\0\xff", cipher.seal(b"\0\xff", b"\xff\0SR").unwrap(), "ok", Some(b"\xff\0SR")),
         ("an enabled key", b"/a", old, "ok", Some(b"by an enabled key")),
-        ("clear under migration", b"/clear/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("unencrypted in admit", b"/admit/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("unencrypted in encrypt", b"/encrypt/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("unencrypted in admit-back", b"/admit-back/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("unencrypted in decrypt", b"/decrypt/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("unencrypted in off", b"/off/x", b"text".to_vec(), "ok", Some(b"text")),
+        ("encrypted in admit", b"/admit/x", seal(b"/admit/x"), "ok", Some(b"v")),
+        ("encrypted in encrypt", b"/encrypt/x", seal(b"/encrypt/x"), "ok", Some(b"v")),
+        ("encrypted in admit-back", b"/admit-back/x", seal(b"/admit-back/x"), "ok", Some(b"v")),
+        ("encrypted in decrypt", b"/decrypt/x", seal(b"/decrypt/x"), "ok", Some(b"v")),
+        ("encrypted in off", b"/off/x", seal(b"/off/x"), "tampered", None),
         ("xchacha", b"/x", xchacha.seal(b"/x", b"xchacha").unwrap(), "ok", Some(b"xchacha")),
-        ("clear", b"/app/x", b"text".to_vec(), "tampered", None),
+        ("unencrypted", b"/app/x", b"text".to_vec(), "tampered", None),
         ("nothing", b"/app/x", Vec::new(), "tampered", None),
         ("moved to another key", b"/app/passwore", good.clone(), "tampered", None),
         ("magic changed", key, changed(1), "tampered", None),

@@ -48,15 +48,17 @@ def open_record(data, keys):  # §10.2 → (namespace, {id: (state, key)}, migra
         ring = {k["id"]: (k["state"], b64(k["key"], 32) if "key" in k else None) for k in found["keys"]}
         for kid, (_, key) in ring.items():
             check(key is None or expand(key, label("value-key-id", namespace), 4).hex() == kid, "a key's id [S10.2.2]")
-        return namespace, ring, [b64(p) for p in found["migrate"]]
+        return namespace, ring, [(b64(m["prefix"]), m["phase"]) for m in found["migrate"]]
     raise Refused("wrong-key", "no key at hand opens the record")
 
 
 def open_value(record, key, value):  # §10.1
     namespace, ring, migrate = record
+    phase = next((phase for prefix, phase in migrate if key.startswith(prefix)), "done")
     if value[:3] != b"\0SR":
-        check(any(key.startswith(p) for p in migrate), "in clear [S10.1.5]")
+        check(phase != "done", "not encrypted [S10.1.5]")
         return value
+    check(phase != "off", "encrypted in phase off [S10.1.5]")
     check(len(value) >= 48, "too short", "truncated")
     check(value[3] in (1, 2), f"algorithm {value[3]}", "unsupported")
     state, secret = ring.get(value[4:8].hex(), ("unknown", None))

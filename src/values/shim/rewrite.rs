@@ -119,7 +119,7 @@ impl Rewriter<'_> {
         if let Some(trouble) = &self.trouble {
             return Err(Status::unavailable(format!("strongroom: {trouble}")).into());
         }
-        Ok(self.cipher.seal(key, value)?)
+        Ok(self.cipher.store(key, value)?)
     }
 
     /// A `KeyValue` with its value opened.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use strongroom::format::ValueKeyId;
+use strongroom::format::{MigrationPhase, ValueKeyId};
 use strongroom::values::Unreadable;
 
 use crate::duration::Span;
@@ -58,7 +58,7 @@ pub(crate) enum ValueCommand {
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
-    /// Tell which value keys there are, and how many values are under each and in clear
+    /// Tell which value keys there are, how many values are under each, and what is under migration
     #[command(long_about = help::VALUE_STATUS, after_help = help::VALUE_STATUS_MORE)]
     Status {
         /// Count only values of keys that begin so
@@ -70,7 +70,7 @@ pub(crate) enum ValueCommand {
     /// Make a new value key, which seals from now on
     #[command(long_about = help::VALUE_ROTATE, after_help = help::VALUE_ROTATE_MORE)]
     Rotate(RotateArgs),
-    /// Encrypt the values that are in clear or under an old key, where they stand
+    /// Bring stored values to encryption, to a new key, or back, phase by phase
     #[command(long_about = help::VALUE_MIGRATE, after_help = help::VALUE_MIGRATE_MORE)]
     Migrate(MigrateArgs),
     /// Take a value key out of use, or put it back
@@ -149,11 +149,21 @@ pub(crate) struct MigrateArgs {
     /// Write at most so many values a second
     #[arg(long, value_name = "COUNT")]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Let clear values under the prefix pass, and do no more: the first step, before programs encrypt
-    #[arg(long, conflicts_with_all = ["dry_run", "rate"])]
-    pub(crate) open: bool,
+    /// Go to this phase first: to encryption admit, encrypt, done; back admit-back, decrypt, off
+    #[arg(long, value_name = "PHASE", value_parser = phase)]
+    pub(crate) phase: Option<MigrationPhase>,
+    /// How long every program has to follow a phase before the next
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) settle: Span,
     #[command(flatten)]
     pub(crate) namespace: NamespaceArgs,
+}
+
+fn phase(name: &str) -> Result<MigrationPhase, String> {
+    MigrationPhase::of(name).ok_or_else(|| {
+        let names: Vec<_> = MigrationPhase::ALL.into_iter().map(MigrationPhase::name).collect();
+        format!("not one of {}", names.join(", "))
+    })
 }
 
 /// `proxy`

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::json;
 use strongroom::audit::{AuditLog, Options};
 use strongroom::envelope::keyfile;
-use strongroom::format::{MAX_SEALED_RECORD, ValueKeyId};
+use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::MasterKeys;
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
-use strongroom::values::{Namespace, Scope, keyring};
+use strongroom::values::{Migrated, Namespace, Scope, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::inside::cipher_of;
@@ -35,7 +35,7 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
         ValueCommand::Init { force, namespace } => init(force, &namespace, context).await,
         ValueCommand::Seal { etcd_key, namespace } => {
             let opened = open(&namespace, context).await?;
-            let sealed = opened.cipher().seal(etcd_key.as_bytes(), &stdin()?)?;
+            let sealed = opened.writable()?.seal(etcd_key.as_bytes(), &stdin()?)?;
             print(&sealed)?;
             opened.flush_usage().await?;
             Ok(ExitCode::SUCCESS)
@@ -137,7 +137,10 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
     let count = |id: &ValueKeyId| survey.keys.get(id).copied().unwrap_or(0);
     let known: u64 = keys.iter().map(|key| count(&key.id)).sum();
     let unknown = survey.keys.values().sum::<u64>().saturating_sub(known);
-    let names: Vec<_> = migrate.iter().map(|prefix| prefix.escape_ascii().to_string()).collect();
+    let phases: Vec<_> = migrate
+        .iter()
+        .map(|entry| (entry.prefix.escape_ascii().to_string(), entry.phase.name()))
+        .collect();
     let json = json!({
         "keys": keys.iter().map(|key| json!({
             "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
@@ -146,7 +149,7 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
         "clear": survey.clear,
         "unknown_key": unknown,
         "malformed": survey.malformed,
-        "clear_admitted": names,
+        "migration": phases.iter().map(|(prefix, phase)| json!({"prefix": prefix, "phase": phase})).collect::<Vec<_>>(),
     });
     context.output.result(json, || {
         let rows = keys.iter().map(|key| {
@@ -155,9 +158,9 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
         });
         let mut text =
             table(&["KEY", "STATE", "CREATED", "USED", "VALUES"], &[3, 4], rows.collect());
-        text.push_str(&format!("{} values in clear", survey.clear));
-        if !names.is_empty() {
-            text.push_str(&format!("; clear values pass under {}", names.join(", ")));
+        text.push_str(&format!("{} values that are not encrypted", survey.clear));
+        for (prefix, phase) in &phases {
+            text.push_str(&format!("\nkeys with the prefix \"{prefix}\" are in phase {phase}"));
         }
         if unknown > 0 {
             text.push_str(&format!("\n{unknown} values under keys that are not in the keyring"));
@@ -201,45 +204,70 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
 async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     let opened = open(&args.namespace, context).await?;
     let prefix = args.prefix.as_bytes();
-    if args.open {
-        opened.admit_clear(prefix, true).await?;
-        let json = json!({"prefix": args.prefix, "clear_admitted": true});
-        context.output.result(json, || format!("clear values under {:?} pass", args.prefix))?;
-        return Ok(ExitCode::SUCCESS);
+    let mut converts = true;
+    if let (Some(phase), false) = (args.phase, args.dry_run) {
+        context.output.note(&format!(
+            "phase {}: waiting {:?} for every program",
+            phase.name(),
+            args.settle.0
+        ));
+        opened.set_phase(prefix, phase, args.settle.0).await?;
+        converts = matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt);
+        if converts {
+            // Whoever still writes in the phase before would be missed.
+            tokio::time::sleep(args.settle.0).await;
+        }
     }
-    if !args.dry_run {
-        opened.admit_clear(prefix, true).await?;
-    }
-    let done = opened.migrate(prefix, args.dry_run, args.rate).await?;
-    let mut closed = false;
-    if !args.dry_run && opened.survey(prefix).await?.clear == 0 {
-        opened.admit_clear(prefix, false).await?;
-        closed = true;
-    }
+    let done = match (args.dry_run, converts) {
+        (true, _) => opened.plan(prefix, args.phase).await?,
+        (false, true) => opened.migrate(prefix, args.rate).await?,
+        // Somebody may have written at the last moment.
+        _ if matches!(args.phase, Some(MigrationPhase::Done | MigrationPhase::Off)) => {
+            opened.plan(prefix, None).await?
+        }
+        _ => Migrated::default(),
+    };
     opened.flush_usage().await?;
     let failed: Vec<_> = done
         .failed
         .iter()
         .map(|(key, why)| json!({"key": key.escape_ascii().to_string(), "why": why}))
         .collect();
+    let phase = args.phase.map(MigrationPhase::name);
     let json = json!({
-        "sealed": done.sealed, "resealed": done.resealed, "unchanged": done.unchanged, "failed": failed,
-        "dry_run": args.dry_run, "clear_admitted": !closed,
+        "prefix": args.prefix, "phase": phase, "sealed": done.sealed, "resealed": done.resealed,
+        "opened": done.opened, "unchanged": done.unchanged, "failed": failed, "dry_run": args.dry_run,
     });
     context.output.result(json, || {
         let would = if args.dry_run { "would be " } else { "" };
-        format!(
-            "{} values {would}encrypted, {} {would}encrypted again, {} as they should be, {} do not open",
-            done.sealed, done.resealed, done.unchanged, done.failed.len()
-        )
+        let counts = format!(
+            "{} values {would}encrypted, {} {would}encrypted again, {} {would}decrypted, {} as they should be, {} do not open",
+            done.sealed, done.resealed, done.opened, done.unchanged, done.failed.len()
+        );
+        match phase.filter(|_| !args.dry_run) {
+            None => counts,
+            Some(phase @ ("admit" | "admit-back")) => format!("phase {phase}"),
+            Some(phase) => format!("phase {phase}: {counts}"),
+        }
     })?;
     done.failed.iter().for_each(|(_, why)| context.output.warn(why));
-    if !closed && !args.dry_run {
-        context
-            .output
-            .warn("somebody still writes clear values there: they pass until this is run again");
+    if let Some(next) = args.phase.filter(|_| !args.dry_run).and_then(next_step) {
+        context.output.note(next);
     }
     Ok(if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+/// What follows a phase.
+fn next_step(phase: MigrationPhase) -> Option<&'static str> {
+    Some(match phase {
+        MigrationPhase::Admit => "next: move all programs to the proxy, then --phase encrypt",
+        MigrationPhase::Encrypt => "next: compact etcd, then --phase done",
+        MigrationPhase::AdmitBack => "next: --phase decrypt",
+        MigrationPhase::Decrypt => {
+            "next: compact etcd, then --phase off; programs may talk to etcd itself from now on"
+        }
+        MigrationPhase::Done | MigrationPhase::Off => return None,
+    })
 }
 
 async fn change(

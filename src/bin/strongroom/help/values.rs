@@ -49,7 +49,7 @@ Examples:
 `strongroom get latest /app/password --show-value` opens a value of a snapshot by itself.";
 
 pub(crate) const VALUE_STATUS: &str = "\
-Tell which value keys there are, and how many values are under each and in clear.
+Tell which value keys there are, how many values are under each, how many are not encrypted, and what is under migration.
 
 Reads all values under the prefix. USED counts what a key sealed as far as programs have reported it, each minute.";
 pub(crate) const VALUE_STATUS_MORE: &str = "\
@@ -68,18 +68,35 @@ Examples:
   strongroom value rotate --older-than 90d --used 4000000000";
 
 pub(crate) const VALUE_MIGRATE: &str = "\
-Encrypt the values that are in clear or under an old key, where they stand.
+Bring stored values to encryption, to a new key, or back, phase by phase.
 
-Each value is written only if nobody changed it in between; leases stay. It may be interrupted and begun again. While it \
-runs clear values under the prefix pass; when none is left they are refused again.";
+Programs behind the proxy and programs that still talk to etcd itself go on meanwhile. A phase is of all keys with the \
+prefix; it is in the value keyring, so that every proxy follows within a second or refuses to write:
+
+  admit       read both, write unencrypted
+  encrypt     read both, write encrypted; stored values are encrypted
+  done        read and write encrypted values only; refused while an unencrypted one is left
+  admit-back  read both, write encrypted
+  decrypt     read both, write unencrypted; stored values are decrypted
+  off         read and write unencrypted values only; refused while an encrypted one is left
+
+No phase can be skipped; back is possible from each. Keys under no migration are in phase done. Before it changes the \
+phase, and before it converts values, this waits for the time of --settle: until then every proxy has followed.
+
+Without --phase the values are brought to what their phase writes: after `value rotate`, to the new key.
+
+Each value is written only if nobody changed it in between; leases stay. A conversion is a write: it takes a revision, \
+and watches see it. It may be interrupted and run again.";
 pub(crate) const VALUE_MIGRATE_MORE: &str = "\
 Examples:
-  strongroom value migrate --prefix /app/ --open     # before the proxy is put in front of programs
+  strongroom value migrate --prefix /app/ --phase admit       # then move programs to the proxy, one by one
+  strongroom value migrate --prefix /app/ --phase encrypt --rate 200
+  strongroom value migrate --prefix /app/ --phase done
   strongroom value migrate --prefix /app/ --dry-run
-  strongroom value migrate --prefix /app/ --rate 200
 
-etcd keeps the clear values as old revisions until they are compacted, and in free pages until it is defragmented: do \
-both afterwards, and remember older backups.
+While programs talk to etcd itself stay in admit: they cannot read encrypted values.
+etcd keeps the values of before as old revisions until they are compacted, and in free pages until it is defragmented. \
+Compact before done and before off: a read or a watch of an old revision would be refused. Older backups hold them too.
 Exit status 3 if some values do not open; they are listed and left as they are.";
 
 pub(crate) const VALUE_DISABLE: &str = "\
@@ -143,7 +160,7 @@ Examples:
   strongroom proxy --audit-log /var/log/strongroom/audit.log --metrics-listen 127.0.0.1:9480
   strongroom proxy --include /app/ --exclude /app/public/
 
-etcd that holds clear values already: `strongroom value migrate --prefix … --open` first, or they are refused.
+etcd that holds unencrypted values already: `strongroom value migrate --prefix … --phase admit` first, or they are refused.
 It needs the keyring that `strongroom value init` makes. Started before etcd it waits: it does not listen until it has the \
 keyring, and /readyz says why. Whenever the keyring in etcd is not the one it has (it was deleted, or etcd did not confirm \
 it for 8 seconds), it refuses writes of encrypted values as UNAVAILABLE and goes on reading.
