@@ -74,6 +74,7 @@ impl Tenants {
             .unwrap();
         config.alpn_protocols = vec![b"h2".into()];
         let stream = TcpStream::connect(&self.proxy.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let server = ServerName::try_from("127.0.0.1").unwrap();
         let stream = TlsConnector::from(Arc::new(config)).connect(server, stream).await.unwrap();
         Raw::over(stream, &self.proxy.address).await

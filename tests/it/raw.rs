@@ -53,7 +53,7 @@ impl Answer {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
         if let Some(status) = text("grpc-status") {
             self.status = Some(status.parse().unwrap());
-            self.message = text("grpc-message").unwrap_or_default();
+            self.message = unescaped(&text("grpc-message").unwrap_or_default());
         }
         self.headers.extend(headers.clone());
     }
@@ -73,9 +73,23 @@ impl Answer {
     }
 }
 
+/// A text that servers escape as they like: `%20` is a space.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut out = parts.next().unwrap().as_bytes().to_vec();
+    for part in parts {
+        out.push(u8::from_str_radix(&part[..2], 16).unwrap());
+        out.extend(&part.as_bytes()[2..]);
+    }
+    String::from_utf8(out).unwrap()
+}
+
 impl Raw {
     pub(crate) async fn connect(address: &str) -> Self {
-        Self::over(TcpStream::connect(address).await.unwrap(), address).await
+        let stream = TcpStream::connect(address).await.unwrap();
+        // A request's head and body are two writes: without this the second waits for the first one's acknowledgement.
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream, address).await
     }
 
     pub(crate) async fn over(
@@ -121,7 +135,7 @@ impl Raw {
         });
         let request = self.request(path).body(BodyExt::boxed(StreamBody::new(frames))).unwrap();
         let response = tokio::spawn(self.sender.clone().send_request(request));
-        Stream { sender, response: Some(response), body: None, buffer: Vec::new() }
+        Stream { sender: Some(sender), response: Some(response), body: None, buffer: Vec::new() }
     }
 }
 
@@ -148,7 +162,7 @@ async fn collect(response: Response<Incoming>, answer: &mut Answer) {
 
 /// A request that stays open, with any number of messages in both directions.
 pub(crate) struct Stream {
-    sender: mpsc::Sender<Bytes>,
+    sender: Option<mpsc::Sender<Bytes>>,
     response: Option<tokio::task::JoinHandle<hyper::Result<Response<Incoming>>>>,
     body: Option<(Answer, Incoming)>,
     buffer: Vec<u8>,
@@ -157,7 +171,14 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) async fn send(&self, message: &[u8]) {
         // It may have been refused already.
-        let _ = self.sender.send(framed(message).into()).await;
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(framed(message).into()).await;
+        }
+    }
+
+    /// Says that no more messages come.
+    pub(crate) fn close(&mut self) {
+        self.sender = None;
     }
 
     /// The next message, or how it ended.
