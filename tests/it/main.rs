@@ -62,7 +62,6 @@ mod proxy_messages;
 mod proxy_range_stream;
 mod proxy_raw;
 mod proxy_start;
-mod proxy_stream;
 mod proxy_tenants;
 mod prune;
 mod random_history;

@@ -146,3 +146,31 @@ async fn the_same_answers_as_etcd() {
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), requests.len(), failed.join("\n"));
     tokio::task::block_in_place(|| behind.assert_encrypted());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reserved_keys_and_failures() {
+    const PATH: &str = "/etcdserverpb.KV/RangeStream";
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_7)).await.unwrap();
+    let proxy = behind.proxy(&[]);
+    let through = Raw::connect(&proxy.address).await;
+    let put = [bytes(1, "~a"), bytes(2, "plaintext")];
+    through.call("/etcdserverpb.KV/Put", &encode(&put)).await.assert_ok("put");
+    let nothing = stream(&through, &[bytes(1, "/strongroom/"), bytes(2, "/strongroom0")]).await;
+    assert_eq!((nothing.status, nothing.count, nothing.kvs.len()), (Some(0), 0, 0));
+    // A stream that fails has a status.
+    behind.etcd.put("~b", "unencrypted").await;
+    let failed = through.call(PATH, &encode(&[bytes(1, "\0"), bytes(2, "\0")])).await;
+    assert_eq!((failed.status, &failed.broken), (Some(crate::raw::DATA_LOSS), &None));
+    assert!(failed.message.contains("~b"), "{failed:?}");
+}
+
+/// An etcd without such ranges says so itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_etcd_has_none() {
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+    let proxy = behind.proxy(&[]);
+    let answer = Raw::connect(&proxy.address).await;
+    let request = encode(&[bytes(1, "a")]);
+    let answer = answer.call("/etcdserverpb.KV/RangeStream", &request).await;
+    answer.assert_refused(crate::raw::UNIMPLEMENTED, "an older etcd");
+}
