@@ -65,6 +65,10 @@ fn long_watches_of_jetcd_come_back() {
         .args(["-q", "-B", "package", &format!("-Dbuild={}", jar.display())])
         .current_dir(client("java"))
         .status();
+    if built.is_err() && std::env::var_os("CI").is_none() {
+        println!("SKIPPED: jetcd needs mvn, which is not here");
+        return;
+    }
     assert!(built.expect("mvn runs").success(), "tests/clients/java does not build");
     survive(|address, prefix| {
         let mut command = Command::new("java");
