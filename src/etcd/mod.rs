@@ -10,6 +10,8 @@ mod compare;
 mod connect;
 mod failure;
 mod keys;
+#[cfg(feature = "proxy")]
+mod page;
 mod probe;
 pub mod protocol;
 mod settings;

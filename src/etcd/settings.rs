@@ -124,7 +124,7 @@ impl EtcdSettings {
         self.cacert.is_some() || self.cert.is_some() || self.key.is_some()
     }
 
-    fn url(&self, name: &str) -> Result<Url> {
+    pub(super) fn url(&self, name: &str) -> Result<Url> {
         let text = match name.split_once("://") {
             Some(("http" | "https", _)) => name.to_owned(),
             Some((scheme, _)) => {

@@ -53,7 +53,7 @@ impl Clients {
 
     /// Room for a connection from `address`.
     pub(super) fn connection(&self, address: IpAddr) -> Result<Room, Status> {
-        self.share(Client::Address(network(address))).take(CONNECTION)
+        self.share(Client::Address(network(address))).connect(CONNECTION)
     }
 
     /// The share of the client with the certificate of `name`, or at `address`.
@@ -127,17 +127,16 @@ mod tests {
 
     #[test]
     fn clients_are_told_apart_and_forgotten() {
-        let clients = Clients::new(10 * CONNECTION);
+        let clients = Clients::new(9 * CONNECTION);
         let home: IpAddr = "10.0.0.1".parse().unwrap();
-        // Two thirds of it are for one address.
-        let rooms: Vec<_> = (0..6).map(|_| clients.connection(home).unwrap()).collect();
+        // A third of it is for the connections of one address.
+        let rooms: Vec<_> = (0..3).map(|_| clients.connection(home).unwrap()).collect();
         assert!(clients.connection(home).is_err());
         assert!(clients.connection("::ffff:10.0.0.1".parse().unwrap()).is_err());
         let other = clients.connection("2001:db8::1".parse().unwrap()).unwrap();
         let named = clients.of(Some(&"app".into()), home);
-        assert!(named.take(CALL).is_ok());
+        let held = named.take(3 * CONNECTION).unwrap();
         let same = clients.of(Some(&"app".into()), "10.0.0.2".parse().unwrap());
-        let held = named.take(CONNECTION).unwrap();
         assert!(same.take(CONNECTION).is_err());
         drop((rooms, other, held, named, same));
         assert_eq!(clients.used(), 0);

@@ -9,6 +9,7 @@ mod first;
 mod gate;
 mod line;
 mod metrics;
+mod pages;
 mod threads;
 mod tls;
 mod wait;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use etcd_client::Channel;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -48,6 +48,7 @@ use clients::{Clients, Held};
 use first::Protocol;
 use gate::{Audit, Gate, Users};
 use metrics::Metrics;
+use pages::Pages;
 use threads::Threads;
 use tls::Acceptor;
 use warnings::Warnings;
@@ -56,7 +57,7 @@ use warnings::Warnings;
 const MAX_STREAMS: u32 = 16_384;
 /// How long a client may take for the TLS handshake and the first bytes after it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a request of HTTP/1.1 may take.
+/// How long a request of HTTP/1.1 may take, and its answer.
 const HTTP1: Duration = Duration::from_secs(10);
 /// How long calls may go on after the stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -123,6 +124,7 @@ struct Shared {
     users: Users,
     metrics: Metrics,
     clients: Clients,
+    pages: Pages,
     warnings: Warnings,
     max_request: usize,
     advertise: Option<Arc<str>>,
@@ -188,6 +190,7 @@ impl Proxy {
             users: Users::default(),
             metrics: Metrics::new(),
             clients: Clients::new(options.max_memory),
+            pages: Pages::default(),
             warnings: Warnings::new(options.warn),
             max_request: options.max_request,
         })))
@@ -296,7 +299,7 @@ impl Shared {
             let memory = this.clients.of(name.as_ref(), peer.ip());
             let shim = this.shim.over(calls, streams, memory.clone());
             let gate = Gate::new(Arc::clone(&this), shim, peer, name, url, memory.clone());
-            Arc::new(Connected { gate: Arc::new(gate), memory })
+            Arc::new(Connected { shared: Arc::clone(&this), gate: Arc::new(gate), memory })
         };
         let begun = Instant::now();
         match &self.acceptor {
@@ -323,19 +326,39 @@ impl Shared {
 
 /// One client's connection.
 struct Connected {
+    shared: Arc<Shared>,
     gate: Arc<Gate>,
     memory: Budget,
 }
 
 impl Connected {
     async fn answer(&self, request: Request<Incoming>) -> Response<Held> {
-        match clients::call(&self.memory).await {
-            Ok(room) => {
-                let answer = Arc::clone(&self.gate).answer(request.map(Body::new)).await;
-                answer.map(|body| Held::new(body, Some(room)))
+        let room = match clients::call(&self.memory).await {
+            Ok(room) => room,
+            Err(status) => return status.into_http::<Body>().map(|body| Held::new(body, None)),
+        };
+        let answer = match pages::path_of(&request) {
+            Some(path) => self.page(path).await,
+            None => Arc::clone(&self.gate).answer(request.map(Body::new)).await,
+        };
+        answer.map(|body| Held::new(body, Some(room)))
+    }
+
+    /// As [`answer`](Self::answer), in HTTP/1.1.
+    async fn answer_plain(&self, request: Request<Incoming>) -> Response<Body> {
+        match pages::path_of(&request) {
+            Some(path) => self.page(path).await,
+            None => {
+                let mut response = Response::new(Body::new(Full::from(NO_HTTP1)));
+                *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
+                response
             }
-            Err(status) => status.into_http::<Body>().map(|body| Held::new(body, None)),
         }
+    }
+
+    async fn page(&self, path: String) -> Response<Body> {
+        let page = self.shared.pages.get(&self.shared.etcd, path).await;
+        page.map(|body| Body::new(Full::from(body)))
     }
 }
 
@@ -347,7 +370,7 @@ async fn http(
     stop: watch::Receiver<bool>,
 ) {
     match protocol {
-        Protocol::Http1 => http1(stream).await,
+        Protocol::Http1 => http1(stream, client).await,
         Protocol::Http2 => http2(stream, client, stop).await,
     }
 }
@@ -386,17 +409,19 @@ async fn http2(
     client.gate.close().await;
 }
 
-async fn http1(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-    let service = service_fn(|_: Request<Incoming>| async {
-        let mut response = Response::new(Full::new(Bytes::from_static(NO_HTTP1)));
-        *response.status_mut() = StatusCode::NOT_IMPLEMENTED;
-        Ok::<_, Infallible>(response)
+async fn http1(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Arc<Connected>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let client = Arc::clone(&client);
+        async move { Ok::<_, Infallible>(client.answer_plain(request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HTTP1).keep_alive(false);
-    let _ = timeout(HTTP1, server.serve_connection(TokioIo::new(stream), service)).await;
+    let _ = timeout(HTTP1 * 2, server.serve_connection(TokioIo::new(stream), service)).await;
 }
 
 /// What a program that speaks HTTP/1.1 is told.
-const NO_HTTP1: &[u8] =
-    b"strongroom: the proxy serves etcd's gRPC API, and no other API of etcd.\n";
+const NO_HTTP1: &str =
+    "strongroom: the proxy serves etcd's gRPC API, which needs HTTP/2, and /health and /version.\n";

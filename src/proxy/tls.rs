@@ -111,6 +111,6 @@ fn config(files: &ServerTls) -> Result<Arc<ServerConfig>> {
     let mut config = builder
         .with_single_cert(certificates(&files.cert)?, key)
         .map_err(|error| wrong(&files.cert, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -11,6 +11,9 @@ use crate::behind::{Behind, client, go_client};
 use crate::etcd_server::Version;
 use crate::support::{python, vector};
 
+/// Starts a program to seal or open a value of a key.
+type Start<'a> = &'a dyn Fn(&str, &str) -> Command;
+
 fn in_python(what: &str) -> Command {
     let mut command = python();
     command.arg(client("value.py")).arg(what);
@@ -73,7 +76,7 @@ fn each_opens_what_the_others_sealed() {
         command.args(["--endpoints", behind.etcd.endpoint()]);
         command
     };
-    let programs: [(&str, &dyn Fn(&str, &str) -> Command); 3] = [
+    let programs: [(&str, Start<'_>); 3] = [
         ("strongroom", &ours),
         ("python", &|what, key| other(in_python(what), key)),
         ("go", &|what, key| other(in_go(what), key)),

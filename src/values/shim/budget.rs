@@ -1,7 +1,9 @@
 //! Memory for messages: a process has so much, and no client of it can take everything.
 //!
 //! A client gets room as long as what it holds is not more than twice what is then left for all. So one client alone
-//! gets two thirds, two get two fifths each, and however many there are, something is left for the next one.
+//! gets two thirds, two get two fifths each, and however many there are, something is left for the next one. Its
+//! calls and connections count apart: while they are not more than half of what is left, messages do not keep it from
+//! calling.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +16,6 @@ use tonic::Status;
 pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
 /// How long one waits for others to give room back.
 const WAIT: Duration = Duration::from_secs(30);
-/// Of what is left for all, how many times as much a client may hold.
-const SHARE: usize = 2;
 
 /// One client's share of a process's memory.
 #[derive(Clone)]
@@ -29,12 +29,32 @@ struct Pool {
 
 struct Account {
     pool: Arc<Pool>,
-    /// Changes only while the pool is locked.
+    /// Changes only while the pool is locked, as the next.
     used: AtomicUsize,
+    /// Of that, what calls and connections take.
+    calls: AtomicUsize,
     /// The first in line tries again whenever room was given back.
     line: Line<()>,
-    /// Those who wait to begin: they must not hold back those who are half done.
+    /// Calls that wait to begin: they must not hold back those that are half done.
     door: Line<()>,
+}
+
+/// What room is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Message,
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code))]
+    Call,
+}
+
+impl For {
+    /// Whether a client may hold `bytes` for this while `left` are left for all.
+    fn may_have(self, bytes: usize, left: usize) -> bool {
+        match self {
+            Self::Message => bytes <= left.saturating_mul(2),
+            Self::Call => bytes <= left / 2,
+        }
+    }
 }
 
 impl Budget {
@@ -64,7 +84,8 @@ impl Budget {
 
     fn of(pool: Arc<Pool>) -> Self {
         let (line, door) = (Line::default(), Line::default());
-        Self(Arc::new(Account { pool, used: AtomicUsize::new(0), line, door }))
+        let (used, calls) = Default::default();
+        Self(Arc::new(Account { pool, used, calls, line, door }))
     }
 
     /// Room at once.
@@ -72,7 +93,7 @@ impl Budget {
     /// # Errors
     /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there is none now.
     pub(crate) fn take(&self, bytes: usize) -> Result<Room, Status> {
-        self.attempt(bytes, SHARE).ok_or_else(|| exhausted(bytes))
+        self.attempt(bytes, For::Message).ok_or_else(|| exhausted(bytes))
     }
 
     /// Room for something that came already: after those of the same client that wait longer, unless there is room
@@ -81,23 +102,32 @@ impl Budget {
     /// # Errors
     /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there never is, or was none in time.
     pub(crate) async fn wait(&self, bytes: usize) -> Result<Room, Status> {
-        self.queue(bytes, SHARE, &self.0.line).await
+        self.queue(bytes, For::Message, &self.0.line).await
     }
 
-    /// Room to begin something: this leaves a part of the client's share to what it has begun.
+    /// Room for a connection at once.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    #[cfg(feature = "proxy")]
+    pub(crate) fn connect(&self, bytes: usize) -> Result<Room, Status> {
+        self.attempt(bytes, For::Call).ok_or_else(|| exhausted(bytes))
+    }
+
+    /// Room for a call, after those of the same client that wait longer.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
     #[cfg(feature = "proxy")]
     pub(crate) async fn enter(&self, bytes: usize) -> Result<Room, Status> {
-        self.queue(bytes, 1, &self.0.door).await
+        self.queue(bytes, For::Call, &self.0.door).await
     }
 
-    async fn queue(&self, bytes: usize, share: usize, line: &Line<()>) -> Result<Room, Status> {
-        if let Some(room) = self.attempt(bytes, share) {
+    async fn queue(&self, bytes: usize, what: For, line: &Line<()>) -> Result<Room, Status> {
+        if let Some(room) = self.attempt(bytes, what) {
             return Ok(room);
         }
-        if !self.0.pool.ever_has(bytes, share) {
+        if !self.0.pool.ever_has(bytes, what) {
             return Err(exhausted(bytes));
         }
         let wait = async {
@@ -106,7 +136,7 @@ impl Budget {
                 let freed = self.0.pool.freed.notified();
                 tokio::pin!(freed);
                 freed.as_mut().enable();
-                if let Some(room) = self.attempt(bytes, share) {
+                if let Some(room) = self.attempt(bytes, what) {
                     return room;
                 }
                 freed.await;
@@ -115,17 +145,36 @@ impl Budget {
         tokio::time::timeout(WAIT, wait).await.map_err(|_| exhausted(bytes))
     }
 
-    fn attempt(&self, bytes: usize, share: usize) -> Option<Room> {
+    fn attempt(&self, bytes: usize, what: For) -> Option<Room> {
         let account = &self.0;
         let mut used = account.pool.lock();
-        let held = account.used.load(Ordering::Relaxed).checked_add(bytes)?;
+        let held = account.held(what).load(Ordering::Relaxed).checked_add(bytes)?;
         let all = used.checked_add(bytes)?;
-        if held > account.pool.bytes.checked_sub(all)?.saturating_mul(share) {
+        if !what.may_have(held, account.pool.bytes.checked_sub(all)?) {
             return None;
         }
         *used = all;
-        account.used.store(held, Ordering::Relaxed);
-        Some(Room { account: Arc::clone(account), bytes })
+        account.count(what, |held| held.saturating_add(bytes));
+        Some(Room { account: Arc::clone(account), what, bytes })
+    }
+}
+
+impl Account {
+    fn held(&self, what: For) -> &AtomicUsize {
+        match what {
+            For::Message => &self.used,
+            For::Call => &self.calls,
+        }
+    }
+
+    fn count(&self, what: For, change: impl Fn(usize) -> usize) {
+        let change = |held: &AtomicUsize| {
+            held.store(change(held.load(Ordering::Relaxed)), Ordering::Relaxed);
+        };
+        change(&self.used);
+        if what == For::Call {
+            change(&self.calls);
+        }
     }
 }
 
@@ -134,8 +183,8 @@ impl Pool {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ever_has(&self, bytes: usize, share: usize) -> bool {
-        self.bytes.checked_sub(bytes).is_some_and(|left| bytes <= left.saturating_mul(share))
+    fn ever_has(&self, bytes: usize, what: For) -> bool {
+        self.bytes.checked_sub(bytes).is_some_and(|left| what.may_have(bytes, left))
     }
 }
 
@@ -147,6 +196,7 @@ fn exhausted(bytes: usize) -> Status {
 /// Memory that is taken until this is dropped.
 pub(crate) struct Room {
     account: Arc<Account>,
+    what: For,
     bytes: usize,
 }
 
@@ -164,8 +214,7 @@ impl Room {
         {
             let mut used = pool.lock();
             *used = used.saturating_sub(bytes);
-            let held = self.account.used.load(Ordering::Relaxed);
-            self.account.used.store(held.saturating_sub(bytes), Ordering::Relaxed);
+            self.account.count(self.what, |held| held.saturating_sub(bytes));
         }
         pool.freed.notify_waiters();
     }
@@ -195,6 +244,20 @@ mod tests {
         all.shrink(100);
         all.shrink(200);
         assert_eq!((*first.0.pool.lock(), first.0.used.load(Ordering::Relaxed)), (100, 100));
+    }
+
+    #[cfg(feature = "proxy")]
+    #[tokio::test]
+    async fn messages_do_not_keep_calls_from_beginning() {
+        let budget = Budget::new(900);
+        let messages = budget.take(600).unwrap();
+        let call = budget.enter(100).await.unwrap();
+        assert!(budget.take(1).is_err() && budget.attempt(1, For::Call).is_none());
+        assert!(budget.another().take(100).is_ok());
+        drop(messages);
+        assert!(budget.take(400).is_ok());
+        drop(call);
+        assert_eq!(budget.0.calls.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

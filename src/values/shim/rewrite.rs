@@ -239,7 +239,7 @@ pub(super) struct Shape {
 }
 
 /// `RangeRequest.SortTarget`.
-const BY_VALUE: i64 = 4;
+pub(super) const BY_VALUE: i64 = 4;
 
 impl Shape {
     pub(super) fn read(request: &[u8]) -> Result<Self, Failure> {

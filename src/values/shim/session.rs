@@ -75,7 +75,7 @@ struct Answers {
 
 enum Etcd {
     Opens(BoxFuture<'static, Result<Response<Body>, Failure>>),
-    Answers(Frames),
+    Answers(Box<Frames>),
 }
 
 /// The client's response, which begins at once: etcd may have nothing to say for long.
@@ -284,7 +284,11 @@ impl Etcd {
                 if let Some(status) = Status::from_header_map(&head.headers) {
                     return Err(trailers_of(&status));
                 }
-                *self = Self::Answers(Frames::of_etcd(body, MAX_ANSWERS, shim.memory.clone()));
+                *self = Self::Answers(Box::new(Frames::of_etcd(
+                    body,
+                    MAX_ANSWERS,
+                    shim.memory.clone(),
+                )));
                 Ok(None)
             }
             Self::Answers(frames) => match frames.next().await {
