@@ -15,7 +15,7 @@ use tonic::Status;
 /// What messages may take unless configured otherwise.
 pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
 /// How long one waits for others to give room back.
-const WAIT: Duration = Duration::from_secs(30);
+const WAIT: Duration = Duration::from_secs(120);
 
 /// One client's share of a process's memory.
 #[derive(Clone)]
