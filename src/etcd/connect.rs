@@ -62,6 +62,37 @@ impl EtcdSettings {
         })
     }
 
+    /// The same etcd for others than the settings' user, with another certificate if one is given.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn without_user(&self, certificate: Option<(PathBuf, PathBuf)>) -> Self {
+        let own = || self.cert.clone().zip(self.key.clone());
+        let (cert, key) = certificate.or_else(own).unzip();
+        Self {
+            endpoints: self.endpoints.clone(),
+            cacert: self.cacert.clone(),
+            cert,
+            key,
+            user: None,
+            password: None,
+            dial_timeout: self.dial_timeout,
+            command_timeout: self.command_timeout,
+            allow_untested: self.allow_untested,
+        }
+    }
+
+    /// Whether the certificate that etcd is shown has a common name, which etcd may take for a user's; true if it
+    /// cannot be read.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn shows_a_name(&self) -> bool {
+        let Some(path) = &self.cert else { return false };
+        let Ok(pem) = super::settings::read_pem(path) else { return true };
+        let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return true };
+        pem.parse_x509().map_or(true, |certificate| {
+            let mut names = certificate.subject().iter_common_name();
+            names.any(|name| !name.as_slice().is_empty())
+        })
+    }
+
     /// When the certificate that etcd is shown expires, if there is one that can be read.
     #[cfg(feature = "agent")]
     pub(crate) fn certificate_expires(&self) -> Option<SystemTime> {

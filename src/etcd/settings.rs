@@ -223,7 +223,7 @@ fn read_ca(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(pem)
 }
 
-fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if length > MAX_PEM {
         return Err(Error::usage(format!(

@@ -141,7 +141,7 @@ impl Gate {
         request: Request<Body>,
     ) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
-        let headers = head.headers;
+        let mut headers = head.headers;
         let user = self.shared.users.of(&headers);
         let mut line = Line::begin(self, method.path(), user.clone()).await?;
         let refused = match () {
@@ -154,7 +154,7 @@ impl Gate {
                     self.shared.members
                 )))
             }
-            () => None,
+            () => self.shared.identity.admit(method, &mut headers).err(),
         };
         if let Some(status) = refused {
             line.end(status.code(), None).await?;
@@ -205,6 +205,7 @@ impl Gate {
         }
         let mut answer = shim.call(headers, request).await.map_err(Failure::status)?;
         self.learn(request, &answer);
+        self.shared.identity.done(request.method);
         if answer.unreadable > 0 {
             self.shared.metrics.unreadable(answer.unreadable);
             self.shared.warnings.say("values that do not open are left out of answers");
@@ -264,7 +265,10 @@ impl Gate {
         let mut line = Line::begin(self, method.path(), user).await?;
         line.about(about.clone());
         let judged = match message {
-            Ok(message) => self.admit(headers, method, &about).await.map(|()| message),
+            Ok(message) => match self.shared.identity.check_message(method, headers).await {
+                Ok(()) => self.admit(headers, method, &about).await.map(|()| message),
+                Err(status) => Err(status),
+            },
             Err(status) => Err(status),
         };
         let code = judged.as_ref().map_or_else(Status::code, |_| Code::Ok);

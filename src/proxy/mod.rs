@@ -7,6 +7,7 @@ mod access;
 mod clients;
 mod first;
 mod gate;
+mod identity;
 mod line;
 mod metrics;
 mod pages;
@@ -17,6 +18,7 @@ mod warnings;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,6 +49,7 @@ use crate::values::{Budget, Namespace, Scope, Shim, Unreadable};
 use clients::{Clients, Held};
 use first::Protocol;
 use gate::{Audit, Gate, Users};
+use identity::Identity;
 use metrics::Metrics;
 use pages::Pages;
 use threads::Threads;
@@ -83,10 +86,16 @@ pub struct ProxyOptions {
     pub etcd: EtcdSettings,
     /// The prefix that strongroom keeps for itself; ends with `/`.
     pub prefix: Vec<u8>,
+    /// PEM files of the certificate that etcd is shown for clients' calls, and of its key. It has no common name:
+    /// etcd would take that for the user of every client. Without it the certificate in `etcd` is shown, and while
+    /// authentication is on, clients that have not logged in are refused.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The keys whose values are encrypted.
     pub scope: Scope,
     /// TLS towards clients; without it they talk in clear.
     pub tls: Option<ServerTls>,
+    /// With TLS, serve clients without certificates even if etcd has no authentication.
+    pub insecure_no_client_auth: bool,
     /// Bytes of the largest request; etcd's `--max-request-bytes` and 512 KiB.
     pub max_request: usize,
     /// Bytes that the messages of all clients may take at once.
@@ -114,6 +123,9 @@ pub struct Proxy(Arc<Shared>);
 
 struct Shared {
     etcd: EtcdSettings,
+    /// How etcd is reached for clients' calls.
+    clients_etcd: EtcdSettings,
+    identity: Identity,
     acceptor: Option<Acceptor>,
     shim: Shim,
     namespace: Namespace,
@@ -146,6 +158,7 @@ impl Shared {
         if self.audit.as_ref().is_some_and(|audit| !audit.fail_open) && self.is_unwritable() {
             return Err("the audit log cannot be written".into());
         }
+        self.identity.ready()?;
         let read = timeout(READY, self.namespace.refresh()).await;
         match read {
             Ok(Ok(_)) => Ok(()),
@@ -165,22 +178,29 @@ impl Proxy {
     pub async fn prepare(mut options: ProxyOptions, masters: Arc<MasterKeys>) -> Result<Self> {
         let acceptor = acceptor(&mut options)?;
         let namespace = open(&options, &masters).await?;
-        Self::with(options, acceptor, namespace)
+        Self::with(options, acceptor, namespace).await
     }
 
-    fn with(
+    async fn with(
         options: ProxyOptions,
         acceptor: Option<Acceptor>,
         namespace: Namespace,
     ) -> Result<Self> {
+        let clients_etcd = clients_etcd(&options)?;
         let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
             .with_max_request(options.max_request)
             .with_unreadable(options.unreadable);
+        let asks = acceptor.as_ref().is_none_or(Acceptor::asks_for_certificates);
+        let identity = Identity::new(!asks && !options.insecure_no_client_auth);
+        identity.learn(&shim, &clients_etcd).await;
+        identity.begin()?;
         let fail_open = options.audit_fail_open;
         Ok(Self(Arc::new(Shared {
             members: options.etcd.endpoints.len(),
             advertise: options.advertise.map(Arc::from),
             etcd: options.etcd,
+            clients_etcd,
+            identity,
             acceptor,
             shim,
             namespace,
@@ -218,6 +238,7 @@ impl Proxy {
             tokio::spawn(metrics::serve(listener, Arc::clone(&shared), stop.clone()));
         }
         let renewing = tokio::spawn(wait::renew(Arc::clone(&shared)));
+        tokio::spawn(identity::follow(Arc::clone(&shared), stop.clone()));
         let mut threads = Threads::start(&shared, &stop)?;
         loop {
             let accepted = tokio::select! {
@@ -256,6 +277,21 @@ fn acceptor(options: &mut ProxyOptions) -> Result<Option<Acceptor>> {
     options.tls.take().map(Acceptor::new).transpose()
 }
 
+/// How etcd is reached for clients' calls.
+fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
+    let given = options.client_certificate.clone();
+    let clients = options.etcd.without_user(given);
+    if let Some((path, _)) = &options.client_certificate
+        && clients.shows_a_name()
+    {
+        let text = format!("{}: no certificate without a common name", path.display());
+        return Err(
+            Error::usage(text).hint("etcd would take the name for the user of every client")
+        );
+    }
+    Ok(clients)
+}
+
 /// The value keys in etcd.
 async fn open(options: &ProxyOptions, masters: &Arc<MasterKeys>) -> Result<Namespace> {
     let client = options.etcd.connect().await?;
@@ -291,7 +327,7 @@ impl Shared {
             ));
         };
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
-        let Ok(streams) = self.etcd.independent(ANSWER_WINDOW) else { return };
+        let Ok(streams) = self.clients_etcd.independent(ANSWER_WINDOW) else { return };
         let url = self.url(&stream);
         self.metrics.connections.inc();
         let this = Arc::clone(&self);

@@ -75,7 +75,7 @@ async fn work(
 ) {
     let mut connections = JoinSet::new();
     let mut look = tokio::time::interval(LOOK);
-    let mut generation = Generation::new(&shared.etcd);
+    let mut generation = Generation::new(&shared.clients_etcd);
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -95,9 +95,9 @@ async fn work(
             }
             // Clients come again at once, and find the new certificates in use.
             _ = look.tick(), if !stopping => {
-                if generation.channel.is_err() || generation.files != shared.etcd.files_changed() {
+                if generation.channel.is_err() || generation.files != shared.clients_etcd.files_changed() {
                     generation.end.send_replace(true);
-                    generation = Generation::new(&shared.etcd);
+                    generation = Generation::new(&shared.clients_etcd);
                 }
             }
         }

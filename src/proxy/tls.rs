@@ -36,6 +36,11 @@ impl Acceptor {
         Ok(Self { files, current })
     }
 
+    /// Whether a client without a certificate is refused.
+    pub(super) fn asks_for_certificates(&self) -> bool {
+        self.files.trusted_ca.is_some()
+    }
+
     /// The connection, and the common name in the client's certificate.
     ///
     /// # Errors

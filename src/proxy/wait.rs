@@ -64,7 +64,9 @@ impl Proxy {
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             match opened {
-                Ok(namespace) => return Self::with(options, acceptor, namespace).map(Some),
+                Ok(namespace) => {
+                    return Self::with(options, acceptor, namespace).await.map(Some);
+                }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     if waiting.changed(&error) {
                         tell(&error);

@@ -250,7 +250,7 @@ impl Etcd {
         true
     }
 
-    fn enable_auth(&mut self) {
+    pub(crate) fn enable_auth(&mut self) {
         self.etcdctl(&["user", "add", &format!("root:{ROOT_PASSWORD}")]);
         self.etcdctl(&["user", "grant-role", "root", "root"]);
         self.etcdctl(&["role", "add", "reader"]);
@@ -419,6 +419,11 @@ pub(crate) fn make_tls(dir: &std::path::Path) -> Tls {
         fs::write(&path, text).unwrap();
         path
     };
+    // To etcd this is the user root.
+    let root_key = KeyPair::generate().unwrap();
+    leaf.distinguished_name.push(DnType::CommonName, "root");
+    write("root.pem", leaf.signed_by(&root_key, &issuer).unwrap().pem());
+    write("root-key.pem", root_key.serialize_pem());
     Tls {
         ca: write("ca.pem", ca_cert.pem()),
         cert: write("cert.pem", cert.pem()),

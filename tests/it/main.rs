@@ -56,6 +56,7 @@ mod proxy_gate;
 mod proxy_go;
 mod proxy_health;
 mod proxy_hostile;
+mod proxy_identity;
 mod proxy_kubernetes;
 mod proxy_languages;
 mod proxy_messages;

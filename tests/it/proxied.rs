@@ -42,6 +42,8 @@ impl Running {
         let prefix = DEFAULT_PREFIX.into();
         let options = ProxyOptions {
             etcd,
+            client_certificate: None,
+            insecure_no_client_auth: false,
             prefix,
             scope,
             tls,

@@ -187,6 +187,15 @@ pub(crate) struct ProxyArgs {
     /// PEM file of the authorities of clients' certificates; a client without one is refused
     #[arg(long, value_name = "FILE", requires = "listen_cert")]
     pub(crate) listen_trusted_ca: Option<PathBuf>,
+    /// Serve clients without certificates over TLS although etcd has no authentication
+    #[arg(long, requires = "listen_cert", conflicts_with = "listen_trusted_ca")]
+    pub(crate) insecure_no_client_auth: bool,
+    /// PEM file of a certificate without a common name, which etcd is shown for clients' calls
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// PEM file of that certificate's key
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
     /// URL that clients are told is the cluster's, when they ask for its members [default: the address that each
     /// client has connected to]
     #[arg(

@@ -335,6 +335,8 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
     };
     let options = ProxyOptions {
         etcd: context.settings.etcd()?,
+        client_certificate: args.client_cert.zip(args.client_key),
+        insecure_no_client_auth: args.insecure_no_client_auth,
         prefix,
         scope: Scope::new(bytes(args.include), bytes(args.exclude)),
         tls,
