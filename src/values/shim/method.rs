@@ -18,6 +18,7 @@ pub(crate) enum Shape {
 }
 
 /// Which clients with a key prefix may call a method.
+#[cfg(feature = "proxy")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// Those whose prefixes hold all keys that the request is about.
@@ -56,6 +57,7 @@ macro_rules! methods {
             }
 
             /// Which clients with a key prefix may call it.
+            #[cfg(feature = "proxy")]
             pub(crate) fn needs(self) -> Needs {
                 match self { $(Self::$method => Needs::$needs),* }
             }
