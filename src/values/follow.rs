@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ValueKeyId, ValueKeyring};
 use crate::keys::MasterKeys;
 
-/// How long after a change of the keyring every process follows it or refuses to write: longer than [`FRESH`].
+/// How long after a change of the keyring every process follows it or refuses to write: longer than a confirmation of it lasts (8 s).
 pub const SETTLE: Duration = Duration::from_secs(10);
 /// How long values are written after the record was last confirmed.
 const FRESH: Duration = Duration::from_secs(8);
