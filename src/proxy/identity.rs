@@ -19,8 +19,10 @@ use crate::etcd::EtcdSettings;
 use crate::mvcc::proto::{Field, Fields};
 use crate::values::{Failure, Method, Shim};
 
-/// How often etcd is asked whether authentication is on; and while that is not known.
-const ASK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(500));
+/// How often etcd is asked whether authentication is on.
+const ASK: Duration = Duration::from_secs(10);
+/// How often while that is not known, or calls would run with the proxy's rights as soon as it is on.
+const ASK_SOON: Duration = Duration::from_secs(1);
 /// How long etcd may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How often a message that waits looks again.
@@ -77,6 +79,17 @@ impl Identity {
             Auth::Unknown if self.asks() => Err(UNKNOWN.into()),
             _ => Ok(()),
         }
+    }
+
+    fn pause(&self) -> Duration {
+        let soon = match self.auth() {
+            Auth::Unknown => self.asks(),
+            Auth::Off => {
+                self.named.load(Ordering::Acquire) && !self.ignores_tokens.load(Ordering::Acquire)
+            }
+            Auth::On => false,
+        };
+        if soon { ASK_SOON } else { ASK }
     }
 
     fn asks(&self) -> bool {
@@ -183,9 +196,8 @@ const UNKNOWN: &str = "etcd does not tell whether its authentication is on";
 pub(super) async fn follow(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let identity = &shared.identity;
     loop {
-        let known = identity.auth() != Auth::Unknown || !identity.asks();
         tokio::select! {
-            () = sleep(if known { ASK.0 } else { ASK.1 }) => {}
+            () = sleep(identity.pause()) => {}
             () = identity.ask.notified() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

@@ -11,14 +11,13 @@ use tokio::time::timeout;
 
 use crate::etcd::EtcdSettings;
 
-/// How long etcd's answer is the answer to others too: however many ask, etcd is asked once in this time.
-const FRESH: Duration = Duration::from_secs(1);
 /// How long etcd may take. It gives its own check of health 5 s and twice an election's timeout.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Alarms that a client may leave out of its health (etcd's `etcdhttp/health.go`).
 const ALARMS: [&str; 2] = ["CORRUPT", "NOSPACE"];
 
-/// What etcd answered last, by path: of those there are few.
+/// What etcd answered last, and when it was asked, by path: of those there are few. However many clients ask, etcd is
+/// asked by one at a time: those that have waited for that one get its answer.
 #[derive(Default)]
 pub(super) struct Pages(Mutex<BTreeMap<String, (Instant, Response<Bytes>)>>);
 
@@ -46,18 +45,20 @@ fn health(query: &str) -> String {
 impl Pages {
     /// etcd's page at `path`, which is one of [`path_of`].
     pub(super) async fn get(&self, etcd: &EtcdSettings, path: String) -> Response<Bytes> {
+        let begun = Instant::now();
         let mut pages = self.0.lock().await;
         if let Some((asked, page)) = pages.get(&path)
-            && asked.elapsed() < FRESH
+            && *asked >= begun
         {
             return page.clone();
         }
+        let asked = Instant::now();
         let page = match timeout(LIMIT, etcd.page(&path)).await {
             Ok(Ok(page)) => told(page),
             Ok(Err(error)) => unknown(&path, &error.to_string()),
             Err(_) => unknown(&path, "etcd does not answer"),
         };
-        pages.insert(path, (Instant::now(), page.clone()));
+        pages.insert(path, (asked, page.clone()));
         page
     }
 }

@@ -110,7 +110,7 @@ async fn switched_on(version: Version) {
             Err(error) => assert_eq!(refusal(&error).0, UNAUTHENTICATED, "{version:?}"),
             Ok(_) => assert!(version == Version::V3_4, "{version:?}: the proxy's rights are used"),
         }
-        assert!(begun.elapsed() < Duration::from_secs(15), "{version:?}");
+        assert!(begun.elapsed() < Duration::from_secs(25), "{version:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     can_do_nothing(&mut client, &expected).await;
@@ -133,7 +133,7 @@ async fn switched_on(version: Version) {
     let begun = Instant::now();
     while let Err(error) = client.get("secret", None).await {
         assert_eq!(refusal(&error), expected);
-        assert!(begun.elapsed() < Duration::from_secs(15), "{version:?}");
+        assert!(begun.elapsed() < Duration::from_secs(25), "{version:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     client.auth_enable().await.unwrap();
@@ -229,7 +229,7 @@ async fn tls_without_certificates_of_clients_is_not_for_everybody() {
     while nobody.get("a", None).await.map_or_else(|error| refusal(&error).0, |_| 0)
         != PERMISSION_DENIED
     {
-        assert!(begun.elapsed() < Duration::from_secs(15));
+        assert!(begun.elapsed() < Duration::from_secs(25));
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     proxy.end();
