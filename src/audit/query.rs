@@ -1,4 +1,4 @@
-//! Who touched which key, and when.
+//! Search: who used which keys, and when.
 
 use std::path::PathBuf;
 
@@ -111,7 +111,7 @@ impl Iterator for Query {
                 Ok(Next::Line(text)) => parse(text),
                 Ok(Next::Overlong) => Err("it is too long"),
                 Ok(Next::Torn(_)) => Err("it does not end"),
-                // The file is given up: the same read might fail for ever.
+                // The file is given up: the same read might always fail.
                 Err(error) => return Some(Err(error)),
             };
             let (file, line) = (reader.path().to_owned(), reader.number);
@@ -131,7 +131,7 @@ impl Iterator for Query {
 }
 
 fn parse(text: &[u8]) -> Result<Option<(u64, Record)>, &'static str> {
-    let line = Line::parse(text).ok_or("it is no line of an audit log")?;
+    let line = Line::parse(text).ok_or("not a line of an audit log")?;
     if line.kind != Kind::Request {
         return Ok(None);
     }

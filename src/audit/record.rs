@@ -36,10 +36,10 @@ pub struct Record {
     /// How many more it touched.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more: u64,
-    /// What else it was about: a lease, a user, a role, a member.
+    /// Its subject besides keys: a lease, a user, a role, a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// How many more requests of the connection were refused since its last line, and have no line of their own.
+    /// How many refused requests of the connection since its previous line have no line.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeats: u64,
     /// The revision asked for, or of the answer.

@@ -79,7 +79,7 @@ pub enum Problem {
     },
     /// It has not the form of a line, or not in this place.
     Malformed(&'static str),
-    /// The MAC is not of this line: the lines before it were made anew by somebody without the key.
+    /// The MAC is not of this line: the lines before it were written again by somebody without the key.
     Forged,
     /// The file's data key did not open: what it holds is chained, but not authenticated.
     Key(Error),
@@ -88,8 +88,8 @@ pub enum Problem {
         /// The file's first line.
         seq: u64,
     },
-    /// The file is not closed. Its last lines are chained but not authenticated, and whether more followed cannot be
-    /// told: it is still being written, or its writer crashed, or it was cut.
+    /// The file is not closed. Its last lines are chained but not authenticated, and whether more followed is
+    /// unknown: it is still being written, or its writer crashed, or it was cut.
     Open {
         /// How many lines follow the last checkpoint.
         lines: u64,
@@ -141,9 +141,9 @@ impl fmt::Display for Problem {
                 f.write_str("the chain is broken: this line or the one before was changed")
             }
             Self::Missing { from, to } if from == to => {
-                write!(f, "record {from} is missing before it")
+                write!(f, "record {from} is missing before this line")
             }
-            Self::Missing { from, to } => write!(f, "records {from} to {to} are missing before it"),
+            Self::Missing { from, to } => write!(f, "records {from} to {to} are missing before this line"),
             Self::Repeated { seq } => write!(f, "its number is {seq}, which came before"),
             Self::Malformed(why) => f.write_str(why),
             Self::Forged => f.write_str("its MAC does not verify: lines up to it were forged"),
@@ -152,23 +152,23 @@ impl fmt::Display for Problem {
                 write!(f, "the log begins with record {seq}: older files are not here")
             }
             Self::Open { lines: 0 } => f.write_str(
-                "the file is not closed after it: in use, or its writer crashed, or it was cut",
+                "the file does not end with a closing line: it is in use, its writer crashed, or it was cut",
             ),
             Self::Open { lines } => write!(
                 f,
-                "the file is not closed after it (in use, or its writer crashed, or it was cut); the last {lines} \
-                 lines are not authenticated"
+                "the file does not end with a closing line: it is in use, its writer crashed, or it was cut; its last \
+                 {lines} lines are not authenticated"
             ),
-            Self::Torn { bytes, .. } => write!(f, "the line is torn: {bytes} bytes without an end"),
+            Self::Torn { bytes, .. } => write!(f, "the line is incomplete: {bytes} bytes without a line end"),
             Self::Resumed { missing: true, .. } => f.write_str(
-                "the writer found no current file when it started: a crash, or somebody removed it",
+                "the writer found no current file when it started: it crashed, or somebody removed the file",
             ),
             Self::Resumed { cut, lines, .. } => write!(
                 f,
-                "the file before was not closed: the writer cut {cut} bytes of a torn line off it, and its last \
-                 {lines} lines were not authenticated until then"
+                "the previous file was not closed: the writer removed {cut} bytes of an incomplete line, and the last \
+                 {lines} lines were not authenticated"
             ),
-            Self::Lost { records } => write!(f, "{records} records could not be written before it"),
+            Self::Lost { records } => write!(f, "{records} records before this line could not be written"),
         }
     }
 }
@@ -196,7 +196,7 @@ struct Checker<'a> {
     at: Option<(u64, Chain)>,
 }
 
-/// What is known of the file at hand.
+/// What is known of the current file.
 #[derive(Default)]
 struct State {
     data_key: Option<DataKey>,
@@ -215,7 +215,7 @@ impl Checker<'_> {
             match next {
                 Next::Line(text) => match Line::parse(text) {
                     Some(line) => self.line(&line, &mut state, &mut found),
-                    None => found.push(Problem::Malformed("it is no line of an audit log")),
+                    None => found.push(Problem::Malformed("not a line of an audit log")),
                 },
                 Next::Overlong => found.push(Problem::Malformed("the line is too long")),
                 Next::Torn(bytes) => found.push(Problem::Torn { bytes, followed }),
@@ -224,7 +224,7 @@ impl Checker<'_> {
             self.report.lines += u64::from(!last);
             let number = reader.number;
             if number == 1 && state.data_key.is_none() && found.is_empty() {
-                found.push(Problem::Malformed("the file does not begin with its header"));
+                found.push(Problem::Malformed("the file does not start with a header"));
             }
             if last && number == 0 {
                 found.push(Problem::Malformed("the file is empty"));

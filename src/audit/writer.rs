@@ -36,7 +36,8 @@ impl Default for Options {
     }
 }
 
-/// A log that is open for writing. Share it among requests; [`close`](Self::close) it at the end.
+/// A log that is open for writing. Clones share it; [`close`](Self::close) it at the end.
+#[derive(Clone)]
 pub struct AuditLog {
     sender: mpsc::Sender<Message>,
     path: PathBuf,
@@ -88,7 +89,7 @@ impl AuditLog {
         self.reserve().await?.record(record).await
     }
 
-    /// Reserves a place for the line of a request before anything comes of it. With that place, writing the line does
+    /// Reserves a place for the line of a request before the request has any effect. With that place, writing the line does
     /// not wait: it happens even when the request is dropped.
     ///
     /// # Errors
@@ -150,7 +151,7 @@ impl Reserved {
     /// Writes the line, and does not wait until the file has it. If it cannot be written, the log says later that a
     /// line is missing.
     pub fn leave(self, record: Record) {
-        // Only a record that is no JSON is not sent, and every record is.
+        // Every record can be written as JSON.
         let _ = self.send(record);
     }
 

@@ -51,9 +51,9 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
     } else if has(&["Connection refused"]) {
         error.hint("nothing listens there: check the endpoint and that etcd runs")
     } else if tls && (broke_off || has(&["handshake", "alert"])) {
-        error.hint("the server may speak no TLS (write http://), or ask for a client certificate")
+        error.hint("the server may not use TLS (write http://), or it asks for a client certificate that it trusts")
     } else if broke_off || has(&["frame"]) {
-        error.hint("the server may speak TLS: write https:// and give its CA")
+        error.hint("the server may use TLS: write https:// and give its CA")
     } else {
         error
     }
@@ -78,7 +78,7 @@ fn certificate_hint(text: &str) -> Option<&'static str> {
     } else if has(&["InvalidPurpose", "purpose"]) {
         "the server's certificate is not made for servers: it needs the extended key usage serverAuth"
     } else if has(&["UnknownIssuer", "BadSignature"]) {
-        "give the CA that signed the server's certificate as --cacert: no CA that is trusted now did"
+        "the server's certificate is not signed by a trusted CA: give the CA that signed it as --cacert"
     } else {
         "give the CA that signed the server's certificate, and the endpoint by a name that is in it"
     })

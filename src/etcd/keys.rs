@@ -72,7 +72,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The keys from `first` up to `end`, each page as it is at its time.
+    /// The keys from `first` up to `end`, each page as of the time it is read.
     pub(crate) fn new(client: KvClient, timeout: Duration, first: Vec<u8>, end: Vec<u8>) -> Self {
         Self {
             client: client.max_decoding_message_size(MAX_ANSWER),
@@ -113,7 +113,7 @@ impl Pages {
             self.revision = told;
         }
         if self.revision <= 0 || told < self.revision {
-            return Err(wrong("it tells no revision, or an earlier one than before"));
+            return Err(wrong("it has no revision, or an earlier one than before"));
         }
         let (mut next, mut bytes) = (first, 0_usize);
         for kv in answer.kvs() {

@@ -75,7 +75,7 @@ async fn plain(url: &Url, path: &str) -> Result<Response<Bytes>, BoxError> {
     tokio::pin!(fetch);
     tokio::select! {
         fetched = &mut fetch => fetched,
-        // It may end as soon as it has the answer.
+        // The connection may end as soon as the answer was received.
         _ = connection => fetch.await,
     }
 }

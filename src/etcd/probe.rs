@@ -84,7 +84,7 @@ pub(super) struct Probe {
 #[cfg(feature = "proxy")]
 pub(crate) async fn check_version(client: &Client, settings: &EtcdSettings) -> Result<()> {
     let mut client = client.maintenance_client();
-    match answer("status", settings.command_timeout, client.status()).await {
+    match answer("read etcd's version", settings.command_timeout, client.status()).await {
         Ok(status) => {
             let version = failure::clean(status.version());
             EtcdVersion::check_tested("etcd", &version, settings.allow_untested)

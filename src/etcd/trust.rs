@@ -97,7 +97,7 @@ fn is_ca_as_server(error: &TlsError) -> bool {
 }
 
 /// Checks what else makes a trusted certificate good for this server, as Go does: dates, purpose and name. The
-/// handshake proves that the server has its key.
+/// handshake verifies that the server has its key.
 fn verify_given(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,

@@ -29,10 +29,10 @@ pub struct ValueKeyEntry {
     pub key: Option<SecretKey>,
 }
 
-/// How far the values of some keys are on their way to encryption, or back.
+/// The phase of the values of some keys on the way to encryption, or back.
 ///
-/// A program in any phase reads what programs in the phases before and after it write. So phases follow each other one
-/// by one, each once every program has seen the one before.
+/// A program in any phase reads what programs in the adjacent phases write. So phases follow each other one by one, and
+/// each begins after every program has followed the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationPhase {
     /// On the way to encryption: both are read, and values are written unencrypted.
@@ -50,7 +50,7 @@ pub enum MigrationPhase {
 }
 
 impl MigrationPhase {
-    /// All, in the order in which they are run through.
+    /// All, in their order.
     pub const ALL: [Self; 6] =
         [Self::Admit, Self::Encrypt, Self::Done, Self::AdmitBack, Self::Decrypt, Self::Off];
 
@@ -91,13 +91,13 @@ impl MigrationPhase {
         !matches!(self, Self::Off)
     }
 
-    /// Whether programs in this phase and in `next` understand each other: no phase between them is skipped.
+    /// Whether `next` may follow: programs in the two phases read what the others write.
     #[must_use]
     pub fn leads_to(self, next: Self) -> bool {
         self.distance().abs_diff(next.distance()) <= 1
     }
 
-    /// How far from unencrypted values.
+    /// The distance from unencrypted values.
     const fn distance(self) -> u8 {
         match self {
             Self::Off => 0,
@@ -113,7 +113,7 @@ impl MigrationPhase {
 pub struct Migration {
     /// The keys with this prefix.
     pub prefix: Vec<u8>,
-    /// How far they are; never [`Done`](MigrationPhase::Done), which is the end of a migration.
+    /// Their phase; never [`Done`](MigrationPhase::Done), which is the end of a migration.
     pub phase: MigrationPhase,
 }
 
@@ -221,7 +221,7 @@ impl ValueKeyring {
             return Err("serial 0, or too many keys");
         }
         if ids.len() != self.keys.len() {
-            return Err("a key stands twice");
+            return Err("two keys have the same id");
         }
         if self.keys.iter().filter(|entry| entry.state == KeyState::Primary).count() != 1 {
             return Err("not exactly one key is primary");
@@ -250,12 +250,12 @@ impl ValueKeyring {
                 .any(|(other, entry)| other != at && prefix.starts_with(&entry.prefix))
         };
         if all.iter().enumerate().any(|(at, entry)| covers(at, &entry.prefix)) {
-            return Err("a prefix under migration is part of another");
+            return Err("a prefix under migration starts with another");
         }
         Ok(())
     }
 
-    /// The phase of the keys with `prefix`, as far as it is theirs alone.
+    /// The phase that is set for exactly `prefix`.
     #[must_use]
     pub fn phase(&self, prefix: &[u8]) -> MigrationPhase {
         let entry = self.migrate.iter().find(|entry| entry.prefix == prefix);

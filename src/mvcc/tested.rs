@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 /// Major and minor version of an etcd, of a cluster or of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EtcdVersion {
-    /// 3, so far.
+    /// The major version, 3 so far.
     pub major: u32,
-    /// Such as 7 of `3.7.3`.
+    /// The minor version, such as 7 of `3.7.3`.
     pub minor: u32,
 }
 
@@ -36,7 +36,7 @@ impl EtcdVersion {
         Self { minor: self.minor.saturating_add(1), ..self }
     }
 
-    /// Refuses `version`, which `whose` tells, if it is later than the last one tested or cannot be told, unless
+    /// Refuses `version`, of `whose`, if it is later than the last one tested or cannot be parsed, unless
     /// `allow_untested`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ pub struct Access(BTreeMap<String, Vec<Vec<u8>>>);
 pub(super) enum Rule<'a> {
     /// Everything.
     Everything,
-    /// Whatever is about keys with one of these prefixes alone.
+    /// Requests that only use keys with one of these prefixes.
     Prefixes(&'a [Vec<u8>]),
     /// Nothing.
     Nothing,

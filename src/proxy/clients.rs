@@ -1,4 +1,4 @@
-//! What each client may take of the proxy's memory.
+//! Each client's share of the proxy's memory.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,7 +18,7 @@ const CONNECTION: usize = 64 << 10;
 /// What a call takes until its answer was sent: its state, messages that are too small to be counted, and what etcd
 /// may send of its answer before there is room for it.
 const CALL: usize = 64 << 10;
-/// Clients that are remembered before those that are gone are looked for.
+/// How many clients are remembered before disconnected ones are removed.
 const FEW: usize = 64;
 
 /// The clients that are connected, each with its share of one memory.
@@ -29,11 +29,11 @@ pub(super) struct Clients {
 
 struct Known {
     clients: HashMap<Client, Budget>,
-    /// How many there are when those that are gone are looked for.
+    /// The number of clients at which disconnected ones are removed.
     many: usize,
 }
 
-/// Who is one client: a certificate's name, wherever it comes from; else an address.
+/// What identifies a client: its certificate's name, from any address; without one, its address.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Client {
     Name(Arc<str>),
@@ -46,7 +46,7 @@ impl Clients {
         Self { memory: Budget::new(memory), known: Mutex::new(known) }
     }
 
-    /// The bytes that are taken.
+    /// The bytes in use.
     pub(super) fn used(&self) -> usize {
         self.memory.used()
     }
@@ -74,7 +74,7 @@ impl Clients {
     }
 }
 
-/// Whoever has one IPv6 address has all that differ in the last 64 bits.
+/// A host with one IPv6 address can use all that differ only in the last 64 bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

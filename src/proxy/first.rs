@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// What every client of HTTP/2 begins with (RFC 9113, 3.4).
+/// The first bytes of every HTTP/2 client (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a client speaks.
@@ -18,7 +18,7 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// Reads as much of `stream` as it takes to tell; the stream that is still to be read from its beginning.
+/// Reads the first bytes of `stream`. The stream that is returned gives them again.
 ///
 /// # Errors
 /// Those of the stream, and `UnexpectedEof` when it ends before.
@@ -38,7 +38,7 @@ pub(super) async fn protocol<S: AsyncRead + Unpin>(
     Ok((Protocol::Http1, Begun { read: read.freeze(), stream }))
 }
 
-/// A stream of which something was read that is read again.
+/// A stream that gives the bytes that were read from it once more.
 pub(super) struct Begun<S> {
     read: Bytes,
     stream: S,

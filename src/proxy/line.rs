@@ -1,5 +1,5 @@
-//! A request's line in the audit log. It cannot be skipped: a place in the log is reserved before anything comes of the
-//! request, and the line is written even if the client goes away before the answer.
+//! A request's line in the audit log. It cannot be skipped: a place in the log is reserved before the request has any
+//! effect, and the line is written even if the client goes away before the answer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::metrics::code_name;
 use crate::audit::{KeyRange, Record, Reserved};
 use crate::values::About;
 
-/// Lines for refused requests that a connection may cause in a while; more are counted.
+/// Lines for refused requests of a connection within [`A_WHILE`]; more are only counted.
 const MAX_REFUSED: u32 = 50;
 const A_WHILE: Duration = Duration::from_secs(30);
 
@@ -136,10 +136,10 @@ impl Line {
 }
 
 impl Drop for Line {
-    /// The client went away: what became of its request is unknown, and that it was made is not.
+    /// The client went away: whether its request had an effect is unknown.
     fn drop(&mut self) {
         let Some(place) = self.place.take() else { return };
-        // Without anything parsed it had no effect.
+        // A request that was not parsed had no effect.
         let refused = self.about == About::default();
         if let Some(repeats) = self.gate.refusals.next(refused) {
             let record = self.record(Code::Cancelled, None, repeats);

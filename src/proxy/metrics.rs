@@ -1,4 +1,4 @@
-//! What Prometheus is told, and the server that tells it.
+//! Metrics for Prometheus, and the server of /metrics, /healthz and /readyz.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,33 +60,33 @@ impl Metrics {
         registry.register("requests", "Calls, by method and gRPC code", metrics.calls.clone());
         registry.register(
             "request_duration_seconds",
-            "Time to the answer of calls that are no streams",
+            "Duration of calls that are not streams",
             metrics.seconds.clone(),
         );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register(
             "connections_refused",
-            "Connections that there was no memory for",
+            "Connections refused for lack of memory",
             metrics.connections_refused.clone(),
         );
         registry.register(
             "accept_failures",
-            "Connections that the operating system did not give us, such as for want of file descriptors",
+            "Connections that could not be accepted, for example for lack of file descriptors",
             metrics.accept_failures.clone(),
         );
         registry.register(
             "memory_used_bytes",
-            "What the messages, calls and connections of all clients take of --max-memory",
+            "Part of --max-memory that messages, calls and connections use",
             metrics.memory_used.clone(),
         );
         registry.register(
             "audit_failures",
-            "Requests that the audit log could not take",
+            "Requests that could not be written to the audit log",
             metrics.audit_failures.clone(),
         );
         registry.register(
             "unreadable_values",
-            "Values that answers left out because they do not open",
+            "Values that do not open and were left out of answers",
             metrics.unreadable.clone(),
         );
         registry.register(

@@ -54,7 +54,7 @@ impl Pages {
         }
         let asked = Instant::now();
         let page = match timeout(LIMIT, etcd.page(&path)).await {
-            Ok(Ok(page)) => told(page),
+            Ok(Ok(page)) => forwarded(page),
             Ok(Err(error)) => unknown(&path, &error.to_string()),
             Err(_) => unknown(&path, "etcd does not answer"),
         };
@@ -63,17 +63,17 @@ impl Pages {
     }
 }
 
-/// What is told of etcd's answer.
-fn told(page: Response<Bytes>) -> Response<Bytes> {
+/// The parts of etcd's answer that clients get.
+fn forwarded(page: Response<Bytes>) -> Response<Bytes> {
     let (head, body) = page.into_parts();
-    let mut told = Response::new(body);
-    *told.status_mut() = head.status;
+    let mut forwarded = Response::new(body);
+    *forwarded.status_mut() = head.status;
     for name in [header::CONTENT_TYPE, header::X_CONTENT_TYPE_OPTIONS] {
         if let Some(value) = head.headers.get(&name) {
-            told.headers_mut().insert(name, value.clone());
+            forwarded.headers_mut().insert(name, value.clone());
         }
     }
-    told
+    forwarded
 }
 
 /// etcd does not tell: then it is not healthy.

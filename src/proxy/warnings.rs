@@ -1,4 +1,4 @@
-//! Warnings about what may happen many times a second, said now and then.
+//! Limits warnings about what may happen many times a second.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ impl Warnings {
         Self { warn, last: Mutex::new((None, 0)) }
     }
 
-    /// Says `warning`, unless one was said a moment ago; and how many were not said.
+    /// Gives out `warning`, unless another was given out a moment ago, and how many were left out.
     pub(super) fn say(&self, warning: &str) {
         let left_out = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -118,7 +118,7 @@ impl ValueCipher {
         self.sealed.swap(0, Ordering::Relaxed)
     }
 
-    /// How far the value of `key` is on its way to encryption, or back.
+    /// The phase of `key` on the way to encryption, or back.
     #[must_use]
     pub fn phase(&self, key: &[u8]) -> MigrationPhase {
         let entry = self.migrate.iter().find(|entry| key.starts_with(&entry.prefix));
@@ -143,10 +143,10 @@ impl ValueCipher {
         self.phase(key).accepts_encrypted()
     }
 
-    /// `value` as etcd is to hold it under `key`: encrypted, or as it is where a migration says so.
+    /// `value` as etcd is to hold it under `key`: encrypted, or unchanged where its phase says so.
     ///
     /// # Errors
-    /// Usage for a value of gigabytes, and for one that is not encrypted and would be taken for one that is.
+    /// Usage for a value of gigabytes, and for one that would be stored unencrypted and starts like an encrypted one.
     pub fn store(&self, key: &[u8], value: &[u8]) -> Result<Vec<u8>> {
         if self.encrypts(key) {
             return self.seal(key, value);
@@ -154,7 +154,7 @@ impl ValueCipher {
         if matches!(ValueHeader::split(value), Ok(None)) {
             return Ok(value.to_vec());
         }
-        let text = "it begins as an encrypted value does, and is to be written unencrypted";
+        let text = "it starts like an encrypted value, and would be written unencrypted";
         Err(Error::usage(text).context(named(key)))
     }
 
@@ -237,12 +237,12 @@ impl ValueCipher {
             |text: &str, hint: &str| Err(Error::tampered(text).context(named(key)).hint(hint));
         match split {
             None if !phase.accepts_unencrypted() => refused(
-                "it is not encrypted",
-                "`strongroom value migrate` takes in values that were written before encryption",
+                "it is not encrypted, and its key is not under migration",
+                "to read values written before encryption run `strongroom value migrate --prefix … --phase admit`",
             ),
             Some(_) if !phase.accepts_encrypted() => refused(
-                "it is encrypted, and its migration back is in phase off",
-                "`strongroom value migrate --phase admit` lets encrypted values pass again",
+                "it is encrypted, and its key is in phase off",
+                "to read encrypted values run `strongroom value migrate --prefix … --phase admit`",
             ),
             split => Ok(split),
         }
@@ -260,15 +260,17 @@ impl ValueCipher {
             .and_then(|algorithm| self.key(header.key)?.cipher(algorithm));
         let cipher = cipher.map_err(|error| error.context(named(key)))?;
         cipher.open(&header.nonce, &self.associated(header, key), body, tag).ok_or_else(|| {
-            Error::tampered("it does not verify: changed, or moved from another key or namespace")
-                .context(named(key))
+            Error::tampered(
+                "it does not verify: it was changed, or belongs to another key or namespace",
+            )
+            .context(named(key))
         })
     }
 
     fn key(&self, id: ValueKeyId) -> Result<&Key> {
         self.keys.iter().find(|key| key.id == id).ok_or_else(|| {
             Error::new(ErrorKind::WrongKey, format!("value key {id} is not in the keyring"))
-                .hint("was it sealed in another namespace, or is the keyring an older one?")
+                .hint("the value belongs to another namespace, or this keyring is an older one")
         })
     }
 

@@ -1,8 +1,8 @@
-//! Keeps a process's value keys those of the record in etcd.
+//! Follows the record in etcd, so that a process uses the value keys in it.
 //!
 //! Every few seconds the record is read linearizably; a watch only says when to read it sooner. Reading stays possible
 //! with the last keyring whatever happens to the record. Writing needs a record that was confirmed a moment ago: so
-//! whoever changes the record and waits [`SETTLE`] knows that every process either follows it or does not write.
+//! [`SETTLE`] after a change of the record every process either follows it or does not write.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -52,7 +52,7 @@ pub(super) struct State {
     confirmed: Instant,
     /// Why the record in etcd is not the one in use, if it is not.
     refused: Option<String>,
-    /// Why the last look came to nothing.
+    /// Why the last look failed.
     lost: Option<String>,
 }
 
@@ -118,7 +118,7 @@ impl Shared {
         Arc::clone(&self.state.borrow().cipher)
     }
 
-    /// Reads the record and takes it into use, unless somebody else does so meanwhile.
+    /// Reads the record and takes it into use, unless another task does so meanwhile.
     ///
     /// # Errors
     /// Those of etcd and of the record.
@@ -173,7 +173,7 @@ impl Shared {
             return Err(Error::new(
                 ErrorKind::Refused,
                 format!(
-                    "the value keyring is of namespace {}, and this process began with {}",
+                    "the value keyring in etcd belongs to namespace {}, not to {}",
                     keyring.namespace,
                     current.namespace()
                 ),
@@ -183,12 +183,12 @@ impl Shared {
             return Err(Error::new(
                 ErrorKind::Refused,
                 format!(
-                    "the value keyring was put back: serial {} after {}",
+                    "the value keyring in etcd is older than the one in use: serial {} after {}",
                     keyring.serial,
                     current.serial()
                 ),
             )
-            .hint("somebody wrote an old record; if etcd was restored on purpose, start the program again"));
+            .hint("if etcd was restored on purpose, restart this program"));
         }
         let next = Arc::new(ValueCipher::new(keyring)?);
         self.state.send_modify(|state| state.cipher = next);
@@ -230,7 +230,7 @@ pub(super) fn open(record: &[u8], masters: &MasterKeys) -> Result<ValueKeyring> 
     keyring::open(record, masters).map_err(|error| error.context("the value keyring in etcd"))
 }
 
-/// Looks at the record for ever.
+/// Looks at the record again and again.
 pub(super) async fn follow(shared: Arc<Shared>) {
     loop {
         let pause = if shared.look().await.is_ok() { CONFIRM } else { RETRY };
@@ -257,7 +257,7 @@ pub(super) async fn watch_record(shared: Arc<Shared>) {
     }
 }
 
-/// Adds usage counts to etcd's for ever.
+/// Adds usage counts to etcd's every minute.
 pub(super) async fn count(shared: Arc<Shared>) {
     loop {
         sleep(USAGE_INTERVAL).await;

@@ -107,11 +107,10 @@ fn change(
 }
 
 fn find(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<&mut ValueKeyEntry> {
-    keyring
-        .keys
-        .iter_mut()
-        .find(|entry| entry.id == id)
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no value key {id}")))
+    keyring.keys.iter_mut().find(|entry| entry.id == id).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("there is no value key {id}"))
+            .hint("`strongroom value status` lists the keys")
+    })
 }
 
 fn refused(id: ValueKeyId, state: KeyState, what: &str) -> Error {
@@ -135,7 +134,7 @@ pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) 
 /// Opens a record.
 ///
 /// # Errors
-/// [`WrongKey`](ErrorKind::WrongKey) when no master key at hand opens it, naming those that would;
+/// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens it, naming those that would;
 /// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified.
 pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
     let SealedRecord { seal, message, .. } = SealedRecord::parse(RecordKind::ValueKeyring, record)?;

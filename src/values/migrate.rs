@@ -13,14 +13,14 @@ use super::record::within;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, MigrationPhase, ValueHeader, ValueKeyId};
 
-/// How many values there are under each value key, and in clear.
+/// How many values are under each value key, and how many are unencrypted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
     /// By value key.
     pub keys: BTreeMap<ValueKeyId, u64>,
     /// Not encrypted. Those of etcd's locks, which are empty, do not count.
     pub clear: u64,
-    /// With our magic, and yet none of ours.
+    /// Values with the magic bytes that are not valid encrypted values.
     pub malformed: u64,
 }
 
@@ -39,7 +39,7 @@ pub struct Migrated {
     pub failed: Vec<(Vec<u8>, String)>,
 }
 
-/// What is to become of one value.
+/// How one value is converted.
 enum Conversion {
     Seal,
     Reseal,
@@ -78,7 +78,7 @@ impl Namespace {
     ///
     /// # Errors
     /// Those of [`change`](Self::change). [`Refused`](ErrorKind::Refused) when a phase would be skipped, when the prefix
-    /// is part of another one under migration, and when `done` or `off` would leave values that nobody reads.
+    /// is part of another one under migration, and when there are values that `done` or `off` does not read.
     pub async fn set_phase(
         &self,
         prefix: &[u8],
@@ -113,7 +113,10 @@ impl Namespace {
     ) -> Result<()> {
         self.change(|keyring| {
             if keyring.phase(prefix) != from {
-                return Err(Error::new(ErrorKind::Refused, "somebody else changes the phase"));
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    "another process changed the phase: run the command again",
+                ));
             }
             let migrate = &mut keyring.migrate;
             migrate.retain(|entry| entry.prefix != prefix);
@@ -122,10 +125,11 @@ impl Namespace {
             };
             if let Some(other) = migrate.iter().find(overlaps) {
                 let other = other.prefix.escape_ascii();
-                let text =
-                    format!("keys with this prefix are under migration by the prefix \"{other}\"");
+                let text = format!(
+                    "keys with this prefix are already under migration, with the prefix \"{other}\""
+                );
                 return Err(Error::new(ErrorKind::Refused, text)
-                    .hint("bring that to done first, or go on with that prefix"));
+                    .hint("use that prefix, or bring it to phase done first"));
             }
             if to != MigrationPhase::Done {
                 migrate.push(Migration { prefix: prefix.to_vec(), phase: to });
@@ -154,10 +158,10 @@ impl Namespace {
         let (are, hint) = match phase {
             MigrationPhase::Done => (
                 "not encrypted",
-                "run --phase encrypt again; a program may still write to etcd itself",
+                "run --phase encrypt again; a program may still write to etcd directly",
             ),
             MigrationPhase::Off => ("encrypted", "run --phase decrypt again"),
-            _ => ("encrypted", "the way back begins with --phase admit-back"),
+            _ => ("encrypted", "to decrypt them start with --phase admit-back"),
         };
         let text = format!("values are {are}, such as those of {}", names(&found));
         Err(Error::new(ErrorKind::Refused, text)
@@ -166,11 +170,11 @@ impl Namespace {
     }
 
     /// Brings all values of keys with `prefix` to what their phase writes: encrypted under the primary key, or
-    /// unencrypted. Each is written only if nobody changed it in between; leases stay. May be stopped and begun again at
+    /// unencrypted. Each is written only if nobody changed it in between; leases stay. Can be interrupted and run again at
     /// any time. At most `rate` values a second are written.
     ///
     /// # Errors
-    /// Those of etcd. A value that does not open is none: it is listed.
+    /// Those of etcd. A value that does not open is not an error: it is listed.
     pub async fn migrate(&self, prefix: &[u8], rate: Option<NonZeroU32>) -> Result<Migrated> {
         let mut pace = rate.map(pace);
         let (mut values, mut done) =
@@ -219,7 +223,7 @@ impl Namespace {
                 Ok(false) => {}
                 Err(error) => return done.note(&kv, Err(error)),
             }
-            // Somebody was faster: what is there now is looked at again.
+            // Another client was faster: look at the value that it wrote.
             let mut client = self.client().kv_client();
             let answer = within("read a value", client.get(kv.key(), None)).await?;
             match answer.kvs().first() {
@@ -229,7 +233,7 @@ impl Namespace {
         }
     }
 
-    /// What is to become of a value in `phase`, or in its own, and the value itself.
+    /// How a value is converted in `phase`, or in its own, and the value decrypted.
     async fn conversion(
         &self,
         kv: &KeyValue,
@@ -297,12 +301,13 @@ fn check_step(prefix: &[u8], from: MigrationPhase, to: MigrationPhase) -> Result
     let next = MigrationPhase::ALL.into_iter().filter(|next| *next != from && from.leads_to(*next));
     let next: Vec<_> = next.map(MigrationPhase::name).collect();
     let text = format!(
-        "values of keys with the prefix \"{}\" are in phase {}, which does not lead to {}",
+        "keys with the prefix \"{}\" are in phase {}: phase {} cannot follow it",
         prefix.escape_ascii(),
         from.name(),
         to.name()
     );
-    Err(Error::new(ErrorKind::Refused, text).hint(format!("from there: {}", next.join(", "))))
+    Err(Error::new(ErrorKind::Refused, text)
+        .hint(format!("phases that can follow: {}", next.join(", "))))
 }
 
 fn pace(rate: NonZeroU32) -> Interval {

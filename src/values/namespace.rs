@@ -1,4 +1,4 @@
-//! A namespace's value keys as they stand in etcd: made once, followed, changed under contention.
+//! A namespace's value keys in etcd: created once, followed, changed under contention.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, ValueKeyId, ValueKeyring};
 use crate::keys::MasterKeys;
 
-/// Where the keyring stands unless configured otherwise.
+/// The default prefix of the keyring.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
 /// How many keys with encrypted values an error names.
 pub(super) const EXAMPLES: usize = 3;
@@ -55,7 +55,7 @@ pub struct ValueKeyInfo {
 }
 
 impl Namespace {
-    /// Opens the namespace under `prefix`, and follows it. Never makes a keyring.
+    /// Opens the namespace under `prefix`, and follows it. Never creates a keyring.
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) when there is none, naming a few keys whose values need one;
@@ -70,8 +70,8 @@ impl Namespace {
         }
     }
 
-    /// As [`open`](Self::open); makes the keyring first, with a first key made at `now` (`YYYY-MM-DDTHH:MM:SSZ`), if
-    /// there is none. Of any number that try at once one makes it, and all use the same.
+    /// As [`open`](Self::open); creates the keyring first, with a first key made at `now` (`YYYY-MM-DDTHH:MM:SSZ`), if
+    /// there is none. Of several processes that try at once one creates it, and all use it.
     ///
     /// # Errors
     /// As [`open`](Self::open), and those of [`keyring::seal`]. [`Refused`](ErrorKind::Refused) when there is no
@@ -87,13 +87,13 @@ impl Namespace {
             let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await;
             let found = found.map_err(|error| match error.kind() {
                 ErrorKind::Denied => error
-                    .context("whether there are encrypted values is unknown")
-                    .hint("run it as a user who may read all keys, or with --force"),
+                    .context("cannot find out whether etcd holds encrypted values")
+                    .hint("run the command as a user who may read all keys, or with --force"),
                 _ => error,
             })?;
             if !found.is_empty() {
                 let text = format!(
-                    "etcd holds no value keyring under {}, and yet encrypted values, such as {}",
+                    "etcd holds no value keyring under {}, but encrypted values, such as those of {}",
                     prefix.escape_ascii(),
                     names(&found)
                 );
@@ -118,7 +118,7 @@ impl Namespace {
         if record::read(&client, prefix).await?.is_none() {
             let keyring = keyring::generate(now, &mut system_rng());
             let record = keyring::seal(&keyring, &masters, &mut system_rng())?;
-            // Who loses uses the winner's: which of the two this was does not matter.
+            // Of several processes that try, the first one's keyring stays; all use it.
             record::put_if_unchanged(&client, &record::key(prefix), 0, record).await?;
         }
         Self::open(client, prefix, masters).await
@@ -294,8 +294,8 @@ impl Namespace {
     }
 }
 
-const PUT_BACK: &str = "they need the keyring that sealed them, and a new one would not open them: \
-    `strongroom value keyring import` puts an exported one back, `strongroom restore --to-cluster` one from a backup; \
+const PUT_BACK: &str = "a new keyring would not open them: put the old one back with \
+    `strongroom value keyring import` or, from a backup, `strongroom restore --to-cluster`; \
     if it is under another prefix give --reserved-prefix";
 
 /// There is no keyring. Says whether there are values that need one.
@@ -304,12 +304,16 @@ async fn missing(client: &Client, prefix: &[u8]) -> Error {
     let error = |text| Error::new(ErrorKind::NotFound, text);
     match pages::encrypted_keys(client, prefix, EXAMPLES, Some(SEARCH)).await {
         Ok(found) if found.is_empty() => {
-            error(text).hint("`strongroom value init` makes one; nothing else does")
+            error(text).hint("run `strongroom value init` once to create it")
         }
-        Ok(found) => error(format!("{text}, and yet encrypted values, such as {}", names(&found)))
-            .hint(PUT_BACK),
-        Err(why) => error(format!("{text} (whether there are encrypted values is unknown: {why})"))
-            .hint("`strongroom value init` makes one if there never was one; nothing else does"),
+        Ok(found) => {
+            error(format!("{text}, but encrypted values, such as those of {}", names(&found)))
+                .hint(PUT_BACK)
+        }
+        Err(why) => {
+            error(format!("{text} (and whether it holds encrypted values is unknown: {why})"))
+                .hint("if there never was a keyring, run `strongroom value init` once to create it")
+        }
     }
 }
 

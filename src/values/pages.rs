@@ -36,7 +36,7 @@ impl Values {
     }
 }
 
-/// Up to `most` keys whose values are encrypted, as their first bytes tell; within `limit` those that were found.
+/// Up to `most` keys whose values are encrypted, as their first bytes say; within `limit` those that were found.
 pub(super) async fn encrypted_keys(
     client: &Client,
     reserved: &[u8],
@@ -46,7 +46,7 @@ pub(super) async fn encrypted_keys(
     find(Values::new(client, reserved, b""), is_encrypted, most, limit).await
 }
 
-/// Whether a value is encrypted, or damaged so that it cannot be told.
+/// Whether a value is encrypted, or damaged so that this is unknown.
 pub(super) fn is_encrypted(kv: &KeyValue) -> bool {
     !matches!(ValueHeader::split(kv.value()), Ok(None))
 }
@@ -74,7 +74,7 @@ pub(super) async fn find(
         None => search.await?,
         Some(limit) => match tokio::time::timeout(limit, search).await {
             Ok(searched) => searched?,
-            // What was found until then says enough.
+            // What was found until then is enough.
             Err(_) if !found.is_empty() => {}
             Err(_) => {
                 let text = format!("not all keys could be read in {limit:?}");

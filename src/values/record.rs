@@ -1,4 +1,4 @@
-//! The value keyring's record as etcd holds it: one key, which is written only if nobody else was faster.
+//! The value keyring's record as etcd holds it: one key, which is written only if it has not changed since it was read.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A request of ours that takes longer has failed.
+/// The longest that a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The record and where it stands in etcd's history.
+/// The record and its place in etcd's history.
 pub(super) struct Record {
     /// Sealed by the master keys.
     pub(super) bytes: Vec<u8>,
@@ -80,17 +80,17 @@ pub(super) async fn within<T>(
 /// Refuses a prefix that cannot be reserved.
 pub(super) fn check_prefix(prefix: &[u8]) -> Result<()> {
     if prefix.len() < 2 || !prefix.ends_with(b"/") {
-        return Err(Error::usage("the reserved prefix is a name that ends with a slash")
+        return Err(Error::usage("the reserved prefix must be a name that ends with a slash")
             .hint("such as /strongroom/"));
     }
     Ok(())
 }
 
-/// The record was there and is no longer.
+/// The record was deleted.
 pub(super) fn deleted(prefix: &[u8]) -> Error {
     Error::new(
         ErrorKind::NotFound,
         format!("the value keyring under {} was deleted", prefix.escape_ascii()),
     )
-    .hint("`strongroom value keyring import` puts an exported one back, `strongroom restore --to-cluster` one from a backup")
+    .hint("put it back with `strongroom value keyring import` or, from a backup, `strongroom restore --to-cluster`")
 }

@@ -1,4 +1,4 @@
-//! The keyring's record taken out of etcd and put back, sealed as it is.
+//! Export and import of the keyring's record, sealed as it is.
 
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ impl Namespace {
         force: bool,
     ) -> Result<bool> {
         record::check_prefix(prefix)?;
-        let keyring = keyring::open(bytes, masters)?;
+        let keyring = keyring::open(bytes, masters)
+            .map_err(|error| error.context("the exported value keyring"))?;
         let there = record::read(client, prefix).await?;
         match &there {
             Some(record) if record.bytes == bytes => return Ok(false),
@@ -58,8 +59,8 @@ impl Namespace {
         if record::put_if_unchanged(client, &record::key(prefix), revision, bytes.into()).await? {
             return Ok(true);
         }
-        Err(Error::new(ErrorKind::Refused, "somebody else wrote the value keyring meanwhile")
-            .hint("look at `strongroom value status` before you run this again"))
+        Err(Error::new(ErrorKind::Refused, "another process wrote the value keyring meanwhile")
+            .hint("check `strongroom value status` before you run the command again"))
     }
 }
 
@@ -67,19 +68,19 @@ impl Namespace {
 fn check_older(record: &Record, keyring: &ValueKeyring, masters: &MasterKeys) -> Result<()> {
     let refused = |text: String| {
         Error::new(ErrorKind::Refused, text)
-            .hint("--force replaces it: export it first, as values sealed by it may open with nothing else")
+            .hint("--force replaces it; export it first: values encrypted with it open with no other keyring")
     };
     let there = follow::open(&record.bytes, masters)
-        .map_err(|error| refused(format!("{error}: whether it is an older one is unknown")))?;
+        .map_err(|error| refused(format!("{error}: cannot find out whether it is older")))?;
     if there.namespace != keyring.namespace {
         return Err(refused(format!(
-            "etcd holds the value keyring of another namespace: {}, and this one is of {}",
+            "the value keyring in etcd belongs to another namespace: {}, the exported one to {}",
             there.namespace, keyring.namespace
         )));
     }
     if there.serial >= keyring.serial {
         return Err(refused(format!(
-            "etcd holds a value keyring that is not older: serial {}, and this one has {}",
+            "the value keyring in etcd is not older: serial {}, the exported one has {}",
             there.serial, keyring.serial
         )));
     }
@@ -112,5 +113,5 @@ async fn check_values(client: &Client, prefix: &[u8], keyring: &ValueKeyring) ->
     let Some(error) = failed else { return Ok(()) };
     let text = format!("no encrypted value in etcd opens with this keyring: {error}");
     Err(Error::new(ErrorKind::Refused, text)
-        .hint("is it another cluster's? --force imports it nevertheless"))
+        .hint("it may belong to another cluster; --force imports it anyway"))
 }

@@ -174,7 +174,7 @@ fn every_command(version: Version) {
     program.end();
     let (status, text) = output(&["value", "status", "-k", &key, "--endpoints", behind.endpoint()]);
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("0 values that are not encrypted"), "{text}");
+    assert!(text.contains("values not encrypted: 0"), "{text}");
 }
 
 /// Commands that go on until they are stopped.

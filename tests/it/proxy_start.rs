@@ -29,7 +29,8 @@ impl Started {
         let log = dir.join("proxy.log");
         let child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
             .args(["proxy", "--endpoints", endpoint, "-k", key, "--listen", &address])
-            .args(["--metrics-listen", &metrics])
+            .args(["--metrics-listen", &metrics, "--audit-log"])
+            .arg(dir.join("audit.log"))
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -102,6 +103,14 @@ fn a_proxy_that_waits_ends_when_it_is_told_to() {
     let proxy = Started::new(dir.path(), &format!("http://127.0.0.1:{port}"), &key);
     proxy.until("it says that it waits", || proxy.log().contains("waiting for etcd"));
     proxy.end();
+    verify(dir.path(), &key);
+}
+
+/// A log that was closed has no findings.
+fn verify(dir: &Path, key: &str) {
+    let log = dir.join("audit.log");
+    let (status, text) = output(&["audit-log", "verify", log.to_str().unwrap(), "-k", key]);
+    assert_eq!(status, Some(0), "{text}");
 }
 
 /// What does not mend by itself ends the program at once.
@@ -111,11 +120,14 @@ async fn a_proxy_does_not_wait_for_what_is_wrong() {
     let key = keyring(dir.path());
     let etcd = Etcd::start(Version::V3_5).await;
     let ends = |key: &str, listen: &str, etcd: &str| {
-        output(&["proxy", "-k", key, "--listen", listen, "--endpoints", etcd])
+        let log = dir.path().join("audit.log");
+        let log = log.to_str().unwrap();
+        output(&["proxy", "-k", key, "--listen", listen, "--endpoints", etcd, "--audit-log", log])
     };
     let (status, text) = ends(&key, "127.0.0.1:0", etcd.endpoint());
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("no value keyring") && text.contains("value init"), "{text}");
+    verify(dir.path(), &key);
 
     init(etcd.endpoint(), &key, "/strongroom/");
     let elsewhere = TempDir::new().unwrap();

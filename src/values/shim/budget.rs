@@ -1,4 +1,4 @@
-//! Memory for messages: a process has so much, and no client of it can take everything.
+//! Memory for messages: one limit for the process, shared so that no client can use all of it.
 //!
 //! A client gets room as long as what it holds is not more than twice what is then left for all. So one client alone
 //! gets two thirds, two get two fifths each, and however many there are, something is left for the next one. Its
@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex as Line, Notify};
 use tonic::Status;
 
-/// What messages may take unless configured otherwise.
+/// The default limit for messages.
 pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
-/// How long one waits for others to give room back.
+/// How long to wait for room.
 const WAIT: Duration = Duration::from_secs(120);
 
 /// One client's share of a process's memory.
@@ -35,7 +35,7 @@ struct Account {
     calls: AtomicUsize,
     /// The first in line tries again whenever room was given back.
     line: Line<()>,
-    /// Calls that wait to begin: they must not hold back those that are half done.
+    /// Calls that wait to begin: they must not delay calls in progress.
     #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the proxy counts calls"))]
     door: Line<()>,
 }
@@ -71,7 +71,7 @@ impl Budget {
         Self::of(Arc::clone(&self.0.pool))
     }
 
-    /// Whether anybody else has this share.
+    /// Whether this share is used elsewhere.
     #[cfg(feature = "proxy")]
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
@@ -89,7 +89,7 @@ impl Budget {
         Self(Arc::new(Account { pool, used, calls, line, door }))
     }
 
-    /// Room at once.
+    /// Room, without waiting.
     ///
     /// # Errors
     /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there is none now.
@@ -97,16 +97,16 @@ impl Budget {
         self.attempt(bytes, For::Message).ok_or_else(|| exhausted(bytes))
     }
 
-    /// Room for something that came already: after those of the same client that wait longer, unless there is room
+    /// Room for something that was received already: after those of the same client that wait longer, unless there is room
     /// for it now.
     ///
     /// # Errors
-    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there never is, or was none in time.
+    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there can never be enough, or was not in time.
     pub(crate) async fn wait(&self, bytes: usize) -> Result<Room, Status> {
         self.queue(bytes, For::Message, &self.0.line).await
     }
 
-    /// Room for a connection at once.
+    /// Room for a connection, without waiting.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -190,7 +190,7 @@ impl Pool {
 }
 
 fn exhausted(bytes: usize) -> Status {
-    let text = format!("strongroom: no memory for {bytes} bytes more of this client's messages");
+    let text = format!("strongroom: no memory for {bytes} more bytes of this client's messages");
     Status::resource_exhausted(text)
 }
 
@@ -202,7 +202,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Gives back all but `bytes`.
+    /// Gives back all except `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         if let Some(back) = self.bytes.checked_sub(bytes).filter(|back| *back > 0) {
             self.bytes = bytes;

@@ -23,7 +23,7 @@ const UNFINISHED: Duration = Duration::from_secs(30);
 /// Answers above this size are sent without a copy, in two pieces.
 const COPIED: usize = 64 << 10;
 
-/// Whose messages they are.
+/// Who sends the messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
     /// Without room they are refused at once: those that wait would keep others of their connection from arriving.
@@ -120,7 +120,7 @@ impl Frames {
     async fn room_for(&mut self, length: usize) -> Result<Room, Status> {
         match self.from {
             From::Client => self.budget.take(length),
-            // What it is rewritten to takes as much again.
+            // The rewritten message takes as much again.
             From::Etcd => self.budget.wait(length.saturating_mul(2)).await,
         }
     }
@@ -239,7 +239,7 @@ pub(crate) fn answered(message: Bytes, trailers: HeaderMap, room: Option<Room>) 
     Body::new(http_body_util::StreamBody::new(futures::stream::iter(frames)))
 }
 
-/// `bytes`, which keep as much of `room` as they need for as long as they are in memory, in whoever's queue.
+/// `bytes`, which keep as much of `room` as they need for as long as they are in memory, in any queue.
 pub(crate) fn held(bytes: Bytes, room: Option<Room>) -> Bytes {
     struct Held(Bytes, #[allow(dead_code, reason = "it is dropped with the bytes")] Room);
 
@@ -317,7 +317,7 @@ mod tests {
         }
         drop(body);
         assert_eq!(sent.concat().len(), 150_005);
-        // It is in somebody's queue, and counts as long.
+        // It is in a queue, and counts until it leaves it.
         assert!(budget.take(100_000).is_err());
         drop(sent);
         assert!(budget.take(200_000).is_ok());

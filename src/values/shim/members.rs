@@ -52,7 +52,8 @@ mod tests {
             put_message(&mut answer, 2, &member(&[]));
             answer
         };
-        let told = with_client_urls(&answer(&["http://a:2379", "http://b:2379"]), "http://p:1");
-        assert_eq!(told.unwrap(), answer(&["http://p:1"]));
+        let rewritten =
+            with_client_urls(&answer(&["http://a:2379", "http://b:2379"]), "http://p:1");
+        assert_eq!(rewritten.unwrap(), answer(&["http://p:1"]));
     }
 }

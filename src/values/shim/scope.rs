@@ -1,4 +1,4 @@
-//! Which keys are encrypted, and which nobody may touch.
+//! Which keys are encrypted, and which clients may not use.
 
 use std::borrow::Cow;
 

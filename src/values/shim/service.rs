@@ -30,7 +30,7 @@ use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
 const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
-/// Of one answer: it has to be in memory to be rewritten.
+/// The largest answer: it has to be in memory to be rewritten.
 pub(super) const MAX_ANSWERS: usize = 256 << 20;
 /// Pauses between attempts at a transaction when another client was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
@@ -67,7 +67,7 @@ pub enum Unreadable {
     /// An error that names the key.
     #[default]
     Error,
-    /// The other values, and the key without a value. The response header `strongroom-unreadable-keys` names it.
+    /// The other values, and the key without a value; the header `strongroom-unreadable-keys` names the key.
     Omit,
 }
 
@@ -188,7 +188,7 @@ impl Shim {
         Self { shared, ..self }
     }
 
-    /// As it is, with a client's memory and with other connections to etcd: one for calls with one answer and one for
+    /// The same shim with a client's memory and with other connections to etcd: one for calls with one answer and one for
     /// streams.
     #[cfg(feature = "proxy")]
     pub(crate) fn over(&self, calls: Channel, streams: Channel, memory: Budget) -> Self {
@@ -294,7 +294,7 @@ impl Shim {
             let mut parts = Vec::new();
             for op in responses(given)? {
                 let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
-                // Its header would be that of the moment before.
+                // Its header would be one read before the request.
                 parts.push(Vec::new());
                 without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
             }
@@ -433,7 +433,7 @@ impl Shim {
         message: &[u8],
     ) -> Result<Answer, Failure> {
         let request = request(method, headers, single(message));
-        // A call that waits for another client must not stand among those that do not.
+        // A call that may wait for another client uses another connection than those that do not.
         let channel =
             if method.shape() == Shape::Waits { &mut self.streams } else { &mut self.calls };
         let (head, body) = through(channel, request).await?.into_parts();
@@ -452,7 +452,7 @@ impl Shim {
                 Ok(Answer { headers: head.headers, message, trailers, unreadable: 0, room })
             }
             (_, Some(status)) if status.code() != tonic::Code::Ok => Err(status.into()),
-            _ => Err(Status::unavailable("strongroom: etcd's answer broke off").into()),
+            _ => Err(Status::unavailable("strongroom: etcd's answer was incomplete").into()),
         }
     }
 
@@ -466,7 +466,7 @@ impl Shim {
     }
 }
 
-/// A request to etcd. Nothing of the client's is in it but the headers that etcd reads.
+/// A request to etcd. Of the client's headers it has only those that etcd reads.
 fn request(method: Method, headers: &HeaderMap, body: Body) -> Request<Body> {
     let mut request = Request::new(body);
     *request.method_mut() = http::Method::POST;

@@ -34,12 +34,12 @@ pub(super) fn everything() -> Judge {
     Arc::new(|message| Box::pin(std::future::ready(message)))
 }
 
-/// Answers of ours, and cancellations of ours, that wait to be sent.
+/// Answers and cancellations made here that wait to be sent.
 const WAITING: usize = 64;
 
 /// What the half that reads the client tells the half that answers.
-enum Told {
-    /// An answer of ours, to be sent after etcd has answered so many creations of watches.
+enum Notice {
+    /// An answer made here, to be sent after etcd has answered so many creations of watches.
     Answer { after: u64, message: Bytes },
     /// The client's half failed: the stream ends.
     Failed(Status),
@@ -54,7 +54,7 @@ struct Client {
     judge: Judge,
     /// Creations of watches that went to etcd.
     created: u64,
-    told: mpsc::Sender<Told>,
+    notices: mpsc::Sender<Notice>,
     cancels: mpsc::Receiver<i64>,
 }
 
@@ -63,9 +63,9 @@ struct Answers {
     shim: Shim,
     method: Method,
     etcd: Etcd,
-    told: Option<mpsc::Receiver<Told>>,
-    /// Answers of ours whose turn has not come.
-    ours: VecDeque<(u64, Bytes)>,
+    notices: Option<mpsc::Receiver<Notice>>,
+    /// Answers made here whose turn has not come.
+    local: VecDeque<(u64, Bytes)>,
     /// Creations that etcd answered.
     created: u64,
     cancel: mpsc::Sender<i64>,
@@ -86,7 +86,7 @@ pub(super) fn open(
     requests: Frames,
     judge: Judge,
 ) -> Response<Body> {
-    let (told, tells) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(WAITING);
     let (cancel, cancels) = mpsc::channel(WAITING);
     let mut client = Client {
         shim: shim.clone(),
@@ -95,7 +95,7 @@ pub(super) fn open(
         requests,
         judge,
         created: 0,
-        told,
+        notices: sender,
         cancels,
     };
     let mut upstream = shim.clone();
@@ -114,8 +114,8 @@ pub(super) fn open(
         shim,
         method,
         etcd,
-        told: Some(tells),
-        ours: VecDeque::new(),
+        notices: Some(receiver),
+        local: VecDeque::new(),
         created: 0,
         cancel,
         cancelled: BTreeSet::new(),
@@ -148,7 +148,7 @@ impl Client {
             let message = match message {
                 Ok(message) => message?,
                 Err(status) => {
-                    let _ = self.told.send(Told::Failed(status)).await;
+                    let _ = self.notices.send(Notice::Failed(status)).await;
                     return None;
                 }
             };
@@ -162,13 +162,13 @@ impl Client {
                 }
                 Err(status) => {
                     let is_watch = self.method == Method::Watch;
-                    let told = if is_watch {
+                    let notice = if is_watch {
                         let message = self.refusal(&status).await;
-                        Told::Answer { after: self.created, message }
+                        Notice::Answer { after: self.created, message }
                     } else {
-                        Told::Failed(status)
+                        Notice::Failed(status)
                     };
-                    if self.told.send(told).await.is_err() || !is_watch {
+                    if self.notices.send(notice).await.is_err() || !is_watch {
                         return None;
                     }
                 }
@@ -203,24 +203,24 @@ impl Answers {
     /// The next message for the client, or the trailers with which the stream ends.
     async fn next(&mut self) -> Result<Bytes, HeaderMap> {
         loop {
-            if let Some((after, _)) = self.ours.front()
+            if let Some((after, _)) = self.local.front()
                 && *after <= self.created
-                && let Some((_, message)) = self.ours.pop_front()
+                && let Some((_, message)) = self.local.pop_front()
             {
                 return Ok(message);
             }
-            let told = async {
-                match &mut self.told {
-                    Some(told) => told.recv().await,
+            let notice = async {
+                match &mut self.notices {
+                    Some(notices) => notices.recv().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                told = told => match told {
-                    Some(Told::Answer { after, message }) => self.ours.push_back((after, message)),
-                    Some(Told::Failed(status)) => return Err(trailers_of(&status)),
-                    None => self.told = None,
+                notice = notice => match notice {
+                    Some(Notice::Answer { after, message }) => self.local.push_back((after, message)),
+                    Some(Notice::Failed(status)) => return Err(trailers_of(&status)),
+                    None => self.notices = None,
                 },
                 answered = self.etcd.next(&self.shim) => {
                     let Some(message) = answered? else { continue };

@@ -9,9 +9,9 @@ use crate::mvcc::proto::Malformed;
 /// Why a request is not answered.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A value cannot be opened for want of its key: perhaps the keyring is an old one.
+    /// A value's key is not in the keyring, which may be an old one.
     UnknownKey(Error),
-    /// Etcd's refusal, or ours.
+    /// A refusal, by etcd or by this shim.
     Status(Status),
 }
 
@@ -34,7 +34,7 @@ impl Failure {
 
     pub(crate) fn status(self) -> Status {
         match self {
-            Self::UnknownKey(error) => told(&error),
+            Self::UnknownKey(error) => status_of(&error),
             Self::Status(status) => status,
         }
     }
@@ -56,12 +56,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::WrongKey => Self::UnknownKey(error),
-            _ => Self::Status(told(&error)),
+            _ => Self::Status(status_of(&error)),
         }
     }
 }
 
-fn told(error: &Error) -> Status {
+fn status_of(error: &Error) -> Status {
     let code = match error.kind() {
         ErrorKind::Usage => Code::InvalidArgument,
         ErrorKind::Unreachable => Code::Unavailable,

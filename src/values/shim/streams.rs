@@ -28,13 +28,13 @@ pub(super) fn trailers_of(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// What stands at the end of etcd's answer; the loss of etcd when there is nothing.
+/// The trailers of etcd's answer; the loss of etcd when there are none.
 pub(super) fn end_of(frames: &mut Frames) -> HeaderMap {
     let trailers = frames.trailers();
     if trailers.contains_key(Status::GRPC_STATUS) { trailers } else { trailers_of(&broke_off()) }
 }
 
-/// `response` as it is, but for the loss of etcd: that is said in trailers.
+/// `response` unchanged, except that the loss of etcd becomes trailers.
 pub(super) fn passed_on(response: Response<Body>) -> Response<Body> {
     if response.headers().contains_key(Status::GRPC_STATUS) {
         return response;
@@ -95,7 +95,7 @@ fn until_end<S: Send + 'static>(
     })))
 }
 
-/// A range that streams: one stream of etcd's after another, one for each side of the reserved prefix, all at the
+/// A range that streams: one of etcd's streams after another, one for each side of the reserved prefix, all at the
 /// revision of the first. As etcd does it, the last message alone has a header, `more` and `count`
 /// (`server/etcdserver/v3_server.go`, `rangeStream`).
 struct Ranges {
@@ -105,9 +105,9 @@ struct Ranges {
     frames: Frames,
     keys_only: bool,
     counts_only: bool,
-    /// Keys that the client still takes; none for no limit.
+    /// How many more keys the client wants; none for no limit.
     left: Option<i64>,
-    /// Of the parts that are done.
+    /// The number of keys in the parts that are done.
     header: Option<Bytes>,
     revision: i64,
     count: i64,
@@ -212,7 +212,7 @@ impl Ranges {
         Ok(Some(out))
     }
 
-    /// Goes on to the next part. If the client takes no more keys, that part is only counted.
+    /// Continues with the next part. If the client wants no more keys, that part is only counted.
     async fn rest(&mut self, more: bool) -> Result<Rest, Failure> {
         let Some(next) = self.parts.pop_front() else { return Ok(Rest::Ended { more }) };
         let mut request = Vec::new();

@@ -45,7 +45,7 @@ pub(crate) struct About {
     pub(crate) keys: Vec<Touched>,
     /// Leases that it reads, ends, keeps alive, or attaches a key to.
     pub(crate) leases: Vec<i64>,
-    /// What it names besides keys: a lease, a user, a role, a member.
+    /// Its subject besides keys: a lease, a user, a role, a member.
     pub(crate) subject: Option<String>,
     /// The revision that it names, if it is about no keys.
     pub(crate) revision: Option<i64>,
@@ -55,7 +55,7 @@ impl About {
     /// What `request` is about.
     ///
     /// # Errors
-    /// When a message is malformed: none that was parsed is.
+    /// When a message is malformed; a message that was parsed is not.
     pub(crate) fn of(request: &Parsed) -> Result<Self, Malformed> {
         let (mut about, message) = (Self::default(), &request.message[..]);
         let keys = &mut about.keys;
@@ -105,7 +105,7 @@ impl About {
     }
 }
 
-/// What a request about members, alarms, users and roles names. Never a password.
+/// The subject of a request about members, alarms, users and roles. Never a password.
 fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> {
     let fields = Singles::<2>::read(message)?;
     let text =

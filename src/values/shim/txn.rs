@@ -3,7 +3,7 @@
 //! etcd cannot compare what it cannot read. When a transaction compares values, everything it compares is read at one
 //! revision and decided here; what is then submitted is the branch that was chosen, guarded by modification revisions
 //! such that it runs only if every decision on the way to it still stands. When it does not run, somebody was faster,
-//! and it begins anew: so the transaction takes effect at one moment, as it would in etcd alone.
+//! and it starts again: so the transaction takes effect at one moment, as it would in etcd alone.
 //!
 //! The branch that was not chosen travels along where it is never run, so that etcd checks the whole transaction as
 //! it would have (`server/etcdserver/api/v3rpc/key.go`, `checkTxnRequest`).

@@ -43,7 +43,7 @@ pub(crate) struct GetArgs {
     /// Write the value, and nothing else, to standard output
     #[arg(long)]
     pub(crate) show_value: bool,
-    /// With --show-value: as etcd held it, even if the proxy or a library of strongroom's encrypted it
+    /// With --show-value: write the value as etcd held it, without decrypting it
     #[arg(long, requires = "show_value")]
     pub(crate) as_stored: bool,
     #[command(flatten)]

@@ -27,10 +27,10 @@ pub(crate) struct NamespaceArgs {
 /// `value …`
 #[derive(Subcommand)]
 pub(crate) enum ValueCommand {
-    /// Make the value keyring in etcd, if there is none
+    /// Create the value keyring in etcd, if there is none
     #[command(long_about = help::VALUE_INIT, after_help = help::VALUE_INIT_MORE)]
     Init {
-        /// Make it even when etcd holds encrypted values, as those of another namespace
+        /// Create it even if etcd holds encrypted values, such as those of another namespace
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -39,7 +39,7 @@ pub(crate) enum ValueCommand {
     /// Encrypt one value: standard input to standard output
     #[command(long_about = help::VALUE_SEAL, after_help = help::VALUE_SEAL_MORE)]
     Seal {
-        /// The etcd key that it is for: under another it does not open
+        /// The etcd key that the value is for: it does not open under another key
         // `key` is the flag of etcd's client key.
         #[arg(value_name = "KEY")]
         etcd_key: String,
@@ -49,40 +49,40 @@ pub(crate) enum ValueCommand {
     /// Decrypt one value: standard input to standard output
     #[command(long_about = help::VALUE_OPEN, after_help = help::VALUE_OPEN_MORE)]
     Open {
-        /// The etcd key that it was found under
+        /// The etcd key of the value
         #[arg(value_name = "KEY")]
         etcd_key: String,
-        /// Take the value keyring of this snapshot, its id or latest, instead of the running etcd's
+        /// Use the value keyring in this snapshot (its id, or latest) instead of the running etcd's
         #[arg(long, value_name = "ID")]
         snapshot: Option<String>,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
-    /// Tell which value keys there are, how many values are under each, and what is under migration
+    /// Show the value keys, how many values are under each, and the phases of a migration
     #[command(long_about = help::VALUE_STATUS, after_help = help::VALUE_STATUS_MORE)]
     Status {
-        /// Count only values of keys that begin so
+        /// Count only values of keys with this prefix
         #[arg(long, default_value = "")]
         prefix: String,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
-    /// Make a new value key, which seals from now on
+    /// Create a new value key, which encrypts from now on
     #[command(long_about = help::VALUE_ROTATE, after_help = help::VALUE_ROTATE_MORE)]
     Rotate(RotateArgs),
-    /// Bring stored values to encryption, to a new key, or back, phase by phase
+    /// Encrypt stored values, encrypt them with a new key, or decrypt them, phase by phase
     #[command(long_about = help::VALUE_MIGRATE, after_help = help::VALUE_MIGRATE_MORE)]
     Migrate(MigrateArgs),
-    /// Take a value key out of use, or put it back
+    /// Disable a value key
     #[command(long_about = help::VALUE_DISABLE, after_help = help::VALUE_DISABLE_MORE)]
     Disable(KeyArgs),
-    /// Put a disabled value key back into use
+    /// Enable a disabled value key
     #[command(long_about = help::VALUE_ENABLE, after_help = help::VALUE_ENABLE_MORE)]
     Enable(KeyArgs),
-    /// Forget a disabled value key for ever
+    /// Delete a disabled value key permanently
     #[command(long_about = help::VALUE_DESTROY, after_help = help::VALUE_DESTROY_MORE)]
     Destroy(KeyArgs),
-    /// Take the value keyring's record out of etcd, or put it back
+    /// Export the value keyring from etcd, or import it
     #[command(subcommand, long_about = help::VALUE_KEYRING, after_help = help::VALUE_KEYRING_MORE)]
     Keyring(ValueKeyringCommand),
 }
@@ -90,21 +90,21 @@ pub(crate) enum ValueCommand {
 /// `value keyring …`
 #[derive(Subcommand)]
 pub(crate) enum ValueKeyringCommand {
-    /// Write the value keyring's record, sealed as etcd holds it
+    /// Write the value keyring to a file, sealed as in etcd
     #[command(long_about = help::VALUE_EXPORT, after_help = help::VALUE_EXPORT_MORE)]
     Export {
-        /// File to write; without it standard output
+        /// File to write [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
         #[command(flatten)]
         namespace: NamespaceArgs,
     },
-    /// Put an exported record into etcd
+    /// Put an exported value keyring into etcd
     #[command(long_about = help::VALUE_IMPORT, after_help = help::VALUE_IMPORT_MORE)]
     Import {
-        /// The exported record
+        /// The exported value keyring
         file: PathBuf,
-        /// Replace any record, even a newer one or another namespace's, and do not try it on the values
+        /// Replace any keyring, even a newer one or another namespace's, and do not try it on the values
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -124,13 +124,13 @@ pub(crate) struct KeyArgs {
 /// `value rotate`
 #[derive(Args)]
 pub(crate) struct RotateArgs {
-    /// Only if the primary key is older than this, such as 90d
+    /// Rotate only if the primary key is older than this, such as 90d
     #[arg(long, value_name = "AGE")]
     pub(crate) older_than: Option<Span>,
-    /// Or only if it sealed more values than this
+    /// Rotate only if the primary key encrypted more values than this; with --older-than, if either is true
     #[arg(long, value_name = "COUNT")]
     pub(crate) used: Option<u64>,
-    /// How long every program has to learn of the key before the first seals by it
+    /// How long to wait until every program has the new key
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) settle: Span,
     #[command(flatten)]
@@ -140,19 +140,19 @@ pub(crate) struct RotateArgs {
 /// `value migrate`
 #[derive(Args)]
 pub(crate) struct MigrateArgs {
-    /// The keys that begin so; "" for all
+    /// Convert values of keys with this prefix; "" for all keys
     #[arg(long)]
     pub(crate) prefix: String,
-    /// Say what would be done
+    /// Show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Write at most so many values a second
+    /// Convert at most this many values a second
     #[arg(long, value_name = "COUNT")]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Go to this phase first: to encryption admit, encrypt, done; back admit-back, decrypt, off
+    /// Change to this phase first: admit, encrypt, done to encrypt; admit-back, decrypt, off to decrypt
     #[arg(long, value_name = "PHASE", value_parser = phase)]
     pub(crate) phase: Option<MigrationPhase>,
-    /// How long every program has to follow a phase before the next
+    /// How long to wait until every program has followed
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) settle: Span,
     #[command(flatten)]
@@ -169,7 +169,7 @@ fn phase(name: &str) -> Result<MigrationPhase, String> {
 /// `proxy`
 #[derive(Args)]
 pub(crate) struct ProxyArgs {
-    /// Address to serve at
+    /// Address to listen on
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -178,13 +178,13 @@ pub(crate) struct ProxyArgs {
         hide_env_values = true
     )]
     pub(crate) listen: String,
-    /// PEM file of the proxy's certificate; without it clients talk in clear
+    /// PEM file of the proxy's certificate; without it connections of clients are unencrypted
     #[arg(long, value_name = "FILE", requires = "listen_key")]
     pub(crate) listen_cert: Option<PathBuf>,
     /// PEM file of that certificate's key
     #[arg(long, value_name = "FILE", requires = "listen_cert")]
     pub(crate) listen_key: Option<PathBuf>,
-    /// PEM file of the authorities of clients' certificates; a client without one is refused
+    /// PEM file of the CAs that sign clients' certificates; a client without a certificate is refused
     #[arg(long, value_name = "FILE", requires = "listen_cert")]
     pub(crate) listen_trusted_ca: Option<PathBuf>,
     /// Serve clients without certificates over TLS although etcd has no authentication
@@ -196,7 +196,7 @@ pub(crate) struct ProxyArgs {
     /// PEM file of that certificate's key
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     pub(crate) client_key: Option<PathBuf>,
-    /// URL that clients are told is the cluster's, when they ask for its members [default: the address that each
+    /// Client URL of every member in member lists, so that clients stay with the proxy [default: the address that the
     /// client has connected to]
     #[arg(
         long,
@@ -206,7 +206,7 @@ pub(crate) struct ProxyArgs {
         hide_env_values = true
     )]
     pub(crate) advertise_client_url: Option<String>,
-    /// What a list with a value that does not open answers: an error that names the key, or the other values
+    /// Answer to a list in which a value does not open
     #[arg(
         long,
         value_name = "WHAT",
@@ -222,16 +222,17 @@ pub(crate) struct ProxyArgs {
     /// Leave values of keys with this prefix unencrypted; repeat for several
     #[arg(long, value_name = "PREFIX")]
     pub(crate) exclude: Vec<String>,
-    /// Note every request down in this file: who, what keys, when; never a value
+    /// Record every request in this file: who, which keys, when; never a value
     #[arg(long, value_name = "FILE", env = "STRONGROOM_AUDIT_LOG", hide_env_values = true)]
     pub(crate) audit_log: Option<PathBuf>,
-    /// MiB at which the audit log begins a new file
+    /// Size in MiB at which the audit log starts a new file
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576), requires = "audit_log")]
     pub(crate) audit_log_max_size: u64,
-    /// Go on answering when the audit log cannot be written
+    /// Continue to serve when the audit log cannot be written
     #[arg(long, requires = "audit_log")]
     pub(crate) audit_fail_open: bool,
-    /// Let the client certificate with this common name touch keys that begin so, and no others; repeated for several
+    /// Allow the client certificate with this common name to use keys with this prefix; repeat for several. A client
+    /// without a rule is refused
     #[arg(long, value_name = "NAME=PREFIX", requires = "listen_trusted_ca")]
     pub(crate) allow: Vec<String>,
     /// Address of /metrics, /healthz and /readyz
@@ -242,10 +243,10 @@ pub(crate) struct ProxyArgs {
         hide_env_values = true
     )]
     pub(crate) metrics_listen: Option<String>,
-    /// etcd's own --max-request-bytes
+    /// The value of etcd's own --max-request-bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
     pub(crate) max_request_bytes: u32,
-    /// MiB that the requests, answers and connections of all clients may take; one client gets a part of it
+    /// Memory in MiB for requests, answers and connections of all clients; one client gets a part of it
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_MAX_MEMORY", hide_env_values = true)]
     pub(crate) max_memory: u32,
     #[command(flatten)]
@@ -273,13 +274,13 @@ fn client_url(text: &str) -> Result<String, String> {
 /// `audit-log …`
 #[derive(Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Prove that a proxy's audit log was not changed
+    /// Verify that a proxy's audit log was not changed
     #[command(long_about = help::AUDIT_VERIFY, after_help = help::AUDIT_VERIFY_MORE)]
     Verify {
-        /// The log; the files it was rotated to are found beside it
+        /// The current file of the log; rotated files beside it are found
         file: PathBuf,
     },
-    /// Tell who touched which key, and when
+    /// Show who used which keys, and when
     #[command(long_about = help::AUDIT_QUERY, after_help = help::AUDIT_QUERY_MORE)]
     Query(Box<QueryArgs>),
 }
@@ -287,15 +288,15 @@ pub(crate) enum AuditCommand {
 /// `audit-log query`
 #[derive(Args)]
 pub(crate) struct QueryArgs {
-    /// The log; the files it was rotated to are found beside it
+    /// The current file of the log; rotated files beside it are found
     pub(crate) file: PathBuf,
     /// Requests that may have touched this key
     #[arg(long, value_name = "KEY")]
     pub(crate) touched: Option<String>,
-    /// Requests that may have touched a key that begins so
+    /// Requests that may have touched a key with this prefix
     #[arg(long, conflicts_with = "touched")]
     pub(crate) prefix: Option<String>,
-    /// Requests of this client certificate's common name
+    /// Requests with a client certificate of this common name
     #[arg(long, value_name = "NAME")]
     pub(crate) client: Option<String>,
     /// Requests of this etcd user

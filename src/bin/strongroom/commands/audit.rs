@@ -44,7 +44,7 @@ pub(super) async fn run(command: AuditCommand, context: &Context) -> Result<Exit
                 if report.omitted > 0 {
                     lines.push(format!("and {} more", report.omitted));
                 }
-                lines.push(format!("{} records in {} files", report.records, report.files));
+                lines.push(format!("records: {}, files: {}", report.records, report.files));
                 if let Some((seq, chain)) = last {
                     lines.push(format!("last line {seq}, chain {chain}"));
                 }

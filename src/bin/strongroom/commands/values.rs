@@ -25,7 +25,7 @@ use crate::settings::MasterKeyUri;
 
 /// The longest record that an import reads.
 const MAX_RECORD: u64 = MAX_SEALED_RECORD as u64;
-/// Connections that may wait to be taken.
+/// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// The largest value that is read from standard input.
 const MAX_VALUE: u64 = 1 << 30;
@@ -61,9 +61,11 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             if let Some(left) = opened.survey(b"").await?.keys.get(&args.id) {
                 return Err(Error::new(
                     ErrorKind::Refused,
-                    format!("{left} values are under value key {}", args.id),
+                    format!("values encrypted under value key {}: {left}", args.id),
                 )
-                .hint("enable it, `strongroom value migrate`, and disable it again"));
+                .hint(
+                    "enable the key, run `strongroom value migrate`, then disable the key again",
+                ));
             }
             change(args, "destroyed", keyring::destroy, context).await
         }
@@ -85,6 +87,7 @@ async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Resu
     context.output.result(json, || {
         format!("value keyring under {}: primary key {primary}", namespace.reserved_prefix)
     })?;
+    context.output.note("next: `strongroom value keyring export -o FILE` makes a copy of it: without it no value opens");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,7 +105,7 @@ pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
             MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
             MasterKeyUri::Passphrase => {
                 return Err(Error::usage(
-                    "value keys are sealed by keyring files, not by a passphrase",
+                    "the value keyring is sealed by keyring files, not by a passphrase",
                 )
                 .hint("give --master-key file:PATH; `strongroom key generate` makes one"));
             }
@@ -158,15 +161,15 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
         });
         let mut text =
             table(&["KEY", "STATE", "CREATED", "USED", "VALUES"], &[3, 4], rows.collect());
-        text.push_str(&format!("{} values that are not encrypted", survey.clear));
+        text.push_str(&format!("values not encrypted: {}", survey.clear));
         for (prefix, phase) in &phases {
             text.push_str(&format!("\nkeys with the prefix \"{prefix}\" are in phase {phase}"));
         }
         if unknown > 0 {
-            text.push_str(&format!("\n{unknown} values under keys that are not in the keyring"));
+            text.push_str(&format!("\nvalues under keys that are not in the keyring: {unknown}"));
         }
         if survey.malformed > 0 {
-            text.push_str(&format!("\n{} values that are damaged", survey.malformed));
+            text.push_str(&format!("\ndamaged values: {}", survey.malformed));
         }
         text
     })?;
@@ -193,39 +196,41 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let id = opened.rotate(&now(), args.settle.0).await?.to_string();
+    let settle = args.settle.0;
+    context.output.note(&format!("waiting {settle:?} until every program has the new key"));
+    let id = opened.rotate(&now(), settle).await?.to_string();
     context
         .output
         .result(json!({"id": id, "rotated": true}), || format!("value key {id} is primary"))?;
-    context.output.note("next: `strongroom value migrate --prefix …` encrypts older values by it");
+    context.output.note("next: `strongroom value migrate --prefix …` encrypts older values with it; `strongroom value keyring export` makes a new copy of the keyring");
     Ok(ExitCode::SUCCESS)
 }
 
 async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     let opened = open(&args.namespace, context).await?;
     let prefix = args.prefix.as_bytes();
-    let mut converts = true;
+    // Every other phase only changes what programs read and write.
+    let converts = args
+        .phase
+        .is_none_or(|phase| matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt));
     if let (Some(phase), false) = (args.phase, args.dry_run) {
         context.output.note(&format!(
-            "phase {}: waiting {:?} for every program",
+            "phase {}: waiting {:?} until every program has followed",
             phase.name(),
             args.settle.0
         ));
         opened.set_phase(prefix, phase, args.settle.0).await?;
-        converts = matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt);
         if converts {
-            // Whoever still writes in the phase before would be missed.
+            // A program that has not followed yet still writes as in the phase before.
             tokio::time::sleep(args.settle.0).await;
         }
     }
-    let done = match (args.dry_run, converts) {
-        (true, _) => opened.plan(prefix, args.phase).await?,
-        (false, true) => opened.migrate(prefix, args.rate).await?,
-        // Somebody may have written at the last moment.
-        _ if matches!(args.phase, Some(MigrationPhase::Done | MigrationPhase::Off)) => {
-            opened.plan(prefix, None).await?
-        }
-        _ => Migrated::default(),
+    let done = match args.phase {
+        Some(MigrationPhase::Admit | MigrationPhase::AdmitBack) => Migrated::default(),
+        phase if args.dry_run => opened.plan(prefix, phase).await?,
+        _ if converts => opened.migrate(prefix, args.rate).await?,
+        // A program may have written at the last moment.
+        _ => opened.plan(prefix, None).await?,
     };
     opened.flush_usage().await?;
     let failed: Vec<_> = done
@@ -241,12 +246,12 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     context.output.result(json, || {
         let would = if args.dry_run { "would be " } else { "" };
         let counts = format!(
-            "{} values {would}encrypted, {} {would}encrypted again, {} {would}decrypted, {} as they should be, {} do not open",
+            "values {would}encrypted: {}, {would}encrypted with a new key: {}, {would}decrypted: {}, unchanged: {}, unreadable: {}",
             done.sealed, done.resealed, done.opened, done.unchanged, done.failed.len()
         );
-        match phase.filter(|_| !args.dry_run) {
+        match phase {
             None => counts,
-            Some(phase @ ("admit" | "admit-back")) => format!("phase {phase}"),
+            Some(phase @ ("admit" | "admit-back")) => format!("phase {phase}: no value is converted"),
             Some(phase) => format!("phase {phase}: {counts}"),
         }
     })?;
@@ -257,14 +262,14 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     Ok(if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
-/// What follows a phase.
+/// What to do after a phase.
 fn next_step(phase: MigrationPhase) -> Option<&'static str> {
     Some(match phase {
         MigrationPhase::Admit => "next: move all programs to the proxy, then --phase encrypt",
-        MigrationPhase::Encrypt => "next: compact etcd, then --phase done",
+        MigrationPhase::Encrypt => "next: compact and defragment etcd, then --phase done",
         MigrationPhase::AdmitBack => "next: --phase decrypt",
         MigrationPhase::Decrypt => {
-            "next: compact etcd, then --phase off; programs may talk to etcd itself from now on"
+            "next: compact etcd, then --phase off; programs may use etcd directly from now on"
         }
         MigrationPhase::Done | MigrationPhase::Off => return None,
     })
@@ -294,6 +299,10 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
                 None => print(&record)?,
                 Some(path) => {
                     std::fs::write(&path, record).map_err(|error| Error::io(&path, error))?;
+                    let path = path.display();
+                    context
+                        .output
+                        .note(&format!("{path}: the value keyring, sealed by the master keys"));
                 }
             }
         }
@@ -302,14 +311,17 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
             let file_size =
                 std::fs::metadata(&file).map_err(|error| Error::io(&file, error))?.len();
             if file_size > MAX_RECORD {
-                return Err(Error::usage(format!("{}: too long for a keyring", file.display())));
+                return Err(Error::usage(format!(
+                    "{}: too long for a value keyring",
+                    file.display()
+                )));
             }
             let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
             let masters = masters(context)?;
             let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
             context.output.result(json!({"imported": imported}), || {
-                let done = if imported { "is in etcd now" } else { "was in etcd already" };
-                format!("the value keyring {done}, under {}", namespace.reserved_prefix)
+                let done = if imported { "imported" } else { "already in etcd" };
+                format!("value keyring under {}: {done}", namespace.reserved_prefix)
             })?;
         }
     }
@@ -324,16 +336,9 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         key,
         trusted_ca: args.listen_trusted_ca,
     });
-    let clear = tls.is_none();
+    let unencrypted = tls.is_none();
     let masters = masters(context)?;
-    let audit = match args.audit_log {
-        None => None,
-        Some(path) => {
-            let max_bytes = args.audit_log_max_size << 20;
-            Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?)
-        }
-    };
-    let options = ProxyOptions {
+    let mut options = ProxyOptions {
         etcd: context.settings.etcd()?,
         client_certificate: args.client_cert.zip(args.client_key),
         insecure_no_client_auth: args.insecure_no_client_auth,
@@ -341,7 +346,7 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         scope: Scope::new(bytes(args.include), bytes(args.exclude)),
         tls,
         access: Access::parse(args.allow.iter().map(String::as_str))?,
-        audit,
+        audit: None,
         audit_fail_open: args.audit_fail_open,
         advertise: args.advertise_client_url,
         unreadable: args.unreadable_values,
@@ -357,6 +362,12 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
         None => None,
         Some(address) => Some(listen(address).await?),
     };
+    // Opened last, so that wrong settings do not leave a log that was not closed.
+    if let Some(path) = args.audit_log {
+        let max_bytes = args.audit_log_max_size << 20;
+        options.audit = Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?);
+    }
+    let audit = options.audit.clone();
     let output = context.output;
     let tell = |error: &Error| {
         output.warn(&format!("waiting for etcd: {error}"));
@@ -364,13 +375,18 @@ pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode
     };
     let stop = context.stop.clone();
     let prepared =
-        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await?;
-    let Some(proxy) = prepared else { return Ok(ExitCode::SUCCESS) };
+        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await;
+    // A proxy that serves closes its log itself.
+    if let (Ok(None) | Err(_), Some(log)) = (&prepared, audit) {
+        // If this fails, verifying the log says so.
+        let _ = log.close().await;
+    }
+    let Some(proxy) = prepared? else { return Ok(ExitCode::SUCCESS) };
     let failed = |error| Error::io("the listener", error);
     let listener = socket.listen(BACKLOG).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    if clear && !address.ip().is_loopback() {
-        output.warn("clients talk unencrypted to an address that others reach: give --listen-cert and --listen-key");
+    if unencrypted && !address.ip().is_loopback() {
+        output.warn("connections of clients are unencrypted: give --listen-cert and --listen-key");
     }
     output.note(&format!("serving at {address}"));
     let namespace = proxy.namespace().clone();

@@ -19,8 +19,8 @@ Show one key of a snapshot; its value only when asked for.
 
 Of a key that was deleted it says when, and which revision still has the value. With --show-value standard output is the \
 value, byte for byte; with -w json it is there in base64. Values that strongroom's \
-proxy or library encrypted are opened with the value keyring inside the snapshot: no etcd is needed, only its master key \
-beside the snapshot's. Values of Kubernetes may be encrypted by its API server: those stay as they are.";
+proxy or library encrypted are decrypted with the value keyring inside the snapshot. No etcd is needed; give the keyring's \
+master key as well as the snapshot's. Values of Kubernetes may be encrypted by its API server: those stay as they are.";
 pub(crate) const GET_MORE: &str = "\
 Examples:
   strongroom get latest /registry/configmaps/prod/settings

@@ -3,8 +3,8 @@
 pub(crate) const VALUE: &str = "\
 Encrypt single values of etcd.
 
-The value keys lie in etcd itself, in one record under the reserved prefix that the master keys seal. Every program that \
-encrypts follows that record: a rotation reaches all within a second.";
+The value keys are in etcd itself, in one record under the reserved prefix: the value keyring, sealed by the master \
+keys. Every program that encrypts follows that record, so a rotation reaches all of them within a second.";
 pub(crate) const VALUE_MORE: &str = "\
 Examples:
   strongroom value init -k file:/etc/strongroom/keyring
@@ -13,18 +13,18 @@ Examples:
   strongroom value migrate --prefix /app/ --dry-run";
 
 pub(crate) const VALUE_INIT: &str = "\
-Make the value keyring in etcd, if there is none.
+Create the value keyring in etcd, if there is none.
 
-Nothing else makes one: a proxy without it does not start. Any number of programs may run this at once: one of them makes \
-the keyring. Refused when etcd holds encrypted values and no keyring: a new one would not open \
-them. --force makes one nevertheless, as for a second namespace under another --reserved-prefix.";
+Run it once, before the first proxy: nothing else creates a keyring. It is safe to run it again, or several times at \
+once: all use the same keyring. It refuses when etcd holds encrypted values but no keyring, as a new keyring would \
+not open them; --force creates one even then, for a second namespace under another --reserved-prefix.";
 pub(crate) const VALUE_INIT_MORE: &str = "\
 Examples:
   strongroom value init -k file:/etc/strongroom/keyring --endpoints https://10.0.0.1:2379
 
-Back etcd up afterwards: the value keyring is part of its data, and without it no value opens. The record is one key: \
-it takes one revision of etcd, so that a new etcd behind the proxy counts one more than one without, and each program \
-that encrypts has one watcher on it.";
+Back up the keyring afterwards, with a backup of etcd or with `strongroom value keyring export`: without it no value \
+opens. The keyring takes one key and one revision of etcd, so revisions of a new etcd are one higher than without \
+strongroom. Each program that encrypts has one watcher on it, and reads it every 3 seconds.";
 
 pub(crate) const VALUE_SEAL: &str = "\
 Encrypt one value: standard input to standard output.
@@ -37,56 +37,58 @@ Examples:
 pub(crate) const VALUE_OPEN: &str = "\
 Decrypt one value: standard input to standard output.
 
-A value that was changed, or moved here from another key, is refused with exit status 13. etcdctl ends what it prints \
-with a line break that is not part of the value: --write-out=json, or head, takes it off.
+A value that was changed, or moved here from another key, is refused with exit status 13. etcdctl adds a line break \
+to a value that it prints: use --write-out=json, or remove the line break with head.
 
-With --snapshot no etcd is needed: the keyring is the one inside the snapshot.";
+With --snapshot no etcd is needed: the value keyring inside the snapshot is used.";
 pub(crate) const VALUE_OPEN_MORE: &str = "\
 Examples:
   etcdctl get --print-value-only /app/password | head -c -1 | strongroom value open /app/password
   strongroom value open /app/password --snapshot latest < value
 
-`strongroom get latest /app/password --show-value` opens a value of a snapshot by itself.";
+To read a value of a snapshot use `strongroom get latest /app/password --show-value`.";
 
 pub(crate) const VALUE_STATUS: &str = "\
-Tell which value keys there are, how many values are under each, how many are not encrypted, and what is under migration.
+Show the value keys, how many values are encrypted under each, how many values are not encrypted, and the phase of \
+each prefix under migration.
 
-Reads all values under the prefix. USED counts what a key sealed as far as programs have reported it, each minute.";
+Reads all values with the prefix. USED counts how many values a key has encrypted; programs report it every minute.";
 pub(crate) const VALUE_STATUS_MORE: &str = "\
 Examples:
   strongroom value status
   strongroom value status --prefix /app/ -w json";
 
 pub(crate) const VALUE_ROTATE: &str = "\
-Make a new value key, which seals from now on.
+Create a new value key, which encrypts from now on.
 
-The key is first staged, so that every program has it before any seals by it. The key before it goes on opening what it \
-sealed; `value migrate` encrypts those values again.";
+The key is first staged for the time of --settle, so that every program has it before one encrypts with it. The \
+previous key still opens what it encrypted; `value migrate` encrypts those values with the new key.";
 pub(crate) const VALUE_ROTATE_MORE: &str = "\
 Examples:
   strongroom value rotate
   strongroom value rotate --older-than 90d --used 4000000000";
 
 pub(crate) const VALUE_MIGRATE: &str = "\
-Bring stored values to encryption, to a new key, or back, phase by phase.
+Encrypt stored values, encrypt them with a new key, or decrypt them, phase by phase.
 
-Programs behind the proxy and programs that still talk to etcd itself go on meanwhile. A phase is of all keys with the \
-prefix; it is in the value keyring, so that every proxy follows within a second or refuses to write:
+Programs behind the proxy and programs that still use etcd directly continue to work meanwhile. A phase applies to \
+all keys with the prefix. It is stored in the value keyring: every proxy follows within a second, or refuses writes.
 
   admit       read both, write unencrypted
-  encrypt     read both, write encrypted; stored values are encrypted
-  done        read and write encrypted values only; refused while an unencrypted one is left
+  encrypt     read both, write encrypted; encrypts stored values
+  done        read and write encrypted values only; refused while there are unencrypted values
   admit-back  read both, write encrypted
-  decrypt     read both, write unencrypted; stored values are decrypted
-  off         read and write unencrypted values only; refused while an encrypted one is left
+  decrypt     read both, write unencrypted; decrypts stored values
+  off         read and write unencrypted values only; refused while there are encrypted values
 
-No phase can be skipped; back is possible from each. Keys under no migration are in phase done. Before it changes the \
-phase, and before it converts values, this waits for the time of --settle: until then every proxy has followed.
+No phase can be skipped; each can be taken back. Keys without a phase are in done. The command waits for the time of \
+--settle before it changes the phase, and again before it converts values: by then every proxy has followed.
 
-Without --phase the values are brought to what their phase writes: after `value rotate`, to the new key.
+Without --phase, values are converted to what their phase writes. After `value rotate` they are encrypted with the \
+new key.
 
-Each value is written only if nobody changed it in between; leases stay. A conversion is a write: it takes a revision, \
-and watches see it. It may be interrupted and run again.";
+A value is converted only if nobody changed it meanwhile; leases stay. Each conversion is a write: it takes a \
+revision, and watches see it. The command can be interrupted and run again.";
 pub(crate) const VALUE_MIGRATE_MORE: &str = "\
 Examples:
   strongroom value migrate --prefix /app/ --phase admit       # then move programs to the proxy, one by one
@@ -94,64 +96,72 @@ Examples:
   strongroom value migrate --prefix /app/ --phase done
   strongroom value migrate --prefix /app/ --dry-run
 
-While programs talk to etcd itself stay in admit: they cannot read encrypted values.
-etcd keeps the values of before as old revisions until they are compacted, and in free pages until it is defragmented. \
-Compact before done and before off: a read or a watch of an old revision would be refused. Older backups hold them too.
-Exit status 3 if some values do not open; they are listed and left as they are.";
+Stay in admit while programs use etcd directly: they cannot read encrypted values.
+etcd keeps the previous values as old revisions until it is compacted, and in free pages until it is defragmented. \
+Compact before done and before off: after that, reads and watches of those revisions are refused. Older backups hold \
+the previous values too.
+Exit status 3 if some values do not open; they are listed and stay as they are.";
 
 pub(crate) const VALUE_DISABLE: &str = "\
-Take a value key out of use: what it sealed does not open until it is enabled again.";
+Disable a value key: values that it encrypted do not open until it is enabled again.
+
+The primary key cannot be disabled: run `strongroom value rotate` first.";
 pub(crate) const VALUE_DISABLE_MORE: &str = "\
 Examples:
   strongroom value disable 1a2b3c4d";
 
 pub(crate) const VALUE_ENABLE: &str = "\
-Put a disabled value key back into use, for opening.";
+Enable a disabled value key: values that it encrypted open again. It encrypts no new values.";
 pub(crate) const VALUE_ENABLE_MORE: &str = "\
 Examples:
   strongroom value enable 1a2b3c4d";
 
 pub(crate) const VALUE_DESTROY: &str = "\
-Forget a disabled value key for ever: no value that it sealed opens again.
+Delete a disabled value key permanently: values that it encrypted never open again.
 
-Refused while values under it are left.";
+Refused while etcd holds values under it. Values in older backups are not counted.";
 pub(crate) const VALUE_DESTROY_MORE: &str = "\
 Examples:
   strongroom value destroy 1a2b3c4d";
 
 pub(crate) const VALUE_KEYRING: &str = "\
-Take the value keyring's record out of etcd, or put it back.
+Export the value keyring from etcd, or import it.
 
-The record is sealed by the master keys: who has it and none of them opens nothing.";
+The exported keyring is sealed by the master keys and is useless without one of them.";
 pub(crate) const VALUE_KEYRING_MORE: &str = "\
 Examples:
   strongroom value keyring export -o keyring.sealed
   strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
 
 pub(crate) const VALUE_EXPORT: &str = "\
-Write the value keyring's record, sealed as etcd holds it. Needs no master key.
+Write the value keyring to a file, sealed as in etcd. Needs no master key.
 
-Each backup of etcd holds the record too. Export it again after each rotation: an older one does not open newer values.";
+Backups of etcd hold the keyring too. Export it again after each rotation: an older keyring does not open newer \
+values.";
 pub(crate) const VALUE_EXPORT_MORE: &str = "\
 Examples:
   strongroom value keyring export -o keyring.sealed
   strongroom value keyring export > keyring.sealed";
 
 pub(crate) const VALUE_IMPORT: &str = "\
-Put an exported record into etcd, where it was deleted or damaged.
+Put an exported value keyring into etcd, where it was deleted or damaged.
 
-A master key must open it, and it must open an encrypted value if etcd holds any. A record in etcd that is newer, of \
-another namespace, or that does not open is replaced only with --force. Programs that run take the record up within a \
-second, unless it is older than the one they have: start them again then.";
+A master key must open the keyring, and the keyring must open an encrypted value if etcd holds any. A keyring in \
+etcd that is newer, belongs to another namespace or does not open is replaced only with --force. Running programs \
+follow the imported keyring within a second. If it is older than the one they have, they refuse writes: restart \
+them.";
 pub(crate) const VALUE_IMPORT_MORE: &str = "\
 Examples:
   strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
 
 pub(crate) const PROXY: &str = "\
-Serve etcd's gRPC API, and encrypt the values on their way.
+Serve etcd's gRPC API, and encrypt values on the way to etcd.
 
-Programs talk to the proxy as to etcd; what etcd holds are values that only the master key opens. Keys, sizes and times \
-stay visible. Clients log in with etcd's own users; a certificate that a client shows the proxy does not reach etcd.";
+Programs use the proxy as they would use etcd; etcd holds values that only the master key opens. Keys, sizes and \
+times stay visible. Users log in by name, as to etcd; a client's certificate is checked by the proxy and does not \
+reach etcd.
+
+Run `strongroom value init` once before the first start.";
 pub(crate) const PROXY_MORE: &str = "\
 Examples:
   strongroom proxy -k file:/etc/strongroom/keyring --endpoints http://127.0.0.1:2379
@@ -160,13 +170,15 @@ Examples:
   strongroom proxy --audit-log /var/log/strongroom/audit.log --metrics-listen 127.0.0.1:9480
   strongroom proxy --include /app/ --exclude /app/public/
 
-etcd that holds unencrypted values already: `strongroom value migrate --prefix … --phase admit` first, or they are refused.
-It needs the keyring that `strongroom value init` makes. Started before etcd it waits: it does not listen until it has the \
-keyring, and /readyz says why. Whenever the keyring in etcd is not the one it has (it was deleted, or etcd did not confirm \
-it for 8 seconds), it refuses writes of encrypted values as UNAVAILABLE and goes on reading.
-Differences from etcd: keys under the reserved prefix do not exist for clients; the largest value is 48 bytes shorter; \
-/v3 (JSON) is not served. Certificates are read again when their files change. SIGTERM ends it once the calls under \
-way are done, after five seconds at most.";
+If etcd already holds unencrypted values, run `strongroom value migrate --prefix … --phase admit` first: the proxy \
+refuses to read them otherwise.
+Without a value keyring the proxy does not start. Started before etcd, it waits: it listens once it has the keyring, \
+and /readyz says why it is not ready. If the keyring in etcd was deleted, or etcd did not confirm it for 8 seconds, \
+the proxy refuses writes of encrypted values with UNAVAILABLE and continues to serve reads.
+Differences from etcd: keys under the reserved prefix are hidden from clients; the largest value is 48 bytes \
+shorter; /v3 (JSON) is not served; while etcd is unreachable a call fails at once with UNAVAILABLE, where a direct \
+client would wait. Certificates are read again when their files change. On SIGTERM the proxy finishes the calls in \
+progress, for at most five seconds.";
 
 pub(crate) const AUDIT: &str = "\
 Verify and search a proxy's audit log.
@@ -179,22 +191,23 @@ Examples:
   strongroom audit-log query /var/log/strongroom/audit.log --touched /app/password";
 
 pub(crate) const AUDIT_VERIFY: &str = "\
-Prove that a proxy's audit log was not changed.
+Verify that a proxy's audit log was not changed.
 
-Reads all files of the log and checks every line against the one before it, and every checkpoint's MAC. Keep the number \
-and the chain value that it prints elsewhere: a later log that does not continue them was cut.";
+Reads all files of the log, and verifies the chain of lines and the MAC of every checkpoint. Store the last line's \
+number and chain value in another place: a later log that does not contain them was cut.";
 pub(crate) const AUDIT_VERIFY_MORE: &str = "\
 Examples:
   strongroom audit-log verify audit.log -k file:/etc/strongroom/keyring
   strongroom audit-log verify audit.log -w json
 
-Exit status: 0 whole; 3 something to look at, such as a crash or a log in use; 12 no key opens it; 13 it was changed.";
+Exit status: 0 verified; 3 verified, with findings such as a crash or a log in use; 12 no master key opens it; 13 \
+changed.";
 
 pub(crate) const AUDIT_QUERY: &str = "\
-Tell who touched which key, and when.
+Show who used which keys, and when.
 
-Needs no key. Prints the requests that match all that is asked for, oldest first. A request for a range counts for each \
-key in it.";
+Needs no master key, and does not verify the log. Prints the requests that match all filters, oldest first. A \
+request for a range matches each key in it.";
 pub(crate) const AUDIT_QUERY_MORE: &str = "\
 Examples:
   strongroom audit-log query audit.log --touched /app/password --since 2026-11-23T09:00:00Z
