@@ -59,6 +59,7 @@ mod proxy_hostile;
 mod proxy_kubernetes;
 mod proxy_languages;
 mod proxy_messages;
+mod proxy_not_etcd;
 mod proxy_pages;
 mod proxy_range_stream;
 mod proxy_raw;

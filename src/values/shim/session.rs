@@ -217,7 +217,8 @@ impl Answers {
             };
             tokio::select! {
                 biased;
-                told = told => match told {
+                // As long as they wait for etcd, no more are taken: the client waits too.
+                told = told, if self.ours.len() < WAITING => match told {
                     Some(Told::Answer { after, message }) => self.ours.push_back((after, message)),
                     Some(Told::Failed(status)) => return Err(trailers_of(&status)),
                     None => self.told = None,
