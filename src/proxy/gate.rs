@@ -17,7 +17,7 @@ use crate::audit::AuditLog;
 use crate::error::Result as StrongroomResult;
 use crate::values::{
     About, Answer, Budget, Failure, Frames, Judge, Method, Needs, Parsed, Shape, Shim, compressed,
-    lease_keys, revision_of, text_of, time_to_live, with_client_urls,
+    granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
@@ -167,15 +167,17 @@ impl Gate {
         }
         let served = async {
             let request = Parsed::parse(method, &frames.only().await?)?;
+            let _room = self.memory.take(request.parts_size())?;
             let about = About::of(&request).map_err(malformed)?;
             line.about(about.clone());
             if method == Method::Authenticate {
                 line.of_user(text_of(&request.message, 1));
             }
             self.admit(&headers, method, &about).await?;
+            line.asks();
             self.ask(&headers, &request).await
         };
-        let (response, revision) = match served.await {
+        let asked = match served.await {
             Ok(answered) => answered,
             Err(status) => {
                 if status.code() == Code::DataLoss {
@@ -185,22 +187,19 @@ impl Gate {
                 return Err(status);
             }
         };
-        line.end(Code::Ok, revision).await?;
-        Ok(response)
+        line.subject(asked.granted);
+        line.end(Code::Ok, asked.revision).await?;
+        Ok(asked.response)
     }
 
-    /// The shim's answer to a request that is admitted, and its revision.
-    async fn ask(
-        &self,
-        headers: &HeaderMap,
-        request: &Parsed,
-    ) -> Result<(Response<Body>, Option<i64>), Status> {
+    /// The shim's answer to a request that is admitted.
+    async fn ask(&self, headers: &HeaderMap, request: &Parsed) -> Result<Asked, Status> {
         let mut shim = self.shim.clone();
         if request.method.shape() == Shape::Answers {
             let response = shim.answers(headers, request).await.map_err(Failure::status)?;
             return match Status::from_header_map(response.headers()) {
                 Some(status) if status.code() != Code::Ok => Err(status),
-                _ => Ok((response, None)),
+                _ => Ok(Asked { response, revision: None, granted: None }),
             };
         }
         let mut answer = shim.call(headers, request).await.map_err(Failure::status)?;
@@ -215,7 +214,9 @@ impl Gate {
             answer.message = told.into();
         }
         let revision = revision_of(&answer.message);
-        Ok((answer.into_response(), revision))
+        let is_grant = request.method == Method::LeaseGrant;
+        let granted = is_grant.then(|| granted(&answer.message)).flatten();
+        Ok(Asked { response: answer.into_response(), revision, granted })
     }
 
     /// Remembers whose a token is.
@@ -342,6 +343,14 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// What came of a request, and what the log says of it.
+struct Asked {
+    response: Response<Body>,
+    revision: Option<i64>,
+    /// The lease that etcd granted.
+    granted: Option<String>,
 }
 
 /// Whether a message of a stream is to be judged: one that creates a watch, and now and then one that keeps a lease

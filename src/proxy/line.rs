@@ -62,6 +62,8 @@ pub(super) struct Line {
     time: Timestamp,
     begun: Instant,
     about: About,
+    /// Whether etcd is asked: then the request may have an effect, and its line is never left out.
+    asked: bool,
 }
 
 impl Line {
@@ -82,6 +84,7 @@ impl Line {
             time: Timestamp::now(),
             begun: Instant::now(),
             about: About::default(),
+            asked: false,
         };
         if let Some(audit) = gate.audit() {
             match audit.log.reserve().await {
@@ -98,6 +101,16 @@ impl Line {
         self.about = about;
     }
 
+    /// Notes that etcd is asked from now on.
+    pub(super) fn asks(&mut self) {
+        self.asked = true;
+    }
+
+    /// What the request turned out to be about besides.
+    pub(super) fn subject(&mut self, subject: Option<String>) {
+        self.about.subject = subject.or(self.about.subject.take());
+    }
+
     /// The user that logs in.
     pub(super) fn of_user(&mut self, user: Option<String>) {
         self.user = user;
@@ -109,9 +122,14 @@ impl Line {
     /// `UNAVAILABLE` when the log cannot be written and requests depend on it.
     pub(super) async fn end(mut self, code: Code, revision: Option<i64>) -> Result<(), Status> {
         let Some(place) = self.place.take() else { return Ok(()) };
-        let Some(repeats) = self.gate.refusals.next(is_refusal(code)) else { return Ok(()) };
+        let Some(repeats) = self.gate.refusals.next(self.is_refusal(code)) else { return Ok(()) };
         let record = self.record(code, revision, repeats);
         self.gate.written(place.record(record).await)
+    }
+
+    /// Whether nothing came of the request. An answer for which there is no memory says nothing about that.
+    fn is_refusal(&self, code: Code) -> bool {
+        is_refusal(code) || code == Code::ResourceExhausted && !self.asked
     }
 
     fn record(&mut self, code: Code, revision: Option<i64>, repeats: u64) -> Record {
@@ -139,9 +157,7 @@ impl Drop for Line {
     /// The client went away: whether its request had an effect is unknown.
     fn drop(&mut self) {
         let Some(place) = self.place.take() else { return };
-        // A request that was not parsed had no effect.
-        let refused = self.about == About::default();
-        if let Some(repeats) = self.gate.refusals.next(refused) {
+        if let Some(repeats) = self.gate.refusals.next(!self.asked) {
             let record = self.record(Code::Cancelled, None, repeats);
             place.leave(record);
         }
@@ -173,7 +189,6 @@ fn is_refusal(code: Code) -> bool {
             | Code::InvalidArgument
             | Code::Unimplemented
             | Code::Unauthenticated
-            | Code::ResourceExhausted
             | Code::FailedPrecondition
     )
 }

@@ -60,6 +60,7 @@ mod proxy_identity;
 mod proxy_kubernetes;
 mod proxy_languages;
 mod proxy_messages;
+mod proxy_not_etcd;
 mod proxy_pages;
 mod proxy_range_stream;
 mod proxy_raw;

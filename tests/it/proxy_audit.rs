@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::behind::Behind;
 use crate::etcd_server::Version;
 use crate::proxy_gate::output;
-use crate::raw::{OK, Raw, bytes, choice, encode, message, number, number_of};
+use crate::raw::{OK, Raw, bytes, choice, decode, encode, message, number, number_of};
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 
@@ -96,6 +96,11 @@ async fn calls_have_lines_with_what_they_are_about() {
     let role = [bytes(1, "jane"), bytes(2, "reader")];
     assert_eq!(call("/etcdserverpb.Auth/UserGrantRole", &role).await, OK);
     assert_eq!(call("/etcdserverpb.Maintenance/Defragment", &[]).await, OK);
+    let permission = [number(1, 2), bytes(2, "/granted/"), bytes(3, "/granted0")];
+    let permission = [bytes(1, "reader"), message(2, permission)];
+    assert_eq!(call("/etcdserverpb.Auth/RoleGrantPermission", &permission).await, OK);
+    let granted = raw.call("/etcdserverpb.Lease/LeaseGrant", &encode(&[number(1, 60)])).await;
+    let granted = number_of(granted.assert_ok("grant"), 2);
     // Malformed, and unknown.
     assert_ne!(call(PUT, &[bytes(1, "k"), bytes(9, "plaintext-3")]).await, OK);
     assert_ne!(call("/etcdserverpb.KV/Burn", &[]).await, OK);
@@ -111,6 +116,9 @@ async fn calls_have_lines_with_what_they_are_about() {
         };
         one("LeaseGrant", "subject", "lease 1a".into());
         one("LeaseRevoke", "subject", "lease 1a".into());
+        one("LeaseGrant", "subject", format!("lease {granted:x}").into());
+        let keys = serde_json::json!([{"key": "/granted/", "range_end": "/granted0"}]);
+        one("RoleGrantPermission", "keys", keys);
         one("Compact", "revision", 4.into());
         one("RoleAdd", "subject", "role reader".into());
         one("UserAdd", "subject", "user jane".into());
@@ -149,4 +157,31 @@ async fn refusals_without_end_are_counted() {
     })
     .await
     .unwrap();
+}
+
+/// However many refusals there were before: what etcd was asked for has its line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_refusals_hides_nothing() {
+    const RESETS: usize = 100;
+    let logged = Logged::start().await;
+    let raw = logged.raw().await;
+    let bad = encode(&[bytes(1, "k"), bytes(9, "x")]);
+    for _ in 0..100 {
+        assert_ne!(raw.call(PUT, &bad).await.status, Some(OK));
+    }
+    for at in 0..RESETS {
+        let request = encode(&[number(1, 600)]);
+        let call = raw.call("/etcdserverpb.Lease/LeaseGrant", &request);
+        let patience = Duration::from_micros(50 << (at % 8));
+        let _ = tokio::time::timeout(patience, call).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let leases = raw.call("/etcdserverpb.Lease/LeaseLeases", &[]).await;
+    let fields = decode(leases.assert_ok("leases"));
+    let granted = fields.iter().filter(|(field, ..)| *field == 2).count();
+    let lines = tokio::task::spawn_blocking(move || logged.lines(&["--method", "LeaseGrant"]));
+    let lines = lines.await.unwrap();
+    let gone = lines.iter().filter(|line| line["outcome"] == "CANCELLED").count();
+    assert!(gone > 0, "none of {RESETS} went away: no race");
+    assert!(lines.len() >= granted, "{} lines for {granted} leases", lines.len());
 }

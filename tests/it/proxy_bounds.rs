@@ -177,6 +177,7 @@ async fn call(sender: &mut Sender, path: &str, message: Bytes) -> (String, usize
 }
 
 const OK: &str = "0";
+const INVALID_ARGUMENT: &str = "3";
 const RESOURCE_EXHAUSTED: &str = "8";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,6 +266,54 @@ async fn more_calls_at_once_than_there_is_memory_for_wait_for_each_other() {
         async move { call(&mut client, "KV/Put", put(&at.to_string(), b"value")).await.0 }
     });
     assert!(join_all(calls).await.iter().all(|status| status == OK));
+}
+
+/// Operations of a few bytes take far more once they are taken apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_transaction_count() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let server = Server::start(&etcd, "true", &["--max-memory", "32"]);
+    let mut client = connect(&server, 2).await;
+    let range = field(2, &field(1, &field(1, b"k")));
+    let before = server.resident();
+    let calls = (0..8).map(|_| {
+        let (mut client, many) = (client.clone(), message(&range.repeat(250_000)));
+        async move { call(&mut client, "KV/Txn", many).await.0 }
+    });
+    let statuses = join_all(calls).await;
+    assert!(statuses.iter().all(|status| status == RESOURCE_EXHAUSTED), "{statuses:?}");
+    let grown = server.resident() - before;
+    assert!(grown < 120, "{grown} MiB for requests of 14 MiB");
+    // etcd takes 128 of them, also of those that are decided here.
+    let compare = field(1, &[&[0x10, 3][..], &field(3, b"k"), &field(7, b"v")].concat());
+    for (count, expected) in [(128, OK), (129, INVALID_ARGUMENT), (5000, INVALID_ARGUMENT)] {
+        let answer = call(&mut client, "KV/Txn", message(&compare.repeat(count))).await;
+        assert_eq!(answer.0, expected, "{count} comparisons");
+    }
+    assert_eq!(call(&mut client, "KV/Txn", message(&range.repeat(128))).await.0, OK);
+}
+
+/// What was deleted is in the log, though there is no memory for the answer, and after any number of refusals.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_too_large_hides_no_write() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let log = TempDir::new().unwrap();
+    let log = log.path().join("audit.log").display().to_string();
+    let server = Server::start(&etcd, "true", &["--max-memory", "16", "--audit-log", &log]);
+    let mut client = connect(&server, 2).await;
+    for at in 0..7 {
+        let stored = call(&mut client, "KV/Put", put(&format!("l/{at}"), &[7; 1 << 20])).await;
+        assert_eq!(stored.0, OK);
+    }
+    for _ in 0..60 {
+        let refused = call(&mut client, "KV/Put", message(&field(9, b"x"))).await;
+        assert_eq!(refused.0, INVALID_ARGUMENT);
+    }
+    let delete = [field(1, b"l/"), field(2, b"l0"), vec![0x18, 1]].concat();
+    call(&mut client, "KV/DeleteRange", message(&delete)).await;
+    let query = ["audit-log", "query", &log, "--method", "DeleteRange"];
+    let (status, lines) = crate::proxy_gate::output(&query);
+    assert!(status == Some(0) && lines.contains("l/"), "{lines}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

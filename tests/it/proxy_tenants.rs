@@ -284,3 +284,30 @@ async fn locks_and_elections_of_others() {
         app.call(path, &[]).await.assert_refused(PERMISSION_DENIED, path);
     }
 }
+
+/// etcd attaches what a leader proclaims to the lease that the request names, whoever's that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_has_no_lease_of_others() {
+    let tenants = Tenants::start().await;
+    let (app, other) = (tenants.client("app").await, tenants.client("other").await);
+    let theirs = grant(&other).await;
+    put(&other, "/other/own", theirs).await;
+    let own = grant(&app).await;
+    let campaign = encode(&[bytes(1, "/app/office"), number(2, own), bytes(3, "plaintext-app")]);
+    let won = app.call("/v3electionpb.Election/Campaign", &campaign).await;
+    let leader = bytes_of(won.assert_ok("campaign"), 2);
+    let leader = |lease| {
+        let (key, revision) = (bytes_of(&leader, 2), number_of(&leader, 3));
+        message(1, [bytes(1, "/app/office"), bytes(2, key), number(3, revision), number(4, lease)])
+    };
+    let proclaim = |lease| encode(&[leader(lease), bytes(2, "plaintext-again")]);
+    let path = "/v3electionpb.Election/Proclaim";
+    app.call(path, &proclaim(own)).await.assert_ok("proclaim");
+    app.call(path, &proclaim(theirs)).await.assert_refused(PERMISSION_DENIED, "proclaim");
+    let path = "/v3electionpb.Election/Resign";
+    let answer = app.call(path, &encode(&[leader(theirs)])).await;
+    answer.assert_refused(PERMISSION_DENIED, "resign");
+    assert_eq!(keys_of(&other, theirs).await, Ok(vec![b"/other/own".to_vec()]));
+    assert_eq!(kept_alive(&other, theirs).await, Ok(600));
+    app.call(path, &encode(&[leader(own)])).await.assert_ok("resign");
+}

@@ -14,6 +14,9 @@ use tonic::Status;
 
 /// The default limit for messages.
 pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
+/// Calls of one client that wait to begin; more are refused. What waits takes memory that is not counted.
+#[cfg(feature = "proxy")]
+const MAX_WAITING: usize = 4096;
 /// How long to wait for room.
 const WAIT: Duration = Duration::from_secs(120);
 
@@ -38,6 +41,9 @@ struct Account {
     /// Calls that wait to begin: they must not delay calls in progress.
     #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the proxy counts calls"))]
     door: Line<()>,
+    /// How many of those there are.
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code))]
+    waiting: AtomicUsize,
 }
 
 /// What room is for.
@@ -85,8 +91,8 @@ impl Budget {
 
     fn of(pool: Arc<Pool>) -> Self {
         let (line, door) = (Line::default(), Line::default());
-        let (used, calls) = Default::default();
-        Self(Arc::new(Account { pool, used, calls, line, door }))
+        let (used, calls, waiting) = Default::default();
+        Self(Arc::new(Account { pool, used, calls, line, door, waiting }))
     }
 
     /// Room, without waiting.
@@ -121,6 +127,7 @@ impl Budget {
     /// As [`wait`](Self::wait).
     #[cfg(feature = "proxy")]
     pub(crate) async fn enter(&self, bytes: usize) -> Result<Room, Status> {
+        let _waits = Waits::new(&self.0).ok_or_else(|| exhausted(bytes))?;
         self.queue(bytes, For::Call, &self.0.door).await
     }
 
@@ -157,6 +164,26 @@ impl Budget {
         *used = all;
         account.count(what, |held| held.saturating_add(bytes));
         Some(Room { account: Arc::clone(account), what, bytes })
+    }
+}
+
+/// One of a client's calls that wait, until this is dropped.
+#[cfg(feature = "proxy")]
+struct Waits<'a>(&'a AtomicUsize);
+
+#[cfg(feature = "proxy")]
+impl<'a> Waits<'a> {
+    fn new(account: &'a Account) -> Option<Self> {
+        let before = account.waiting.fetch_add(1, Ordering::Relaxed);
+        let waits = Self(&account.waiting);
+        (before < MAX_WAITING).then_some(waits)
+    }
+}
+
+#[cfg(feature = "proxy")]
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -259,6 +286,21 @@ mod tests {
         assert!(budget.take(400).is_ok());
         drop(call);
         assert_eq!(budget.0.calls.load(Ordering::Relaxed), 0);
+    }
+
+    #[cfg(feature = "proxy")]
+    #[tokio::test]
+    async fn more_calls_do_not_wait_than_are_allowed() {
+        let budget = Budget::new(900);
+        let calls: Vec<_> = (0..3).map(|_| budget.connect(100).unwrap()).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(budget.enter(100))).collect();
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
+        }
+        let refused = tokio::time::timeout(WAIT / 2, budget.enter(100)).await.unwrap();
+        assert_eq!(refused.err().unwrap().code(), tonic::Code::ResourceExhausted);
+        drop((waiting, calls));
+        assert!(budget.enter(100).await.is_ok());
     }
 
     #[tokio::test]

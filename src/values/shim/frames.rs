@@ -159,7 +159,11 @@ impl Frames {
             return Ok(None);
         };
         if flag != 0 {
-            return Err(compressed());
+            return Err(match self.from {
+                From::Client => compressed(),
+                // None was asked for: it is something else that answers.
+                From::Etcd => Status::unavailable("strongroom: what etcd answers is not gRPC"),
+            });
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.limit {

@@ -40,4 +40,4 @@ pub(crate) use session::Judge;
 #[cfg(feature = "proxy")]
 pub(crate) use status::Failure;
 #[cfg(feature = "proxy")]
-pub(crate) use touched::{About, Touched, lease_keys, revision_of, text_of, time_to_live};
+pub(crate) use touched::{About, Touched, granted, lease_keys, revision_of, text_of, time_to_live};

@@ -120,7 +120,25 @@ impl Parsed {
         let message = method.canonical(message).map_err(|refused| refused.status())?;
         Ok(Self { method, message: message.into() })
     }
+
+    /// Bytes that the parts of the request take up besides its message: an operation of a transaction may be a few bytes
+    /// long, and takes a hundred times as much once it is taken apart.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn parts_size(&self) -> usize {
+        let parts = match self.method {
+            Method::Txn => super::txn::parts(&self.message).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        // A call's room covers a few.
+        parts.saturating_sub(FEW_PARTS).saturating_mul(PART)
+    }
 }
+
+/// See [`Parsed::parts_size`].
+#[cfg(feature = "proxy")]
+const PART: usize = 1024;
+#[cfg(feature = "proxy")]
+const FEW_PARTS: usize = 32;
 
 /// The answer to a request of one message.
 pub(crate) struct Answer {
@@ -336,6 +354,11 @@ impl Shim {
     ) -> Result<(Vec<Read>, Vec<Room>), Failure> {
         let mut compares = Vec::new();
         txn.compares(&mut compares);
+        if compares.len() > MOST_COMPARES {
+            // As etcd says it.
+            let refused = "etcdserver: too many operations in txn request";
+            return Err(Status::invalid_argument(refused).into());
+        }
         let cipher = self.shared.namespace.cipher();
         let shared = Arc::clone(&self.shared);
         let with = shared.rewriter(&cipher);
@@ -438,7 +461,7 @@ impl Shim {
             if method.shape() == Shape::Waits { &mut self.streams } else { &mut self.calls };
         let (head, body) = through(channel, request).await?.into_parts();
         if let Some(status) = Status::from_header_map(&head.headers) {
-            return Err(status.into());
+            return Err(refusal(status).into());
         }
         let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.memory.clone());
         let message = frames.next().await?;
@@ -493,11 +516,29 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
 async fn through(channel: &mut Channel, request: Request<Body>) -> Result<Response<Body>, Failure> {
     let failed = |error: BoxError| Failure::Status(lost(error));
     futures::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
-    channel.call(request).await.map_err(failed)
+    let response = channel.call(request).await.map_err(failed)?;
+    // Something between that is not etcd, such as a load balancer without one.
+    if response.status() != http::StatusCode::OK
+        && !response.headers().contains_key(Status::GRPC_STATUS)
+    {
+        let text = format!("strongroom: no answer from etcd: HTTP status {}", response.status());
+        return Err(Status::unavailable(text).into());
+    }
+    Ok(response)
+}
+
+/// `status`, which came in place of an answer.
+fn refusal(status: Status) -> Status {
+    match status.code() {
+        tonic::Code::Ok => Status::unavailable("strongroom: etcd's answer has no message"),
+        _ => status,
+    }
 }
 
 /// See [`Shim::compared`].
 const MOST_READS: usize = 64;
+/// Comparisons in one transaction that are decided here, each after a read. etcd takes 128 by default.
+const MOST_COMPARES: usize = 4096;
 
 mod concurrency;
 

@@ -217,7 +217,8 @@ impl Answers {
             };
             tokio::select! {
                 biased;
-                notice = notice => match notice {
+                // As long as they wait for etcd, no more are taken: the client waits too.
+                notice = notice, if self.local.len() < WAITING => match notice {
                     Some(Notice::Answer { after, message }) => self.local.push_back((after, message)),
                     Some(Notice::Failed(status)) => return Err(trailers_of(&status)),
                     None => self.notices = None,

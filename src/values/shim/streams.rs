@@ -44,8 +44,11 @@ pub(super) fn passed_on(response: Response<Body>) -> Response<Body> {
             let mut body = body?;
             let lost = || Some((Ok::<_, Status>(Frame::trailers(trailers_of(&broke_off()))), None));
             match body.frame().await {
-                Some(Ok(frame)) if frame.is_trailers() => Some((Ok(frame), None)),
-                Some(Ok(frame)) => Some((Ok(frame), Some(body))),
+                Some(Ok(frame)) => match frame.trailers_ref() {
+                    None => Some((Ok(frame), Some(body))),
+                    Some(end) if end.contains_key(Status::GRPC_STATUS) => Some((Ok(frame), None)),
+                    Some(_) => lost(),
+                },
                 None if body.is_end_stream() => lost(),
                 None | Some(Err(_)) => lost(),
             }

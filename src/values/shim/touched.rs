@@ -85,7 +85,10 @@ impl About {
             }
             Method::Proclaim | Method::Resign => {
                 let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
-                keys.push(Touched::new(Singles::<2>::read(leader)?.bytes(2)?, &[], 0));
+                let fields = Singles::<4>::read(leader)?;
+                keys.push(Touched::new(fields.bytes(2)?, &[], 0));
+                // etcd keeps this lease alive, and attaches the key to it (`v3election/election.go`).
+                about.leases.extend(Some(fields.number(4)?).filter(|lease| *lease != 0));
             }
             Method::LeaseRevoke | Method::LeaseKeepAlive | Method::LeaseTimeToLive => {
                 let lease = Singles::<1>::read(message)?.number(1)?;
@@ -95,6 +98,17 @@ impl About {
             Method::LeaseGrant => {
                 let lease = Singles::<2>::read(message)?.number(2)?;
                 about.subject = (lease != 0).then(|| format!("lease {lease:x}"));
+            }
+            Method::RoleGrantPermission | Method::RoleRevokePermission => {
+                let fields = Singles::<3>::read(message)?;
+                let granted = match request.method {
+                    Method::RoleGrantPermission => {
+                        Singles::<3>::read(fields.message(2)?.unwrap_or_default())?
+                    }
+                    _ => fields,
+                };
+                keys.push(Touched::new(granted.bytes(2)?, granted.bytes(3)?, 0));
+                about.subject = subject(request.method, message)?;
             }
             Method::Compact | Method::HashKv => {
                 about.revision = Some(Singles::<1>::read(message)?.number(1)?);
@@ -203,6 +217,12 @@ pub(crate) fn time_to_live(lease: i64) -> Vec<u8> {
 pub(crate) fn revision_of(answer: &[u8]) -> Option<i64> {
     let header = Singles::<1>::read(answer).ok()?.message(1).ok()??;
     Singles::<3>::read(header).ok()?.number(3).ok().filter(|revision| *revision > 0)
+}
+
+/// What the log calls the lease that a `LeaseGrantResponse` grants.
+pub(crate) fn granted(answer: &[u8]) -> Option<String> {
+    let lease = Singles::<2>::read(answer).ok()?.number(2).ok()?;
+    Some(format!("lease {lease:x}"))
 }
 
 /// The name in an `AuthenticateRequest`, or with `field` 2 the token in the answer to it.

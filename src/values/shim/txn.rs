@@ -13,6 +13,8 @@ use super::op::{Op, put_answers};
 use super::rewrite::Rewriter;
 use super::status::Failure;
 use super::wire::{Raw, Singles, put_message, put_number};
+#[cfg(feature = "proxy")]
+use crate::mvcc::proto::Malformed;
 
 /// Transactions within transactions, at most. etcd has no limit but that of a request's size.
 pub(super) const MAX_DEPTH: usize = 100;
@@ -84,6 +86,10 @@ impl Txn {
         self.settle(&mut read, rewriter, true, &mut guards, &mut widest)?;
         guards.sort();
         guards.dedup();
+        // So many that etcd refuses as many as it would have.
+        if let Some(last) = guards.last().cloned() {
+            guards.resize(guards.len().max(widest), last);
+        }
         let mut all = Vec::new();
         self.compares(&mut all);
         let never = all.first().map_or_else(Vec::new, |compare| compare.never());
@@ -235,6 +241,21 @@ impl Guarded {
         }
         Ok(Some(inner))
     }
+}
+
+/// How many comparisons and operations a `TxnRequest` has, with those of the transactions within.
+#[cfg(feature = "proxy")]
+pub(super) fn parts(request: &[u8]) -> Result<usize, Malformed> {
+    let (mut count, mut fields) = (0_usize, Raw::new(request));
+    while let Some((number, field, _)) = fields.next()? {
+        count = count.saturating_add(1);
+        if number != 1
+            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(4)?
+        {
+            count = count.saturating_add(parts(txn)?);
+        }
+    }
+    Ok(count)
 }
 
 /// The `ResponseOp`s of a `TxnResponse`.
