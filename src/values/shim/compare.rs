@@ -91,8 +91,8 @@ impl Compare {
                 let mut request = Vec::new();
                 put_bytes(&mut request, 1, &span.key);
                 put_bytes(&mut request, 2, &span.end);
-                // `keys_only`: the value is not needed.
-                put_number(&mut request, 8, i64::from(self.target != VALUE));
+                // `keys_only`, where the key's revisions are enough: etcd 3.7 leaves out the lease then, too.
+                put_number(&mut request, 8, i64::from((VERSION..=MOD).contains(&self.target)));
                 request
             })
             .collect()

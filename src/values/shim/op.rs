@@ -148,13 +148,14 @@ pub(super) fn put_answers(
 /// One `DeleteRangeResponse` of those that etcd gave.
 fn deleted(given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
     let (mut out, mut count) = (Vec::new(), 0_i64);
-    for (at, response) in given.iter().enumerate() {
+    // The header of the last one: the first deletion may have found nothing, and then tells the revision before.
+    without(given.last().copied().unwrap_or_default(), &[2, 3], &mut out)?;
+    for response in given {
         let mut fields = Raw::new(response);
-        while let Some((number, field, raw)) = fields.next()? {
+        while let Some((number, field, _)) = fields.next()? {
             match number {
                 2 => count = count.saturating_add(field.int64()?),
                 3 => put_message(&mut out, 3, &rewriter.key_value(field.bytes()?)?),
-                _ if at == 0 => out.extend_from_slice(raw),
                 _ => {}
             }
         }

@@ -257,20 +257,27 @@ impl Shape {
         })
     }
 
-    /// Whether etcd's own answer has the right order and length once its values are opened.
-    pub(super) fn is_etcds(self) -> bool {
-        self.target != BY_VALUE
+    /// Whether etcd takes one key more than the limit and sorts only those: it does so when a request names no order
+    /// (`server/etcdserver/apply.go`, `Range`).
+    fn cuts_first(self) -> bool {
+        self.target != 0 && self.order == 0 && !self.filtered && self.limit > 0
     }
 
-    /// What etcd is asked for in place of `request`: values are sorted by here.
+    /// Whether etcd's own answer has the right order and length once its values are opened.
+    pub(super) fn is_etcds(self) -> bool {
+        self.target != BY_VALUE && !self.cuts_first()
+    }
+
+    /// What etcd is asked for in place of `request`: the answer is sorted here when it is not etcd's.
     pub(super) fn request(self, request: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
         if self.is_etcds() {
             out.extend_from_slice(request);
             return Ok(());
         }
-        without(request, &[3, 5, 6, 8], out)?;
-        // Without an order etcd cuts first and sorts then (`server/etcdserver/apply.go`, `Range`).
-        if self.order == 0 && !self.filtered && self.limit > 0 {
+        // Values to sort by must be there even if the client wants keys only.
+        let left_out: &[u64] = if self.target == BY_VALUE { &[3, 5, 6, 8] } else { &[3, 5, 6] };
+        without(request, left_out, out)?;
+        if self.cuts_first() {
             put_number(out, 3, self.limit.saturating_add(1));
         }
         Ok(())
@@ -306,8 +313,12 @@ impl Shape {
                 }
             }
         }
-        self.sort(&mut found);
         let limit = usize::try_from(self.limit).unwrap_or(0);
+        if self.cuts_first() {
+            // The parts are in the order of their keys.
+            found.truncate(limit.saturating_add(1));
+        }
+        self.sort(&mut found);
         if limit > 0 && found.len() > limit {
             found.truncate(limit);
             more = true;
@@ -322,8 +333,11 @@ impl Shape {
 
     fn entry(self, message: &[u8], rewriter: &Rewriter<'_>) -> Result<Entry, Failure> {
         let kv = KeyValue::read(message)?;
-        let value =
-            if self.keys_only && self.is_etcds() { Vec::new() } else { rewriter.open(&kv)? };
+        let value = if self.keys_only && self.target != BY_VALUE {
+            Vec::new()
+        } else {
+            rewriter.open(&kv)?
+        };
         let number = match self.target {
             1 => kv.version,
             2 => kv.create_revision,

@@ -1,5 +1,6 @@
 //! The shim as a service: requests of etcd's gRPC API in, their answers out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -250,7 +251,10 @@ impl Shim {
     async fn unary(&mut self, headers: &HeaderMap, request: &Parsed) -> Result<Answer, Failure> {
         let (shared, message) = (Arc::clone(&self.shared), &request.message);
         let op = match request.method {
-            Method::Range => shared.opened(|with| Op::range(with, message)).await?,
+            Method::Range => {
+                let message = latest(message)?;
+                shared.opened(|with| Op::range(with, &message)).await?
+            }
             Method::Put => shared.opened(|with| Ok(Op::Put(with.put_request(message)?))).await?,
             Method::DeleteRange => shared.opened(|with| Op::delete(with, message)).await?,
             Method::Txn => {
@@ -487,6 +491,17 @@ impl Shim {
     ) -> Result<Response<Body>, Failure> {
         through(&mut self.streams, request(method, headers, body)).await
     }
+}
+
+/// A `RangeRequest` without a revision below zero. etcd takes that for the newest one, but refuses it in a transaction,
+/// by which a range around the reserved prefix is read.
+fn latest(request: &[u8]) -> Result<Cow<'_, [u8]>, Failure> {
+    if Singles::<4>::read(request)?.number(4)? >= 0 {
+        return Ok(request.into());
+    }
+    let mut out = Vec::with_capacity(request.len());
+    without(request, &[4], &mut out)?;
+    Ok(out.into())
 }
 
 /// A request to etcd. Of the client's headers it has only those that etcd reads.

@@ -12,7 +12,7 @@ use super::compare::{Compare, Read};
 use super::op::{Op, put_answers};
 use super::rewrite::Rewriter;
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_message, put_number};
+use super::wire::{Raw, Singles, put_message, put_number, without};
 #[cfg(feature = "proxy")]
 use crate::mvcc::proto::Malformed;
 
@@ -193,14 +193,16 @@ impl Txn {
         rewriter: &Rewriter<'_>,
     ) -> Result<Vec<u8>, Failure> {
         let inner = guarded.inner(response)?.ok_or_else(Failure::malformed)?;
-        let mut out = Vec::new();
-        if guarded.layers > 0
-            && let Some(header) = Singles::<1>::read(response)?.message(1)?
-        {
-            put_message(&mut out, 1, header);
+        if guarded.layers == 0 {
+            return self.answer(inner, rewriter);
         }
-        out.extend(self.answer(inner, rewriter)?);
-        Ok(out)
+        // The header is that of the outermost transaction; etcd leaves it empty within.
+        let mut message = Vec::with_capacity(response.len());
+        if let Some(header) = Singles::<1>::read(response)?.message(1)? {
+            put_message(&mut message, 1, header);
+        }
+        without(inner, &[1], &mut message)?;
+        self.answer(&message, rewriter)
     }
 
     /// The client's `TxnResponse` for etcd's.

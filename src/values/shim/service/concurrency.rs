@@ -3,6 +3,7 @@
 use http::HeaderMap;
 
 use super::super::method::Method;
+use super::super::rewrite::KeyValue;
 use super::super::status::Failure;
 use super::super::wire::{Singles, put_bytes, put_number, without};
 use super::{Answer, Parsed, Shim};
@@ -64,7 +65,36 @@ impl Shim {
             put_number(&mut request, 2, lease);
         }
         let key = [fields.bytes(1)?, format!("/{lease:x}").as_bytes()].concat();
-        self.with_value(&request, 3, &key, fields.bytes(3)?).await
+        let value = fields.bytes(3)?;
+        let Some(stored) = self.stored(headers, &key, value).await? else {
+            return self.with_value(&request, 3, &key, value).await;
+        };
+        let mut out = Vec::new();
+        without(&request, &[3], &mut out)?;
+        put_bytes(&mut out, 3, &stored);
+        Ok(out)
+    }
+
+    /// What etcd holds under `key`, if that is an encryption of `value`. To a candidate that campaigns again etcd's
+    /// server writes its value again when it is another one, and two encryptions of a value are never equal.
+    async fn stored(
+        &mut self,
+        headers: &HeaderMap,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let shared = self.shared.clone();
+        shared.opened(|with| with.allow(key)).await?;
+        let mut request = Vec::new();
+        put_bytes(&mut request, 1, key);
+        // A client that may not read campaigns all the same.
+        let Ok(answer) = self.ask(Method::Range, headers, &request).await else {
+            return Ok(None);
+        };
+        let Some(kv) = Singles::<2>::read(&answer.message)?.message(2)? else { return Ok(None) };
+        let kv = KeyValue::read(kv)?;
+        let same = shared.opened(|with| with.open(&kv)).await.is_ok_and(|found| found == value);
+        Ok(same.then(|| kv.value.to_vec()))
     }
 
     async fn with_value(
