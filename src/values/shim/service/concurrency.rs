@@ -3,6 +3,7 @@
 use http::HeaderMap;
 
 use super::super::method::Method;
+use super::super::rewrite::lease_name;
 use super::super::status::Failure;
 use super::super::wire::{Singles, put_bytes, put_number, without};
 use super::{Answer, Parsed, Shim};
@@ -63,7 +64,7 @@ impl Shim {
             without(message, &[2], &mut request)?;
             put_number(&mut request, 2, lease);
         }
-        let key = [fields.bytes(1)?, format!("/{lease:x}").as_bytes()].concat();
+        let key = [fields.bytes(1)?, b"/", lease_name(lease).as_bytes()].concat();
         self.with_value(&request, 3, &key, fields.bytes(3)?).await
     }
 
