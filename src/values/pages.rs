@@ -29,9 +29,8 @@ impl Values {
 
     pub(super) async fn next(&mut self) -> Result<Option<Vec<KeyValue>>> {
         let Some(mut answer) = self.pages.next().await? else { return Ok(None) };
-        let counts = |kv: &KeyValue| {
-            !self.reserved.holds(kv.key()) && !is_lock(kv.key(), kv.value(), kv.lease())
-        };
+        let counts =
+            |kv: &KeyValue| !self.reserved.holds(kv.key()) && !is_lock(kv.key(), kv.value());
         Ok(Some(answer.take_kvs().into_iter().filter(counts).collect()))
     }
 }

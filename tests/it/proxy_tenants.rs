@@ -311,3 +311,41 @@ async fn a_leader_has_no_lease_of_others() {
     assert_eq!(kept_alive(&other, theirs).await, Ok(600));
     app.call(path, &encode(&[leader(own)])).await.assert_ok("resign");
 }
+
+/// Whoever may write some keys cannot spoil the answers of those who read them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_makes_no_value_that_others_cannot_read() {
+    let tenants = Tenants::start().await;
+    let (app, admin) = (tenants.client("app").await, tenants.client("admin").await);
+    let mut watch = admin.open(WATCH).await;
+    watch.send(&create("/", "0", 7)).await;
+    assert_eq!(number_of(&watch.next().await.unwrap(), 2), 7);
+    let lease = grant(&app).await;
+    let lock = encode(&[bytes(1, "/app/lock"), number(2, lease)]);
+    let locked = app.call("/v3lockpb.Lock/Lock", &lock).await;
+    let key = bytes_of(locked.assert_ok("lock"), 2);
+    // The lock's value, which is empty and not encrypted, under no lease and under another.
+    for lease in [0, grant(&app).await] {
+        let keeps_value = encode(&[bytes(1, &key), number(3, lease), choice(5, 1)]);
+        app.call(PUT, &keeps_value).await.assert_ok("put");
+    }
+    // Go prints this lease as -5.
+    let negative = -5_i64 as u64;
+    let leased = encode(&[number(1, 600), number(2, negative)]);
+    app.call(GRANT, &leased).await.assert_ok("grant");
+    let campaign = [bytes(1, "/app/office"), number(2, negative), bytes(3, "plaintext-app")];
+    app.call("/v3electionpb.Election/Campaign", &encode(&campaign)).await.assert_ok("campaign");
+    let lock = encode(&[bytes(1, "/app/lock2"), number(2, negative)]);
+    app.call("/v3lockpb.Lock/Lock", &lock).await.assert_ok("lock");
+    let leader = encode(&[bytes(1, "/app/office")]);
+    let leader = app.call("/v3electionpb.Election/Leader", &leader).await;
+    assert_eq!(bytes_of(&bytes_of(leader.assert_ok("leader"), 2), 5), b"plaintext-app");
+
+    let list = admin.call(RANGE, &encode(&[bytes(1, "/"), bytes(2, "0")])).await;
+    assert_eq!(number_of(list.assert_ok("list"), 4), 3);
+    for _ in 0..5 {
+        let event = watch.next().await.unwrap();
+        assert_eq!((number_of(&event, 2), number_of(&event, 4)), (7, 0), "{event:?}");
+        assert!(!bytes_of(&event, 11).is_empty());
+    }
+}

@@ -91,15 +91,28 @@ impl<'a> KeyValue<'a> {
     }
 }
 
-/// Whether it is one that etcd's lock made (`client/v3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty.
-pub(in crate::values) fn is_lock(key: &[u8], value: &[u8], lease: i64) -> bool {
-    value.is_empty() && lease != 0 && key.ends_with(format!("/{lease:x}").as_bytes())
+/// Whether it is one that etcd's lock made (`client/v3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty. Its
+/// lease of now says nothing: a client can change that and leave the value (`PutRequest.ignore_value`).
+pub(in crate::values) fn is_lock(key: &[u8], value: &[u8]) -> bool {
+    let name = key.iter().rposition(|byte| *byte == b'/').and_then(|slash| key.get(slash..));
+    let lease = name.and_then(|name| name.strip_prefix(b"/")).unwrap_or_default();
+    let digits = lease.strip_prefix(b"-").unwrap_or(lease);
+    value.is_empty()
+        && (1..=16).contains(&digits.len())
+        && !digits.starts_with(b"0")
+        && digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A lease as it stands in the names of keys: Go prints a negative one with its sign.
+pub(super) fn lease_name(lease: i64) -> String {
+    let sign = if lease < 0 { "-" } else { "" };
+    format!("{sign}{:x}", lease.unsigned_abs())
 }
 
 impl Rewriter<'_> {
     /// The value of `kv` as its writer gave it.
     pub(super) fn open(&self, kv: &KeyValue<'_>) -> Result<Vec<u8>, Failure> {
-        if !self.scope.encrypts(kv.key) || is_lock(kv.key, kv.value, kv.lease) {
+        if !self.scope.encrypts(kv.key) || is_lock(kv.key, kv.value) {
             return Ok(kv.value.to_vec());
         }
         match (self.cipher.open(kv.key, kv.value), self.lenient) {

@@ -36,8 +36,8 @@ pub(super) const MAX_ANSWERS: usize = 256 << 20;
 /// Pauses between attempts at a transaction when another client was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// Headers of a client that etcd reads; others are not sent on. The version and the deadline are in them.
-const PASSED_ON: [&str; 5] =
-    ["authorization", "token", "hasleader", "client-api-version", "grpc-timeout"];
+const PASSED_ON: [&str; 5] = ["authorization", "token", "hasleader", "client-api-version", TIMEOUT];
+const TIMEOUT: &str = "grpc-timeout";
 /// The header that names the keys whose values an answer leaves out.
 const UNREADABLE: &str = "strongroom-unreadable-keys";
 
@@ -522,7 +522,11 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for name in PASSED_ON {
         for value in headers.get_all(name) {
-            kept.append(name, value.clone());
+            match name {
+                // As it is read here.
+                TIMEOUT => drop(kept.insert(name, value.clone())),
+                _ => drop(kept.append(name, value.clone())),
+            }
         }
     }
     kept
@@ -576,7 +580,8 @@ impl Service<Request<Body>> for Shim {
 
 /// How long the client of a request waits.
 fn deadline(headers: &HeaderMap<HeaderValue>) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    // The last of several, as grpc-go reads it.
+    let text = headers.get_all(TIMEOUT).iter().next_back()?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;
     Some(match unit {

@@ -86,10 +86,6 @@ impl Txn {
         self.settle(&mut read, rewriter, true, &mut guards, &mut widest)?;
         guards.sort();
         guards.dedup();
-        // So many that etcd refuses as many as it would have.
-        if let Some(last) = guards.last().cloned() {
-            guards.resize(guards.len().max(widest), last);
-        }
         let mut all = Vec::new();
         self.compares(&mut all);
         let never = all.first().map_or_else(Vec::new, |compare| compare.never());

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 
 use super::super::method::Method;
-use super::super::rewrite::KeyValue;
+use super::super::rewrite::{KeyValue, lease_name};
 use super::super::status::Failure;
 use super::super::wire::{Singles, put_bytes, put_number, without};
 use super::{Answer, Parsed, Shim};
@@ -64,7 +64,7 @@ impl Shim {
             without(message, &[2], &mut request)?;
             put_number(&mut request, 2, lease);
         }
-        let key = [fields.bytes(1)?, format!("/{lease:x}").as_bytes()].concat();
+        let key = [fields.bytes(1)?, b"/", lease_name(lease).as_bytes()].concat();
         let value = fields.bytes(3)?;
         let Some(stored) = self.stored(headers, &key, value).await? else {
             return self.with_value(&request, 3, &key, value).await;
