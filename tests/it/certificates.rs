@@ -80,7 +80,7 @@ impl Server {
 
     fn with(pem: &Pem) -> Self {
         let (cert, key) = (pem.cert.as_os_str(), pem.key.as_os_str());
-        Self::start(Version::V3_5, &["--cert-file".as_ref(), cert, "--key-file".as_ref(), key])
+        Self::start(Version::NEWEST, &["--cert-file".as_ref(), cert, "--key-file".as_ref(), key])
     }
 
     /// Connects by every way that the program's commands use.

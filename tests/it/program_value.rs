@@ -137,7 +137,7 @@ fn values_of_a_snapshot_open_without_etcd() {
     let place = Place::new();
     place.succeed(&["key", "generate", "-o", "values"]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let etcd = runtime.block_on(Etcd::start(Version::V3_5));
+    let etcd = runtime.block_on(Etcd::start(Version::NEWEST));
     let endpoint = etcd.endpoint().to_owned();
     let with_etcd = |args: &[&str], input: &[u8]| {
         let mut command = place.command_with("file:values", args);

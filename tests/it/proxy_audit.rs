@@ -21,7 +21,7 @@ struct Logged {
 impl Logged {
     async fn start() -> Self {
         tokio::task::spawn_blocking(|| {
-            let behind = Behind::start(Version::V3_5);
+            let behind = Behind::start(Version::NEWEST);
             let log = behind.dir.path().join("audit.log").display().to_string();
             let proxy = behind.proxy(&["--audit-log", &log]);
             Self { behind, proxy, log }

@@ -182,7 +182,7 @@ const RESOURCE_EXHAUSTED: &str = "8";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_requests_of_many_connections_have_one_memory() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "true", &["--max-memory", "32"]);
     let value = vec![7_u8; 1 << 20];
     let (mut all, mut held) = (Vec::new(), Vec::new());
@@ -217,7 +217,7 @@ async fn unfinished_requests_of_many_connections_have_one_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_queue_and_those_unread_hold_up_nobody_else() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "true", &["--max-memory", "16"]);
     let mut client = connect(&server, 2).await;
     for at in 0..3 {
@@ -258,7 +258,7 @@ async fn lists_queue_and_those_unread_hold_up_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_calls_at_once_than_there_is_memory_for_wait_for_each_other() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "true", &["--max-memory", "16"]);
     let client = connect(&server, 2).await;
     let calls = (0..1000).map(|at: i32| {
@@ -318,7 +318,7 @@ async fn an_answer_too_large_hides_no_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_used_up_are_waited_for() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "ulimit -n 48", &[]);
     let mut connected: Vec<_> = (0..80).map(|_| Socket::connect(server.address).unwrap()).collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -338,7 +338,7 @@ async fn files_that_are_used_up_are_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_files_that_may_be_open_are_taken() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "ulimit -Sn 100", &[]);
     let limits = server.proc("limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
@@ -360,8 +360,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_say_nothing_are_closed() {
-    let etcd = Etcd::start(Version::V3_5).await;
-    let other = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let other = Etcd::start(Version::NEWEST).await;
     let plain = Server::start(&other, "true", &[]);
     let dir = TempDir::new().unwrap();
     let authority = Authority::new(dir.path());
@@ -396,7 +396,7 @@ async fn connections_that_say_nothing_are_closed() {
 #[ignore = "takes 40 s"]
 #[tokio::test(flavor = "multi_thread")]
 async fn long_requests_that_are_not_finished_are_ended() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let server = Server::start(&etcd, "true", &[]);
     let mut client = connect(&server, 2).await;
     let mut unfinished = Vec::new();

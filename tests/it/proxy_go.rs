@@ -33,7 +33,7 @@ fn survivors(behind: &mut Behind, trouble: impl FnOnce(&mut Etcd)) -> (String, S
 
 #[test]
 fn watches_come_back_after_etcd_was_killed() {
-    let mut behind = Behind::start(Version::V3_5);
+    let mut behind = Behind::start(Version::NEWEST);
     let (direct, through) = survivors(&mut behind, |etcd| {
         etcd.kill(0);
         std::thread::sleep(AWAY);
@@ -44,7 +44,7 @@ fn watches_come_back_after_etcd_was_killed() {
 
 #[test]
 fn watches_come_back_after_every_member_was_killed_in_turn() {
-    let mut behind = Behind::new(blocking(Etcd::builder(Version::V3_5).members(3).start()));
+    let mut behind = Behind::new(blocking(Etcd::builder(Version::NEWEST).members(3).start()));
     let (direct, through) = survivors(&mut behind, |etcd| {
         for member in 0..3 {
             etcd.kill(member);
@@ -58,7 +58,7 @@ fn watches_come_back_after_every_member_was_killed_in_turn() {
 /// `Sync` asks for the members and talks to them from then on: it must not lead around the proxy.
 #[test]
 fn sync_stays_with_the_proxy() {
-    for behind in [Behind::start(Version::V3_5), Behind::start_with_tls(Version::V3_4)] {
+    for behind in [Behind::start(Version::NEWEST), Behind::start_with_tls(Version::OLDEST)] {
         let proxy = behind.proxy(&[]);
         let own = proxy.endpoint();
         let text = printed(with("sync", &[&own, "synced"]));
@@ -75,7 +75,7 @@ fn sync_stays_with_the_proxy() {
 /// A proxy that clients reach under another name tells them that name.
 #[test]
 fn sync_learns_the_advertised_url() {
-    let behind = Behind::start(Version::V3_5);
+    let behind = Behind::start(Version::NEWEST);
     let proxy = behind.proxy(&[]);
     let name = proxy.endpoint().replace("127.0.0.1", "localhost");
     let other = behind.proxy(&["--advertise-client-url", &name]);
@@ -85,7 +85,7 @@ fn sync_learns_the_advertised_url() {
 
 #[test]
 fn recipes_of_the_client_library() {
-    let (direct, behind) = (blocking(Etcd::start(Version::V3_5)), Behind::start(Version::V3_5));
+    let (direct, behind) = (blocking(Etcd::start(Version::NEWEST)), Behind::start(Version::NEWEST));
     let proxy = behind.proxy(&[]);
     let expected = printed(with("recipes", &[direct.endpoint()]));
     assert!(expected.lines().count() > 90 && expected.contains("plaintext"), "{expected}");
@@ -114,7 +114,7 @@ fn assert_codes(text: &str, allowed: &[&str]) {
 
 #[test]
 fn calls_under_way_when_etcd_is_killed() {
-    let mut behind = Behind::start(Version::V3_5);
+    let mut behind = Behind::start(Version::NEWEST);
     let proxy = behind.proxy(&[]);
     let (direct, through) = (behind.etcd.endpoint().to_owned(), proxy.endpoint());
     let mut talks = [(direct, "direct"), (through, "through")].map(|(endpoint, key)| {
@@ -137,7 +137,7 @@ fn calls_under_way_when_etcd_is_killed() {
 
 #[test]
 fn calls_under_way_when_the_proxy_is_killed() {
-    let behind = Behind::start(Version::V3_5);
+    let behind = Behind::start(Version::NEWEST);
     let mut proxy = behind.proxy(&[]);
     let mut talk = Talk::start(with("inflight", &[&proxy.endpoint(), "through"]));
     talk.wait_for("calling");
@@ -155,7 +155,7 @@ fn calls_under_way_when_the_proxy_is_killed() {
 /// Readers, writers and swappers of a few keys, through two proxies before three members, all of which are killed in
 /// turn: what everyone was told must be what one register would have told.
 fn linearizable(seconds: u64) {
-    let mut behind = Behind::new(blocking(Etcd::builder(Version::V3_5).members(3).start()));
+    let mut behind = Behind::new(blocking(Etcd::builder(Version::NEWEST).members(3).start()));
     let mut proxies = [behind.proxy(&[]), behind.proxy(&[])];
     let ends: Vec<_> = proxies.iter().map(super::behind::Proxy::endpoint).collect();
     let seconds_text = seconds.to_string();

@@ -53,7 +53,7 @@ fn health_and_version_over_http_1() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_version_over_http_2() {
-    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::NEWEST)).await.unwrap();
     let proxy = behind.proxy(&[]);
     let raw = Raw::connect(&proxy.address).await;
     let direct = behind.etcd.endpoint().trim_start_matches("http://").to_owned();
@@ -70,7 +70,7 @@ async fn health_and_version_over_http_2() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_health_service_of_grpc() {
     const CHECK: &str = "/grpc.health.v1.Health/Check";
-    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::NEWEST)).await.unwrap();
     let proxy = behind.proxy(&[]);
     let direct = behind.etcd.endpoint().trim_start_matches("http://").to_owned();
     let (direct, through) = (Raw::connect(&direct).await, Raw::connect(&proxy.address).await);
@@ -96,7 +96,7 @@ async fn the_health_service_of_grpc() {
 /// A compressed request is refused in the words of an etcd that lacks the compression.
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_requests_are_refused() {
-    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::NEWEST)).await.unwrap();
     let proxy = behind.proxy(&[]);
     let direct = behind.etcd.endpoint().trim_start_matches("http://").to_owned();
     let (direct, through) = (Raw::connect(&direct).await, Raw::connect(&proxy.address).await);

@@ -19,7 +19,7 @@ fn kill_and_restart(etcd: &mut Etcd) {
 
 /// `command` is told the address and a prefix of its own.
 fn survive(command: impl Fn(&str, &str) -> Command) {
-    let mut behind = Behind::start(Version::V3_5);
+    let mut behind = Behind::start(Version::NEWEST);
     let proxy = behind.proxy(&[]);
     let direct = behind.etcd.endpoint().trim_start_matches("http://").to_owned();
     let mut talks =
@@ -116,7 +116,7 @@ async fn watch(
 
 #[test]
 fn watches_of_the_rust_client_come_back() {
-    let mut behind = Behind::start(Version::V3_5);
+    let mut behind = Behind::start(Version::NEWEST);
     let proxy = behind.proxy(&[]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ends = [behind.etcd.endpoint().to_owned(), proxy.endpoint()];

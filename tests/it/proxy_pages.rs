@@ -76,7 +76,7 @@ async fn pages_are_etcds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_etcds_and_not_the_proxys() {
-    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut etcd = Etcd::start(Version::NEWEST).await;
     let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
     let url = format!("{}/health", proxy.endpoint);
     assert!(curl(&[&url]).0.starts_with("200 "));
@@ -98,7 +98,7 @@ async fn health_is_etcds_and_not_the_proxys() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_requests_of_http_1_are_told_what_is_served() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
     let url = |path: &str| format!("{}{path}", proxy.endpoint);
     for args in [

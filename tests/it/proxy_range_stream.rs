@@ -167,7 +167,7 @@ async fn reserved_keys_and_failures() {
 /// An etcd without such ranges says so itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_etcd_has_none() {
-    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+    let behind = tokio::task::spawn_blocking(|| Behind::start(Version::OLDEST)).await.unwrap();
     let proxy = behind.proxy(&[]);
     let answer = Raw::connect(&proxy.address).await;
     let request = encode(&[bytes(1, "a")]);

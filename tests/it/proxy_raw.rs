@@ -30,8 +30,8 @@ impl Lab {
     pub(crate) async fn both() -> [Self; 2] {
         let start = |tls: bool| async move {
             let behind = tokio::task::spawn_blocking(move || match tls {
-                false => Behind::start(Version::V3_5),
-                true => Behind::start_with_tls(Version::V3_5),
+                false => Behind::start(Version::NEWEST),
+                true => Behind::start_with_tls(Version::NEWEST),
             });
             Self::before(behind.await.unwrap()).await
         };
@@ -39,7 +39,7 @@ impl Lab {
     }
 
     pub(crate) async fn plain() -> Self {
-        let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5));
+        let behind = tokio::task::spawn_blocking(|| Behind::start(Version::NEWEST));
         Self::before(behind.await.unwrap()).await
     }
 

@@ -75,7 +75,7 @@ impl Drop for Started {
 async fn a_proxy_waits_for_its_etcd() {
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
-    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut etcd = Etcd::start(Version::NEWEST).await;
     init(etcd.endpoint(), &key, "/strongroom/");
     etcd.kill(0);
     let proxy = Started::new(dir.path(), etcd.endpoint(), &key);
@@ -118,7 +118,7 @@ fn verify(dir: &Path, key: &str) {
 async fn a_proxy_does_not_wait_for_what_is_wrong() {
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let ends = |key: &str, listen: &str, etcd: &str| {
         let log = dir.path().join("audit.log");
         let log = log.to_str().unwrap();
@@ -146,7 +146,7 @@ async fn a_proxy_does_not_wait_for_what_is_wrong() {
 async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
     let dir = TempDir::new().unwrap();
     let key = keyring(dir.path());
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     init(etcd.endpoint(), &key, "/strongroom/");
     let record = dir.path().join("record").display().to_string();
     let value = |args: &[&str]| {
@@ -184,7 +184,7 @@ async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
 /// The connection that confirms the keyring takes up new certificates, as those of clients do.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_keyring_is_followed_with_new_certificates() {
-    let mut etcd = Etcd::builder(Version::V3_5).with_tls().start().await;
+    let mut etcd = Etcd::builder(Version::NEWEST).with_tls().start().await;
     let settings = etcd.settings();
     let dir = settings.cacert.as_ref().unwrap().parent().unwrap().to_owned();
     let proxy = Running::start(settings, Scope::default(), None, masters()).await;

@@ -34,7 +34,7 @@ struct Tenants {
 
 impl Tenants {
     async fn start() -> Self {
-        let behind = tokio::task::spawn_blocking(|| Behind::start(Version::V3_5)).await.unwrap();
+        let behind = tokio::task::spawn_blocking(|| Behind::start(Version::NEWEST)).await.unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

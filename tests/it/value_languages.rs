@@ -58,7 +58,7 @@ fn run(mut command: Command, input: &[u8]) -> (bool, Vec<u8>) {
 /// Each of three programs opens what each of them sealed, by the keyring of a real etcd; so does the proxy.
 #[test]
 fn each_opens_what_the_others_sealed() {
-    let behind = Behind::start(Version::V3_5);
+    let behind = Behind::start(Version::NEWEST);
     let proxy = behind.proxy(&[]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let keyring = behind.dir.path().join("keyring");

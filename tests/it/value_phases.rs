@@ -102,7 +102,7 @@ fn reader(mut client: Client, writers: &[&Writer], stop: Arc<AtomicBool>) -> Joi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_and_back_while_everybody_works() {
-    let etcd = Etcd::start(Version::V3_5).await;
+    let etcd = Etcd::start(Version::NEWEST).await;
     let mut direct = etcd.client().await;
     for at in 0..100 {
         direct.put(format!("app/old/{at}"), format!("old {at}"), None).await.unwrap();
