@@ -160,7 +160,9 @@ async fn a_torn_end_is_cut_and_told() {
     log.write(4, 1 << 20).await;
     let report = verify(&files(&log.path).unwrap(), &log.masters).unwrap();
     assert_eq!(report.worst(), None, "{:?}", report.findings);
-    assert!(report.findings.iter().any(|finding| finding.problem.to_string().contains("torn")));
+    assert!(
+        report.findings.iter().any(|finding| finding.problem.to_string().contains("incomplete"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
