@@ -105,7 +105,7 @@ fn with_certificate_hint(error: Error) -> Error {
     match certificate_hint(&text) {
         Some(hint) => error.hint(hint),
         // With TLS 1.3 a server refuses the client's certificate, or that there is none, after the handshake.
-        None if text.contains("connection closed") => error.hint(
+        None if text.contains("connection closed") || text.contains("broken pipe") => error.hint(
             "the server may ask for a client certificate that it trusts: give --cert and --key; \
              if the endpoint is http:// it may use TLS: write https:// and give its CA",
         ),
