@@ -101,8 +101,14 @@ pub(crate) fn from_client(what: &str, error: &etcd_client::Error) -> Error {
 }
 
 fn with_certificate_hint(error: Error) -> Error {
-    match certificate_hint(&error.to_string()) {
+    let text = error.to_string();
+    match certificate_hint(&text) {
         Some(hint) => error.hint(hint),
+        // With TLS 1.3 a server refuses the client's certificate, or that there is none, after the handshake.
+        None if text.contains("connection closed") || text.contains("broken pipe") => error.hint(
+            "the server may ask for a client certificate that it trusts: give --cert and --key; \
+             if the endpoint is http:// it may use TLS: write https:// and give its CA",
+        ),
         None => error,
     }
 }

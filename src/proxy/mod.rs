@@ -258,12 +258,14 @@ impl Proxy {
         drop(listener);
         threads.join().await;
         renewing.abort();
-        // Whatever fails here, the rest is still to end well.
-        let counted = shared.namespace.flush_usage().await;
-        if let Some(audit) = &shared.audit {
-            audit.log.close().await?;
+        // The counts are advice: without etcd they are lost, and the proxy has ended well all the same.
+        if let Err(error) = shared.namespace.flush_usage().await {
+            shared.warnings.say(&format!("the usage of value keys was not counted: {error}"));
         }
-        counted
+        match &shared.audit {
+            Some(audit) => audit.log.close().await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Survey {
     /// By value key.
     pub keys: BTreeMap<ValueKeyId, u64>,
     /// Not encrypted. Those of etcd's locks, which are empty, do not count.
-    pub clear: u64,
+    pub unencrypted: u64,
     /// Values with the magic bytes that are not valid encrypted values.
     pub malformed: u64,
 }
@@ -62,7 +62,7 @@ impl Namespace {
                         let count = survey.keys.entry(header.key).or_default();
                         *count = count.saturating_add(1);
                     }
-                    Ok(None) => survey.clear = survey.clear.saturating_add(1),
+                    Ok(None) => survey.unencrypted = survey.unencrypted.saturating_add(1),
                     Err(_) => survey.malformed = survey.malformed.saturating_add(1),
                 }
             }

@@ -87,7 +87,7 @@ impl Namespace {
             let found = pages::encrypted_keys(&client, prefix, EXAMPLES, None).await;
             let found = found.map_err(|error| match error.kind() {
                 ErrorKind::Denied => error
-                    .context("cannot find out whether etcd holds encrypted values")
+                    .context("whether etcd holds encrypted values is unknown")
                     .hint("run the command as a user who may read all keys, or with --force"),
                 _ => error,
             })?;

@@ -71,7 +71,7 @@ fn check_older(record: &Record, keyring: &ValueKeyring, masters: &MasterKeys) ->
             .hint("--force replaces it; export it first: values encrypted with it open with no other keyring")
     };
     let there = follow::open(&record.bytes, masters)
-        .map_err(|error| refused(format!("{error}: cannot find out whether it is older")))?;
+        .map_err(|error| refused(format!("{error}: whether it is older is unknown")))?;
     if there.namespace != keyring.namespace {
         return Err(refused(format!(
             "the value keyring in etcd belongs to another namespace: {}, the exported one to {}",

@@ -63,9 +63,9 @@ fn from_the_first_key_to_the_last() {
     assert_eq!((status, opened.len()), (Some(13), 0), "{error}");
     assert!(error.contains("/b") && !error.contains("hunter2"), "{error}");
 
-    shell.etcd.etcdctl(&["put", "/app/x", "in clear"]);
+    shell.etcd.etcdctl(&["put", "/app/x", "unencrypted"]);
     shell.etcd.etcdctl(&["put", "/app/y", "in clear too"]);
-    assert_eq!(shell.json(&["status"])["clear"], 2);
+    assert_eq!(shell.json(&["status"])["unencrypted"], 2);
     let phase = |phase: &str, more: &[&str]| {
         let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", phase];
         shell.json(&[&args[..], more].concat())
@@ -78,7 +78,7 @@ fn from_the_first_key_to_the_last() {
     let status = shell.json(&["status"]);
     assert_eq!(status["migration"][0]["phase"], "admit", "{status}");
     assert_eq!(phase("encrypt", &[])["sealed"], 2);
-    shell.etcd.etcdctl(&["put", "/app/late", "in clear"]);
+    shell.etcd.etcdctl(&["put", "/app/late", "unencrypted"]);
     let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", "done"];
     let (status, _, error) = shell.run(&args, b"");
     assert_eq!(status, Some(1), "{error}");

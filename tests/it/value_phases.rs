@@ -128,7 +128,7 @@ async fn there_and_back_while_everybody_works() {
     let work = async || tokio::time::sleep(Duration::from_millis(500)).await;
     let encrypted = async || {
         let survey = namespace.survey(b"app/").await.unwrap();
-        (survey.keys.values().sum::<u64>(), survey.clear)
+        (survey.keys.values().sum::<u64>(), survey.unencrypted)
     };
 
     work().await;
@@ -217,7 +217,7 @@ async fn a_migration_is_of_one_prefix() {
     client.put("/b/x", "text", None).await.unwrap();
     let raw = etcd.etcdctl(&["get", "/a/x", "--print-value-only"]);
     assert_eq!(raw, "text\n");
-    assert_eq!(proxy.namespace.survey(b"/b/").await.unwrap().clear, 0);
+    assert_eq!(proxy.namespace.survey(b"/b/").await.unwrap().unencrypted, 0);
     // What looks encrypted and is not could not be told apart.
     let refused = client.put("/a/x", b"\0SR".to_vec(), None).await.unwrap_err();
     assert!(refused.to_string().contains("strongroom: "), "{refused}");

@@ -61,7 +61,7 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             if let Some(left) = opened.survey(b"").await?.keys.get(&args.id) {
                 return Err(Error::new(
                     ErrorKind::Refused,
-                    format!("values encrypted under value key {}: {left}", args.id),
+                    format!("{left} values are encrypted under value key {}", args.id),
                 )
                 .hint(
                     "enable the key, run `strongroom value migrate`, then disable the key again",
@@ -149,7 +149,7 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
             "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
             "values": count(&key.id),
         })).collect::<Vec<_>>(),
-        "clear": survey.clear,
+        "unencrypted": survey.unencrypted,
         "unknown_key": unknown,
         "malformed": survey.malformed,
         "migration": phases.iter().map(|(prefix, phase)| json!({"prefix": prefix, "phase": phase})).collect::<Vec<_>>(),
@@ -161,7 +161,7 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
         });
         let mut text =
             table(&["KEY", "STATE", "CREATED", "USED", "VALUES"], &[3, 4], rows.collect());
-        text.push_str(&format!("values not encrypted: {}", survey.clear));
+        text.push_str(&format!("values not encrypted: {}", survey.unencrypted));
         for (prefix, phase) in &phases {
             text.push_str(&format!("\nkeys with the prefix \"{prefix}\" are in phase {phase}"));
         }

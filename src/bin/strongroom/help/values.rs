@@ -166,7 +166,8 @@ pub(crate) const PROXY_MORE: &str = "\
 Examples:
   strongroom proxy -k file:/etc/strongroom/keyring --endpoints http://127.0.0.1:2379
   strongroom proxy --listen 0.0.0.0:2479 --listen-cert proxy.crt --listen-key proxy.key \\
-      --listen-trusted-ca ca.crt --endpoints https://10.0.0.1:2379 --cacert ca.crt --cert client.crt --key client.key
+      --listen-trusted-ca ca.crt --endpoints https://10.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
   strongroom proxy --audit-log /var/log/strongroom/audit.log --metrics-listen 127.0.0.1:9480
   strongroom proxy --include /app/ --exclude /app/public/
 
