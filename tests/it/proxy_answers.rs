@@ -103,7 +103,7 @@ fn number(request: &[Node], field: u64) -> u64 {
 }
 
 /// Brings into one order what etcd answers in no certain order, and leaves out what is only chance.
-pub(crate) fn settle(kind: Kind, request: &[Node], answer: &mut Vec<Field>) {
+pub(crate) fn settle(kind: Kind, request: &[Node], answer: &mut [Field]) {
     match kind {
         Kind::Range => settle_range(request, answer),
         Kind::Txn => {
@@ -138,7 +138,7 @@ pub(crate) fn settle(kind: Kind, request: &[Node], answer: &mut Vec<Field>) {
 
 /// Keys that are equal in what they are sorted by come in no certain order, and with a limit it is chance which of the
 /// last ones come.
-fn settle_range(request: &[Node], answer: &mut Vec<Field>) {
+fn settle_range(request: &[Node], answer: &mut [Field]) {
     let target = number(request, 6);
     if target == 0 {
         return;
