@@ -92,7 +92,7 @@ pub struct ProxyOptions {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The keys whose values are encrypted.
     pub scope: Scope,
-    /// TLS towards clients; without it they talk in clear.
+    /// TLS towards clients; without it their connections are unencrypted.
     pub tls: Option<ServerTls>,
     /// With TLS, serve clients without certificates even if etcd has no authentication.
     pub insecure_no_client_auth: bool,
