@@ -15,6 +15,7 @@ use tonic::Status;
 /// What messages may take unless configured otherwise.
 pub(crate) const DEFAULT_MEMORY: usize = 512 << 20;
 /// Calls of one client that wait to begin; more are refused. What waits takes memory that is not counted.
+#[cfg(feature = "proxy")]
 const MAX_WAITING: usize = 4096;
 /// How long one waits for others to give room back.
 const WAIT: Duration = Duration::from_secs(30);
