@@ -62,6 +62,8 @@ const MAX_STREAMS: u32 = 16_384;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request of HTTP/1.1 may take, and its answer.
 const HTTP1: Duration = Duration::from_secs(10);
+/// The longest headers of such a request, in bytes.
+const HTTP1_BUFFER: usize = 16 << 10;
 /// How long calls may go on after the stop.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pings that find a client that is gone, or stopped within a request's headers.
@@ -456,7 +458,11 @@ async fn http1(
         async move { Ok::<_, Infallible>(client.answer_plain(request).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HTTP1).keep_alive(false);
+    server
+        .timer(TokioTimer::new())
+        .max_buf_size(HTTP1_BUFFER)
+        .header_read_timeout(HTTP1)
+        .keep_alive(false);
     let _ = timeout(HTTP1 * 2, server.serve_connection(TokioIo::new(stream), service)).await;
 }
 
