@@ -144,6 +144,7 @@ impl Method {
     }
 
     /// Whether the method acts on the one member that it is sent to, and on no other.
+    #[cfg(feature = "proxy")]
     pub(crate) fn is_about_one_member(self) -> bool {
         matches!(self, Self::Defragment | Self::Hash | Self::HashKv | Self::MoveLeader)
     }
