@@ -108,8 +108,8 @@ pub struct ProxyOptions {
     pub audit: Option<AuditLog>,
     /// Whether requests are answered when the audit log cannot be written.
     pub audit_fail_open: bool,
-    /// The URL that clients are told is the cluster's, such as `https://proxy:2479`. Without it each is told the
-    /// address that it has connected to.
+    /// The client URL of every member in member lists, such as `https://proxy:2479`. Without it, the address that the
+    /// client has connected to.
     pub advertise: Option<String>,
     /// What a read answers when one of several values does not open.
     pub unreadable: Unreadable,
@@ -249,7 +249,7 @@ impl Proxy {
             };
             match accepted {
                 Ok((stream, peer)) => threads.give(stream, peer),
-                // Out of file descriptors, or a client that was gone already: neither is for ever.
+                // Out of file descriptors, or a client that was gone already: both pass.
                 Err(error) => {
                     shared.metrics.accept_failures.inc();
                     shared.warnings.say(&format!("cannot accept a connection: {error}"));
@@ -304,7 +304,7 @@ async fn open(options: &ProxyOptions, masters: &Arc<MasterKeys>) -> Result<Names
 }
 
 impl Shared {
-    /// The URL that the client of `stream` is told is the cluster's.
+    /// The client URL of every member in member lists for the client of `stream`.
     fn url(&self, stream: &TcpStream) -> Arc<str> {
         let scheme = if self.acceptor.is_some() { "https" } else { "http" };
         match (&self.advertise, stream.local_addr()) {
@@ -466,6 +466,6 @@ async fn http1(
     let _ = timeout(HTTP1 * 2, server.serve_connection(TokioIo::new(stream), service)).await;
 }
 
-/// What a program that speaks HTTP/1.1 is told.
+/// The answer to other HTTP/1.1 requests.
 const NO_HTTP1: &str =
     "strongroom: the proxy serves etcd's gRPC API, which needs HTTP/2, and /health and /version.\n";

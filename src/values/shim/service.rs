@@ -15,7 +15,6 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
 
 use super::budget::{Budget, DEFAULT_MEMORY, Room};
-use super::compare::Read;
 use super::frames::{Frames, answered, single};
 use super::method::{Method, Shape};
 use super::op::Op;
@@ -24,8 +23,8 @@ use super::scope::{Reserved, Scope};
 use super::session::{self, Judge};
 use super::status::{Failure, lost};
 use super::streams;
-use super::txn::{Txn, responses};
-use super::wire::{Singles, put_bytes, put_message, put_number, without};
+use super::txn::Txn;
+use super::wire::{Singles, put_bytes, put_number, without};
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
 
@@ -33,8 +32,6 @@ use crate::values::{Namespace, ValueCipher};
 const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
 /// The largest answer: it has to be in memory to be rewritten.
 pub(super) const MAX_ANSWERS: usize = 256 << 20;
-/// Pauses between attempts at a transaction when another client was faster: from, to.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// Headers of a client that etcd reads; others are not sent on. The version and the deadline are in them.
 const PASSED_ON: [&str; 5] = ["authorization", "token", "hasleader", "client-api-version", TIMEOUT];
 const TIMEOUT: &str = "grpc-timeout";
@@ -305,98 +302,6 @@ impl Shim {
         Ok(answer.with(message).marked(&lenient))
     }
 
-    /// An operation on both sides of the reserved prefix, at one moment.
-    async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
-        let mut request = Vec::new();
-        op.put(&mut request, 2, &[]);
-        let answer = self.ask(Method::Txn, headers, &request).await?;
-        let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
-        let given = &answer.message.clone();
-        let work = |with: &Rewriter<'_>| {
-            let mut parts = Vec::new();
-            for op in responses(given)? {
-                let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
-                // Its header would be one read before the request.
-                parts.push(Vec::new());
-                without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
-            }
-            let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
-            let mut message = Vec::new();
-            if let Some(header) = Singles::<1>::read(given)?.message(1)? {
-                put_message(&mut message, 1, header);
-            }
-            message.extend(op.response(&parts, with)?);
-            Ok(message)
-        };
-        self.rewritten(answer, op.writes(), work).await
-    }
-
-    /// A transaction that compares what etcd cannot read.
-    async fn decided(&mut self, headers: &HeaderMap, txn: &mut Txn) -> Result<Answer, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let mut pause = PAUSE.0;
-        loop {
-            let (read, rooms) = self.compared(headers, txn).await?;
-            let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
-            drop((read, rooms));
-            let answer = self.ask(Method::Txn, headers, &guarded.request).await?;
-            if txn.took_effect(&guarded, &answer.message)? {
-                let message = &answer.message.clone();
-                let work = |with: &Rewriter<'_>| txn.guarded_answer(&guarded, message, with);
-                return self.rewritten(answer, txn.writes(), work).await;
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.saturating_mul(2).min(PAUSE.1);
-        }
-    }
-
-    /// All that a transaction compares, at one revision, and what keeps room for it.
-    async fn compared(
-        &mut self,
-        headers: &HeaderMap,
-        txn: &Txn,
-    ) -> Result<(Vec<Read>, Vec<Room>), Failure> {
-        let mut compares = Vec::new();
-        txn.compares(&mut compares);
-        if compares.len() > MOST_COMPARES {
-            // As etcd says it.
-            let refused = "etcdserver: too many operations in txn request";
-            return Err(Status::invalid_argument(refused).into());
-        }
-        let cipher = self.shared.namespace.cipher();
-        let shared = Arc::clone(&self.shared);
-        let with = shared.rewriter(&cipher);
-        let asked: Vec<_> = compares.iter().map(|compare| compare.requests(&with)).collect();
-        let all: Vec<_> = asked.iter().flatten().collect();
-        let (mut revision, mut parts, mut rooms) = (0, Vec::new(), Vec::new());
-        // Fewer than any etcd takes by default, so that its own limit need not be known.
-        for chunk in all.chunks(MOST_READS) {
-            let mut request = Vec::new();
-            for range in chunk {
-                let (mut range, mut op) = ((*range).clone(), Vec::new());
-                put_number(&mut range, 4, revision);
-                put_message(&mut op, 1, &range);
-                put_message(&mut request, 2, &op);
-            }
-            let answer = self.ask(Method::Txn, headers, &request).await?;
-            for op in responses(&answer.message)? {
-                let part = Singles::<1>::read(op)?.message(1)?.unwrap_or_default();
-                parts.push(answer.message.slice_ref(part));
-            }
-            if revision == 0 {
-                let header = Singles::<1>::read(&answer.message)?.message(1)?.unwrap_or_default();
-                revision = Singles::<3>::read(header)?.number(3)?;
-            }
-            rooms.extend(answer.room);
-        }
-        let mut parts = parts.into_iter();
-        let read = asked.iter().map(|requests| Read {
-            revision,
-            parts: parts.by_ref().take(requests.len()).collect(),
-        });
-        Ok((read.collect(), rooms))
-    }
-
     /// The answers to a request of one message.
     pub(crate) async fn answers(
         &mut self,
@@ -554,12 +459,8 @@ fn refusal(status: Status) -> Status {
     }
 }
 
-/// See [`Shim::compared`].
-const MOST_READS: usize = 64;
-/// Comparisons in one transaction that are decided here, each after a read. etcd takes 128 by default.
-const MOST_COMPARES: usize = 4096;
-
 mod concurrency;
+mod transactions;
 
 impl Service<Request<Body>> for Shim {
     type Response = Response<Body>;

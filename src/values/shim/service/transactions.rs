@@ -1,0 +1,123 @@
+//! Transactions that the shim makes: of an operation on both sides of the reserved prefix, and of one that compares what
+//! etcd cannot read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tonic::Status;
+
+use super::super::budget::Room;
+use super::super::compare::Read;
+use super::super::method::Method;
+use super::super::op::Op;
+use super::super::rewrite::Rewriter;
+use super::super::status::Failure;
+use super::super::txn::{Txn, responses};
+use super::super::wire::{Singles, put_message, put_number, without};
+use super::{Answer, Shim};
+
+/// Pauses between attempts at a transaction when another client was faster: from, to.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// See [`Shim::compared`].
+const MOST_READS: usize = 64;
+/// Comparisons in one transaction that are decided here, each after a read. etcd takes 128 by default.
+const MOST_COMPARES: usize = 4096;
+
+impl Shim {
+    /// An operation on both sides of the reserved prefix, at one moment.
+    pub(super) async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
+        let mut request = Vec::new();
+        op.put(&mut request, 2, &[]);
+        let answer = self.ask(Method::Txn, headers, &request).await?;
+        let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
+        let given = &answer.message.clone();
+        let work = |with: &Rewriter<'_>| {
+            let mut parts = Vec::new();
+            for op in responses(given)? {
+                let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
+                // Its header would be one read before the request.
+                parts.push(Vec::new());
+                without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
+            }
+            let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+            let mut message = Vec::new();
+            if let Some(header) = Singles::<1>::read(given)?.message(1)? {
+                put_message(&mut message, 1, header);
+            }
+            message.extend(op.response(&parts, with)?);
+            Ok(message)
+        };
+        self.rewritten(answer, op.writes(), work).await
+    }
+
+    /// A transaction that compares what etcd cannot read.
+    pub(super) async fn decided(
+        &mut self,
+        headers: &HeaderMap,
+        txn: &mut Txn,
+    ) -> Result<Answer, Failure> {
+        let shared = Arc::clone(&self.shared);
+        let mut pause = PAUSE.0;
+        loop {
+            let (read, rooms) = self.compared(headers, txn).await?;
+            let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
+            drop((read, rooms));
+            let answer = self.ask(Method::Txn, headers, &guarded.request).await?;
+            if txn.took_effect(&guarded, &answer.message)? {
+                let message = &answer.message.clone();
+                let work = |with: &Rewriter<'_>| txn.guarded_answer(&guarded, message, with);
+                return self.rewritten(answer, txn.writes(), work).await;
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE.1);
+        }
+    }
+
+    /// All that a transaction compares, at one revision, and what keeps room for it.
+    async fn compared(
+        &mut self,
+        headers: &HeaderMap,
+        txn: &Txn,
+    ) -> Result<(Vec<Read>, Vec<Room>), Failure> {
+        let mut compares = Vec::new();
+        txn.compares(&mut compares);
+        if compares.len() > MOST_COMPARES {
+            // As etcd says it.
+            let refused = "etcdserver: too many operations in txn request";
+            return Err(Status::invalid_argument(refused).into());
+        }
+        let cipher = self.shared.namespace.cipher();
+        let shared = Arc::clone(&self.shared);
+        let with = shared.rewriter(&cipher);
+        let asked: Vec<_> = compares.iter().map(|compare| compare.requests(&with)).collect();
+        let all: Vec<_> = asked.iter().flatten().collect();
+        let (mut revision, mut parts, mut rooms) = (0, Vec::new(), Vec::new());
+        // Fewer than any etcd takes by default, so that its own limit need not be known.
+        for chunk in all.chunks(MOST_READS) {
+            let mut request = Vec::new();
+            for range in chunk {
+                let (mut range, mut op) = ((*range).clone(), Vec::new());
+                put_number(&mut range, 4, revision);
+                put_message(&mut op, 1, &range);
+                put_message(&mut request, 2, &op);
+            }
+            let answer = self.ask(Method::Txn, headers, &request).await?;
+            for op in responses(&answer.message)? {
+                let part = Singles::<1>::read(op)?.message(1)?.unwrap_or_default();
+                parts.push(answer.message.slice_ref(part));
+            }
+            if revision == 0 {
+                let header = Singles::<1>::read(&answer.message)?.message(1)?.unwrap_or_default();
+                revision = Singles::<3>::read(header)?.number(3)?;
+            }
+            rooms.extend(answer.room);
+        }
+        let mut parts = parts.into_iter();
+        let read = asked.iter().map(|requests| Read {
+            revision,
+            parts: parts.by_ref().take(requests.len()).collect(),
+        });
+        Ok((read.collect(), rooms))
+    }
+}
