@@ -201,7 +201,7 @@ impl Parent {
         repository: &Repository,
         sources: &[SnapshotId],
     ) -> Result<()> {
-        self.since.check(|| format!("snapshot {}, which it leans on,", self.id))?;
+        self.since.check(|| format!("snapshot {}, which this one depends on,", self.id))?;
         let used = self.sources.iter().filter(|source| sources.contains(&source.snapshot));
         let wanted: Vec<_> = used
             .map(|source| (names::snapshot_object(source.snapshot, "payload"), source.length))
