@@ -23,6 +23,7 @@ use strongroom::backup::{
     snapshots, store_report,
 };
 use strongroom::crypto::system_rng;
+use strongroom::format::KeyState;
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
@@ -170,7 +171,7 @@ impl Year {
         let repository =
             Repository::init(Arc::new(store.clone()), false, &mut system_rng()).await.unwrap().0;
         let mut keys = MasterKeys::new();
-        keys.add(Arc::new(LocalKey::new(SecretKey::new(|key| key.fill(1)))), true);
+        keys.add(Arc::new(LocalKey::new(SecretKey::new(|key| key.fill(1)))), KeyState::Primary);
         // A real etcd's pages, then pages that nothing refers to.
         let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/etcd/etcd-3.5.db");
         let mut database = std::fs::read(real).unwrap();

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use super::line::{Chain, Draft, Header, Kind, Line, Mark, Previous, START, hex};
 use super::reader::{LineReader, Next, beside};
 use crate::crypto;
-use crate::envelope::{DataKey, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{SnapshotId, Subject};
+use crate::format::{Sha256, SnapshotId, Subject};
 use crate::keys::MasterKeys;
 
 /// A checkpoint follows after at most so many lines.
@@ -123,7 +123,7 @@ impl LogFile {
         let log =
             SnapshotId::new(time.as_millisecond().max(0).unsigned_abs(), crypto::random(&mut rng));
         let data_key = DataKey::generate(Subject::Audit(log), &mut rng);
-        let seal = seal_data_key(&data_key, 1, keys, Vec::new(), &mut rng)?;
+        let seal = seal_data_key(&data_key, NewSeal::first(Sha256::NONE), keys, &mut rng)?.print();
         let header = Header {
             version: 1,
             log: log.to_string(),

@@ -8,7 +8,7 @@ use super::reader::{LineReader, Next};
 use crate::crypto;
 use crate::envelope::{DataKey, open_seal};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Seal, SnapshotId, Subject};
+use crate::format::{Seal, Sha256, SnapshotId, Subject};
 use crate::keys::MasterKeys;
 
 /// The most findings that a report keeps; more are counted.
@@ -347,5 +347,5 @@ fn open(header: &Header, keys: &MasterKeys) -> Result<DataKey> {
     if seal.body().subject() != Subject::Audit(log) || seal.body().generation() != 1 {
         return Err(Error::tampered("the seal is of another subject"));
     }
-    Ok(open_seal(&seal, keys)?.data_key)
+    Ok(open_seal(&seal, Sha256::NONE, keys)?.data_key)
 }

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::{StreamExt, stream};
 
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, open_seal, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, ReportStep, Seal, SealedRecord, SnapshotId,
-    Subject,
+    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, ReportStep, SealedRecord, Sha256,
+    SnapshotId, Subject,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -41,9 +41,9 @@ pub async fn store_report(
     let rng = &mut crypto::system_rng();
     let id = SnapshotId::new(now.as_millis() as u64, crypto::random(rng));
     let data_key = DataKey::generate(Subject::Report(id), rng);
-    let seal = Seal::parse(&seal_data_key(&data_key, 1, keys, Vec::new(), rng)?)?;
     let key = data_key.report_key();
     let message = crypto::seal(Suite::Aes256Gcm, &key, &context(id), &report.print()?, rng)?;
+    let seal = seal_data_key(&data_key, NewSeal::first(object(&message)), keys, rng)?;
     let bytes = SealedRecord { kind: RecordKind::Report, seal, message }.print();
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
@@ -128,9 +128,13 @@ fn open(id: SnapshotId, bytes: &[u8], keys: &MasterKeys) -> Result<Report> {
     if seal.body().subject() != Subject::Report(id) {
         return Err(Error::tampered("it is another report than its name says"));
     }
-    let data_key = open_seal(&seal, keys)?.data_key;
+    let data_key = open_seal(&seal, object(&message), keys)?.data_key;
     let key = data_key.report_key();
     Report::parse(&crypto::open(Suite::Aes256Gcm, &key, &context(id), &message)?)
+}
+
+fn object(message: &[u8]) -> Sha256 {
+    Sha256(crypto::sha256(&[&SealedRecord::line(RecordKind::Report, message)]))
 }
 
 fn context(id: SnapshotId) -> Vec<u8> {

@@ -9,7 +9,7 @@ use super::control::{Control, Step, Unit};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
 use crate::crypto;
-use crate::envelope::{kept_stanzas, key_ids, open_seal, seal_data_key};
+use crate::envelope::{NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, Seal, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
@@ -99,12 +99,16 @@ async fn reseal_one(
     let generation = newest.checked_add(1).ok_or_else(|| {
         Error::tampered(format!("{id} has a seal of the last generation there is"))
     })?;
-    let text = seal_data_key(&data_key, generation, keys, kept, &mut crypto::system_rng())?;
+    // From the seal that opened, never from a manifest fetched again.
+    let object = seal.body().object();
+    let signatures = seal.body().signatures().to_vec();
+    let new = NewSeal { generation, object, kept, signatures };
+    let text = seal_data_key(&data_key, new, keys, &mut crypto::system_rng())?.print();
     let name = names::seal_name(id, generation);
     repository.put_once(&name, text.into()).await?;
     // Only a new seal that is proved to open may replace the old ones.
     let written = snapshot::read_seal(repository, id, generation).await?;
-    let opened = open_seal(&written, keys).context(name)?;
+    let opened = open_seal(&written, object, keys).context(name)?;
     if opened.data_key.commitment() != manifest.body().commitment {
         return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
     }

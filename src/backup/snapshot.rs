@@ -12,7 +12,7 @@ use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry,
-    Role, Seal, SnapshotId, Subject, names,
+    Role, Seal, Sha256, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -83,7 +83,7 @@ pub(crate) async fn unseal(
     }
     let manifest = read_manifest(repository, id).await?;
     let mut findings = Vec::new();
-    let (seal, Opened { data_key, opened_by }) =
+    let (seal, Opened { data_key, opened_by, .. }) =
         authenticate(repository, folder, keys, &manifest, &mut findings).await?;
     Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
 }
@@ -104,6 +104,11 @@ pub(crate) async fn authenticate(
         .authenticate_manifest(commitment, manifest.signed_bytes(), manifest.mac())
         .context(names::snapshot_object(id, "manifest"))?;
     Ok((seal, opened))
+}
+
+/// What a snapshot's seal vouches for.
+pub(super) fn manifest_digest(manifest: &Manifest) -> Sha256 {
+    Sha256(crypto::sha256(&[&manifest.print()]))
 }
 
 pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
@@ -127,6 +132,7 @@ async fn newest_seal(
     if folder.seals.is_empty() {
         return Err(Error::truncated(format!("snapshot {id} has no seal")));
     }
+    let object = manifest_digest(manifest);
     let mut worst: Option<(u8, Error)> = None;
     // Many may have been planted: the newest and the oldest are tried.
     let newest = folder.seals.keys().rev().take(MOST_SEALS);
@@ -143,7 +149,7 @@ async fn newest_seal(
         // A key that matches and fails outweighs no key at hand, and that a seal that is none (SPEC.md §5).
         let (rank, error) = match parsed {
             Err(error) => (1, error),
-            Ok(seal) => match open_seal(&seal, keys) {
+            Ok(seal) => match open_seal(&seal, object, keys) {
                 Ok(opened) => return Ok((seal, opened)),
                 Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
                 Err(error) => (3, error),

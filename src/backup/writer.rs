@@ -15,7 +15,7 @@ use super::input::{Input, Live};
 use super::options::BackupOptions;
 use super::snapshot::DatabaseReader;
 use crate::crypto;
-use crate::envelope::{DataKey, ObjectSealer, SealedObject, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
@@ -106,13 +106,7 @@ impl Writer<'_> {
             let key = self.data_key.companions_key();
             objects.push(entry("companions", &self.object(Role::Companions, &key, tar).await?));
         }
-        let seal =
-            seal_data_key(&self.data_key, 1, self.keys, Vec::new(), &mut crypto::system_rng())?;
         let lengths: u64 = objects.iter().map(|object| object.length).sum();
-        let mut stored_bytes = lengths + seal.len() as u64;
-        self.control.check()?;
-        self.repository.put_once(&names::seal_name(self.content.id, 1), seal.into()).await?;
-
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
         let database = *index.database();
         let reader = DatabaseReader::open(
@@ -136,7 +130,13 @@ impl Writer<'_> {
             .map(|object| (names::snapshot_object(self.content.id, &object.role), object.length))
             .collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
-        stored_bytes += manifest.len() as u64;
+        let object = Sha256(crypto::sha256(&[&manifest]));
+        let new = NewSeal::first(object);
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
+        let seal = seal.print();
+        let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
+        self.control.check()?;
+        self.repository.put_once(&names::seal_name(self.content.id, 1), seal.into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;

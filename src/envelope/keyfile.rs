@@ -4,13 +4,26 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Time;
 use crate::keys::Keyring;
 use crate::secret::SecretBytes;
 
 /// Room for thousands of keys; more is not a keyring.
 const MAX_LEN: u64 = 1 << 20;
+
+/// The time by this host's clock, by which a keyring's states are decided.
+#[must_use]
+pub fn now() -> Time {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let now = SystemTime::now();
+    Time::from_unix(match now.duration_since(UNIX_EPOCH) {
+        Ok(after) => seconds(after),
+        Err(before) => -seconds(before.duration()),
+    })
+}
 
 /// Holds keyrings for the process that changes them, from reading to writing; others that would change them wait.
 pub struct Lock(#[expect(dead_code, reason = "held, not used")] Vec<File>);
@@ -76,8 +89,8 @@ pub fn check_mode(path: &Path, mode: u32) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] or [`ErrorKind::Io`].
-pub fn create(path: &Path, keyring: Keyring) -> Result<()> {
-    let text = keyring.print()?;
+pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
+    let text = keyring.print();
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -99,8 +112,8 @@ pub fn create(path: &Path, keyring: Keyring) -> Result<()> {
 ///
 /// # Errors
 /// [`ErrorKind::Io`]; the old file is then still there.
-pub fn replace(path: &Path, keyring: Keyring) -> Result<()> {
-    let text = keyring.print()?;
+pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
+    let text = keyring.print();
     let io = |error| Error::io(path, error);
     // A symbolic link (as Kubernetes and configuration management make) stays one.
     let path = &fs::canonicalize(path).map_err(io)?;
@@ -148,18 +161,19 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::crypto::system_rng;
+    use crate::format::KeyState;
 
-    const NOW: &str = "2026-11-23T00:00:00Z";
+    fn generated() -> Keyring {
+        Keyring::generate(now(), &mut system_rng()).unwrap()
+    }
 
     #[test]
     fn is_private_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
-        let ring = Keyring::generate(NOW, &mut system_rng());
-        create(&path, ring).unwrap();
+        create(&path, &generated()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
-        let other = Keyring::generate(NOW, &mut system_rng());
-        assert_eq!(create(&path, other).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(create(&path, &generated()).unwrap_err().kind(), ErrorKind::AlreadyExists);
         for (mode, good) in
             [(0o640, true), (0o400, true), (0o604, false), (0o660, false), (0o644, false)]
         {
@@ -172,16 +186,16 @@ mod tests {
     fn replacing_keeps_mode_and_link() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
-        create(&path, Keyring::generate(NOW, &mut system_rng())).unwrap();
+        create(&path, &generated()).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        let mut ring = load(&path).unwrap();
-        ring.rotate(NOW, &mut system_rng());
-        replace(&link, ring).unwrap();
+        let ring = load(&path).unwrap();
+        let (ring, _) = ring.rotate(KeyState::Retiring, now(), &mut system_rng()).unwrap();
+        replace(&link, &ring).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
-        assert_eq!(load(&path).unwrap().list().count(), 2);
+        assert_eq!(load(&path).unwrap().list(now()).count(), 2);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

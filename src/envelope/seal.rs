@@ -3,10 +3,12 @@
 use super::DataKey;
 use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, SEALED_KEY_LEN, Seal, SealBody, Stanza, Subject};
+use crate::format::{
+    KeyId, KeyState, SEALED_KEY_LEN, Seal, SealBody, Sha256, Signature, Stanza, Subject,
+};
 use crate::keys::{MasterKey, MasterKeys};
 
-/// The one stanza type that this version writes.
+/// The one stanza kind that this version writes.
 const LOCAL: &str = "local";
 
 /// A seal that opened.
@@ -15,35 +17,58 @@ pub struct Opened {
     pub data_key: DataKey,
     /// The master key that opened it.
     pub opened_by: KeyId,
+    /// What that key may do.
+    pub state: KeyState,
 }
 
-/// The stanzas of `seal` that a re-seal keeps byte for byte: those whose key is not at hand,
-/// except the ones to `drop`.
+/// What a new seal says beside its fresh stanzas.
+pub struct NewSeal {
+    /// Its generation, 1 for the first.
+    pub generation: u32,
+    /// Digest of what it vouches for.
+    pub object: Sha256,
+    /// Stanzas of an earlier generation, kept byte for byte.
+    pub kept: Vec<Stanza>,
+    /// Signatures of earlier generations over the same object.
+    pub signatures: Vec<Signature>,
+}
+
+impl NewSeal {
+    /// A subject's first seal.
+    #[must_use]
+    pub fn first(object: Sha256) -> Self {
+        Self { generation: 1, object, kept: Vec::new(), signatures: Vec::new() }
+    }
+}
+
+/// The stanzas of `seal` that a new generation keeps byte for byte: all but those to `drop`, those of retired keys,
+/// and those that are replaced because their key seals.
 pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanza> {
-    let kept = |stanza: &&Stanza| !keys.holds(stanza.key_id()) && !drop.contains(&stanza.key_id());
+    let goes = |state: KeyState| state.seals() || state == KeyState::Retired;
+    let kept = |stanza: &&Stanza| {
+        !keys.state(stanza.key_id()).is_some_and(goes) && !drop.contains(&stanza.key_id())
+    };
     seal.body().stanzas().iter().filter(kept).cloned().collect()
 }
 
-/// Prints generation `generation` of the seal of `data_key`: a stanza for each of `keys`'
-/// sealing keys, and `kept` as they are.
+/// Seals `data_key` as `new` says: a stanza for each of `keys`' sealing keys, and the kept ones as they are.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] when nothing would open it; those of a remote master key.
 pub fn seal_data_key(
     data_key: &DataKey,
-    generation: u32,
+    new: NewSeal,
     keys: &MasterKeys,
-    kept: Vec<Stanza>,
     rng: &mut dyn CryptoRng,
-) -> Result<Vec<u8>> {
-    let commitment = data_key.commitment();
-    let mut stanzas = kept;
+) -> Result<Seal> {
+    let (subject, commitment) = (data_key.subject(), data_key.commitment());
+    let mut stanzas = new.kept;
     for key in keys.sealing() {
-        if key.stanza_type() != LOCAL {
-            let kind = key.stanza_type();
-            return Err(Error::unsupported(format!("a master key of the type {kind} cannot seal")));
+        let kind = key.stanza_type();
+        if kind != LOCAL {
+            return Err(Error::unsupported(format!("a master key of the kind {kind} cannot seal")));
         }
-        let context = binding(data_key.subject(), &commitment, key.id(), key.stanza_type());
+        let context = binding(subject, &commitment, new.object, key.id(), kind);
         let sealed: [u8; SEALED_KEY_LEN] = key
             .seal(&context, data_key.key(), rng)?
             .try_into()
@@ -54,25 +79,32 @@ pub fn seal_data_key(
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")
             .hint("give one with --master-key, for example file:/etc/strongroom/keyring"));
     }
-    let body = SealBody::new(data_key.subject(), generation, commitment, stanzas)?;
+    let body =
+        SealBody::new(subject, new.generation, new.object, commitment, stanzas, new.signatures)?;
     let mac = data_key.seal_mac(&body.signed_bytes());
-    Ok(body.finish(mac).print())
+    Ok(body.finish(mac))
 }
 
-/// Opens `seal` with the first of `keys` that it names.
+/// Opens `seal`, which must vouch for `object`, with one of `keys`: with one that vouches, if any opens.
 ///
 /// # Errors
-/// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it;
-/// [`ErrorKind::Tampered`] when one is named and still does not open it.
-pub fn open_seal(seal: &Seal, keys: &MasterKeys) -> Result<Opened> {
+/// [`ErrorKind::Tampered`] when it vouches for something else, or names one of the keys and does not open with it;
+/// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it.
+pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opened> {
+    if seal.body().object() != object {
+        return Err(Error::tampered("it vouches for other bytes than these"));
+    }
+    let held = |stanza| -> Option<(KeyState, &Stanza, &dyn MasterKey)> {
+        let stanza: &Stanza = stanza;
+        let key = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind())?;
+        Some((keys.state(stanza.key_id())?, stanza, key))
+    };
+    let mut held: Vec<_> = seal.body().stanzas().iter().filter_map(held).collect();
+    held.sort_by_key(|(state, ..)| (!state.seals(), *state != KeyState::Retiring));
     let mut failure = None;
-    for stanza in seal.body().stanzas() {
-        let Some(key) = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind())
-        else {
-            continue;
-        };
+    for (state, stanza, key) in held {
         match open_stanza(seal, stanza, key) {
-            Ok(data_key) => return Ok(Opened { data_key, opened_by: stanza.key_id() }),
+            Ok(data_key) => return Ok(Opened { data_key, opened_by: stanza.key_id(), state }),
             Err(error) => {
                 failure = Some(error.context(format!("the stanza of key {}", stanza.key_id())));
             }
@@ -83,19 +115,27 @@ pub fn open_seal(seal: &Seal, keys: &MasterKeys) -> Result<Opened> {
 
 fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn MasterKey) -> Result<DataKey> {
     let body = seal.body();
-    let context = binding(body.subject(), body.commitment(), stanza.key_id(), stanza.kind());
+    let (key_id, kind) = (stanza.key_id(), stanza.kind());
+    let context = binding(body.subject(), body.commitment(), body.object(), key_id, kind);
     let wrapped = stanza
         .wrapped()
-        .ok_or_else(|| Error::unsupported(format!("stanza type {}", stanza.kind())))?;
+        .ok_or_else(|| Error::unsupported(format!("a stanza of the kind {kind}")))?;
     let data_key = DataKey::new(key.open(&context, &wrapped)?, body.subject());
     DataKey::check("the data-key commitment", &data_key.commitment(), body.commitment())?;
     DataKey::check("the seal's MAC", &data_key.seal_mac(&seal.signed_bytes()), seal.mac())?;
     Ok(data_key)
 }
 
-/// A of SPEC.md §5: ties a stanza to its subject, its data key and its master key.
-fn binding(subject: Subject, commitment: &[u8; 32], key: KeyId, kind: &str) -> Vec<u8> {
-    crypto::labelled(Label::DataKey, &[&subject.to_bytes(), commitment, &key.0, kind.as_bytes()])
+/// A of SPEC.md §5: ties a stanza to its subject, its data key, what it vouches for and its master key.
+fn binding(
+    subject: Subject,
+    commitment: &[u8; 32],
+    object: Sha256,
+    key: KeyId,
+    kind: &str,
+) -> Vec<u8> {
+    let data = [&subject.to_bytes()[..], commitment, &object.0, &key.0, kind.as_bytes()];
+    crypto::labelled(Label::DataKey, &data)
 }
 
 /// The master keys that a seal names.
@@ -107,7 +147,7 @@ fn wrong_key(seal: &Seal) -> Error {
     let ids: Vec<String> = key_ids(seal).iter().map(ToString::to_string).collect();
     Error::new(
         ErrorKind::WrongKey,
-        format!("no master key at hand opens it; these would: {}", ids.join(", ")),
+        format!("no master key that is available opens it; these would: {}", ids.join(", ")),
     )
     .hint("give the keyring or passphrase that holds one of them with --master-key")
 }
@@ -121,67 +161,123 @@ mod tests {
     use crate::format::SnapshotId;
     use crate::keys::LocalKey;
 
-    fn keys_of(n: usize) -> (Vec<Arc<LocalKey>>, MasterKeys) {
-        let all: Vec<_> = (0..n).map(|_| Arc::new(LocalKey::generate(&mut system_rng()))).collect();
+    const OBJECT: Sha256 = Sha256([3; 32]);
+
+    fn keys_of(states: &[KeyState]) -> (Vec<Arc<LocalKey>>, MasterKeys) {
         let mut keys = MasterKeys::new();
-        all.iter().for_each(|key| keys.add(key.clone(), true));
-        (all, keys)
+        let add = |state: &KeyState| {
+            let key = Arc::new(LocalKey::generate(&mut system_rng()));
+            keys.add(key.clone(), *state);
+            key
+        };
+        (states.iter().map(add).collect(), keys)
     }
 
-    fn subject() -> Subject {
-        Subject::Snapshot(SnapshotId(7))
+    fn only(key: &Arc<LocalKey>, state: KeyState) -> MasterKeys {
+        let mut keys = MasterKeys::new();
+        keys.add(key.clone(), state);
+        keys
+    }
+
+    fn new_data_key() -> DataKey {
+        DataKey::generate(Subject::Snapshot(SnapshotId(7)), &mut system_rng())
+    }
+
+    fn sealed(data_key: &DataKey, keys: &MasterKeys) -> Seal {
+        seal_data_key(data_key, NewSeal::first(OBJECT), keys, &mut system_rng()).unwrap()
+    }
+
+    fn edited(seal: &Seal, edit: impl FnOnce(String) -> String) -> Seal {
+        Seal::parse(edit(String::from_utf8(seal.print()).unwrap()).as_bytes()).unwrap()
     }
 
     #[test]
     fn any_one_key_opens_what_was_sealed_to_all() {
-        let (all, keys) = keys_of(3);
-        let data_key = DataKey::generate(subject(), &mut system_rng());
-        let text = seal_data_key(&data_key, 1, &keys, Vec::new(), &mut system_rng()).unwrap();
-        let seal = Seal::parse(&text).unwrap();
+        let (all, keys) = keys_of(&[KeyState::Primary; 3]);
+        let data_key = new_data_key();
+        let seal = sealed(&data_key, &keys);
         for key in all {
-            let mut one = MasterKeys::new();
-            one.add(key.clone(), true);
-            let opened = open_seal(&seal, &one).unwrap();
-            assert_eq!(opened.opened_by, key.id());
+            let opened = open_seal(&seal, OBJECT, &only(&key, KeyState::Retired)).unwrap();
+            assert_eq!((opened.opened_by, opened.state), (key.id(), KeyState::Retired));
             assert_eq!(opened.data_key.commitment(), data_key.commitment());
         }
     }
 
     #[test]
+    fn a_key_that_vouches_is_preferred() {
+        let (all, keys) = keys_of(&[KeyState::Sealing; 3]);
+        let seal = sealed(&new_data_key(), &keys);
+        for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
+            let states = [KeyState::Retired, KeyState::Retiring, KeyState::Primary];
+            let mut keys = MasterKeys::new();
+            for (at, state) in order.iter().zip(states) {
+                keys.add(all[*at].clone(), state);
+                let best = if state == KeyState::Staged { KeyState::Retired } else { state };
+                assert_eq!(open_seal(&seal, OBJECT, &keys).unwrap().state, best);
+            }
+        }
+    }
+
+    #[test]
     fn another_key_is_told_which_would_open() {
-        let (all, keys) = keys_of(2);
-        let (_, others) = keys_of(1);
-        let data_key = DataKey::generate(subject(), &mut system_rng());
-        let text = seal_data_key(&data_key, 1, &keys, Vec::new(), &mut system_rng()).unwrap();
-        let error = open_seal(&Seal::parse(&text).unwrap(), &others).err().unwrap();
+        let (all, keys) = keys_of(&[KeyState::Primary; 2]);
+        let (_, others) = keys_of(&[KeyState::Primary]);
+        let error = open_seal(&sealed(&new_data_key(), &keys), OBJECT, &others).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::WrongKey);
         assert!(all.iter().all(|key| error.to_string().contains(&key.id().to_string())));
     }
 
+    /// [S5.1]: a stanza stands for one subject and one object, whatever the lines around it say.
     #[test]
-    fn a_stanza_moved_to_another_subject_does_not_open() {
-        let (_, keys) = keys_of(1);
-        let data_key = DataKey::generate(subject(), &mut system_rng());
-        let text = seal_data_key(&data_key, 1, &keys, Vec::new(), &mut system_rng()).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        let text = text.replace(&SnapshotId(7).to_string(), &SnapshotId(8).to_string());
-        let seal = Seal::parse(text.as_bytes()).unwrap();
-        assert_eq!(open_seal(&seal, &keys).err().unwrap().kind(), ErrorKind::Tampered);
+    fn a_stanza_moved_to_another_subject_or_object_does_not_open() {
+        let (_, keys) = keys_of(&[KeyState::Primary]);
+        let data_key = new_data_key();
+        let seal = sealed(&data_key, &keys);
+        let of = |id: u128| SnapshotId(id).to_string();
+        let moved = edited(&seal, |text| text.replace(&of(7), &of(8)));
+        assert_eq!(open_seal(&moved, OBJECT, &keys).err().unwrap().kind(), ErrorKind::Tampered);
+        let other = Sha256([4; 32]);
+        assert_eq!(open_seal(&seal, other, &keys).err().unwrap().kind(), ErrorKind::Tampered);
+        // Who knows the data key can make the MAC, and still not the stanza.
+        let body = seal.body();
+        let (subject, stanzas) = (body.subject(), body.stanzas().to_vec());
+        let forged = SealBody::new(subject, 1, other, *body.commitment(), stanzas, Vec::new());
+        let forged = forged.unwrap();
+        let mac = data_key.seal_mac(&forged.signed_bytes());
+        let error = open_seal(&forged.finish(mac), other, &keys).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Tampered);
     }
 
     #[test]
-    fn a_reseal_keeps_foreign_stanzas_byte_for_byte() {
-        let (all, keys) = keys_of(2);
-        let data_key = DataKey::generate(subject(), &mut system_rng());
-        let text = seal_data_key(&data_key, 1, &keys, Vec::new(), &mut system_rng()).unwrap();
-        let seal = Seal::parse(&text).unwrap();
+    fn a_new_generation_keeps_stanzas_byte_for_byte() {
+        let states = [KeyState::Primary; 5];
+        let (all, keys) = keys_of(&states);
+        let data_key = new_data_key();
+        let seal = sealed(&data_key, &keys);
         let mut mine = MasterKeys::new();
-        mine.add(all[0].clone(), true);
+        let states = [KeyState::Primary, KeyState::Retiring, KeyState::Retired, KeyState::Staged];
+        all.iter().zip(states).for_each(|(key, state)| mine.add(key.clone(), state));
+        let ids = |stanzas: &[Stanza]| {
+            let mut ids: Vec<_> = stanzas.iter().map(Stanza::key_id).collect();
+            ids.sort_unstable();
+            ids
+        };
+        let of = |which: &[usize]| {
+            let mut ids: Vec<_> = which.iter().map(|at| all[*at].id()).collect();
+            ids.sort_unstable();
+            ids
+        };
         let kept = kept_stanzas(&seal, &mine, &[]);
-        assert_eq!(kept.len(), 1);
-        assert_eq!(kept[0].key_id(), all[1].id());
-        assert!(kept_stanzas(&seal, &mine, &[all[1].id()]).is_empty());
-        let text = seal_data_key(&data_key, 2, &mine, kept, &mut system_rng()).unwrap();
-        assert!(open_seal(&Seal::parse(&text).unwrap(), &keys).is_ok());
+        assert_eq!(ids(&kept), of(&[1, 3, 4]));
+        assert!(kept.iter().all(|stanza| seal.body().stanzas().contains(stanza)));
+        assert_eq!(ids(&kept_stanzas(&seal, &mine, &[all[4].id()])), of(&[1, 3]));
+        let signatures = vec![Signature { key_id: KeyId([1; 16]), bytes: [2; 64] }];
+        let new = NewSeal { generation: 2, object: OBJECT, kept, signatures: signatures.clone() };
+        let next = seal_data_key(&data_key, new, &mine, &mut system_rng()).unwrap();
+        assert_eq!(next.body().signatures(), signatures);
+        assert_eq!(ids(next.body().stanzas()), of(&[0, 1, 3, 4]));
+        for at in [0, 1, 3, 4] {
+            assert!(open_seal(&next, OBJECT, &only(&all[at], KeyState::Primary)).is_ok());
+        }
     }
 }

@@ -62,6 +62,11 @@ impl FromStr for ValueKeyId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256(pub [u8; 32]);
 
+impl Sha256 {
+    /// No digest: what the seal of an audit log vouches for.
+    pub const NONE: Self = Self([0; 32]);
+}
+
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&HEXLOWER.encode(&self.0))
@@ -204,16 +209,19 @@ pub enum Subject {
     Report(SnapshotId),
     /// One file of an audit log.
     Audit(SnapshotId),
+    /// One change journal: reserved, nothing writes one yet.
+    Journal(SnapshotId),
 }
 
 impl Subject {
-    /// The 17 bytes: 01 to 04, then the id.
+    /// The 17 bytes: 01 to 05, then the id.
     pub fn to_bytes(self) -> [u8; 17] {
         let (tag, id) = match self {
             Self::Snapshot(id) => (1, id.to_bytes()),
             Self::Values(uuid) => (2, uuid.0),
             Self::Report(id) => (3, id.to_bytes()),
             Self::Audit(id) => (4, id.to_bytes()),
+            Self::Journal(id) => (5, id.to_bytes()),
         };
         let mut bytes = [tag; 17];
         if let Some(tail) = bytes.get_mut(1..) {

@@ -1,55 +1,64 @@
 //! The keyring file: master keys on the operator's own disk (SPEC.md §2.5).
 
-use data_encoding::BASE64_NOPAD;
 use zeroize::Zeroizing;
 
 use super::ids::KeyId;
 use super::json::key_text;
-use super::passphrase::Argon2Params;
 use super::text::{Line, Lines, ascends, decode_into};
+use super::time::Time;
 use crate::error::{Error, Result};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// The longest keyring file that is read, in bytes.
 pub const MAX_KEYRING: usize = 1 << 20;
 
-const CLEAR: &str = "strongroom-keyring/";
-const SEALED: &str = "strongroom-keyring-sealed/";
+const FAMILY: &str = "strongroom-keyring/";
 const WHAT: &str = "keyring";
 
-/// Where a master key is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Where a master key is in its life, in the order of that life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyState {
-    /// Made, not yet used to seal.
+    /// Opens, and does not seal yet.
     Staged,
-    /// Seals and opens; exactly one key is.
+    /// Seals and opens beside the primary key.
+    Sealing,
+    /// Seals and opens.
     Primary,
-    /// Opens, no longer seals.
-    Enabled,
-    /// Kept, used for nothing.
-    Disabled,
+    /// Opens, and what it sealed still counts, with a warning.
+    Retiring,
+    /// Opens; what it alone sealed does not count.
+    Retired,
     /// Its bytes are gone; the line remembers that it was.
     Destroyed,
 }
 
 impl KeyState {
-    const ALL: [Self; 5] =
-        [Self::Staged, Self::Primary, Self::Enabled, Self::Disabled, Self::Destroyed];
-
-    /// The state of that word.
-    pub(super) fn of(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.name() == word)
-    }
+    const ALL: [Self; 6] = [
+        Self::Staged,
+        Self::Sealing,
+        Self::Primary,
+        Self::Retiring,
+        Self::Retired,
+        Self::Destroyed,
+    ];
 
     /// The word in the file.
+    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Staged => "staged",
+            Self::Sealing => "sealing",
             Self::Primary => "primary",
-            Self::Enabled => "enabled",
-            Self::Disabled => "disabled",
+            Self::Retiring => "retiring",
+            Self::Retired => "retired",
             Self::Destroyed => "destroyed",
         }
+    }
+
+    /// Whether new data keys are sealed to a key in this state.
+    #[must_use]
+    pub const fn seals(self) -> bool {
+        matches!(self, Self::Sealing | Self::Primary)
     }
 }
 
@@ -57,19 +66,16 @@ impl KeyState {
 pub struct KeyringEntry {
     /// Its id.
     pub id: KeyId,
-    /// Where it is in its life.
+    /// Its state as written. What it is at some time, [`Keyring::states`] tells.
     pub state: KeyState,
-    /// When it was made: `YYYY-MM-DDTHH:MM:SSZ`.
-    pub created: String,
+    /// Since when it is in that state; a primary key's may lie ahead.
+    pub since: Time,
     /// The key; `None` exactly when destroyed.
     pub master: Option<SecretKey>,
 }
 
 impl KeyringEntry {
     fn check(&self) -> Result<(), &'static str> {
-        if !is_timestamp(&self.created) {
-            return Err("not a time of the form YYYY-MM-DDTHH:MM:SSZ");
-        }
         if self.master.is_none() != (self.state == KeyState::Destroyed) {
             return Err("a key is absent exactly when destroyed");
         }
@@ -79,11 +85,12 @@ impl KeyringEntry {
     fn parse(mut line: Line<'_>) -> Result<Self> {
         let id = line.id()?;
         if line.token()? != "local" {
-            return Err(line.unsupported("a key of a type that is not known here"));
+            return Err(line.unsupported("a key of a kind that is not known here"));
         }
-        let state = line.token()?;
-        let state = KeyState::of(state).ok_or_else(|| line.refuse("no state of a key"))?;
-        let created = line.token()?.to_owned();
+        let word = line.token()?;
+        let state = KeyState::ALL.into_iter().find(|state| state.name() == word);
+        let state = state.ok_or_else(|| line.refuse("not a state of a key"))?;
+        let since = line.id()?;
         let master = match line.token()? {
             "-" => None,
             text => Some(
@@ -91,14 +98,14 @@ impl KeyringEntry {
                     .map_err(|()| line.refuse("not a key in base64"))?,
             ),
         };
-        let entry = Self { id, state, created, master };
+        let entry = Self { id, state, since, master };
         entry.check().map_err(|why| line.refuse(why))?;
         line.end()?;
         Ok(entry)
     }
 }
 
-/// A keyring: keys ascending by id, exactly one of them primary.
+/// A keyring: keys ascending by id, at least one of them primary.
 pub struct Keyring {
     entries: Vec<KeyringEntry>,
 }
@@ -107,7 +114,7 @@ impl Keyring {
     /// A keyring of these entries; sorts them.
     ///
     /// # Errors
-    /// Usage when an id stands twice, not exactly one key is primary, a creation time is malformed
+    /// Usage when an id stands twice, no key is primary, two become primary at the same time,
     /// or a key is absent though not destroyed (or the other way round).
     pub fn new(mut entries: Vec<KeyringEntry>) -> Result<Self> {
         entries.sort_by_key(|entry| entry.id);
@@ -118,13 +125,13 @@ impl Keyring {
         Ok(keyring)
     }
 
-    /// Parses the text of a clear keyring file.
+    /// Parses the text of a keyring file.
     ///
     /// # Errors
-    /// Unsupported for another version or type of key; truncated without the final LF; tampered
+    /// Unsupported for another version or kind of key; truncated without the final LF; tampered
     /// otherwise. None shows the text.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let mut lines = Lines::open(WHAT, CLEAR, MAX_KEYRING, bytes)?;
+        let mut lines = Lines::open(WHAT, FAMILY, MAX_KEYRING, bytes)?;
         let mut entries = Vec::new();
         while !lines.is_done() {
             entries.push(KeyringEntry::parse(lines.line()?)?);
@@ -144,28 +151,41 @@ impl Keyring {
         self.entries
     }
 
-    /// The clear file's text.
+    /// What each key is at `now` ([S2.5.3]): of the primary lines the newest that is not ahead counts, or the
+    /// oldest if all are; those before it are retiring, those after it staged.
+    pub fn states(&self, now: Time) -> impl Iterator<Item = (&KeyringEntry, KeyState)> {
+        let times = || self.primaries().map(|entry| entry.since);
+        let current = times().filter(|since| *since <= now).max().or_else(|| times().min());
+        self.entries.iter().map(move |entry| {
+            let state = match (entry.state, current) {
+                (KeyState::Primary, Some(current)) if entry.since < current => KeyState::Retiring,
+                (KeyState::Primary, Some(current)) if entry.since > current => KeyState::Staged,
+                (state, _) => state,
+            };
+            (entry, state)
+        })
+    }
+
+    fn primaries(&self) -> impl Iterator<Item = &KeyringEntry> {
+        self.entries.iter().filter(|entry| entry.state == KeyState::Primary)
+    }
+
+    /// The file's text.
     pub fn print(&self) -> SecretBytes {
+        let head = |entry: &KeyringEntry| {
+            format!("{} local {} {} ", entry.id, entry.state.name(), entry.since)
+        };
         // Exact, since growth would leave copies of keys behind.
         let line = |entry: &KeyringEntry| {
-            let master = if entry.master.is_some() { 43 } else { 1 };
-            32 + " local ".len()
-                + entry.state.name().len()
-                + 1
-                + entry.created.len()
-                + 1
-                + master
-                + 1
+            head(entry).len() + if entry.master.is_some() { 43 } else { 1 } + 1
         };
-        let capacity = CLEAR.len() + 2 + self.entries.iter().map(line).sum::<usize>();
+        let capacity = FAMILY.len() + 2 + self.entries.iter().map(line).sum::<usize>();
         let mut out = Zeroizing::new(Vec::with_capacity(capacity));
-        out.extend_from_slice(CLEAR.as_bytes());
+        out.extend_from_slice(FAMILY.as_bytes());
         out.extend_from_slice(b"1\n");
         for entry in &self.entries {
-            let KeyringEntry { id, state, created, master } = entry;
-            let head = format!("{id} local {} {created} ", state.name());
-            out.extend_from_slice(head.as_bytes());
-            match master {
+            out.extend_from_slice(head(entry).as_bytes());
+            match &entry.master {
                 Some(master) => {
                     let text = Zeroizing::new(key_text(master));
                     out.extend_from_slice(&*text);
@@ -182,109 +202,35 @@ impl Keyring {
         if !ascends(self.entries.iter().map(|entry| entry.id)) {
             return Err("keys do not ascend by id");
         }
-        if self.entries.iter().filter(|entry| entry.state == KeyState::Primary).count() != 1 {
-            return Err("not exactly one key is primary");
+        let mut times: Vec<Time> = self.primaries().map(|entry| entry.since).collect();
+        times.sort_unstable();
+        if times.is_empty() || !ascends(times) {
+            return Err("no key is primary, or two become primary at the same time");
         }
         Ok(())
     }
-}
-
-/// A keyring file under a passphrase.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SealedKeyring {
-    /// How the passphrase becomes a key.
-    pub argon2: Argon2Params,
-    /// C(T, … [`bound_bytes`](Self::bound_bytes), the clear file's text).
-    pub sealed: Vec<u8>,
-}
-
-impl SealedKeyring {
-    /// Whether `bytes` begin as a sealed keyring file does, of whatever version.
-    pub fn is_sealed(bytes: &[u8]) -> bool {
-        bytes.starts_with(SEALED.as_bytes())
-    }
-
-    /// Parses the file.
-    ///
-    /// # Errors
-    /// Unsupported for another version; truncated when the last line is missing or unfinished;
-    /// tampered otherwise.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        // The clear text's limit, in base64 and with every chunk's overhead, fits in twice as much.
-        let mut lines = Lines::open(WHAT, SEALED, 2 * MAX_KEYRING, bytes)?;
-        let argon2 = Argon2Params::parse(&mut lines)?;
-        let mut line = lines.keyword("sealed")?;
-        let sealed = line.base64_vec()?;
-        line.end()?;
-        lines.finish()?;
-        Ok(Self { argon2, sealed })
-    }
-
-    /// Every byte before the line `sealed`, which the encryption's context covers.
-    ///
-    /// # Errors
-    /// Usage when an Argon2id parameter is out of range.
-    pub fn bound_bytes(argon2: &Argon2Params) -> Result<Vec<u8>> {
-        Ok(format!("{SEALED}1\n{}", argon2.print()?).into_bytes())
-    }
-
-    /// The file's bytes.
-    ///
-    /// # Errors
-    /// Those of [`bound_bytes`](Self::bound_bytes).
-    pub fn print(&self) -> Result<Vec<u8>> {
-        let mut bytes = Self::bound_bytes(&self.argon2)?;
-        bytes.extend_from_slice(
-            format!("sealed {}\n", BASE64_NOPAD.encode(&self.sealed)).as_bytes(),
-        );
-        Ok(bytes)
-    }
-}
-
-/// Whether `text` is `YYYY-MM-DDTHH:MM:SSZ` and a real date of the Gregorian calendar.
-pub(super) fn is_timestamp(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let shape = bytes.len() == 20
-        && bytes.iter().zip(b"0000-00-00T00:00:00Z").all(|(byte, form)| match form {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == form,
-        });
-    let at = |from: usize, to: usize| text.get(from..to).and_then(|n| n.parse::<u32>().ok());
-    let (Some(year), Some(month), Some(day)) = (at(0, 4), at(5, 7), at(8, 10)) else {
-        return false;
-    };
-    let (Some(hour), Some(minute), Some(second)) = (at(11, 13), at(14, 16), at(17, 19)) else {
-        return false;
-    };
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => 0,
-    };
-    shape && (1..=days).contains(&day) && hour < 24 && minute < 60 && second < 60
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use KeyState::{Destroyed, Primary, Retired, Retiring, Sealing, Staged};
     use proptest::prelude::*;
 
-    fn entry(id: u8, state: KeyState) -> KeyringEntry {
-        let master = (state != KeyState::Destroyed).then(|| SecretKey::new(|key| key.fill(id)));
-        KeyringEntry { id: KeyId([id; 16]), state, created: "2026-02-28T23:59:59Z".into(), master }
+    fn entry(id: u8, state: KeyState, since: i64) -> KeyringEntry {
+        let master = (state != Destroyed).then(|| SecretKey::new(|key| key.fill(id)));
+        KeyringEntry { id: KeyId([id; 16]), state, since: Time::from_unix(since), master }
+    }
+
+    fn states(keyring: &Keyring, now: i64) -> Vec<KeyState> {
+        keyring.states(Time::from_unix(now)).map(|(_, state)| state).collect()
     }
 
     fn sample() -> String {
-        let entries = vec![
-            entry(3, KeyState::Destroyed),
-            entry(1, KeyState::Primary),
-            entry(2, KeyState::Enabled),
-        ];
-        let text = Keyring::new(entries).unwrap().print();
+        let entries = [Primary, Retiring, Destroyed, Retired, Sealing, Staged];
+        let entries = entries.into_iter().zip(1..).map(|(state, id)| entry(id, state, 1000));
+        let text = Keyring::new(entries.collect()).unwrap().print();
         String::from_utf8(text.expose().to_vec()).unwrap()
     }
 
@@ -295,20 +241,21 @@ mod tests {
         let keyring = Keyring::parse(text.as_bytes()).unwrap();
         assert_eq!(keyring.print().expose(), text.as_bytes());
         assert_eq!(keyring.entries()[1].master.as_ref().unwrap().expose(), &[2; 32]);
+        assert_eq!(states(&keyring, 0), [Primary, Retiring, Destroyed, Retired, Sealing, Staged]);
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let swapped = [lines[0], lines[2], lines[1], lines[3]].concat();
         for (text, want) in [
             (text.replace("keyring/1", "keyring/7"), Unsupported),
-            (text.replacen(" local ", " tpm ", 1), Unsupported),
+            (text.replacen(" local ", " tpm ", 1), Unsupported), // [S2.5.1]
+            (text.replacen(" local ", " hpke ", 1), Unsupported),
             (text.trim_end().to_owned(), Truncated),
-            (swapped, Tampered),
-            (text.replace("enabled", "primary"), Tampered),
-            (text.replace("primary", "enabled"), Tampered),
-            (text.replace("enabled", "destroyed"), Tampered),
-            (text.replace("destroyed", "disabled"), Tampered),
-            (text.replace("enabled", "retired"), Tampered),
-            (text.replace("02-28T", "02-29T"), Tampered),
-            (text.replace("T23:", "T24:"), Tampered),
+            (swapped, Tampered),                             // [S2.5.3] order
+            (text.replace("retiring", "primary"), Tampered), // at the same time
+            (text.replace("primary", "retiring"), Tampered), // none
+            (text.replace("retiring", "destroyed"), Tampered),
+            (text.replace("destroyed", "retired"), Tampered),
+            (text.replace("retired", "enabled"), Tampered), // [S2.5.2]
+            (text.replace("01-01T", "02-29T"), Tampered),
             (text.replace("AgIC", "AgI"), Tampered),
             (lines[0].to_owned(), Tampered),
         ] {
@@ -316,37 +263,38 @@ mod tests {
             assert_eq!(error.kind(), want, "{text}");
             assert!(!format!("{error:?}").contains("AQEBAQ"), "{error}");
         }
-        assert!(
-            Keyring::new(vec![entry(1, KeyState::Primary), entry(1, KeyState::Enabled)]).is_err()
-        );
+        assert!(Keyring::new(vec![entry(1, Primary, 0), entry(1, Retired, 0)]).is_err());
+        assert!(Keyring::new(Vec::new()).is_err());
     }
 
+    /// [S2.5.3]
     #[test]
-    fn calendar() {
-        assert!(is_timestamp("2024-02-29T00:00:00Z"));
-        for bad in [
-            "2100-02-29T00:00:00Z",
-            "2026-13-01T00:00:00Z",
-            "2026-00-01T00:00:00Z",
-            "2026-04-31T00:00:00Z",
-            "2026-04-30T00:00:60Z",
-            "2026-04-30 00:00:00Z",
-            "2026-04-30T00:00:00",
-            "+026-04-30T00:00:00Z",
-            "2026-04-30T00:00:00z",
+    fn a_second_primary_is_staged_until_its_time() {
+        let entries = vec![entry(1, Primary, 100), entry(2, Primary, 200), entry(3, Retired, 50)];
+        let keyring = Keyring::new(entries).unwrap();
+        for (now, want) in [
+            (0, [Primary, Staged, Retired]), // A clock that is behind: something must seal.
+            (100, [Primary, Staged, Retired]),
+            (199, [Primary, Staged, Retired]),
+            (200, [Retiring, Primary, Retired]),
+            (i64::MAX, [Retiring, Primary, Retired]),
         ] {
-            assert!(!is_timestamp(bad), "{bad}");
+            assert_eq!(states(&keyring, now), want, "{now}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_sealed_keyring_round_trips(m_kib in 128u32.., salt: [u8; 16], sealed: Vec<u8>) {
-            prop_assume!(!sealed.is_empty());
-            let file = SealedKeyring { argon2: Argon2Params { m_kib, t: 3, p: 4, salt }, sealed };
-            let bytes = file.print().unwrap();
-            prop_assert!(SealedKeyring::is_sealed(&bytes));
-            prop_assert_eq!(SealedKeyring::parse(&bytes).unwrap(), file);
+        fn at_any_time_one_key_is_primary_and_none_comes_back(
+            times in proptest::collection::btree_set(0i64..1000, 1..6), now in 0i64..1000, later in 0i64..1000,
+        ) {
+            let entries = times.iter().zip(1..).map(|(since, id)| entry(id, Primary, *since));
+            let keyring = Keyring::new(entries.collect()).unwrap();
+            let now_states = states(&keyring, now);
+            prop_assert_eq!(now_states.iter().filter(|state| **state == Primary).count(), 1);
+            for (before, after) in now_states.into_iter().zip(states(&keyring, now.max(later))) {
+                prop_assert!(before <= after, "{before:?} became {after:?}");
+            }
         }
     }
 }

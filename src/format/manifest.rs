@@ -6,7 +6,7 @@ use data_encoding::BASE64_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use super::header::message_length;
-use super::ids::{ClusterName, KeyId, Sha256, SnapshotId, Uuid};
+use super::ids::{ClusterName, Sha256, SnapshotId, Uuid};
 use super::json::{self, Base64, MAX_INTEGER, Object, Text};
 use super::names::Part;
 use super::text::{Lines, ascends};
@@ -14,8 +14,6 @@ use crate::error::{Error, Result};
 
 /// The longest manifest that is read or written, in bytes.
 pub const MAX_MANIFEST: usize = 1 << 20;
-/// The most signatures under a manifest.
-pub const MAX_SIGNATURES: usize = 16;
 
 const FAMILY: &str = "strongroom-manifest/";
 const WHAT: &str = "manifest";
@@ -79,7 +77,7 @@ struct WireObject {
 }
 
 impl ManifestBody {
-    /// What MAC and signatures cover: lines 1 and 2 with both LFs.
+    /// What the MAC covers: lines 1 and 2 with both LFs.
     ///
     /// # Errors
     /// Usage when the body breaks a rule of §6; refused when it is longer than a reader takes.
@@ -88,8 +86,8 @@ impl ManifestBody {
         let mut bytes = format!("{FAMILY}1\n").into_bytes();
         bytes.extend_from_slice(&json::print(&self.wire())?);
         bytes.push(b'\n');
-        // Room for the MAC line and every signature.
-        if bytes.len() + 64 + MAX_SIGNATURES * 160 > MAX_MANIFEST {
+        // Room for the MAC line.
+        if bytes.len() + 64 > MAX_MANIFEST {
             return Err(Error::new(crate::ErrorKind::Refused, format!("{WHAT}: too long")));
         }
         Ok(bytes)
@@ -184,30 +182,19 @@ fn check_other(object: &ObjectEntry) -> Result<(), String> {
     }
 }
 
-/// An Ed25519 signature over [`Manifest::signed_bytes`]; reserved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signature {
-    /// The signing key.
-    pub key_id: KeyId,
-    /// The signature.
-    pub bytes: [u8; 64],
-}
-
 /// A manifest as it stands in a repository. Its MAC is not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     body: ManifestBody,
     signed: Vec<u8>,
     mac: [u8; 32],
-    signatures: Vec<Signature>,
 }
 
 impl Manifest {
     /// Parses a manifest, or a tombstone, which has the same bytes.
     ///
     /// # Errors
-    /// Unsupported for another version, an unknown `requires` or an unknown signature algorithm;
-    /// truncated when the MAC line is missing or the last line unfinished; tampered otherwise.
+    /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is missing or the last line unfinished; tampered otherwise.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut lines = Lines::open(WHAT, FAMILY, MAX_MANIFEST, bytes)?;
         let text = lines.raw()?;
@@ -217,9 +204,8 @@ impl Manifest {
         let mut line = lines.keyword("hmac-sha256")?;
         let mac = line.base64()?;
         line.end()?;
-        let signatures = parse_signatures(&mut lines)?;
         lines.finish()?;
-        Ok(Self { body, signed, mac, signatures })
+        Ok(Self { body, signed, mac })
     }
 
     /// `body` with its MAC over [`signed_bytes`](ManifestBody::signed_bytes).
@@ -228,7 +214,7 @@ impl Manifest {
     /// Those of [`ManifestBody::signed_bytes`].
     pub fn finish(body: ManifestBody, mac: [u8; 32]) -> Result<Self> {
         let signed = body.signed_bytes()?;
-        Ok(Self { body, signed, mac, signatures: Vec::new() })
+        Ok(Self { body, signed, mac })
     }
 
     /// What it says.
@@ -241,12 +227,7 @@ impl Manifest {
         &self.mac
     }
 
-    /// The signatures, ascending by key id.
-    pub fn signatures(&self) -> &[Signature] {
-        &self.signatures
-    }
-
-    /// What MAC and signatures cover, as it was read: unknown keys and all.
+    /// What the MAC covers, as it was read: unknown keys and all.
     pub fn signed_bytes(&self) -> &[u8] {
         &self.signed
     }
@@ -256,31 +237,8 @@ impl Manifest {
         let mut bytes = self.signed.clone();
         let mac = BASE64_NOPAD.encode(&self.mac);
         bytes.extend_from_slice(format!("hmac-sha256 {mac}\n").as_bytes());
-        for Signature { key_id, bytes: signature } in &self.signatures {
-            let signature = BASE64_NOPAD.encode(signature);
-            bytes.extend_from_slice(format!("ed25519 {key_id} {signature}\n").as_bytes());
-        }
         bytes
     }
-}
-
-fn parse_signatures(lines: &mut Lines<'_>) -> Result<Vec<Signature>> {
-    let mut signatures: Vec<Signature> = Vec::new();
-    while !lines.is_done() {
-        let mut line = lines.line()?;
-        if line.token()? != "ed25519" {
-            return Err(line.unsupported("a signature of a kind that is not known here"));
-        }
-        let (key_id, bytes) = (line.id()?, line.base64()?);
-        if signatures.len() >= MAX_SIGNATURES
-            || signatures.last().is_some_and(|last| last.key_id >= key_id)
-        {
-            return Err(line.refuse("too many signatures, or they do not ascend"));
-        }
-        line.end()?;
-        signatures.push(Signature { key_id, bytes });
-    }
-    Ok(signatures)
 }
 
 #[cfg(test)]
@@ -322,19 +280,12 @@ pub(super) mod tests {
     fn round_trip_keeps_unknown_keys_and_spaces() {
         // [S6.4]
         let text = text().replacen("{\"origin\"", "{ \"new\":[1], \"origin\"", 1);
-        let signature =
-            |n| format!("ed25519 {} {}\n", KeyId([n; 16]), BASE64_NOPAD.encode(&[n; 64]));
-        let text = text + &signature(1) + &signature(2);
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         assert_eq!(manifest.body(), &body());
         assert_eq!(manifest.print(), text.as_bytes());
         let signed = manifest.signed_bytes();
         assert!(text.as_bytes().starts_with(signed) && signed.ends_with(b"}\n"));
         assert!(String::from_utf8(signed.to_vec()).unwrap().contains("new"));
-        let swapped = text.replace(&signature(1), "") + &signature(1);
-        assert_eq!(Manifest::parse(swapped.as_bytes()).unwrap_err().kind(), ErrorKind::Tampered);
-        let other = text.replace("ed25519", "ml-dsa-65");
-        assert_eq!(Manifest::parse(other.as_bytes()).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]
@@ -348,6 +299,7 @@ pub(super) mod tests {
             (text[..mac].to_owned(), Truncated),
             (text.trim_end().to_owned(), Truncated),
             (text.replace("hmac-sha256", "hmac"), Tampered),
+            (text.clone() + "ed25519 x y\n", Tampered), // [S6.2]
             (text.replace("{\"origin", "{\"revision\":1,\"origin"), Tampered),
             (text.replace(",\"revision\":42", ""), Tampered),
             (text.replace("\"default\"", "\"Default\""), Tampered),

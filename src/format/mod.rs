@@ -20,6 +20,7 @@ mod repository;
 mod seal;
 mod sealed_record;
 mod text;
+mod time;
 mod value;
 mod value_keyring;
 
@@ -32,18 +33,22 @@ pub use index::{
     Database, FrameRef, Index, MAX_DATABASE, MAX_FRAME_SIZE, MAX_INDEX, MIN_FRAME_SIZE,
     compress_bound,
 };
-pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING, SealedKeyring};
-pub use manifest::{MAX_MANIFEST, MAX_SIGNATURES, Manifest, ManifestBody, ObjectEntry, Signature};
+pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
+pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry};
 pub use names::{ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
 pub use report::{CheckOutcome, MAX_REPORT, Report, ReportCheck, ReportStep};
 pub use repository::{MAX_REPOSITORY, RepositoryInfo};
-pub use seal::{MAX_SEAL, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Stanza};
+pub use seal::{
+    MAX_SEAL, MAX_SIGNATURES, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Signature, Stanza,
+};
 pub use sealed_record::{MAX_SEALED_RECORD, RecordKind, SealedRecord};
+pub use time::Time;
 pub use value::{VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader};
 pub use value_keyring::{
-    MAX_MIGRATE, MAX_VALUE_KEYS, Migration, MigrationPhase, ValueKeyEntry, ValueKeyring,
+    MAX_MIGRATE, MAX_VALUE_KEYS, Migration, MigrationPhase, ValueKeyEntry, ValueKeyState,
+    ValueKeyring,
 };
 
 #[cfg(test)]
@@ -82,12 +87,12 @@ mod tests {
         let seal = Seal::parse(&text).unwrap();
         assert_eq!(seal.print(), text);
         assert_eq!(seal.body().commitment(), &manifest.body().commitment);
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(manifest.print());
+        assert_eq!(seal.body().object().0, *digest);
         let text = example("strongroom-key/");
         assert_eq!(PassphraseObject::parse(&text).unwrap().print().unwrap(), text);
         let text = example("strongroom-keyring/");
         assert_eq!(Keyring::parse(&text).unwrap().print().expose(), text);
-        let text = example("strongroom-keyring-sealed/");
-        assert_eq!(SealedKeyring::parse(&text).unwrap().print().unwrap(), text);
         let text = example("{\"format\"");
         assert_eq!(RepositoryInfo::parse(&text).unwrap().print(), text);
 

@@ -1,4 +1,4 @@
-//! The seal: one subject's data key under N master keys (SPEC.md §5).
+//! The seal: one subject's data key under N master keys, and what it vouches for (SPEC.md §5).
 //!
 //! Print and MAC are two steps: [`SealBody::signed_bytes`], then [`SealBody::finish`].
 
@@ -6,39 +6,46 @@ use std::fmt::Write as _;
 
 use data_encoding::BASE64_NOPAD;
 
-use super::ids::{KeyId, Subject};
-use super::text::{Line, Lines, ascends, decode_into, is_name};
+use super::ids::{KeyId, Sha256, Subject};
+use super::text::{Line, Lines, ascends, is_name};
 use crate::error::{Error, Result};
 
 /// The longest seal that is read, in bytes: every stanza at its limit, and the lines around them.
-pub const MAX_SEAL: usize = MAX_STANZAS * MAX_LINE + 1024;
+pub const MAX_SEAL: usize = MAX_STANZAS * MAX_LINE + 4096;
 /// The most stanzas in a seal.
 pub const MAX_STANZAS: usize = 64;
+/// The most signatures in a seal.
+pub const MAX_SIGNATURES: usize = 16;
 /// Length of a data key sealed by the chunked encryption: salt, commitment, key, tag.
 pub const SEALED_KEY_LEN: usize = 24 + 32 + 32 + 16;
 
 /// The longest stanza line, LF included.
 const MAX_LINE: usize = 24 * 1024;
-const FAMILY: &str = "strongroom-seal/";
+/// What a seal's first line begins with.
+pub(super) const FAMILY: &str = "strongroom-seal/";
 const WHAT: &str = "seal";
-/// The stanza type of a master key in a keyring or behind a passphrase.
+/// The stanza kind of a master key in a keyring or behind a passphrase.
 const LOCAL: &str = "local";
+/// The only kind of signature line.
+const ED25519: &str = "ed25519";
 
 /// One master key's wrapping of the data key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stanza {
     kind: String,
     key_id: KeyId,
-    body: String,
+    /// The tokens between key id and body, with their spaces.
+    args: String,
+    body: Vec<u8>,
 }
 
 impl Stanza {
     /// A `local` stanza around C(master, …, data key).
     pub fn local(key_id: KeyId, wrapped: &[u8; SEALED_KEY_LEN]) -> Self {
-        Self { kind: LOCAL.into(), key_id, body: BASE64_NOPAD.encode(wrapped) }
+        Self { kind: LOCAL.into(), key_id, args: String::new(), body: wrapped.to_vec() }
     }
 
-    /// The type: `local`, or one that this version keeps but cannot open.
+    /// The kind: `local`, or one that this version keeps but cannot open.
     pub fn kind(&self) -> &str {
         &self.kind
     }
@@ -48,27 +55,64 @@ impl Stanza {
         self.key_id
     }
 
-    /// The wrapped data key of a `local` stanza; `None` for any other type.
+    /// The tokens between key id and body; none for `local`.
+    pub fn args(&self) -> impl Iterator<Item = &str> {
+        self.args.split(' ').filter(|token| !token.is_empty())
+    }
+
+    /// The body, decoded.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The wrapped data key of a `local` stanza; `None` for any other kind.
     pub fn wrapped(&self) -> Option<[u8; SEALED_KEY_LEN]> {
-        let mut wrapped = [0; SEALED_KEY_LEN];
-        if self.kind != LOCAL {
-            return None;
-        }
-        decode_into(&self.body, &mut wrapped).map(|()| wrapped)
+        let local = self.kind == LOCAL && self.args.is_empty();
+        local.then(|| self.body.as_slice().try_into().ok()).flatten()
     }
 
     fn parse(mut line: Line<'_>) -> Result<Self> {
         let kind = line.token()?;
         if !is_name(kind) {
-            return Err(line.refuse("a stanza type is malformed"));
+            return Err(line.refuse("a stanza kind is malformed"));
         }
         let key_id = line.id()?;
-        let malformed = line.refuse("a local stanza holds the base64 of 104 bytes");
-        let stanza = Self { kind: kind.into(), key_id, body: line.tail()?.into() };
+        let malformed = line.refuse("a stanza ends in base64; a local one holds 104 bytes only");
+        let tail = line.tail()?;
+        let (args, body) = tail.rsplit_once(' ').unwrap_or(("", tail));
+        let Ok(body) = BASE64_NOPAD.decode(body.as_bytes()) else { return Err(malformed) };
+        let stanza = Self { kind: kind.into(), key_id, args: args.into(), body };
         if stanza.kind == LOCAL && stanza.wrapped().is_none() {
             return Err(malformed);
         }
         Ok(stanza)
+    }
+
+    fn print(&self) -> String {
+        let space = if self.args.is_empty() { "" } else { " " };
+        let body = BASE64_NOPAD.encode(&self.body);
+        format!("-> {} {} {}{space}{body}\n", self.kind, self.key_id, self.args)
+    }
+}
+
+/// One signer's signature over subject and object. Not verified by parsing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// The signer.
+    pub key_id: KeyId,
+    /// The Ed25519 signature.
+    pub bytes: [u8; 64],
+}
+
+impl Signature {
+    fn parse(mut line: Line<'_>) -> Result<Self> {
+        let (key_id, bytes) = (line.id()?, line.base64()?);
+        line.end()?;
+        Ok(Self { key_id, bytes })
+    }
+
+    fn print(&self) -> String {
+        format!("{ED25519} {} {}\n", self.key_id, BASE64_NOPAD.encode(&self.bytes))
     }
 }
 
@@ -77,24 +121,29 @@ impl Stanza {
 pub struct SealBody {
     subject: Subject,
     generation: u32,
+    object: Sha256,
     commitment: [u8; 32],
     stanzas: Vec<Stanza>,
+    signatures: Vec<Signature>,
 }
 
 impl SealBody {
-    /// A seal of `generation` (1 for the first); sorts `stanzas`.
+    /// A seal of `generation` (1 for the first) that vouches for `object`; sorts `stanzas` and `signatures`.
     ///
     /// # Errors
-    /// Usage when the generation is 0, there are not 1 to [`MAX_STANZAS`] stanzas, or two are for
-    /// the same key.
+    /// Usage when the generation is 0, there are not 1 to [`MAX_STANZAS`] stanzas or more than
+    /// [`MAX_SIGNATURES`] signatures, or two are by the same key.
     pub fn new(
         subject: Subject,
         generation: u32,
+        object: Sha256,
         commitment: [u8; 32],
         mut stanzas: Vec<Stanza>,
+        mut signatures: Vec<Signature>,
     ) -> Result<Self> {
         stanzas.sort_by(|a, b| order(a).cmp(&order(b)));
-        let body = Self { subject, generation, commitment, stanzas };
+        signatures.sort_by_key(|signature| signature.key_id);
+        let body = Self { subject, generation, object, commitment, stanzas, signatures };
         body.check().map_err(|why| Error::usage(format!("{WHAT}: {why}")))?;
         Ok(body)
     }
@@ -109,14 +158,24 @@ impl SealBody {
         self.generation
     }
 
+    /// Digest of what the seal vouches for; of a snapshot, its manifest.
+    pub fn object(&self) -> Sha256 {
+        self.object
+    }
+
     /// The data-key commitment DC.
     pub fn commitment(&self) -> &[u8; 32] {
         &self.commitment
     }
 
-    /// The stanzas, ascending by type and key id.
+    /// The stanzas, ascending by kind and key id.
     pub fn stanzas(&self) -> &[Stanza] {
         &self.stanzas
+    }
+
+    /// The signatures, ascending by key id.
+    pub fn signatures(&self) -> &[Signature] {
+        &self.signatures
     }
 
     /// What the MAC covers: every byte before it, the three hyphens included.
@@ -126,10 +185,10 @@ impl SealBody {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "subject {}", subject_text(self.subject));
         let _ = writeln!(text, "generation {}", self.generation);
+        let _ = writeln!(text, "object {}", self.object);
         let _ = writeln!(text, "commitment {commitment}");
-        for stanza in &self.stanzas {
-            let _ = writeln!(text, "-> {} {} {}", stanza.kind, stanza.key_id, stanza.body);
-        }
+        self.stanzas.iter().for_each(|stanza| text.push_str(&stanza.print()));
+        self.signatures.iter().for_each(|signature| text.push_str(&signature.print()));
         text.push_str("---");
         text.into_bytes()
     }
@@ -147,7 +206,12 @@ impl SealBody {
             return Err(format!("not 1 to {MAX_STANZAS} stanzas"));
         }
         if !ascends(self.stanzas.iter().map(order)) {
-            return Err("stanzas do not ascend by type and key id".into());
+            return Err("stanzas do not ascend by kind and key id".into());
+        }
+        if self.signatures.len() > MAX_SIGNATURES
+            || !ascends(self.signatures.iter().map(|signature| signature.key_id))
+        {
+            return Err("too many signatures, or they do not ascend by key id".into());
         }
         Ok(())
     }
@@ -163,6 +227,7 @@ fn subject_text(subject: Subject) -> String {
         Subject::Values(uuid) => format!("values {uuid}"),
         Subject::Report(id) => format!("report {id}"),
         Subject::Audit(id) => format!("audit {id}"),
+        Subject::Journal(id) => format!("journal {id}"),
     }
 }
 
@@ -177,13 +242,16 @@ impl Seal {
     /// Parses a seal.
     ///
     /// # Errors
-    /// Unsupported for another version or kind of subject; truncated when the MAC line is missing
+    /// Unsupported for another version, subject or kind of signature; truncated when the MAC line is missing
     /// or unfinished; tampered otherwise.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut lines = Lines::open(WHAT, FAMILY, MAX_SEAL, bytes)?;
         let subject = parse_subject(lines.keyword("subject")?)?;
         let mut line = lines.keyword("generation")?;
         let generation = line.number()?;
+        line.end()?;
+        let mut line = lines.keyword("object")?;
+        let object = line.id()?;
         line.end()?;
         let mut line = lines.keyword("commitment")?;
         let commitment = line.base64()?;
@@ -197,11 +265,12 @@ impl Seal {
             }
             stanzas.push(Stanza::parse(line)?);
         }
+        let signatures = parse_signatures(&mut lines)?;
         let mut line = lines.keyword("---")?;
         let mac = line.base64()?;
         line.end()?;
         lines.finish()?;
-        let body = SealBody { subject, generation, commitment, stanzas };
+        let body = SealBody { subject, generation, object, commitment, stanzas, signatures };
         body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
         Ok(Self { body, mac })
     }
@@ -235,6 +304,7 @@ fn parse_subject(mut line: Line<'_>) -> Result<Subject> {
         "values" => Subject::Values(line.id()?),
         "report" => Subject::Report(line.id()?),
         "audit" => Subject::Audit(line.id()?),
+        "journal" => Subject::Journal(line.id()?),
         other if is_name(other) => {
             return Err(line.unsupported(format!("subject {other} is not known here")));
         }
@@ -244,6 +314,25 @@ fn parse_subject(mut line: Line<'_>) -> Result<Subject> {
     Ok(subject)
 }
 
+/// The signature lines, up to the MAC's.
+fn parse_signatures(lines: &mut Lines<'_>) -> Result<Vec<Signature>> {
+    let mut signatures = Vec::new();
+    while !lines.is_done() && !lines.next_is("---") {
+        let mut line = lines.line()?;
+        match line.token()? {
+            ED25519 if signatures.len() < MAX_SIGNATURES => {
+                signatures.push(Signature::parse(line)?);
+            }
+            ED25519 => return Err(line.refuse("too many signatures")),
+            other if is_name(other) => {
+                return Err(line.unsupported(format!("signature {other} is not known here")));
+            }
+            _ => return Err(line.refuse("expected a stanza, a signature or the MAC")),
+        }
+    }
+    Ok(signatures)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,10 +340,18 @@ mod tests {
     use crate::format::{SnapshotId, Uuid};
     use proptest::prelude::*;
 
+    const OBJECT: Sha256 = Sha256([8; 32]);
+
+    fn signature(n: u8) -> Signature {
+        Signature { key_id: KeyId([n; 16]), bytes: [n; 64] }
+    }
+
     fn sample() -> String {
         let stanza = |byte, n| Stanza::local(KeyId([n; 16]), &[byte; SEALED_KEY_LEN]);
         let subject = Subject::Snapshot("01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap());
-        let body = SealBody::new(subject, 3, [7; 32], vec![stanza(1, 9), stanza(2, 4)]).unwrap();
+        let stanzas = vec![stanza(1, 9), stanza(2, 4)];
+        let signatures = vec![signature(2), signature(1)];
+        let body = SealBody::new(subject, 3, OBJECT, [7; 32], stanzas, signatures).unwrap();
         String::from_utf8(body.finish([5; 32]).print()).unwrap()
     }
 
@@ -266,12 +363,17 @@ mod tests {
     fn prints_as_specified_and_keeps_unknown_stanzas() {
         // [S5.1], [S5.4]
         let text = sample();
-        let unknown = format!("-> zkms {} awskms://key AAAA\n---", KeyId([0; 16]));
-        let text = text.replacen("---", &unknown, 1);
+        let unknown = format!("-> zkms {} awskms://key x AAAA\ned25519", KeyId([0; 16]));
+        let text = text.replacen("ed25519", &unknown, 1);
         let seal = Seal::parse(text.as_bytes()).unwrap();
         assert_eq!(seal.print(), text.as_bytes());
-        let kinds: Vec<_> = seal.body().stanzas().iter().map(Stanza::kind).collect();
+        let stanzas = seal.body().stanzas();
+        let kinds: Vec<_> = stanzas.iter().map(Stanza::kind).collect();
         assert_eq!(kinds, ["local", "local", "zkms"]);
+        assert_eq!(stanzas[2].args().collect::<Vec<_>>(), ["awskms://key", "x"]);
+        assert_eq!((stanzas[2].body(), stanzas[2].wrapped()), (&[0; 3][..], None));
+        assert_eq!(seal.body().object(), OBJECT);
+        assert_eq!(seal.body().signatures(), [signature(1), signature(2)]);
         let signed = String::from_utf8(seal.signed_bytes()).unwrap();
         assert!(text.starts_with(&signed) && signed.ends_with("\n---"));
     }
@@ -281,33 +383,53 @@ mod tests {
         use ErrorKind::{Tampered, Truncated, Unsupported};
         let text = sample();
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
-        let without = |n: usize| {
-            let mut lines = lines.clone();
-            lines.remove(n);
-            lines.concat()
-        };
-        let swapped = [lines[0], lines[1], lines[2], lines[3], lines[5], lines[4], lines[6]];
-        let doubled = [lines[0], lines[1], lines[2], lines[3], lines[4], lines[4], lines[6]];
-        let long = format!("-> zzz {} {}\n---", KeyId([0; 16]), "A".repeat(MAX_LINE));
+        // The sample's lines: first, subject, generation, object, commitment, 2 stanzas, 2 signatures, MAC.
+        let of = |order: &[usize]| order.iter().map(|at| lines[*at]).collect::<String>();
+        let before_mac =
+            |line: &str| [of(&[0, 1, 2, 3, 4, 5, 6, 7, 8]).as_str(), line, lines[9]].concat();
+        let id = KeyId([0; 16]);
+        let long = format!("-> zzz {id} {}\ned25519", "A".repeat(MAX_LINE));
         let many: String =
-            (0..65).map(|n| format!("-> zz {} A\n", KeyId([n; 16]))).collect::<String>() + "---";
+            (0..65).map(|n| format!("-> zz {} AA\n", KeyId([n; 16]))).collect::<String>()
+                + "ed25519";
+        let signatures: String = (3..=17).map(|n| signature(n).print()).collect();
         for (text, want) in [
-            (without(6), Truncated), // [S8.3]
+            (of(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), Truncated), // [S8.3]
+            (of(&[0, 1, 2, 3]), Truncated),
             (text.trim_end().to_owned(), Truncated),
             (text.replace("seal/1", "seal/2"), Unsupported), // [S8.2]
             (text.replace("subject snapshot", "subject disk"), Unsupported),
+            (before_mac("mldsa65-ed25519 x y\n"), Unsupported), // [S5.9]
             (text.replace("generation 3", "generation 0"), Tampered), // [S5.2]
             (text.replace("generation 3", "generation 4294967296"), Tampered),
-            (swapped.concat(), Tampered), // [S5.3] order
-            (doubled.concat(), Tampered),
-            (lines[..4].concat() + lines[6], Tampered), // no stanza
-            (text.replacen("---", &many, 1), Tampered), // 67 of them
-            (text.replacen("---", &long, 1), Tampered), // line too long
+            (text.replace("object 08", "object 8"), Tampered),
+            (of(&[0, 1, 2, 4, 5, 6, 7, 8, 9]), Tampered), // no object
+            (of(&[0, 1, 3, 4, 5, 6, 7, 8, 9]), Tampered), // no generation
+            (of(&[0, 1, 2, 3, 4, 6, 5, 7, 8, 9]), Tampered), // [S5.3] order
+            (of(&[0, 1, 2, 3, 4, 5, 5, 7, 8, 9]), Tampered),
+            (of(&[0, 1, 2, 3, 4, 9]), Tampered), // no stanza
+            (of(&[0, 1, 2, 3, 4, 7, 5, 6, 8, 9]), Tampered), // a signature first
+            (of(&[0, 1, 2, 3, 4, 5, 6, 8, 7, 9]), Tampered), // [S5.9] order
+            (of(&[0, 1, 2, 3, 4, 5, 6, 7, 7, 9]), Tampered),
+            (before_mac(&signatures), Tampered), // 17 of them
+            (before_mac("Ed25519 x y\n"), Tampered),
+            (text.replacen("ed25519", &many, 1), Tampered), // 67 stanzas
+            (text.replacen("ed25519", &long, 1), Tampered), // line too long
+            (text.replacen("ed25519", &format!("-> zz {id} a*\ned25519"), 1), Tampered),
+            (text.replacen("ed25519", &format!("-> zz {id}\ned25519"), 1), Tampered),
             (text.replace("-> local", "-> Local"), Tampered),
+            (
+                text.replacen(
+                    "-> local 04040404040404040404040404040404",
+                    "-> local 04040404040404040404040404040404 x",
+                    1,
+                ),
+                Tampered,
+            ),
             (text.replace("---", "--"), Tampered),
             (text.clone() + "more\n", Tampered),
-            (without(2), Tampered),
             (text.replacen("AQEB", "AQ", 1), Tampered), // stanza of other length
+            (text.replacen("ed25519 01", "ed25519 1", 1), Tampered),
         ] {
             assert_eq!(kind(&text), want, "{text}");
         }
@@ -317,24 +439,56 @@ mod tests {
     fn refuses_to_build_what_it_would_not_read() {
         let subject = Subject::Values(Uuid([1; 16]));
         let stanza = Stanza::local(KeyId([1; 16]), &[0; SEALED_KEY_LEN]);
-        assert!(SealBody::new(subject, 0, [0; 32], vec![stanza.clone()]).is_err());
-        assert!(SealBody::new(subject, 1, [0; 32], vec![]).is_err());
-        assert!(SealBody::new(subject, 1, [0; 32], vec![stanza.clone(), stanza]).is_err());
+        let build = |generation, stanzas: &[Stanza], signatures: &[Signature]| {
+            let (stanzas, signatures) = (stanzas.to_vec(), signatures.to_vec());
+            SealBody::new(subject, generation, OBJECT, [0; 32], stanzas, signatures)
+        };
+        let one = std::slice::from_ref(&stanza);
+        assert!(build(1, one, &[signature(1)]).is_ok());
+        assert!(build(0, one, &[]).is_err());
+        assert!(build(1, &[], &[]).is_err());
+        assert!(build(1, &[stanza.clone(), stanza.clone()], &[]).is_err());
+        assert!(build(1, one, &[signature(1), signature(1)]).is_err());
+        assert!(build(1, one, &(0..17).map(signature).collect::<Vec<_>>()).is_err());
+    }
+
+    #[test]
+    fn the_longest_seal_fits() {
+        let stanzas: Vec<Stanza> = (0..MAX_STANZAS as u8)
+            .map(|n| Stanza {
+                kind: "z".repeat(32),
+                key_id: KeyId([n; 16]),
+                args: "a".repeat(MAX_LINE - 3 - 33 - 33 - 1 - 1 - 2),
+                body: vec![0],
+            })
+            .collect();
+        assert_eq!(stanzas[0].print().len(), MAX_LINE);
+        let subject = Subject::Values(Uuid([1; 16]));
+        let signatures = (0..16).map(signature).collect();
+        let seal = SealBody::new(subject, u32::MAX, OBJECT, [0; 32], stanzas, signatures).unwrap();
+        let bytes = seal.finish([0; 32]).print();
+        assert!(bytes.len() <= MAX_SEAL);
+        assert_eq!(Seal::parse(&bytes).unwrap().print(), bytes);
     }
 
     proptest! {
         #[test]
-        fn any_seal_round_trips(id: [u8; 16], which in 0..4, generation in 1u32.., dc: [u8; 32],
-            keys in proptest::collection::btree_set(any::<[u8; 16]>(), 1..8), mac: [u8; 32]) {
+        fn any_seal_round_trips(id: [u8; 16], which in 0..5, generation in 1u32.., dc: [u8; 32], object: [u8; 32],
+            keys in proptest::collection::btree_set(any::<[u8; 16]>(), 1..8), signers in 0u8..4, mac: [u8; 32]) {
+            let ulid = SnapshotId(u128::from_be_bytes(id));
             let subject = match which {
-                0 => Subject::Snapshot(SnapshotId(u128::from_be_bytes(id))),
+                0 => Subject::Snapshot(ulid),
                 1 => Subject::Values(Uuid(id)),
-                2 => Subject::Report(SnapshotId(u128::from_be_bytes(id))),
-                _ => Subject::Audit(SnapshotId(u128::from_be_bytes(id))),
+                2 => Subject::Report(ulid),
+                3 => Subject::Audit(ulid),
+                _ => Subject::Journal(ulid),
             };
             let stanzas =
                 keys.into_iter().map(|k| Stanza::local(KeyId(k), &[k[0]; SEALED_KEY_LEN])).collect();
-            let seal = SealBody::new(subject, generation, dc, stanzas).unwrap().finish(mac);
+            let signatures = (0..signers).map(signature).collect();
+            let seal = SealBody::new(subject, generation, Sha256(object), dc, stanzas, signatures)
+                .unwrap()
+                .finish(mac);
             let bytes = seal.print();
             prop_assert_eq!(Seal::parse(&bytes).unwrap(), seal);
         }

@@ -61,11 +61,16 @@ impl SealedRecord {
         Ok(Self { kind, seal: Seal::parse(seal)?, message })
     }
 
+    /// The last line with its LF, whose digest the seal vouches for.
+    #[must_use]
+    pub fn line(kind: RecordKind, message: &[u8]) -> Vec<u8> {
+        format!("{} {}\n", kind.word(), BASE64_NOPAD.encode(message)).into_bytes()
+    }
+
     /// The record's bytes; parsing them gives the same.
     #[must_use]
     pub fn print(&self) -> Vec<u8> {
-        let line = format!("{} {}\n", self.kind.word(), BASE64_NOPAD.encode(&self.message));
-        [self.seal.print(), line.into_bytes()].concat()
+        [self.seal.print(), Self::line(self.kind, &self.message)].concat()
     }
 }
 
@@ -73,13 +78,15 @@ impl SealedRecord {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::format::{KeyId, SEALED_KEY_LEN, SealBody, Stanza, Subject, Uuid};
+    use crate::format::{KeyId, SEALED_KEY_LEN, SealBody, Sha256, Stanza, Subject, Uuid};
 
     #[test]
     fn a_record_is_a_seal_and_a_line() {
         let stanza = Stanza::local(KeyId([1; 16]), &[2; SEALED_KEY_LEN]);
         let subject = Subject::Values(Uuid([7; 16]));
-        let seal = SealBody::new(subject, 1, [3; 32], vec![stanza]).unwrap().finish([4; 32]);
+        let object = Sha256([6; 32]);
+        let body = SealBody::new(subject, 1, object, [3; 32], vec![stanza], vec![]).unwrap();
+        let seal = body.finish([4; 32]);
         for kind in [RecordKind::Report, RecordKind::ValueKeyring] {
             let good = SealedRecord { kind, seal: seal.clone(), message: vec![5; 100] };
             let bytes = good.print();

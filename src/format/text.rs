@@ -165,13 +165,6 @@ impl<'a> Line<'a> {
         Ok(out)
     }
 
-    /// The next token as unpadded base64.
-    pub(crate) fn base64_vec(&mut self) -> Result<Vec<u8>> {
-        BASE64_NOPAD
-            .decode(self.token()?.as_bytes())
-            .map_err(|_| self.refuse("not unpadded base64"))
-    }
-
     /// Refuses more tokens.
     pub(crate) fn end(self) -> Result<()> {
         if self.rest.is_none() { Ok(()) } else { Err(self.refuse("too many tokens")) }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Uuid, ValueKeyId};
 use super::json::{self, Base64, Key, Text};
-use super::keyring::{KeyState, is_timestamp};
+use super::time::Time;
 use crate::error::{Error, Result};
 use crate::secret::{SecretBytes, SecretKey};
 
@@ -17,12 +17,49 @@ pub const MAX_MIGRATE: usize = 64;
 const MAX_PREFIX: usize = 1024;
 const WHAT: &str = "value keyring";
 
+/// Where a value key is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ValueKeyState {
+    /// Opens, and does not seal yet.
+    Staged,
+    /// Seals and opens; exactly one key is.
+    Primary,
+    /// Opens, no longer seals.
+    Enabled,
+    /// Kept, used for nothing.
+    Disabled,
+    /// Its bytes are gone; the entry remembers that it was.
+    Destroyed,
+}
+
+impl ValueKeyState {
+    const ALL: [Self; 5] =
+        [Self::Staged, Self::Primary, Self::Enabled, Self::Disabled, Self::Destroyed];
+
+    /// The state of that word.
+    fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == word)
+    }
+
+    /// The word in the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::Primary => "primary",
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::Destroyed => "destroyed",
+        }
+    }
+}
+
 /// One value key.
 pub struct ValueKeyEntry {
     /// Its id.
     pub id: ValueKeyId,
     /// Where it is in its life.
-    pub state: KeyState,
+    pub state: ValueKeyState,
     /// When it was made: `YYYY-MM-DDTHH:MM:SSZ`.
     pub created: String,
     /// The key; `None` exactly when destroyed.
@@ -180,7 +217,7 @@ impl ValueKeyring {
         let read: Read = json::parse_secret(WHAT, json)?;
         let mut keys = Vec::new();
         for key in read.keys {
-            let state = KeyState::of(&key.state)
+            let state = ValueKeyState::of(&key.state)
                 .ok_or_else(|| Error::tampered(format!("{WHAT}: no state of a key")))?;
             let (id, created, key) = (key.id.0, key.created, key.key.map(|key| key.0));
             keys.push(ValueKeyEntry { id, state, created, key });
@@ -223,14 +260,17 @@ impl ValueKeyring {
         if ids.len() != self.keys.len() {
             return Err("two keys have the same id");
         }
-        if self.keys.iter().filter(|entry| entry.state == KeyState::Primary).count() != 1 {
+        if self.keys.iter().filter(|entry| entry.state == ValueKeyState::Primary).count() != 1 {
             return Err("not exactly one key is primary");
         }
-        if self.keys.iter().any(|entry| entry.key.is_none() != (entry.state == KeyState::Destroyed))
+        if self
+            .keys
+            .iter()
+            .any(|entry| entry.key.is_none() != (entry.state == ValueKeyState::Destroyed))
         {
             return Err("a key is absent exactly when destroyed");
         }
-        if self.keys.iter().any(|entry| !is_timestamp(&entry.created)) {
+        if self.keys.iter().any(|entry| entry.created.parse::<Time>().is_err()) {
             return Err("no time of creation");
         }
         self.check_migrate()

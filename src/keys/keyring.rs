@@ -1,20 +1,22 @@
 //! A keyring: several local master keys with states, one of them primary.
 
-use super::local::LocalKey;
+use super::MasterKey;
+use super::local::{self, LocalKey};
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{self, KeyId, KeyState, KeyringEntry};
+use crate::format::{self, KeyId, KeyState, KeyringEntry, Time};
 use crate::secret::SecretBytes;
 
-/// The keys of one keyring file. Exactly one is primary.
-pub struct Keyring {
-    entries: Vec<KeyringEntry>,
-}
+/// The keys of one keyring file. At any time exactly one is primary.
+pub struct Keyring(format::Keyring);
 
 impl Keyring {
-    /// A keyring of one fresh primary key. `now` is `YYYY-MM-DDTHH:MM:SSZ`.
-    pub fn generate(now: &str, rng: &mut dyn CryptoRng) -> Self {
-        Self { entries: vec![entry(LocalKey::generate(rng), KeyState::Primary, now)] }
+    /// A keyring of one fresh primary key.
+    ///
+    /// # Errors
+    /// None in practice: those of building a keyring.
+    pub fn generate(now: Time, rng: &mut dyn CryptoRng) -> Result<Self> {
+        format::Keyring::new(vec![fresh(now, rng)]).map(Self)
     }
 
     /// Reads a keyring file's text, and checks that each key is the one its id names.
@@ -22,10 +24,10 @@ impl Keyring {
     /// # Errors
     /// [`ErrorKind::Tampered`] and kin, naming what is wrong.
     pub fn parse(text: &[u8]) -> Result<Self> {
-        let entries = format::Keyring::parse(text)?.into_entries();
-        for entry in &entries {
+        let keyring = format::Keyring::parse(text)?;
+        for entry in keyring.entries() {
             if let Some(master) = &entry.master
-                && super::local::key_id(master) != entry.id
+                && local::key_id(master) != entry.id
             {
                 return Err(Error::tampered(format!(
                     "key {} is not the key its id names",
@@ -34,29 +36,62 @@ impl Keyring {
                 .hint("restore the keyring file from its off-host copy"));
             }
         }
-        Ok(Self { entries })
+        Ok(Self(keyring))
     }
 
     /// The file's text.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when the keyring was given a malformed time.
-    pub fn print(self) -> Result<SecretBytes> {
-        Ok(format::Keyring::new(self.entries)?.print())
+    #[must_use]
+    pub fn print(&self) -> SecretBytes {
+        self.0.print()
     }
 
-    /// Adds a fresh key as primary; the old primary stays enabled, so that it still opens. Returns the new id.
-    pub fn rotate(&mut self, now: &str, rng: &mut dyn CryptoRng) -> KeyId {
-        let new = entry(LocalKey::generate(rng), KeyState::Primary, now);
-        let id = new.id;
-        for old in &mut self.entries {
-            if old.state == KeyState::Primary {
-                old.state = KeyState::Enabled;
+    /// Adds a fresh primary key; the primary key before it becomes `then`: retiring, or retired if others have it.
+    /// Returns the new id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] while a later primary key is written down already, or when `then` seals.
+    pub fn rotate(
+        self,
+        then: KeyState,
+        now: Time,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, KeyId)> {
+        if then.seals() || then == KeyState::Staged {
+            return Err(Error::usage("a key that was primary must not seal again"));
+        }
+        let states: Vec<_> = self.0.states(now).map(|(_, state)| state).collect();
+        let mut entries = self.0.into_entries();
+        for (entry, state) in entries.iter_mut().zip(states) {
+            match (entry.state, state) {
+                (KeyState::Primary, KeyState::Staged) => {
+                    let message =
+                        format!("key {} is to become primary at {}", entry.id, entry.since);
+                    return Err(Error::new(ErrorKind::Refused, message)
+                        .hint("wait until then: that is a rotation already"));
+                }
+                (KeyState::Primary, KeyState::Primary) => (entry.state, entry.since) = (then, now),
+                // Its successor's time would be exact; nothing is decided by it.
+                (KeyState::Primary, _) => (entry.state, entry.since) = (state, now),
+                _ => {}
             }
         }
-        self.entries.push(new);
-        self.entries.sort_by_key(|entry| entry.id);
-        id
+        let new = fresh(now, rng);
+        let id = new.id;
+        entries.push(new);
+        Ok((Self(format::Keyring::new(entries)?), id))
+    }
+
+    /// Retires every key that is retiring: from now on they only open. Returns their ids.
+    ///
+    /// # Errors
+    /// None in practice: those of building a keyring.
+    pub fn retire(self, now: Time) -> Result<(Self, Vec<KeyId>)> {
+        let retiring = self.in_state(KeyState::Retiring, now);
+        let mut entries = self.0.into_entries();
+        for entry in entries.iter_mut().filter(|entry| retiring.contains(&entry.id)) {
+            (entry.state, entry.since) = (KeyState::Retired, now);
+        }
+        Ok((Self(format::Keyring::new(entries)?), retiring))
     }
 
     /// Erases a key's material; its line stays, as `destroyed`.
@@ -65,39 +100,47 @@ impl Keyring {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] without such a key, [`ErrorKind::Refused`] for the primary one.
-    pub fn destroy(&mut self, id: KeyId) -> Result<()> {
-        let entry = self.entries.iter_mut().find(|entry| entry.id == id).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("key {id} is not in this keyring"))
-        })?;
-        if entry.state == KeyState::Primary {
+    pub fn destroy(self, id: KeyId, now: Time) -> Result<Self> {
+        let Some((_, state, _)) = self.list(now).find(|(known, ..)| *known == id) else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("key {id} is not in this keyring"),
+            ));
+        };
+        if state == KeyState::Primary {
             return Err(Error::new(ErrorKind::Refused, format!("key {id} is the primary key"))
                 .hint("`strongroom key rotate` makes a new primary key first"));
         }
-        entry.state = KeyState::Destroyed;
-        entry.master = None;
-        Ok(())
+        let mut entries = self.0.into_entries();
+        for entry in entries.iter_mut().filter(|entry| entry.id == id) {
+            (entry.state, entry.since, entry.master) = (KeyState::Destroyed, now, None);
+        }
+        format::Keyring::new(entries).map(Self)
     }
 
-    /// Every key's id, state and time of creation, ascending by id.
-    pub fn list(&self) -> impl Iterator<Item = (KeyId, KeyState, &str)> {
-        self.entries.iter().map(|entry| (entry.id, entry.state, entry.created.as_str()))
+    /// Every key's id, state at `now` and the time of its line, ascending by id.
+    pub fn list(&self, now: Time) -> impl Iterator<Item = (KeyId, KeyState, Time)> {
+        self.0.states(now).map(|(entry, state)| (entry.id, state, entry.since))
     }
 
-    /// The keys that may open, each with whether it is the primary one.
-    ///
-    /// Disabled keys are left out: disabling is how an owner tests that nothing needs a key.
-    pub(super) fn usable(&self) -> impl Iterator<Item = (LocalKey, bool)> {
-        self.entries.iter().filter_map(|entry| {
-            let master = entry.master.as_ref().filter(|_| entry.state != KeyState::Disabled)?;
-            let copy = master.duplicate();
-            Some((LocalKey::new(copy), entry.state == KeyState::Primary))
+    /// The keys that are in `state` at `now`.
+    #[must_use]
+    pub fn in_state(&self, state: KeyState, now: Time) -> Vec<KeyId> {
+        self.list(now).filter(|(_, found, _)| *found == state).map(|(id, ..)| id).collect()
+    }
+
+    /// The keys that open, each with its state at `now`.
+    pub(super) fn usable(&self, now: Time) -> impl Iterator<Item = (LocalKey, KeyState)> {
+        self.0.states(now).filter_map(|(entry, state)| {
+            Some((LocalKey::new(entry.master.as_ref()?.duplicate()), state))
         })
     }
 }
 
-fn entry(key: LocalKey, state: KeyState, now: &str) -> KeyringEntry {
-    use super::MasterKey;
-    KeyringEntry { id: key.id(), state, created: now.into(), master: Some(key.into_master()) }
+fn fresh(now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
+    let key = LocalKey::generate(rng);
+    let (id, state) = (key.id(), KeyState::Primary);
+    KeyringEntry { id, state, since: now, master: Some(key.into_master()) }
 }
 
 #[cfg(test)]
@@ -105,42 +148,92 @@ mod tests {
     use super::*;
     use crate::crypto::system_rng;
     use crate::keys::MasterKeys;
+    use KeyState::{Destroyed, Primary, Retired, Retiring, Staged};
 
-    const NOW: &str = "2026-11-23T00:00:00Z";
+    fn at(seconds: i64) -> Time {
+        Time::from_unix(seconds)
+    }
+
+    fn generated() -> (Keyring, KeyId) {
+        let ring = Keyring::generate(at(0), &mut system_rng()).unwrap();
+        let id = ring.list(at(0)).next().unwrap().0;
+        (ring, id)
+    }
+
+    fn state(ring: &Keyring, id: KeyId) -> KeyState {
+        let ring = Keyring::parse(ring.print().expose()).unwrap();
+        ring.list(at(100)).find(|(known, ..)| *known == id).unwrap().1
+    }
 
     #[test]
-    fn rotation_keeps_the_old_key_for_opening() {
-        let mut rng = system_rng();
-        let mut ring = Keyring::generate(NOW, &mut rng);
-        let (old, ..) = ring.list().next().unwrap();
-        let new = ring.rotate(NOW, &mut rng);
-        let ring = Keyring::parse(ring.print().unwrap().expose()).unwrap();
+    fn a_key_retires_in_two_steps() {
+        let (ring, old) = generated();
+        let (ring, new) = ring.rotate(Retiring, at(5), &mut system_rng()).unwrap();
+        assert_eq!((state(&ring, old), state(&ring, new)), (Retiring, Primary));
         let mut keys = MasterKeys::new();
-        keys.add_keyring(&ring);
-        assert!(keys.holds(old) && keys.holds(new));
-        assert_eq!(keys.sealing().map(|key| key.id()).collect::<Vec<_>>(), [new]);
+        keys.add_keyring(&ring, at(5));
+        assert_eq!((keys.state(old), keys.state(new)), (Some(Retiring), Some(Primary)));
+        assert_eq!(keys.sealing().map(MasterKey::id).collect::<Vec<_>>(), [new]);
+        let (ring, retired) = ring.retire(at(6)).unwrap();
+        assert_eq!(retired, [old]);
+        assert_eq!((state(&ring, old), state(&ring, new)), (Retired, Primary));
+    }
+
+    #[test]
+    fn a_compromised_key_is_retired_at_once() {
+        let (ring, old) = generated();
+        let (ring, _) = ring.rotate(Retired, at(5), &mut system_rng()).unwrap();
+        assert_eq!(state(&ring, old), Retired);
+        let (ring, _) = generated();
+        assert!(ring.rotate(KeyState::Sealing, at(5), &mut system_rng()).is_err());
+    }
+
+    #[test]
+    fn a_rotation_waits_for_a_promotion_that_is_written_down() {
+        let (ring, first) = generated();
+        let (other, second) = generated();
+        let mut entries = ring.0.into_entries();
+        entries.extend(
+            other.0.into_entries().into_iter().map(|entry| KeyringEntry { since: at(50), ..entry }),
+        );
+        let text = format::Keyring::new(entries).unwrap().print();
+        let ring = || Keyring::parse(text.expose()).unwrap();
+        let refused = ring().rotate(Retiring, at(49), &mut system_rng());
+        assert_eq!(refused.err().unwrap().kind(), ErrorKind::Refused);
+        assert_eq!(ring().in_state(Staged, at(49)), [second]);
+        let (rotated, third) = ring().rotate(Retiring, at(50), &mut system_rng()).unwrap();
+        let states = [first, second, third].map(|id| state(&rotated, id));
+        assert_eq!(states, [Retiring, Retiring, Primary]);
     }
 
     #[test]
     fn a_destroyed_key_is_gone_and_the_primary_cannot_be() {
-        let mut rng = system_rng();
-        let mut ring = Keyring::generate(NOW, &mut rng);
-        let (old, ..) = ring.list().next().unwrap();
-        assert_eq!(ring.destroy(old).unwrap_err().kind(), ErrorKind::Refused);
-        ring.rotate(NOW, &mut rng);
-        ring.destroy(old).unwrap();
-        let ring = Keyring::parse(ring.print().unwrap().expose()).unwrap();
-        assert!(ring.usable().all(|(key, _)| key.id() != old));
-        assert_eq!(ring.list().count(), 2);
+        let (ring, old) = generated();
+        assert_eq!(ring.destroy(old, at(1)).err().unwrap().kind(), ErrorKind::Refused);
+        let (ring, old) = generated();
+        let (ring, _) = ring.rotate(Retiring, at(1), &mut system_rng()).unwrap();
+        let ring = ring.destroy(old, at(2)).unwrap();
+        assert_eq!(state(&ring, old), Destroyed);
+        assert!(ring.usable(at(2)).all(|(key, _)| key.id() != old));
+        assert_eq!(ring.destroy(KeyId([0; 16]), at(2)).err().unwrap().kind(), ErrorKind::NotFound);
     }
 
-    use crate::keys::MasterKey;
+    /// An old copy of a keyring still says `primary`.
+    #[test]
+    fn of_two_copies_of_a_keyring_the_later_state_counts() {
+        let (ring, old) = generated();
+        let copy = Keyring::parse(ring.print().expose()).unwrap();
+        let (ring, _) = ring.rotate(Retired, at(1), &mut system_rng()).unwrap();
+        for rings in [[&ring, &copy], [&copy, &ring]] {
+            let mut keys = MasterKeys::new();
+            rings.iter().for_each(|ring| keys.add_keyring(ring, at(2)));
+            assert_eq!(keys.state(old), Some(Retired));
+        }
+    }
 
     #[test]
     fn a_key_under_another_id_is_refused() {
-        let mut rng = system_rng();
-        let text = Keyring::generate(NOW, &mut rng).print().unwrap();
-        let mut text = text.expose().to_vec();
+        let mut text = generated().0.print().expose().to_vec();
         let at = text.iter().position(|b| *b == b'\n').unwrap() + 1;
         text[at] = if text[at] == b'0' { b'1' } else { b'0' };
         assert_eq!(Keyring::parse(&text).err().unwrap().kind(), ErrorKind::Tampered);

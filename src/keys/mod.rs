@@ -15,7 +15,7 @@ pub use passphrase::{create_passphrase_object, open_passphrase_object};
 
 use crate::crypto::CryptoRng;
 use crate::error::Result;
-use crate::format::KeyId;
+use crate::format::{KeyId, KeyState, Time};
 use crate::secret::SecretKey;
 
 /// Something that can seal a data key and open what it sealed: the one place where key custody varies.
@@ -23,7 +23,7 @@ pub trait MasterKey: Send + Sync {
     /// Names this key in seals.
     fn id(&self) -> KeyId;
 
-    /// Type of the stanzas this key writes (SPEC.md §5), such as `local`.
+    /// Kind of the stanzas this key writes (SPEC.md §5), such as `local`.
     fn stanza_type(&self) -> &'static str;
 
     /// Seals `data_key`; what comes back opens with the same `context` only.
@@ -44,11 +44,10 @@ pub trait MasterKey: Send + Sync {
     fn open(&self, context: &[u8], sealed: &[u8]) -> Result<SecretKey>;
 }
 
-/// The master keys a command has at hand: any of them opens, some of them seal.
+/// The master keys that a command was given, each with what it may do.
 #[derive(Default)]
 pub struct MasterKeys {
-    keys: Vec<Arc<dyn MasterKey>>,
-    sealing: Vec<KeyId>,
+    keys: Vec<(Arc<dyn MasterKey>, KeyState)>,
 }
 
 impl MasterKeys {
@@ -57,52 +56,54 @@ impl MasterKeys {
         Self::default()
     }
 
-    /// Adds a key that opens and, when `seals`, is sealed to as well. A key given twice counts once.
-    pub fn add(&mut self, key: Arc<dyn MasterKey>, seals: bool) {
-        let id = key.id();
-        if seals && !self.sealing.contains(&id) {
-            self.sealing.push(id);
-        }
-        if !self.holds(id) {
-            self.keys.push(key);
+    /// Adds a key in `state`. Of a key that is given twice, as by an old copy of a keyring, the later state counts.
+    pub fn add(&mut self, key: Arc<dyn MasterKey>, state: KeyState) {
+        match self.keys.iter_mut().find(|(known, _)| known.id() == key.id()) {
+            Some((_, known)) => *known = state.max(*known),
+            None => self.keys.push((key, state)),
         }
     }
 
-    /// Adds every usable key of `keyring`; its primary seals.
-    pub fn add_keyring(&mut self, keyring: &Keyring) {
-        for (key, primary) in keyring.usable() {
-            self.add(Arc::new(key), primary);
+    /// Adds the keys of `keyring`, each in its state at `now`.
+    pub fn add_keyring(&mut self, keyring: &Keyring, now: Time) {
+        for (key, state) in keyring.usable(now) {
+            self.add(Arc::new(key), state);
         }
     }
 
-    /// The key of this id, if it is at hand.
+    fn find(&self, id: KeyId) -> Option<&(Arc<dyn MasterKey>, KeyState)> {
+        self.keys.iter().find(|(key, _)| key.id() == id)
+    }
+
+    /// The key of this id, if it was given.
     pub fn get(&self, id: KeyId) -> Option<&dyn MasterKey> {
-        self.keys.iter().find(|key| key.id() == id).map(AsRef::as_ref)
+        self.find(id).map(|(key, _)| key.as_ref())
     }
 
-    /// Whether the key of this id is at hand.
+    /// What the key of this id may do, if it was given.
+    pub fn state(&self, id: KeyId) -> Option<KeyState> {
+        self.find(id).map(|(_, state)| *state)
+    }
+
+    /// Whether the key of this id was given.
     pub fn holds(&self, id: KeyId) -> bool {
-        self.get(id).is_some()
+        self.find(id).is_some()
     }
 
     /// All but one of them.
     #[must_use]
     pub fn without(&self, id: KeyId) -> Self {
-        let but = |key: &KeyId| *key != id;
-        Self {
-            keys: self.keys.iter().filter(|key| but(&key.id())).cloned().collect(),
-            sealing: self.sealing.iter().copied().filter(but).collect(),
-        }
+        Self { keys: self.keys.iter().filter(|(key, _)| key.id() != id).cloned().collect() }
     }
 
     /// The keys that new data keys are sealed to.
     pub fn sealing(&self) -> impl Iterator<Item = &dyn MasterKey> {
-        self.sealing.iter().filter_map(|id| self.get(*id))
+        self.keys.iter().filter(|(_, state)| state.seals()).map(|(key, _)| key.as_ref())
     }
 
-    /// The ids of every key at hand.
+    /// The ids of every key.
     pub fn ids(&self) -> Vec<KeyId> {
-        self.keys.iter().map(|key| key.id()).collect()
+        self.keys.iter().map(|(key, _)| key.id()).collect()
     }
 
     /// True when there is no key at all.

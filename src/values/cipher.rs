@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use crate::crypto::{self, Extended, ExtendedCipher, Label, TAG_LEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    KeyState, Migration, MigrationPhase, Uuid, VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader,
-    ValueKeyId, ValueKeyring,
+    Migration, MigrationPhase, Uuid, VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader, ValueKeyId,
+    ValueKeyState, ValueKeyring,
 };
 use crate::secret::SecretKey;
 
@@ -29,7 +29,7 @@ pub struct ValueCipher {
 
 struct Key {
     id: ValueKeyId,
-    state: KeyState,
+    state: ValueKeyState,
     secret: Option<SecretKey>,
     xaes: OnceLock<ExtendedCipher>,
     xchacha: OnceLock<ExtendedCipher>,
@@ -37,7 +37,8 @@ struct Key {
 
 impl Key {
     fn cipher(&self, algorithm: Extended) -> Result<&ExtendedCipher> {
-        let Some(secret) = self.secret.as_ref().filter(|_| self.state != KeyState::Disabled) else {
+        let Some(secret) = self.secret.as_ref().filter(|_| self.state != ValueKeyState::Disabled)
+        else {
             let state = self.state.name();
             return Err(Error::new(
                 ErrorKind::WrongKey,
@@ -72,7 +73,7 @@ impl ValueCipher {
         let mut primary = None;
         let mut keys = Vec::with_capacity(keyring.keys.len());
         for entry in &keyring.keys {
-            if entry.state == KeyState::Primary {
+            if entry.state == ValueKeyState::Primary {
                 primary = Some(entry.id);
             }
             keys.push(Key {

@@ -1,10 +1,10 @@
 //! Value keys: made, rotated, retired, and sealed as one record under the master keys.
 
 use crate::crypto::{self, CryptoRng, Label, Suite};
-use crate::envelope::{DataKey, open_seal, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    KeyState, RecordKind, Seal, SealedRecord, Subject, Uuid, ValueKeyEntry, ValueKeyId,
+    RecordKind, SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState,
     ValueKeyring,
 };
 use crate::keys::MasterKeys;
@@ -15,18 +15,18 @@ use crate::secret::SecretKey;
 pub fn generate(now: &str, rng: &mut dyn CryptoRng) -> ValueKeyring {
     let namespace = Uuid::from_random(crypto::random(rng));
     let mut keyring = ValueKeyring { namespace, serial: 1, keys: Vec::new(), migrate: Vec::new() };
-    add(&mut keyring, KeyState::Primary, now, rng);
+    add(&mut keyring, ValueKeyState::Primary, now, rng);
     keyring
 }
 
 /// Adds a key that opens but does not seal yet, so that every reader has it before a writer uses it.
 pub fn stage(keyring: &mut ValueKeyring, now: &str, rng: &mut dyn CryptoRng) -> ValueKeyId {
-    add(keyring, KeyState::Staged, now, rng)
+    add(keyring, ValueKeyState::Staged, now, rng)
 }
 
 fn add(
     keyring: &mut ValueKeyring,
-    state: KeyState,
+    state: ValueKeyState,
     now: &str,
     rng: &mut dyn CryptoRng,
 ) -> ValueKeyId {
@@ -53,16 +53,16 @@ fn id(namespace: Uuid, key: &SecretKey) -> ValueKeyId {
 /// [`NotFound`](ErrorKind::NotFound) for an unknown id, [`Refused`](ErrorKind::Refused) for a disabled or destroyed key.
 pub fn promote(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
     match find(keyring, id)?.state {
-        KeyState::Primary => return Ok(()),
-        KeyState::Staged | KeyState::Enabled => {}
+        ValueKeyState::Primary => return Ok(()),
+        ValueKeyState::Staged | ValueKeyState::Enabled => {}
         state => return Err(refused(id, state, "made primary")),
     }
     for entry in &mut keyring.keys {
-        if entry.state == KeyState::Primary {
-            entry.state = KeyState::Enabled;
+        if entry.state == ValueKeyState::Primary {
+            entry.state = ValueKeyState::Enabled;
         }
     }
-    find(keyring, id)?.state = KeyState::Primary;
+    find(keyring, id)?.state = ValueKeyState::Primary;
     Ok(())
 }
 
@@ -71,7 +71,7 @@ pub fn promote(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
 /// # Errors
 /// As [`promote`]; the primary key is refused.
 pub fn disable(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
-    change(keyring, id, &[KeyState::Staged, KeyState::Enabled], KeyState::Disabled)
+    change(keyring, id, &[ValueKeyState::Staged, ValueKeyState::Enabled], ValueKeyState::Disabled)
 }
 
 /// Puts a disabled key back into use for opening.
@@ -79,7 +79,7 @@ pub fn disable(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
 /// # Errors
 /// As [`promote`].
 pub fn enable(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
-    change(keyring, id, &[KeyState::Disabled], KeyState::Enabled)
+    change(keyring, id, &[ValueKeyState::Disabled], ValueKeyState::Enabled)
 }
 
 /// Forgets a disabled key: no value that it sealed opens again.
@@ -87,7 +87,7 @@ pub fn enable(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
 /// # Errors
 /// As [`promote`]; a key that is not disabled is refused.
 pub fn destroy(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
-    change(keyring, id, &[KeyState::Disabled], KeyState::Destroyed)?;
+    change(keyring, id, &[ValueKeyState::Disabled], ValueKeyState::Destroyed)?;
     find(keyring, id)?.key = None;
     Ok(())
 }
@@ -95,8 +95,8 @@ pub fn destroy(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<()> {
 fn change(
     keyring: &mut ValueKeyring,
     id: ValueKeyId,
-    from: &[KeyState],
-    to: KeyState,
+    from: &[ValueKeyState],
+    to: ValueKeyState,
 ) -> Result<()> {
     let entry = find(keyring, id)?;
     if !from.contains(&entry.state) && entry.state != to {
@@ -113,7 +113,7 @@ fn find(keyring: &mut ValueKeyring, id: ValueKeyId) -> Result<&mut ValueKeyEntry
     })
 }
 
-fn refused(id: ValueKeyId, state: KeyState, what: &str) -> Error {
+fn refused(id: ValueKeyId, state: ValueKeyState, what: &str) -> Error {
     let state = state.name();
     Error::new(ErrorKind::Refused, format!("value key {id} is {state} and cannot be {what}"))
 }
@@ -124,10 +124,11 @@ fn refused(id: ValueKeyId, state: KeyState, what: &str) -> Error {
 /// [`Refused`](ErrorKind::Refused) when no key seals; usage when the keyring breaks a rule.
 pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) -> Result<Vec<u8>> {
     let data_key = DataKey::generate(Subject::Values(keyring.namespace), rng);
-    let seal = Seal::parse(&seal_data_key(&data_key, keyring.serial, keys, Vec::new(), rng)?)?;
     let context = context(keyring.namespace, keyring.serial);
     let key = data_key.value_keyring_key();
     let message = crypto::seal(Suite::Aes256Gcm, &key, &context, keyring.print()?.expose(), rng)?;
+    let new = NewSeal { generation: keyring.serial, ..NewSeal::first(object(&message)) };
+    let seal = seal_data_key(&data_key, new, keys, rng)?;
     Ok(SealedRecord { kind: RecordKind::ValueKeyring, seal, message }.print())
 }
 
@@ -142,7 +143,7 @@ pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
         return Err(Error::tampered("the value keyring's seal is of another subject"));
     };
     let serial = seal.body().generation();
-    let key = open_seal(&seal, keys)?.data_key.value_keyring_key();
+    let key = open_seal(&seal, object(&message), keys)?.data_key.value_keyring_key();
     let json = crypto::open(Suite::Aes256Gcm, &key, &context(namespace, serial), &message)?;
     let keyring = ValueKeyring::parse(namespace, serial, &json)?;
     for entry in &keyring.keys {
@@ -154,6 +155,11 @@ pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
         }
     }
     Ok(keyring)
+}
+
+/// What the record's seal vouches for: its last line.
+fn object(message: &[u8]) -> Sha256 {
+    Sha256(crypto::sha256(&[&SealedRecord::line(RecordKind::ValueKeyring, message)]))
 }
 
 fn context(namespace: Uuid, serial: u32) -> Vec<u8> {
@@ -170,11 +176,12 @@ mod tests {
 
     fn masters() -> MasterKeys {
         let mut masters = MasterKeys::new();
-        masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()));
+        let now = NOW.parse().unwrap();
+        masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
         masters
     }
 
-    fn states(keyring: &ValueKeyring) -> Vec<KeyState> {
+    fn states(keyring: &ValueKeyring) -> Vec<ValueKeyState> {
         keyring.keys.iter().map(|entry| entry.state).collect()
     }
 
@@ -202,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_key_lives_from_staged_to_destroyed() {
-        use KeyState::{Destroyed, Enabled, Primary, Staged};
+        use ValueKeyState::{Destroyed, Enabled, Primary, Staged};
         let mut keyring = generate(NOW, &mut system_rng());
         let first = keyring.keys[0].id;
         let second = stage(&mut keyring, NOW, &mut system_rng());
@@ -212,7 +219,7 @@ mod tests {
         assert_eq!(states(&keyring), [Enabled, Primary]);
         assert!(destroy(&mut keyring, first).is_err(), "still enabled");
         disable(&mut keyring, first).unwrap();
-        assert_eq!(states(&keyring), [KeyState::Disabled, Primary]);
+        assert_eq!(states(&keyring), [ValueKeyState::Disabled, Primary]);
         enable(&mut keyring, first).unwrap();
         disable(&mut keyring, first).unwrap();
         destroy(&mut keyring, first).unwrap();

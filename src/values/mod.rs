@@ -11,7 +11,8 @@
 //! # fn main() -> strongroom::Result<()> {
 //! // The master keys: from a keyring file in earnest.
 //! let mut masters = MasterKeys::new();
-//! masters.add_keyring(&Keyring::generate("2026-01-31T12:00:00Z", &mut system_rng()));
+//! let now = "2026-01-31T12:00:00Z".parse()?;
+//! masters.add_keyring(&Keyring::generate(now, &mut system_rng())?, now);
 //!
 //! // The value keys, once for all programs that share values; `record` is kept wherever they can read it.
 //! let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());

@@ -6,13 +6,14 @@ use strongroom::ErrorKind;
 use strongroom::backup::{
     BackupOptions, Control, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
 };
+use strongroom::format::KeyState;
 use strongroom::keys::{MasterKey, MasterKeys};
 
 use crate::support::{TestRepo, key, keys, small_database};
 
 fn opening(fills: &[u8]) -> MasterKeys {
     let mut keys = MasterKeys::new();
-    fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), false));
+    fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Retiring));
     keys
 }
 
@@ -29,7 +30,7 @@ async fn a_key_that_a_seal_names_is_no_reason_to_give_up_another() {
     assert!(error.to_string().contains(&id.to_string()), "{error}");
     let control = Control::default();
     let mut now = opening(&[2]);
-    now.add(Arc::new(key(4)), true);
+    now.add(Arc::new(key(4)), KeyState::Sealing);
     reseal(&repo.repository, &now, Scope::All, &[], &control).await.unwrap();
     check_removable(&repo.repository, &now, key(2).id()).await.unwrap();
     assert!(repo.restore(&opening(&[4]), id).await.is_ok());
@@ -88,7 +89,7 @@ async fn a_backup_in_flight_keeps_its_key() {
     let running = repo.backup(&keys(&[1])).await.id;
     let both = opening(&[1, 2]);
     let mut to_both = MasterKeys::new();
-    [1, 2].iter().for_each(|fill| to_both.add(Arc::new(key(*fill)), true));
+    [1, 2].iter().for_each(|fill| to_both.add(Arc::new(key(*fill)), KeyState::Sealing));
     let done =
         reseal(&repo.repository, &to_both, Scope::Ids(&[id]), &[], &Control::default()).await;
     assert_eq!(done.unwrap().resealed, [id]);
@@ -112,7 +113,7 @@ async fn a_newer_seal_of_others_is_not_replaced() {
     let id = repo.backup(&keys(&[1])).await.id;
     let old = std::fs::read(repo.object(id, "seal.1")).unwrap();
     let mut new = opening(&[1]);
-    new.add(Arc::new(key(2)), true);
+    new.add(Arc::new(key(2)), KeyState::Sealing);
     reseal(&repo.repository, &new, Scope::All, &[key(1).id()], &Control::default()).await.unwrap();
     // It could not be deleted.
     std::fs::write(repo.object(id, "seal.1"), old).unwrap();

@@ -19,7 +19,8 @@ pub(crate) const MAX_REQUEST: usize = 2 << 20;
 
 pub(crate) fn masters() -> Arc<MasterKeys> {
     let mut masters = MasterKeys::new();
-    masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()));
+    let now = NOW.parse().unwrap();
+    masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
     Arc::new(masters)
 }
 

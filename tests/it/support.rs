@@ -10,7 +10,7 @@ use strongroom::backup::{
     BackupOptions, BackupReport, Control, RestoreReport, Source, Target, backup, restore,
 };
 use strongroom::crypto::system_rng;
-use strongroom::format::SnapshotId;
+use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
@@ -33,7 +33,7 @@ pub fn key(fill: u8) -> LocalKey {
 /// Several keys, all of which seal.
 pub fn keys(fills: &[u8]) -> MasterKeys {
     let mut keys = MasterKeys::new();
-    fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), true));
+    fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Sealing));
     keys
 }
 

@@ -25,7 +25,7 @@ fn masters() -> MasterKeys {
     let text =
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring")).unwrap();
     let mut keys = MasterKeys::new();
-    keys.add_keyring(&Keyring::parse(&text).unwrap());
+    keys.add_keyring(&Keyring::parse(&text).unwrap(), NOW.parse().unwrap());
     keys
 }
 

@@ -14,7 +14,9 @@ use strongroom::backup::{
     reseal,
 };
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
-use strongroom::envelope::{DataKey, ObjectOpener, ObjectSealer, keyfile, open_seal};
+use strongroom::envelope::{
+    DataKey, NewSeal, ObjectOpener, ObjectSealer, keyfile, open_seal, seal_data_key,
+};
 use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, SnapshotId};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::secret::{SecretBytes, SecretKey};
@@ -43,12 +45,12 @@ async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
     let mut keys = MasterKeys::new();
     if let Some(path) = spec["keyring"].as_str() {
         let text = fs::read(repositories().join(path)).unwrap();
-        keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?);
+        keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?, keyfile::now());
     }
     if let Some(word) = spec["passphrase"].as_str() {
         let word = SecretBytes::new(word.into());
         for key in open_passphrase_keys(&repository, word).await? {
-            keys.add(Arc::new(key), true);
+            keys.add(Arc::new(key), KeyState::Sealing);
         }
     }
     let id = spec["snapshot"].as_str().unwrap().parse().unwrap();
@@ -163,17 +165,19 @@ impl Draft {
 
     fn data_key(&self) -> DataKey {
         let seal = Seal::parse(&self.read("seal.1")).unwrap();
-        open_seal(&seal, &keys(&[1])).unwrap().data_key
+        open_seal(&seal, seal.body().object(), &keys(&[1])).unwrap().data_key
     }
 
-    /// Writes the manifest anew with a right MAC over its changed JSON.
+    /// Writes the manifest again with its JSON changed, and a right MAC and seal.
     fn manifest(self, change: impl FnOnce(&str) -> String) -> Self {
         let text = String::from_utf8(self.read("manifest")).unwrap();
         let (signed, _) = text.split_once("hmac-sha256").unwrap();
         let signed = change(signed);
         let mac =
             data_encoding::BASE64_NOPAD.encode(&self.data_key().manifest_mac(signed.as_bytes()));
-        self.write("manifest", format!("{signed}hmac-sha256 {mac}\n").as_bytes());
+        let manifest = format!("{signed}hmac-sha256 {mac}\n");
+        self.write("seal.1", &seal_of(&self.data_key(), manifest.as_bytes()).print());
+        self.write("manifest", manifest.as_bytes());
         self
     }
 
@@ -226,6 +230,13 @@ impl Draft {
     }
 }
 
+/// The first seal of a snapshot with this manifest.
+fn seal_of(data_key: &DataKey, manifest: &[u8]) -> Seal {
+    let object = format::Sha256(strongroom::crypto::sha256(&[manifest]));
+    let new = NewSeal::first(object);
+    seal_data_key(data_key, new, &keys(&[1, 2]), &mut system_rng()).unwrap()
+}
+
 /// The zstd frame that `message` begins with.
 fn zstd_frame(message: &[u8]) -> &[u8] {
     &message[..zstd::zstd_safe::find_frame_compressed_size(message).unwrap()]
@@ -248,7 +259,7 @@ async fn behind_a_passphrase() -> Draft {
     let word = SecretBytes::new(PASSPHRASE.into());
     let key = create_passphrase_key(&repo.repository, word, Argon2Cost::default()).await.unwrap();
     let mut keys = MasterKeys::new();
-    keys.add(Arc::new(key), true);
+    keys.add(Arc::new(key), KeyState::Sealing);
     let id = Draft::backup(&repo, small_database(), Suite::Aes256Gcm, &keys).await;
     Draft { repo, id, passphrase: Some(PASSPHRASE), keyring: None }
 }
@@ -302,7 +313,7 @@ async fn drafts() -> Vec<(&'static str, &'static str, Draft)> {
         (
             "unknown-stanza",
             "ok",
-            new().await.stanza("-> zz-later 00112233445566778899aabbccddeeff anything goes"),
+            new().await.stanza("-> zz-later 00112233445566778899aabbccddeeff anything goes AAAA"),
         ),
         (
             "manifest-unknown-key",
@@ -414,11 +425,11 @@ fn write_keyring(name: &str, fill: u8) {
     let entry = KeyringEntry {
         id: key(fill).id(),
         state: KeyState::Primary,
-        created: "2026-01-01T00:00:00Z".into(),
+        since: "2026-01-01T00:00:00Z".parse().unwrap(),
         master: Some(SecretKey::new(|bytes| bytes.fill(fill))),
     };
     let text = format::Keyring::new(vec![entry]).unwrap().print();
-    keyfile::create(&path, strongroom::keys::Keyring::parse(text.expose()).unwrap()).unwrap();
+    keyfile::create(&path, &strongroom::keys::Keyring::parse(text.expose()).unwrap()).unwrap();
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -4,14 +4,14 @@
     open_value.py --vectors FILE                                  checks every case of a file of vectors
     open_value.py --keyring KEYRING RECORD KEY < VALUE            opens one value; RECORD holds etcd's `<prefix>keyring`
 """
-import hmac, json, pathlib, sys
+import hashlib, json, pathlib, sys
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from open import Refused, X, b64, check, expand, label, number, read_keyring, same, text_lines, tokens, unseal
+from open import Keys, Refused, X, b64, check, expand, label, open_stanzas, parse_seal, tokens, unseal
 
 
 def aes(key, block):
@@ -30,26 +30,18 @@ def xaes(key):  # C2SP XAES-256-GCM: a key of CMAC's double and the nonce's firs
 
 def open_record(data, keys):  # §10.2 → (namespace, {id: (state, key)}, migrate)
     at = data.rindex(b"\nkeyring ") + 1
-    lines = text_lines(data[:at], "seal", 1 << 21)
-    kind, who = tokens(lines[1], "subject", 3)[1:]
-    check(kind == "values", f"subject {kind}", "unsupported")
-    namespace, serial = UUID(who).bytes, number(tokens(lines[2], "generation", 2)[1], 1, 2**32 - 1)
-    dc, mac, subject = b64(tokens(lines[3], "commitment", 2)[1], 32), b64(tokens(lines[-1], "---", 2)[1], 32), b"\x02" + namespace
-    for stanza in (tokens(line, "->") for line in lines[4:-1]):
-        if stanza[1] != "local" or not (master := keys.get(stanza[2])):
-            continue
-        dek = unseal(b64(stanza[3]), master, label("data-key", subject + dc + bytes.fromhex(stanza[2]) + b"local"))
-        check(same(X(dek, "data-key-commitment", subject), dc), "DC differs")
-        signed = data[:data[:at].rindex(b"\n---") + 4]
-        check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs")
-        message = b64(tokens(data[at:].decode().rstrip("\n"), "keyring", 2)[1])
-        context = label("value-keyring", namespace + serial.to_bytes(8, "big"))
-        found = json.loads(unseal(message, X(dek, "value-keyring-key"), context))
-        ring = {k["id"]: (k["state"], b64(k["key"], 32) if "key" in k else None) for k in found["keys"]}
-        for kid, (_, key) in ring.items():
-            check(key is None or expand(key, label("value-key-id", namespace), 4).hex() == kid, "a key's id [S10.2.2]")
-        return namespace, ring, [(b64(m["prefix"]), m["phase"]) for m in found["migrate"]]
-    raise Refused("wrong-key", "no key at hand opens the record")
+    seal = parse_seal(data[:at])
+    check(seal[0] == "values", f"subject {seal[0]}", "unsupported")
+    check(seal[3] == hashlib.sha256(data[at:]).hexdigest(), "the seal vouches for another keyring line [S5.10]")
+    namespace, serial = UUID(seal[1]).bytes, seal[2]
+    dek = open_stanzas(seal, keys)
+    message = b64(tokens(data[at:].decode().rstrip("\n"), "keyring", 2)[1])
+    context = label("value-keyring", namespace + serial.to_bytes(8, "big"))
+    found = json.loads(unseal(message, X(dek, "value-keyring-key"), context))
+    ring = {k["id"]: (k["state"], b64(k["key"], 32) if "key" in k else None) for k in found["keys"]}
+    for kid, (_, key) in ring.items():
+        check(key is None or expand(key, label("value-key-id", namespace), 4).hex() == kid, "a key's id [S10.2.2]")
+    return namespace, ring, [(b64(m["prefix"]), m["phase"]) for m in found["migrate"]]
 
 
 def open_value(record, key, value):  # §10.1
@@ -73,7 +65,7 @@ def open_value(record, key, value):  # §10.1
 
 def run_vectors(path):
     vectors, failed = json.loads(path.read_text()), 0
-    record = open_record(b64(vectors["record"]), read_keyring((path.parent / vectors["keyring"]).read_bytes(), None))
+    record = open_record(b64(vectors["record"]), Keys(None, path.parent / vectors["keyring"]))
     for case in vectors["cases"]:
         try:
             got = ("ok", open_value(record, b64(case["key"]), b64(case["sealed"])))
@@ -91,7 +83,7 @@ def main(args):
     if args[0] == "--vectors":
         return run_vectors(pathlib.Path(args[1]))
     _, keyring, record, key = args
-    ring = open_record(pathlib.Path(record).read_bytes(), read_keyring(pathlib.Path(keyring).read_bytes(), None))
+    ring = open_record(pathlib.Path(record).read_bytes(), Keys(None, pathlib.Path(keyring)))
     sys.stdout.buffer.write(open_value(ring, key.encode(), sys.stdin.buffer.read()))
     return 0
 

@@ -15,14 +15,14 @@ use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::{Context, FINDINGS, now};
+use super::{Context, FINDINGS};
 use crate::output::table;
 use crate::secrets::{self, Passphrase};
 
 pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
-    let keyring = Keyring::generate(&now(), &mut system_rng());
-    let id = keyring.list().next().map(|(id, ..)| id.to_string());
-    keyfile::create(path, keyring)?;
+    let keyring = Keyring::generate(keyfile::now(), &mut system_rng())?;
+    let id = keyring.list(keyfile::now()).next().map(|(id, ..)| id.to_string());
+    keyfile::create(path, &keyring)?;
     let id = id.unwrap_or_default();
     context.output.result(json!({"id": id, "path": path.display().to_string()}), || {
         format!("{}: master key {id}", path.display())
@@ -34,9 +34,9 @@ pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
 pub(super) fn rotate(context: &Context) -> Result<ExitCode> {
     let path = context.settings.keyring_path()?;
     let _lock = keyfile::lock([path])?;
-    let mut keyring = keyfile::load(path)?;
-    let id = keyring.rotate(&now(), &mut system_rng());
-    keyfile::replace(path, keyring)?;
+    let keyring = keyfile::load(path)?;
+    let (keyring, id) = keyring.rotate(KeyState::Retiring, keyfile::now(), &mut system_rng())?;
+    keyfile::replace(path, &keyring)?;
     context
         .output
         .result(json!({"id": id.to_string(), "path": path.display().to_string()}), || {
@@ -60,8 +60,8 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     let mut rows = BTreeMap::new();
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
-        for (id, state, created) in keyring.list() {
-            let (state, created) = (state.name().to_owned(), created.to_owned());
+        for (id, state, since) in keyring.list(keyfile::now()) {
+            let (state, created) = (state.name().to_owned(), since.to_string());
             rows.insert(
                 id,
                 Row { kind: "local", state, created, place: path.display().to_string() },
@@ -168,10 +168,10 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
     let mut places = Vec::new();
     // The keyrings first: what stands in the repository under a key's id may have been planted there.
     for path in context.settings.keyring_paths() {
-        let mut keyring = keyfile::load(path)?;
-        if keyring.list().any(|(found, ..)| found == id) {
-            keyring.destroy(id)?;
-            keyfile::replace(path, keyring)?;
+        let keyring = keyfile::load(path)?;
+        let now = keyfile::now();
+        if keyring.list(now).any(|(found, ..)| found == id) {
+            keyfile::replace(path, &keyring.destroy(id, now)?)?;
             places.push(path.display().to_string());
         }
     }
@@ -199,11 +199,11 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
 fn refuse_after_rotation(context: &Context) -> Result<()> {
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
-        let primary = keyring.list().find(|(_, state, _)| *state == KeyState::Primary);
-        let created = primary.and_then(|(.., created)| created.parse::<jiff::Timestamp>().ok());
-        let age = created.map(|created| jiff::Timestamp::now().duration_since(created));
-        let alone = keyring.list().count() < 2;
-        if !alone && age.is_some_and(|age| age.unsigned_abs() < LONGEST_BACKUP) {
+        let now = keyfile::now();
+        let primary = keyring.list(now).find(|(_, state, _)| *state == KeyState::Primary);
+        let age = primary.map(|(.., since)| now.unix().abs_diff(since.unix()));
+        let alone = keyring.list(now).count() < 2;
+        if !alone && age.is_some_and(|age| age < LONGEST_BACKUP.as_secs()) {
             let message = format!("{}: its primary key is younger than a day", path.display());
             return Err(Error::new(ErrorKind::Refused, message).hint(
                 "a backup that began before the rotation would need the old key: wait a day, or say --now if no backup is running",

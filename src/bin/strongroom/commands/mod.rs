@@ -24,7 +24,7 @@ use strongroom::backup::{
     Control, LONGEST_BACKUP, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
-use strongroom::format::SnapshotId;
+use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::MasterKeys;
 use strongroom::store::{Repository, connect, sweep_staged};
 use strongroom::{Error, Result};
@@ -133,11 +133,13 @@ impl Context {
         let mut keys = MasterKeys::new();
         for uri in &self.settings.master_keys {
             match uri {
-                MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
+                MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?, keyfile::now()),
                 MasterKeyUri::Passphrase => {
                     let word = passphrase(Passphrase::Present)?;
                     let opened = open_passphrase_keys(repository, word).await?;
-                    opened.into_iter().for_each(|key| keys.add(std::sync::Arc::new(key), true));
+                    opened
+                        .into_iter()
+                        .for_each(|key| keys.add(std::sync::Arc::new(key), KeyState::Sealing));
                 }
             }
         }

@@ -102,7 +102,7 @@ pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
     let mut keys = MasterKeys::new();
     for uri in &context.settings.master_keys {
         match uri {
-            MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?),
+            MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?, keyfile::now()),
             MasterKeyUri::Passphrase => {
                 return Err(Error::usage(
                     "the value keyring is sealed by keyring files, not by a passphrase",
