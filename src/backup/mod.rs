@@ -57,9 +57,7 @@ pub use prune::{
     Keeping, PrunePlan, PruneReport, Removal, RepackReport, Retention, apply_prune, plan_prune,
     prune_report, repack,
 };
-pub use reports::{
-    EVERY_SNAPSHOT, ListedReport, newest_reports, proves_bytes, reports, store_report,
-};
+pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use selective::{
