@@ -133,9 +133,6 @@ fn framing(c: &mut Criterion) {
     group.bench_function("zstd decompression", |b| {
         b.iter(|| decompressor.decompress_to_buffer(&stored, plain.as_mut_slice()).unwrap());
     });
-    group.bench_function("frame id (keyed BLAKE3)", |b| {
-        b.iter(|| blake3::keyed_hash(&[1; 32], &frame));
-    });
     group.bench_function("SHA-256", |b| {
         b.iter(|| <sha2::Sha256 as sha2::Digest>::digest(&frame));
     });

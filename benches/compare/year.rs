@@ -270,7 +270,6 @@ pub async fn ten_thousand(dir: &Path) {
         std::fs::write(&year.path, &year.database).unwrap();
         let mut options = BackupOptions::default();
         options.taken = Some(UNIX_EPOCH + Duration::from_secs(now));
-        options.full_every = Duration::ZERO;
         let (source, control) = (Source::File(year.path.clone()), Control::default());
         backup(&year.repository, &year.keys, source, &options, &control).await.unwrap();
         if year.hour.is_multiple_of(1000) {

@@ -105,11 +105,9 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
-    let kind = if report.depends_on.is_empty() { "full" } else { "incremental" };
     Ok(Done {
         fields: vec![
             ("snapshot", report.id.to_string().into()),
-            ("kind", kind.into()),
             ("revision", report.revision.into()),
             ("database_bytes", report.database_bytes.into()),
             ("stored_bytes", report.stored_bytes.into()),
@@ -156,7 +154,7 @@ async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> R
         ("refused", report.refused.len().into()),
         ("findings", plan.findings.into()),
     ];
-    let refused = report.refused.first();
+    let refused = report.refused.iter().chain(&plan.blocked).next();
     let finding = refused.map(|why| Error::new(ErrorKind::Denied, why.clone()));
     Ok(Done { fields, finding, ..Done::default() })
 }

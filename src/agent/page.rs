@@ -20,7 +20,7 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr));
 dt { opacity: .7; } dd { margin: 0; font-size: 1.4rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
-svg { width: 100%; height: 5rem; background: #8881; } .full { fill: #2a78d6; } .incremental { fill: #7fb2ee; }
+svg { width: 100%; height: 5rem; background: #8881; } rect { fill: #2a78d6; }
 .bad { color: #c62828; font-weight: 600; } @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } }";
 
 /// The page as it is now.
@@ -51,7 +51,7 @@ pub(super) fn page(shared: &Shared) -> Answer {
 fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Result {
     let point = known.done.get(&Operation::Backup).and_then(|run| run.last);
     let age = point.map(|at| ago(at, now));
-    let stored: u64 = known.snapshots.iter().map(|(_, _, bytes)| bytes).sum();
+    let stored: u64 = known.snapshots.iter().map(|(_, bytes)| bytes).sum();
     let recovery = known.recovery.map(|took| format!("{:.1} s", took.as_secs_f64()));
     write!(
         html,
@@ -100,7 +100,7 @@ fn timeline(html: &mut String, known: &Known) -> std::fmt::Result {
     let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(()) };
     let (begin, end) = (first.0.unix_ms(), last.0.unix_ms());
     let span = end.saturating_sub(begin).max(1) as f64;
-    let largest = shown.iter().map(|(_, _, bytes)| *bytes).max().unwrap_or(1).max(1) as f64;
+    let largest = shown.iter().map(|(_, bytes)| *bytes).max().unwrap_or(1).max(1) as f64;
     let at = |ms: u64| time(UNIX_EPOCH + Duration::from_millis(ms));
     write!(
         html,
@@ -109,14 +109,12 @@ fn timeline(html: &mut String, known: &Known) -> std::fmt::Result {
         at(begin),
         at(end)
     )?;
-    for (id, full, bytes) in shown {
+    for (id, bytes) in shown {
         let x = id.unix_ms().saturating_sub(begin) as f64 / span * 990.0;
-        // Small ones are to be seen beside a full one.
         let height = 12.0 + 88.0 * (*bytes as f64 / largest).sqrt();
-        let kind = if *full { "full" } else { "incremental" };
         write!(
             html,
-            "<rect class={kind} x=\"{x:.1}\" y=\"{:.1}\" width=3 height=\"{height:.1}\"><title>{id}: {kind}, {}, {:.2} MiB</title></rect>",
+            "<rect x=\"{x:.1}\" y=\"{:.1}\" width=3 height=\"{height:.1}\"><title>{id}: {}, {:.2} MiB</title></rect>",
             100.0 - height,
             at(id.unix_ms()),
             *bytes as f64 / f64::from(1 << 20),

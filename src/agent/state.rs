@@ -33,7 +33,7 @@ pub(super) struct Known {
     pub(super) since: Option<SystemTime>,
     pub(super) done: BTreeMap<Operation, Run>,
     /// The snapshots' times and lengths, oldest first.
-    pub(super) snapshots: Vec<(SnapshotId, bool, u64)>,
+    pub(super) snapshots: Vec<(SnapshotId, u64)>,
     pub(super) recovery: Option<Duration>,
     pub(super) running: BTreeMap<Operation, SystemTime>,
     /// Why the repository cannot be read.
@@ -214,7 +214,7 @@ impl Shared {
 
     fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
         let now = SystemTime::now();
-        let row = |one: &Summary| (one.id, one.full, one.stored_bytes);
+        let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
         known.snapshots = times.map(row).collect();
         self.metrics.repository(options, listing);

@@ -25,8 +25,6 @@ pub struct Summary {
     pub id: SnapshotId,
     /// The cluster it is of.
     pub cluster: ClusterName,
-    /// True when it stands alone, false for an incremental.
-    pub full: bool,
     /// Its last revision.
     pub revision: u64,
     /// Length of the database.
@@ -44,7 +42,6 @@ impl Summary {
         Self {
             id: manifest.snapshot,
             cluster: manifest.cluster.clone(),
-            full: manifest.depends_on.is_empty(),
             revision: manifest.revision,
             database_bytes: manifest.database_bytes,
             stored_bytes: objects + seals + manifest_len,
@@ -74,7 +71,9 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
     let now = SystemTime::now();
     let Folders { snapshots, foreign } = folder::list_all(repository).await?;
     let mut listing = Listing::default();
-    listing.findings.extend(foreign.iter().map(|name| format!("{name} is none of ours")));
+    let inside = snapshots.values().flat_map(|folder| &folder.foreign);
+    let unknown = foreign.iter().chain(inside);
+    listing.findings.extend(unknown.map(|name| format!("{name}: unknown object")));
     listing.objects = snapshots.values().map(|folder| folder.every().count()).sum();
     let mut whole = Vec::new();
     for (id, folder) in snapshots {

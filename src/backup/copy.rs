@@ -1,6 +1,6 @@
 //! Snapshots replicated to a second repository: byte for byte, checked by their digests, never opened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::control::{Control, Step, Unit};
 use super::folder::{self, Folder};
 use super::grace::{GRACE, Since};
 use super::read::pieces;
-use super::snapshot::{read_manifest, read_tombstone};
+use super::snapshot::read_manifest;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -82,7 +82,7 @@ pub async fn open_replica(
     }
 }
 
-/// Copies the snapshots in `scope`, and what they depend on, from `source` to `target`, with the master keys that
+/// Copies the snapshots in `scope` from `source` to `target`, with the master keys that
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
 /// # Errors
@@ -115,13 +115,19 @@ pub async fn copy(
         report.note(id, work.seals(id).await)?;
     }
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
-    let mut done = BTreeSet::new();
     for group in wanted.chunks(TOGETHER) {
         if work.since.elapsed() > GRACE / 8 {
             work.since = Since::now();
             work.there = folder::list_all(target).await?.snapshots;
         }
-        let manifests = work.closed(group, scope, &mut done, &mut report).await?;
+        let mut manifests = BTreeMap::new();
+        for (id, manifest) in work.manifests(group).await? {
+            match manifest {
+                Ok(manifest) if is_outside(scope, &manifest) => {}
+                Ok(manifest) => drop(manifests.insert(id, manifest)),
+                Err(error) => drop(report.note(id, Err(error))?),
+            }
+        }
         work.group(manifests, &mut report).await?;
     }
     report.duration = begun.elapsed();
@@ -164,47 +170,6 @@ impl Copying<'_> {
             .await
     }
 
-    /// The manifests of those in `scope` and of all that they depend on; what is removed of those is copied.
-    async fn closed(
-        &self,
-        group: &[SnapshotId],
-        scope: Scope<'_>,
-        done: &mut BTreeSet<SnapshotId>,
-        report: &mut CopyReport,
-    ) -> Result<BTreeMap<SnapshotId, Manifest>> {
-        let mut manifests = BTreeMap::new();
-        let mut wanted = group.to_vec();
-        let (mut round, mut removed) = (scope, BTreeSet::new());
-        while !wanted.is_empty() {
-            wanted.retain(|id| done.insert(*id));
-            let mut leads_to = Vec::new();
-            for (id, manifest) in self.manifests(&wanted).await? {
-                match manifest {
-                    Ok(manifest) if is_outside(round, &manifest) => {
-                        // A dependency of another one may still want it.
-                        done.remove(&id);
-                    }
-                    Ok(manifest) => {
-                        leads_to.extend(manifest.body().depends_on.iter().copied());
-                        manifests.insert(id, manifest);
-                    }
-                    Err(error) => drop(report.note(id, Err(error))?),
-                }
-            }
-            leads_to.retain(|id| !self.is_usable(*id));
-            let (alive, gone): (_, Vec<_>) =
-                leads_to.into_iter().partition(|id| self.is_alive(*id));
-            removed.extend(gone);
-            (wanted, round) = (alive, Scope::All);
-        }
-        for id in removed {
-            if done.insert(id) {
-                report.note(id, self.payload_of_removed(id).await)?;
-            }
-        }
-        Ok(manifests)
-    }
-
     /// Copies the snapshots of one group: all objects, and only then the manifests.
     async fn group(
         &self,
@@ -224,20 +189,7 @@ impl Copying<'_> {
         }
         drop(copied);
         self.since.check(|| "what it wrote".into())?;
-        let missing = self.missing(&ready).await?;
         for (id, manifest) in ready {
-            let uses = manifest.body().depends_on.iter().chain([&id]);
-            if let Some(gone) = uses.into_iter().find(|id| missing.contains(*id)) {
-                let why = format!("the payload of {gone} is missing in the copy: a prune there?");
-                report.failed.insert(id, why);
-                continue;
-            }
-            let depends_on = &manifest.body().depends_on;
-            if let Some(missing) = depends_on.iter().find(|id| report.failed.contains_key(*id)) {
-                let why = format!("it depends on {missing}, which is not whole");
-                report.failed.insert(id, why);
-                continue;
-            }
             if self.there.get(&id).is_some_and(is_known) {
                 continue;
             }
@@ -251,38 +203,12 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// The snapshots among `ready`, and those they depend on, whose payloads the copy does not have now.
-    async fn missing(&self, ready: &[(SnapshotId, Manifest)]) -> Result<BTreeSet<SnapshotId>> {
-        let used: BTreeSet<_> = ready
-            .iter()
-            .flat_map(|(id, manifest)| manifest.body().depends_on.iter().chain([id]))
-            .copied()
-            .collect();
-        let mut lengths = stream::iter(used)
-            .map(|id| async move {
-                let name = names::snapshot_object(id, "payload");
-                (id, self.target.len(&name).await)
-            })
-            .buffered(TOGETHER);
-        let mut missing = BTreeSet::new();
-        while let Some((id, length)) = lengths.next().await {
-            match length {
-                Err(error) if error.kind() == ErrorKind::NotFound => drop(missing.insert(id)),
-                found => drop(found?),
-            }
-        }
-        Ok(missing)
-    }
-
     /// Copies what a snapshot has of its own, but its manifest; the bytes written.
     async fn objects(&self, manifest: &Manifest) -> Result<u64> {
         let id = manifest.body().snapshot;
         let mut written = 0;
         for object in &manifest.body().objects {
-            // Others may use the payload of what the copy's own retention removed.
-            if object.role == "payload" || !self.is_removed_there(id) {
-                written += self.object(id, object).await?;
-            }
+            written += self.object(id, object).await?;
         }
         Ok(written + self.seals(id).await?)
     }
@@ -323,28 +249,6 @@ impl Copying<'_> {
         let whole =
             || from.objects.iter().all(|(role, object)| there.length(role) == Some(object.len));
         there.tombstone.is_some() || (there.manifest.is_some() && whole())
-    }
-
-    /// Whether others can use its payload in the copy.
-    fn is_usable(&self, id: SnapshotId) -> bool {
-        let (Some(from), Some(there)) = (self.from.get(&id), self.there.get(&id)) else {
-            return false;
-        };
-        let length = there.length("payload");
-        is_known(there) && length.is_some() && length == from.length("payload")
-    }
-
-    /// Copies the payload of a removed snapshot that others use, and what says whose it is.
-    async fn payload_of_removed(&self, id: SnapshotId) -> Result<u64> {
-        let name = names::snapshot_object(id, "tombstone");
-        let manifest = read_tombstone(self.source, id).await?;
-        let payload = manifest.body().object("payload");
-        let payload = payload.ok_or_else(|| Error::tampered("no payload").context(name.clone()))?;
-        let written = self.object(id, payload).await?;
-        if self.there.get(&id).is_none_or(|folder| folder.manifest.is_none()) {
-            self.target.put_once(&name, manifest.print().into()).await?;
-        }
-        Ok(written)
     }
 
     /// Copies one object, unless it is there; checks its digest on the way.

@@ -7,7 +7,6 @@ use super::companions;
 use super::control::Control;
 use super::input::{Input, Source};
 use super::options::BackupOptions;
-use super::parent::Parent;
 use super::writer::{Content, write_snapshot};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,8 +27,6 @@ pub struct BackupReport {
     pub revision: u64,
     /// The revision below which history is compacted.
     pub compact_revision: u64,
-    /// The snapshots whose payloads it uses too; empty when it is full.
-    pub depends_on: Vec<SnapshotId>,
     /// Length of the database.
     pub database_bytes: u64,
     /// Length of all objects written.
@@ -81,12 +78,11 @@ pub async fn backup(
         [] => None,
         _ => Some(run_blocking(move || companions::pack(&include)).await?),
     };
-    let parent = control.guard(Parent::find(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let id = SnapshotId::new(unix_ms(options.moment())?, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = Content { id, companions, parent, replaces: None };
+    let content = Content { id, companions };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
     Ok(BackupReport {
@@ -94,7 +90,6 @@ pub async fn backup(
         cluster: options.cluster.clone(),
         revision: written.revision,
         compact_revision: written.compact_revision,
-        depends_on: written.depends_on,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
         sealed_by,

@@ -15,7 +15,7 @@ use crate::mvcc;
 /// # Errors
 /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered) when it is not an etcd database.
 pub(crate) async fn read_back(reader: DatabaseReader, etcd: EtcdFacts) -> Result<Facts> {
-    let size = reader.index().database.size;
+    let size = reader.index().database().size;
     let frames = Frames::new(reader, &std::env::temp_dir());
     let found = run_blocking(move || mvcc::database_facts(&Db::open(frames)?)).await?;
     let etcd = EtcdFacts {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
-use crate::format::{ObjectName, Part, SnapshotId};
+use crate::format::{ObjectName, Part, SnapshotId, names};
 use crate::store::{ObjectInfo, Repository};
 
 /// Clocks differ; a snapshot further ahead than this is a finding, not the latest.
@@ -14,8 +14,14 @@ const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
 #[derive(Default)]
 pub(crate) struct Folder {
     pub(crate) manifest: Option<ObjectInfo>,
-    /// It is being removed (SPEC.md §3.3).
+    /// It was removed, and can be brought back until it is swept (SPEC.md §3.3).
     pub(crate) tombstone: Option<ObjectInfo>,
+    /// It is being swept, or will be.
+    pub(crate) sweep: Option<ObjectInfo>,
+    /// Retention keeps it.
+    pub(crate) keep: Option<ObjectInfo>,
+    /// Names in it that this version does not know.
+    pub(crate) foreign: Vec<String>,
     pub(crate) seals: BTreeMap<u32, ObjectInfo>,
     /// Every other object, by its name within the folder.
     pub(crate) objects: BTreeMap<String, ObjectInfo>,
@@ -33,15 +39,20 @@ impl Folder {
         now.duration_since(self.seals.values().chain(index).map(|info| info.modified).min()?).ok()
     }
 
-    /// All its objects.
-    pub(crate) fn every(&self) -> impl Iterator<Item = &ObjectInfo> {
-        let heads = self.manifest.iter().chain(&self.tombstone);
+    /// All its objects but the marks of a removal.
+    fn own(&self) -> impl Iterator<Item = &ObjectInfo> {
+        let heads = self.manifest.iter().chain(&self.keep);
         self.objects.values().chain(self.seals.values()).chain(heads)
     }
 
-    /// When the last of its objects was written, by the store's clock.
+    /// All its objects.
+    pub(crate) fn every(&self) -> impl Iterator<Item = &ObjectInfo> {
+        self.own().chain(&self.tombstone).chain(&self.sweep)
+    }
+
+    /// When the last of its objects but the marks of a removal was written, by the store's clock.
     pub(crate) fn youngest(&self) -> Option<SystemTime> {
-        self.every().map(|info| info.modified).max()
+        self.own().map(|info| info.modified).max()
     }
 
     /// The youngest object's age by the store's clock; `None` when there is none or it lies ahead.
@@ -53,7 +64,7 @@ impl Folder {
 /// A repository's listing, sorted into folders.
 pub(crate) struct Folders {
     pub(crate) snapshots: BTreeMap<SnapshotId, Folder>,
-    /// Names that no version of the format gives.
+    /// Names in no snapshot's folder.
     pub(crate) foreign: Vec<String>,
 }
 
@@ -72,13 +83,18 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
     let mut folders = Folders { snapshots: BTreeMap::new(), foreign: Vec::new() };
     for info in listing {
         let Some(ObjectName::Snapshot { id, part }) = ObjectName::parse(&info.name) else {
-            folders.foreign.push(info.name);
+            match folder_of(&info.name) {
+                Some(id) => folders.snapshots.entry(id).or_default().foreign.push(info.name),
+                None => folders.foreign.push(info.name),
+            }
             continue;
         };
         let folder = folders.snapshots.entry(id).or_default();
         match part {
             Part::Manifest => folder.manifest = Some(info),
             Part::Tombstone => folder.tombstone = Some(info),
+            Part::Sweep => folder.sweep = Some(info),
+            Part::Keep => folder.keep = Some(info),
             Part::Seal(generation) => {
                 folder.seals.insert(generation, info);
             }
@@ -88,6 +104,11 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
         }
     }
     folders
+}
+
+/// The snapshot in whose folder the object `name` lies.
+fn folder_of(name: &str) -> Option<SnapshotId> {
+    name.strip_prefix(names::SNAPSHOTS)?.split('/').next()?.parse().ok()
 }
 
 /// Whether `time` is further ahead than clocks differ.

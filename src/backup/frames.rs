@@ -1,27 +1,27 @@
-//! Frames: 1 MiB of database, one zstd frame, one keyed id (SPEC.md §4).
+//! Frames: 1 MiB of database in one zstd frame (SPEC.md §4).
 
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use zeroize::Zeroizing;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
 use super::buffers::Buffer;
-use super::parent::{Known, KnownFrames};
+use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::SecretKey;
+use crate::format::Sha256;
 
 /// Bytes of database in one frame.
 pub(super) const FRAME_LEN: usize = 1 << 20;
 
-/// A frame, named, and compressed unless it is known.
+/// A compressed frame.
 pub(crate) struct Compressed {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) id: [u8; 16],
-    /// Where the chain holds it.
-    pub(crate) known: Option<Known>,
+    /// Of the compressed bytes.
+    pub(crate) sha256: Sha256,
     /// Length of the plain frame.
     pub(crate) plain: usize,
     /// What is left of the frame's share of the read-ahead; free once this is dropped.
@@ -49,7 +49,7 @@ impl FramePool {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a level zstd does not know, [`ErrorKind::Io`] when no thread can start.
-    pub(crate) fn new(level: i32, frame_id_key: &SecretKey, known: &KnownFrames) -> Result<Self> {
+    pub(crate) fn new(level: i32) -> Result<Self> {
         if !zstd::compression_level_range().contains(&level) {
             return Err(Error::usage(format!("zstd has no level {level}")));
         }
@@ -57,10 +57,9 @@ impl FramePool {
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..thread::available_parallelism().map_or(2, NonZero::get) {
             let queue = queue.clone();
-            let (key, known) = (frame_id_key.duplicate(), KnownFrames::clone(known));
             let compressor = Compressor::new(level)
                 .map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))?;
-            let mut worker = Worker { compressor, scratch: Vec::new(), key, known };
+            let mut worker = Worker { compressor, scratch: Vec::new() };
             thread::Builder::new()
                 .name("compress".into())
                 .spawn(move || {
@@ -98,17 +97,10 @@ struct Worker {
     compressor: Compressor<'static>,
     /// Takes whatever zstd may need at most, so that the result is allocated at its own length.
     scratch: Vec<u8>,
-    key: SecretKey,
-    known: KnownFrames,
 }
 
 impl Worker {
     fn compress(&mut self, frame: &[u8], mut memory: OwnedSemaphorePermit) -> Result<Compressed> {
-        let (id, plain) = (frame_id(self.key.expose(), frame), frame.len());
-        if let Some(known) = self.known.get(&id).copied() {
-            drop(memory.split(memory.num_permits()));
-            return Ok(Compressed { bytes: Vec::new(), id, known: Some(known), plain, memory });
-        }
         self.scratch.resize(zstd_safe::compress_bound(frame.len()), 0);
         let length =
             self.compressor.compress_to_buffer(frame, self.scratch.as_mut_slice()).map_err(
@@ -116,15 +108,37 @@ impl Worker {
             )?;
         let bytes = self.scratch.get(..length).unwrap_or_default().to_vec();
         drop(memory.split(memory.num_permits().saturating_sub(kib(length))));
-        Ok(Compressed { bytes, id, known: None, plain, memory })
+        let sha256 = Sha256(crypto::sha256(&[&bytes]));
+        Ok(Compressed { bytes, sha256, plain: frame.len(), memory })
     }
 }
 
-/// First 16 bytes of keyed BLAKE3 of the plain frame.
-pub(crate) fn frame_id(key: &[u8; 32], frame: &[u8]) -> [u8; 16] {
-    let mut id = [0; 16];
-    id.iter_mut().zip(blake3::keyed_hash(key, frame).as_bytes()).for_each(|(to, from)| *to = *from);
-    id
+/// One zstd frame of `plain`, then zeros up to a multiple of `block` bytes.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when zstd has no memory.
+pub(crate) fn compress_padded(plain: &[u8], level: i32, block: u64) -> Result<Zeroizing<Vec<u8>>> {
+    let compressed = zstd::bulk::compress(plain, level).map(Zeroizing::new);
+    let mut compressed = compressed
+        .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress").because(error))?;
+    let padded = (compressed.len() as u64).next_multiple_of(block);
+    compressed.resize(padded as usize, 0);
+    Ok(compressed)
+}
+
+/// Opens what [`compress_padded`] made, at most `max` bytes.
+///
+/// # Errors
+/// [`ErrorKind::Tampered`].
+pub(crate) fn decompress_padded(bytes: &[u8], block: u64, max: u64) -> Result<Vec<u8>> {
+    let length = zstd_safe::find_frame_compressed_size(bytes).unwrap_or(bytes.len());
+    let (frame, padding) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
+    if (length as u64).next_multiple_of(block) != bytes.len() as u64
+        || padding.iter().any(|byte| *byte != 0)
+    {
+        return Err(Error::tampered("zstd frame: what follows is not its padding"));
+    }
+    decompress_at_most(frame, max)
 }
 
 /// A context for [`decompress`], to be used for many frames.
@@ -165,7 +179,7 @@ pub(crate) fn decompress(
 ///
 /// # Errors
 /// [`ErrorKind::Tampered`].
-pub(crate) fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
+fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
     let length = zstd_safe::get_frame_content_size(bytes).ok().flatten();
     let length = length.filter(|length| *length <= max).ok_or_else(|| {
         Error::tampered(format!("zstd frame: no content size, or one above {max} bytes"))
@@ -181,8 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn compresses_and_opens_again() {
-        let pool =
-            FramePool::new(1, &SecretKey::new(|key| key.fill(1)), &KnownFrames::default()).unwrap();
+        let pool = FramePool::new(1).unwrap();
         let frames: Vec<Vec<u8>> = (0..9u8).map(|i| vec![i; 1 << 16]).collect();
         let buffers = super::super::buffers::Buffers::default();
         let lend = |frame: &Vec<u8>| {
@@ -199,7 +212,7 @@ mod tests {
             let mut back = vec![0; frame.len()];
             decompress(&mut decompressor().unwrap(), &done.bytes, &mut back).unwrap();
             assert_eq!(&back, frame);
-            assert_eq!(done.id, frame_id(&[1; 32], frame));
+            assert_eq!(done.sha256.0, crypto::sha256(&[&done.bytes]));
             assert!(done.memory.num_permits() < 64, "only the compressed bytes are still paid for");
         }
         assert_eq!(memory.available_permits(), 9 * 64);
@@ -219,6 +232,22 @@ mod tests {
         let twice = [frame.as_slice(), &frame].concat();
         assert!(decompress(&twice, &mut [0; 2000]).is_err());
         assert!(decompress(&frame[..frame.len() - 1], &mut [0; 1000]).is_err());
+    }
+
+    #[test]
+    fn padding_is_zeros_up_to_the_block_and_no_more() {
+        // [S4.5.3]
+        let padded = compress_padded(&[7; 1000], 1, 4096).unwrap().to_vec();
+        assert_eq!(padded.len(), 4096);
+        let open = |bytes: &[u8]| decompress_padded(bytes, 4096, 1 << 20);
+        assert_eq!(open(&padded).unwrap(), [7; 1000]);
+        let mut set = padded.clone();
+        *set.last_mut().unwrap() = 1;
+        assert!(open(&set).is_err());
+        assert!(open(&[padded.as_slice(), &[0; 4096]].concat()).is_err());
+        assert!(open(&padded[..4095]).is_err());
+        assert!(open(&zstd::bulk::compress(&[7; 1000], 1).unwrap()).is_err());
+        assert!(open(&[]).is_err());
     }
 
     #[test]

@@ -8,8 +8,7 @@ use super::catalog::LONGEST_BACKUP;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Repository;
 
-/// How long a removed snapshot's payload stays, for those who began to lean on it before, and what has no manifest yet
-/// (SPEC.md §3.3).
+/// How long a removed snapshot can be brought back, and what has no manifest yet is left alone (SPEC.md §3.3).
 pub const GRACE: Duration = LONGEST_BACKUP;
 /// Lengths asked for at once.
 const READS: usize = 64;

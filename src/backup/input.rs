@@ -1,6 +1,5 @@
 //! Where a backup's database comes from: etcd's stream, or a snapshot file.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -9,16 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256 as Hasher};
-use tokio::sync::mpsc;
 
-use super::blocking::{AbortOnDrop, run_blocking};
-use super::buffers::Buffer;
+use super::blocking::run_blocking;
 use super::control::{Control, Step};
-use super::read::{Place, open_frames};
-use super::snapshot::DatabaseReader;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{self, Choice, EtcdSettings, Member, SnapshotStream};
-use crate::format::{Database, EtcdFacts};
+use crate::format::EtcdFacts;
 
 /// Bytes read from a file at a time.
 const READ_LEN: usize = 1 << 20;
@@ -46,26 +41,9 @@ pub(crate) struct Live {
 pub(crate) enum Input {
     Etcd { live: Arc<Live>, stream: Box<SnapshotStream> },
     File(FileInput),
-    Snapshot(Box<SnapshotInput>),
 }
 
 impl Input {
-    /// What is in a snapshot already, whose facts are known.
-    pub(crate) fn again(reader: DatabaseReader, etcd: EtcdFacts) -> Self {
-        let (sender, frames) = mpsc::channel(2);
-        let all = 0..reader.index().frames.len();
-        let database = reader.index().database;
-        let producer = tokio::spawn(open_frames(reader, all, true, Place::Nowhere, sender));
-        Self::Snapshot(Box::new(SnapshotInput {
-            database,
-            etcd,
-            frames,
-            ready: VecDeque::new(),
-            hasher: Hasher::new(),
-            _stop: AbortOnDrop(producer),
-        }))
-    }
-
     pub(crate) async fn open(source: Source, control: &Control) -> Result<Self> {
         match source {
             Source::Etcd(settings) => {
@@ -83,21 +61,20 @@ impl Input {
         match self {
             Self::Etcd { stream, .. } => Some(stream.total()),
             Self::File(file) => Some(file.size),
-            Self::Snapshot(snapshot) => Some(snapshot.database.size),
         }
     }
 
     pub(crate) fn member(&self) -> Option<Member> {
         match self {
             Self::Etcd { live, .. } => Some(live.choice.member.clone()),
-            Self::File(_) | Self::Snapshot(_) => None,
+            Self::File(_) => None,
         }
     }
 
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Etcd { live, .. } => Some(live.choice.reason.clone()),
-            Self::File(_) | Self::Snapshot(_) => None,
+            Self::File(_) => None,
         }
     }
 
@@ -108,7 +85,7 @@ impl Input {
                 "{} has no SHA-256 trailer: nothing proves that it is as etcd wrote it",
                 file.path.display()
             )],
-            Self::File(_) | Self::Snapshot(_) => Vec::new(),
+            Self::File(_) => Vec::new(),
         }
     }
 
@@ -116,7 +93,7 @@ impl Input {
     pub(crate) fn live(&self) -> Option<Arc<Live>> {
         match self {
             Self::Etcd { live, .. } => Some(live.clone()),
-            Self::File(_) | Self::Snapshot(_) => None,
+            Self::File(_) => None,
         }
     }
 
@@ -131,7 +108,6 @@ impl Input {
                 ..EtcdFacts::default()
             },
             Self::File(_) => EtcdFacts::default(),
-            Self::Snapshot(snapshot) => snapshot.etcd.clone(),
         }
     }
 
@@ -140,7 +116,6 @@ impl Input {
         match self {
             Self::Etcd { stream, .. } => stream.next().await,
             Self::File(file) => file.next().await,
-            Self::Snapshot(snapshot) => snapshot.next().await,
         }
     }
 
@@ -151,38 +126,7 @@ impl Input {
                 Error::new(ErrorKind::Protocol, "etcd's stream ended without a digest")
             }),
             Self::File(file) => file.finish(),
-            Self::Snapshot(snapshot) => snapshot.finish(),
         }
-    }
-}
-
-/// A snapshot of the repository being read.
-pub(crate) struct SnapshotInput {
-    database: Database,
-    etcd: EtcdFacts,
-    frames: mpsc::Receiver<Result<Vec<Buffer>>>,
-    ready: VecDeque<Buffer>,
-    hasher: Hasher,
-    _stop: AbortOnDrop<()>,
-}
-
-impl SnapshotInput {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        while self.ready.is_empty() {
-            let Some(batch) = self.frames.recv().await else { return Ok(None) };
-            self.ready.extend(batch?);
-        }
-        let Some(frame) = self.ready.pop_front() else { return Ok(None) };
-        self.hasher.update(frame.as_slice());
-        Ok(Some(Bytes::from_owner(frame)))
-    }
-
-    fn finish(self) -> Result<[u8; 32]> {
-        let digest: [u8; 32] = self.hasher.finalize().into();
-        if digest != self.database.sha256.0 {
-            return Err(Error::tampered("the database's SHA-256 is not the one recorded"));
-        }
-        Ok(digest)
     }
 }
 

@@ -106,7 +106,7 @@ impl Frames {
     /// Over a spool that may hold frames already.
     pub(super) fn over(reader: DatabaseReader, spool: Arc<Spool>) -> Self {
         let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
-        let seen = vec![false; reader.index().frames.len()];
+        let seen = vec![false; reader.frames()];
         Self {
             reader,
             handle: Handle::current(),
@@ -122,8 +122,7 @@ impl Frames {
     /// Stored bytes of the payload that were fetched so far, and how many it has in all.
     #[must_use]
     pub fn fetched(&self) -> (u64, u64) {
-        let all = self.reader.index().frames.iter().map(|frame| frame.length).sum();
-        (self.fetched.get(), all)
+        (self.fetched.get(), self.reader.index().stored_bytes())
     }
 
     /// Fetches frame `at`, and begins to open those behind it when the walk has gone straight on.
@@ -139,7 +138,7 @@ impl Frames {
         let batch = match &mut ahead.coming {
             Some((coming, _)) => coming.blocking_recv(),
             None => {
-                let end = if straight_on { self.reader.index().frames.len() } else { at + 1 };
+                let end = if straight_on { self.reader.frames() } else { at + 1 };
                 let mut coming = self.open(at..end);
                 let batch = coming.0.blocking_recv();
                 ahead.coming = straight_on.then_some(coming);
@@ -156,14 +155,13 @@ impl Frames {
 
     fn open(&self, frames: Range<usize>) -> Coming {
         let (sender, receiver) = mpsc::channel(2);
-        let opening =
-            open_frames(self.reader.clone(), frames, true, super::read::Place::Nowhere, sender);
+        let opening = open_frames(self.reader.clone(), frames, super::read::Place::Nowhere, sender);
         (receiver, AbortOnDrop(self.handle.spawn(opening)))
     }
 
     /// Keeps a frame in memory, and in the spool if it was there before and had to leave.
     fn keep(&self, at: usize, frame: Buffer) -> Result<()> {
-        let length = self.reader.index().frames.get(at).map_or(0, |frame| frame.length);
+        let length = self.reader.index().frames().get(at).map_or(0, |frame| frame.length);
         self.fetched.set(self.fetched.get() + length);
         let mut seen = self.seen.borrow_mut();
         if let Some(seen) = seen.get_mut(at)
@@ -181,7 +179,7 @@ impl Frames {
     /// Copies from `offset` on, as far as one frame or chunk goes; how much, 0 behind the database's end.
     fn copy(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let index = self.reader.index();
-        let frame_size = index.database.frame_size;
+        let frame_size = index.database().frame_size;
         let at = (offset / frame_size) as usize;
         let Some(length) = index.frame_length(at) else { return Ok(0) };
         let within = (offset % frame_size) as usize;
@@ -206,7 +204,7 @@ impl Frames {
             return Ok(0);
         };
         if chunk.number != number {
-            let in_frame = self.reader.index().database.frame_size / CHUNK_LEN as u64;
+            let in_frame = self.reader.index().database().frame_size / CHUNK_LEN as u64;
             chunk.number = u64::MAX;
             self.spool.chunk(at, number % in_frame, length, &mut chunk.bytes)?;
             chunk.number = number;
@@ -241,6 +239,6 @@ impl ReadAt for Frames {
     }
 
     fn size(&self) -> u64 {
-        self.reader.index().database.size
+        self.reader.index().database().size
     }
 }

@@ -119,7 +119,7 @@ pub async fn restore_member(
     let revision = options.revision.unwrap_or(snapshot.facts.etcd.revision.cast_signed());
     let members = Cluster::parse(&options.initial_cluster(), &options.token(id, revision))?;
     let member = members.member(options.name(), &options.peer_urls)?.clone();
-    control.begin("restoring", Some(snapshot.database.index().database.size));
+    control.begin("restoring", Some(snapshot.database.index().database().size));
     let building = place.build(&snapshot, &members, options, control).await;
     let (place, plan, database) = building.context(format!("snapshot {id}"))?;
     let (wal, snap) = (members.wal(&member), (members.snap_name(), members.snap()));

@@ -1,4 +1,4 @@
-//! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, repack, copy.
+//! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod blocking;
 mod buffers;
@@ -18,7 +18,6 @@ mod input;
 mod inside;
 mod member;
 mod options;
-mod parent;
 mod passphrases;
 mod prune;
 mod read;
@@ -54,8 +53,8 @@ pub use passphrases::{
     remove_passphrase_key,
 };
 pub use prune::{
-    Keeping, PrunePlan, PruneReport, Removal, RepackReport, Retention, apply_prune, plan_prune,
-    prune_report, repack,
+    Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, pin, plan_prune,
+    plan_removal, prune_report, undo_removal, unpin,
 };
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};

@@ -1,7 +1,7 @@
 //! How snapshots are taken.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::crypto::Suite;
 use crate::format::ClusterName;
@@ -23,8 +23,6 @@ pub struct BackupOptions {
     pub compare_members: bool,
     /// Files and directories to store beside the snapshot, encrypted: what etcd alone does not bring back.
     pub include: Vec<PathBuf>,
-    /// How old a chain may get: frames are not taken over from payloads older than this. Zero: every snapshot is full.
-    pub full_every: Duration,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     pub taken: Option<SystemTime>,
 }
@@ -45,7 +43,6 @@ impl Default for BackupOptions {
             read_ahead: 32 << 20,
             compare_members: true,
             include: Vec::new(),
-            full_every: Duration::from_secs(7 * 86_400),
             taken: None,
         }
     }

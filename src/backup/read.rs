@@ -68,8 +68,8 @@ pub(super) async fn read_all(
     control: &Control,
 ) -> Result<Option<Stream>> {
     let (sender, mut opened) = mpsc::channel(2);
-    let all = 0..reader.index().frames.len();
-    let producer = tokio::spawn(open_frames(reader.clone(), all, false, place, sender));
+    let all = 0..reader.frames();
+    let producer = tokio::spawn(open_frames(reader.clone(), all, place, sender));
     // Ends the producer, and so the consumer, when this future is dropped or fails.
     let _stop = AbortOnDrop(producer);
     let control = control.clone();
@@ -88,7 +88,7 @@ pub(super) async fn read_all(
         Ok((hasher, stream))
     })
     .await?;
-    if Sha256(hasher.finalize().into()) != reader.index().database.sha256 {
+    if Sha256(hasher.finalize().into()) != reader.index().database().sha256 {
         return Err(Error::tampered("the database's SHA-256 is not the one recorded")
             .hint("`strongroom verify` tells which snapshots are whole"));
     }
@@ -103,7 +103,6 @@ pub(super) fn stream_failed(error: std::io::Error) -> Error {
 pub(super) async fn open_frames(
     reader: DatabaseReader,
     frames: Range<usize>,
-    check_ids: bool,
     place: Place,
     sender: mpsc::Sender<Result<Vec<Buffer>>>,
 ) {
@@ -121,7 +120,7 @@ pub(super) async fn open_frames(
             let (reader, place, buffers) = (reader.clone(), place.clone(), buffers.clone());
             run_blocking(move || {
                 let mut frames = Vec::new();
-                sealed.open(check_ids, &buffers, |at, frame| {
+                sealed.open(&buffers, |at, frame| {
                     place.put(&reader, at, &frame)?;
                     frames.push(frame);
                     Ok(())

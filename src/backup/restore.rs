@@ -84,7 +84,7 @@ pub async fn restore(
     let started = Instant::now();
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let body = snapshot.manifest.body();
-    let database = snapshot.database.index().database;
+    let database = *snapshot.database.index().database();
     let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
     control.begin("restoring", Some(database.size));
     let path = match &target {
@@ -140,7 +140,7 @@ struct Written {
 async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> Result<()> {
     let out = read_all(&snapshot.database, Place::Nowhere, Some(out), control).await?;
     let Some(mut out) = out else { return Ok(()) };
-    let sha256 = snapshot.database.index().database.sha256;
+    let sha256 = snapshot.database.index().database().sha256;
     run_blocking(move || out.write_all(&sha256.0).and_then(|()| out.flush()).map_err(stream_failed))
         .await
 }

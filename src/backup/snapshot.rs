@@ -3,8 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
-
 use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
@@ -13,16 +11,14 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    Facts, FrameRef, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry, Role,
-    Seal, Sha256, SnapshotId, Subject, names,
+    Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry,
+    Role, Seal, Sha256, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
 use zeroize::Zeroizing;
 
-/// Payloads opened at once.
-const READS: usize = 32;
 /// Seals of one snapshot that are tried.
 const MOST_SEALS: usize = 64;
 
@@ -111,11 +107,11 @@ pub(crate) async fn authenticate(
 }
 
 /// What a snapshot's seal vouches for.
-pub(super) fn manifest_digest(manifest: &Manifest) -> Sha256 {
+pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
     Sha256(crypto::sha256(&[&manifest.print()]))
 }
 
-pub(super) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
+pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
     if folder.seals.is_empty() && folder.objects.is_empty() {
         return Error::new(ErrorKind::NotFound, format!("no snapshot {id}"))
             .hint("`strongroom snapshots` lists what is there");
@@ -288,38 +284,30 @@ async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Inde
     let key = unsealed.data_key.index_key();
     let most = MAX_INDEX as u64;
     let message = read_message(repository, &unsealed.manifest, Role::Index, &key, most).await?;
-    let parsed = frames::decompress_at_most(&message, most)
+    let parsed = frames::decompress_padded(&message, INDEX_BLOCK, most)
         .map(Zeroizing::new)
         .and_then(|json| Index::parse(&json, payload_len));
     let index = parsed.context(names::snapshot_object(manifest.snapshot, "index"))?;
-    if !index.sources.iter().map(|source| source.snapshot).eq(manifest.depends_on.iter().copied()) {
-        return Err(Error::tampered("manifest and index name different sources"));
-    }
-    if index.database.size != manifest.database_bytes {
+    if index.database().size != manifest.database_bytes {
         return Err(Error::tampered("manifest and index name different database sizes"));
     }
     Ok(index)
 }
 
-/// Reads the database that an index describes, any part of it, from this and other snapshots' payloads.
+/// Reads the database that an index describes, any part of it.
 #[derive(Clone)]
 pub(crate) struct DatabaseReader(Arc<Inner>);
 
 struct Inner {
     repository: Repository,
     index: Index,
-    payloads: Vec<Payload>,
-}
-
-struct Payload {
+    /// The payload object.
     name: String,
-    length: u64,
-    commitment: [u8; 32],
     opener: ObjectOpener,
 }
 
 impl DatabaseReader {
-    /// Opens the payloads that `index` names; each proves its length by its last chunk.
+    /// Opens the payload of snapshot `id`, whose last chunk proves its length.
     pub(crate) async fn open(
         repository: &Repository,
         id: SnapshotId,
@@ -327,59 +315,45 @@ impl DatabaseReader {
         payload_len: u64,
         index: Index,
     ) -> Result<Self> {
-        let mut places = vec![(id, data_key.payload_key(), payload_len, None)];
-        for source in &index.sources {
-            let key = source.payload_key.as_ref().ok_or_else(|| {
-                Error::unsupported(format!("source {} comes without its key", source.snapshot))
-            })?;
-            let commitment = Some(source.commitment);
-            places.push((source.snapshot, key.duplicate(), source.length, commitment));
-        }
-        let payloads = stream::iter(places)
-            .map(|place| open_payload(repository, place))
-            .buffered(READS)
-            .try_collect()
-            .await?;
-        Ok(Self(Arc::new(Inner { repository: repository.clone(), index, payloads })))
+        let name = names::snapshot_object(id, "payload");
+        let key = data_key.payload_key();
+        let opener = open_payload(repository, &name, id, &key, payload_len, index.stored_bytes())
+            .await
+            .context(name.clone())?;
+        Ok(Self(Arc::new(Inner { repository: repository.clone(), index, name, opener })))
     }
 
     pub(crate) fn index(&self) -> &Index {
         &self.0.index
     }
 
-    /// Length and key commitment of the snapshot's own payload object.
-    pub(crate) fn own_payload(&self) -> (u64, [u8; 32]) {
-        self.0.payloads.first().map(|own| (own.length, own.commitment)).unwrap_or_default()
+    /// How many frames the database has.
+    pub(crate) fn frames(&self) -> usize {
+        self.0.index.frames().len()
     }
 
     /// Where the plain frame `at` begins in the database.
     pub(crate) fn frame_start(&self, at: usize) -> u64 {
-        at as u64 * self.0.index.database.frame_size
+        at as u64 * self.0.index.database().frame_size
     }
 
-    /// Groups those of `which` frames that lie together in one payload: at most `bytes` stored, and `count` frames.
+    /// Groups `which` frames: at most `bytes` stored in each group, unless it is one frame, and `count` frames.
     pub(crate) fn batches(
         &self,
         which: Range<usize>,
         bytes: u64,
         count: usize,
     ) -> Vec<Range<usize>> {
-        let frames = &self.0.index.frames;
+        let stored = |frames: Range<usize>| {
+            self.0.index.stored(frames).map_or(u64::MAX, |range| range.end - range.start)
+        };
         let mut batches: Vec<Range<usize>> = Vec::new();
-        for (at, frame) in frames.iter().enumerate().take(which.end).skip(which.start) {
-            let joined = batches.last_mut().filter(|batch| {
-                let first = frames.get(batch.start);
-                let last = frames.get(batch.end - 1);
-                first.zip(last).is_some_and(|(first, last)| {
-                    last.source == frame.source
-                        && last.offset + last.length == frame.offset
-                        && frame.offset + frame.length - first.offset <= bytes
-                        && batch.len() < count
-                })
-            });
-            match joined {
-                Some(batch) => batch.end = at + 1,
-                None => batches.push(at..at + 1),
+        for at in which.start..which.end.min(self.frames()) {
+            match batches.last_mut() {
+                Some(batch) if batch.len() < count && stored(batch.start..at + 1) <= bytes => {
+                    batch.end = at + 1;
+                }
+                _ => batches.push(at..at + 1),
             }
         }
         batches
@@ -387,46 +361,39 @@ impl DatabaseReader {
 
     /// Fetches one batch's stored bytes, still sealed.
     pub(crate) async fn fetch(&self, batch: Range<usize>) -> Result<SealedBatch> {
-        let frames = self.0.index.frames.get(batch.clone()).unwrap_or_default();
-        let (Some(first), Some(last)) = (frames.first(), frames.last()) else {
-            return Err(Error::tampered("a batch without frames"));
-        };
-        let message = first.offset..last.offset + last.length;
-        let payload = self.payload(first)?;
-        let range = payload.opener.sealed_range(&message)?;
-        let sealed = self.0.repository.get_range(&payload.name, range).await?;
+        let inner = &self.0;
+        let message = inner.index.stored(batch.clone());
+        let message =
+            message.ok_or_else(|| Error::tampered("the index does not have these frames"))?;
+        let range = inner.opener.sealed_range(&message)?;
+        let sealed = inner.repository.get_range(&inner.name, range).await?;
         Ok(SealedBatch { reader: self.clone(), frames: batch, message, sealed: sealed.into() })
-    }
-
-    fn payload(&self, frame: &FrameRef) -> Result<&Payload> {
-        let payload = self.0.payloads.get(frame.source as usize);
-        payload.ok_or_else(|| Error::tampered("a frame names a source that the index has not"))
     }
 }
 
+/// Opens the payload's header and its last chunk, whose padding after the `stored` bytes of frames must be zeros.
 async fn open_payload(
     repository: &Repository,
-    (id, key, length, commitment): (SnapshotId, SecretKey, u64, Option<[u8; 32]>),
-) -> Result<Payload> {
-    let name = names::snapshot_object(id, "payload");
-    let opened = async {
-        let head_len = ObjectOpener::HEAD_LEN;
-        if length < head_len {
-            return Err(Error::truncated("shorter than its header"));
-        }
-        let head = repository.get_range(&name, 0..head_len).await?;
-        let found = head.last_chunk::<32>().copied().unwrap_or_default();
-        if commitment.is_some_and(|commitment| commitment != found) {
-            return Err(Error::tampered("its key commitment is not the one the index names"));
-        }
-        let opener = ObjectOpener::new(&head, Role::Payload, id, &key, length)?;
-        let last = opener.last_chunk();
-        let sealed = repository.get_range(&name, opener.sealed_range(&last)?).await?;
-        opener.open(&last, &mut sealed.to_vec())?;
-        Ok((found, opener))
-    };
-    let (commitment, opener) = opened.await.context(name.clone())?;
-    Ok(Payload { name, length, commitment, opener })
+    name: &str,
+    id: SnapshotId,
+    key: &SecretKey,
+    length: u64,
+    stored: u64,
+) -> Result<ObjectOpener> {
+    let head_len = ObjectOpener::HEAD_LEN;
+    if length < head_len {
+        return Err(Error::truncated("shorter than its header"));
+    }
+    let head = repository.get_range(name, 0..head_len).await?;
+    let opener = ObjectOpener::new(&head, Role::Payload, id, key, length)?;
+    let last = opener.last_chunk();
+    let mut sealed = repository.get_range(name, opener.sealed_range(&last)?).await?.to_vec();
+    let chunk = opener.open(&last, &mut sealed)?;
+    let frames = stored.saturating_sub(last.start) as usize;
+    if chunk.iter().skip(frames).any(|byte| *byte != 0) {
+        return Err(Error::tampered("its padding is not zeros"));
+    }
+    Ok(opener)
 }
 
 /// The stored bytes of some frames, as fetched.
@@ -438,34 +405,30 @@ pub(crate) struct SealedBatch {
 }
 
 impl SealedBatch {
-    /// Decrypts and decompresses each frame and hands it to `each`, with its number.
-    ///
-    /// `check_ids` costs a hash of every byte; whoever checks the whole database's digest may skip it.
+    /// Decrypts each frame, compares its SHA-256 with the index's, decompresses it and hands it to `each`, with its
+    /// number.
     pub(crate) fn open(
         mut self,
-        check_ids: bool,
         buffers: &Buffers,
         mut each: impl FnMut(usize, Buffer) -> Result<()>,
     ) -> Result<()> {
-        let inner = &self.reader.0;
-        let Some(first) = inner.index.frames.get(self.frames.start) else { return Ok(()) };
-        let payload = self.reader.payload(first)?;
-        let message =
-            payload.opener.open(&self.message, &mut self.sealed).context(payload.name.clone())?;
+        let Inner { index, name, opener, .. } = &*self.reader.0;
+        let message = opener.open(&self.message, &mut self.sealed).context(name.clone())?;
         let mut decompressor = frames::decompressor()?;
+        let mut rest: &[u8] = message;
         for at in self.frames {
-            let Some(frame) = inner.index.frames.get(at) else { break };
-            let start = (frame.offset - self.message.start) as usize;
-            let stored = message
-                .get(start..start + frame.length as usize)
-                .ok_or_else(|| Error::tampered(format!("frame {at} lies outside its payload")))?;
-            let mut plain = buffers.of_length(inner.index.frame_length(at).unwrap_or(0) as usize);
+            let frame = index.frames().get(at).zip(index.frame_length(at));
+            let Some((frame, length)) = frame else { break };
             let named = |error: Error| error.context(format!("frame {at}"));
-            frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
-            let key = inner.index.frame_id_key.expose();
-            if check_ids && frames::frame_id(key, &plain) != frame.id {
-                return Err(named(Error::tampered("its content is not what its id names")));
+            let (stored, later) = rest
+                .split_at_checked(frame.length as usize)
+                .ok_or_else(|| named(Error::tampered("it ends after its payload")))?;
+            rest = later;
+            if crypto::sha256(&[stored]) != frame.sha256.0 {
+                return Err(named(Error::tampered("its SHA-256 is not the index's")));
             }
+            let mut plain = buffers.of_length(length as usize);
+            frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
             each(at, plain)?;
         }
         Ok(())

@@ -29,8 +29,8 @@ impl Spool {
             dir: dir.to_owned(),
             file: Mutex::default(),
             key: SecretKey::random(&mut crypto::system_rng()),
-            place: crypto::sealed_len(index.database.frame_size),
-            kept: index.frames.iter().map(|_| OnceLock::new()).collect(),
+            place: crypto::sealed_len(index.database().frame_size),
+            kept: index.frames().iter().map(|_| OnceLock::new()).collect(),
         }
     }
 
@@ -108,17 +108,10 @@ mod tests {
     use crate::format::{Database, FrameRef, Sha256};
 
     fn index(frames: usize) -> Index {
-        let frame = FrameRef { source: 0, offset: 0, length: 1, id: [0; 16] };
-        Index {
-            database: Database {
-                size: (frames as u64) << 16,
-                sha256: Sha256([0; 32]),
-                frame_size: 1 << 16,
-            },
-            frame_id_key: SecretKey::new(|_| {}),
-            sources: Vec::new(),
-            frames: vec![frame; frames],
-        }
+        let frame = FrameRef { length: 1, sha256: Sha256([0; 32]) };
+        let size = (frames as u64) << 16;
+        let database = Database { size, sha256: Sha256([0; 32]), frame_size: 1 << 16 };
+        Index::new(database, vec![frame; frames]).unwrap()
     }
 
     #[test]

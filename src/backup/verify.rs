@@ -270,7 +270,8 @@ async fn one(
             {
                 companions::list(&tar)?;
             }
-            control.begin(&format!("verifying {id}"), Some(opened.database.index().database.size));
+            control
+                .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
                 return read_all(&opened.database, Place::Nowhere, None, control).await.map(drop);
             }

@@ -9,31 +9,31 @@ use super::blocking::AbortOnDrop;
 use super::buffers::{Buffer, Buffers};
 use super::control::{Control, Step};
 use super::facts;
-use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
+use super::frames::{Compressed, FRAME_LEN, FramePool, compress_padded, kib};
 use super::grace::{Since, still_there};
 use super::input::{Input, Live};
 use super::options::BackupOptions;
-use super::parent::{KnownFrames, Parent};
 use super::snapshot::DatabaseReader;
 use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
-    Database, Facts, FrameRef, HashKvFacts, Index, Manifest, ManifestBody, ObjectEntry, Role,
-    Sha256, SnapshotId, Subject, names,
+    Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
+    ObjectEntry, Role, Sha256, SnapshotId, Subject, names,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
 use zeroize::Zeroizing;
 
+/// Padding is written in pieces of this.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// What a snapshot is made of beside its database.
 pub(super) struct Content {
     pub(super) id: SnapshotId,
     pub(super) companions: Option<Zeroizing<Vec<u8>>>,
-    pub(super) parent: Option<Parent>,
-    pub(super) replaces: Option<SnapshotId>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -77,7 +77,6 @@ pub(super) struct Written {
     pub(super) members: Option<Comparison>,
     pub(super) revision: u64,
     pub(super) compact_revision: u64,
-    pub(super) depends_on: Vec<SnapshotId>,
     pub(super) database_bytes: u64,
     pub(super) stored_bytes: u64,
 }
@@ -101,7 +100,7 @@ impl Writer<'_> {
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let since = Since::now();
-        let index_object = self.index(&index, payload.length).await?;
+        let index_object = self.index(&index).await?;
         let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
@@ -109,8 +108,7 @@ impl Writer<'_> {
         }
         let lengths: u64 = objects.iter().map(|object| object.length).sum();
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
-        let database = index.database;
-        let depends_on: Vec<_> = index.sources.iter().map(|source| source.snapshot).collect();
+        let database = *index.database();
         let reader = DatabaseReader::open(
             self.repository,
             self.content.id,
@@ -131,7 +129,7 @@ impl Writer<'_> {
             .iter()
             .map(|object| (names::snapshot_object(self.content.id, &object.role), object.length))
             .collect();
-        let manifest = self.manifest(&facts, objects, depends_on.clone(), database.size)?;
+        let manifest = self.manifest(&facts, objects, database.size)?;
         let object = Sha256(crypto::sha256(&[&manifest]));
         let new = NewSeal::first(object);
         let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
@@ -142,9 +140,6 @@ impl Writer<'_> {
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
-        if let Some(parent) = &self.content.parent {
-            parent.recheck(self.repository, &depends_on).await?;
-        }
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository
@@ -154,7 +149,6 @@ impl Writer<'_> {
             members,
             revision,
             compact_revision,
-            depends_on,
             database_bytes: database.size,
             stored_bytes,
         })
@@ -165,7 +159,6 @@ impl Writer<'_> {
         &self,
         facts: &Facts,
         objects: Vec<ObjectEntry>,
-        depends_on: Vec<SnapshotId>,
         database_bytes: u64,
     ) -> Result<Vec<u8>> {
         let sealed_facts =
@@ -178,8 +171,7 @@ impl Writer<'_> {
             revision: facts.etcd.revision,
             database_bytes,
             objects,
-            depends_on,
-            replaces: self.content.replaces,
+            replaces: None,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };
@@ -205,11 +197,7 @@ impl Writer<'_> {
     }
 
     async fn stream(&self, input: Input, upload: &mut Upload) -> Result<(SealedObject, Index)> {
-        let (frame_id_key, known) = match &self.content.parent {
-            Some(parent) => (parent.frame_id_key.duplicate(), KnownFrames::clone(&parent.frames)),
-            None => (SecretKey::random(&mut crypto::system_rng()), KnownFrames::default()),
-        };
-        let pool = FramePool::new(self.options.level, &frame_id_key, &known)?;
+        let pool = FramePool::new(self.options.level)?;
         let mut sealer = ObjectSealer::new(
             self.options.suite,
             Role::Payload,
@@ -222,41 +210,31 @@ impl Writer<'_> {
         let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
-        let mut offset = 0;
         while let Some(frame) = frames.recv().await {
             let frame: Compressed = frame
                 .await
                 .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
-            if let Some(known) = frame.known {
-                let source = known.source as u32 + 1;
-                let (offset, length) = (known.offset, known.length);
-                table.push(FrameRef { source, offset, length, id: frame.id });
-            } else {
-                sealer.write(&frame.bytes)?;
-                let length = frame.bytes.len() as u64;
-                table.push(FrameRef { source: 0, offset, length, id: frame.id });
-                offset += length;
-                upload.write(sealer.take().into()).await?;
-            }
+            sealer.write(&frame.bytes)?;
+            table.push(FrameRef { length: frame.bytes.len() as u64, sha256: frame.sha256 });
+            upload.write(sealer.take().into()).await?;
             self.control.step(Step::Advance(frame.plain as u64));
             drop(frame.memory);
         }
-        let database = reading.join().await?;
+        let index = Index::new(reading.join().await?, table)?;
+        let mut padding = index.payload_message() - index.stored_bytes();
+        while padding > 0 {
+            let zeros = padding.min(ZEROS.len() as u64);
+            sealer.write(ZEROS.get(..zeros as usize).unwrap_or_default())?;
+            upload.write(sealer.take().into()).await?;
+            padding -= zeros;
+        }
         let (tail, object) = sealer.finish()?;
         upload.write(tail.into()).await?;
-        let parent = self.content.parent.as_ref();
-        let sources = parent.map(|parent| parent.used_sources(&mut table)).unwrap_or_default();
-        let index = Index { database, frame_id_key, sources, frames: table };
         Ok((object, index))
     }
 
-    async fn index(&self, index: &Index, payload_len: u64) -> Result<SealedObject> {
-        let json = index.print(payload_len)?;
-        let level = self.options.level;
-        let message = zstd::bulk::compress(json.expose(), level).map(Zeroizing::new);
-        let message = message.map_err(|error| {
-            Error::new(ErrorKind::Io, "zstd cannot compress the index").because(error)
-        })?;
+    async fn index(&self, index: &Index) -> Result<SealedObject> {
+        let message = compress_padded(&index.print()?, self.options.level, INDEX_BLOCK)?;
         self.object(Role::Index, &self.data_key.index_key(), &message).await
     }
 

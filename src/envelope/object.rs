@@ -14,21 +14,18 @@ use crate::secret::SecretKey;
 /// Where the first chunk begins.
 const HEAD_LEN: usize = HEADER_LEN + PREFIX_LEN;
 
-/// What a finished object is, as the manifest and later indexes name it.
+/// What a finished object is, as the manifest names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedObject {
     /// Bytes of the whole object.
     pub length: u64,
     /// SHA-256 of the whole object.
     pub sha256: Sha256,
-    /// The message's key commitment, bytes 56..88.
-    pub commitment: [u8; 32],
 }
 
 /// Encrypts one object as a stream: message bytes in, object bytes out.
 pub struct ObjectSealer {
     sealer: Sealer,
-    commitment: [u8; 32],
     hasher: Hasher,
     hashed: u64,
     /// Object bytes not yet taken: sealed chunks, then the open one.
@@ -49,12 +46,8 @@ impl ObjectSealer {
         let header = ObjectHeader { suite: suite.byte(), role, snapshot }.to_bytes();
         let context = crypto::labelled(Label::Object, &[&header]);
         let (sealer, prefix) = Sealer::new(suite, key, &context, rng);
-        let mut commitment = [0; 32];
-        commitment.iter_mut().zip(prefix.iter().skip(PREFIX_LEN - 32)).for_each(|(to, from)| {
-            *to = *from;
-        });
         let out = [header.as_slice(), &prefix].concat();
-        Self { sealer, commitment, hasher: Hasher::new(), hashed: 0, open: out.len(), out }
+        Self { sealer, hasher: Hasher::new(), hashed: 0, open: out.len(), out }
     }
 
     /// Adds `message` bytes.
@@ -94,14 +87,13 @@ impl ObjectSealer {
     pub fn finish(mut self) -> Result<(Vec<u8>, SealedObject)> {
         let mut out = std::mem::take(&mut self.out);
         let last = out.get_mut(self.open..).unwrap_or_default();
-        let Self { sealer, commitment, mut hasher, hashed, .. } = self;
+        let Self { sealer, mut hasher, hashed, .. } = self;
         let tag = sealer.finish(last)?;
         out.extend_from_slice(&tag);
         hasher.update(&out);
         let object = SealedObject {
             length: hashed + out.len() as u64,
             sha256: Sha256(hasher.finalize().into()),
-            commitment,
         };
         Ok((out, object))
     }

@@ -37,13 +37,11 @@ pub fn header(data: &[u8]) {
 }
 
 pub fn index(data: &[u8]) {
-    let payload_length = 5000;
+    // Of the sample that the corpus begins with.
+    let payload_length = 21_592;
     if let Ok(index) = Index::parse(data, payload_length) {
-        let printed = index.print(payload_length).map(|json| json.expose().to_vec());
-        let again = printed.and_then(|json| {
-            Ok((Index::parse(&json, payload_length)?.print(payload_length)?, json))
-        });
-        assert!(again.is_ok_and(|(again, json)| again.expose() == json));
+        let again = index.print().and_then(|json| Index::parse(&json, payload_length));
+        assert!(again.is_ok_and(|again| again == index));
     }
 }
 
@@ -141,7 +139,7 @@ mod tests {
         vec![
             Facts { etcd: EtcdFacts::default(), database_size: 1 }.print().unwrap(),
             ObjectHeader { suite: 1, role: Role::Payload, snapshot }.to_bytes().to_vec(),
-            super::super::index::tests::sample().print(5000).unwrap().expose().to_vec(),
+            super::super::index::tests::sample().print().unwrap(),
             Keyring::new(vec![entry]).unwrap().print().expose().to_vec(),
             Manifest::finish(super::super::manifest::tests::body(), [1; 32]).unwrap().print(),
             b"snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.1".to_vec(),

@@ -46,9 +46,7 @@ pub struct ManifestBody {
     pub database_bytes: u64,
     /// Payload, index, then others ascending by role.
     pub objects: Vec<ObjectEntry>,
-    /// The snapshots whose payloads it needs, ascending; none: full.
-    pub depends_on: Vec<SnapshotId>,
-    /// The snapshot of which this is a repack or re-encryption.
+    /// The snapshot of which this is a re-encryption.
     pub replaces: Option<SnapshotId>,
     /// The data-key commitment DC.
     pub commitment: [u8; 32],
@@ -65,7 +63,6 @@ struct Wire {
     revision: u64,
     database_bytes: u64,
     objects: Vec<Object<WireObject>>,
-    depends_on: Vec<Text<SnapshotId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<Text<SnapshotId>>,
     commitment: Base64<[u8; 32]>,
@@ -91,8 +88,7 @@ impl ManifestBody {
         bytes.push(b'\n');
         // Room for the MAC line.
         if bytes.len() + 64 > MAX_MANIFEST {
-            return Err(Error::new(crate::ErrorKind::Refused, format!("{WHAT}: too long"))
-                .hint("start a new chain with a full snapshot"));
+            return Err(Error::new(crate::ErrorKind::Refused, format!("{WHAT}: too long")));
         }
         Ok(bytes)
     }
@@ -118,7 +114,6 @@ impl ManifestBody {
             revision: self.revision,
             database_bytes: self.database_bytes,
             objects: self.objects.iter().map(object).collect(),
-            depends_on: self.depends_on.iter().copied().map(Text).collect(),
             replaces: self.replaces.map(Text),
             commitment: Base64(self.commitment),
             facts: Base64(self.facts.clone()),
@@ -139,7 +134,6 @@ impl ManifestBody {
             revision: wire.revision,
             database_bytes: wire.database_bytes,
             objects: wire.objects.into_iter().map(object).collect(),
-            depends_on: wire.depends_on.into_iter().map(|id| id.0).collect(),
             replaces: wire.replaces.map(|id| id.0),
             commitment: wire.commitment.0,
             facts: wire.facts.0,
@@ -170,11 +164,8 @@ impl ManifestBody {
                 return Err(format!("{}: no object has this length", object.role));
             }
         }
-        if !ascends(&self.depends_on) {
-            return Err("depends_on does not ascend".into());
-        }
-        if self.depends_on.contains(&self.snapshot) || self.replaces == Some(self.snapshot) {
-            return Err("it names itself".into());
+        if self.replaces == Some(self.snapshot) {
+            return Err("it names itself as the one it replaces".into());
         }
         Ok(())
     }
@@ -275,7 +266,6 @@ pub(super) mod tests {
                 object("companions", 104),
                 object("parity", 3),
             ],
-            depends_on: vec![SnapshotId(1), SnapshotId(2)],
             replaces: Some(SnapshotId(3)),
             commitment: [6; 32],
             facts: vec![7; 328],
@@ -320,8 +310,6 @@ pub(super) mod tests {
             (text.replace("\"parity\"", "\"manifest\""), Tampered),
             (text.replace("\"parity\"", "\"aaa\""), Tampered),
             (text.replace("\"parity\"", "\"payload\""), Tampered),
-            (text.replace("00000000000000000000000001", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), Tampered),
-            (text.replace("00000000000000000000000001", "00000000000000000000000002"), Tampered),
             (text.replace("00000000000000000000000003", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), Tampered),
             (
                 text.replace("\"replaces\":\"00000000000000000000000003\"", "\"replaces\":null"),
@@ -339,10 +327,10 @@ pub(super) mod tests {
     #[test]
     fn refuses_to_print_what_it_would_not_read() {
         let mut wrong = body();
-        wrong.depends_on.reverse();
+        wrong.objects.reverse();
         assert_eq!(wrong.signed_bytes().unwrap_err().kind(), ErrorKind::Usage);
         let mut long = body();
-        long.depends_on = (0..40_000).map(SnapshotId).collect();
+        long.facts = vec![0; MAX_MANIFEST];
         assert_eq!(long.signed_bytes().unwrap_err().kind(), ErrorKind::Refused);
     }
 
@@ -350,13 +338,11 @@ pub(super) mod tests {
         #[test]
         fn any_manifest_round_trips(origin: [u8; 16], snapshot in 1u128 << 64.., tool in "[ -~]{1,128}",
             cluster in "[a-z0-9][a-z0-9._-]{0,63}", revision in 0..=MAX_INTEGER, size in 0..=MAX_INTEGER,
-            depends_on in proptest::collection::btree_set(0..1u128 << 64, 0..5),
             facts: Vec<u8>, dc: [u8; 32], mac: [u8; 32]) {
             let body = ManifestBody {
                 origin: Uuid(origin), snapshot: SnapshotId(snapshot), tool, revision, facts,
                 cluster: cluster.parse().unwrap(), database_bytes: size, commitment: dc,
-                depends_on: depends_on.into_iter().map(SnapshotId).collect(), replaces: None,
-                ..body()
+                replaces: None, ..body()
             };
             let manifest = Manifest::finish(body, mac).unwrap();
             prop_assert_eq!(&Manifest::parse(&manifest.print()).unwrap(), &manifest);

@@ -13,6 +13,7 @@ mod json;
 mod keyring;
 mod manifest;
 pub mod names;
+mod padding;
 mod passphrase;
 mod report;
 mod repository;
@@ -29,12 +30,13 @@ pub use header::{
 };
 pub use ids::{ClusterName, KeyId, Sha256, SnapshotId, Subject, Uuid, ValueKeyId};
 pub use index::{
-    Database, FrameRef, Index, MAX_FRAME_SIZE, MAX_INDEX, MAX_SOURCES, MIN_FRAME_SIZE, Source,
+    Database, FrameRef, Index, MAX_DATABASE, MAX_FRAME_SIZE, MAX_INDEX, MIN_FRAME_SIZE,
     compress_bound,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
 pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry};
 pub use names::{ObjectName, Part};
+pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
 pub use report::{
     CheckOutcome, MAX_DETAILS, MAX_REPORT, Report, ReportCheck, ReportDetails, ReportHead,
@@ -108,7 +110,7 @@ mod tests {
         let json = example("{\"database\"");
         let payload = manifest.body().object("payload").unwrap().length;
         let json = json.trim_ascii_end();
-        assert_eq!(Index::parse(json, payload).unwrap().print(payload).unwrap().expose(), json);
+        assert_eq!(Index::parse(json, payload).unwrap().print().unwrap(), json);
         let mut facts = example("{\"etcd\"").trim_ascii_end().to_vec();
         facts.resize(facts.len().next_multiple_of(256), b' ');
         assert_eq!(Facts::parse(&facts).unwrap().print().unwrap(), facts);

@@ -53,8 +53,12 @@ pub enum Part {
     Seal(u32),
     /// The manifest: the snapshot exists while this does.
     Manifest,
-    /// The manifest's bytes, while the snapshot is being removed.
+    /// The manifest's bytes, after the snapshot was removed and until it is swept.
     Tombstone,
+    /// The snapshot is being swept, or will be.
+    Sweep,
+    /// Retention keeps the snapshot.
+    Keep,
     /// An object of a role that this version does not know; always a legal role.
     Other(String),
 }
@@ -67,7 +71,7 @@ impl Part {
             "index" => Some(Self::Index),
             "companions" => Some(Self::Companions),
             // These have names of their own, outside the manifest's objects.
-            "manifest" | "tombstone" | "seal" => None,
+            "manifest" | "tombstone" | "seal" | "sweep" | "keep" => None,
             _ => is_name(role).then(|| Self::Other(role.into())),
         }
     }
@@ -76,6 +80,8 @@ impl Part {
         match name {
             "manifest" => Some(Self::Manifest),
             "tombstone" => Some(Self::Tombstone),
+            "sweep" => Some(Self::Sweep),
+            "keep" => Some(Self::Keep),
             _ => match name.strip_prefix("seal.") {
                 Some(number) => generation(number).map(Self::Seal),
                 None => Self::from_role(name),
@@ -93,6 +99,8 @@ impl fmt::Display for Part {
             Self::Seal(generation) => write!(f, "seal.{generation}"),
             Self::Manifest => f.write_str("manifest"),
             Self::Tombstone => f.write_str("tombstone"),
+            Self::Sweep => f.write_str("sweep"),
+            Self::Keep => f.write_str("keep"),
             Self::Other(role) => f.write_str(role),
         }
     }
@@ -163,6 +171,8 @@ mod tests {
             "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.4294967295",
             "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/manifest",
             "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/tombstone",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/sweep",
+            "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/keep",
             "snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/parity-2",
             "reports/01ARZ3NDEKTSV4RRFFQ69G5FAV",
         ] {

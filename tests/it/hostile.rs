@@ -107,7 +107,7 @@ async fn each_object_with_a_bit_flipped_anywhere() {
 async fn objects_swapped_with_another_snapshots() {
     let repo = TestRepo::new().await;
     let a = repo.backup(&keys(&[1])).await.id;
-    let b = repo.full_backup(&keys(&[1])).await.id;
+    let b = repo.backup(&keys(&[1])).await.id;
     for part in PARTS {
         let whole = fs::read(repo.object(a, part)).unwrap();
         fs::copy(repo.object(b, part), repo.object(a, part)).unwrap();

@@ -33,7 +33,6 @@ mod faulty;
 mod full_disk;
 mod histories;
 mod hostile;
-mod incremental;
 mod keys;
 mod kill;
 mod member;

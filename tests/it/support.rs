@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -67,14 +66,6 @@ impl TestRepo {
 
     pub async fn backup(&self, keys: &MasterKeys) -> BackupReport {
         backup_file(&self.repository, keys).await.unwrap()
-    }
-
-    /// A backup that depends on no other.
-    pub async fn full_backup(&self, keys: &MasterKeys) -> BackupReport {
-        let mut options = BackupOptions::default();
-        options.full_every = Duration::ZERO;
-        let source = Source::File(small_database());
-        backup(&self.repository, keys, source, &options, &Control::default()).await.unwrap()
     }
 
     pub async fn restore(&self, keys: &MasterKeys, id: SnapshotId) -> Result<Vec<u8>> {

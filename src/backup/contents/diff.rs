@@ -5,13 +5,14 @@ use std::iter;
 
 use super::history::What;
 use super::keys::{Contents, KeyState};
+use crate::crypto;
 
-/// Stands for a value, which may be long: its BLAKE3.
+/// Stands for a value, which may be long: its SHA-256.
 pub type ValueDigest = [u8; 32];
 
 /// The digest of `value`, for [`read`](super::read).
 pub fn digest(value: &[u8]) -> ValueDigest {
-    blake3::hash(value).into()
+    crypto::sha256(&[value])
 }
 
 /// A key whose value is not the same in both states.

@@ -1,18 +1,24 @@
-//! Doing what a plan says, in the order of SPEC.md §3.3: whatever moment it ends at, every snapshot is whole or gone.
+//! Doing what a plan says, in the order of SPEC.md §3.3: whenever it ends, every snapshot is complete, removed or gone.
 
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 
-use super::plan::{PrunePlan, Removal};
+use super::plan::{PrunePlan, Removal, Sweep};
 use crate::backup::control::{Control, Step, Unit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::backup::{folder, snapshot};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportDetails, ReportOutcome,
     ReportScope, ReportStep, SnapshotId, names,
 };
+use crate::keys::MasterKeys;
 use crate::store::Repository;
 
+/// What a sweep mark says.
+const SWEEP: &str = "strongroom-sweep/1\n";
+/// What a keep mark begins with; a line of reason follows.
+const KEEP: &str = "strongroom-keep/1\n";
 /// Snapshots worked on at once.
 const AT_ONCE: usize = 32;
 
@@ -23,11 +29,11 @@ const MOST_CHECKS: usize = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PruneReport {
-    /// Snapshots that are gone, oldest first.
+    /// Snapshots that were removed, oldest first.
     pub removed: Vec<SnapshotId>,
-    /// Folders of which nothing is left, or no more than others use.
+    /// Folders of which nothing is left.
     pub swept: Vec<SnapshotId>,
-    /// Bytes deleted from earlier removals and of writers that died.
+    /// Bytes deleted of earlier removals and of backups that were never finished.
     pub freed_bytes: u64,
     /// What the store does not let go of: a lock, a retention rule, missing rights.
     pub refused: Vec<String>,
@@ -35,8 +41,8 @@ pub struct PruneReport {
     pub duration: Duration,
 }
 
-/// Carries out `plan`. A snapshot is gone once its manifest is; its payload goes by a later plan, when nothing uses it
-/// and the grace period is over.
+/// Carries out `plan`. A snapshot is removed once its manifest is gone; its objects are deleted by a later plan, when
+/// the grace period is over.
 ///
 /// # Errors
 /// Those of the store, but for what it refuses to delete, which is reported. What was not done is done next time.
@@ -49,15 +55,15 @@ pub async fn apply_prune(
     let mut report = PruneReport::default();
     for id in &plan.revive {
         // Somebody else may be removing it just now.
-        let manifest = names::snapshot_object(*id, "manifest");
-        match repository.len(&manifest).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            found => found?,
-        };
-        let name = names::snapshot_object(*id, "tombstone");
-        unless_refused(repository.delete(&name).await, &mut report)?;
+        if exists(repository, *id, "manifest").await? {
+            let name = names::snapshot_object(*id, "tombstone");
+            unless_refused(repository.delete(&name).await, &mut report)?;
+        }
     }
-    let total = plan.remove.len() + plan.leftovers.len();
+    for id in &plan.marks {
+        put_mark(repository, *id, "sweep", SWEEP).await?;
+    }
+    let total = plan.remove.len() + plan.sweeps.len();
     control.begin_counting("removing", Some(total as u64), Unit::Snapshots);
     let mut removals = stream::iter(plan.remove.clone())
         .map(|removal| async move {
@@ -73,18 +79,18 @@ pub async fn apply_prune(
         control.step(Step::Advance(1));
     }
     drop(removals);
-    let mut leftovers = stream::iter(plan.leftovers.clone())
-        .map(|leftover| async move {
+    let mut sweeps = stream::iter(plan.sweeps.clone())
+        .map(|sweep| async move {
             control.check()?;
-            let outcome = delete_all(repository, &leftover.objects).await;
-            Ok::<_, Error>((leftover, outcome))
+            let outcome = sweep_folder(repository, &sweep).await;
+            Ok::<_, Error>((sweep, outcome))
         })
         .buffered(AT_ONCE);
-    while let Some(swept) = leftovers.next().await {
-        let (leftover, outcome) = swept?;
+    while let Some(swept) = sweeps.next().await {
+        let (sweep, outcome) = swept?;
         if unless_refused(outcome, &mut report)? {
-            report.swept.push(leftover.id);
-            report.freed_bytes += leftover.bytes;
+            report.swept.push(sweep.id);
+            report.freed_bytes += sweep.bytes;
         }
         control.step(Step::Advance(1));
     }
@@ -152,31 +158,131 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
     }
 }
 
-pub(super) async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
-    let manifest = names::snapshot_object(removal.id, "manifest");
-    let tombstone = names::snapshot_object(removal.id, "tombstone");
+/// Step one of a removal: from then on the snapshot is in no list.
+async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
+    let id = removal.id;
+    let manifest = names::snapshot_object(id, "manifest");
+    let tombstone = names::snapshot_object(id, "tombstone");
+    if removal.old_tombstone {
+        repository.delete(&tombstone).await?;
+    }
     let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {
         // Another prune was faster.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return delete_all(repository, &removal.objects).await;
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         read => read?,
     };
-    repository.put_once(&tombstone, bytes).await?;
-    match repository.delete(&manifest).await {
-        Err(error) if error.kind() == ErrorKind::Denied => {
-            // It stays for now, and is to be seen.
+    repository.put_once(&tombstone, bytes.clone()).await?;
+    if let Err(error) = repository.delete(&manifest).await {
+        if error.kind() == ErrorKind::Denied {
+            // It stays, and is to be seen.
             let _ = repository.delete(&tombstone).await;
-            Err(error)
         }
-        Err(error) => Err(error),
-        Ok(()) => delete_all(repository, &removal.objects).await,
+        return Err(error);
+    }
+    // Somebody may have taken the tombstone for an old one, and deleted it.
+    if !exists(repository, id, "tombstone").await? {
+        repository.put_once(&tombstone, bytes).await?;
+    }
+    Ok(())
+}
+
+/// Step two: deletes all that is left, each object only while there is no manifest.
+async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
+    let id = sweep.id;
+    put_mark(repository, id, "sweep", SWEEP).await?;
+    let mark = names::snapshot_object(id, "sweep");
+    for name in sweep.objects.iter().filter(|name| **name != mark) {
+        if exists(repository, id, "manifest").await? {
+            repository.delete(&mark).await?;
+            let message = format!("snapshot {id} has a manifest again");
+            return Err(Error::new(ErrorKind::Refused, message).hint(
+                "somebody brought it back while it was being swept: `strongroom verify` it",
+            ));
+        }
+        repository.delete(name).await?;
+    }
+    repository.delete(&mark).await
+}
+
+/// Brings back snapshot `id`, which was removed and not yet swept, and pins it.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when it was not removed; [`Refused`](ErrorKind::Refused) when its objects are
+/// being deleted; those of SPEC.md §8 when `keys` do not authenticate it, or something of it is missing; those of the
+/// store.
+pub async fn undo_removal(
+    repository: &Repository,
+    keys: &MasterKeys,
+    id: SnapshotId,
+) -> Result<()> {
+    let folder = folder::list_one(repository, id).await?;
+    let swept = || {
+        Error::new(ErrorKind::Refused, format!("snapshot {id} is being swept"))
+            .hint("the grace period is over, and its objects are being deleted")
+    };
+    if folder.manifest.is_some() || folder.tombstone.is_none() {
+        return Err(Error::new(ErrorKind::NotFound, format!("snapshot {id} was not removed")));
+    }
+    if folder.sweep.is_some() {
+        return Err(swept());
+    }
+    let named = async {
+        let manifest = snapshot::read_tombstone(repository, id).await?;
+        snapshot::authenticate(repository, &folder, keys, &manifest, &mut Vec::new()).await?;
+        snapshot::check_lengths(&manifest, &folder)?;
+        Ok(manifest.print())
+    };
+    let manifest = named.await.context(format!("snapshot {id}"))?;
+    pin(repository, id, "its removal was undone").await?;
+    let name = names::snapshot_object(id, "manifest");
+    repository.put_once(&name, manifest.into()).await?;
+    if exists(repository, id, "sweep").await? {
+        repository.delete(&name).await?;
+        return Err(swept());
+    }
+    repository.delete(&names::snapshot_object(id, "tombstone")).await
+}
+
+/// Makes retention keep snapshot `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
+///
+/// # Errors
+/// [`NotFound`](ErrorKind::NotFound) when there is no snapshot `id`; those of the store.
+pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Result<()> {
+    let folder = folder::list_one(repository, id).await?;
+    if folder.manifest.is_none() && folder.tombstone.is_none() {
+        return Err(snapshot::missing_manifest(id, &folder));
+    }
+    // What it says does not matter, and whoever pinned it first has said why.
+    match folder.keep {
+        Some(_) => Ok(()),
+        None => put_mark(repository, id, "keep", &format!("{KEEP}{reason}\n")).await,
     }
 }
 
-async fn delete_all(repository: &Repository, names: &[String]) -> Result<()> {
-    for name in names {
-        repository.delete(name).await?;
+/// Lets retention decide about snapshot `id` again.
+///
+/// # Errors
+/// Those of the store.
+pub async fn unpin(repository: &Repository, id: SnapshotId) -> Result<()> {
+    repository.delete(&names::snapshot_object(id, "keep")).await
+}
+
+async fn exists(repository: &Repository, id: SnapshotId, part: &str) -> Result<bool> {
+    match repository.len(&names::snapshot_object(id, part)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
-    Ok(())
+}
+
+/// Puts a mark, unless there is one.
+async fn put_mark(repository: &Repository, id: SnapshotId, part: &str, text: &str) -> Result<()> {
+    if exists(repository, id, part).await? {
+        return Ok(());
+    }
+    let bytes = text.to_owned().into_bytes();
+    match repository.put_once(&names::snapshot_object(id, part), bytes.into()).await {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        put => put,
+    }
 }

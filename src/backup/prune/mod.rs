@@ -4,9 +4,7 @@ mod apply;
 mod plan;
 mod policy;
 mod proved;
-mod repack;
 
-pub use apply::{PruneReport, apply_prune, prune_report};
-pub use plan::{Keeping, PrunePlan, Removal, plan_prune};
+pub use apply::{PruneReport, apply_prune, pin, prune_report, undo_removal, unpin};
+pub use plan::{Keeping, PrunePlan, Removal, plan_prune, plan_removal};
 pub use policy::Retention;
-pub use repack::{RepackReport, repack};

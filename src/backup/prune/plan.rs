@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
-use crate::backup::control::{Control, Unit};
+use crate::backup::control::{Control, Step, Unit};
 use crate::backup::folder::{self, Folder};
 use crate::backup::grace::GRACE;
 use crate::backup::snapshot;
@@ -18,6 +18,8 @@ use crate::store::Repository;
 
 /// Manifests and seals read at once.
 const READS: usize = 256;
+/// Objects of a folder in the order of their removal; seals, tombstone and mark follow.
+const ORDER: [&str; 3] = ["companions", "index", "payload"];
 
 /// A snapshot that stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct Keeping {
     pub reasons: Vec<&'static str>,
 }
 
-/// A snapshot that goes.
+/// A snapshot that is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removal {
@@ -39,18 +41,17 @@ pub struct Removal {
     pub id: SnapshotId,
     /// Whose it is.
     pub cluster: ClusterName,
-    /// Length of its payload, which stays for the grace period, and as long as others use it.
-    pub payload_bytes: u64,
-    /// Whether kept snapshots use its payload.
-    pub in_use: bool,
-    /// What is deleted now, in this order, once the tombstone stands.
-    pub(super) objects: Vec<String>,
+    /// Bytes of its objects, freed by a later run when the grace period is over.
+    pub stored_bytes: u64,
+    /// A tombstone lies beside its manifest already, from an interrupted removal or planted.
+    pub(super) old_tombstone: bool,
 }
 
-/// What is left of an earlier removal or of a writer that died.
+/// The objects of a removed snapshot, or of a writer that died.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Leftover {
+pub(super) struct Sweep {
     pub(super) id: SnapshotId,
+    /// In the order of deletion.
     pub(super) objects: Vec<String>,
     pub(super) bytes: u64,
 }
@@ -61,37 +62,45 @@ pub(super) struct Leftover {
 pub struct PrunePlan {
     /// Snapshots that stay, oldest first.
     pub keep: Vec<Keeping>,
-    /// Snapshots that go, oldest first.
+    /// Snapshots that are removed, oldest first.
     pub remove: Vec<Removal>,
     /// What the operator should look at.
     pub findings: Vec<String>,
-    /// Payloads of snapshots that went before and that nothing uses any more, and what is left of writers that died.
-    pub(super) leftovers: Vec<Leftover>,
-    /// Tombstones of snapshots that are to be kept.
+    /// Folders that stay although they might be due, and why.
+    pub blocked: Vec<String>,
+    /// Whose objects are deleted now.
+    pub(super) sweeps: Vec<Sweep>,
+    /// Folders without manifest or tombstone that a run after the grace period may sweep.
+    pub(super) marks: Vec<SnapshotId>,
+    /// Tombstones of snapshots that are kept.
     pub(super) revive: Vec<SnapshotId>,
 }
 
 impl PrunePlan {
     /// Bytes that applying it frees now.
     pub fn frees(&self) -> u64 {
-        self.leftovers.iter().map(|leftover| leftover.bytes).sum()
+        self.sweeps.iter().map(|sweep| sweep.bytes).sum()
     }
 
-    /// Folders of snapshots that went before, or were never finished, of which something is deleted: what nothing uses.
+    /// Folders of earlier removals, or of backups that were never finished, whose objects are deleted now.
     pub fn swept(&self) -> impl Iterator<Item = SnapshotId> {
-        self.leftovers.iter().map(|leftover| leftover.id)
+        self.sweeps.iter().map(|sweep| sweep.id)
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.leftovers.is_empty() && self.revive.is_empty()
+        self.remove.is_empty()
+            && self.sweeps.is_empty()
+            && self.marks.is_empty()
+            && self.revive.is_empty()
     }
 }
 
-/// Decides what `retention` keeps of `cluster`'s snapshots, or of each cluster's.
+/// Decides what `retention` keeps of `cluster`'s snapshots, or of each cluster's. What it does not keep is removed, and
+/// can be brought back by [`undo_removal`](super::undo_removal) for the grace period; then a later plan deletes it.
 ///
 /// Only snapshots that `keys` authenticate count, and only they are removed: whoever can write to the store but holds
-/// no key cannot push others out. What a kept snapshot depends on stays, and so does the last one that a report proves.
+/// no key cannot push others out. The last one that a report says is good stays, and so do pinned ones.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) when `retention` keeps nothing; those of the store.
@@ -107,54 +116,84 @@ pub async fn plan_prune(
             .hint("give at least one of --keep-last, --keep-hourly, … --keep-within"));
     }
     let mut plan = PrunePlan::default();
-    let mut all = Known::read(repository, keys, cluster, &mut plan.findings, control).await?;
-    let (proved, reported) = last_proved(repository, keys, &all.clusters).await?;
+    let mut known = Known::read(repository, keys, cluster, &mut plan, control).await?;
+    let (proved, reported) = last_proved(repository, keys, &known.clusters).await?;
     // An object from the future would make everything old.
-    all.clock = all.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
-    for (cluster, ids) in &all.clusters {
+    known.clock = known.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
+    for (cluster, ids) in &known.clusters {
         for (id, mut reasons) in retention.keep(ids) {
+            let Some(folder) = known.folders.get(&id) else { continue };
             if proved.contains(&id) {
-                reasons.push("last proved");
+                reasons.push("last verified");
+            }
+            if folder.keep.is_some() {
+                reasons.push("pinned");
             }
             if !reasons.is_empty() {
                 plan.keep.push(Keeping { id, cluster: cluster.clone(), reasons });
-            } else if let Some(folder) = all.folders.get(&id) {
+            } else if let Some(why) = unknown(folder) {
+                plan.blocked.push(format!("snapshot {id} is not removed: {why}"));
+            } else {
                 plan.remove.push(removal(id, cluster, folder));
             }
         }
     }
     plan.keep.sort_by_key(|keeping| keeping.id);
     plan.remove.sort_by_key(|removal| removal.id);
-    all.settle(&mut plan);
+    known.settle(&mut plan, retention.grace.unwrap_or(GRACE));
     Ok(plan)
 }
 
-pub(super) fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
+/// A plan that removes `ids` and nothing else.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) for a pinned snapshot; [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for
+/// one that `keys` do not authenticate; those of the store.
+pub async fn plan_removal(
+    repository: &Repository,
+    keys: &MasterKeys,
+    ids: &[SnapshotId],
+) -> Result<PrunePlan> {
+    let mut plan = PrunePlan::default();
+    for id in ids {
+        let folder = folder::list_one(repository, *id).await?;
+        let unsealed = snapshot::unseal(repository, *id, &folder, keys).await;
+        let cluster = unsealed.context(format!("snapshot {id}"))?.manifest.body().cluster.clone();
+        let refused = match (&folder.keep, unknown(&folder)) {
+            (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
+            (None, why) => why,
+        };
+        if let Some(why) = refused {
+            let message = format!("snapshot {id} is not removed: {why}");
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        plan.remove.push(removal(*id, &cluster, &folder));
+    }
+    Ok(plan)
+}
+
+fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
     Removal {
         id,
         cluster: cluster.clone(),
-        payload_bytes: folder.length("payload").unwrap_or_default(),
-        in_use: false,
-        objects: headers(folder),
+        stored_bytes: folder.every().map(|info| info.len).sum(),
+        old_tombstone: folder.tombstone.is_some(),
     }
 }
 
-/// A removed snapshot's objects but payload and tombstone, in the order of removal.
-fn headers(folder: &Folder) -> Vec<String> {
-    let others = folder.objects.iter().filter(|(part, _)| *part != "payload").map(|(_, info)| info);
-    let all = folder.manifest.iter().chain(folder.seals.values()).chain(others);
-    all.map(|info| info.name.clone()).collect()
+/// Why nothing in `folder` may be deleted: a name that a newer version may have given.
+fn unknown(folder: &Folder) -> Option<String> {
+    let name = folder.foreign.first()?;
+    Some(format!("{name} is unknown here, and may be a newer strongroom's"))
 }
 
 /// What a repository holds.
 struct Known {
     folders: BTreeMap<SnapshotId, Folder>,
-    /// Every manifest and tombstone.
-    manifests: BTreeMap<SnapshotId, Manifest>,
     /// What may be kept or removed: authenticated, and not from the future.
     clusters: BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
-    /// Every manifest and tombstone could be read: only then can a payload be known to be used by none.
-    complete: bool,
+    /// Tombstones that authenticate.
+    tombstones: BTreeMap<SnapshotId, Manifest>,
     /// No later than it is, by the store's clock.
     clock: Option<SystemTime>,
 }
@@ -164,24 +203,19 @@ impl Known {
         repository: &Repository,
         keys: &MasterKeys,
         cluster: Option<&ClusterName>,
-        findings: &mut Vec<String>,
+        plan: &mut PrunePlan,
         control: &Control,
     ) -> Result<Self> {
         let listed = folder::list_all(repository).await?;
         let folders = listed.snapshots;
         control.begin_counting("reading snapshots", Some(folders.len() as u64), Unit::Snapshots);
         let mut known = Self {
-            clock: folders.values().filter_map(Folder::youngest).max(),
-            manifests: BTreeMap::new(),
+            clock: folders.values().flat_map(Folder::every).map(|info| info.modified).max(),
             clusters: BTreeMap::new(),
-            complete: listed.foreign.is_empty(),
+            tombstones: BTreeMap::new(),
             folders: BTreeMap::new(),
         };
-        findings.extend(listed.foreign.iter().map(|name| {
-            format!(
-                "{name} is none of ours: a newer version's, perhaps, so that no payload is deleted"
-            )
-        }));
+        plan.findings.extend(listed.foreign.iter().map(|name| format!("{name}: unknown object")));
         let now = SystemTime::now();
         let mut read = stream::iter(folders)
             .map(|(id, folder)| async move {
@@ -191,141 +225,137 @@ impl Known {
             .buffer_unordered(READS);
         while let Some((id, folder, head)) = read.next().await {
             control.check()?;
-            control.step(crate::backup::Step::Advance(1));
-            known.folders.insert(id, folder);
-            let (manifest, authentic) = match head {
-                Ok(Some(head)) => head,
-                Ok(None) => continue,
-                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) => {
-                    known.complete = false;
-                    findings.push(format!(
-                        "snapshot {id}: {error}; no payload is deleted while that is so"
+            control.step(Step::Advance(1));
+            match head {
+                Ok(Head::Snapshot(_)) if folder::is_ahead(id.begun(), now) => {
+                    plan.findings.push(format!(
+                        "snapshot {id} comes from the future: it stays, and does not count"
                     ));
-                    continue;
                 }
-            };
-            match authentic {
-                Ok(true) if folder::is_ahead(id.begun(), now) => findings.push(format!(
-                    "snapshot {id} comes from the future: it stays, and does not count"
-                )),
-                Ok(true) => {
+                Ok(Head::Snapshot(manifest)) => {
                     let cluster = manifest.body().cluster.clone();
                     known.clusters.entry(cluster).or_default().insert(id);
                 }
-                Ok(false) => {}
+                Ok(Head::Tombstone(manifest)) => drop(known.tombstones.insert(id, *manifest)),
+                Ok(Head::Other) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                Err(error) => findings.push(format!("stays, and does not count: {error}")),
+                Err(error) => {
+                    plan.findings.push(format!("stays, and does not count: {error}"));
+                }
             }
-            known.manifests.insert(id, manifest);
+            known.folders.insert(id, folder);
         }
-        known.leave_out_what_lacks_payloads(findings);
-        findings.sort();
+        plan.findings.sort();
         Ok(known)
     }
 
-    /// What cannot be restored pushes nothing out that can.
-    fn leave_out_what_lacks_payloads(&mut self, findings: &mut Vec<String>) {
-        let Self { folders, manifests, clusters, .. } = self;
-        let lacks = |source: &&SnapshotId| {
-            folders.get(*source).is_none_or(|folder| folder.length("payload").is_none())
-        };
-        for ids in clusters.values_mut() {
-            ids.retain(|id| {
-                let sources = manifests.get(id).map(|one| &one.body().depends_on);
-                let lacking = sources.and_then(|sources| sources.iter().find(lacks));
-                if let Some(source) = lacking {
-                    findings.push(format!(
-                        "stays, and does not count: snapshot {id}: the payload of {source}, which it uses, is missing"
-                    ));
-                }
-                lacking.is_none()
-            });
-        }
-    }
-
-    /// What becomes of payloads, tombstones and leftovers.
-    fn settle(&self, plan: &mut PrunePlan) {
-        let removed: BTreeSet<_> = plan.remove.iter().map(|removal| removal.id).collect();
+    /// What becomes of tombstones, removed snapshots and what writers that died left.
+    fn settle(&self, plan: &mut PrunePlan, grace: Duration) {
         let kept: BTreeSet<_> = plan.keep.iter().map(|keeping| keeping.id).collect();
-        // What is removed now gets a tombstone, which is young: all that there is names what it uses.
-        let mut in_use = BTreeSet::new();
-        let mut named = BTreeSet::new();
-        for (id, manifest) in &self.manifests {
-            let Some(folder) = self.folders.get(id) else { continue };
-            let stays = folder.manifest.is_some() && !removed.contains(id);
-            let young = folder.tombstone.as_ref().is_some_and(|info| !self.is_old(info.modified));
-            let uses = manifest.body().depends_on.iter().copied().chain([*id]);
-            if stays {
-                in_use.extend(uses.clone());
-            }
-            if folder.manifest.is_some() || young {
-                named.extend(uses);
-            }
-        }
-        for removal in &mut plan.remove {
-            removal.in_use = in_use.contains(&removal.id);
-        }
         for (id, folder) in &self.folders {
-            let keeps_payload = named.contains(id) || !self.complete;
             match (&folder.manifest, &folder.tombstone) {
                 (Some(_), Some(_)) if kept.contains(id) => {
-                    plan.findings
-                        .push(format!("snapshot {id} was about to be removed, and is to be kept"));
+                    let what = "had a tombstone beside its manifest, and is kept";
+                    plan.findings.push(format!("snapshot {id} {what}"));
                     plan.revive.push(*id);
                 }
                 (Some(_), _) => {}
-                (None, tombstone) => {
-                    let swept = Self::leftover(*id, folder, keeps_payload);
-                    let due = tombstone.is_some()
-                        || folder.youngest().is_some_and(|when| self.is_old(when));
-                    if due && !swept.objects.is_empty() {
-                        plan.leftovers.push(swept);
+                (None, Some(tombstone)) => {
+                    let manifest = self.tombstones.get(id);
+                    let removed = manifest.is_some() && self.is_old(tombstone.modified, grace);
+                    if removed || is_swept_to_the_seals(folder) {
+                        self.sweep(*id, folder, manifest, plan);
+                    }
+                }
+                (None, None) => {
+                    let old = |when| self.is_old(when, GRACE);
+                    if folder.youngest().is_some_and(|when| !old(when)) {
+                        continue;
+                    }
+                    match &folder.sweep {
+                        Some(mark) if old(mark.modified) => self.sweep(*id, folder, None, plan),
+                        Some(_) => {}
+                        None => plan.marks.push(*id),
                     }
                 }
             }
         }
     }
 
-    fn leftover(id: SnapshotId, folder: &Folder, keeps_payload: bool) -> Leftover {
-        let mut objects = headers(folder);
-        if !keeps_payload {
-            let payload = folder.objects.get("payload").into_iter();
-            objects.extend(payload.chain(&folder.tombstone).map(|info| info.name.clone()));
+    /// Plans to delete all that is in `folder`, unless there is something that this version does not know.
+    fn sweep(
+        &self,
+        id: SnapshotId,
+        folder: &Folder,
+        manifest: Option<&Manifest>,
+        plan: &mut PrunePlan,
+    ) {
+        let others = || folder.objects.iter().filter(|(role, _)| !ORDER.contains(&role.as_str()));
+        let named = |role: &str| manifest.is_some_and(|one| one.body().object(role).is_some());
+        let why = unknown(folder).or_else(|| {
+            let (_, info) = others().find(|(role, _)| !named(role))?;
+            Some(format!("{} is unknown here, and may be a newer strongroom's", info.name))
+        });
+        if let Some(why) = why {
+            plan.blocked.push(format!("what is left of snapshot {id} is not deleted: {why}"));
+            return;
         }
-        let length =
-            |name: &String| folder.every().find(|info| info.name == *name).map(|info| info.len);
-        let bytes = objects.iter().filter_map(length).sum();
-        Leftover { id, objects, bytes }
+        let known = ORDER.iter().filter_map(|role| folder.objects.get(*role));
+        let last = folder.keep.iter().chain(&folder.tombstone).chain(&folder.sweep);
+        let order = others().map(|(_, info)| info).chain(known).chain(folder.seals.values());
+        let objects: Vec<_> = order.chain(last).collect();
+        plan.sweeps.push(Sweep {
+            id,
+            bytes: objects.iter().map(|info| info.len).sum(),
+            objects: objects.into_iter().map(|info| info.name.clone()).collect(),
+        });
     }
 
-    fn is_old(&self, modified: SystemTime) -> bool {
+    fn is_old(&self, modified: SystemTime, grace: Duration) -> bool {
         let age = self.clock.and_then(|clock| clock.duration_since(modified).ok());
-        age.unwrap_or(Duration::ZERO) > GRACE
+        age.is_some_and(|age| age >= grace)
     }
 }
 
-/// The manifest of a folder, or what its tombstone keeps of it; and whether a key at hand authenticates it, which for
-/// what is not to be removed does not matter.
+/// A sweep that was interrupted after it had deleted all that a snapshot is made of: the tombstone may have lost the
+/// seals that authenticate it.
+fn is_swept_to_the_seals(folder: &Folder) -> bool {
+    folder.objects.is_empty() && folder.sweep.is_some()
+}
+
+/// What stands at the head of a folder.
+enum Head {
+    Snapshot(Box<Manifest>),
+    Tombstone(Box<Manifest>),
+    /// Neither, or of another cluster.
+    Other,
+}
+
+/// The manifest of a folder, or its tombstone, if a key authenticates it.
 async fn head(
     repository: &Repository,
     keys: &MasterKeys,
     cluster: Option<&ClusterName>,
     id: SnapshotId,
     folder: &Folder,
-) -> Result<Option<(Manifest, Result<bool>)>> {
-    if folder.manifest.is_none() {
-        if folder.tombstone.is_none() {
-            return Ok(None);
-        }
-        return Ok(Some((snapshot::read_tombstone(repository, id).await?, Ok(false))));
-    }
-    let manifest = snapshot::read_manifest(repository, id).await?;
+) -> Result<Head> {
+    let is_removed = folder.manifest.is_none();
+    let manifest = match (is_removed, &folder.tombstone) {
+        (false, _) => snapshot::read_manifest(repository, id).await,
+        (true, Some(_)) if is_swept_to_the_seals(folder) => return Ok(Head::Other),
+        (true, Some(_)) => snapshot::read_tombstone(repository, id).await,
+        (true, None) => return Ok(Head::Other),
+    };
+    let manifest = manifest.context(format!("snapshot {id}"))?;
     if cluster.is_some_and(|cluster| *cluster != manifest.body().cluster) {
-        return Ok(Some((manifest, Ok(false))));
+        return Ok(Head::Other);
     }
     let opened = snapshot::authenticate(repository, folder, keys, &manifest, &mut Vec::new()).await;
-    let whole = opened.and_then(|_| snapshot::check_lengths(&manifest, folder));
-    let authentic = whole.map(|()| true).context(format!("snapshot {id}"));
-    Ok(Some((manifest, authentic)))
+    opened.context(format!("snapshot {id}"))?;
+    if is_removed {
+        return Ok(Head::Tombstone(Box::new(manifest)));
+    }
+    // What cannot be restored pushes nothing out that can.
+    snapshot::check_lengths(&manifest, folder).context(format!("snapshot {id}"))?;
+    Ok(Head::Snapshot(Box::new(manifest)))
 }

@@ -28,6 +28,8 @@ pub struct Retention {
     pub yearly: u32,
     /// All that are at most so much older than the newest.
     pub within: Option<Duration>,
+    /// How long a removed snapshot can be brought back before its objects are deleted; `None` is a day.
+    pub grace: Option<Duration>,
 }
 
 /// Where a moment lies: snapshots of the same bucket stand for each other.
@@ -36,7 +38,7 @@ type Bucket = fn(u64) -> i64;
 impl Retention {
     /// Whether it keeps nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { grace: self.grace, ..Self::default() }
     }
 
     /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not.

@@ -344,12 +344,6 @@ pub(crate) struct BackupArgs {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
     #[arg(long, value_name = "PATH")]
     pub(crate) include: Vec<PathBuf>,
-    /// Store every frame anew, instead of only those that the newest snapshot and what it depends on do not hold
-    #[arg(long)]
-    pub(crate) full: bool,
-    /// Store every frame anew when the oldest snapshot depended on is older than this [default: 7d]
-    #[arg(long, value_name = "SPAN", env = "STRONGROOM_FULL_EVERY", hide_env_values = true)]
-    pub(crate) full_every: Option<Span>,
     /// Do not ask every member for a hash of its data
     #[arg(long)]
     pub(crate) no_compare: bool,

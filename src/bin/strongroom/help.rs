@@ -45,8 +45,8 @@ other's snapshots.";
 pub(crate) const BACKUP: &str = "\
 Take one encrypted snapshot of a live etcd.
 
-The database is streamed from one healthy member, compressed, encrypted and stored; it is never written to a disk in \
-clear. The snapshot exists only once its last object is written: an interrupted backup leaves nothing that looks like \
+The database is streamed from one healthy member, compressed, encrypted and stored; it is never written to a disk \
+unencrypted. The snapshot exists only once its last object is written: an interrupted backup leaves nothing that looks like \
 one. Seal it to two master keys that are kept in different places: with one, whoever loses that key loses the backups.";
 pub(crate) const BACKUP_MORE: &str = "\
 Examples:
@@ -54,11 +54,8 @@ Examples:
       --cacert ca.crt --cert client.crt --key client.key
   strongroom backup -k file:/etc/strongroom/keyring -k passphrase
   strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
-  strongroom backup --full
 
-Only frames of the database that the newest snapshot and what it depends on do not hold are stored: an incremental, which is \
-full in meaning and restores without replay. --full stores all of it, and so does every backup whose chain is a week old \
-(--full-every).
+Every snapshot stands alone: it needs no other one to be restored.
 
 Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
 database grows: --read-ahead lets etcd run ahead of a slow store.

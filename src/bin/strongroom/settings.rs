@@ -96,7 +96,6 @@ pub(crate) struct BackupConfig {
     pub(crate) suite: Option<Suite>,
     /// Files and directories to store beside each snapshot.
     pub(crate) include: Vec<PathBuf>,
-    pub(crate) full_every: Option<Span>,
 }
 
 fn suite<'de, D: serde::Deserializer<'de>>(
@@ -184,7 +183,6 @@ impl Settings {
         options.level = config.level.unwrap_or(options.level);
         options.suite = config.suite.unwrap_or(options.suite);
         options.include = config.include.clone();
-        options.full_every = config.full_every.map_or(options.full_every, |span| span.0);
         options.read_ahead =
             config.read_ahead.map_or(options.read_ahead, |mib| (mib as usize) << 20);
         options

@@ -3,20 +3,31 @@
 use clap::Args;
 use serde::Deserialize;
 use strongroom::backup::Retention;
+use strongroom::format::SnapshotId;
 
 use crate::duration::Span;
 
 /// `prune`
 #[derive(Args)]
+#[group(id = "instead", multiple = false, args = ["remove", "undo", "pin", "unpin"])]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) keep: KeepArgs,
     /// Print the plan, and do nothing
-    #[arg(long, conflicts_with = "repack")]
+    #[arg(long, conflicts_with_all = ["undo", "pin", "unpin"])]
     pub(crate) dry_run: bool,
-    /// Then write anew what leans on payloads of removed snapshots of which less than half is used
-    #[arg(long)]
-    pub(crate) repack: bool,
+    /// Remove this snapshot, whatever the rules say; its full id. Several are repeated
+    #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
+    pub(crate) remove: Vec<SnapshotId>,
+    /// Bring back a removed snapshot whose objects are not deleted yet, and pin it
+    #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
+    pub(crate) undo: Option<SnapshotId>,
+    /// Keep this snapshot, whatever the rules say
+    #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
+    pub(crate) pin: Option<SnapshotId>,
+    /// Let the rules decide about this snapshot again
+    #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
+    pub(crate) unpin: Option<SnapshotId>,
 }
 
 /// What to keep; in the configuration file the table `prune`.
@@ -45,6 +56,9 @@ pub(crate) struct KeepArgs {
     /// All that are at most so much older than the newest, such as 14d
     #[arg(long, value_name = "SPAN")]
     keep_within: Option<Span>,
+    /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) grace: Option<Span>,
 }
 
 impl KeepArgs {
@@ -57,6 +71,7 @@ impl KeepArgs {
         retention.monthly = self.keep_monthly.unwrap_or_default();
         retention.yearly = self.keep_yearly.unwrap_or_default();
         retention.within = self.keep_within.map(|span| span.0);
+        retention.grace = self.grace.map(|span| span.0);
         retention
     }
 }
@@ -64,7 +79,7 @@ impl KeepArgs {
 /// `copy`
 #[derive(Args)]
 pub(crate) struct CopyArgs {
-    /// Snapshots to copy, with what they depend on [default: all, or those of --cluster]
+    /// Snapshots to copy [default: all, or those of --cluster]
     pub(crate) ids: Vec<String>,
     /// The second repository; made where there is none
     #[arg(long, value_name = "URL")]

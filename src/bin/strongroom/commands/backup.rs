@@ -28,11 +28,6 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     if !args.include.is_empty() {
         options.include = args.include;
     }
-    if args.full {
-        options.full_every = Duration::ZERO;
-    } else if let Some(span) = args.full_every {
-        options.full_every = span.0;
-    }
     if let Some(mib) = args.read_ahead {
         options.read_ahead = (mib as usize) << 20;
     }
@@ -40,17 +35,14 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
     report.warnings.iter().for_each(|warning| context.output.warn(warning));
-    let kind = if report.depends_on.is_empty() { "full" } else { "incremental" };
     let sealed_by: Vec<String> = report.sealed_by.iter().map(ToString::to_string).collect();
     context.output.result(
         json!({
             "id": report.id.to_string(),
             "cluster": report.cluster.as_str(),
             "created": created(report.id),
-            "kind": kind,
             "revision": report.revision,
             "compact_revision": report.compact_revision,
-            "depends_on": report.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "database_bytes": report.database_bytes,
             "stored_bytes": report.stored_bytes,
             "duration_seconds": report.duration.as_secs_f64(),
@@ -65,7 +57,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         }),
         || {
             format!(
-                "{kind} snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
+                "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
                 report.id,
                 report.cluster,
                 report.revision,
@@ -75,7 +67,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
             )
         },
     )?;
-    context.output.note(&format!("next: `strongroom verify {}` proves it", report.id));
+    context.output.note(&format!("next: `strongroom verify {}` verifies it", report.id));
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     Ok(if differ { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })

@@ -14,13 +14,11 @@ use crate::output::{bytes, created, table};
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let listing = context.listing(&repository).await?;
-    let kind = |summary: &Summary| if summary.full { "full" } else { "incremental" };
     let json = |summary: &Summary| {
         json!({
             "id": summary.id.to_string(),
             "cluster": summary.cluster.as_str(),
             "created": created(summary.id),
-            "kind": kind(summary),
             "revision": summary.revision,
             "database_bytes": summary.database_bytes,
             "stored_bytes": summary.stored_bytes,
@@ -32,14 +30,13 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
                 summary.id.to_string(),
                 summary.cluster.to_string(),
                 created(summary.id),
-                kind(summary).into(),
                 summary.revision.to_string(),
                 bytes(summary.database_bytes),
                 bytes(summary.stored_bytes),
             ]
         };
-        let header = ["ID", "CLUSTER", "CREATED", "KIND", "REVISION", "DATABASE", "STORED"];
-        table(&header, &[4, 5, 6], listing.snapshots.iter().map(row).collect())
+        let header = ["ID", "CLUSTER", "CREATED", "REVISION", "DATABASE", "STORED"];
+        table(&header, &[3, 4, 5], listing.snapshots.iter().map(row).collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
         0 => "no snapshots; take one with `strongroom backup`".into(),
@@ -82,13 +79,11 @@ fn json(details: &Details) -> Value {
         "id": manifest.snapshot.to_string(),
         "cluster": manifest.cluster.as_str(),
         "created": created(manifest.snapshot),
-        "kind": if manifest.depends_on.is_empty() { "full" } else { "incremental" },
         "revision": manifest.revision,
         "database_bytes": manifest.database_bytes,
         "stored_bytes": details.stored_bytes,
         "origin": manifest.origin.to_string(),
         "tool": manifest.tool,
-        "depends_on": manifest.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "seal_generation": details.generation,
         "sealed_by": ids(&details.sealed_by),
         "opened_by": details.opened_by.map(|id| id.to_string()),

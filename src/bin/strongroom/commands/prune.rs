@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    PrunePlan, PruneReport, RepackReport, apply_prune, plan_prune, prune_report, repack,
-    store_report,
+    PrunePlan, PruneReport, apply_prune, pin, plan_prune, plan_removal, prune_report, store_report,
+    undo_removal, unpin,
 };
 use strongroom::format::SnapshotId;
 
@@ -17,21 +17,30 @@ use crate::output::{bytes, created, table, write_stdout};
 
 pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> {
     let settings = &context.settings;
+    if let Some(done) = one(&args, context).await? {
+        return Ok(done);
+    }
     let mut retention = args.keep.retention();
     if retention.is_empty() {
+        let grace = retention.grace;
         retention = settings.prune.retention();
+        retention.grace = grace.or(retention.grace);
     }
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let begun = Instant::now();
     let cluster = settings.cluster.as_ref();
-    let plan = plan_prune(&repository, &keys, &retention, cluster, &context.control).await?;
+    let plan = match args.remove.as_slice() {
+        [] => plan_prune(&repository, &keys, &retention, cluster, &context.control).await?,
+        ids => plan_removal(&repository, &keys, ids).await?,
+    };
     let planned = begun.elapsed();
     plan.findings.iter().for_each(|finding| context.output.warn(finding));
+    plan.blocked.iter().for_each(|blocked| context.output.warn(blocked));
     if args.dry_run {
         context.output.result(json(&plan, None), || text(&plan))?;
-        context.output.note("nothing was removed; without --dry-run that is what happens");
-        return Ok(ExitCode::SUCCESS);
+        context.output.note("nothing was removed; run it without --dry-run to do this");
+        return Ok(status(plan.blocked.is_empty()));
     }
     if context.output.format == WriteOut::Table {
         write_stdout(text(&plan).trim_end())?;
@@ -41,35 +50,44 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         let evidence = prune_report(&plan, &report, cluster, planned);
         store_report(&repository, &keys, &evidence).await?;
     }
-    let repacked = if args.repack {
-        let options = settings.backup_options();
-        repack(&repository, &keys, cluster, &options, &context.control).await?
-    } else {
-        RepackReport::default()
-    };
-    for (id, why) in &repacked.skipped {
-        context.output.warn(&format!("snapshot {id} is not repacked: {why}"));
-    }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
-    let mut done = json(&plan, Some(&report));
-    if let Some(map) = done.as_object_mut().filter(|_| args.repack) {
-        let pair = |(old, new): &(SnapshotId, SnapshotId)| json!({"snapshot": old.to_string(), "by": new.to_string()});
-        map.insert("replaced".into(), repacked.replaced.iter().map(pair).collect());
-    }
-    context.output.result(done, || {
-        let mut text = format!(
-            "{} snapshots kept, {} removed; {} freed now, by what earlier prunes removed",
+    context.output.result(json(&plan, Some(&report)), || {
+        format!(
+            "{} snapshots kept, {} removed; {} freed, of earlier removals",
             plan.keep.len(),
             report.removed.len(),
             bytes(report.freed_bytes),
-        );
-        if args.repack {
-            let (count, written) = (repacked.replaced.len(), bytes(repacked.written_bytes));
-            text += &format!("; {count} written anew, {written}");
-        }
-        text
+        )
     })?;
-    Ok(if report.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    if let Some(id) = report.removed.first() {
+        context.output.note(&format!("`strongroom prune --undo {id}` brings a removed one back"));
+    }
+    Ok(status(report.refused.is_empty() && plan.blocked.is_empty()))
+}
+
+fn status(all_done: bool) -> ExitCode {
+    if all_done { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) }
+}
+
+/// What concerns one snapshot and no rule.
+async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
+    let (id, done) = if let Some(id) = args.undo {
+        let repository = context.repository().await?;
+        let keys = context.needed_keys(&repository).await?;
+        undo_removal(&repository, &keys, id).await?;
+        (id, "brought back and pinned")
+    } else if let Some(id) = args.pin {
+        pin(&context.repository().await?, id, "pinned by its operator").await?;
+        (id, "pinned")
+    } else if let Some(id) = args.unpin {
+        unpin(&context.repository().await?, id).await?;
+        (id, "not pinned")
+    } else {
+        return Ok(None);
+    };
+    let json = json!({ "id": id.to_string(), "done": done });
+    context.output.result(json, || format!("snapshot {id}: {done}"))?;
+    Ok(Some(ExitCode::SUCCESS))
 }
 
 fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
@@ -86,8 +104,7 @@ fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
             "id": removal.id.to_string(),
             "cluster": removal.cluster.as_str(),
             "created": created(removal.id),
-            "payload_bytes": removal.payload_bytes,
-            "payload_in_use": removal.in_use,
+            "stored_bytes": removal.stored_bytes,
         })
     });
     let mut json = json!({
@@ -96,6 +113,7 @@ fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
         "sweep": plan.swept().map(|id| id.to_string()).collect::<Vec<_>>(),
         "frees_bytes": plan.frees(),
         "findings": plan.findings,
+        "blocked": plan.blocked,
     });
     if let (Some(report), Some(map)) = (report, json.as_object_mut()) {
         let ids = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -114,11 +132,7 @@ fn text(plan: &PrunePlan) -> String {
         .iter()
         .map(|keeping| (keeping.id, &keeping.cluster, "keep", keeping.reasons.join(", ")));
     let remove = plan.remove.iter().map(|removal| {
-        let payload = bytes(removal.payload_bytes);
-        let why = match removal.in_use {
-            true => format!("its payload stays, {payload}: kept snapshots use it"),
-            false => format!("its payload goes a day later, {payload}"),
-        };
+        let why = format!("{}, deleted after the grace period", bytes(removal.stored_bytes));
         (removal.id, &removal.cluster, "remove", why)
     });
     let mut rows: Vec<_> = keep.chain(remove).collect();
@@ -129,7 +143,8 @@ fn text(plan: &PrunePlan) -> String {
     let mut text = table(&["ID", "CLUSTER", "CREATED", "", "WHY"], &[], rows.collect());
     let swept = plan.swept().count();
     if swept > 0 {
-        text += &format!("and what is left of {swept} earlier ones: {}\n", bytes(plan.frees()));
+        let freed = bytes(plan.frees());
+        text += &format!("and deleted: {freed} of {swept} removed earlier or never finished\n");
     }
     text
 }

@@ -3,23 +3,23 @@
 pub(crate) const PRUNE: &str = "\
 Remove the snapshots that no --keep-… rule wants.
 
-The plan is printed first, and nothing is asked: --dry-run prints it and stops. The rules hold for each cluster by \
-itself, in UTC, and a snapshot that any rule wants stays; so does the last one that a stored report (`verify --record`, `drill`) proves, and every \
-payload that a kept snapshot uses. Without any rule, here or in the configuration file, nothing is done.
+The plan is printed first, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
+in UTC. A snapshot that any rule wants stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
+`drill`) says is good. Without any rule, here or in the configuration file, nothing is done.
 
-Only snapshots that a key at hand authenticates count and are removed: whoever can write to the store but holds no key \
-cannot push good ones out with planted ones. A snapshot from the future counts neither.
+Only snapshots that an available key authenticates count and are removed: whoever can write to the store but has no key \
+cannot push good ones out with planted ones. A snapshot from the future does not count either.
 
-A payload that is used stays whole, even if most of it is dead. --repack then writes anew what leans on those of which less \
-than half is used: each replacement has the old one's time and content, is proved, and takes its place under an id of its own. \
-It needs all master keys that the old one is sealed to.
-
-A removed snapshot's payload stays for a day, since a backup that runs beside may be leaning on it; a later prune frees \
-it. What the store refuses to delete (an object lock) stays, is reported, and makes exit status 3.";
+A removed snapshot is in no list any more, but its objects stay for a day (--grace): until then --undo brings it back. A \
+later prune deletes them. Objects of backups that never finished are deleted too, at the earliest two days after the last \
+of them was written. What the store refuses to delete (an object lock) stays and is reported, with exit status 3; so is a \
+folder with an object that a newer strongroom may have written.";
 pub(crate) const PRUNE_MORE: &str = "\
 Examples:
   strongroom prune --keep-last 24 --keep-daily 14 --keep-monthly 12 --dry-run
-  strongroom prune --cluster prod --keep-hourly 48 --keep-daily 30 --keep-weekly 12";
+  strongroom prune --cluster prod --keep-hourly 48 --keep-daily 30 --keep-weekly 12
+  strongroom prune --undo 01J9ZB0G7W8D5VQ3M2K4T6XYRA
+  strongroom prune --remove 01J9ZB0G7W8D5VQ3M2K4T6XYRA --dry-run";
 
 pub(crate) const COPY: &str = "\
 Replicate snapshots to a second repository: another region, provider or disk.
