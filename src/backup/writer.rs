@@ -172,6 +172,10 @@ impl Writer<'_> {
             database_bytes,
             objects,
             replaces: None,
+            previous: None,
+            tags: Vec::new(),
+            included: Vec::new(),
+            signed: false,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };

@@ -34,7 +34,7 @@ pub use index::{
     compress_bound,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
-pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry};
+pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous};
 pub use names::{ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
