@@ -5,7 +5,7 @@ and changes nothing in the repository. Needs Python 3.9+ and `pip install crypto
     open.py --vectors DIR      (tests: each DIR/*.json says how the repository beside it must come out)
 SNAPSHOT is an id (26 characters, a folder's name under snapshots/) or `latest`. OUT becomes what
 `etcdctl snapshot save` wrote: database and 32-byte SHA-256; give it to `etcdutl snapshot restore`. Prints `ok <sha256> <revision>`, or
-`<class>: <why>` and exits 1; classes are wrong-key, unsupported, truncated, tampered [§8]. Frame ids (BLAKE3) are skipped, as [S4.3.8] allows.
+`<class>: <why>` and exits 1; classes are wrong-key, unsupported, truncated, tampered [§8].
 """
 import argparse, base64, datetime, hashlib, hmac, io, json, os, pathlib, re, sys, time, zstandard
 from cryptography.exceptions import InvalidTag
@@ -61,11 +61,11 @@ def field(obj, key, kind, rule=None):
 def message_length(c_length):  # [S1.4]; None: no C is so long
     q, r = divmod(c_length - 56, 16400); return None if c_length < 72 or r < 16 else q * 16384 + r - 16
 class C:
-    def __init__(self, file, start, size, key, context, suite=1, commitment=None, other_key="tampered"):
+    def __init__(self, file, start, size, key, context, suite=1, other_key="tampered"):
         self.file, self.start, self.size, self.length, self.cached = file, start + 56, size - 56, message_length(size), (None, b"")
         check(self.length is not None, "no ciphertext has this length [S1.4]", "truncated"); file.seek(start); salt, stored = file.read(24), file.read(32); name, aead = SUITES[suite]
         okm = expand(key, b"c2sp.org/chunked-encryption@v1+" + name + b"\0" + salt + context, 76)
-        check(same(okm[44:], stored) and same(commitment or stored, stored), "this key does not open it: commitment differs", other_key)
+        check(same(okm[44:], stored), "this key does not open it: commitment differs", other_key)
         self.aead, self.base = aead(okm[:32]), int.from_bytes(okm[32:44], "big"); self.chunk(self.length // 16384)  # the last chunk first [S1.5]
     def chunk(self, i):
         if self.cached[0] != i:
@@ -75,16 +75,19 @@ class C:
         return self.cached[1]
     def read(self, offset, n):
         first = offset // 16384; data = b"".join(self.chunk(i) for i in range(first, -(-(offset + n) // 16384))); return data[offset - first * 16384:][:n]
+def padme(n):  # [S4.5.1]
+    if n < 2: return n
+    e = n.bit_length() - 1; mask = (1 << max(e - e.bit_length(), 0)) - 1; return (n + mask) & ~mask
 def unseal(sealed, key, context, other_key="tampered"):
     c = C(io.BytesIO(sealed), 0, len(sealed), key, context, other_key=other_key); return c.read(0, c.length)
-def open_object(repo, snapshot, role, key, length, sha256=None, commitment=None):
+def open_object(repo, snapshot, role, key, length, sha256=None):
     path = repo / "snapshots" / snapshot / role; check(path.exists(), f"{path} is absent", "truncated"); file = open(path, "rb")
     size = file.seek(0, 2); check(size >= length, f"{path} has {size} bytes, not {length}", "truncated"); check(size == length, f"{path} is too long")
     file.seek(0); check(sha256 is None or hashlib.sha256(file.read()).hexdigest() == sha256, f"{path}: sha256 differs")  # the index only: it fits in memory
     file.seek(0); h = file.read(32)  # [S4.1.2], [S4.1.3]
     check(h[:7] == b"SRDATA\0", f"{path}: no object of ours"); check(h[7] == 1 and h[8] in SUITES and h[9] <= 2, f"{path}: version, suite or role unknown", "unsupported")
     check(h[10:16] == bytes(6) and h[9] == ROLES[role] and h[16:] == ulid(snapshot), f"{path}: header of another object")
-    return C(file, 32, size - 32, key, label("object", h), h[8], commitment)
+    return C(file, 32, size - 32, key, label("object", h), h[8])
 
 # --- §2: master keys
 def key_id(master): return hashlib.sha256(label("key-id", b"local\0" + X(master, "key-check"))).hexdigest()[:32]
@@ -180,27 +183,22 @@ def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, M
         roles.append(field(o, "role", str, NAME)); field(o, "length", int); field(o, "sha256", str, HEX64)
         check(roles[-1] not in ("payload", "index", "companions") or message_length(o["length"] - 32) is not None, "length of an object [S4.1.1]")
     check(roles[:2] == ["payload", "index"] and ascending(roles[2:]), "objects out of order [S6.3]")
-    check(not {"payload", "index", "manifest", "tombstone", "seal"} & set(roles[2:]), "a reserved or repeated role"); deps = field(m, "depends_on", list)
-    check(all(type(d) is str and re.fullmatch(ULID, d) for d in deps) and ascending(deps) and snapshot not in deps, "`depends_on`")
+    check(not {"payload", "index", "manifest", "tombstone", "seal", "sweep", "keep"} & set(roles[2:]), "a reserved or repeated role")
     if "replaces" in m: check(field(m, "replaces", str, ULID) != snapshot and ulid_ms(m["replaces"]) == ulid_ms(snapshot), "`replaces`")
     m["commitment"], m["facts"] = b64(field(m, "commitment", str), 32), b64(field(m, "facts", str)); return m, data[:len(lines[0]) + len(lines[1]) + 2], mac
-def inflate_index(data):  # one zstd frame, at most 64 MiB [§4.3]: looked at with a limit first, then opened
+def inflate_index(data):  # one zstd frame, at most 64 MiB [§4.3]: looked at with a limit first, then opened; then zeros [S4.5.3]
     check(data[:4] == b"\x28\xb5\x2f\xfd", "index is no zstd frame"); z = zstandard.ZstdDecompressor()
     with z.stream_reader(data) as f: check(len(f.read(64 * MIB + 1)) <= 64 * MIB, "index is more than 64 MiB")
-    o = z.decompressobj(); out = o.decompress(data); check(o.eof and not o.unused_data, "index: zstd frame is cut, or bytes follow"); return out
-def check_index(ix, m):  # [S4.3.1..6] → (size, frame_size, sha256, sources, frames)
-    db, sources = field(ix, "database", dict), field(ix, "sources", list); size, fs = field(db, "size", int), field(db, "frame_size", int)
-    sha, frames = field(db, "sha256", str, HEX64), field(ix, "frames", list); b64(field(ix, "frame_id_key", str), 32)
-    check(1 << 16 <= fs <= 1 << 24 and fs & (fs - 1) == 0, "frame_size"); check(len(frames) == -(-size // fs) and len(sources) <= 65535, "number of frames or sources")
-    for s in sources:
-        field(s, "snapshot", str, ULID); s["commitment"] = b64(field(s, "commitment", str), 32); s["payload_key"] = b64(field(s, "payload_key", str), 32) if "payload_key" in s else None
-    check(ascending([s["snapshot"] for s in sources]), "sources do not ascend")
-    messages = [message_length(n - 32) for n in [m["objects"][0]["length"]] + [field(s, "length", int) for s in sources]]; check(None not in messages, "length of a source")
-    longest = fs + fs // 256 + ((2**17 - fs) // 2**11 if fs < 2**17 else 0); used = set()  # [S4.3.6]
-    for f in frames:
-        check(type(f) is list and [type(x) for x in f] == [int, int, int, str], "malformed frame"); s, offset, length, _ = f; b64(f[3], 16); used.add(s)
-        check(s < len(messages) and 1 <= length <= longest and offset + length <= messages[s], "a frame lies outside its payload")
-    check(used | {0} == set(range(len(messages))), "a source that no frame uses"); return size, fs, sha, sources, frames
+    o = z.decompressobj(); out = o.decompress(data); rest = o.unused_data; check(o.eof, "index: zstd frame is cut")
+    check(len(data) % 4096 == 0 and len(rest) < 4096 and not any(rest), "index: padding [S4.5.3]"); return out
+def check_index(ix, m):  # [S4.3.1..6], [S4.5.2] → (size, frame_size, sha256, frames as (offset, length, sha256))
+    db, table = field(ix, "database", dict), field(ix, "frames", list); size, fs, sha = field(db, "size", int), field(db, "frame_size", int), field(db, "sha256", str, HEX64)
+    check(1 << 16 <= fs <= 1 << 24 and fs & (fs - 1) == 0, "frame_size"); check(1 <= size <= 1 << 40 and len(table) == -(-size // fs), "number of frames")
+    longest = fs + fs // 256 + ((2**17 - fs) // 2**11 if fs < 2**17 else 0); offset, frames = 0, []  # [S4.3.4]
+    for f in table:
+        check(type(f) is list and [type(x) for x in f] == [int, str], "malformed frame"); length, digest = f[0], b64(f[1], 32); check(1 <= length <= longest, "length of a frame")
+        frames.append((offset, length, digest)); offset += length
+    check(message_length(m["objects"][0]["length"] - 32) == padme(offset), "the payload's length is not that of its frames, padded"); return size, fs, sha, frames
 def inflate_frame(data, length):  # [S4.2.2], [S4.2.4]
     p = zstandard.get_frame_parameters(data); good = data[:4] == b"\x28\xb5\x2f\xfd" and (p.content_size, p.dict_id) == (length, 0) and p.window_size <= 8 * MIB
     check(good, "zstd frame's header"); out = zstandard.ZstdDecompressor().decompress(data, max_output_size=length, allow_extra_data=False); check(len(out) == length, "frame's length"); return out
@@ -216,19 +214,17 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
     dek = open_seal(repo, snapshot, keys, (hashlib.sha256(data).hexdigest(), m["commitment"]))  # 3 (2, signatures, are not read here)
     check(same(hmac.new(X(dek, "manifest-mac"), signed, "sha256").digest(), mac), "the manifest's HMAC differs")  # 4
     own, ix = m["objects"][:2]; index = open_object(repo, snapshot, "index", X(dek, "index-key"), ix["length"], ix["sha256"])  # 5
-    size, fs, sha, sources, frames = check_index(parse_json(inflate_index(index.read(0, index.length))), m)
-    check([s["snapshot"] for s in sources] == m["depends_on"] and size == m["database_bytes"], "manifest and index disagree")  # 6
+    size, fs, sha, frames = check_index(parse_json(inflate_index(index.read(0, index.length))), m)
+    check(size == m["database_bytes"], "manifest and index disagree")  # 7
     check((message_length(len(m["facts"])) or 0) <= 64 * KIB, "facts of more than 64 KiB"); context = label("facts", ulid(snapshot))
     raw = unseal(m["facts"], X(dek, "facts-key"), context); facts = parse_json(raw); check(len(raw) % 256 == 0, "facts' padding"); etcd = field(facts, "etcd", dict)  # §6.5
     for key in ("revision", "compact_revision", "raft_term", "raft_index"): field(etcd, key, int)
     check(etcd["revision"] == m["revision"] and field(field(facts, "database", dict), "size", int) == size, "facts and manifest disagree")
-    payloads, h = {0: open_object(repo, snapshot, "payload", X(dek, "payload-key"), own["length"])}, hashlib.sha256()  # 7
-    for i, (s, offset, length, _) in enumerate(frames):
-        if s not in payloads:
-            if len(payloads) > 100: payloads = {0: payloads[0]}  # not too many open files
-            src = sources[s - 1]; key = src["payload_key"]; check(key, "a source without its key", "unsupported")
-            payloads[s] = open_object(repo, src["snapshot"], "payload", key, src["length"], commitment=src["commitment"])
-        piece = inflate_frame(payloads[s].read(offset, length), min(fs, size - i * fs)); h.update(piece); out.write(piece)
+    payload, h = open_object(repo, snapshot, "payload", X(dek, "payload-key"), own["length"]), hashlib.sha256()  # 8
+    end = frames[-1][0] + frames[-1][1]; check(not any(payload.read(end, payload.length - end)), "the payload's padding is not zeros [S4.5.4]")
+    for i, (offset, length, digest) in enumerate(frames):
+        stored = payload.read(offset, length); check(hashlib.sha256(stored).digest() == digest, f"frame {i}: its SHA-256 differs [S4.2.3]")
+        piece = inflate_frame(stored, min(fs, size - i * fs)); h.update(piece); out.write(piece)
     check(h.hexdigest() == sha, "the database's SHA-256 differs"); out.write(h.digest()); return sha, m["revision"]
 def attempt(repo, snapshot, keyring, passphrase, origin, out):  # → (class, sha256, what to print)
     try:
