@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::{AgentOptions, Places};
 use crate::backup::{
-    Control, DrillOptions, EVERY_SNAPSHOT, Listing, Scope, Source, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, is_ahead, newest_reports, plan_prune, proves_bytes,
-    prune_report, select, snapshots, store_report, verify,
+    Control, DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup,
+    copy, drill, is_ahead, newest_reports, plan_prune, proves_bytes, prune_report, select,
+    snapshots, store_report, verify,
 };
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ManifestBody, Report, SnapshotId};
+use crate::format::{ManifestBody, Report, ReportScope, SnapshotId};
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,10 +53,10 @@ impl Operation {
         match report.kind.as_str() {
             "prune" => Some(Self::Prune),
             "drill" => Some(Self::Drill),
-            "verify" if report.steps.iter().any(|step| step.name == EVERY_SNAPSHOT) => {
-                Some(Self::VerifyAll)
-            }
-            "verify" if proves_bytes(report) => Some(Self::Verify),
+            "verify" if proves_bytes(report) => Some(match report.scope {
+                ReportScope::One => Self::Verify,
+                ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
+            }),
             _ => None,
         }
     }
@@ -178,12 +178,7 @@ async fn prove(
         }
     };
     let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
-    let mut report = found.evidence(Some(&options.cluster), begun.elapsed());
-    if operation == Operation::VerifyAll {
-        report
-            .steps
-            .push(crate::format::ReportStep { name: EVERY_SNAPSHOT.into(), milliseconds: 0 });
-    }
+    let report = found.evidence(Some(&options.cluster), begun.elapsed());
     store_report(repository, keys, &report).await?;
     let fields = vec![
         ("checked", found.snapshots.len().into()),
@@ -215,7 +210,7 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     };
     let drilled = drill(repository, keys, id, &how, control).await?;
     store_report(repository, keys, &drilled.report).await?;
-    let finding = (!drilled.report.passed).then(|| {
+    let finding = (!drilled.report.passed()).then(|| {
         Error::new(ErrorKind::Tampered, format!("an etcd started from {id} serves other data"))
     });
     let fields = vec![
@@ -271,7 +266,7 @@ pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
         Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
-        last.push(LastRun { operation, at: id.begun(), passed: report.passed });
+        last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
     Ok(Found { last, newest, listing })
 }

@@ -56,9 +56,7 @@ pub use prune::{
     Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, pin, plan_prune,
     plan_removal, prune_report, undo_removal, unpin,
 };
-pub use reports::{
-    EVERY_SNAPSHOT, ListedReport, newest_reports, proves_bytes, reports, store_report,
-};
+pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
 pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use selective::{

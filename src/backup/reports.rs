@@ -1,4 +1,4 @@
-//! Reports in the repository: written once, sealed, listed for whoever must show what was proved.
+//! Reports in the repository: written once, sealed, listed for whoever must show what was verified.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,10 +8,11 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_SEALED_RECORD, ObjectName, RecordKind, Report, ReportStep, SealedRecord, Sha256,
-    SnapshotId, Subject,
+    MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
+    Subject,
 };
 use crate::keys::MasterKeys;
+use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
 use crate::store::Repository;
 
 /// Reports looked through for the newest of each kind.
@@ -24,11 +25,13 @@ const READS: usize = 16;
 pub struct ListedReport {
     /// Its id, whose time is when it was written.
     pub id: SnapshotId,
-    /// What it says; or why it does not open.
+    /// What it says, with its details where a key opens them; or why it cannot be read.
     pub report: Result<Report>,
+    /// Whether what it says is to be believed.
+    pub standing: Standing,
 }
 
-/// Seals `report` and stores it.
+/// Seals `report`, which has its details, and stores it.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] without a master key; those of the store.
@@ -40,37 +43,44 @@ pub async fn store_report(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let rng = &mut crypto::system_rng();
     let id = SnapshotId::new(now.as_millis() as u64, crypto::random(rng));
+    let details = report.details.clone().unwrap_or_default().print()?;
     let data_key = DataKey::generate(Subject::Report(id), rng);
     let key = data_key.report_key();
-    let message = crypto::seal(Suite::Aes256Gcm, &key, &context(id), &report.print()?, rng)?;
-    let seal = seal_data_key(&data_key, NewSeal::first(object(&message)), keys, rng)?;
-    let bytes = SealedRecord { kind: RecordKind::Report, seal, message }.print();
+    let details = crypto::seal(Suite::Aes256Gcm, &key, &context(id), &details, rng)?;
+    let head = ReportHead {
+        origin: repository.id(),
+        id,
+        report: report.clone(),
+        commitment: data_key.commitment(),
+        details,
+    };
+    let signed = head.print()?;
+    let object = Sha256(crypto::sha256(&[&signed]));
+    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng)?;
+    let bytes = SealedReport::print(&signed, &seal);
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
 }
 
-/// Among a report's steps: it is about every snapshot of its cluster.
-pub const EVERY_SNAPSHOT: &str = "all";
-
 /// Whether `report` is of a verification that looked at every byte.
 pub fn proves_bytes(report: &Report) -> bool {
-    let whole = |step: &ReportStep| matches!(step.name.as_str(), "full" | "deep");
-    report.kind == "verify" && report.steps.iter().any(whole)
+    report.kind == "verify" && matches!(report.level.as_deref(), Some("full" | "deep"))
 }
 
 /// Reads every report, oldest first.
 ///
 /// # Errors
-/// Those of the store. A report that does not open is in the list, with the reason.
+/// Those of the store. A report that cannot be read is in the list, with the reason.
 pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<ListedReport>> {
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
         let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
-        let report = match read_report(repository, keys, id).await {
+        let one = match read_report(repository, keys, id).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            read => read,
+            Ok((report, standing)) => ListedReport { id, report: Ok(report), standing },
+            Err(error) => ListedReport { id, report: Err(error), standing: Standing::Unverified },
         };
-        listed.push(ListedReport { id, report });
+        listed.push(one);
     }
     listed.sort_by_key(|listed| listed.id);
     Ok(listed)
@@ -79,7 +89,7 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
 /// The newest report of each of the kinds that `of` tells apart, among the last thousand.
 ///
 /// # Errors
-/// Those of the store. Reports that do not open are passed over.
+/// Those of the store. Reports that do not count (SPEC.md §5.3) are passed over.
 pub async fn newest_reports<K: Copy + PartialEq>(
     repository: &Repository,
     keys: &MasterKeys,
@@ -101,8 +111,8 @@ pub async fn newest_reports<K: Copy + PartialEq>(
         let Some((id, report)) = read.next().await else { break };
         let report = match report {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(_) => continue,
-            Ok(report) => report,
+            Ok((report, standing)) if standing.counts() => report,
+            _ => continue,
         };
         let Some(kind) = of(&report).filter(|kind| wanted.contains(kind)) else { continue };
         if found.iter().all(|(known, ..)| *known != kind) {
@@ -112,29 +122,47 @@ pub async fn newest_reports<K: Copy + PartialEq>(
     Ok(found)
 }
 
-/// Reads one report.
+/// Reads one report, and what it is worth; its details only if a key opens them.
 pub(super) async fn read_report(
     repository: &Repository,
     keys: &MasterKeys,
     id: SnapshotId,
-) -> Result<Report> {
+) -> Result<(Report, Standing)> {
     let name = ObjectName::Report { id }.to_string();
-    let bytes = repository.get(&name, MAX_SEALED_RECORD as u64).await;
-    bytes.and_then(|bytes| open(id, &bytes, keys)).context(name)
+    let bytes = repository.get(&name, MAX_REPORT as u64).await;
+    let read = bytes.and_then(|bytes| SealedReport::parse(&bytes));
+    read.and_then(|sealed| open(repository, id, &sealed, keys)).context(name)
 }
 
-fn open(id: SnapshotId, bytes: &[u8], keys: &MasterKeys) -> Result<Report> {
-    let SealedRecord { seal, message, .. } = SealedRecord::parse(RecordKind::Report, bytes)?;
-    if seal.body().subject() != Subject::Report(id) {
+fn open(
+    repository: &Repository,
+    id: SnapshotId,
+    sealed: &SealedReport,
+    keys: &MasterKeys,
+) -> Result<(Report, Standing)> {
+    let (head, seal) = (sealed.head(), sealed.seal());
+    if head.id != id || seal.body().subject() != Subject::Report(id) {
         return Err(Error::tampered("it is another report than its name says"));
     }
-    let data_key = open_seal(&seal, object(&message), keys)?.data_key;
-    let key = data_key.report_key();
-    Report::parse(&crypto::open(Suite::Aes256Gcm, &key, &context(id), &message)?)
-}
-
-fn object(message: &[u8]) -> Sha256 {
-    Sha256(crypto::sha256(&[&SealedRecord::line(RecordKind::Report, message)]))
+    if head.origin != repository.id() {
+        return Err(Error::tampered(format!("it was written in repository {}", head.origin)));
+    }
+    let mut report = head.report.clone();
+    let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
+    let opened = match open_seal(seal, object, keys) {
+        Err(error) if error.kind() == ErrorKind::WrongKey => {
+            return Ok((report, Standing::Unverified));
+        }
+        opened => opened?,
+    };
+    if head.commitment != opened.data_key.commitment() {
+        return Err(Error::tampered("it names another data key than its seal"));
+    }
+    let key = opened.data_key.report_key();
+    let details = crypto::open(Suite::Aes256Gcm, &key, &context(id), &head.details)?;
+    report.details = Some(ReportDetails::parse(&details)?);
+    let opened = Some((StanzaKind::Secret, opened.state));
+    Ok((report, standing(&[], [Evidence { opened, signed_by: Vec::new() }])))
 }
 
 fn context(id: SnapshotId) -> Vec<u8> {

@@ -107,7 +107,7 @@ pub(crate) async fn authenticate(
 }
 
 /// What a snapshot's seal vouches for.
-pub(super) fn manifest_digest(manifest: &Manifest) -> Sha256 {
+pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
     Sha256(crypto::sha256(&[&manifest.print()]))
 }
 

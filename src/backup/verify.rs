@@ -14,7 +14,8 @@ use super::read::{Place, pieces, read_all};
 use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportStep, SnapshotId, names,
+    CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportDetails, ReportOutcome,
+    ReportScope, ReportStep, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -77,6 +78,8 @@ pub struct VerifyReport {
     pub snapshots: Vec<Verified>,
     /// What is odd about the repository itself.
     pub findings: Vec<String>,
+    /// How much it looked at.
+    pub scope: ReportScope,
 }
 
 impl VerifyReport {
@@ -95,6 +98,11 @@ impl VerifyReport {
 }
 
 impl VerifyReport {
+    /// Whether there is something to look at that did not fail.
+    fn has_findings(&self) -> bool {
+        !self.findings.is_empty() || self.snapshots.iter().any(|one| !one.findings.is_empty())
+    }
+
     /// The evidence of it, for [`store_report`](super::store_report).
     pub fn evidence(&self, cluster: Option<&ClusterName>, took: Duration) -> Report {
         let check = |verified: &Verified| {
@@ -119,9 +127,17 @@ impl VerifyReport {
             tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
             snapshot: None,
             cluster: cluster.cloned(),
-            passed: self.worst().is_none(),
-            steps: vec![ReportStep { name: self.level.name().into(), milliseconds }],
-            checks: self.snapshots.iter().map(check).collect(),
+            level: Some(self.level.name().into()),
+            scope: self.scope,
+            outcome: match self.worst() {
+                Some(_) => ReportOutcome::Failed,
+                None if self.has_findings() => ReportOutcome::Findings,
+                None => ReportOutcome::Passed,
+            },
+            details: Some(ReportDetails {
+                steps: vec![ReportStep { name: "verify".into(), milliseconds }],
+                checks: self.snapshots.iter().map(check).collect(),
+            }),
         }
     }
 }
@@ -140,7 +156,17 @@ pub async fn verify(
 ) -> Result<VerifyReport> {
     control
         .guard(async {
-            let mut report = VerifyReport { level, snapshots: Vec::new(), findings: Vec::new() };
+            let scope_of_report = match scope {
+                Scope::All => ReportScope::Repository,
+                Scope::Cluster(_) => ReportScope::Cluster,
+                Scope::Ids(_) => ReportScope::One,
+            };
+            let mut report = VerifyReport {
+                level,
+                snapshots: Vec::new(),
+                findings: Vec::new(),
+                scope: scope_of_report,
+            };
             let ids = if let Scope::Ids(ids) = scope {
                 ids.to_vec()
             } else {

@@ -28,7 +28,7 @@ use crate::store::{Repository, Upload};
 use zeroize::Zeroizing;
 
 /// Padding is written in pieces of this.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What a snapshot is made of beside its database.
 pub(super) struct Content {
@@ -172,6 +172,10 @@ impl Writer<'_> {
             database_bytes,
             objects,
             replaces: None,
+            previous: None,
+            tags: Vec::new(),
+            included: Vec::new(),
+            signed: false,
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };

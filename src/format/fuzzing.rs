@@ -1,8 +1,8 @@
 //! One function for each parser: takes any bytes, must not panic. For fuzz targets and tests.
 
 use super::{
-    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, RecordKind,
-    Report, RepositoryInfo, Seal, SealedRecord, ValueHeader, ValueKeyring,
+    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, ReportDetails,
+    RepositoryInfo, Seal, SealedRecord, SealedReport, ValueHeader, ValueKeyring,
 };
 
 /// Takes any bytes.
@@ -17,6 +17,7 @@ pub const ALL: &[(&str, Parser)] = &[
     ("manifest", manifest),
     ("names", names),
     ("passphrase", passphrase),
+    ("record", record),
     ("report", report),
     ("repository", repository),
     ("seal", seal),
@@ -70,14 +71,18 @@ pub fn passphrase(data: &[u8]) {
 }
 
 pub fn report(data: &[u8]) {
-    for kind in [RecordKind::Report, RecordKind::ValueKeyring] {
-        if let Ok(record) = SealedRecord::parse(kind, data) {
-            assert!(record.print() == data);
-        }
+    if let Ok(report) = SealedReport::parse(data) {
+        assert!(SealedReport::print(report.signed_bytes(), report.seal()) == data);
     }
-    if let Ok(report) = Report::parse(data) {
-        let again = report.print().and_then(|bytes| Report::parse(&bytes));
-        assert!(again.is_ok_and(|again| again == report));
+    if let Ok(details) = ReportDetails::parse(data) {
+        let again = details.print().and_then(|bytes| ReportDetails::parse(&bytes));
+        assert!(again.is_ok_and(|again| again == details));
+    }
+}
+
+pub fn record(data: &[u8]) {
+    if let Ok(record) = SealedRecord::parse(data) {
+        assert!(record.print() == data);
     }
 }
 
@@ -140,6 +145,8 @@ mod tests {
             b"snapshots/01ARZ3NDEKTSV4RRFFQ69G5FAV/seal.1".to_vec(),
             object.print().unwrap(),
             RepositoryInfo { id: Uuid([1; 16]) }.print(),
+            super::super::report::tests::sample(),
+            SealedRecord { seal: seal.clone().finish([3; 32]), message: vec![1; 99] }.print(),
             seal.finish([3; 32]).print(),
         ]
     }
@@ -157,7 +164,7 @@ mod tests {
         }
 
         #[test]
-        fn mutated_samples_never_panic(which in 0..9usize, edits in proptest::collection::vec(
+        fn mutated_samples_never_panic(which in 0..11usize, edits in proptest::collection::vec(
             (any::<At>(), 0..3, proptest::sample::select(b"\n -\"{}[],:0129Az=\\\x00\xff".to_vec())), 1..6)) {
             let mut data = samples().swap_remove(which);
             for (at, edit, byte) in edits {
@@ -173,7 +180,7 @@ mod tests {
         }
 
         #[test]
-        fn cut_samples_never_panic(which in 0..9usize, at: At) {
+        fn cut_samples_never_panic(which in 0..11usize, at: At) {
             let data = samples().swap_remove(which);
             all(&data[..at.index(data.len())]);
         }

@@ -24,8 +24,6 @@ const MAX_DEPTH: u32 = 8;
 const MAX_KEYS: usize = 256;
 /// Every integer is at most this, 2^63 − 1.
 pub(crate) const MAX_INTEGER: u64 = i64::MAX as u64;
-/// The names a `requires` list may hold without being refused: none yet.
-const KNOWN_FEATURES: &[&str] = &[];
 
 /// Parses `bytes`, whose length the caller has bounded; `what` names them in errors.
 ///
@@ -33,7 +31,16 @@ const KNOWN_FEATURES: &[&str] = &[];
 /// Tampered when it breaks a rule or does not fit `T`; unsupported when `requires` names what is
 /// not known here.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    read(bytes, |error| Error::tampered(format!("{what}: {error}")), what)
+    parse_knowing(what, &[], bytes)
+}
+
+/// As [`parse`], where a `requires` list may hold the names in `known`.
+pub(crate) fn parse_knowing<T: DeserializeOwned>(
+    what: &str,
+    known: &[&str],
+    bytes: &[u8],
+) -> Result<T> {
+    read(bytes, |error| Error::tampered(format!("{what}: {error}")), what, known)
 }
 
 /// As [`parse`], for JSON that holds keys: an error tells the place and no content.
@@ -42,19 +49,20 @@ pub(crate) fn parse_secret<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Res
         let (line, column) = (error.line(), error.column());
         Error::tampered(format!("{what}: not as specified at line {line}, column {column}"))
     };
-    read(bytes, hide, what)
+    read(bytes, hide, what, &[])
 }
 
 fn read<T: DeserializeOwned>(
     bytes: &[u8],
     refuse: impl Fn(serde_json::Error) -> Error,
     what: &str,
+    known: &[&str],
 ) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut json).and_then(|()| json.end()).map_err(&refuse)?;
     // Before the types: what is required may change them.
     let Object(Features { requires }) = serde_json::from_slice(bytes).map_err(&refuse)?;
-    if let Unknown(Some(name)) = requires {
+    if let Some(name) = requires.0.into_iter().find(|name| !known.contains(&name.as_str())) {
         let name: String = name.chars().take(64).collect();
         return Err(Error::unsupported(format!("{what}: requires {name:?}, not known here"))
             .hint("use a newer strongroom"));
@@ -93,20 +101,23 @@ impl io::Write for Count {
 #[derive(Deserialize)]
 struct Features {
     #[serde(default)]
-    requires: Unknown,
+    requires: Names,
 }
 
-/// The first name of a `requires` list that is not known here. Keeps no list: it has no limit.
+/// The different names of a `requires` list; of many only the first few, which are enough to refuse it.
 #[derive(Default)]
-struct Unknown(Option<String>);
+struct Names(BTreeSet<String>);
 
-impl<'de> Deserialize<'de> for Unknown {
+/// More than any version knows.
+const MAX_FEATURES: usize = 64;
+
+impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(json: D) -> std::result::Result<Self, D::Error> {
-        json.deserialize_seq(Self(None))
+        json.deserialize_seq(Self::default())
     }
 }
 
-impl<'de> Visitor<'de> for Unknown {
+impl<'de> Visitor<'de> for Names {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,8 +126,8 @@ impl<'de> Visitor<'de> for Unknown {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> std::result::Result<Self, A::Error> {
         while let Some(name) = seq.next_element::<String>()? {
-            if !KNOWN_FEATURES.contains(&name.as_str()) {
-                self.0.get_or_insert(name);
+            if self.0.len() < MAX_FEATURES {
+                self.0.insert(name);
             }
         }
         Ok(self)

@@ -17,6 +17,12 @@ pub const MAX_MANIFEST: usize = 1 << 20;
 
 const FAMILY: &str = "strongroom-manifest/";
 const WHAT: &str = "manifest";
+/// The only name that a manifest's `requires` may hold.
+const SIGNED: &str = "signed";
+const MAX_TAGS: usize = 32;
+const MAX_TAG: usize = 64;
+const MAX_INCLUDED: usize = 256;
+const MAX_INCLUDED_LEN: usize = 1024;
 
 /// One object of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +32,15 @@ pub struct ObjectEntry {
     /// Length of the whole object in bytes.
     pub length: u64,
     /// Digest of the whole object.
+    pub sha256: Sha256,
+}
+
+/// Another snapshot and its manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previous {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Digest of its manifest object.
     pub sha256: Sha256,
 }
 
@@ -48,6 +63,14 @@ pub struct ManifestBody {
     pub objects: Vec<ObjectEntry>,
     /// The snapshot of which this is a re-encryption.
     pub replaces: Option<SnapshotId>,
+    /// The cluster's snapshot before this one.
+    pub previous: Option<Previous>,
+    /// Words by which its owner finds it again, ascending.
+    pub tags: Vec<String>,
+    /// What the companions were made of, for people.
+    pub included: Vec<String>,
+    /// Some seal of this manifest must carry a signature.
+    pub signed: bool,
     /// The data-key commitment DC.
     pub commitment: [u8; 32],
     /// [`Facts`](super::Facts), encrypted.
@@ -65,8 +88,22 @@ struct Wire {
     objects: Vec<Object<WireObject>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<Text<SnapshotId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Object<WirePrevious>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    included: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    requires: Vec<String>,
     commitment: Base64<[u8; 32]>,
     facts: Base64<Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WirePrevious {
+    snapshot: Text<SnapshotId>,
+    sha256: Text<Sha256>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +152,12 @@ impl ManifestBody {
             database_bytes: self.database_bytes,
             objects: self.objects.iter().map(object).collect(),
             replaces: self.replaces.map(Text),
+            previous: self.previous.map(|Previous { snapshot, sha256 }| {
+                Object(WirePrevious { snapshot: Text(snapshot), sha256: Text(sha256) })
+            }),
+            tags: self.tags.clone(),
+            included: self.included.clone(),
+            requires: if self.signed { vec![SIGNED.into()] } else { Vec::new() },
             commitment: Base64(self.commitment),
             facts: Base64(self.facts.clone()),
         }
@@ -135,15 +178,20 @@ impl ManifestBody {
             database_bytes: wire.database_bytes,
             objects: wire.objects.into_iter().map(object).collect(),
             replaces: wire.replaces.map(|id| id.0),
+            previous: wire.previous.map(|Object(WirePrevious { snapshot, sha256 })| Previous {
+                snapshot: snapshot.0,
+                sha256: sha256.0,
+            }),
+            tags: wire.tags,
+            included: wire.included,
+            signed: wire.requires.iter().any(|name| name == SIGNED),
             commitment: wire.commitment.0,
             facts: wire.facts.0,
         }
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(1..=128).contains(&self.tool.len())
-            || !self.tool.bytes().all(|c| matches!(c, 0x20..=0x7e))
-        {
+        if !is_printable(&self.tool, 128) {
             return Err("tool is not 1 to 128 printable characters".into());
         }
         if self.revision > MAX_INTEGER || self.database_bytes > MAX_INTEGER {
@@ -167,8 +215,27 @@ impl ManifestBody {
         if self.replaces == Some(self.snapshot) {
             return Err("it names itself as the one it replaces".into());
         }
+        if self.previous.is_some_and(|previous| previous.snapshot == self.snapshot) {
+            return Err("it names itself as the one before it".into());
+        }
+        if self.tags.len() > MAX_TAGS
+            || !self.tags.iter().all(|tag| is_printable(tag, MAX_TAG))
+            || !ascends(&self.tags)
+        {
+            return Err("too many or malformed tags, or they do not ascend".into());
+        }
+        if self.included.len() > MAX_INCLUDED
+            || !self.included.iter().all(|path| is_printable(path, MAX_INCLUDED_LEN))
+        {
+            return Err("too many or malformed paths in included".into());
+        }
         Ok(())
     }
+}
+
+/// Whether `text` is 1 to `longest` characters that a terminal prints as they are.
+fn is_printable(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|c| matches!(c, 0x20..=0x7e))
 }
 
 fn is_encrypted(role: &str) -> bool {
@@ -194,12 +261,13 @@ impl Manifest {
     /// Parses a manifest, or a tombstone, which has the same bytes.
     ///
     /// # Errors
-    /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is missing or the last line unfinished; tampered otherwise.
+    /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is
+    /// missing or the last line unfinished; tampered otherwise.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut lines = Lines::open(WHAT, FAMILY, MAX_MANIFEST, bytes)?;
         let text = lines.raw()?;
         let signed = bytes.get(..bytes.len() - lines.left()).unwrap_or_default().to_vec();
-        let body = ManifestBody::from_wire(json::parse(WHAT, text.as_bytes())?);
+        let body = ManifestBody::from_wire(json::parse_knowing(WHAT, &[SIGNED], text.as_bytes())?);
         body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
         let mut line = lines.keyword("hmac-sha256")?;
         let mac = line.base64()?;
@@ -267,6 +335,10 @@ pub(super) mod tests {
                 object("parity", 3),
             ],
             replaces: Some(SnapshotId(3)),
+            previous: Some(Previous { snapshot: SnapshotId(4), sha256: Sha256([5; 32]) }),
+            tags: vec!["before upgrade".into(), "weekly".into()],
+            included: vec!["/etc/kubernetes/pki".into()],
+            signed: true,
             commitment: [6; 32],
             facts: vec![7; 328],
         }
@@ -315,6 +387,12 @@ pub(super) mod tests {
                 text.replace("\"replaces\":\"00000000000000000000000003\"", "\"replaces\":null"),
                 Tampered,
             ),
+            (text.replace("\"signed\"", "\"signed\",\"later\""), Unsupported), // [S0.4.6]
+            (text.replace("00000000000000000000000004", "01ARZ3NDEKTSV4RRFFQ69G5FAV"), Tampered),
+            (text.replace("\"weekly\"", "\"a\""), Tampered), // [S6.4.2]
+            (text.replace("\"weekly\"", "\"before upgrade\""), Tampered),
+            (text.replace("\"weekly\"", "\"\""), Tampered),
+            (text.replace("\"/etc/kubernetes/pki\"", "\"\\u001b\""), Tampered), // [S6.4.3]
             (text.replace(":\"BwcH", ":\"BwcH="), Tampered),
         ] {
             let got = Manifest::parse(text.as_bytes());

@@ -34,16 +34,19 @@ pub use index::{
     compress_bound,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
-pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry};
+pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous};
 pub use names::{ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
-pub use report::{CheckOutcome, MAX_REPORT, Report, ReportCheck, ReportStep};
+pub use report::{
+    CheckOutcome, MAX_DETAILS, MAX_REPORT, Report, ReportCheck, ReportDetails, ReportHead,
+    ReportOutcome, ReportScope, ReportStep, SealedReport,
+};
 pub use repository::{MAX_REPOSITORY, RepositoryInfo};
 pub use seal::{
     MAX_SEAL, MAX_SIGNATURES, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Signature, Stanza,
 };
-pub use sealed_record::{MAX_SEALED_RECORD, RecordKind, SealedRecord};
+pub use sealed_record::{MAX_SEALED_RECORD, SealedRecord};
 pub use time::Time;
 pub use value::{VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader};
 pub use value_keyring::{

@@ -6,6 +6,7 @@
 mod keyring;
 mod local;
 mod passphrase;
+pub mod trust;
 
 use std::sync::Arc;
 

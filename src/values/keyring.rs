@@ -4,8 +4,7 @@ use crate::crypto::{self, CryptoRng, Label, Suite};
 use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    RecordKind, SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState,
-    ValueKeyring,
+    SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState, ValueKeyring,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -129,7 +128,7 @@ pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) 
     let message = crypto::seal(Suite::Aes256Gcm, &key, &context, keyring.print()?.expose(), rng)?;
     let new = NewSeal { generation: keyring.serial, ..NewSeal::first(object(&message)) };
     let seal = seal_data_key(&data_key, new, keys, rng)?;
-    Ok(SealedRecord { kind: RecordKind::ValueKeyring, seal, message }.print())
+    Ok(SealedRecord { seal, message }.print())
 }
 
 /// Opens a record.
@@ -138,7 +137,7 @@ pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) 
 /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens it, naming those that would;
 /// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified.
 pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
-    let SealedRecord { seal, message, .. } = SealedRecord::parse(RecordKind::ValueKeyring, record)?;
+    let SealedRecord { seal, message } = SealedRecord::parse(record)?;
     let Subject::Values(namespace) = seal.body().subject() else {
         return Err(Error::tampered("the value keyring's seal is of another subject"));
     };
@@ -159,7 +158,7 @@ pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
 
 /// What the record's seal vouches for: its last line.
 fn object(message: &[u8]) -> Sha256 {
-    Sha256(crypto::sha256(&[&SealedRecord::line(RecordKind::ValueKeyring, message)]))
+    Sha256(crypto::sha256(&[&SealedRecord::line(message)]))
 }
 
 fn context(namespace: Uuid, serial: u32) -> Vec<u8> {

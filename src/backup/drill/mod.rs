@@ -14,7 +14,10 @@ use super::member::{MemberOptions, restore_member};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member};
-use crate::format::{CheckOutcome, Facts, Report, ReportCheck, ReportStep, SnapshotId};
+use crate::format::{
+    CheckOutcome, Facts, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
+    ReportStep, SnapshotId,
+};
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::store::Repository;
@@ -109,9 +112,13 @@ pub async fn drill(
         tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
         snapshot: Some(id),
         cluster: Some(restored.cluster),
-        passed: checks.iter().all(|check| check.outcome != CheckOutcome::Failed),
-        steps: steps.done,
-        checks,
+        level: None,
+        scope: ReportScope::One,
+        outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
+            true => ReportOutcome::Failed,
+            false => ReportOutcome::Passed,
+        },
+        details: Some(ReportDetails { steps: steps.done, checks }),
     };
     Ok(DrillReport { id, report, recovery })
 }

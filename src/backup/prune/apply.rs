@@ -9,7 +9,8 @@ use crate::backup::control::{Control, Step, Unit};
 use crate::backup::{folder, snapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportStep, SnapshotId, names,
+    CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportDetails, ReportOutcome,
+    ReportScope, ReportStep, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
@@ -129,12 +130,19 @@ pub fn prune_report(
         tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
         snapshot: None,
         cluster: cluster.cloned(),
-        passed: report.refused.is_empty(),
-        steps: vec![
-            ReportStep { name: "plan".into(), milliseconds: milliseconds(planned) },
-            ReportStep { name: "remove".into(), milliseconds: milliseconds(report.duration) },
-        ],
-        checks: counted.into_iter().chain(removed).chain(refused).collect(),
+        level: None,
+        scope: cluster.map_or(ReportScope::Repository, |_| ReportScope::Cluster),
+        outcome: match report.refused.is_empty() {
+            true => ReportOutcome::Passed,
+            false => ReportOutcome::Failed,
+        },
+        details: Some(ReportDetails {
+            steps: vec![
+                ReportStep { name: "plan".into(), milliseconds: milliseconds(planned) },
+                ReportStep { name: "remove".into(), milliseconds: milliseconds(report.duration) },
+            ],
+            checks: counted.into_iter().chain(removed).chain(refused).collect(),
+        }),
     }
 }
 

@@ -17,10 +17,10 @@ const READS: usize = 64;
 /// The snapshots whose every byte `report` says was checked and good.
 fn proves(report: &Report) -> Vec<SnapshotId> {
     if report.kind == "drill" {
-        return report.snapshot.filter(|_| report.passed).into_iter().collect();
+        return report.snapshot.filter(|_| report.passed()).into_iter().collect();
     }
     let whole = proves_bytes(report);
-    let passed = report.checks.iter().filter(|check| check.outcome == CheckOutcome::Passed);
+    let passed = report.checks().iter().filter(|check| check.outcome == CheckOutcome::Passed);
     passed.filter(|_| whole).filter_map(|check| check.name.parse().ok()).collect()
 }
 
@@ -43,10 +43,11 @@ pub(super) async fn last_proved(
         .map(|id| async move { read_report(repository, keys, id).await })
         .buffered(READS);
     while let (false, Some(report)) = (open.is_empty(), reports.next().await) {
-        // What is planted and does not open protects nothing and hides nothing; a store that fails might.
+        // What is planted and does not count protects nothing and hides nothing; a store that fails might.
         let proved = match report {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            report => report.map(|report| proves(&report)).unwrap_or_default(),
+            Ok((report, standing)) if standing.counts() => proves(&report),
+            _ => Vec::new(),
         };
         open.retain(|ids| match proved.iter().filter(|id| ids.contains(id)).max() {
             Some(id) => {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use strongroom::backup::{DrillOptions, DrillReport, ListedReport, drill, reports, store_report};
-use strongroom::format::{CheckOutcome, Report};
+use strongroom::format::{CheckOutcome, Report, ReportOutcome};
 use strongroom::{ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -34,12 +34,12 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
         map.insert("recovery_seconds".into(), recovery.as_secs_f64().into());
     }
     context.output.result(json, || text_of(report))?;
-    let outcome = if report.passed { "it serves the snapshot's data" } else { "it DIFFERS" };
+    let outcome = if report.passed() { "it serves the snapshot's data" } else { "it DIFFERS" };
     context.output.note(&format!(
         "snapshot {id}: restored and serving after {:.1} s; {outcome}; report {stored}",
         recovery.as_secs_f64()
     ));
-    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
 /// What a report says, for programs.
@@ -49,19 +49,25 @@ fn json_of(report: &Report) -> Value {
         "tool": report.tool,
         "snapshot": report.snapshot.map(|id| id.to_string()),
         "cluster": report.cluster.as_ref().map(|name| name.as_str()),
-        "passed": report.passed,
-        "steps": report.steps,
-        "checks": report.checks,
+        "level": report.level,
+        "scope": report.scope,
+        "outcome": report.outcome.name(),
+        "passed": report.passed(),
+        "steps": report.details.as_ref().map(|details| &details.steps),
+        "checks": report.details.as_ref().map(|details| &details.checks),
     })
 }
 
 fn text_of(report: &Report) -> String {
     let seconds = |milliseconds: u64| format!("{:.1} s", milliseconds as f64 / 1000.0);
-    let steps = report
+    let Some(details) = &report.details else {
+        return format!("{}: {}", report.kind, report.outcome.name());
+    };
+    let steps = details
         .steps
         .iter()
         .map(|step| vec![step.name.clone(), "done".into(), seconds(step.milliseconds)]);
-    let checks = report.checks.iter().map(|check| {
+    let checks = details.checks.iter().map(|check| {
         let outcome = match check.outcome {
             CheckOutcome::Passed => "equal",
             CheckOutcome::Failed => "DIFFERS",
@@ -81,8 +87,18 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
         listed
             .retain(|one| one.id.to_string().starts_with(&id) || one.id.to_string().ends_with(&id));
         return match listed.as_slice() {
-            [ListedReport { report: Ok(report), .. }] => {
-                context.output.result(json_of(report), || text_of(report))?;
+            [ListedReport { report: Ok(report), standing, .. }] => {
+                let mut json = json_of(report);
+                if let Some(map) = json.as_object_mut() {
+                    map.insert("trust".into(), standing.to_string().into());
+                }
+                context.output.result(json, || text_of(report))?;
+                if report.details.is_none() {
+                    context.output.note("no key that is available opens the details");
+                }
+                if !standing.counts() {
+                    context.output.warn(&format!("the report is {standing}"));
+                }
                 Ok(ExitCode::SUCCESS)
             }
             [_] => listed.remove(0).report.map(|_| ExitCode::SUCCESS),
@@ -96,27 +112,27 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
     let row = |one: &ListedReport| match &one.report {
         Ok(report) => {
             let snapshot = report.snapshot.map(|id| id.to_string()).unwrap_or_default();
-            let outcome = if report.passed { "passed" } else { "FAILED" };
-            [report.kind.clone(), outcome.into(), snapshot]
+            let outcome = match report.outcome {
+                ReportOutcome::Failed => "FAILED",
+                outcome => outcome.name(),
+            };
+            [report.kind.clone(), outcome.into(), snapshot, one.standing.to_string()]
         }
-        Err(error) if error.kind() == ErrorKind::WrongKey => {
-            ["".into(), "locked".into(), "".into()]
-        }
-        Err(error) => ["".into(), "broken".into(), error.to_string()],
+        Err(error) => ["".into(), "broken".into(), "".into(), error.to_string()],
     };
     let json = |one: &ListedReport| {
-        let [kind, outcome, snapshot] = row(one);
+        let [kind, outcome, snapshot, trust] = row(one);
         json!({
             "id": one.id.to_string(), "created": created(one.id), "kind": kind,
-            "outcome": outcome.to_lowercase(), "snapshot": snapshot,
+            "outcome": outcome.to_lowercase(), "snapshot": snapshot, "trust": trust,
         })
     };
     context.output.result(listed.iter().map(json).collect(), || {
         let rows = listed.iter().map(|one| {
-            let [kind, outcome, snapshot] = row(one);
-            vec![one.id.to_string(), created(one.id), kind, outcome, snapshot]
+            let [kind, outcome, snapshot, trust] = row(one);
+            vec![one.id.to_string(), created(one.id), kind, outcome, snapshot, trust]
         });
-        table(&["ID", "CREATED", "KIND", "OUTCOME", "SNAPSHOT"], &[], rows.collect())
+        table(&["ID", "CREATED", "KIND", "OUTCOME", "SNAPSHOT", "TRUST"], &[], rows.collect())
     })?;
     Ok(ExitCode::SUCCESS)
 }
