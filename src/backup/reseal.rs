@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
-use super::control::{Control, Step, Unit};
 use super::folder::Folder;
 use super::snapshot::{self, Unsealed};
 use crate::crypto;
@@ -14,6 +13,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, Seal, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::{Control, Step, Unit};
 
 /// Seals read at once.
 const READS: usize = 16;

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
@@ -17,6 +16,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::Repository;
+use crate::task::{Buffer, Buffers};
 use zeroize::Zeroizing;
 
 /// Seals of one snapshot that are tried.

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::Shared;
 use super::access::Rule;
 use super::line::{Line, Refusals, unwritable};
-use crate::audit::AuditLog;
+use crate::audit_log::AuditLog;
 use crate::error::Result as StrongroomResult;
 use crate::values::{
     About, Answer, Budget, Failure, Frames, Judge, Method, Needs, Parsed, Shape, Shim, compressed,

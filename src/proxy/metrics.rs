@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Shared;
-use crate::observe::Answer;
+use crate::status_server::Answer;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -176,5 +176,5 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: watc
             }
         }
     };
-    crate::observe::serve(listener, answer, stop).await;
+    crate::status_server::serve(listener, answer, stop).await;
 }

@@ -36,12 +36,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::body::Body;
 
-pub use crate::observe::listen;
+pub use crate::status_server::listen;
 pub use access::Access;
 pub use tls::ServerTls;
 pub use wait::bind;
 
-use crate::audit::AuditLog;
+use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::etcd::{EtcdSettings, check_version};
 use crate::keys::MasterKeys;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    BackupOptions, Control, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
+    BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
 };
 use strongroom::format::KeyState;
 use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::task::Control;
 
 use crate::support::{TestRepo, key, keys, small_database};
 

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    BackupOptions, Control, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup,
-    pin, plan_prune, plan_removal, undo_removal, unpin, verify,
+    BackupOptions, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup, pin,
+    plan_prune, plan_removal, undo_removal, unpin, verify,
 };
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
 use strongroom::store::Repository;
+use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::{Place, long_database, text};

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Control, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
-    reseal,
+    BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys, reseal,
 };
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::envelope::{
@@ -21,6 +20,7 @@ use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, Sna
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::store::Repository;
+use strongroom::task::Control;
 use strongroom::{Error, Result};
 
 use crate::support::{TestRepo, key, keys, local, restore_bytes, small_database, vector};

@@ -1,7 +1,7 @@
 //! One short function for each command.
 
 mod agent;
-mod audit;
+mod audit_log;
 mod backup;
 mod copy;
 mod drill;
@@ -21,12 +21,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{
-    Control, LONGEST_BACKUP, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
+    LONGEST_BACKUP, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::MasterKeys;
 use strongroom::store::{Repository, connect, sweep_staged};
+use strongroom::task::Control;
 use strongroom::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -94,7 +95,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             crate::harden::all_files();
             values::proxy(*args, context).await
         }
-        Command::AuditLog(command) => audit::run(command, context).await,
+        Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }

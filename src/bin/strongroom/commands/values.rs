@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use strongroom::audit::{AuditLog, Options};
+use strongroom::audit_log::{AuditLog, Options};
 use strongroom::envelope::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::MasterKeys;

@@ -11,14 +11,15 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Action, Leases, Plan, Planned};
-use crate::backup::control::interrupted;
-use crate::backup::{Control, Inside, Step, Unit, look_inside};
+use crate::backup::{Inside, look_inside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Choice, Outcome, Write};
 use crate::keys::MasterKeys;
 use crate::mvcc::{RENEWED_LEASE_TTL, Revision, value_at};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
+use crate::task::interrupted;
+use crate::task::{Control, Step, Unit};
 
 /// Changes a second: a running cluster and its watchers do not feel it.
 pub const DEFAULT_RATE: NonZeroU32 = match NonZeroU32::new(200) {

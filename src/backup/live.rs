@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::diff::{ValueDigest, digest};
-use super::keys::{Contents, KeyState};
+use crate::contents::{Contents, KeyState, ValueDigest, digest};
 use crate::error::Result;
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::mvcc::Revision;

@@ -51,7 +51,7 @@ impl Protection {
 }
 
 /// Whether only Kubernetes writes such values. Custom resources are JSON, so that it does not write only these.
-pub(super) fn is_kubernetes(value: &[u8]) -> bool {
+pub(crate) fn is_kubernetes(value: &[u8]) -> bool {
     KUBERNETES.iter().any(|start| value.starts_with(start))
 }
 
@@ -93,7 +93,7 @@ fn key_id(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Each [`Protection`] once, under a small number.
 #[derive(Default)]
-pub(super) struct Protections {
+pub(crate) struct Protections {
     known: BTreeMap<Protection, usize>,
     /// Values counted under each number.
     values: Vec<u64>,
@@ -101,7 +101,7 @@ pub(super) struct Protections {
 
 impl Protections {
     /// Counts one more value of this protection; its number.
-    pub(super) fn count(&mut self, protection: Protection) -> usize {
+    pub(crate) fn count(&mut self, protection: Protection) -> usize {
         let full = self.known.len() >= MAX_KEYS && !self.known.contains_key(&protection);
         let protection = if full { Protection::Unknown } else { protection };
         let next = self.values.len();
@@ -116,7 +116,7 @@ impl Protections {
     }
 
     /// All, by number, with how many values were counted.
-    pub(super) fn into_all(self) -> Vec<(Protection, u64)> {
+    pub(crate) fn into_all(self) -> Vec<(Protection, u64)> {
         let mut all: Vec<_> = self.known.into_iter().collect();
         all.sort_unstable_by_key(|(_, number)| *number);
         all.into_iter().map(|(protection, _)| protection).zip(self.values).collect()

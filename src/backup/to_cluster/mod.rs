@@ -6,7 +6,7 @@ mod plan;
 
 use std::collections::HashMap;
 
-use super::contents::KUBERNETES_ROOTS;
+use crate::contents::KUBERNETES_ROOTS;
 use crate::format::SnapshotId;
 use crate::mvcc::Revision;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use strongroom::audit::{Entry, Filter, KeyFilter, KeyRange, files, query, verify};
+use strongroom::audit_log::{Entry, Filter, KeyFilter, KeyRange, files, query, verify};
 use strongroom::{ErrorKind, Result};
 
 use super::values::masters;

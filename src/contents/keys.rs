@@ -47,7 +47,7 @@ pub struct KeyState<T = ()> {
 
 impl<T> KeyState<T> {
     /// As `record` left its key; `value` is what was asked of the value.
-    pub(super) fn of(record: &Record<'_>, value: T) -> Self {
+    pub(crate) fn of(record: &Record<'_>, value: T) -> Self {
         Self {
             modified: record.revision,
             create_revision: record.kv.create_revision,

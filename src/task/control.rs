@@ -77,7 +77,7 @@ impl Control {
     }
 
     /// Resolves when the job is to stop.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         match self.stop.clone() {
             Some(mut stop) => {
                 if stop.wait_for(|stop| *stop).await.is_err() {
@@ -106,6 +106,6 @@ impl Control {
     }
 }
 
-pub(super) fn interrupted() -> Error {
+pub(crate) fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "interrupted")
 }

@@ -1,7 +1,7 @@
 //! Questions to a snapshot's database, one file for each: which keys, one key, its history, what differs, what takes
 //! the space and what is encrypted.
 //!
-//! They take the database that [`look_inside`](super::look_inside) opens, or any other.
+//! They take the database that [`look_inside`](crate::backup::look_inside) opens, or any other.
 
 mod diff;
 mod encryption;
@@ -9,7 +9,6 @@ mod get;
 mod groups;
 mod history;
 mod keys;
-mod live;
 mod stats;
 mod text;
 
@@ -19,6 +18,5 @@ pub use get::get;
 pub use groups::{Groups, KUBERNETES_ROOTS};
 pub use history::{Change, KeyHistory, What, key_history};
 pub use keys::{Contents, KeyState, Selection, read};
-pub use live::{LiveContents, read_live};
 pub use stats::{Group, Large, Stats, stats};
 pub use text::printable;

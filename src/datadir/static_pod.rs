@@ -7,12 +7,12 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 
 /// The longest manifest that is read, in bytes.
-pub const MAX_MANIFEST: usize = 1 << 20;
+pub const MAX_STATIC_POD: usize = 1 << 20;
 
 /// etcd's flags that a restore needs, and where the pod's data directory is on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Manifest {
+pub struct StaticPod {
     /// `--name`
     pub name: Option<String>,
     /// `--initial-cluster`. kubeadm writes there the members there were when this one joined: often not all.
@@ -71,14 +71,14 @@ struct HostPath {
     path: PathBuf,
 }
 
-impl Manifest {
+impl StaticPod {
     /// Of a pod's YAML.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when it is no pod that runs etcd, or when what it would read from a directory
     /// does not come from the host.
     pub fn parse(yaml: &str) -> Result<Self> {
-        if yaml.len() > MAX_MANIFEST {
+        if yaml.len() > MAX_STATIC_POD {
             return Err(Error::usage(format!("{} bytes are too many for a pod", yaml.len())));
         }
         let pod: Pod = serde_saphyr::from_str(yaml)
@@ -210,7 +210,7 @@ status: {}
 
     #[test]
     fn kubeadms() {
-        let manifest = Manifest::parse(KUBEADM).unwrap();
+        let manifest = StaticPod::parse(KUBEADM).unwrap();
         assert_eq!(manifest.name.as_deref(), Some("cp1"));
         assert_eq!(manifest.initial_cluster.as_deref(), Some("cp1=https://10.0.0.11:2380"));
         assert_eq!(manifest.peer_urls, ["https://10.0.0.11:2380"]);
@@ -227,7 +227,7 @@ status: {}
                 "- -data-dir=/var/lib/etcd/inner\n    - --wal-dir=/var/lib/etcd/log/",
             )
             .replace("- command:\n    - etcd", "- command: [/usr/local/bin/etcd]\n    args:");
-        let manifest = Manifest::parse(&yaml).unwrap();
+        let manifest = StaticPod::parse(&yaml).unwrap();
         assert_eq!(manifest.name.as_deref(), Some("cp2"));
         assert_eq!(manifest.data_dir, Some("/data/etcd/inner".into()));
         assert_eq!(manifest.wal_dir, Some("/data/etcd/log".into()));
@@ -237,20 +237,20 @@ status: {}
     fn the_program_is_etcd() {
         let sidecar =
             "containers:\n  - name: logs\n    command: [tail, -f, /var/lib/etcd, /etcd]\n";
-        let manifest = Manifest::parse(&KUBEADM.replace("containers:\n", sidecar)).unwrap();
+        let manifest = StaticPod::parse(&KUBEADM.replace("containers:\n", sidecar)).unwrap();
         assert_eq!(manifest.name.as_deref(), Some("cp1"));
         let by_image = KUBEADM.replace("- command:\n    - etcd\n", "- args:\n");
-        assert_eq!(Manifest::parse(&by_image).unwrap(), manifest);
+        assert_eq!(StaticPod::parse(&by_image).unwrap(), manifest);
         let other = by_image
             .replace("    name: etcd\n    volumeMounts", "    name: other\n    volumeMounts");
-        assert_eq!(Manifest::parse(&other).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(StaticPod::parse(&other).unwrap_err().kind(), ErrorKind::Usage);
     }
 
     #[test]
     fn what_the_host_holds() {
         let data_dir = |from: &str, to: &str| {
             assert!(KUBEADM.contains(from));
-            Manifest::parse(&KUBEADM.replace(from, to)).map(|manifest| manifest.data_dir.unwrap())
+            StaticPod::parse(&KUBEADM.replace(from, to)).map(|manifest| manifest.data_dir.unwrap())
         };
         let mount = "- mountPath: /var/lib/etcd\n";
         let sub_path = data_dir(mount, "- mountPath: /var/lib/etcd\n      subPath: sub\n").unwrap();
@@ -274,20 +274,20 @@ status: {}
     #[test]
     fn what_is_no_etcd() {
         for bad in ["", "{", "a: b", "spec: {containers: [{command: [kube-apiserver]}]}", "- 1"] {
-            assert_eq!(Manifest::parse(bad).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
+            assert_eq!(StaticPod::parse(bad).unwrap_err().kind(), ErrorKind::Usage, "{bad}");
         }
         let bomb = format!("a: &a [x]\n{}", "b: [*a,*a]\n".repeat(80_000));
-        assert!(Manifest::parse(&bomb).is_err());
-        assert!(Manifest::parse(&" ".repeat(MAX_MANIFEST + 1)).is_err());
+        assert!(StaticPod::parse(&bomb).is_err());
+        assert!(StaticPod::parse(&" ".repeat(MAX_STATIC_POD + 1)).is_err());
     }
 
     proptest! {
         #[test]
         fn any_text_is_no_panic(text in "\\PC{0,200}", at in 0..KUBEADM.len(), junk in "[:\\-{}\\[\\]&*!|>'\"%@ \n]{0,4}") {
-            let _ = Manifest::parse(&text);
+            let _ = StaticPod::parse(&text);
             let mut yaml = KUBEADM.to_owned();
             yaml.insert_str(at, &junk);
-            let _ = Manifest::parse(&yaml);
+            let _ = StaticPod::parse(&yaml);
         }
     }
 }

@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::blocking::task_panicked;
+use super::task_panicked;
 use crate::crypto::{self, CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Suite, TAG_LEN};
 use crate::error::{Error, Result};
 use crate::format::Index;
 use crate::secret::SecretKey;
 
 /// Frames, each sealed as one message and put once. Threads may put and read at once.
-pub(super) struct Spool {
+pub(crate) struct Scratch {
     dir: PathBuf,
     file: Mutex<Option<Arc<File>>>,
     key: SecretKey,
@@ -22,9 +22,9 @@ pub(super) struct Spool {
     kept: Vec<OnceLock<Opener>>,
 }
 
-impl Spool {
+impl Scratch {
     /// An empty spool for the frames of `index`. There is no file, which is below `dir`, before there is a frame.
-    pub(super) fn new(dir: &Path, index: &Index) -> Self {
+    pub(crate) fn new(dir: &Path, index: &Index) -> Self {
         Self {
             dir: dir.to_owned(),
             file: Mutex::default(),
@@ -34,7 +34,7 @@ impl Spool {
         }
     }
 
-    pub(super) fn has(&self, at: usize) -> bool {
+    pub(crate) fn has(&self, at: usize) -> bool {
         self.kept.get(at).is_some_and(|kept| kept.get().is_some())
     }
 
@@ -42,7 +42,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io), such as a full disk.
-    pub(super) fn put(&self, at: usize, frame: &[u8]) -> Result<()> {
+    pub(crate) fn put(&self, at: usize, frame: &[u8]) -> Result<()> {
         let (suite, rng) = (Suite::preferred(), &mut crypto::system_rng());
         let context = (at as u64).to_be_bytes();
         let sealed = crypto::seal(suite, &self.key, &context, frame, rng)?;
@@ -60,7 +60,7 @@ impl Spool {
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io), and [`Tampered`](crate::ErrorKind::Tampered) when the file was altered meanwhile.
-    pub(super) fn chunk(
+    pub(crate) fn chunk(
         &self,
         at: usize,
         chunk: u64,
@@ -118,7 +118,7 @@ mod tests {
     fn what_was_put_is_there_chunk_by_chunk() {
         let dir = tempfile::tempdir().unwrap();
         let count = 7;
-        let spool = Spool::new(dir.path(), &index(count));
+        let spool = Scratch::new(dir.path(), &index(count));
         let frame = |at: usize| -> Vec<u8> {
             // The last is short, and ends with a chunk or within one.
             let length = if at + 1 == count { CHUNK_LEN + 7 } else { 1 << 16 };

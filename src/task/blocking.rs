@@ -5,26 +5,26 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Runs `work`, which computes or blocks, off the async threads.
-pub(super) async fn run_blocking<T: Send + 'static>(
+pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(task_died(error)))
 }
 
-pub(super) fn task_died(error: JoinError) -> Error {
+pub(crate) fn task_died(error: JoinError) -> Error {
     task_panicked().because(error)
 }
 
-pub(super) fn task_panicked() -> Error {
+pub(crate) fn task_panicked() -> Error {
     Error::new(ErrorKind::Io, "a worker died")
 }
 
 /// A task that ends when this is dropped.
-pub(super) struct AbortOnDrop<T>(pub(super) JoinHandle<T>);
+pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
 
 impl<T> AbortOnDrop<Result<T>> {
     /// Waits for the task's own end.
-    pub(super) async fn join(mut self) -> Result<T> {
+    pub(crate) async fn join(mut self) -> Result<T> {
         (&mut self.0).await.unwrap_or_else(|error| Err(task_died(error)))
     }
 }
