@@ -1,7 +1,7 @@
 //! The operations of KV and of its transactions: what etcd is asked in their place, and what its answers come to.
 
 use super::rewrite::{Rewriter, Shape};
-use super::scope::{Outside, Span};
+use super::scope::{Outside, Scope, Span};
 use super::status::Failure;
 use super::txn::Txn;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
@@ -67,6 +67,17 @@ impl Op {
             Self::Range { .. } | Self::Other(_) => false,
             Self::Put(_) | Self::Delete { .. } => true,
             Self::Txn(txn) => txn.writes(),
+        }
+    }
+
+    /// Whether it may store a value that is encrypted, or is to be.
+    pub(super) fn stores(&self, scope: &Scope) -> bool {
+        match self {
+            Self::Range { .. } | Self::Other(_) | Self::Delete { .. } => false,
+            Self::Put(request) => Singles::<1>::read(request)
+                .and_then(|fields| fields.bytes(1))
+                .map_or(true, |key| scope.encrypts(key)),
+            Self::Txn(txn) => txn.stores(scope),
         }
     }
 

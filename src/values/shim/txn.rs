@@ -11,6 +11,7 @@
 use super::compare::{Compare, Read};
 use super::op::{Op, put_answers};
 use super::rewrite::Rewriter;
+use super::scope::Scope;
 use super::status::Failure;
 use super::wire::{Raw, Singles, put_message, put_number, without};
 #[cfg(feature = "proxy")]
@@ -52,6 +53,11 @@ impl Txn {
     /// Whether it may change something, whichever way it goes.
     pub(super) fn writes(&self) -> bool {
         self.success.iter().chain(&self.failure).any(Op::writes)
+    }
+
+    /// Whether it may store a value that is encrypted, or is to be.
+    pub(super) fn stores(&self, scope: &Scope) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| op.stores(scope))
     }
 
     /// Whether etcd cannot decide it: it compares values that are encrypted, or reserved keys.

@@ -2,7 +2,7 @@
 //! etcd cannot read.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tonic::Status;
@@ -29,7 +29,11 @@ impl Shim {
     pub(super) async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
         let mut request = Vec::new();
         op.put(&mut request, 2, &[]);
-        let answer = self.ask(Method::Txn, headers, &request).await?;
+        let answer = if op.writes() {
+            self.write(Method::Txn, headers, &request, None).await?
+        } else {
+            self.ask(Method::Txn, headers, &request).await?
+        };
         let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
         let given = &answer.message.clone();
         let work = |with: &Rewriter<'_>| {
@@ -56,14 +60,20 @@ impl Shim {
         &mut self,
         headers: &HeaderMap,
         txn: &mut Txn,
+        due: Instant,
     ) -> Result<Answer, Failure> {
         let shared = Arc::clone(&self.shared);
+        let due = txn.stores(&shared.scope).then_some(due);
         let mut pause = PAUSE.0;
         loop {
             let (read, rooms) = self.compared(headers, txn).await?;
             let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
             drop((read, rooms));
-            let answer = self.ask(Method::Txn, headers, &guarded.request).await?;
+            let answer = if txn.writes() {
+                self.write(Method::Txn, headers, &guarded.request, due).await?
+            } else {
+                self.ask(Method::Txn, headers, &guarded.request).await?
+            };
             if txn.took_effect(&guarded, &answer.message)? {
                 let message = &answer.message.clone();
                 let work = |with: &Rewriter<'_>| txn.guarded_answer(&guarded, message, with);
