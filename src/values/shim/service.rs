@@ -24,7 +24,7 @@ use super::session::{self, Judge};
 use super::skim::Kind;
 use super::status::{Failure, lost};
 use super::streams;
-use super::txn::Txn;
+use super::txn::{Txn, need};
 use super::wire::{Singles, put_bytes, put_number, without};
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
@@ -266,7 +266,7 @@ impl Shim {
             Method::Txn => {
                 let mut txn = shared.opened(|with| Txn::read(with, message)).await?;
                 if txn.is_ours_to_decide(&shared.rewriter(&shared.namespace.cipher())) {
-                    return Box::pin(self.decided(headers, &mut txn, due)).await;
+                    return Box::pin(self.decided(headers, &mut txn, need(message)?, due)).await;
                 }
                 Op::Txn(Box::new(txn))
             }
@@ -286,7 +286,7 @@ impl Shim {
             },
             Op::Put(request) | Op::Other(request) => request,
             Op::Txn(txn) => {
-                encoded = txn.encode(&[]);
+                encoded = txn.encode(&[], true);
                 &encoded
             }
         };
