@@ -172,11 +172,8 @@ async fn transactions_near_etcds_limits_are_answered_as_etcd_answers_them() {
         };
         (0..count).map(range).collect()
     };
-    let nested = |field: u64, inner: &[Node]| -> Node {
-        let mut op = Vec::new();
-        op.push(bytes(4, encode(inner)));
-        bytes(field, encode(&op))
-    };
+    let nested =
+        |field: u64, inner: &[Node]| -> Node { bytes(field, encode(&[bytes(4, encode(inner))])) };
     for raw in [&direct, &through] {
         for at in 0..130 {
             let put = encode(&[bytes(1, format!("r/{at}/x")), bytes(2, "v")]);
