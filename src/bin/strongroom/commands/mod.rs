@@ -9,6 +9,7 @@ mod init;
 mod inside;
 mod key;
 mod look;
+mod proxy;
 mod prune;
 mod restore;
 mod setup_auth;
@@ -93,7 +94,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Value(command) => values::run(command, context).await,
         Command::Proxy(args) => {
             crate::harden::all_files();
-            values::proxy(*args, context).await
+            proxy::proxy(*args, context).await
         }
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
