@@ -27,6 +27,8 @@ pub use compare::{Comparison, MemberHash};
 pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
+#[cfg(feature = "proxy")]
+pub(crate) use failure::key_mismatch;
 #[cfg(feature = "client")]
 pub(crate) use keys::Pages;
 pub use probe::Member;

@@ -51,6 +51,8 @@ impl Proxy {
         tell: impl Fn(&Error),
     ) -> Result<Option<Self>> {
         let acceptor = super::acceptor(&mut options)?;
+        // Wrong files are an error now, not only when etcd has been reached.
+        super::clients_etcd(&options)?.balanced()?;
         let waiting = Waiting::default();
         // Ends with this function.
         let (_serving, end) = watch::channel(false);
