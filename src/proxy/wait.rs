@@ -19,8 +19,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// Takes `address` (`host:port`) without listening: whoever connects is refused until then.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io) when that cannot be.
+/// [`Usage`](ErrorKind::Usage) when it does not have that form, [`Io`](ErrorKind::Io) when that cannot be.
 pub async fn bind(address: &str) -> Result<TcpSocket> {
+    observe::check_address(address)?;
     let failed = |error| {
         Error::new(ErrorKind::Io, format!("cannot listen at {address}: {error}")).because(error)
     };
