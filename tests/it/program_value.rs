@@ -1,6 +1,7 @@
 //! `strongroom value …`, as a shell uses it.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -114,7 +115,14 @@ fn from_the_first_key_to_the_last() {
     let (status, record, error) = shell.run(&["keyring", "export"], b"");
     assert_eq!(status, Some(0), "{error}");
     let (status, ..) = shell.run(&["keyring", "export", "-o", &file], b"");
-    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record));
+    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record.clone()));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&file, "an older one").unwrap();
+    let (status, _, error) = shell.run(&["keyring", "export", "-o", &file], b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("exists") && error.contains("another name"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"an older one");
+    std::fs::write(&file, &record).unwrap();
     shell.etcd.etcdctl(&["del", "/strongroom/keyring"]);
     for refused in ["init", "status"] {
         let (status, _, error) = shell.run(&[refused], b"");

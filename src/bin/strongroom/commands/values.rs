@@ -1,6 +1,7 @@
 //! `value …` and `proxy`
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,6 +291,15 @@ async fn change(
     Ok(ExitCode::SUCCESS)
 }
 
+fn write_new(path: &Path, record: &[u8]) -> Result<()> {
+    keyfile::create_file(path, record).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => error.hint(
+            "an exported keyring is never overwritten: choose another name, and keep the old file until this one is backed up",
+        ),
+        _ => error,
+    })
+}
+
 async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<ExitCode> {
     let client = context.settings.etcd()?.connect().await?;
     match command {
@@ -298,7 +308,7 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
             match output {
                 None => print(&record)?,
                 Some(path) => {
-                    std::fs::write(&path, record).map_err(|error| Error::io(&path, error))?;
+                    write_new(&path, &record)?;
                     let path = path.display();
                     context
                         .output
