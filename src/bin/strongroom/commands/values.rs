@@ -215,12 +215,14 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         .phase
         .is_none_or(|phase| matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt));
     if let (Some(phase), false) = (args.phase, args.dry_run) {
-        context.output.note(&format!(
-            "phase {}: waiting {:?} until every program has followed",
-            phase.name(),
-            args.settle.0
-        ));
-        opened.set_phase(prefix, phase, args.settle.0).await?;
+        let settled = async {
+            let (phase, settle) = (phase.name(), args.settle.0);
+            context.output.note(&format!(
+                "phase {phase}: waiting {settle:?} until every program has followed"
+            ));
+            tokio::time::sleep(settle).await;
+        };
+        opened.set_phase_after(prefix, phase, settled).await?;
         if converts {
             // A program that has not followed yet still writes as in the phase before.
             tokio::time::sleep(args.settle.0).await;
