@@ -55,7 +55,7 @@ impl ApiServer {
             .arg(file("service-account-key-file", &dir.with_file_name("accounts.pub")))
             .arg(file("token-auth-file", &dir.join("tokens")))
             // Its certificate, which it makes itself.
-            .arg(file("cert-dir", &dir))
+            .arg(file("cert-dir", dir))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
