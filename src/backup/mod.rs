@@ -25,6 +25,7 @@ mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
+mod seals;
 mod selective;
 mod show;
 mod snapshot;
@@ -33,7 +34,8 @@ mod verify;
 mod writer;
 
 pub use catalog::{
-    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, select, snapshots,
+    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, judge, latest,
+    newest_by_retiring, select, snapshots,
 };
 pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use control::{Control, Step, Unit};
@@ -57,7 +59,7 @@ pub use prune::{
     plan_removal, prune_report, undo_removal, unpin,
 };
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
-pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use selective::{
     Action, Applied, DEFAULT_RATE, Leases, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
@@ -94,6 +96,6 @@ mod tests {
         let retention = Retention::default();
         is_send(&plan_prune(repository, keys, &retention, None, &control));
         is_send(&apply_prune(repository, &PrunePlan::default(), &control));
-        is_send(&reseal(repository, keys, Scope::All, &[], &control));
+        is_send(&reseal(repository, keys, Scope::All, &[], Accept::Counting, &control));
     }
 }
