@@ -23,7 +23,7 @@
 //! let repository = store::Repository::open(connected.store, None).await?;
 //!
 //! let mut keys = MasterKeys::new();
-//! keys.add_keyring(&keyfile::load("/etc/strongroom/keyring".as_ref())?, keyfile::now());
+//! keyfile::add("/etc/strongroom/keyring".as_ref(), &mut keys)?;
 //!
 //! let endpoints = vec!["https://10.0.0.1:2379".into()];
 //! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
@@ -49,7 +49,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut masters = MasterKeys::new();
-//! masters.add_keyring(&keyfile::load("/etc/strongroom/values-keyring".as_ref())?, keyfile::now());
+//! keyfile::add("/etc/strongroom/values-keyring".as_ref(), &mut masters)?;
 //!
 //! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };
 //! let prefix = DEFAULT_PREFIX.as_bytes();

@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::{AgentOptions, Places};
 use crate::backup::{
     DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup, copy,
-    drill, is_ahead, newest_reports, plan_prune, proves_bytes, prune_report, select, snapshots,
+    drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
     store_report, verify,
 };
+
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ManifestBody, Report, ReportScope, SnapshotId};
@@ -128,13 +129,15 @@ async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -
     let Some(open) = &options.replica else { return Ok(Done::default()) };
     let target = &open(places.repository.clone()).await?;
     let scope = Scope::Cluster(&options.cluster);
-    let report = copy(&places.repository, target, scope, control).await?;
+    let report = copy(&places.repository, target, &places.keys, scope, control).await?;
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
     let fields = vec![
         ("copied", report.copied.len().into()),
         ("written_bytes", report.written_bytes.into()),
+        ("left_out", report.left_out.len().into()),
+        ("differing_seals", report.differing.len().into()),
     ];
     Ok(Done { fields, finding, ..Done::default() })
 }
@@ -201,7 +204,7 @@ fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
 async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
     let (repository, keys) = (&places.repository, &places.keys);
     let listing = snapshots(repository, Some(&options.cluster)).await?;
-    let id = select(&listing, "latest", None)?;
+    let (id, _) = latest(repository, keys, &listing, None).await?;
     let live = (options.etcd)()?;
     let how = DrillOptions {
         etcd: options.drill_etcd.clone(),

@@ -1,5 +1,6 @@
 //! Which snapshots there are: listing without a key, selecting one by name or time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -9,6 +10,7 @@ use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
 use crate::keys::MasterKeys;
+use crate::keys::trust::Standing;
 use crate::store::Repository;
 
 /// Manifests read at once.
@@ -31,6 +33,8 @@ pub struct Summary {
     pub database_bytes: u64,
     /// Length of its own objects in the store.
     pub stored_bytes: u64,
+    /// What its seals are worth: [`Unverified`](Standing::Unverified) until [`judge`] has looked.
+    pub standing: Standing,
 }
 
 impl Summary {
@@ -45,6 +49,7 @@ impl Summary {
             revision: manifest.revision,
             database_bytes: manifest.database_bytes,
             stored_bytes: objects + seals + manifest_len,
+            standing: Standing::Unverified,
         }
     }
 }
@@ -130,22 +135,91 @@ pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<Clust
     Ok(snapshot::read_manifest(repository, id).await?.body().cluster.clone())
 }
 
-/// The manifest of `id`, once `keys` have proved it. Nothing else of the snapshot is read.
+/// The manifest of `id`, if `keys` authenticate it and it counts (SPEC.md §5.3). Nothing else of the snapshot is read.
 ///
 /// # Errors
-/// Those of SPEC.md §8, when a part of that is missing, not whole or not for these keys; those of the store.
+/// [`ErrorKind::Refused`] for one that does not count; those of SPEC.md §8, when a part of that is missing, damaged or
+/// not for these keys; those of the store.
 pub async fn authenticate(
     repository: &Repository,
     keys: &MasterKeys,
     id: SnapshotId,
 ) -> Result<ManifestBody> {
     let folder = folder::list_one(repository, id).await?;
-    Ok(snapshot::unseal(repository, id, &folder, keys).await?.manifest.body().clone())
+    let unsealed = snapshot::unseal(repository, id, &folder, keys).await?;
+    if !unsealed.standing.counts() {
+        return Err(Error::new(ErrorKind::Refused, unsealed.standing.to_string()));
+    }
+    Ok(unsealed.manifest.body().clone())
+}
+
+/// Fills in what each snapshot of `listing` is worth to `keys`; what does not open is a finding.
+///
+/// # Errors
+/// Those of the store.
+pub async fn judge(
+    repository: &Repository,
+    keys: &MasterKeys,
+    listing: &mut Listing,
+) -> Result<()> {
+    let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
+    let mut judged = stream::iter(ids)
+        .map(|id| async move {
+            let folder = folder::list_one(repository, id).await?;
+            snapshot::unseal(repository, id, &folder, keys).await.map(|one| one.standing)
+        })
+        .buffered(READS);
+    for summary in &mut listing.snapshots {
+        match judged.next().await {
+            Some(Ok(standing)) => summary.standing = standing,
+            Some(Err(error)) if error.kind() == ErrorKind::WrongKey => {}
+            Some(Err(error)) if error.kind().is_general() => return Err(error),
+            Some(Err(error)) => listing.findings.push(format!("snapshot {}: {error}", summary.id)),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// The newest snapshot that counts for `keys`, begun `before` (Unix milliseconds), and what is passed over on the way.
+///
+/// One that is ahead of the clock is taken only if no other counts.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is none at all; of the newest one when none counts; those of the store.
+pub async fn latest(
+    repository: &Repository,
+    keys: &MasterKeys,
+    listing: &Listing,
+    before: Option<u64>,
+) -> Result<(SnapshotId, Vec<String>)> {
+    one_cluster(listing)?;
+    let now = SystemTime::now();
+    let fits = |id: &SnapshotId| before.is_none_or(|before| id.unix_ms() < before);
+    let ids = || listing.snapshots.iter().rev().map(|summary| summary.id).filter(fits);
+    let is_ahead = |id: &SnapshotId| folder::is_ahead(id.begun(), now);
+    let order = ids().filter(|id| !is_ahead(id)).chain(ids().filter(is_ahead));
+    let (mut first, mut passed_over) = (None, Vec::new());
+    for id in order {
+        match authenticate(repository, keys, id).await {
+            Ok(_) => return Ok((id, passed_over)),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                let error = error.context(format!("snapshot {id}"));
+                passed_over.push(format!("passed over: {error}"));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.map_or_else(none_yet, |error| {
+        error.hint("no snapshot counts for these keys: name one by its full id, and see `strongroom snapshots`")
+    }))
 }
 
 /// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.
 ///
-/// `latest` is the newest begun `before` (Unix milliseconds), never one from the future.
+/// `latest` is here the newest begun `before` (Unix milliseconds), never one from the future; whether it counts is not
+/// looked at, as [`latest`] does with keys.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`]; [`ErrorKind::Usage`] for a name that fits several, or for `latest`
@@ -153,20 +227,14 @@ pub async fn authenticate(
 pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<SnapshotId> {
     let ids = || listing.snapshots.iter().map(|summary| summary.id);
     if name == "latest" {
-        let mut clusters: Vec<_> = listing.snapshots.iter().map(|s| s.cluster.as_str()).collect();
-        clusters.sort_unstable();
-        clusters.dedup();
-        if clusters.len() > 1 {
-            let message = format!("this repository holds the clusters {}", clusters.join(", "));
-            return Err(Error::usage(message).hint("say which one with --cluster"));
-        }
+        one_cluster(listing)?;
         let now = SystemTime::now();
         return ids()
             .rfind(|id| {
                 !folder::is_ahead(id.begun(), now)
                     && before.is_none_or(|before| id.unix_ms() < before)
             })
-            .ok_or_else(|| not_found("there is no snapshot yet, or none that old"));
+            .ok_or_else(none_yet);
     }
     let name = name.to_ascii_uppercase();
     let fits = |id: &SnapshotId| {
@@ -181,6 +249,52 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
         }
         (None, _) => Err(not_found(&format!("no snapshot {name}"))),
     }
+}
+
+/// Of each cluster the newest snapshot that counts, if only keys that are being retired make it count.
+///
+/// # Errors
+/// Those of the store.
+pub async fn newest_by_retiring(
+    repository: &Repository,
+    keys: &MasterKeys,
+) -> Result<Vec<(ClusterName, SnapshotId)>> {
+    let listing = snapshots(repository, None).await?;
+    let mut done = BTreeSet::new();
+    let mut found = Vec::new();
+    for Summary { id, cluster, .. } in listing.snapshots.iter().rev() {
+        if done.contains(cluster) {
+            continue;
+        }
+        let folder = folder::list_one(repository, *id).await?;
+        match snapshot::unseal(repository, *id, &folder, keys).await {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Ok(unsealed) if unsealed.standing.counts() => {
+                done.insert(cluster.clone());
+                if unsealed.standing == Standing::Retiring {
+                    found.push((cluster.clone(), *id));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses to say what is latest among several clusters' snapshots.
+fn one_cluster(listing: &Listing) -> Result<()> {
+    let mut clusters: Vec<_> = listing.snapshots.iter().map(|s| s.cluster.as_str()).collect();
+    clusters.sort_unstable();
+    clusters.dedup();
+    if clusters.len() > 1 {
+        let message = format!("this repository holds the clusters {}", clusters.join(", "));
+        return Err(Error::usage(message).hint("say which one with --cluster"));
+    }
+    Ok(())
+}
+
+fn none_yet() -> Error {
+    not_found("there is no snapshot yet, or none that old")
 }
 
 fn not_found(message: &str) -> Error {
@@ -205,6 +319,33 @@ pub(super) async fn folders_without_manifest(
     let all = folder::list_all(repository).await?.snapshots;
     let unfinished = |folder: &Folder| folder.manifest.is_none() && folder.tombstone.is_none();
     Ok(all.into_iter().filter(|(_, folder)| unfinished(folder)).collect())
+}
+
+/// As [`folders_of`], with the snapshots that were removed and can be brought back.
+pub(super) async fn folders_with_removed(
+    repository: &Repository,
+    scope: Scope<'_>,
+) -> Result<Vec<(SnapshotId, Folder)>> {
+    let mut folders = folders_of(repository, scope).await?;
+    if matches!(scope, Scope::Ids(_)) {
+        return Ok(folders);
+    }
+    let is_removed = |folder: &Folder| folder.manifest.is_none() && folder.tombstone.is_some();
+    for (id, folder) in folder::list_all(repository).await?.snapshots {
+        if !is_removed(&folder) {
+            continue;
+        }
+        let outside = match (scope, snapshot::read_tombstone(repository, id).await) {
+            (_, Err(error)) if error.kind().is_general() => return Err(error),
+            (Scope::Cluster(cluster), Ok(tombstone)) => tombstone.body().cluster != *cluster,
+            _ => false,
+        };
+        if !outside {
+            folders.push((id, folder));
+        }
+    }
+    folders.sort_by_key(|(id, _)| *id);
+    Ok(folders)
 }
 
 /// The folders in `scope`, oldest first. Whoever names an id gets its folder, with or without a manifest.

@@ -185,6 +185,7 @@ pub async fn restore_companions(
     let opened = async {
         let folder = folder::list_one(repository, id).await?;
         let unsealed = unseal(repository, id, &folder, keys).await?;
+        unsealed.check_trusted(keys)?;
         check_lengths(&unsealed.manifest, &folder)?;
         let tar = open(repository, &unsealed.manifest, &unsealed.data_key).await?;
         tar.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Snapshots replicated to a second repository: byte for byte, checked by their digests, never opened.
+//! Snapshots replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -11,12 +11,14 @@ use super::catalog::Scope;
 use super::folder::{self, Folder};
 use super::grace::{GRACE, Since};
 use super::read::pieces;
+use super::seals;
 use super::snapshot::read_manifest;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
 };
+use crate::keys::MasterKeys;
 use crate::store::{Probe, Repository};
 use crate::task::{Control, Step, Unit};
 
@@ -35,8 +37,12 @@ pub struct CopyReport {
     pub present: usize,
     /// Bytes written.
     pub written_bytes: u64,
-    /// Snapshots that are not whole, and why: nothing of theirs shows in the copy.
+    /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
     pub failed: BTreeMap<SnapshotId, String>,
+    /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
+    pub left_out: BTreeMap<SnapshotId, String>,
+    /// Seals of which the copy has other bytes under the same name.
+    pub differing: Vec<String>,
     /// Wall time.
     pub duration: Duration,
 }
@@ -85,11 +91,14 @@ pub async fn open_replica(
 /// Copies the snapshots in `scope` from `source` to `target`, with the master keys that
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
+/// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse.
+///
 /// # Errors
 /// Those of the stores. A snapshot that is not whole stands in the report, and the others are copied.
 pub async fn copy(
     source: &Repository,
     target: &Repository,
+    keys: &MasterKeys,
     scope: Scope<'_>,
     control: &Control,
 ) -> Result<CopyReport> {
@@ -98,6 +107,7 @@ pub async fn copy(
     let mut work = Copying {
         source,
         target,
+        keys,
         control,
         since: Since::now(),
         from: folder::list_all(source).await?.snapshots,
@@ -112,7 +122,8 @@ pub async fn copy(
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
     for id in present {
-        report.note(id, work.seals(id).await)?;
+        let written = work.seals(id, &mut report).await;
+        report.note(id, written)?;
     }
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     for group in wanted.chunks(TOGETHER) {
@@ -124,7 +135,10 @@ pub async fn copy(
         for (id, manifest) in work.manifests(group).await? {
             match manifest {
                 Ok(manifest) if is_outside(scope, &manifest) => {}
-                Ok(manifest) => drop(manifests.insert(id, manifest)),
+                Ok(manifest) => match work.left_out(&manifest).await? {
+                    Some(why) => drop(report.left_out.insert(id, why)),
+                    None => drop(manifests.insert(id, manifest)),
+                },
                 Err(error) => drop(report.note(id, Err(error))?),
             }
         }
@@ -137,6 +151,7 @@ pub async fn copy(
 struct Copying<'a> {
     source: &'a Repository,
     target: &'a Repository,
+    keys: &'a MasterKeys,
     control: &'a Control,
     /// No later than `there` was listed.
     since: Since,
@@ -155,6 +170,21 @@ impl Copying<'_> {
             self.target.put_once(&info.name, bytes).await?;
         }
         Ok(())
+    }
+
+    /// Why a snapshot is not copied, if the keys say that it does not count.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn left_out(&self, manifest: &Manifest) -> Result<Option<String>> {
+        let folder = self.from.get(&manifest.body().snapshot).filter(|_| !self.keys.is_empty());
+        let Some(folder) = folder else { return Ok(None) };
+        match seals::authenticate(self.source, folder, self.keys, manifest).await {
+            Ok(authentic) if authentic.standing.counts() => Ok(None),
+            Ok(authentic) => Ok(Some(authentic.standing.to_string())),
+            Err(error) if error.kind().is_general() => Err(error),
+            Err(error) => Ok(Some(error.to_string())),
+        }
     }
 
     async fn manifests(&self, ids: &[SnapshotId]) -> Result<Vec<(SnapshotId, Result<Manifest>)>> {
@@ -180,8 +210,12 @@ impl Copying<'_> {
             .map(|(id, manifest)| async move { (id, self.objects(&manifest).await, manifest) })
             .buffered(AT_ONCE);
         let mut ready = Vec::new();
-        while let Some((id, objects, manifest)) = copied.next().await {
+        while let Some((id, mut objects, manifest)) = copied.next().await {
             self.control.check()?;
+            if objects.is_ok() {
+                let seals = self.seals(id, report).await;
+                objects = objects.and_then(|written| Ok(written + seals?));
+            }
             if report.note(id, objects)? {
                 ready.push((id, manifest));
             }
@@ -203,25 +237,33 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Copies what a snapshot has of its own, but its manifest; the bytes written.
+    /// Copies what a snapshot's manifest names; the bytes written.
     async fn objects(&self, manifest: &Manifest) -> Result<u64> {
         let id = manifest.body().snapshot;
         let mut written = 0;
         for object in &manifest.body().objects {
             written += self.object(id, object).await?;
         }
-        Ok(written + self.seals(id).await?)
+        Ok(written)
     }
 
-    /// Copies the seals that the copy does not have.
-    async fn seals(&self, id: SnapshotId) -> Result<u64> {
+    /// Copies the seals that the copy does not have, and says where it has others under the same number.
+    async fn seals(&self, id: SnapshotId, report: &mut CopyReport) -> Result<u64> {
         let mut written = 0;
         let seals = self.from.get(&id).filter(|_| !self.is_removed_there(id));
-        for generation in seals.into_iter().flat_map(|folder| folder.seals.keys()) {
-            if self.there.get(&id).is_some_and(|folder| folder.seals.contains_key(generation)) {
+        for (generation, info) in seals.into_iter().flat_map(|folder| &folder.seals) {
+            let name = names::seal_name(id, *generation);
+            let there = self.there.get(&id).and_then(|folder| folder.seals.get(generation));
+            if let Some(there) = there {
+                // Both repositories may have been sealed again, each on its own. A first seal is written once, with
+                // the snapshot: its length tells enough.
+                let same =
+                    there.len == info.len && (*generation == 1 || self.is_same(&name).await?);
+                if !same {
+                    report.differing.push(name);
+                }
                 continue;
             }
-            let name = names::seal_name(id, *generation);
             let bytes = self.source.get(&name, MAX_SEAL as u64).await?;
             // What is planted beside a good one stays behind.
             if Seal::parse(&bytes).is_ok_and(|seal| seal.body().generation() == *generation) {
@@ -230,6 +272,11 @@ impl Copying<'_> {
             }
         }
         Ok(written)
+    }
+
+    async fn is_same(&self, name: &str) -> Result<bool> {
+        let source = self.source.get(name, MAX_SEAL as u64).await?;
+        Ok(source == self.target.get(name, MAX_SEAL as u64).await?)
     }
 
     fn is_alive(&self, id: SnapshotId) -> bool {

@@ -22,6 +22,7 @@ mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
+mod seals;
 mod show;
 mod snapshot;
 mod to_cluster;
@@ -29,7 +30,8 @@ mod verify;
 mod writer;
 
 pub use catalog::{
-    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, select, snapshots,
+    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, judge, latest,
+    newest_by_retiring, select, snapshots,
 };
 pub use companions::{MAX_COMPANIONS, restore_companions};
 pub use copy::{CopyReport, copy, open_replica};
@@ -53,7 +55,7 @@ pub use prune::{
     plan_removal, prune_report, undo_removal, unpin,
 };
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
-pub use reseal::{KeyUsage, ResealReport, check_removable, key_usage, reseal};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};
 pub use to_cluster::{
@@ -91,6 +93,6 @@ mod tests {
         let retention = Retention::default();
         is_send(&plan_prune(repository, keys, &retention, None, &control));
         is_send(&apply_prune(repository, &PrunePlan::default(), &control));
-        is_send(&reseal(repository, keys, Scope::All, &[], &control));
+        is_send(&reseal(repository, keys, Scope::All, &[], Accept::Counting, &control));
     }
 }

@@ -1,22 +1,39 @@
 //! Master keys against the snapshots they open: re-seal, count, remove.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
 use super::folder::Folder;
-use super::snapshot::{self, Unsealed};
+use super::seals::{self, Authentic, Tried};
+use super::snapshot;
 use crate::crypto;
-use crate::envelope::{NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key};
+use crate::envelope::{
+    DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, Seal, SnapshotId, Stanza, names};
+use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Seal, Signature, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
+use crate::keys::trust::Standing;
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
 /// Seals read at once.
 const READS: usize = 16;
+
+/// Which snapshots are sealed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// Those that count (SPEC.md §5.3).
+    Counting,
+    /// All that open: somebody has looked at each of them.
+    Untrusted,
+    /// Those that count by a key in use; and by a retiring one only what existed before this time: the snapshot's id and
+    /// the store's time of its manifest are both earlier.
+    Before(SystemTime),
+}
 
 /// What re-sealing did.
 #[derive(Debug, Default)]
@@ -26,17 +43,32 @@ pub struct ResealReport {
     pub resealed: Vec<SnapshotId>,
     /// Snapshots whose seal named the right keys already.
     pub unchanged: Vec<SnapshotId>,
+    /// Snapshots that open, do not count and are as they were.
+    pub untrusted: Vec<Untrusted>,
     /// Snapshots that could not be re-sealed, and why. They are as they were.
     pub failed: Vec<(SnapshotId, Error)>,
-    /// Older seals that the store did not let go of: the keys they name still open those snapshots.
+    /// Older or planted seals that stay, and why.
     pub lingering: Vec<String>,
 }
 
-/// Seals the data keys of the snapshots in `scope` to `keys`' sealing keys.
+/// A snapshot that was not sealed again, and the evidence about it for a person to judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Untrusted {
+    /// The snapshot; its id says when it was begun.
+    pub id: SnapshotId,
+    /// When the store says that its manifest was written.
+    pub written: Option<SystemTime>,
+    /// What it is worth.
+    pub standing: Standing,
+}
+
+/// Seals the data keys of the snapshots in `scope` to `keys`' sealing keys, the removed ones that can be brought back
+/// included.
 ///
-/// Headers only: payloads and manifests stay as they are. Stanzas of keys that are not at hand are kept, unless
-/// they are to `drop`; stanzas of keys at hand that no longer seal go. Each snapshot is one step of its own:
-/// interrupted half-way, every snapshot still opens, and running it again does the rest.
+/// Headers only: payloads and manifests stay as they are. Stanzas of keys that are not available or are retiring are
+/// kept, unless they are to `drop`; stanzas of retired keys go. Each snapshot is one step of its own: interrupted half-way,
+/// every snapshot still opens, and running it again does the rest.
 ///
 /// It is no revocation: who kept an old seal and its master key can still open that snapshot.
 ///
@@ -48,6 +80,7 @@ pub async fn reseal(
     keys: &MasterKeys,
     scope: Scope<'_>,
     drop: &[KeyId],
+    accept: Accept,
     control: &Control,
 ) -> Result<ResealReport> {
     if let Some(key) = keys.sealing().map(|key| key.id()).find(|id| drop.contains(id)) {
@@ -56,90 +89,190 @@ pub async fn reseal(
     }
     control
         .guard(async {
-            let folders = catalog::folders_of(repository, scope).await?;
+            let folders = catalog::folders_with_removed(repository, scope).await?;
             control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
-            let mut report = ResealReport::default();
+            let mut work =
+                Resealing { repository, keys, drop, accept, report: ResealReport::default() };
             for (id, folder) in folders {
-                match reseal_one(repository, keys, id, &folder, drop, &mut report).await {
-                    Ok(true) => report.resealed.push(id),
-                    Ok(false) => report.unchanged.push(id),
+                match work.one(id, &folder).await {
+                    Ok(()) => {}
                     // Each further one would be tried for minutes; what is done is done.
                     Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                    Err(error) => report.failed.push((id, error)),
+                    Err(error) => work.report.failed.push((id, error)),
                 }
                 control.step(Step::Advance(1));
             }
-            Ok(report)
+            Ok(work.report)
         })
         .await
 }
 
-async fn reseal_one(
-    repository: &Repository,
-    keys: &MasterKeys,
-    id: SnapshotId,
-    folder: &Folder,
-    drop: &[KeyId],
-    report: &mut ResealReport,
-) -> Result<bool> {
-    let Unsealed { seal, data_key, manifest, .. } =
-        snapshot::unseal(repository, id, folder, keys).await?;
-    refuse_newer(repository, id, folder, &seal).await?;
-    let kept = kept_stanzas(&seal, keys, drop);
-    let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
-    wanted.extend(keys.sealing().map(|key| key.id()));
-    wanted.sort_unstable();
-    let mut present = key_ids(&seal);
-    present.sort_unstable();
-    let newest = folder.seals.keys().next_back().copied().unwrap_or(seal.body().generation());
-    let only_generation = folder.seals.len() == 1;
-    if wanted == present && newest == seal.body().generation() && only_generation {
-        return Ok(false);
-    }
-    let generation = newest.checked_add(1).ok_or_else(|| {
-        Error::tampered(format!("{id} has a seal of the last generation there is"))
-    })?;
-    // From the seal that opened, never from a manifest fetched again.
-    let object = seal.body().object();
-    let signatures = seal.body().signatures().to_vec();
-    let new = NewSeal { generation, object, kept, signatures };
-    let text = seal_data_key(&data_key, new, keys, &mut crypto::system_rng())?.print();
-    let name = names::seal_name(id, generation);
-    repository.put_once(&name, text.into()).await?;
-    // Only a new seal that is proved to open may replace the old ones.
-    let written = snapshot::read_seal(repository, id, generation).await?;
-    let opened = open_seal(&written, object, keys).context(name)?;
-    if opened.data_key.commitment() != manifest.body().commitment {
-        return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
-    }
-    for old in folder.seals.keys() {
-        let name = names::seal_name(id, *old);
-        if let Err(error) = repository.delete(&name).await {
-            report.lingering.push(format!("{name}: {error}"));
-        }
-    }
-    Ok(true)
+struct Resealing<'a> {
+    repository: &'a Repository,
+    keys: &'a MasterKeys,
+    drop: &'a [KeyId],
+    accept: Accept,
+    report: ResealReport,
 }
 
-/// Refuses when a newer seal of the same data key is there that no key at hand opens: replacing it would lock its
-/// owners out, and revive keys that were given up.
-async fn refuse_newer(
-    repository: &Repository,
-    id: SnapshotId,
-    folder: &Folder,
-    opened: &Seal,
-) -> Result<()> {
-    let opened = opened.body();
-    for generation in folder.seals.range(opened.generation().saturating_add(1)..).map(|(g, _)| *g) {
-        let Ok(newer) = snapshot::read_seal(repository, id, generation).await else { continue };
-        if newer.body().commitment() == opened.commitment() {
-            let ids: Vec<String> = key_ids(&newer).iter().map(ToString::to_string).collect();
-            let message = format!("seal {generation} is newer than those that open here");
-            return Err(Error::new(ErrorKind::WrongKey, message)
-                .hint(format!("give a key that opens it: {}", ids.join(", "))));
+/// One generation, as it was read; whether it authenticates.
+struct Generation {
+    number: u32,
+    seal: Option<Seal>,
+    opens: bool,
+}
+
+impl Resealing<'_> {
+    /// [S5.8]
+    async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
+        let manifest = snapshot::read_head(self.repository, id, folder).await?;
+        let (generations, authentic) = self.read(&manifest, folder).await?;
+        if !self.accepts(id, folder, authentic.standing) {
+            let written = folder.manifest.as_ref().map(|info| info.modified);
+            self.report.untrusted.push(Untrusted { id, written, standing: authentic.standing });
+            return Ok(());
+        }
+        // From the seal by which it counts, never from a manifest fetched again.
+        let (seal, data_key) = (authentic.seal, authentic.opened.data_key);
+        let highest = generations.iter().filter(|one| one.opens).map(|one| one.number).max();
+        let kept = kept_stanzas(&seal, self.keys, self.drop);
+        let signatures = signatures(&seal, &generations);
+        let current = highest == Some(seal.body().generation())
+            && signatures == seal.body().signatures()
+            && self.is_current(&seal, &kept);
+        let seal = if current {
+            self.report.unchanged.push(id);
+            seal
+        } else {
+            let generation = free_above(highest.unwrap_or_default(), folder).ok_or_else(|| {
+                Error::tampered(format!("{id} has a seal of the last generation there is"))
+            })?;
+            let new = NewSeal { generation, object: seal.body().object(), kept, signatures };
+            let seal = self.write(id, new, &data_key).await?;
+            self.report.resealed.push(id);
+            seal
+        };
+        self.clean_up(id, &seal, generations).await;
+        Ok(())
+    }
+
+    /// Every seal, and what they come to.
+    async fn read(
+        &self,
+        manifest: &Manifest,
+        folder: &Folder,
+    ) -> Result<(Vec<Generation>, Authentic)> {
+        let id = manifest.body().snapshot;
+        let mut tried = Tried::new(manifest, self.keys);
+        let (numbers, all) = seals::generations(folder);
+        let mut generations = Vec::new();
+        for number in numbers {
+            let read = seals::read_seal(self.repository, id, number).await;
+            let seal = read.as_ref().ok().cloned();
+            let opens = tried.add(number, read)?;
+            generations.push(Generation { number, seal, opens });
+        }
+        let authentic = tried.finish()?;
+        if !all && !authentic.standing.counts() {
+            return Err(seals::too_many(id));
+        }
+        Ok((generations, authentic))
+    }
+
+    fn accepts(&self, id: SnapshotId, folder: &Folder, standing: Standing) -> bool {
+        match self.accept {
+            Accept::Counting => standing.counts(),
+            Accept::Untrusted => true,
+            Accept::Before(time) => match standing {
+                Standing::Counts => true,
+                Standing::Retiring => {
+                    // Of a removed one the store no longer tells when its manifest was written.
+                    let written = folder.manifest.as_ref().map(|info| info.modified);
+                    id.begun() < time && written.is_some_and(|written| written < time)
+                }
+                Standing::NotTrusted(_) | Standing::Unverified => false,
+            },
         }
     }
-    Ok(())
+
+    /// Whether `seal` is what would be written: the same keys, and each sealing key's stanza opens.
+    fn is_current(&self, seal: &Seal, kept: &[Stanza]) -> bool {
+        let sealing: Vec<KeyId> = self.keys.sealing().map(|key| key.id()).collect();
+        let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
+        wanted.extend(&sealing);
+        wanted.sort_unstable();
+        let mut present = key_ids(seal);
+        present.sort_unstable();
+        let opens = |id: &KeyId| {
+            let of_key = |stanza: &&Stanza| stanza.key_id() == *id;
+            let mut stanzas = seal.body().stanzas().iter().filter(of_key);
+            stanzas.all(|stanza| stanza_opens(seal, stanza, self.keys))
+        };
+        wanted == present && sealing.iter().all(opens)
+    }
+
+    async fn write(&self, id: SnapshotId, new: NewSeal, data_key: &DataKey) -> Result<Seal> {
+        let (generation, object) = (new.generation, new.object);
+        let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng())?;
+        let name = names::seal_name(id, generation);
+        self.repository.put_once(&name, seal.print().into()).await?;
+        // Only a new seal that is known to open may replace the old ones.
+        let written = seals::read_seal(self.repository, id, generation).await?;
+        let opened = open_seal(&written, object, self.keys).context(name)?;
+        if opened.data_key.commitment() != data_key.commitment() {
+            return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
+        }
+        Ok(written)
+    }
+
+    /// Deletes the seals below `seal` that hold nothing it lacks; the others stay, as findings.
+    async fn clean_up(&mut self, id: SnapshotId, seal: &Seal, generations: Vec<Generation>) {
+        let number = seal.body().generation();
+        for old in generations.into_iter().filter(|one| one.number != number) {
+            let name = names::seal_name(id, old.number);
+            let stays = match old.seal {
+                None => Some("it cannot be read".to_owned()),
+                Some(_) if old.number > number => Some("no key that is available opens it".into()),
+                Some(old) => self.lost(&old, seal).map(|key| {
+                    format!("the stanza of key {key} in it is in no newer seal (--drop {key} gives it up)")
+                }),
+            };
+            let stays = match stays {
+                Some(why) => Some(why),
+                None => self.repository.delete(&name).await.err().map(|error| error.to_string()),
+            };
+            self.report.lingering.extend(stays.map(|why| format!("{name}: {why}")));
+        }
+    }
+
+    /// A key whose way to the data key would go with `old`, as far as one can tell here.
+    fn lost(&self, old: &Seal, new: &Seal) -> Option<KeyId> {
+        let is_safe = |stanza: &&Stanza| {
+            self.drop.contains(&stanza.key_id())
+                || new.body().stanzas().contains(stanza)
+                || stanza_opens(old, stanza, self.keys)
+        };
+        let mut stanzas = old.body().stanzas().iter();
+        stanzas.find(|stanza| !is_safe(stanza)).map(Stanza::key_id)
+    }
+}
+
+/// The signatures of every generation that authenticates and vouches for the same object.
+fn signatures(seal: &Seal, generations: &[Generation]) -> Vec<Signature> {
+    let opened = generations.iter().filter(|one| one.opens).filter_map(|one| one.seal.as_ref());
+    let mut all = seal.body().signatures().to_vec();
+    for signature in opened.flat_map(|other| other.body().signatures()) {
+        if all.len() < MAX_SIGNATURES && all.iter().all(|known| known.key_id != signature.key_id) {
+            all.push(signature.clone());
+        }
+    }
+    all.sort_by_key(|signature| signature.key_id);
+    all
+}
+
+/// The first generation above `highest` whose number nothing has taken.
+fn free_above(highest: u32, folder: &Folder) -> Option<u32> {
+    (highest..u32::MAX).map(|below| below + 1).find(|number| !folder.seals.contains_key(number))
 }
 
 async fn opens_without(
@@ -149,15 +282,16 @@ async fn opens_without(
     id: SnapshotId,
     folder: &Folder,
 ) -> Result<()> {
-    let seals = seals(repository, id, folder).await?;
-    if folder.manifest.is_none() {
+    let seals = all_seals(repository, id, folder).await?;
+    if folder.manifest.is_none() && folder.tombstone.is_none() {
         // A backup that has sealed its data key and not yet committed, or a snapshot whose manifest is gone.
         let names_another = |seal: &Seal| key_ids(seal).iter().any(|id| *id != key);
         let safe = seals.iter().all(|seal| !key_ids(seal).contains(&key) || names_another(seal));
         return if safe { Ok(()) } else { Err(Error::truncated("it has no manifest yet")) };
     }
     if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
-        snapshot::unseal(repository, id, folder, others).await?;
+        let manifest = snapshot::read_head(repository, id, folder).await?;
+        seals::authenticate(repository, folder, others, &manifest).await?;
     }
     Ok(())
 }
@@ -184,7 +318,7 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     let mut usage = KeyUsage::default();
     let folders = catalog::folders_of(repository, Scope::All).await?;
     let mut read = stream::iter(folders)
-        .map(|(id, folder)| async move { (id, seals(repository, id, &folder).await) })
+        .map(|(id, folder)| async move { (id, all_seals(repository, id, &folder).await) })
         .buffered(READS);
     while let Some((id, seals)) = read.next().await {
         match seals {
@@ -196,10 +330,10 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     Ok(usage)
 }
 
-async fn seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
+async fn all_seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
     let mut seals = Vec::new();
     for generation in folder.seals.keys().rev() {
-        seals.push(snapshot::read_seal(repository, id, *generation).await?);
+        seals.push(seals::read_seal(repository, id, *generation).await?);
     }
     Ok(seals)
 }
@@ -231,7 +365,7 @@ impl KeyUsage {
 /// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
 pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: KeyId) -> Result<()> {
     let others = keys.without(key);
-    let mut folders = catalog::folders_of(repository, Scope::All).await?;
+    let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
     for (id, folder) in catalog::folders_without_manifest(repository).await? {
         if folder.seals.is_empty() {
             let message =
@@ -260,8 +394,9 @@ pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: Ke
         }
     }
     let Some((id, error)) = first else { return Ok(()) };
-    let message =
-        format!("{lost} snapshot(s) open with no other key at hand, such as {id}: {error}");
+    let message = format!(
+        "{lost} snapshot(s) open with no other key that is available, such as {id}: {error}"
+    );
     Err(Error::new(ErrorKind::Refused, message).hint(format!(
         "give the other keys too, or seal the snapshots to them first: \
          `strongroom key reseal --all --drop {key}`"

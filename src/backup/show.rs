@@ -2,11 +2,13 @@
 
 use super::facts;
 use super::folder;
+use super::seals;
 use super::snapshot;
 use crate::envelope::key_ids;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, KeyId, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
+use crate::keys::trust::Standing;
 use crate::store::Repository;
 
 /// One snapshot in full.
@@ -20,8 +22,10 @@ pub struct Details {
     pub generation: u32,
     /// The master keys that the newest seal names.
     pub sealed_by: Vec<KeyId>,
-    /// The key that opened it, if one at hand does.
+    /// The key that opened it, if one that is available does.
     pub opened_by: Option<KeyId>,
+    /// What its seals are worth.
+    pub standing: Standing,
     /// What the sealed facts say, if a key at hand opens them.
     pub facts: Option<Facts>,
     /// Oddities that do not keep it from being restored.
@@ -44,13 +48,14 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         let manifest = snapshot::read_manifest(repository, id).await?;
         let generation = folder.seals.keys().next_back().copied();
         let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
-        let seal = snapshot::read_seal(repository, id, generation).await?;
+        let seal = seals::read_seal(repository, id, generation).await?;
         return Ok(Details {
             manifest,
             stored_bytes,
             generation,
             sealed_by: key_ids(&seal),
             opened_by: None,
+            standing: Standing::Unverified,
             facts: None,
             findings: Vec::new(),
         });
@@ -62,6 +67,7 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
         generation: unsealed.seal.body().generation(),
         sealed_by: key_ids(&unsealed.seal),
         opened_by: Some(unsealed.opened_by),
+        standing: unsealed.standing,
         findings: unsealed.findings,
     })
 }

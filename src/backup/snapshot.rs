@@ -6,26 +6,26 @@ use std::sync::Arc;
 use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
+use super::seals::{Authentic, authenticate};
 use crate::crypto;
-use crate::envelope::{DataKey, ObjectOpener, Opened, open_seal};
+use crate::envelope::{DataKey, ObjectOpener, Opened};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, MAX_SEAL, Manifest, ObjectEntry,
-    Role, Seal, Sha256, SnapshotId, Subject, names,
+    Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, Manifest, ObjectEntry, Role, Seal,
+    SnapshotId, names,
 };
 use crate::keys::MasterKeys;
+use crate::keys::trust::Standing;
 use crate::secret::SecretKey;
 use crate::store::Repository;
 use crate::task::{Buffer, Buffers};
 use zeroize::Zeroizing;
 
-/// Seals of one snapshot that are tried.
-const MOST_SEALS: usize = 64;
-
 /// A snapshot whose seal, manifest and index have proved themselves.
 pub(crate) struct OpenSnapshot {
     pub(crate) manifest: Manifest,
     pub(crate) opened_by: KeyId,
+    pub(crate) standing: Standing,
     /// Seal generations that did not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
     pub(crate) facts: Facts,
@@ -33,13 +33,29 @@ pub(crate) struct OpenSnapshot {
     pub(crate) database: DatabaseReader,
 }
 
-/// A manifest and the newest seal that opens it: headers, no payload.
+/// A manifest and the seal of it that is worth most: headers, no payload.
 pub(crate) struct Unsealed {
     pub(crate) manifest: Manifest,
     pub(crate) seal: Seal,
     pub(crate) data_key: DataKey,
     pub(crate) opened_by: KeyId,
+    pub(crate) standing: Standing,
     pub(crate) findings: Vec<String>,
+}
+
+impl Unsealed {
+    /// Refuses what does not count, unless the caller was told to accept it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`].
+    pub(crate) fn check_trusted(&self, keys: &MasterKeys) -> Result<()> {
+        if self.standing.counts() || keys.accepts_untrusted() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Refused, self.standing.to_string()).hint(
+            "who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
+        ))
+    }
 }
 
 /// Reads the manifest of `id` and checks what needs no key: its path and its origin.
@@ -71,6 +87,19 @@ pub(crate) async fn read_tombstone(repository: &Repository, id: SnapshotId) -> R
     Ok(tombstone)
 }
 
+/// Reads the manifest of `id`, or its tombstone if it was removed.
+pub(crate) async fn read_head(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<Manifest> {
+    match (&folder.manifest, &folder.tombstone) {
+        (None, None) => Err(missing_manifest(id, folder)),
+        (None, Some(_)) => read_tombstone(repository, id).await,
+        (Some(_), _) => read_manifest(repository, id).await,
+    }
+}
+
 /// Opens manifest and seal of `id`.
 pub(crate) async fn unseal(
     repository: &Repository,
@@ -82,33 +111,10 @@ pub(crate) async fn unseal(
         return Err(missing_manifest(id, folder));
     }
     let manifest = read_manifest(repository, id).await?;
-    let mut findings = Vec::new();
-    let (seal, Opened { data_key, opened_by, .. }) =
-        authenticate(repository, folder, keys, &manifest, &mut findings).await?;
-    Ok(Unsealed { manifest, seal, data_key, opened_by, findings })
-}
-
-/// Opens the newest seal that opens, and proves `manifest` by it.
-pub(crate) async fn authenticate(
-    repository: &Repository,
-    folder: &Folder,
-    keys: &MasterKeys,
-    manifest: &Manifest,
-    findings: &mut Vec<String>,
-) -> Result<(Seal, Opened)> {
-    let id = manifest.body().snapshot;
-    let (seal, opened) = newest_seal(repository, id, folder, keys, manifest, findings).await?;
-    let commitment = &manifest.body().commitment;
-    opened
-        .data_key
-        .authenticate_manifest(commitment, manifest.signed_bytes(), manifest.mac())
-        .context(names::snapshot_object(id, "manifest"))?;
-    Ok((seal, opened))
-}
-
-/// What a snapshot's seal vouches for.
-pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
-    Sha256(crypto::sha256(&[&manifest.print()]))
+    let Authentic { seal, opened, standing, findings } =
+        authenticate(repository, folder, keys, &manifest).await?;
+    let Opened { data_key, opened_by, .. } = opened;
+    Ok(Unsealed { manifest, seal, data_key, opened_by, standing, findings })
 }
 
 pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
@@ -120,90 +126,45 @@ pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
         .hint("an interrupted backup leaves such a folder; one older than that lost its manifest")
 }
 
-/// Tries every generation from the highest down. One that does not open is a finding, never the end.
-async fn newest_seal(
-    repository: &Repository,
-    id: SnapshotId,
-    folder: &Folder,
-    keys: &MasterKeys,
-    manifest: &Manifest,
-    findings: &mut Vec<String>,
-) -> Result<(Seal, Opened)> {
-    if folder.seals.is_empty() {
-        return Err(Error::truncated(format!("snapshot {id} has no seal")));
-    }
-    let object = manifest_digest(manifest);
-    let mut worst: Option<(u8, Error)> = None;
-    // Many may have been planted: the newest and the oldest are tried.
-    let newest = folder.seals.keys().rev().take(MOST_SEALS);
-    let oldest = folder.seals.keys().take(folder.seals.len().saturating_sub(MOST_SEALS).min(4));
-    for generation in newest.chain(oldest) {
-        let read = read_seal(repository, id, *generation).await;
-        let parsed = match read {
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            read => read.and_then(|seal| match *seal.body().commitment() {
-                commitment if commitment == manifest.body().commitment => Ok(seal),
-                _ => Err(Error::tampered("it seals another data key than the manifest's")),
-            }),
-        };
-        // A key that matches and fails outweighs no key at hand, and that a seal that is none (SPEC.md §5).
-        let (rank, error) = match parsed {
-            Err(error) => (1, error),
-            Ok(seal) => match open_seal(&seal, object, keys) {
-                Ok(opened) => return Ok((seal, opened)),
-                Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
-                Err(error) => (3, error),
-            },
-        };
-        let name = names::seal_name(id, *generation);
-        let error = if rank == 1 { error } else { error.context(name) };
-        if rank != 2 {
-            findings.push(error.to_string());
-        }
-        if worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
-            worst = Some((rank, error));
-        }
-    }
-    let none = || Error::truncated(format!("snapshot {id} has no seal"));
-    Err(worst.map_or_else(none, |(_, error)| error))
-}
-
-/// Reads one seal of `id`, which must be of that snapshot and generation.
-pub(crate) async fn read_seal(
-    repository: &Repository,
-    id: SnapshotId,
-    generation: u32,
-) -> Result<Seal> {
-    let name = names::seal_name(id, generation);
-    let seal = async {
-        let seal = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
-        let body = seal.body();
-        if body.subject() != Subject::Snapshot(id) || body.generation() != generation {
-            return Err(Error::tampered("its lines name another snapshot or generation"));
-        }
-        Ok(seal)
-    };
-    seal.await.context(name)
-}
-
 impl OpenSnapshot {
-    /// Opens `id` as far as its index; frames are fetched as they are asked for.
+    /// Opens `id` as far as its index, if it counts; frames are fetched as they are asked for.
     pub(crate) async fn open(
         repository: &Repository,
         id: SnapshotId,
         keys: &MasterKeys,
     ) -> Result<Self> {
+        Self::open_as(repository, id, keys, true).await
+    }
+
+    /// As [`open`](Self::open), whether it counts or not.
+    pub(crate) async fn open_any(
+        repository: &Repository,
+        id: SnapshotId,
+        keys: &MasterKeys,
+    ) -> Result<Self> {
+        Self::open_as(repository, id, keys, false).await
+    }
+
+    async fn open_as(
+        repository: &Repository,
+        id: SnapshotId,
+        keys: &MasterKeys,
+        trusted: bool,
+    ) -> Result<Self> {
         let opened = async {
             let folder = folder::list_one(repository, id).await?;
             let unsealed = unseal(repository, id, &folder, keys).await?;
+            if trusted {
+                unsealed.check_trusted(keys)?;
+            }
             check_lengths(&unsealed.manifest, &folder)?;
             let facts = open_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
-            let Unsealed { manifest, data_key, opened_by, findings, .. } = unsealed;
+            let Unsealed { manifest, data_key, opened_by, standing, findings, .. } = unsealed;
             let payload_len = object(&manifest, "payload")?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
-            Ok(Self { manifest, opened_by, findings, facts, data_key, database })
+            Ok(Self { manifest, opened_by, standing, findings, facts, data_key, database })
         };
         opened.await.context(format!("snapshot {id}"))
     }

@@ -17,6 +17,7 @@ use crate::format::{
     ReportScope, ReportStep, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
+use crate::keys::trust::Standing;
 use crate::store::Repository;
 use crate::task::{Control, Step};
 
@@ -56,6 +57,8 @@ pub struct Verified {
     pub outcome: Result<()>,
     /// The master key that opened it.
     pub opened_by: Option<KeyId>,
+    /// What its seals are worth; unverified where no key was used.
+    pub standing: Standing,
     /// Oddities that do not keep it from being restored.
     pub findings: Vec<String>,
     /// What etcd's structure came to, when that was looked at and is sound.
@@ -64,7 +67,21 @@ pub struct Verified {
 
 impl Verified {
     fn new(id: SnapshotId) -> Self {
-        Self { id, outcome: Ok(()), opened_by: None, findings: Vec::new(), deep: None }
+        Self {
+            id,
+            outcome: Ok(()),
+            opened_by: None,
+            standing: Standing::Unverified,
+            findings: Vec::new(),
+            deep: None,
+        }
+    }
+
+    fn opened(&mut self, by: KeyId, standing: Standing, findings: Vec<String>) {
+        (self.opened_by, self.standing, self.findings) = (Some(by), standing, findings);
+        if standing != Standing::Counts {
+            self.findings.push(format!("snapshot {}: {standing}", self.id));
+        }
     }
 }
 
@@ -247,9 +264,8 @@ async fn one(
         VerifyLevel::Quick => {
             let folder = folder::list_one(repository, id).await?;
             let unsealed = snapshot::unseal(repository, id, &folder, keys).await?;
-            verified.opened_by = Some(unsealed.opened_by);
             snapshot::open_facts(&unsealed)?;
-            verified.findings = unsealed.findings;
+            verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
             snapshot::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
@@ -262,9 +278,9 @@ async fn one(
             digests(repository, &manifest, control).await
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
-            let mut opened = OpenSnapshot::open(repository, id, keys).await?;
-            verified.opened_by = Some(opened.opened_by);
-            verified.findings = std::mem::take(&mut opened.findings);
+            let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
+            let findings = std::mem::take(&mut opened.findings);
+            verified.opened(opened.opened_by, opened.standing, findings);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {

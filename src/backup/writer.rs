@@ -131,6 +131,7 @@ impl Writer<'_> {
             .collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
         let object = Sha256(crypto::sha256(&[&manifest]));
+        self.keys.check_current()?;
         let new = NewSeal::first(object);
         let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
         let seal = seal.print();

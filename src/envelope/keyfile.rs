@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Time;
-use crate::keys::Keyring;
+use crate::keys::{Keyring, MasterKeys};
 use crate::secret::SecretBytes;
 
 /// Room for thousands of keys; more is not a keyring.
@@ -70,6 +71,19 @@ pub fn load(path: &Path) -> Result<Keyring> {
         .map_err(|error| Error::io(path, error))?;
     let text = SecretBytes::new(text);
     Keyring::parse(text.expose()).map_err(|error| error.context(path.display().to_string()))
+}
+
+/// Adds the keys of the keyring file at `path` to `keys`, which looks at the file again before it seals.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn add(path: &Path, keys: &mut MasterKeys) -> Result<()> {
+    keys.add_keyring(&load(path)?, now());
+    let path = path.to_owned();
+    keys.add_source(Arc::new(move || {
+        Ok(load(&path)?.list(now()).map(|(id, state, _)| (id, state)).collect())
+    }));
+    Ok(())
 }
 
 /// That nobody but owner and group may read a file of secrets, for Kubernetes mounts them so, and only the owner write.
@@ -190,6 +204,24 @@ mod tests {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(load(&path).is_ok(), good, "{mode:o}");
         }
+    }
+
+    /// A backup that began before a rotation was finished must not seal to the retired key.
+    #[test]
+    fn a_key_that_was_retired_meanwhile_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyring");
+        create(&path, &generated()).unwrap();
+        let mut keys = MasterKeys::new();
+        add(&path, &mut keys).unwrap();
+        keys.check_current().unwrap();
+        let rotate = |ring: Keyring| ring.rotate(KeyState::Retiring, now(), &mut system_rng());
+        replace(&path, &rotate(load(&path).unwrap()).unwrap().0).unwrap();
+        keys.check_current().unwrap();
+        replace(&path, &load(&path).unwrap().retire(now()).unwrap().0).unwrap();
+        assert_eq!(keys.check_current().unwrap_err().kind(), ErrorKind::Refused);
+        fs::remove_file(&path).unwrap();
+        assert!(keys.check_current().is_err(), "unknown is not good");
     }
 
     #[test]

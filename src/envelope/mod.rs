@@ -7,4 +7,4 @@ mod seal;
 
 pub use data_key::DataKey;
 pub use object::{ObjectOpener, ObjectSealer, SealedObject};
-pub use seal::{NewSeal, Opened, kept_stanzas, key_ids, open_seal, seal_data_key};
+pub use seal::{NewSeal, Opened, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens};

@@ -113,6 +113,12 @@ pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opene
     Err(failure.unwrap_or_else(|| wrong_key(seal)))
 }
 
+/// Whether one of `keys` opens `stanza`, and what it holds proves the whole of `seal`.
+pub fn stanza_opens(seal: &Seal, stanza: &Stanza, keys: &MasterKeys) -> bool {
+    let key = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind());
+    key.is_some_and(|key| open_stanza(seal, stanza, key).is_ok())
+}
+
 fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn MasterKey) -> Result<DataKey> {
     let body = seal.body();
     let (key_id, kind) = (stanza.key_id(), stanza.kind());

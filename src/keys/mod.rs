@@ -15,7 +15,7 @@ pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 
 use crate::crypto::CryptoRng;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{KeyId, KeyState, Time};
 use crate::secret::SecretKey;
 
@@ -49,7 +49,12 @@ pub trait MasterKey: Send + Sync {
 #[derive(Default)]
 pub struct MasterKeys {
     keys: Vec<(Arc<dyn MasterKey>, KeyState)>,
+    sources: Vec<ReadStates>,
+    accept_untrusted: bool,
 }
+
+/// Reads the present states of keys from where they are kept.
+pub type ReadStates = Arc<dyn Fn() -> Result<Vec<(KeyId, KeyState)>> + Send + Sync>;
 
 impl MasterKeys {
     /// No keys yet.
@@ -70,6 +75,28 @@ impl MasterKeys {
         for (key, state) in keyring.usable(now) {
             self.add(Arc::new(key), state);
         }
+    }
+
+    /// Lets [`check_current`](Self::check_current) ask `states` what the keys may do by then.
+    pub fn add_source(&mut self, states: ReadStates) {
+        self.sources.push(states);
+    }
+
+    /// That no key which seals here has been retired since it was added. Whoever worked for hours asks before it seals.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] for a retired key; those of reading the states.
+    pub fn check_current(&self) -> Result<()> {
+        for source in &self.sources {
+            for (id, state) in source()? {
+                if state >= KeyState::Retired && self.state(id).is_some_and(KeyState::seals) {
+                    let message = format!("master key {id} was {} meanwhile", state.name());
+                    return Err(Error::new(ErrorKind::Refused, message)
+                        .hint("run the command again: it then seals to the present key"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn find(&self, id: KeyId) -> Option<&(Arc<dyn MasterKey>, KeyState)> {
@@ -94,12 +121,40 @@ impl MasterKeys {
     /// All but one of them.
     #[must_use]
     pub fn without(&self, id: KeyId) -> Self {
-        Self { keys: self.keys.iter().filter(|(key, _)| key.id() != id).cloned().collect() }
+        let keys = self.keys.iter().filter(|(key, _)| key.id() != id).cloned().collect();
+        Self { keys, sources: self.sources.clone(), accept_untrusted: self.accept_untrusted }
     }
 
     /// The keys that new data keys are sealed to.
     pub fn sealing(&self) -> impl Iterator<Item = &dyn MasterKey> {
         self.keys.iter().filter(|(_, state)| state.seals()).map(|(key, _)| key.as_ref())
+    }
+
+    /// Lets single snapshots be opened that do not count ([`trust`]). Nothing else changes: they are still not the
+    /// latest, push nothing out and are not sealed again.
+    pub fn accept_untrusted(&mut self) {
+        self.accept_untrusted = true;
+    }
+
+    /// Whether single snapshots that do not count are opened.
+    pub fn accepts_untrusted(&self) -> bool {
+        self.accept_untrusted
+    }
+
+    /// Whether any of them can make a snapshot count ([`trust`]): the others only open.
+    pub fn can_vouch(&self) -> bool {
+        self.keys.iter().any(|(_, state)| state.seals() || *state == KeyState::Retiring)
+    }
+
+    /// The keys in `state`.
+    pub fn in_state(&self, state: KeyState) -> impl Iterator<Item = KeyId> {
+        let fits = move |(_, found): &&(Arc<dyn MasterKey>, KeyState)| *found == state;
+        self.keys.iter().filter(fits).map(|(key, _)| key.id())
+    }
+
+    /// Puts the key of this id, if it was given, into another state.
+    pub fn set_state(&mut self, id: KeyId, state: KeyState) {
+        self.keys.iter_mut().filter(|(key, _)| key.id() == id).for_each(|(_, old)| *old = state);
     }
 
     /// The ids of every key.

@@ -139,22 +139,29 @@ fn another_keyring_opens_nothing() {
 fn passphrases_come_from_files_and_commands() {
     let dir = tempfile::tempdir().unwrap();
     write_secret(&dir.path().join("word"), "correct horse\r\n");
-    let run = |variable: (&str, &str), args: &[&str]| {
+    let with = |key: &str, variable: (&str, &str), args: &[&str]| {
         let mut command = program();
-        command.current_dir(dir.path()).args(["-r", "repo", "-k", "passphrase"]).args(args);
+        command.current_dir(dir.path()).args(["-r", "repo", "-k", key]).args(args);
         command.env(variable.0, variable.1).output().unwrap()
+    };
+    let key = |made: std::process::Output| {
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        text(&made.stdout).lines().find(|line| line.starts_with("passphrase:")).unwrap().to_owned()
     };
     let database = small_database();
     let file = ("STRONGROOM_PASSPHRASE_FILE", "word");
-    assert!(run(file, &["init"]).status.success());
+    let uri = key(with("passphrase", file, &["init"]));
+    let run = |variable: (&str, &str), args: &[&str]| with(&uri, variable, args);
     assert!(run(file, &["backup", "--file", database.to_str().unwrap()]).status.success());
     let command = ("STRONGROOM_PASSPHRASE_COMMAND", "printf 'correct horse'");
     assert!(run(command, &["verify", "latest"]).status.success());
     let wrong = ("STRONGROOM_PASSPHRASE_COMMAND", "echo wrong");
     assert_eq!(run(wrong, &["verify", "latest"]).status.code(), Some(12));
-    assert_eq!(run(file, &["init"]).status.code(), Some(1), "it has one already");
+    let again = with("passphrase", file, &["init"]);
+    assert_eq!(again.status.code(), Some(1), "it has one already");
     fs::remove_dir_all(dir.path().join("repo/keys")).unwrap();
-    assert!(run(file, &["init"]).status.success(), "as after an init that was interrupted");
+    let uri = key(with("passphrase", file, &["init"]));
+    let run = |variable: (&str, &str), args: &[&str]| with(&uri, variable, args);
     assert!(run(file, &["backup", "--file", database.to_str().unwrap()]).status.success());
     write_secret(&dir.path().join("word"), "\n");
     assert_eq!(run(file, &["verify", "latest"]).status.code(), Some(2));

@@ -14,7 +14,7 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
     Result, UploadPart,
 };
-use strongroom::backup::{Scope, VerifyLevel, reseal, snapshots, verify};
+use strongroom::backup::{Accept, Scope, VerifyLevel, reseal, snapshots, verify};
 use strongroom::task::Control;
 
 use crate::place::long_database;
@@ -266,7 +266,15 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
             let store = Faulty::new(local(repo.dir.path()), n, once);
             let report = match repo.through(Arc::new(store.clone())).await {
                 Ok(repository) => {
-                    reseal(&repository, &keys(&[1, 2]), Scope::All, &[], &Control::default()).await
+                    reseal(
+                        &repository,
+                        &keys(&[1, 2]),
+                        Scope::All,
+                        &[],
+                        Accept::Counting,
+                        &Control::default(),
+                    )
+                    .await
                 }
                 Err(error) => Err(error),
             };
@@ -279,10 +287,16 @@ async fn a_reseal_whose_store_fails_at_any_call_leaves_every_snapshot_open() {
             }
             failures += 1;
             // Running it again does the rest.
-            let again =
-                reseal(&repo.repository, &keys(&[1, 2]), Scope::All, &[], &Control::default())
-                    .await
-                    .unwrap();
+            let again = reseal(
+                &repo.repository,
+                &keys(&[1, 2]),
+                Scope::All,
+                &[],
+                Accept::Counting,
+                &Control::default(),
+            )
+            .await
+            .unwrap();
             assert!(again.failed.is_empty());
             for id in ids {
                 repo.restore(&keys(&[2]), id).await.unwrap();

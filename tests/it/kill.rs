@@ -124,8 +124,12 @@ fn reseals(times: usize) {
     let time = victim.undisturbed(&both);
     for at in 0..times {
         let signal = SIGNALS[at % 2];
-        // `second` is not at hand for the former, so its stanzas stay unless dropped: rotate, so that there is work.
-        place.succeed(&["key", "rotate"]);
+        // `second` is not given to the former, so its stanzas stay unless dropped: rotate, so that there is work.
+        if at > 0 {
+            place.succeed(&one);
+            place.succeed(&["key", "rotate", "--finish"]);
+        }
+        place.succeed(&["key", "rotate", "--offline"]);
         let args = if at % 3 == 0 { &one[..] } else { &both[..] };
         let (status, moment) = victim.kill(args, signal, time);
         ended(signal, status);

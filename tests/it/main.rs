@@ -77,6 +77,7 @@ mod s3_server;
 mod setup_auth;
 mod support;
 mod to_cluster;
+mod trust;
 mod untested_etcd;
 mod value_keys;
 mod value_languages;

@@ -41,7 +41,7 @@ fn a_keyring_is_its_owners_alone_and_never_overwritten() {
     let error = place.fail(1, &["verify", "latest"]);
     assert!(error.contains("chmod"), "{error}");
     set_mode(&place, "keyring", 0o600);
-    place.succeed(&["key", "rotate"]);
+    place.succeed(&["key", "rotate", "--offline"]);
     assert_eq!(mode(&place, "keyring"), 0o600);
 }
 
@@ -52,7 +52,7 @@ fn rotated_resealed_and_given_up() {
     place.backup();
     place.backup();
     let objects = without_seals(&place);
-    let new = place.json(&["key", "rotate"])["id"].as_str().unwrap().to_owned();
+    let new = place.json(&["key", "rotate", "--offline"])["id"].as_str().unwrap().to_owned();
     assert_ne!(old, new);
     let states: BTreeMap<_, _> = place
         .json(&["key", "list"])
@@ -63,7 +63,7 @@ fn rotated_resealed_and_given_up() {
         .collect();
     assert_eq!(
         (&states[&new]["state"], &states[&old]["state"]),
-        (&"primary".into(), &"enabled".into())
+        (&"primary".into(), &"retiring".into())
     );
     assert_eq!((&states[&new]["opens"], &states[&old]["only_key_of"]), (&0.into(), &2.into()));
 
@@ -78,9 +78,10 @@ fn rotated_resealed_and_given_up() {
     assert_eq!((&report["resealed"], &report["unchanged"]), (&0.into(), &2.into()));
     let error = place.fail(1, &["key", "remove", &old]);
     assert!(error.contains("younger than a day") && error.contains("--now"), "{error}");
+    place.succeed(&["key", "rotate", "--finish"]);
     place.succeed(&["key", "remove", &old, "--now"]);
     place.succeed(&["verify", "--all"]);
-    assert!(!text(&fs::read(place.path("keyring")).unwrap()).contains("enabled"));
+    assert!(text(&fs::read(place.path("keyring")).unwrap()).contains("destroyed"));
     let error = place.fail(1, &["key", "remove", &new, "--now"]);
     assert!(error.contains(&new), "{error}");
 }
@@ -123,16 +124,22 @@ fn a_passphrase_changes_and_the_old_one_opens_nothing() {
         command.env("STRONGROOM_PASSPHRASE_COMMAND", format!("printf '{word}'"));
         command
     };
-    exits(0, &mut word("first", &["init"]));
+    let made = exits(0, &mut word("first", &["init"]));
+    let uri = made.lines().find(|line| line.starts_with("passphrase:")).unwrap();
+    let named = |word: &'static str, args: &[&str]| {
+        let mut command = place.command_with(uri, args);
+        command.env("STRONGROOM_PASSPHRASE_COMMAND", format!("printf '{word}'"));
+        command
+    };
     place.backup();
-    exits(12, &mut word("first", &["verify", "latest"]));
-    let both = ["-k", "passphrase", "key", "reseal", "--all"];
+    exits(12, &mut named("first", &["verify", "latest"]));
+    let both = ["-k", uri, "key", "reseal", "--all"];
     exits(0, place.command(&both).env("STRONGROOM_PASSPHRASE_COMMAND", "printf first"));
-    exits(0, &mut word("first", &["verify", "latest"]));
-    let mut change = word("first", &["key", "passphrase"]);
+    exits(0, &mut named("first", &["verify", "latest"]));
+    let mut change = named("first", &["key", "passphrase"]);
     exits(0, change.env("STRONGROOM_NEW_PASSPHRASE_COMMAND", "printf second"));
-    exits(12, &mut word("first", &["verify", "latest"]));
-    exits(0, &mut word("second", &["verify", "latest"]));
+    exits(12, &mut named("first", &["verify", "latest"]));
+    exits(0, &mut named("second", &["verify", "latest"]));
 }
 
 #[test]
@@ -167,7 +174,7 @@ fn rotations_at_once_lose_no_key() {
     let rotations: Vec<_> = (0..6)
         .map(|_| {
             place
-                .command(&["-w", "json", "key", "rotate"])
+                .command(&["-w", "json", "key", "rotate", "--compromised", "2000-01-01T00:00:00Z"])
                 .stdout(std::process::Stdio::piped())
                 .spawn()
                 .unwrap()

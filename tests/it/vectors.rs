@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys, reseal,
+    Accept, BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
+    reseal,
 };
+
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::envelope::{
     DataKey, NewSeal, ObjectOpener, ObjectSealer, keyfile, open_seal, seal_data_key,
@@ -268,10 +270,16 @@ async fn resealed() -> Draft {
     let draft = Draft::new().await;
     let control = Control::default();
     let drop = [key(2).id()];
-    let report =
-        reseal(&draft.repo.repository, &keys(&[1]), Scope::Ids(&[draft.id]), &drop, &control)
-            .await
-            .unwrap();
+    let report = reseal(
+        &draft.repo.repository,
+        &keys(&[1]),
+        Scope::Ids(&[draft.id]),
+        &drop,
+        Accept::Counting,
+        &control,
+    )
+    .await
+    .unwrap();
     assert_eq!(report.resealed.len(), 1);
     draft
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::plan::{PrunePlan, Removal, Sweep};
-use crate::backup::{folder, snapshot};
+use crate::backup::{folder, seals, snapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportDetails, ReportOutcome,
@@ -228,7 +228,10 @@ pub async fn undo_removal(
     }
     let named = async {
         let manifest = snapshot::read_tombstone(repository, id).await?;
-        snapshot::authenticate(repository, &folder, keys, &manifest, &mut Vec::new()).await?;
+        let standing = seals::authenticate(repository, &folder, keys, &manifest).await?.standing;
+        if !standing.counts() {
+            return Err(Error::new(ErrorKind::Refused, standing.to_string()));
+        }
         snapshot::check_lengths(&manifest, &folder)?;
         Ok(manifest.print())
     };

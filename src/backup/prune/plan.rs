@@ -9,6 +9,7 @@ use super::policy::Retention;
 use super::proved::last_proved;
 use crate::backup::folder::{self, Folder};
 use crate::backup::grace::GRACE;
+use crate::backup::seals;
 use crate::backup::snapshot;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, SnapshotId};
@@ -99,8 +100,8 @@ impl PrunePlan {
 /// Decides what `retention` keeps of `cluster`'s snapshots, or of each cluster's. What it does not keep is removed, and
 /// can be brought back by [`undo_removal`](super::undo_removal) for the grace period; then a later plan deletes it.
 ///
-/// Only snapshots that `keys` authenticate count, and only they are removed: whoever can write to the store but holds
-/// no key cannot push others out. The last one that a report says is good stays, and so do pinned ones.
+/// Only snapshots that count for `keys` (SPEC.md §5.3) are looked at, and only they are removed: whoever can write to the
+/// store but holds no key in use cannot push others out. The last one that a report says is good stays, and so do pinned ones.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) when `retention` keeps nothing; those of the store.
@@ -350,10 +351,15 @@ async fn head(
     if cluster.is_some_and(|cluster| *cluster != manifest.body().cluster) {
         return Ok(Head::Other);
     }
-    let opened = snapshot::authenticate(repository, folder, keys, &manifest, &mut Vec::new()).await;
-    opened.context(format!("snapshot {id}"))?;
+    let authentic = seals::authenticate(repository, folder, keys, &manifest).await;
+    let standing = authentic.context(format!("snapshot {id}"))?.standing;
     if is_removed {
         return Ok(Head::Tombstone(Box::new(manifest)));
+    }
+    if !standing.counts() {
+        return Err(
+            Error::new(ErrorKind::Refused, standing.to_string()).context(format!("snapshot {id}"))
+        );
     }
     // What cannot be restored pushes nothing out that can.
     snapshot::check_lengths(&manifest, folder).context(format!("snapshot {id}"))?;

@@ -380,6 +380,9 @@ pub(crate) struct Which {
     /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z
     #[arg(long, value_name = "TIME")]
     pub(crate) before: Option<jiff::Timestamp>,
+    /// Also open a snapshot that is not trusted, such as one that only a retired key sealed; with its full id
+    #[arg(long)]
+    pub(crate) accept_untrusted: bool,
 }
 
 /// `verify`
@@ -418,22 +421,12 @@ pub(crate) enum KeyCommand {
     /// List the master keys at hand and in the repository, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_help = help::KEY_LIST_MORE)]
     List,
-    /// Make a new primary key in the keyring; the old one still opens
+    /// Replace the key that seals by a new one, and seal the snapshots to it
     #[command(long_about = help::KEY_ROTATE, after_help = help::KEY_ROTATE_MORE)]
-    Rotate,
+    Rotate(RotateKeyArgs),
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
     #[command(long_about = help::KEY_RESEAL, after_help = help::KEY_RESEAL_MORE)]
-    Reseal {
-        /// Snapshots: ids, or latest
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
-        ids: Vec<String>,
-        /// Every snapshot of the repository
-        #[arg(long)]
-        all: bool,
-        /// Leave out this key, although it is not at hand
-        #[arg(long, value_name = "KEYID")]
-        drop: Vec<KeyId>,
-    },
+    Reseal(ResealArgs),
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
     #[command(long_about = help::KEY_REMOVE, after_help = help::KEY_REMOVE_MORE)]
     Remove {
@@ -449,6 +442,37 @@ pub(crate) enum KeyCommand {
         /// Which key, if the old passphrase opens several
         key_id: Option<KeyId>,
     },
+}
+
+/// `key rotate`
+#[derive(Args)]
+pub(crate) struct RotateKeyArgs {
+    /// End the rotation: seal what still needs the old key to the new one, then retire the old key
+    #[arg(long, conflicts_with_all = ["offline", "compromised"])]
+    pub(crate) finish: bool,
+    /// Change the key only; seal the snapshots later, with key reseal --all
+    #[arg(long, conflicts_with = "compromised")]
+    pub(crate) offline: bool,
+    /// The old key was stolen at TIME, such as 2026-11-23T09:00:00Z: retire it now, and trust only what is older
+    #[arg(long, value_name = "TIME")]
+    pub(crate) compromised: Option<jiff::Timestamp>,
+}
+
+/// `key reseal`
+#[derive(Args)]
+pub(crate) struct ResealArgs {
+    /// Snapshots: ids, or latest
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<String>,
+    /// Every snapshot of the repository that counts
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Leave out this key, although it is not available
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) drop: Vec<KeyId>,
+    /// Also seal snapshots that are not trusted: from then on they count. Only after you have looked at each of them
+    #[arg(long, conflicts_with = "all")]
+    pub(crate) accept_untrusted: bool,
 }
 
 impl Command {

@@ -9,7 +9,7 @@ use strongroom::agent::Schedule;
 use strongroom::backup::BackupOptions;
 use strongroom::crypto::Suite;
 use strongroom::etcd::EtcdSettings;
-use strongroom::format::{ClusterName, Uuid};
+use strongroom::format::{ClusterName, KeyId, Uuid};
 use strongroom::secret::SecretBytes;
 use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
@@ -123,15 +123,26 @@ pub(crate) struct Settings {
 pub(crate) enum MasterKeyUri {
     /// A keyring file.
     File(PathBuf),
-    /// A key in the repository, behind a passphrase.
-    Passphrase,
+    /// Keys in the repository, behind a passphrase.
+    Passphrase(Option<NamedKey>),
+}
+
+/// A key behind a passphrase, named: only such a key seals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NamedKey {
+    pub(crate) id: KeyId,
+    /// It is being replaced: it still opens, and no longer seals.
+    pub(crate) retiring: bool,
 }
 
 impl std::fmt::Display for MasterKeyUri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Passphrase => f.write_str("passphrase"),
+            Self::Passphrase(None) => f.write_str("passphrase"),
+            Self::Passphrase(Some(NamedKey { id, retiring })) => {
+                write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
+            }
         }
     }
 }
@@ -141,10 +152,22 @@ impl std::str::FromStr for MasterKeyUri {
 
     fn from_str(text: &str) -> Result<Self> {
         match text.split_once(':') {
-            None if text == "passphrase" => Ok(Self::Passphrase),
+            None if text == "passphrase" => Ok(Self::Passphrase(None)),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(Error::usage(format!("{text:?} is not a master key"))
-                .hint("use file:PATH for a keyring file, or passphrase")),
+            Some(("passphrase", name)) => {
+                let (id, retiring) = match name.strip_suffix("?retiring") {
+                    Some(id) => (id, true),
+                    None => (name, false),
+                };
+                let id = id.parse().map_err(|error: Error| {
+                    Error::usage(format!("{text:?}: {error}"))
+                        .hint("`strongroom key list` shows the ids of the passphrase keys")
+                })?;
+                Ok(Self::Passphrase(Some(NamedKey { id, retiring })))
+            }
+            _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
+                "use file:PATH for a keyring file, or passphrase:KEYID for a key in the repository",
+            )),
         }
     }
 }
@@ -225,7 +248,15 @@ impl Settings {
     pub(crate) fn keyring_paths(&self) -> impl Iterator<Item = &Path> {
         self.master_keys.iter().filter_map(|key| match key {
             MasterKeyUri::File(path) => Some(path.as_path()),
-            MasterKeyUri::Passphrase => None,
+            MasterKeyUri::Passphrase(_) => None,
+        })
+    }
+
+    /// The passphrase keys given; `None` is one without a name.
+    pub(crate) fn passphrases(&self) -> impl Iterator<Item = Option<NamedKey>> {
+        self.master_keys.iter().filter_map(|key| match key {
+            MasterKeyUri::File(_) => None,
+            MasterKeyUri::Passphrase(named) => Some(*named),
         })
     }
 
@@ -502,7 +533,7 @@ mod tests {
     fn several_master_keys_fit_into_one_value() {
         let settings = resolve("/dev/null", &["-k", "file:/a, passphrase\nfile:/b\n"]).unwrap();
         let file = |path: &str| MasterKeyUri::File(path.into());
-        assert_eq!(settings.master_keys, [file("/a"), MasterKeyUri::Passphrase, file("/b")]);
+        assert_eq!(settings.master_keys, [file("/a"), MasterKeyUri::Passphrase(None), file("/b")]);
         // A file's list needs no separators: there a comma belongs to the path.
         let settings = filed("master_keys = [\"file:/a,b\"]", &[]).unwrap();
         assert_eq!(settings.master_keys, [file("/a,b")]);
@@ -518,9 +549,16 @@ mod tests {
 
     #[test]
     fn master_keys_are_named_by_uri() {
-        assert_eq!("passphrase".parse::<MasterKeyUri>().unwrap(), MasterKeyUri::Passphrase);
+        let id = "261fc941a63181bf10a68c6a7ccdf85f";
+        for text in
+            ["passphrase", &format!("passphrase:{id}"), &format!("passphrase:{id}?retiring")]
+        {
+            assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
+        }
         assert!("file:/a".parse::<MasterKeyUri>().is_ok());
-        for bad in ["/a", "file:", "kms:x", ""] {
+        for bad in
+            ["/a", "file:", "kms:x", "", "passphrase:", "passphrase:x", "passphrase:?retiring"]
+        {
             assert!(bad.parse::<MasterKeyUri>().is_err(), "{bad}");
         }
     }

@@ -4,25 +4,42 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::backup::{copy, open_replica};
+use strongroom::keys::MasterKeys;
 use strongroom::store::{Repository, RepositoryUrl, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 
-use super::Context;
+use super::{Context, FINDINGS};
 use crate::args::CopyArgs;
 use crate::output::bytes;
 
 pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let source = context.repository().await?;
     let (target, url) = replica(&source, args.to.as_deref(), args.trust_store, context).await?;
-    let ids = context.find_all(&source, &args.ids).await?;
-    let report = copy(&source, &target, context.scope(&ids), &context.control).await?;
+    let mut keys = context.master_keys(&source).await?;
+    if !keys.can_vouch() {
+        // Keys that only open cannot tell what counts.
+        keys = MasterKeys::new();
+    }
+    let ids = context.find_all(&source, &keys, &args.ids).await?;
+    let scope = context.scope(&ids);
+    let report = copy(&source, &target, &keys, scope, &context.control).await?;
     for (id, why) in &report.failed {
         context.output.warn(&format!("not copied: snapshot {id}: {why}"));
+    }
+    for (id, why) in &report.left_out {
+        context.output.warn(&format!("left out: snapshot {id}: {why}"));
+    }
+    for name in &report.differing {
+        context.output.warn(&format!(
+            "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
+        ));
     }
     let strings = |ids: &[strongroom::format::SnapshotId]| {
         ids.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let failed = report.failed.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
+    let left_out =
+        report.left_out.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
     context.output.result(
         json!({
             "to": url.to_string(),
@@ -30,6 +47,8 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             "present": report.present,
             "written_bytes": report.written_bytes,
             "failed": failed.collect::<Vec<_>>(),
+            "left_out": left_out.collect::<Vec<_>>(),
+            "differing_seals": report.differing,
             "duration_seconds": report.duration.as_secs_f64(),
         }),
         || {
@@ -45,7 +64,8 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
         "next: `strongroom verify --all --digests -r {url}` reads the copy, without a key"
     ));
     if report.failed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+        let findings = !report.left_out.is_empty() || !report.differing.is_empty();
+        return Ok(if findings { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS });
     }
     Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are not whole", report.failed.len()))
         .hint("`strongroom verify` tells more of each"))

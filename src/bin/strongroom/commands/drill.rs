@@ -13,9 +13,10 @@ use crate::output::{created, table};
 
 pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    let which = Which { id: args.id.unwrap_or_else(|| "latest".into()), before: args.before };
-    let id = context.find(&repository, &which).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let id = args.id.unwrap_or_else(|| "latest".into());
+    let which = Which { id, before: args.before, accept_untrusted: false };
+    let id = context.find(&repository, &mut keys, &which).await?;
     let mut options = DrillOptions::default();
     options.live = Some(context.settings.etcd()?);
     options.allow_untested = context.settings.allow_untested_etcd();

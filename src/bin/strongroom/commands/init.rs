@@ -17,7 +17,12 @@ use crate::settings::MasterKeyUri;
 pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     let url = context.settings.repository_url()?;
     // Asked before anything is created, so that a mistyped one leaves nothing behind.
-    let word = if context.settings.master_keys.contains(&MasterKeyUri::Passphrase) {
+    let keys = &context.settings.master_keys;
+    if keys.iter().any(|key| matches!(key, MasterKeyUri::Passphrase(Some(_)))) {
+        return Err(Error::usage("init makes a passphrase key of its own")
+            .hint("give `--master-key passphrase` without an id; init prints the id"));
+    }
+    let word = if keys.contains(&MasterKeyUri::Passphrase(None)) {
         Some(passphrase(Passphrase::New)?)
     } else {
         None
@@ -61,8 +66,17 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     }
     context.output.result(
         json!({"id": id.to_string(), "repository": url.to_string(), "passphrase_key": key}),
-        || format!("repository {id} at {url}"),
+        || match &key {
+            Some(key) => format!("repository {id} at {url}\npassphrase:{key}"),
+            None => format!("repository {id} at {url}"),
+        },
     )?;
+    if let Some(key) = &key {
+        context.output.note(&format!(
+            "configure the passphrase key as --master-key passphrase:{key}: \
+             a bare `passphrase` opens and does not seal"
+        ));
+    }
     context
         .output
         .note("next: `strongroom backup`; pin the id with --repository-id where it matters");

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use strongroom::backup::{
-    KeyUsage, LONGEST_BACKUP, change_passphrase, check_removable, key_usage, passphrase_keys,
-    remove_passphrase_key,
+    Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Untrusted, change_passphrase, check_removable,
+    key_usage, passphrase_keys, remove_passphrase_key,
 };
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::envelope::keyfile;
@@ -16,7 +17,8 @@ use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
-use crate::output::table;
+use crate::args::ResealArgs;
+use crate::output::{created, table};
 use crate::secrets::{self, Passphrase};
 
 pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
@@ -31,28 +33,11 @@ pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn rotate(context: &Context) -> Result<ExitCode> {
-    let path = context.settings.keyring_path()?;
-    let _lock = keyfile::lock([path])?;
-    let keyring = keyfile::load(path)?;
-    let (keyring, id) = keyring.rotate(KeyState::Retiring, keyfile::now(), &mut system_rng())?;
-    keyfile::replace(path, &keyring)?;
-    context
-        .output
-        .result(json!({"id": id.to_string(), "path": path.display().to_string()}), || {
-            format!("{}: new primary key {id}", path.display())
-        })?;
-    context
-        .output
-        .note("next: copy the keyring off this host again, then `strongroom key reseal --all`");
-    Ok(ExitCode::SUCCESS)
-}
-
 /// One line of `key list`.
 struct Row {
     kind: &'static str,
     state: String,
-    created: String,
+    since: String,
     place: String,
 }
 
@@ -61,24 +46,27 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
         for (id, state, since) in keyring.list(keyfile::now()) {
-            let (state, created) = (state.name().to_owned(), since.to_string());
-            rows.insert(
-                id,
-                Row { kind: "local", state, created, place: path.display().to_string() },
-            );
+            let (state, since) = (state.name().to_owned(), since.to_string());
+            rows.insert(id, Row { kind: "local", state, since, place: path.display().to_string() });
         }
     }
     let mut usage = KeyUsage::default();
     if context.settings.has_repository() {
         let repository = context.repository().await?;
         for id in passphrase_keys(&repository).await?.into_keys() {
-            let (state, created) = ("primary".to_owned(), String::new());
-            rows.insert(id, Row { kind: "passphrase", state, created, place: "repository".into() });
+            let named = context.settings.passphrases().flatten().find(|named| named.id == id);
+            // Its state is what the configuration says.
+            let state = named.map_or(KeyState::Retired, |named| match named.retiring {
+                true => KeyState::Retiring,
+                false => KeyState::Sealing,
+            });
+            let (state, since) = (state.name().to_owned(), String::new());
+            rows.insert(id, Row { kind: "passphrase", state, since, place: "repository".into() });
         }
         usage = key_usage(&repository).await?;
         for id in usage.named.keys() {
-            let (state, created) = ("elsewhere".to_owned(), String::new());
-            rows.entry(*id).or_insert(Row { kind: "-", state, created, place: String::new() });
+            let (state, since) = ("elsewhere".to_owned(), String::new());
+            rows.entry(*id).or_insert(Row { kind: "-", state, since, place: String::new() });
         }
         usage.unreadable.iter().for_each(|what| context.output.warn(what));
     }
@@ -91,7 +79,7 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     let only = |id: &KeyId| usage.only.get(id).map_or(0, Vec::len);
     let json = rows.iter().map(|(id, row)| {
         json!({
-            "id": id.to_string(), "type": row.kind, "state": row.state, "created": row.created,
+            "id": id.to_string(), "type": row.kind, "state": row.state, "since": row.since,
             "place": row.place, "opens": opens(id), "only_key_of": only(id),
         })
     });
@@ -103,13 +91,13 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
                 id.to_string(),
                 row.kind.into(),
                 row.state.clone(),
-                row.created.clone(),
+                row.since.clone(),
                 opens,
                 only,
                 row.place.clone(),
             ]
         };
-        let header = ["KEY", "TYPE", "STATE", "CREATED", "OPENS", "ALONE", "WHERE"];
+        let header = ["KEY", "TYPE", "STATE", "SINCE", "OPENS", "ALONE", "WHERE"];
         table(&header, &[4, 5], rows.iter().map(row).collect())
     })?;
     let alone: usize = usage.only.values().map(Vec::len).sum();
@@ -119,19 +107,37 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     Ok(())
 }
 
-pub(super) async fn reseal(
-    names: &[String],
-    drop: &[KeyId],
-    context: &Context,
-) -> Result<ExitCode> {
+pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
-    let ids = context.find_all(&repository, names).await?;
-    let scope = context.scope(&ids);
+    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let accept = if args.accept_untrusted { Accept::Untrusted } else { Accept::Counting };
+    let (scope, control) = (context.scope(&ids), &context.control);
     let report =
-        strongroom::backup::reseal(&repository, &keys, scope, drop, &context.control).await?;
+        strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
+    let (json, text, code) = resealed(&report, context);
+    context.output.result(json, || text)?;
+    context.output.note(
+        "re-sealing does not revoke: who kept an old seal and its master key can still open that snapshot",
+    );
+    Ok(code)
+}
+
+/// What re-sealing did, for programs and for people, and its exit status; what to look at is warned of.
+pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, String, ExitCode) {
+    let time = |time: SystemTime| {
+        let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    };
     for old in &report.lingering {
-        context.output.warn(&format!("an old seal stays, and its keys still open it: {old}"));
+        context.output.warn(&format!("a seal stays, and its keys still open it: {old}"));
+    }
+    for Untrusted { id, written, standing, .. } in &report.untrusted {
+        let written = written.map_or_else(|| "unknown".into(), time);
+        context.output.warn(&format!(
+            "snapshot {id} is not sealed again: begun {}, manifest written {written}: {standing}",
+            created(*id)
+        ));
     }
     for (id, error) in &report.failed {
         context.output.warn(&format!("snapshot {id} is as it was: {error}"));
@@ -139,20 +145,25 @@ pub(super) async fn reseal(
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
     });
-    let (resealed, unchanged) = (report.resealed.len(), report.unchanged.len());
-    context.output.result(
+    let untrusted = report.untrusted.iter().map(|one| {
         json!({
-            "resealed": resealed, "unchanged": unchanged,
-            "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
-        }),
-        || format!("{resealed} re-sealed, {unchanged} unchanged, {} failed", report.failed.len()),
-    )?;
-    context.output.note(
-        "re-sealing is no revocation: who kept an old seal and its master key can still open that snapshot",
+            "id": one.id.to_string(), "created": created(one.id),
+            "written": one.written.map(time), "trust": one.standing.to_string(),
+        })
+    });
+    let (again, unchanged) = (report.resealed.len(), report.unchanged.len());
+    let json = json!({
+        "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
+        "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
+    });
+    let text = format!(
+        "{again} re-sealed, {unchanged} unchanged, {} not trusted, {} failed",
+        report.untrusted.len(),
+        report.failed.len()
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
-    let lingers = if report.lingering.is_empty() { 0 } else { FINDINGS };
-    Ok(ExitCode::from(worst.unwrap_or(lingers)))
+    let findings = !report.lingering.is_empty() || !report.untrusted.is_empty();
+    (json, text, ExitCode::from(worst.unwrap_or(if findings { FINDINGS } else { 0 })))
 }
 
 pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<ExitCode> {

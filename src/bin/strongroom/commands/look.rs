@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use strongroom::Result;
-use strongroom::backup::{Details, Summary};
+use strongroom::backup::{Details, Summary, judge, snapshots as snapshots_of};
 use strongroom::format::{EtcdFacts, KeyId};
+use strongroom::keys::trust::Standing;
 
 use super::Context;
 use crate::args::ShowArgs;
@@ -13,7 +14,13 @@ use crate::output::{bytes, created, table};
 
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    let listing = context.listing(&repository).await?;
+    // Passphrases are not asked for: a list is no reason to type one.
+    let keys = context.keyrings()?;
+    let mut listing = snapshots_of(&repository, context.settings.cluster.as_ref()).await?;
+    if !keys.is_empty() {
+        judge(&repository, &keys, &mut listing).await?;
+    }
+    listing.findings.iter().for_each(|finding| context.output.warn(finding));
     let json = |summary: &Summary| {
         json!({
             "id": summary.id.to_string(),
@@ -22,6 +29,7 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
             "revision": summary.revision,
             "database_bytes": summary.database_bytes,
             "stored_bytes": summary.stored_bytes,
+            "trust": summary.standing.to_string(),
         })
     };
     context.output.result(listing.snapshots.iter().map(json).collect(), || {
@@ -33,9 +41,10 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
                 summary.revision.to_string(),
                 bytes(summary.database_bytes),
                 bytes(summary.stored_bytes),
+                summary.standing.to_string(),
             ]
         };
-        let header = ["ID", "CLUSTER", "CREATED", "REVISION", "DATABASE", "STORED"];
+        let header = ["ID", "CLUSTER", "CREATED", "REVISION", "DATABASE", "STORED", "TRUST"];
         table(&header, &[3, 4, 5], listing.snapshots.iter().map(row).collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
@@ -48,12 +57,14 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
 
 pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    let keys = context.master_keys(&repository).await?;
-    let id = context.find(&repository, &args.which).await?;
+    let mut keys = context.master_keys(&repository).await?;
+    let id = context.find(&repository, &mut keys, &args.which).await?;
     let details = strongroom::backup::show(&repository, &keys, id).await?;
     details.findings.iter().for_each(|finding| context.output.warn(finding));
     if details.facts.is_none() {
-        context.output.warn("no key at hand opens it: what follows is not authenticated");
+        context.output.warn("no key that is available opens it: what follows is not authenticated");
+    } else if details.standing != Standing::Counts {
+        context.output.warn(&format!("the snapshot is {}", details.standing));
     }
     let json = json(&details);
     let rows = |json: &Value| {
@@ -87,6 +98,7 @@ fn json(details: &Details) -> Value {
         "seal_generation": details.generation,
         "sealed_by": ids(&details.sealed_by),
         "opened_by": details.opened_by.map(|id| id.to_string()),
+        "trust": details.standing.to_string(),
     });
     if let (Some(facts), Some(map)) = (&details.facts, json.as_object_mut()) {
         etcd(&facts.etcd, map);

@@ -12,6 +12,7 @@ mod look;
 mod proxy;
 mod prune;
 mod restore;
+mod rotate;
 mod setup_auth;
 mod shell;
 mod to_cluster;
@@ -20,23 +21,25 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use strongroom::backup::{
-    LONGEST_BACKUP, Listing, Scope, cluster_of, open_passphrase_keys, select, snapshots,
+    LONGEST_BACKUP, Listing, Scope, cluster_of, latest, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
 use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::secret::SecretBytes;
 use strongroom::store::{Repository, connect, sweep_staged};
 use strongroom::task::Control;
-use strongroom::{Error, Result};
+use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::args::{Command, Global, KeyCommand, Which};
 use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
-use crate::settings::{MasterKeyUri, Settings};
+use crate::settings::{NamedKey, Settings};
 
 /// Exit status of a command that did its work and found something to look at.
 pub(crate) const FINDINGS: u8 = 3;
@@ -86,8 +89,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,
-            KeyCommand::Rotate => key::rotate(context),
-            KeyCommand::Reseal { ids, all: _, drop } => key::reseal(&ids, &drop, context).await,
+            KeyCommand::Rotate(args) => rotate::run(args, context).await,
+            KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
@@ -100,6 +103,30 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }
+}
+
+/// Adds the keys that `word` opens: the named ones to seal, and without a name all the others to open only.
+async fn add_passphrase_keys(
+    repository: &Repository,
+    word: SecretBytes,
+    named: &[Option<NamedKey>],
+    keys: &mut MasterKeys,
+) -> Result<()> {
+    let mut opened = open_passphrase_keys(repository, word).await?;
+    for NamedKey { id, retiring } in named.iter().flatten().copied() {
+        let Some(at) = opened.iter().position(|key| key.id() == id) else {
+            let message = format!("the passphrase opens no key {id}");
+            return Err(Error::new(ErrorKind::WrongKey, message)
+                .hint("`strongroom key list` shows the passphrase keys of the repository"));
+        };
+        let state = if retiring { KeyState::Retiring } else { KeyState::Sealing };
+        keys.add(Arc::new(opened.swap_remove(at)), state);
+    }
+    if named.contains(&None) {
+        // Whoever can write to the repository can put an old key's object back: it opens, and vouches for nothing.
+        opened.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
+    }
+    Ok(())
 }
 
 impl Context {
@@ -132,19 +159,24 @@ impl Context {
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<MasterKeys> {
-        let mut keys = MasterKeys::new();
-        for uri in &self.settings.master_keys {
-            match uri {
-                MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?, keyfile::now()),
-                MasterKeyUri::Passphrase => {
-                    let word = passphrase(Passphrase::Present)?;
-                    let opened = open_passphrase_keys(repository, word).await?;
-                    opened
-                        .into_iter()
-                        .for_each(|key| keys.add(std::sync::Arc::new(key), KeyState::Sealing));
-                }
-            }
+        let mut keys = self.keyrings()?;
+        let passphrases: Vec<Option<NamedKey>> = self.settings.passphrases().collect();
+        if !passphrases.is_empty() {
+            let word = passphrase(Passphrase::Present)?;
+            add_passphrase_keys(repository, word, &passphrases, &mut keys).await?;
         }
+        for id in keys.in_state(KeyState::Retiring) {
+            self.output.warn(&format!(
+                "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
+            ));
+        }
+        Ok(keys)
+    }
+
+    /// The master keys in keyring files.
+    fn keyrings(&self) -> Result<MasterKeys> {
+        let mut keys = MasterKeys::new();
+        self.settings.keyring_paths().try_for_each(|path| keyfile::add(path, &mut keys))?;
         Ok(keys)
     }
 
@@ -152,7 +184,7 @@ impl Context {
     async fn needed_keys(&self, repository: &Repository) -> Result<MasterKeys> {
         if self.settings.master_keys.is_empty() {
             return Err(Error::usage("no master key given")
-                .hint("give one with --master-key file:PATH or --master-key passphrase"));
+                .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID"));
         }
         self.master_keys(repository).await
     }
@@ -164,16 +196,52 @@ impl Context {
         Ok(listing)
     }
 
-    async fn find(&self, repository: &Repository, which: &Which) -> Result<SnapshotId> {
+    /// The snapshot that `which` means to `keys`, which then open it although it does not count, if that was asked for.
+    async fn find(
+        &self,
+        repository: &Repository,
+        keys: &mut MasterKeys,
+        which: &Which,
+    ) -> Result<SnapshotId> {
         let before = which.before.map(|time| time.as_millisecond().max(0).unsigned_abs());
         if before.is_some() && which.id != "latest" {
             return Err(Error::usage("--before goes with latest"));
         }
-        // A whole id needs no listing: on the worst day every other snapshot may be broken.
-        match which.id.parse() {
-            Ok(id) => self.of_cluster(repository, id).await,
-            Err(_) => select(&self.listing(repository).await?, &which.id, before),
+        // A full id needs no listing: on the worst day every other snapshot may be broken.
+        let id = which.id.parse::<SnapshotId>();
+        if which.accept_untrusted {
+            if id.is_err() {
+                return Err(Error::usage("--accept-untrusted goes with a snapshot's full id"));
+            }
+            keys.accept_untrusted();
         }
+        match id {
+            Ok(id) => self.of_cluster(repository, id).await,
+            Err(_) if which.id == "latest" => self.latest(repository, keys, before).await,
+            Err(_) => select(&self.listing(repository).await?, &which.id, None),
+        }
+    }
+
+    /// The newest snapshot that counts; without keys the newest.
+    async fn latest(
+        &self,
+        repository: &Repository,
+        keys: &MasterKeys,
+        before: Option<u64>,
+    ) -> Result<SnapshotId> {
+        let listing = self.listing(repository).await?;
+        if keys.is_empty() {
+            return select(&listing, "latest", before);
+        }
+        let found = latest(repository, keys, &listing, before).await;
+        let (id, passed_over) = found.map_err(|error| match keys.can_vouch() {
+            false if error.kind() == ErrorKind::Refused => error.hint(
+                "the keys given only open: name the passphrase key with --master-key passphrase:KEYID",
+            ),
+            _ => error,
+        })?;
+        passed_over.iter().for_each(|finding| self.output.warn(finding));
+        Ok(id)
     }
 
     /// `id`, unless its manifest names another cluster than was asked for.
@@ -197,16 +265,25 @@ impl Context {
         }
     }
 
-    async fn find_all(&self, repository: &Repository, names: &[String]) -> Result<Vec<SnapshotId>> {
+    async fn find_all(
+        &self,
+        repository: &Repository,
+        keys: &MasterKeys,
+        names: &[String],
+    ) -> Result<Vec<SnapshotId>> {
         // As in `find`; and a snapshot whose manifest is broken stands in no listing.
         if let Ok(ids) = names.iter().map(|name| name.parse()).collect() {
             return Ok(ids);
         }
         let listing = self.listing(repository).await?;
-        let find = |name: &String| match name.parse() {
-            Ok(id) => Ok(id),
-            Err(_) => select(&listing, name, None),
-        };
-        names.iter().map(find).collect()
+        let mut ids = Vec::new();
+        for name in names {
+            ids.push(match name.parse() {
+                Ok(id) => id,
+                Err(_) if name == "latest" => self.latest(repository, keys, None).await?,
+                Err(_) => select(&listing, name, None)?,
+            });
+        }
+        Ok(ids)
     }
 }

@@ -39,8 +39,8 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
 /// Restores the companions; where each is now.
 async fn companions(args: &RestoreArgs, dir: &Path, context: &Context) -> Result<Vec<String>> {
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &args.which).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &mut keys, &args.which).await?;
     let names = restore_companions(&repository, &keys, id, dir, &context.control).await?;
     Ok(names.iter().map(|name| dir.join(name).display().to_string()).collect())
 }
@@ -64,8 +64,8 @@ async fn to_file(
         }
     };
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &args.which).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &mut keys, &args.which).await?;
     let report = restore(&repository, &keys, id, target, &context.control).await?;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
@@ -114,8 +114,8 @@ async fn to_data_dir(
     let mut options = options(args)?;
     options.allow_untested = context.settings.allow_untested_etcd();
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &args.which).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &mut keys, &args.which).await?;
     let report = restore_member(&repository, &keys, id, &options, &context.control).await?;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let others = other_members(args, &options, &report, context);

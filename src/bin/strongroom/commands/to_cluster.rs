@@ -20,8 +20,8 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let wanted = wanted(args)?;
     let settings = context.settings.etcd()?;
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &args.which).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let id = context.find(&repository, &mut keys, &args.which).await?;
     let choice = choose_member(&settings).await?;
     let plan = plan_to_cluster(&repository, &keys, id, &wanted, &choice, &context.control).await?;
     choice.warnings.iter().chain(&plan.warnings).for_each(|warning| context.output.warn(warning));

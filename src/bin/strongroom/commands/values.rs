@@ -40,7 +40,7 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
             let cipher = match snapshot {
                 None => open(&namespace, context).await?.cipher(),
                 Some(id) => {
-                    let which = Which { id, before: None };
+                    let which = Which { id, before: None, accept_untrusted: false };
                     Arc::new(cipher_of(&which, &namespace.reserved_prefix, context).await?)
                 }
             };
@@ -98,8 +98,8 @@ pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
     let mut keys = MasterKeys::new();
     for uri in &context.settings.master_keys {
         match uri {
-            MasterKeyUri::File(path) => keys.add_keyring(&keyfile::load(path)?, keyfile::now()),
-            MasterKeyUri::Passphrase => {
+            MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
+            MasterKeyUri::Passphrase(_) => {
                 return Err(Error::usage(
                     "the value keyring is sealed by keyring files, not by a passphrase",
                 )

@@ -9,10 +9,11 @@ use strongroom::backup::{
 };
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
+use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{ErrorKind, Result};
 
-use super::Context;
+use super::{Context, FINDINGS};
 use crate::args::VerifyArgs;
 use crate::output::table;
 
@@ -29,7 +30,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         VerifyLevel::Digests => MasterKeys::new(),
         _ => context.needed_keys(&repository).await?,
     };
-    let ids = context.find_all(&repository, &args.ids).await?;
+    let ids = context.find_all(&repository, &keys, &args.ids).await?;
     let report = verify(&repository, &keys, context.scope(&ids), level, &context.control).await?;
     for finding in report.findings.iter().chain(report.snapshots.iter().flat_map(|v| &v.findings)) {
         context.output.warn(finding);
@@ -89,7 +90,9 @@ fn proved(level: VerifyLevel) -> &'static str {
 }
 
 fn exit(report: &VerifyReport) -> ExitCode {
-    ExitCode::from(report.worst().map_or(0, |error| error.kind().exit_code()))
+    let untrusted = |one: &Verified| matches!(one.standing, Standing::NotTrusted(_));
+    let findings = if report.snapshots.iter().any(untrusted) { FINDINGS } else { 0 };
+    ExitCode::from(report.worst().map_or(findings, |error| error.kind().exit_code()))
 }
 
 fn row(level: VerifyLevel, verified: &Verified) -> Value {
@@ -111,6 +114,7 @@ fn row(level: VerifyLevel, verified: &Verified) -> Value {
         "level": level.name(),
         "detail": detail,
         "opened_by": opened_by,
+        "trust": verified.standing.to_string(),
         "error": error,
         "findings": verified.findings,
         "deep": verified.deep.as_ref().map(deep),

@@ -28,7 +28,7 @@ pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Resu
         live.warnings.iter().for_each(|warning| context.output.warn(warning));
         (live.contents, format!("{LIVE} ({})", live.member))
     } else {
-        let which = Which { id: args.other.clone(), before: None };
+        let which = Which { id: args.other.clone(), before: None, accept_untrusted: false };
         let looked = snapshot(&which, &prefix, context).await?;
         (looked.answer, looked.id.to_string())
     };

@@ -72,8 +72,9 @@ impl Context {
         look: impl FnOnce(&Inside, &MasterKeys) -> Result<T> + Send + 'static,
     ) -> Result<Looked<T>> {
         let repository = self.repository().await?;
-        let keys = Arc::new(self.needed_keys(&repository).await?);
-        let id = self.find(&repository, which).await?;
+        let mut keys = self.needed_keys(&repository).await?;
+        let id = self.find(&repository, &mut keys, which).await?;
+        let keys = Arc::new(keys);
         let given = Arc::clone(&keys);
         let look = move |inside: &Inside| {
             let answer = look(inside, &given)?;

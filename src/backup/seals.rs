@@ -1,0 +1,198 @@
+//! A snapshot's seals: which of them opens it, and what all of them are worth (SPEC.md §5.2, §5.3).
+
+use super::folder::Folder;
+use crate::crypto;
+use crate::envelope::{Opened, open_seal};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{MAX_SEAL, Manifest, Seal, Sha256, SnapshotId, Subject, names};
+use crate::keys::MasterKeys;
+use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::store::Repository;
+
+/// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
+const MOST_SEALS: usize = 1000;
+const MOST_SEAL_BYTES: u64 = 64 << 20;
+
+/// A manifest that a seal and its data key have authenticated.
+pub(crate) struct Authentic {
+    /// The seal that is worth most.
+    pub(crate) seal: Seal,
+    pub(crate) opened: Opened,
+    pub(crate) standing: Standing,
+    /// Seals that do not open, and why. The snapshot opens all the same.
+    pub(crate) findings: Vec<String>,
+}
+
+/// What a snapshot's seals vouch for.
+pub(super) fn manifest_digest(manifest: &Manifest) -> Sha256 {
+    Sha256(crypto::sha256(&[&manifest.print()]))
+}
+
+/// Reads the seals of `manifest`'s snapshot from the newest down, until one counts.
+///
+/// # Errors
+/// Those of SPEC.md §5.2 when none opens; tampered when there are too many to tell.
+pub(crate) async fn authenticate(
+    repository: &Repository,
+    folder: &Folder,
+    keys: &MasterKeys,
+    manifest: &Manifest,
+) -> Result<Authentic> {
+    let id = manifest.body().snapshot;
+    let mut tried = Tried::new(manifest, keys);
+    let (generations, all) = generations(folder);
+    for generation in generations {
+        tried.add(generation, read_seal(repository, id, generation).await)?;
+        if tried.is_decided() {
+            return tried.finish();
+        }
+    }
+    if !all {
+        return Err(too_many(id));
+    }
+    tried.finish()
+}
+
+pub(super) fn too_many(id: SnapshotId) -> Error {
+    let message = format!(
+        "snapshot {id} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
+        MOST_SEAL_BYTES >> 20
+    );
+    Error::tampered(message).hint("somebody put them there: remove those that do not belong to it")
+}
+
+/// The generations to read, from the highest down, and whether those are all.
+pub(super) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
+    let mut bytes = 0u64;
+    let fits = |info: &crate::store::ObjectInfo| {
+        bytes = bytes.saturating_add(info.len);
+        bytes <= MOST_SEAL_BYTES
+    };
+    let newest = folder.seals.iter().rev().take(MOST_SEALS);
+    let mut fits = fits;
+    let read: Vec<u32> =
+        newest.take_while(|(_, info)| fits(info)).map(|(generation, _)| *generation).collect();
+    let all = read.len() == folder.seals.len();
+    (read, all)
+}
+
+/// Reads one seal of `id`, which must be of that snapshot and generation.
+pub(crate) async fn read_seal(
+    repository: &Repository,
+    id: SnapshotId,
+    generation: u32,
+) -> Result<Seal> {
+    let name = names::seal_name(id, generation);
+    let seal = async {
+        let seal = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
+        let body = seal.body();
+        if body.subject() != Subject::Snapshot(id) || body.generation() != generation {
+            return Err(Error::tampered("its lines name another snapshot or generation"));
+        }
+        Ok(seal)
+    };
+    seal.await.context(name)
+}
+
+/// What the seals of a manifest that were read so far have shown.
+pub(super) struct Tried<'a> {
+    manifest: &'a Manifest,
+    object: Sha256,
+    keys: &'a MasterKeys,
+    best: Option<(Standing, Seal, Opened)>,
+    /// The class that decides when none opens, with its rank.
+    worst: Option<(u8, Error)>,
+    /// Some seal of this manifest carries a signature.
+    signed: bool,
+    findings: Vec<String>,
+}
+
+impl<'a> Tried<'a> {
+    pub(super) fn new(manifest: &'a Manifest, keys: &'a MasterKeys) -> Self {
+        let object = manifest_digest(manifest);
+        Self {
+            manifest,
+            object,
+            keys,
+            best: None,
+            worst: None,
+            signed: false,
+            findings: Vec::new(),
+        }
+    }
+
+    /// Takes note of a seal; whether it opens.
+    ///
+    /// # Errors
+    /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
+    pub(super) fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
+        let body = self.manifest.body();
+        let seal = match seal {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            seal => seal,
+        };
+        // A key that is named and fails outweighs no key that is named, and that a seal that is none ([S5.7]).
+        let (rank, error) = match seal {
+            Err(error) => (1, error),
+            Ok(seal) if *seal.body().commitment() != body.commitment => {
+                (1, Error::tampered("it seals another data key than the manifest's"))
+            }
+            Ok(seal) => match open_seal(&seal, self.object, self.keys) {
+                Ok(opened) => {
+                    self.note(seal, opened);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
+                Err(error) => (3, error),
+            },
+        };
+        let name = names::seal_name(body.snapshot, generation);
+        let error = if error.to_string().contains(&name) { error } else { error.context(name) };
+        if rank != 2 {
+            self.findings.push(error.to_string());
+        }
+        if self.worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
+            self.worst = Some((rank, error));
+        }
+        Ok(false)
+    }
+
+    fn note(&mut self, seal: Seal, opened: Opened) {
+        self.signed |= !seal.body().signatures().is_empty();
+        let evidence = Some((StanzaKind::Secret, opened.state));
+        let standing = standing(&[], [Evidence { opened: evidence, signed_by: Vec::new() }]);
+        if self.best.as_ref().is_none_or(|(best, ..)| standing > *best) {
+            self.best = Some((standing, seal, opened));
+        }
+    }
+
+    /// Whether no further seal can change what comes out.
+    fn is_decided(&self) -> bool {
+        let counts = self.best.as_ref().is_some_and(|(best, ..)| *best == Standing::Counts);
+        counts && (self.signed || !self.manifest.body().signed)
+    }
+
+    /// What they come to: the manifest is authenticated by the data key of the best.
+    pub(super) fn finish(self) -> Result<Authentic> {
+        let (body, id) = (self.manifest.body(), self.manifest.body().snapshot);
+        let Some((standing, seal, opened)) = self.best else {
+            let none = || Error::truncated(format!("snapshot {id} has no seal"));
+            return Err(self.worst.map_or_else(none, |(_, error)| error));
+        };
+        let manifest = names::snapshot_object(id, "manifest");
+        opened
+            .data_key
+            .authenticate_manifest(
+                &body.commitment,
+                self.manifest.signed_bytes(),
+                self.manifest.mac(),
+            )
+            .context(manifest.clone())?;
+        if body.signed && !self.signed {
+            return Err(
+                Error::tampered("no seal carries the signature that it requires").context(manifest)
+            );
+        }
+        Ok(Authentic { seal, opened, standing, findings: self.findings })
+    }
+}

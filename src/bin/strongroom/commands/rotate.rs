@@ -1,0 +1,240 @@
+//! `key rotate`: a new key takes over, the snapshots follow, the old key retires.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use strongroom::backup::{
+    Accept, ResealReport, Scope, create_passphrase_key, newest_by_retiring, reseal,
+};
+use strongroom::crypto::{Argon2Cost, system_rng};
+use strongroom::envelope::keyfile;
+use strongroom::format::{KeyId, KeyState, Time};
+use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::store::Repository;
+use strongroom::{Error, ErrorKind, Result};
+
+use super::Context;
+use super::key::resealed;
+use crate::args::RotateKeyArgs;
+use crate::secrets::{Passphrase, passphrase};
+
+/// What took over, and what it took over from.
+struct Rotated {
+    /// The new key; none when a rotation that was interrupted goes on.
+    new: Option<KeyId>,
+    /// Where it is: a keyring's path, or a URI to configure.
+    place: String,
+    old: Vec<KeyId>,
+    next: String,
+}
+
+pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCode> {
+    if args.finish {
+        return finish(context).await;
+    }
+    // Before anything is changed: the snapshots are to follow.
+    let repository = match args.offline && context.settings.keyring_paths().next().is_some() {
+        true => None,
+        false => Some(context.repository().await.map_err(|error| match error.kind() {
+            ErrorKind::Usage => error.hint("give it, or --offline to seal the snapshots later"),
+            _ => error,
+        })?),
+    };
+    let (rotated, keys) = match (context.settings.keyring_paths().next(), &repository) {
+        (None, Some(repository)) => of_passphrase(&args, repository, context).await?,
+        _ => (of_keyring(&args, context.settings.keyring_path()?)?, None),
+    };
+    let Some(repository) = repository.filter(|_| !args.offline) else {
+        context.output.result(json_of(&rotated, Value::Null), || text_of(&rotated))?;
+        context.output.note(&format!("next: {}, then `strongroom key reseal --all`", rotated.next));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut keys = match keys {
+        Some(keys) => keys,
+        None => context.needed_keys(&repository).await?,
+    };
+    let (accept, drop) = match args.compromised {
+        None => (Accept::Counting, Vec::new()),
+        Some(time) => {
+            // For this run only: what they sealed is looked at, and judged by its times.
+            rotated.old.iter().for_each(|id| keys.set_state(*id, KeyState::Retiring));
+            (Accept::Before(system_time(time)), rotated.old.clone())
+        }
+    };
+    let control = &context.control;
+    let report = reseal(&repository, &keys, Scope::All, &drop, accept, control).await?;
+    let (json, text, code) = resealed(&report, context);
+    context.output.result(json_of(&rotated, json), || format!("{}\n{text}", text_of(&rotated)))?;
+    context.output.note(&format!("next: {}", rotated.next));
+    if args.compromised.is_none() {
+        context.output.note(
+            "when every host that backs up has the new key: `strongroom key rotate --finish`",
+        );
+    } else if !report.untrusted.is_empty() {
+        context.output.note(
+            "look at each snapshot that is not trusted; `strongroom key reseal ID --accept-untrusted` makes one count again",
+        );
+    }
+    Ok(code)
+}
+
+fn json_of(rotated: &Rotated, snapshots: Value) -> Value {
+    let old: Vec<_> = rotated.old.iter().map(ToString::to_string).collect();
+    json!({
+        "id": rotated.new.map(|id| id.to_string()), "path": rotated.place, "old": old,
+        "snapshots": snapshots,
+    })
+}
+
+fn text_of(rotated: &Rotated) -> String {
+    match rotated.new {
+        Some(id) => format!("{}: new primary key {id}", rotated.place),
+        None => format!("{}: the rotation goes on; no new key was made", rotated.place),
+    }
+}
+
+/// Step one for a keyring file.
+fn of_keyring(args: &RotateKeyArgs, path: &Path) -> Result<Rotated> {
+    let _lock = keyfile::lock([path])?;
+    let (keyring, now) = (keyfile::load(path)?, keyfile::now());
+    let retiring = keyring.in_state(KeyState::Retiring, now);
+    let place = path.display().to_string();
+    let next = "copy the keyring off this host, and to every host that backs up".to_owned();
+    if args.compromised.is_none() && !retiring.is_empty() {
+        if args.offline {
+            let message = format!("{place}: a rotation is not finished");
+            return Err(Error::new(ErrorKind::Refused, message)
+                .hint("`strongroom key rotate --finish` ends it"));
+        }
+        return Ok(Rotated { new: None, place, old: retiring, next });
+    }
+    let then = args.compromised.map_or(KeyState::Retiring, |_| KeyState::Retired);
+    let (mut keyring, id) = keyring.rotate(then, now, &mut system_rng())?;
+    let mut old = keyring.in_state(KeyState::Retiring, now);
+    if let Some(stolen) = args.compromised {
+        (keyring, _) = keyring.retire(now)?;
+        // Keys that were still in use at that time: one that was retired before it vouches for nothing.
+        let stolen = Time::from_unix(stolen.as_second());
+        let used = |(_, state, since): &(KeyId, KeyState, Time)| {
+            *state == KeyState::Retired && *since >= stolen
+        };
+        old = keyring.list(now).filter(used).map(|(id, ..)| id).collect();
+    }
+    keyfile::replace(path, &keyring)?;
+    Ok(Rotated { new: Some(id), place, old, next })
+}
+
+/// Step one for a passphrase key: its state is what the configuration says.
+async fn of_passphrase(
+    args: &RotateKeyArgs,
+    repository: &Repository,
+    context: &Context,
+) -> Result<(Rotated, Option<MasterKeys>)> {
+    let named: Vec<_> = context.settings.passphrases().flatten().collect();
+    let of = |retiring| named.iter().filter(move |key| key.retiring == retiring).map(|key| key.id);
+    let (sealing, retiring): (Vec<KeyId>, Vec<KeyId>) = (of(false).collect(), of(true).collect());
+    let [old] = sealing.as_slice() else {
+        return Err(Error::usage("exactly one key is to be rotated").hint(
+            "give one keyring file, or one passphrase:KEYID; `strongroom key list` shows the ids",
+        ));
+    };
+    let word = passphrase(Passphrase::Present)?;
+    let mut keys = MasterKeys::new();
+    let again = strongroom::secret::SecretBytes::new(word.expose().to_vec());
+    super::add_passphrase_keys(
+        repository,
+        again,
+        &named.iter().copied().map(Some).collect::<Vec<_>>(),
+        &mut keys,
+    )
+    .await?;
+    if args.compromised.is_none() && !retiring.is_empty() {
+        let place = format!("passphrase:{old}");
+        let next = "`strongroom key rotate --finish` when every host uses it".to_owned();
+        return Ok((Rotated { new: None, place, old: retiring, next }, Some(keys)));
+    }
+    let new = create_passphrase_key(repository, word, Argon2Cost::default()).await?;
+    let (id, state) = (new.id(), KeyState::Retiring);
+    keys.add(Arc::new(new), KeyState::Sealing);
+    keys.set_state(*old, state);
+    let next = match args.compromised {
+        None => {
+            format!("configure --master-key passphrase:{id} --master-key passphrase:{old}?retiring")
+        }
+        Some(_) => format!("configure --master-key passphrase:{id} instead of passphrase:{old}"),
+    };
+    let place = format!("passphrase:{id}");
+    let old = [vec![*old], retiring].concat();
+    Ok((Rotated { new: Some(id), place, old, next }, Some(keys)))
+}
+
+/// The run of its own that ends a rotation.
+async fn finish(context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let old: Vec<KeyId> = keys.in_state(KeyState::Retiring).collect();
+    if old.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "no key that is given is being retired").hint(
+            "`strongroom key rotate` begins a rotation; `strongroom key list` shows the states",
+        ));
+    }
+    let late = newest_by_retiring(&repository, &keys).await?;
+    if let Some((cluster, id)) = late.first() {
+        let message = format!(
+            "the newest snapshot of cluster {cluster}, {id}, is sealed by a key that is being retired alone"
+        );
+        return Err(Error::new(ErrorKind::Refused, message).hint(
+            "give the host that took it the new key, and take a snapshot; or seal this one with `strongroom key reseal`",
+        ));
+    }
+    let control = &context.control;
+    let again =
+        async || reseal(&repository, &keys, Scope::All, &old, Accept::Counting, control).await;
+    let mut report = again().await?;
+    refuse_store_failures(&mut report)?;
+    let mut places = Vec::new();
+    for path in context.settings.keyring_paths() {
+        let _lock = keyfile::lock([path])?;
+        let (keyring, retired) = keyfile::load(path)?.retire(keyfile::now())?;
+        if !retired.is_empty() {
+            keyfile::replace(path, &keyring)?;
+            places.push(path.display().to_string());
+        }
+    }
+    // What a backup on this host sealed between the two steps; a later one finds the key retired.
+    let late = again().await?;
+    report.resealed.extend(late.resealed);
+    let (json, text, code) = resealed(&report, context);
+    let ids: Vec<String> = old.iter().map(ToString::to_string).collect();
+    let json = json!({"retired": ids, "places": places, "snapshots": json});
+    context.output.result(json, || format!("retired: {}\n{text}", ids.join(" ")))?;
+    for named in context.settings.passphrases().flatten().filter(|named| named.retiring) {
+        let id = named.id;
+        context.output.note(&format!(
+            "next: remove passphrase:{id}?retiring from the configuration; `strongroom key remove {id}` deletes the key"
+        ));
+    }
+    if !places.is_empty() {
+        context.output.note("next: copy the keyring off this host again, and to every host");
+    }
+    Ok(code)
+}
+
+/// What the store did not do must be done before the old key is retired.
+fn refuse_store_failures(report: &mut ResealReport) -> Result<()> {
+    match report.failed.iter().position(|(_, error)| error.kind().is_general()) {
+        Some(at) => {
+            let (id, error) = report.failed.swap_remove(at);
+            Err(error.context(format!("snapshot {id}")).hint("the old key is not retired yet"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn system_time(time: jiff::Timestamp) -> SystemTime {
+    let since = u64::try_from(time.as_millisecond()).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_millis(since)
+}

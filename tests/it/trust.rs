@@ -1,0 +1,482 @@
+//! Who counts (SPEC.md §5.3): what a thief makes with a keyring that was rotated out moves nothing.
+//!
+//! The thief knows the old master key and, from seals that he kept, the data keys of the snapshots of that time. He can
+//! create and overwrite objects in the repository.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use strongroom::ErrorKind;
+use strongroom::backup::{
+    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, backup, copy, judge, latest,
+    open_replica, plan_prune, reports, reseal, show, snapshots, store_report,
+};
+use strongroom::crypto::{sha256, system_rng};
+use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
+use strongroom::format::{
+    KeyState, Report, ReportOutcome, ReportScope, Seal, SealBody, Sha256, SnapshotId, Stanza,
+};
+use strongroom::keys::trust::{Distrust, Standing};
+use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::task::Control;
+
+use crate::place::{Place, exits, text};
+use crate::support::{TestRepo, key, keys, local, small_database};
+
+const OLD: u8 = 1;
+const NEW: u8 = 2;
+const RETIRED: Standing = Standing::NotTrusted(Distrust::Retired);
+
+fn states(states: &[(u8, KeyState)]) -> MasterKeys {
+    let mut keys = MasterKeys::new();
+    states.iter().for_each(|(fill, state)| keys.add(Arc::new(key(*fill)), *state));
+    keys
+}
+
+/// The owner's keys after the rotation.
+fn owner() -> MasterKeys {
+    states(&[(OLD, KeyState::Retired), (NEW, KeyState::Primary)])
+}
+
+fn thief() -> MasterKeys {
+    keys(&[OLD])
+}
+
+/// A repository whose key was rotated, and what the thief knows of the time before.
+struct Victim {
+    repo: TestRepo,
+    /// Oldest first.
+    genuine: Vec<SnapshotId>,
+    old_seals: Vec<Seal>,
+}
+
+impl Victim {
+    async fn new() -> Self {
+        let repo = TestRepo::new().await;
+        let mut genuine = Vec::new();
+        for hours in [30, 20, 10] {
+            genuine.push(taken(&repo, &keys(&[OLD]), hours).await);
+        }
+        let read = |id: &SnapshotId| fs::read(repo.object(*id, "seal.1")).unwrap();
+        let old_seals = genuine.iter().map(|id| Seal::parse(&read(id)).unwrap()).collect();
+        let (rotating, control) =
+            (states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]), Control::default());
+        let drop = [key(OLD).id()];
+        let report =
+            reseal(&repo.repository, &rotating, Scope::All, &drop, Accept::Counting, &control);
+        assert_eq!(report.await.unwrap().resealed, genuine);
+        Self { repo, genuine, old_seals }
+    }
+
+    /// The data key of the snapshot `at`, as the thief knows it.
+    fn old_data_key(&self, at: usize) -> DataKey {
+        let seal = &self.old_seals[at];
+        open_seal(seal, seal.body().object(), &thief()).unwrap().data_key
+    }
+
+    async fn latest(&self) -> SnapshotId {
+        let listing = snapshots(&self.repo.repository, None).await.unwrap();
+        latest(&self.repo.repository, &owner(), &listing, None).await.unwrap().0
+    }
+
+    async fn plan(&self, count: u32) -> PrunePlan {
+        let mut retention = Retention::default();
+        retention.last = count;
+        let control = Control::default();
+        plan_prune(&self.repo.repository, &owner(), &retention, None, &control).await.unwrap()
+    }
+
+    async fn standing(&self, id: SnapshotId) -> Standing {
+        let mut listing = snapshots(&self.repo.repository, None).await.unwrap();
+        judge(&self.repo.repository, &owner(), &mut listing).await.unwrap();
+        listing.snapshots.iter().find(|one| one.id == id).unwrap().standing
+    }
+
+    /// Latest, retention, reseal and replica are what they were without `forged`.
+    async fn is_unmoved(&self, forged: &[SnapshotId]) {
+        let counting: Vec<_> =
+            self.genuine.iter().copied().filter(|id| !forged.contains(id)).collect();
+        assert_eq!(self.latest().await, *counting.last().unwrap());
+        let plan = self.plan(1).await;
+        let kept: Vec<_> = plan.keep.iter().map(|one| one.id).collect();
+        assert_eq!(kept, counting[counting.len() - 1..]);
+        let removed: Vec<_> = plan.remove.iter().map(|one| one.id).collect();
+        assert_eq!(removed, counting[..counting.len() - 1]);
+        for id in forged {
+            assert_eq!(self.standing(*id).await, RETIRED);
+            let error = self.repo.restore(&owner(), *id).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            assert!(error.to_string().contains("not trusted: sealed by a retired key"), "{error}");
+            let details = show(&self.repo.repository, &owner(), *id).await.unwrap();
+            assert_eq!(details.standing, RETIRED);
+        }
+        let control = Control::default();
+        let (owner, accept) = (owner(), Accept::Counting);
+        let report = reseal(&self.repo.repository, &owner, Scope::All, &[], accept, &control);
+        let report = report.await.unwrap();
+        let refused: Vec<_> = report.untrusted.iter().map(|one| one.id).collect();
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        assert_eq!(refused.len(), forged.len());
+        assert!(forged.iter().all(|id| refused.contains(id)));
+        let dir = tempfile::tempdir().unwrap();
+        let source = &self.repo.repository;
+        let (replica, _) = open_replica(source, local(dir.path()), false).await.unwrap();
+        let copied = copy(source, &replica, &owner, Scope::All, &control).await.unwrap();
+        assert_eq!(copied.copied, counting);
+        assert!(forged.iter().all(|id| copied.left_out.contains_key(id)));
+        let listing = snapshots(&replica, None).await.unwrap();
+        let found = latest(&replica, &owner, &listing, None).await.unwrap().0;
+        assert_eq!(found, *counting.last().unwrap());
+        // What is genuine still restores, and what was forged does not count after all of that either.
+        for id in &counting {
+            self.repo.restore(&states(&[(NEW, KeyState::Primary)]), *id).await.unwrap();
+        }
+        for id in forged {
+            assert_eq!(self.standing(*id).await, RETIRED);
+        }
+    }
+}
+
+async fn taken(repo: &TestRepo, keys: &MasterKeys, hours_ago: u64) -> SnapshotId {
+    let mut options = BackupOptions::default();
+    options.taken = Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago));
+    let (source, control) = (Source::File(small_database()), Control::default());
+    backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
+}
+
+fn object(bytes: &[u8]) -> Sha256 {
+    Sha256(sha256(&[bytes]))
+}
+
+#[tokio::test]
+async fn a_new_snapshot_under_a_retired_key() {
+    let victim = Victim::new().await;
+    let forged = taken(&victim.repo, &thief(), 0).await;
+    victim.is_unmoved(&[forged]).await;
+    // Whoever has looked at it can still have it.
+    let mut keys = owner();
+    keys.accept_untrusted();
+    victim.repo.restore(&keys, forged).await.unwrap();
+    assert_eq!(victim.latest().await, victim.genuine[2]);
+}
+
+#[tokio::test]
+async fn a_backdated_snapshot_under_a_retired_key() {
+    let victim = Victim::new().await;
+    let forged =
+        [taken(&victim.repo, &thief(), 25).await, taken(&victim.repo, &thief(), 900).await];
+    victim.is_unmoved(&forged).await;
+}
+
+/// The thief knows an old snapshot's data key, and so can write other content with valid MACs. The present key's
+/// stanza, which he can copy, stands for the old bytes only.
+#[tokio::test]
+async fn an_old_snapshot_rewritten_under_its_own_data_key() {
+    let victim = Victim::new().await;
+    let (id, data_key) = (victim.genuine[0], victim.old_data_key(0));
+    let path = victim.repo.object(id, "manifest");
+    let manifest = fs::read_to_string(&path).unwrap();
+    let (signed, _) = manifest.split_once("hmac-sha256").unwrap();
+    let signed = signed.replace("\"tool\":\"", "\"tool\":\"forged by ");
+    let mac = data_encoding::BASE64_NOPAD.encode(&data_key.manifest_mac(signed.as_bytes()));
+    let forged = format!("{signed}hmac-sha256 {mac}\n");
+    fs::write(&path, &forged).unwrap();
+    let genuine = Seal::parse(&fs::read(victim.repo.object(id, "seal.2")).unwrap()).unwrap();
+    // Under the old key alone: it opens, and does not count.
+    let new = NewSeal { generation: 3, ..NewSeal::first(object(forged.as_bytes())) };
+    let seal = seal_data_key(&data_key, new, &thief(), &mut system_rng()).unwrap();
+    fs::write(victim.repo.object(id, "seal.3"), seal.print()).unwrap();
+    victim.is_unmoved(&[id]).await;
+    // With the present key's stanza beside it.
+    let stanzas = [seal.body().stanzas(), genuine.body().stanzas()].concat();
+    let body = |generation, stanzas: Vec<Stanza>| {
+        let (subject, dc) = (genuine.body().subject(), *genuine.body().commitment());
+        let object = object(forged.as_bytes());
+        SealBody::new(subject, generation, object, dc, stanzas, Vec::new()).unwrap()
+    };
+    let both = body(4, stanzas);
+    let mac = data_key.seal_mac(&both.signed_bytes());
+    fs::write(victim.repo.object(id, "seal.4"), both.finish(mac).print()).unwrap();
+    victim.is_unmoved(&[id]).await;
+    // With the present key's stanza alone it does not even open.
+    let alone = body(5, genuine.body().stanzas().to_vec());
+    let mac = data_key.seal_mac(&alone.signed_bytes());
+    let bytes = alone.finish(mac).print();
+    ["seal.3", "seal.4"]
+        .iter()
+        .for_each(|part| fs::remove_file(victim.repo.object(id, part)).unwrap());
+    fs::write(victim.repo.object(id, "seal.5"), bytes).unwrap();
+    let error = victim.repo.restore(&owner(), id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tampered, "{error}");
+    assert_eq!(victim.latest().await, victim.genuine[2]);
+}
+
+/// Seals of a genuine snapshot, of any number and kind: none takes anything away.
+#[tokio::test]
+async fn planted_seals() {
+    let victim = Victim::new().await;
+    let id = victim.genuine[2];
+    let seal_of = |generation: u32| {
+        let seal = &victim.old_seals[2];
+        let new = NewSeal { generation, ..NewSeal::first(seal.body().object()) };
+        seal_data_key(&victim.old_data_key(2), new, &thief(), &mut system_rng()).unwrap().print()
+    };
+    // An old one put back, a newer one under the old key, one of another snapshot, one that is none.
+    fs::write(victim.repo.object(id, "seal.1"), victim.old_seals[2].print()).unwrap();
+    fs::write(victim.repo.object(id, "seal.7"), seal_of(7)).unwrap();
+    fs::copy(victim.repo.object(victim.genuine[1], "seal.2"), victim.repo.object(id, "seal.8"))
+        .unwrap();
+    fs::write(victim.repo.object(id, "seal.9"), b"junk\n").unwrap();
+    fs::write(victim.repo.object(id, "seal.4294967295"), b"junk\n").unwrap();
+    assert_eq!(victim.standing(id).await, Standing::Counts);
+    victim.is_unmoved(&[]).await;
+    // It was sealed again above the highest that authenticates; numbers that junk has taken are skipped ([S5.8]).
+    let parts = |id| {
+        let names = fs::read_dir(victim.repo.path(&format!("snapshots/{id}"))).unwrap();
+        let mut names: Vec<String> =
+            names.map(|one| one.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("seal"));
+        names.sort();
+        names
+    };
+    assert_eq!(parts(id), ["seal.10", "seal.4294967295", "seal.8", "seal.9"]);
+    assert_eq!(victim.standing(id).await, Standing::Counts);
+    // Run again, nothing is left to do but the junk, which is named.
+    let (control, owner) = (Control::default(), owner());
+    let report =
+        reseal(&victim.repo.repository, &owner, Scope::All, &[], Accept::Counting, &control);
+    let report = report.await.unwrap();
+    assert_eq!((report.resealed.len(), report.unchanged.len()), (0, 3));
+    assert_eq!(report.lingering.len(), 3, "{:?}", report.lingering);
+    assert_eq!(parts(id), ["seal.10", "seal.4294967295", "seal.8", "seal.9"]);
+}
+
+/// [S5.12]: so many that the genuine one is not reached: unknown, not good, and not removed.
+#[tokio::test]
+async fn more_seals_than_are_read() {
+    let victim = Victim::new().await;
+    let id = victim.genuine[0];
+    for generation in 3..1003 {
+        fs::write(victim.repo.object(id, &format!("seal.{generation}")), b"junk\n").unwrap();
+    }
+    let error = victim.repo.restore(&owner(), id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tampered);
+    assert!(error.to_string().contains("unknown"), "{error}");
+    assert_eq!(victim.latest().await, victim.genuine[2]);
+    let plan = victim.plan(1).await;
+    assert_eq!(plan.remove.iter().map(|one| one.id).collect::<Vec<_>>(), [victim.genuine[1]]);
+    assert!(plan.findings.iter().any(|finding| finding.contains("unknown")), "{:?}", plan.findings);
+}
+
+/// A stanza that no key here opens is somebody's: its seal is deleted only if the new one has it, or on demand.
+#[tokio::test]
+async fn a_seal_with_somebodys_stanza_stays() {
+    let repo = TestRepo::new().await;
+    let id = repo.backup(&keys(&[OLD, 3])).await.id;
+    let control = Control::default();
+    let sealing = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
+    // Somebody's stanza is kept, so nothing is lost with the first seal.
+    reseal(&repo.repository, &sealing, Scope::All, &[], Accept::Counting, &control).await.unwrap();
+    assert!(!repo.object(id, "seal.1").exists() && repo.object(id, "seal.2").exists());
+    repo.restore(&keys(&[3]), id).await.unwrap();
+    // An older seal that holds more than the newest.
+    let newest = Seal::parse(&fs::read(repo.object(id, "seal.2")).unwrap()).unwrap();
+    let opened = open_seal(&newest, newest.body().object(), &sealing).unwrap();
+    let new = NewSeal::first(newest.body().object());
+    let more = seal_data_key(&opened.data_key, new, &keys(&[NEW, 4]), &mut system_rng()).unwrap();
+    fs::write(repo.object(id, "seal.1"), more.print()).unwrap();
+    let report =
+        reseal(&repo.repository, &sealing, Scope::All, &[], Accept::Counting, &control).await;
+    let lingering = report.unwrap().lingering;
+    let four = key(4).id();
+    assert!(lingering[0].contains(&format!("--drop {four}")), "{lingering:?}");
+    assert!(repo.object(id, "seal.1").exists());
+    reseal(&repo.repository, &sealing, Scope::All, &[four], Accept::Counting, &control)
+        .await
+        .unwrap();
+    assert!(!repo.object(id, "seal.1").exists());
+}
+
+/// A report counts as a snapshot does, and is readable without a key but for its details.
+#[tokio::test]
+async fn a_report_under_a_retired_key() {
+    let victim = Victim::new().await;
+    let report = Report {
+        kind: "drill".into(),
+        cluster: None,
+        snapshot: Some(victim.genuine[0]),
+        level: None,
+        scope: ReportScope::One,
+        outcome: ReportOutcome::Passed,
+        tool: "forged".into(),
+        details: Some(Default::default()),
+    };
+    store_report(&victim.repo.repository, &thief(), &report).await.unwrap();
+    // It does not make retention keep the snapshot that it names.
+    assert_eq!(victim.plan(1).await.keep.len(), 1);
+    let listed = reports(&victim.repo.repository, &owner()).await.unwrap();
+    assert_eq!(listed[0].standing, RETIRED);
+    assert_eq!(listed[0].report.as_ref().unwrap(), &report);
+    let listed = reports(&victim.repo.repository, &MasterKeys::new()).await.unwrap();
+    assert_eq!(listed[0].standing, Standing::Unverified);
+    let readable = Report { details: None, ..report.clone() };
+    assert_eq!(listed[0].report.as_ref().unwrap(), &readable);
+    store_report(&victim.repo.repository, &owner(), &report).await.unwrap();
+    assert_eq!(victim.plan(1).await.keep.len(), 2);
+}
+
+fn ids(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect()
+}
+
+fn trust(place: &Place) -> Vec<String> {
+    let list = place.json(&["snapshots"]);
+    let rows = list.as_array().unwrap().iter();
+    rows.map(|row| row["trust"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_rotation_in_its_steps() {
+    let place = Place::new();
+    place.backup();
+    fs::copy(place.path("keyring"), place.path("stolen")).unwrap();
+    let error = place.fail(1, &["key", "rotate", "--finish"]);
+    assert!(error.contains("being retired"), "{error}");
+    // Step one alone: nothing is sealed to the new key yet, so that the old one cannot go.
+    place.succeed(&["key", "rotate", "--offline"]);
+    assert_eq!(trust(&place), ["trusted, by a key that is being retired"]);
+    let error = place.fail(1, &["key", "rotate", "--finish"]);
+    assert!(error.contains("newest snapshot of cluster default"), "{error}");
+    assert!(place.fail(1, &["key", "rotate", "--offline"]).contains("not finished"));
+    // Step two, as if it had been interrupted: no further key is made.
+    let went_on = place.json(&["key", "rotate"]);
+    assert!(went_on["id"].is_null(), "{went_on}");
+    assert_eq!(went_on["snapshots"]["resealed"], 1);
+    assert_eq!(trust(&place), ["trusted"]);
+    // Another host still seals with the old key: that counts, and everyone is told to finish.
+    exits(
+        0,
+        &mut place
+            .command_with("file:stolen", &["backup", "--file", small_database().to_str().unwrap()]),
+    );
+    assert_eq!(trust(&place), ["trusted", "trusted, by a key that is being retired"]);
+    let said = text(&place.succeed(&["verify", "latest", "--quick"]).stderr);
+    assert!(said.contains("key rotate --finish"), "{said}");
+    assert!(place.fail(1, &["key", "rotate", "--finish"]).contains("give the host"));
+    place.backup();
+    let finished = place.json(&["key", "rotate", "--finish"]);
+    assert_eq!(finished["snapshots"]["failed"].as_array().unwrap().len(), 0);
+    assert_eq!(trust(&place), ["trusted"; 3]);
+    // From now on the old key makes nothing that counts.
+    let database = small_database();
+    let backup = ["-w", "json", "backup", "--file", database.to_str().unwrap()];
+    let out = place.command_with("file:stolen", &backup).output().unwrap();
+    let forged: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let forged = forged["id"].as_str().unwrap();
+    assert_eq!(trust(&place)[3], "not trusted: sealed by a retired key");
+    let error = place.fail(1, &["restore", forged, "-o", "out.db"]);
+    assert!(error.contains("not trusted: sealed by a retired key"), "{error}");
+    assert!(error.contains("--accept-untrusted"), "{error}");
+    let error = place.fail(2, &["restore", "latest", "--accept-untrusted", "-o", "out.db"]);
+    assert!(error.contains("full id"), "{error}");
+    place.succeed(&["restore", forged, "--accept-untrusted", "-o", "out.db"]);
+    let latest = place.json(&["show", "latest"]);
+    assert_ne!(latest["id"], forged);
+    assert_eq!(place.json(&["show", forged])["trust"], "not trusted: sealed by a retired key");
+    assert!(place.fail(3, &["verify", forged]).contains("not trusted"));
+    assert!(place.fail(3, &["key", "reseal", "--all"]).contains("is not sealed again"));
+    // Somebody has looked at it.
+    place.succeed(&["key", "reseal", forged, "--accept-untrusted"]);
+    assert_eq!(trust(&place), ["trusted"; 4]);
+    let list = text(&exits_with_nothing(&place));
+    assert!(list.contains("unverified") && !list.contains(" trusted"), "{list}");
+}
+
+/// The list without any key.
+fn exits_with_nothing(place: &Place) -> Vec<u8> {
+    let mut command = crate::end_to_end::program();
+    command.current_dir(place.dir.path()).args(["-r", "repo", "snapshots"]).output().unwrap().stdout
+}
+
+#[test]
+fn a_stolen_key_is_retired_at_once() {
+    let place = Place::new();
+    let genuine = place.backup();
+    fs::copy(place.path("keyring"), place.path("stolen")).unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    let stolen = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_millis(1100));
+    let database = small_database();
+    let backup = ["-w", "json", "backup", "--file", database.to_str().unwrap()];
+    let out = place.command_with("file:stolen", &backup).output().unwrap();
+    let forged: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let forged = forged["id"].as_str().unwrap();
+    let rotate = ["-w", "json", "key", "rotate", "--compromised", &stolen];
+    let out = place.run(&rotate);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["snapshots"]["resealed"], 1);
+    assert_eq!(ids(&report["snapshots"]["untrusted"]), [forged]);
+    assert_eq!(trust(&place), ["trusted", "not trusted: sealed by a retired key"]);
+    assert_eq!(place.json(&["show", "latest"])["id"], genuine.as_str());
+    // The key was rotated out before anybody knew, and the forgery went along: the present key goes, with the same time.
+    let place = Place::new();
+    let genuine = place.backup();
+    fs::copy(place.path("keyring"), place.path("stolen")).unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    let stolen = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_millis(1100));
+    let out = place.command_with("file:stolen", &backup).output().unwrap();
+    let forged: Value = serde_json::from_slice(&out.stdout).unwrap();
+    place.succeed(&["key", "rotate"]);
+    place.succeed(&["key", "rotate", "--finish"]);
+    assert_eq!(trust(&place), ["trusted"; 2]);
+    let out = place.run(&["-w", "json", "key", "rotate", "--compromised", &stolen]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(ids(&report["snapshots"]["untrusted"]), [forged["id"].as_str().unwrap()]);
+    assert_eq!(trust(&place), ["trusted", "not trusted: sealed by a retired key"]);
+    assert_eq!(place.json(&["show", "latest"])["id"], genuine.as_str());
+}
+
+/// A passphrase key seals when its id is configured, and only then.
+#[test]
+fn a_passphrase_key_that_is_not_named_seals_nothing() {
+    let place = Place::new();
+    let with = |keys: &[&str], args: &[&str]| {
+        let mut command = crate::end_to_end::program();
+        command.current_dir(place.dir.path()).args(["-r", "words"]).args(args);
+        for key in keys {
+            command.args(["-k", key]);
+        }
+        command.env("STRONGROOM_PASSPHRASE_COMMAND", "printf horse");
+        command
+    };
+    let made = exits(0, &mut with(&["passphrase"], &["init"]));
+    let uri = made.lines().find(|line| line.starts_with("passphrase:")).unwrap().to_owned();
+    let database = small_database();
+    let backup = ["backup", "--file", database.to_str().unwrap()];
+    let error = exits(1, &mut with(&["passphrase"], &backup));
+    assert!(error.contains("no master key to seal"), "{error}");
+    exits(0, &mut with(&[&uri], &backup));
+    exits(0, &mut with(&[&uri], &["verify", "latest"]));
+    // A bare passphrase opens, for who names the snapshot, and vouches for nothing.
+    let error = exits(1, &mut with(&["passphrase"], &["verify", "latest"]));
+    assert!(error.contains("passphrase:KEYID"), "{error}");
+    // Rotation: a new key behind the same passphrase.
+    let rotated = exits(0, &mut with(&[&uri], &["key", "rotate"]));
+    let new = rotated.lines().find_map(|line| line.split(": new primary key").next()).unwrap();
+    let (new, old) = (new.to_owned(), format!("{uri}?retiring"));
+    assert!(rotated.contains(&format!("--master-key {new} --master-key {old}")), "{rotated}");
+    exits(0, &mut with(&[&new, &old], &backup));
+    exits(0, &mut with(&[&new, &old], &["key", "rotate", "--finish"]));
+    exits(0, &mut with(&[&new], &["verify", "--all"]));
+    // The old key's object is still there: what it seals now does not count.
+    exits(0, &mut with(&[&uri], &backup));
+    let error = exits(12, &mut with(&[&new], &["verify", "--all"]));
+    assert!(error.contains("locked"), "{error}");
+    let error = exits(3, &mut with(&[&new, "passphrase"], &["verify", "--all"]));
+    assert!(error.contains("not trusted: sealed by a retired key"), "{error}");
+}
