@@ -6,14 +6,15 @@
 //!
 //! The modules stand on floors, and import downwards only: [`crypto`], [`mod@format`] and [`bolt`] are pure;
 //! [`mvcc`] and [`keys`] stand on them; [`envelope`], [`store`] and [`etcd`] add the world; [`backup`] is what they
-//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit`] notes down who asked,
+//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] notes down who asked,
 //! and [`agent`] does all of it by a schedule.
 //!
 //! # Back up and restore
 //!
 //! ```no_run
 //! use std::path::PathBuf;
-//! use strongroom::backup::{self, BackupOptions, Control, Source, Target};
+//! use strongroom::backup::{self, BackupOptions, Source, Target};
+//! use strongroom::task::Control;
 //! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
 //!
 //! # async fn example() -> strongroom::Result<()> {
@@ -69,11 +70,13 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
-#[cfg(feature = "audit")]
-pub mod audit;
+#[cfg(feature = "audit-log")]
+pub mod audit_log;
 #[cfg(feature = "backup")]
 pub mod backup;
 pub mod bolt;
+#[cfg(feature = "backup")]
+pub mod contents;
 pub mod crypto;
 #[cfg(feature = "backup")]
 pub mod datadir;
@@ -84,13 +87,15 @@ pub mod etcd;
 pub mod format;
 pub mod keys;
 pub mod mvcc;
-#[cfg(any(feature = "agent", feature = "proxy"))]
-mod observe;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
+#[cfg(any(feature = "agent", feature = "proxy"))]
+mod status_server;
 #[cfg(feature = "backup")]
 pub mod store;
+#[cfg(feature = "backup")]
+pub mod task;
 #[cfg(feature = "values")]
 pub mod values;
 

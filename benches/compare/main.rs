@@ -1,12 +1,12 @@
 //! Side by side with what people use today, on the same machine, in the same run.
 //!
 //! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]
-//! [--incremental] [--days N] [--many]`
+//! [--agent] [--days N] [--many]`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 #![allow(missing_docs, unreachable_pub, clippy::indexing_slicing)]
 
-mod chain;
+mod agent;
 mod etcd;
 mod generator;
 mod measure;
@@ -43,9 +43,9 @@ struct Args {
     /// Instead: peak memory of backup and restore at these sizes in MiB
     #[arg(long, value_delimiter = ',')]
     memory: Vec<u64>,
-    /// Instead: incremental backups at 1 % churn, a long chain, an agent that waits
+    /// Instead: the memory of an agent that took a backup and waits
     #[arg(long)]
-    incremental: bool,
+    agent: bool,
     /// Instead: so many days of hourly snapshots, in a store with a clock of its own
     #[arg(long)]
     days: Option<u64>,
@@ -78,8 +78,8 @@ fn main() {
         if args.many {
             return year::ten_thousand(dir.path()).await;
         }
-        if args.incremental {
-            return chain::run(&args, dir.path()).await;
+        if args.agent {
+            return agent::run(&args, dir.path()).await;
         }
         if !args.memory.is_empty() {
             return report::memory(&suite::memory(&args, dir.path()).await);

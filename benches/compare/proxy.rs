@@ -1,4 +1,5 @@
-//! The proxy beside etcd itself and beside `etcd grpc-proxy`: throughput, added latency, memory of idle watches.
+//! The proxy beside etcd itself and beside `etcd grpc-proxy`: throughput, added latency, what a request costs, memory of
+//! idle watches.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -79,6 +80,36 @@ fn resident_mib(pid: u32) -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
+/// What a process has used since it began: seconds of processor time, and how often its threads have gone to sleep.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    seconds: f64,
+    sleeps: f64,
+}
+
+impl Used {
+    fn of(pid: u32) -> Self {
+        let mut used = Self::default();
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let task = task.unwrap().path();
+            let read = |name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+            let nanoseconds = read("schedstat");
+            let nanoseconds = nanoseconds.split_whitespace().next().unwrap_or("0");
+            used.seconds += nanoseconds.parse::<f64>().unwrap() / 1e9;
+            let status = read("status");
+            let sleeps =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            used.sleeps += sleeps.map_or(0.0, |sleeps| sleeps.trim().parse::<f64>().unwrap());
+        }
+        used
+    }
+
+    /// For each of so many requests, in microseconds and in sleeps.
+    fn each(self, before: Self, requests: f64) -> (f64, f64) {
+        ((self.seconds - before.seconds) * 1e6 / requests, (self.sleeps - before.sleeps) / requests)
+    }
+}
+
 /// Measures `runs` rounds and prints the table.
 pub async fn run(runs: usize, dir: &Path) {
     let etcd = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/etcd-3.5/bin/etcd");
@@ -87,7 +118,7 @@ pub async fn run(runs: usize, dir: &Path) {
     let url = |address: &str| format!("http://{address}");
     let data = dir.join("etcd").display().to_string();
     let (client_url, peer_url) = (url(&direct), url(&peer));
-    let _etcd = start(
+    let etcd_itself = start(
         &etcd,
         &[
             "--data-dir",
@@ -128,22 +159,34 @@ pub async fn run(runs: usize, dir: &Path) {
         &["proxy", "-k", &key, "--endpoints", &client_url, "--listen", &ours],
         &ours,
     );
-    let _grpc = start(
+    let grpc_proxy = start(
         &etcd,
         &["grpc-proxy", "start", "--endpoints", &direct, "--listen-addr", &grpc],
         &grpc,
     );
     let ways = [
-        ("etcd itself", url(&direct)),
-        ("strongroom proxy", url(&ours)),
-        ("etcd grpc-proxy", url(&grpc)),
+        ("etcd itself", url(&direct), etcd_itself.0.id()),
+        ("strongroom proxy", url(&ours), proxy.0.id()),
+        ("etcd grpc-proxy", url(&grpc), grpc_proxy.0.id()),
     ];
     let mut rates = [const { Vec::new() }; 3];
     let mut latencies = [const { Vec::new() }; 3];
+    let mut costs = [const { (Vec::new(), Vec::new()) }; 3];
+    let mut sleeps = [const { (Vec::new(), Vec::new()) }; 3];
     for _ in 0..runs {
-        for (at, (_, endpoint)) in ways.iter().enumerate() {
-            rates[at].push(load(endpoint, CONNECTIONS).await.0);
-            latencies[at].push(load(endpoint, 1).await.1);
+        for (at, (_, endpoint, pid)) in ways.iter().enumerate() {
+            let before = Used::of(*pid);
+            let (rate, _) = load(endpoint, CONNECTIONS).await;
+            let (cost, slept) = Used::of(*pid).each(before, rate * ROUND.as_secs_f64());
+            rates[at].push(rate);
+            costs[at].0.push(cost);
+            sleeps[at].0.push(slept);
+            let before = Used::of(*pid);
+            let (rate, latency) = load(endpoint, 1).await;
+            let (cost, slept) = Used::of(*pid).each(before, rate * ROUND.as_secs_f64());
+            latencies[at].push(latency);
+            costs[at].1.push(cost);
+            sleeps[at].1.push(slept);
         }
     }
     let rates = rates.map(|mut rates| median(&mut rates));
@@ -152,7 +195,7 @@ pub async fn run(runs: usize, dir: &Path) {
         "| way | requests/s, {CONNECTIONS} connections | of etcd's | median latency, one connection | added |"
     );
     println!("|---|---|---|---|---|");
-    for (at, (name, _)) in ways.iter().enumerate() {
+    for (at, (name, ..)) in ways.iter().enumerate() {
         println!(
             "| {name} | {:.0} | {:.2} | {:.3} ms | {:.3} ms |",
             rates[at],
@@ -162,6 +205,16 @@ pub async fn run(runs: usize, dir: &Path) {
         );
     }
     println!("strongroom / grpc-proxy: {:.2}", rates[1] / rates[2]);
+
+    println!(
+        "\n| process | µs of processor time a request, {CONNECTIONS} connections / one | sleeps a request |"
+    );
+    println!("|---|---|---|");
+    for (at, (name, ..)) in ways.iter().enumerate() {
+        let ((many, one), (asleep, alone)) = (&mut costs[at], &mut sleeps[at]);
+        let (many, one, asleep, alone) = (median(many), median(one), median(asleep), median(alone));
+        println!("| {name} | {many:.1} / {one:.1} | {asleep:.2} / {alone:.2} |");
+    }
 
     let fresh_address = address();
     let fresh = start(

@@ -258,20 +258,6 @@ impl Suite {
         (vec![opened, restored], 0)
     }
 
-    /// The id of the newest snapshot.
-    pub fn latest(&self) -> String {
-        self.shown("latest")["id"].as_str().unwrap().into()
-    }
-
-    /// How many snapshots it uses beside its own payload.
-    pub fn depends_on(&self, id: &str) -> usize {
-        self.shown(id)["depends_on"].as_array().unwrap().len()
-    }
-
-    fn shown(&self, id: &str) -> serde_json::Value {
-        serde_json::from_str(&check(&mut self.strongroom(&["show", id]))).unwrap()
-    }
-
     fn deep(&self) -> Cost {
         let mut verify = self.strongroom(&["verify", "latest", "--deep"]);
         verify.env("TMPDIR", &self.dir);

@@ -19,14 +19,15 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use strongroom::backup::{
-    BackupOptions, Control, Retention, Source, apply_prune, backup, plan_prune, prune_report,
-    snapshots, store_report,
+    BackupOptions, Retention, Source, apply_prune, backup, plan_prune, prune_report, snapshots,
+    store_report,
 };
 use strongroom::crypto::system_rng;
 use strongroom::format::KeyState;
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
+use strongroom::task::Control;
 
 use crate::generator::Random;
 

@@ -19,18 +19,19 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use crate::observe::listen;
+pub use crate::status_server::listen;
 pub use log::{Log, LogFormat};
 pub use operation::Operation;
 pub use schedule::Schedule;
 
-use crate::backup::{BackupOptions, Control, Retention};
+use crate::backup::{BackupOptions, Retention};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::ClusterName;
 use crate::keys::MasterKeys;
-use crate::observe::Answer;
+use crate::status_server::Answer;
 use crate::store::Repository;
+use crate::task::Control;
 use state::Shared;
 
 /// Pauses before work that failed is tried again: from, to.
@@ -127,7 +128,7 @@ pub async fn run(
             let shared = Arc::clone(&shared);
             async move { answer(&shared, &path) }
         };
-        tokio::spawn(crate::observe::serve(listener, answer, stop.clone()));
+        tokio::spawn(crate::status_server::serve(listener, answer, stop.clone()));
     }
     let (leading, halted) = (Arc::clone(&shared.leading), shared.halted(stop.clone()));
     let (ended, end) = watch::channel(false);

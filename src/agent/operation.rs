@@ -6,13 +6,14 @@ use serde_json::Value;
 
 use super::{AgentOptions, Places};
 use crate::backup::{
-    Control, DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup,
-    copy, drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report,
-    snapshots, store_report, verify,
+    DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup, copy,
+    drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
+    store_report, verify,
 };
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ManifestBody, Report, ReportScope, SnapshotId};
+use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::operation::Operation;
 use super::state::{Known, Shared, unix_ms};
-use crate::observe::Answer;
+use crate::status_server::Answer;
 
 /// Snapshots in the timeline: the newest.
 const SHOWN: usize = 500;

@@ -10,10 +10,11 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
 use super::{AgentOptions, Changes, RETRY};
-use crate::backup::{Control, Listing, Summary, is_ahead};
+use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
+use crate::task::Control;
 
 /// What all parts of an agent share.
 pub(super) struct Shared {

@@ -8,8 +8,6 @@ use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
-use super::blocking::run_blocking;
-use super::control::Control;
 use super::folder;
 use super::restore::parent;
 use super::snapshot::{check_lengths, read_message, unseal};
@@ -18,6 +16,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{Manifest, Role, SnapshotId, padme};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::Control;
+use crate::task::run_blocking;
 
 /// The longest tar, in bytes. PKI and tokens take kilobytes; who includes a disk by mistake is told so.
 pub const MAX_COMPANIONS: u64 = 64 << 20;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
-use super::control::{Control, Step, Unit};
 use super::folder::{self, Folder};
 use super::grace::{GRACE, Since};
 use super::read::pieces;
@@ -21,6 +20,7 @@ use crate::format::{
 };
 use crate::keys::MasterKeys;
 use crate::store::{Probe, Repository};
+use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::blocking::run_blocking;
 use super::companions;
-use super::control::Control;
 use super::input::{Input, Source};
 use super::options::BackupOptions;
 use super::writer::{Content, write_snapshot};
@@ -14,6 +12,8 @@ use crate::etcd::{Comparison, Member};
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::Control;
+use crate::task::run_blocking;
 
 /// What a backup did.
 #[derive(Clone, Debug)]

@@ -5,16 +5,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use super::blocking::{run_blocking, task_panicked};
-use super::control::Control;
 use super::inside::Frames;
 use super::read::{Place, read_all};
 use super::snapshot::OpenSnapshot;
-use super::spool::Spool;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::HashKvFacts;
 use crate::mvcc::{self, HashKv, Inconclusive};
+use crate::task::Control;
+use crate::task::Scratch;
+use crate::task::{run_blocking, task_panicked};
 
 /// What etcd's structure in a snapshot came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +62,8 @@ impl fmt::Display for Deep {
 /// [`Tampered`](crate::ErrorKind::Tampered) when a page, a record or the hash is not what it must be.
 pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<Deep> {
     let reader = &snapshot.database;
-    let spool = Arc::new(Spool::new(&env::temp_dir(), reader.index()));
-    read_all(reader, Place::Spool(spool.clone()), None, control).await?;
+    let spool = Arc::new(Scratch::new(&env::temp_dir(), reader.index()));
+    read_all(reader, Place::Scratch(spool.clone()), None, control).await?;
     let frames = || Frames::over(reader.clone(), spool.clone());
     let (for_pages, for_hash) = (frames(), frames());
     let recorded = snapshot.facts.etcd.hash_kv.clone();

@@ -1,6 +1,5 @@
 //! What a snapshot is of: read back from the stored bytes, sealed into the manifest.
 
-use super::blocking::run_blocking;
 use super::inside::Frames;
 use super::snapshot::DatabaseReader;
 use crate::bolt::Db;
@@ -9,6 +8,7 @@ use crate::envelope::DataKey;
 use crate::error::Result;
 use crate::format::{EtcdFacts, Facts, Manifest, SnapshotId};
 use crate::mvcc;
+use crate::task::run_blocking;
 
 /// Reads revision, term and index out of the database behind `reader`, and adds them to `etcd`.
 ///

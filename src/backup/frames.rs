@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
-use super::buffers::Buffer;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Sha256;
+use crate::task::Buffer;
 
 /// Bytes of database in one frame.
 pub(super) const FRAME_LEN: usize = 1 << 20;
@@ -197,7 +197,7 @@ mod tests {
     async fn compresses_and_opens_again() {
         let pool = FramePool::new(1).unwrap();
         let frames: Vec<Vec<u8>> = (0..9u8).map(|i| vec![i; 1 << 16]).collect();
-        let buffers = super::super::buffers::Buffers::default();
+        let buffers = crate::task::Buffers::default();
         let lend = |frame: &Vec<u8>| {
             let mut buffer = buffers.empty(frame.len());
             buffer.extend_from_slice(frame);

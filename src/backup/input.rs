@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::blocking::run_blocking;
-use super::control::{Control, Step};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{self, Choice, EtcdSettings, Member, SnapshotStream};
 use crate::format::EtcdFacts;
+use crate::task::run_blocking;
+use crate::task::{Control, Step};
 
 /// Bytes read from a file at a time.
 const READ_LEN: usize = 1 << 20;

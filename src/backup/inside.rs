@@ -11,17 +11,17 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::blocking::{AbortOnDrop, run_blocking};
-use super::buffers::Buffer;
 use super::read::open_frames;
 use super::snapshot::{DatabaseReader, OpenSnapshot};
-use super::spool::Spool;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto::CHUNK_LEN;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::Buffer;
+use crate::task::Scratch;
+use crate::task::{AbortOnDrop, run_blocking};
 
 /// Frames kept in memory: 32 MiB.
 const RECENT_FRAMES: usize = 32;
@@ -67,7 +67,7 @@ pub async fn look_inside<T: Send + 'static>(
 pub struct Frames {
     reader: DatabaseReader,
     handle: Handle,
-    spool: Arc<Spool>,
+    spool: Arc<Scratch>,
     fetched: Cell<u64>,
     /// Which frames were fetched before.
     seen: RefCell<Vec<bool>>,
@@ -99,12 +99,12 @@ struct Chunk {
 impl Frames {
     /// To be read from a thread that may block; spools below `dir`.
     pub(super) fn new(reader: DatabaseReader, dir: &Path) -> Self {
-        let spool = Arc::new(Spool::new(dir, reader.index()));
+        let spool = Arc::new(Scratch::new(dir, reader.index()));
         Self::over(reader, spool)
     }
 
     /// Over a spool that may hold frames already.
-    pub(super) fn over(reader: DatabaseReader, spool: Arc<Spool>) -> Self {
+    pub(super) fn over(reader: DatabaseReader, spool: Arc<Scratch>) -> Self {
         let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
         let seen = vec![false; reader.frames()];
         Self {

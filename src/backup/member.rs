@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::blocking::run_blocking;
-use super::control::Control;
 use super::restore::parent;
 use super::rewrite::rewrite;
 use super::snapshot::OpenSnapshot;
@@ -22,6 +20,8 @@ use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::store::Repository;
+use crate::task::Control;
+use crate::task::run_blocking;
 
 /// How far Kubernetes' revisions leap: further than any cluster gets between a backup and its restore, and the same
 /// for everyone who types the same command.

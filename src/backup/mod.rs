@@ -1,11 +1,7 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
-mod blocking;
-mod buffers;
 mod catalog;
 mod companions;
-pub mod contents;
-mod control;
 mod copy;
 mod create;
 mod deep;
@@ -16,6 +12,7 @@ mod frames;
 mod grace;
 mod input;
 mod inside;
+mod live;
 mod member;
 mod options;
 mod passphrases;
@@ -26,10 +23,9 @@ mod reseal;
 mod restore;
 mod rewrite;
 mod seals;
-mod selective;
 mod show;
 mod snapshot;
-mod spool;
+mod to_cluster;
 mod verify;
 mod writer;
 
@@ -38,7 +34,6 @@ pub use catalog::{
     newest_by_retiring, select, snapshots,
 };
 pub use companions::{MAX_COMPANIONS, restore_companions};
-pub use control::{Control, Step, Unit};
 pub use copy::{CopyReport, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
@@ -48,6 +43,7 @@ pub(crate) use folder::is_ahead;
 pub use grace::GRACE;
 pub use input::Source;
 pub use inside::{Frames, Inside, look_inside};
+pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use options::BackupOptions;
 pub use passphrases::{
@@ -61,16 +57,17 @@ pub use prune::{
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
 pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
-pub use selective::{
+pub use show::{Details, show};
+pub use to_cluster::{
     Action, Applied, DEFAULT_RATE, Leases, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
     plan_to_cluster,
 };
-pub use show::{Details, show};
 pub use verify::{Verified, VerifyLevel, VerifyReport, verify};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Control;
 
     fn is_send<T: Send>(_: &T) {}
 

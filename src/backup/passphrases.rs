@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::blocking::run_blocking;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
 use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
+use crate::task::run_blocking;
 
 /// What opening all passphrase keys may cost together: sixty-four times what one costs by default.
 const MAX_WORK: u64 = 64 * 3 * 64 * 1024;

@@ -14,14 +14,14 @@ use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256 as Hasher};
 use tokio::sync::mpsc;
 
-use super::blocking::{AbortOnDrop, run_blocking, task_died};
-use super::buffers::{Buffer, Buffers};
-use super::control::{Control, Step};
 use super::snapshot::DatabaseReader;
-use super::spool::Spool;
 use crate::error::{Error, Result};
 use crate::format::{ObjectEntry, Sha256};
 use crate::store::Repository;
+use crate::task::Scratch;
+use crate::task::{AbortOnDrop, run_blocking, task_died};
+use crate::task::{Buffer, Buffers};
+use crate::task::{Control, Step};
 
 /// Ranges fetched at once, for stores with latency.
 const FETCHES: usize = 8;
@@ -39,7 +39,7 @@ pub(super) enum Place {
     Nowhere,
     /// To its place in a file of this path.
     File(Arc<File>, PathBuf),
-    Spool(Arc<Spool>),
+    Scratch(Arc<Scratch>),
 }
 
 impl Place {
@@ -49,7 +49,7 @@ impl Place {
             Self::File(file, path) => file
                 .write_all_at(frame, reader.frame_start(at))
                 .map_err(|error| Error::io(path, error)),
-            Self::Spool(spool) => spool.put(at, frame),
+            Self::Scratch(spool) => spool.put(at, frame),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
-use super::control::{Control, Step, Unit};
 use super::folder::Folder;
 use super::seals::{self, Authentic, Tried};
 use super::snapshot;
@@ -19,6 +18,7 @@ use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Seal, Signature, SnapshotId
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
 use crate::store::Repository;
+use crate::task::{Control, Step, Unit};
 
 /// Seals read at once.
 const READS: usize = 16;

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
-use super::blocking::run_blocking;
-use super::control::Control;
 use super::read::{Place, Stream, read_all, stream_failed};
 use super::rewrite::{digest, rewrite};
 use super::snapshot::OpenSnapshot;
@@ -23,6 +21,8 @@ use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, Changes};
 use crate::store::Repository;
+use crate::task::Control;
+use crate::task::run_blocking;
 
 /// Where a restore writes to.
 #[non_exhaustive]

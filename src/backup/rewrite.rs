@@ -6,8 +6,6 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::blocking::run_blocking;
-use super::control::{Control, Step};
 use super::inside::Frames;
 use super::restore::parent;
 use super::snapshot::OpenSnapshot;
@@ -15,6 +13,8 @@ use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::Sha256;
 use crate::mvcc::{self, Changes, Rewritten};
+use crate::task::run_blocking;
+use crate::task::{Control, Step};
 
 const BUFFER: usize = 1 << 20;
 

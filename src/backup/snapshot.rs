@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffers::{Buffer, Buffers};
 use super::facts;
 use super::folder::{self, Folder};
 use super::frames;
@@ -19,6 +18,7 @@ use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
 use crate::secret::SecretKey;
 use crate::store::Repository;
+use crate::task::{Buffer, Buffers};
 use zeroize::Zeroizing;
 
 /// A snapshot whose seal, manifest and index have proved themselves.

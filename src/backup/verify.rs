@@ -7,7 +7,6 @@ use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
 use super::companions;
-use super::control::{Control, Step};
 use super::deep::{self, Deep};
 use super::folder;
 use super::read::{Place, pieces, read_all};
@@ -20,6 +19,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
 use crate::store::Repository;
+use crate::task::{Control, Step};
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

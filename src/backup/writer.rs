@@ -5,9 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::blocking::AbortOnDrop;
-use super::buffers::{Buffer, Buffers};
-use super::control::{Control, Step};
 use super::facts;
 use super::frames::{Compressed, FRAME_LEN, FramePool, compress_padded, kib};
 use super::grace::{Since, still_there};
@@ -25,6 +22,9 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
+use crate::task::AbortOnDrop;
+use crate::task::{Buffer, Buffers};
+use crate::task::{Control, Step};
 use zeroize::Zeroizing;
 
 /// Padding is written in pieces of this.

@@ -1,6 +1,6 @@
 //! Functions that take any bytes and must not panic. For fuzz targets and tests.
 
-use super::{Cluster, Manifest, read_snap, read_wal};
+use super::{Cluster, StaticPod, read_snap, read_wal};
 
 /// Takes any bytes.
 pub type Target = fn(&[u8]);
@@ -25,7 +25,7 @@ pub fn snap(data: &[u8]) {
 /// A static pod.
 pub fn manifest(data: &[u8]) {
     if let Ok(yaml) = std::str::from_utf8(data) {
-        let _ = Manifest::parse(yaml);
+        let _ = StaticPod::parse(yaml);
     }
 }
 

@@ -14,14 +14,14 @@
 mod cluster;
 #[doc(hidden)]
 pub mod fuzzing;
-mod manifest;
 mod proto;
 mod read;
 mod snap;
+mod static_pod;
 mod wal;
 
 pub use cluster::{Cluster, Member};
-pub use manifest::{MAX_MANIFEST, Manifest};
 pub use read::{Record, RecordKind, SnapFile, read_snap, read_wal};
 pub use snap::SNAP_NAME_TERM;
+pub use static_pod::{MAX_STATIC_POD, StaticPod};
 pub use wal::WAL_NAME;

@@ -18,6 +18,8 @@ use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tower::{BoxError, Service as _};
 
+use super::connect::Dial;
+
 /// Pauses between attempts to connect to a member: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -27,6 +29,7 @@ pub(super) struct Balanced(Arc<Members>);
 
 struct Members {
     endpoints: Vec<Endpoint>,
+    dial: Dial,
     states: watch::Sender<Vec<State>>,
     next: AtomicUsize,
 }
@@ -40,9 +43,9 @@ enum State {
 }
 
 impl Balanced {
-    pub(super) fn new(endpoints: Vec<Endpoint>) -> Self {
+    pub(super) fn new(endpoints: Vec<Endpoint>, dial: Dial) -> Self {
         let states = watch::Sender::new(vec![State::Unused; endpoints.len()]);
-        Self(Arc::new(Members { endpoints, states, next: AtomicUsize::new(0) }))
+        Self(Arc::new(Members { endpoints, dial, states, next: AtomicUsize::new(0) }))
     }
 
     /// Sends one request to the member whose turn it is, or to the next when that one got nothing of it.
@@ -128,16 +131,16 @@ impl Members {
             _ => false,
         });
         if connects {
-            tokio::spawn(until_up(Arc::downgrade(self), at, endpoint));
+            tokio::spawn(until_up(Arc::downgrade(self), at, endpoint, self.dial));
         }
     }
 }
 
 /// Tries until the member is connected, or nobody wants it any more.
-async fn until_up(members: Weak<Members>, at: usize, endpoint: Endpoint) {
+async fn until_up(members: Weak<Members>, at: usize, endpoint: Endpoint, dial: Dial) {
     let mut pause = PAUSE.0;
     loop {
-        let connected = endpoint.connect().await;
+        let connected = dial.at_once(&endpoint).await;
         let Some(members) = members.upgrade() else { return };
         let (state, up) = match connected {
             Ok(channel) => (State::Up(channel), true),
@@ -204,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_an_error_that_says_so() {
         let endpoints = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
-        let balanced = Balanced::new(endpoints.map(Endpoint::from_static).to_vec());
+        let balanced = Balanced::new(endpoints.map(Endpoint::from_static).to_vec(), Dial::Plain);
         for _ in 0..2 {
             let error = balanced.clone().send(request()).await.unwrap_err();
             assert_eq!(Status::from_error(error).code(), tonic::Code::Unavailable);

@@ -37,25 +37,25 @@ impl EtcdSettings {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings.
     pub fn balanced(&self) -> Result<Channel> {
-        self.channel_of(|endpoint| endpoint)
+        self.channel_of(Dial::Plain, |endpoint| endpoint)
     }
 
     /// As [`balanced`](Self::balanced), where an answer that nobody reads holds back no other: each has `window` bytes
-    /// that may be under way unread, and all together no limit.
+    /// that may be under way unread, and all together no limit. What is written to it is gathered.
     #[cfg(feature = "proxy")]
     pub(crate) fn independent(&self, window: u32) -> Result<Channel> {
-        self.channel_of(|endpoint| {
+        self.channel_of(Dial::Gathering, |endpoint| {
             endpoint.initial_stream_window_size(window).initial_connection_window_size(MAX_WINDOW)
         })
     }
 
-    fn channel_of(&self, with: impl Fn(Endpoint) -> Endpoint) -> Result<Channel> {
+    fn channel_of(&self, dial: Dial, with: impl Fn(Endpoint) -> Endpoint) -> Result<Channel> {
         let targets = self.plan()?.targets.into_iter().map(|target| with(target.channel));
         let targets: Vec<_> = targets.collect();
         Ok(match &targets[..] {
-            [only] => Channel::Tonic(only.connect_lazy()),
+            [only] => Channel::Tonic(dial.lazily(only)),
             _ => {
-                let members = Balanced::new(targets);
+                let members = Balanced::new(targets, dial);
                 let service = service_fn(move |request| members.clone().send(request));
                 Channel::Custom(BoxCloneSyncService::new(service))
             }
@@ -107,6 +107,36 @@ impl EtcdSettings {
     pub(crate) fn files_changed(&self) -> Vec<Option<SystemTime>> {
         let changed = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
         [&self.cacert, &self.cert, &self.key].into_iter().flatten().map(changed).collect()
+    }
+}
+
+/// How a member is connected to.
+#[derive(Clone, Copy)]
+pub(super) enum Dial {
+    Plain,
+    /// With writes that are [gathered](super::gather).
+    #[cfg(feature = "proxy")]
+    Gathering,
+}
+
+impl Dial {
+    fn lazily(self, endpoint: &Endpoint) -> tonic::transport::Channel {
+        match self {
+            Self::Plain => endpoint.connect_lazy(),
+            #[cfg(feature = "proxy")]
+            Self::Gathering => super::gather::lazily(endpoint),
+        }
+    }
+
+    pub(super) async fn at_once(
+        self,
+        endpoint: &Endpoint,
+    ) -> std::result::Result<tonic::transport::Channel, tonic::transport::Error> {
+        match self {
+            Self::Plain => endpoint.connect().await,
+            #[cfg(feature = "proxy")]
+            Self::Gathering => super::gather::at_once(endpoint).await,
+        }
     }
 }
 

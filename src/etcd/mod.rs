@@ -9,6 +9,8 @@ mod choose;
 mod compare;
 mod connect;
 mod failure;
+#[cfg(feature = "proxy")]
+mod gather;
 mod keys;
 #[cfg(feature = "proxy")]
 mod page;
@@ -27,6 +29,8 @@ pub use compare::{Comparison, MemberHash};
 pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
+#[cfg(feature = "proxy")]
+pub(crate) use gather::{Gathered, gathered};
 #[cfg(feature = "client")]
 pub(crate) use keys::Pages;
 pub use probe::Member;

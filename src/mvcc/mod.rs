@@ -12,7 +12,7 @@ mod leases;
 #[cfg(test)]
 mod model;
 pub(crate) mod proto;
-#[cfg(any(feature = "audit", feature = "etcd"))]
+#[cfg(any(feature = "audit-log", feature = "etcd"))]
 mod range;
 mod record;
 mod revision;
@@ -26,7 +26,7 @@ pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
 #[cfg(feature = "client")]
 pub(crate) use range::NO_END;
-#[cfg(any(feature = "audit", feature = "etcd"))]
+#[cfg(any(feature = "audit-log", feature = "etcd"))]
 pub(crate) use range::prefix_end;
 pub use record::{
     KeyValue, Record, check_reachable, for_each_record, for_each_record_at, history, scan_records,

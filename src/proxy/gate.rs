@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Uri, header,
+};
 use sha2::{Digest, Sha256};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -13,11 +15,11 @@ use tonic::{Code, Status};
 use super::Shared;
 use super::access::Rule;
 use super::line::{Line, Refusals, unwritable};
-use crate::audit::AuditLog;
+use crate::audit_log::AuditLog;
 use crate::error::Result as StrongroomResult;
 use crate::values::{
-    About, Answer, Budget, Failure, Frames, Judge, Method, Needs, Parsed, Shape, Shim, compressed,
-    granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
+    About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Shape, Shim,
+    compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 
 /// Users whose tokens are remembered; then all are forgotten, and their names missing until they log in again.
@@ -108,7 +110,7 @@ impl Gate {
         let Some(method) = served(&request) else {
             self.shared.metrics.called("other", Code::Unimplemented, None);
             let (path, is_grpc) = (request.uri().path().to_owned(), is_grpc(request.headers()));
-            return match self.refused(&path, is_grpc).await {
+            return match Box::pin(self.refused(&path, is_grpc)).await {
                 Ok(response) => response,
                 Err(status) => status.into_http(),
             };
@@ -196,7 +198,8 @@ impl Gate {
     async fn ask(&self, headers: &HeaderMap, request: &Parsed) -> Result<Asked, Status> {
         let mut shim = self.shim.clone();
         if request.method.shape() == Shape::Answers {
-            let response = shim.answers(headers, request).await.map_err(Failure::status)?;
+            let answers = Box::pin(shim.answers(headers, request));
+            let response = answers.await.map_err(Failure::status)?;
             return match Status::from_header_map(response.headers()) {
                 Some(status) if status.code() != Code::Ok => Err(status),
                 _ => Ok(Asked { response, revision: None, granted: None }),
@@ -207,7 +210,9 @@ impl Gate {
         self.shared.identity.done(request.method);
         if answer.unreadable > 0 {
             self.shared.metrics.unreadable(answer.unreadable);
-            self.shared.warnings.say("values that do not open are left out of answers");
+            self.shared.warnings.say(
+                "values are left out of answers: they do not open, or there is no memory for them",
+            );
         }
         if has_members(request.method) {
             let told = with_client_urls(&answer.message, &self.url).map_err(malformed)?;
@@ -308,7 +313,7 @@ impl Gate {
             if !permitted {
                 return Err(denied());
             }
-            self.admit_leases(headers, &rule, about).await?;
+            Box::pin(self.admit_leases(headers, &rule, about)).await?;
         }
         match self.audit() {
             Some(audit) if !audit.fail_open && self.shared.is_unwritable() => {
@@ -362,6 +367,34 @@ fn is_news(about: &About, checked: &Mutex<HashMap<i64, Instant>>) -> bool {
         _ => !about.keys.is_empty(),
     }
 }
+
+/// `request` with copies of what is read of its head: the rest must not take memory while the call waits.
+pub(super) fn lean<B>(request: Request<B>) -> Request<B> {
+    let (mut head, body) = request.into_parts();
+    let mut kept = HeaderMap::new();
+    for name in READ.into_iter().chain(PASSED_ON) {
+        for value in head.headers.get_all(name) {
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                kept.append(name, value);
+            }
+        }
+    }
+    head.headers = kept;
+    head.uri = match Method::of(&head.uri) {
+        Some(method) => Uri::from_static(method.path()),
+        None => {
+            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+            let path = path.get(..path.len().min(MAX_PATH)).unwrap_or("/");
+            Uri::try_from(path).unwrap_or_default()
+        }
+    };
+    Request::from_parts(head, body)
+}
+
+/// Headers that are read here.
+const READ: [&str; 2] = ["content-type", "grpc-encoding"];
+/// Bytes of an unknown path that are logged.
+const MAX_PATH: usize = 256;
 
 /// The method of a request, if it is one of etcd's gRPC API, exactly.
 fn served(request: &Request<Body>) -> Option<Method> {

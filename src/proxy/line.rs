@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use super::gate::Gate;
 use super::metrics::code_name;
-use crate::audit::{KeyRange, Record, Reserved};
+use crate::audit_log::{KeyRange, Record, Reserved};
 use crate::values::About;
 
 /// Lines for refused requests of a connection within [`A_WHILE`]; more are only counted.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Shared;
-use crate::observe::Answer;
+use crate::status_server::Answer;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -42,7 +42,6 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
-        let mut registry = Registry::with_prefix("strongroom_proxy");
         let metrics = Self {
             calls: Family::default(),
             seconds: Histogram::new(BUCKETS),
@@ -57,54 +56,59 @@ impl Metrics {
             keyring_serial: Gauge::default(),
             registry: Registry::default(),
         };
-        registry.register("requests", "Calls, by method and gRPC code", metrics.calls.clone());
+        let mut registry = Registry::with_prefix("strongroom_proxy");
+        metrics.register(&mut registry);
+        Self { registry, ..metrics }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("requests", "Calls, by method and gRPC code", self.calls.clone());
         registry.register(
             "request_duration_seconds",
             "Duration of calls that are not streams",
-            metrics.seconds.clone(),
+            self.seconds.clone(),
         );
-        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "connections_refused",
             "Connections refused for lack of memory",
-            metrics.connections_refused.clone(),
+            self.connections_refused.clone(),
         );
         registry.register(
             "accept_failures",
             "Connections that could not be accepted, for example for lack of file descriptors",
-            metrics.accept_failures.clone(),
+            self.accept_failures.clone(),
         );
         registry.register(
             "memory_used_bytes",
             "Part of --max-memory that messages, calls and connections use",
-            metrics.memory_used.clone(),
+            self.memory_used.clone(),
         );
         registry.register(
             "audit_failures",
             "Requests that could not be written to the audit log",
-            metrics.audit_failures.clone(),
+            self.audit_failures.clone(),
         );
         registry.register(
             "unreadable_values",
             "Values that do not open and were left out of answers",
-            metrics.unreadable.clone(),
+            self.unreadable.clone(),
         );
         registry.register(
             "audit_disk_used_ratio",
             "Share of the audit log's file system that is used: alert at 0.8",
-            metrics.disk_used.clone(),
+            self.disk_used.clone(),
         );
         registry.register(
             "keyring_stale",
             "1 while the newest value keyring is not the one in use",
-            metrics.keyring_stale.clone(),
+            self.keyring_stale.clone(),
         );
         registry.register(
             "keyring_serial",
             "Serial of the value keyring in use",
-            metrics.keyring_serial.clone(),
+            self.keyring_serial.clone(),
         );
-        Self { registry, ..metrics }
     }
 
     pub(super) fn called(&self, method: &'static str, code: tonic::Code, took: Option<Duration>) {
@@ -176,5 +180,5 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: watc
             }
         }
     };
-    crate::observe::serve(listener, answer, stop).await;
+    crate::status_server::serve(listener, answer, stop).await;
 }

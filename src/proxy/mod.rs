@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::Channel;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -34,18 +34,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tonic::Status;
 use tonic::body::Body;
 
-pub use crate::observe::listen;
+pub use crate::status_server::listen;
 pub use access::Access;
 pub use tls::ServerTls;
 pub use wait::bind;
 
-use crate::audit::AuditLog;
+use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
-use crate::etcd::{EtcdSettings, check_version};
+use crate::etcd::{EtcdSettings, check_version, gathered};
 use crate::keys::MasterKeys;
-use crate::values::{Budget, Namespace, Scope, Shim, Unreadable};
+use crate::values::{Budget, Namespace, Room, Scope, Shim, Unreadable};
 use clients::{Clients, Held};
 use first::Protocol;
 use gate::{Audit, Gate, Users};
@@ -68,6 +69,8 @@ const HTTP1_BUFFER: usize = 16 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pings that find a client that is gone, or stopped within a request's headers.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
+/// Bytes of headers that a waiting call may have without being counted.
+const FEW_HEADERS: usize = 1024;
 /// What is passed to HTTP/2 of an answer that its client does not read.
 const SEND_BUFFER: usize = 32 << 10;
 /// Bytes of requests that may be under way unread: of one call, and of a connection.
@@ -342,6 +345,7 @@ impl Shared {
             Arc::new(Connected { shared: Arc::clone(&this), gate: Arc::new(gate), memory })
         };
         let begun = Instant::now();
+        let (stream, writing) = gathered(stream, 0);
         match &self.acceptor {
             None => {
                 if let Ok(Ok((protocol, stream))) =
@@ -360,6 +364,8 @@ impl Shared {
                 }
             }
         }
+        // The last answers.
+        let _ = timeout(DRAIN, writing).await;
         self.metrics.connections.dec();
     }
 }
@@ -373,15 +379,28 @@ struct Connected {
 
 impl Connected {
     async fn answer(&self, request: Request<Incoming>) -> Response<Held> {
-        let room = match clients::call(&self.memory).await {
+        let page = pages::path_of(&request);
+        let request = gate::lean(request);
+        let room = match self.room(&request).await {
             Ok(room) => room,
             Err(status) => return status.into_http::<Body>().map(|body| Held::new(body, None)),
         };
-        let answer = match pages::path_of(&request) {
+        let answer = match page {
             Some(path) => self.page(path).await,
-            None => Arc::clone(&self.gate).answer(request.map(Body::new)).await,
+            // On the heap: a call that waits for room is small, and what is large is not moved.
+            None => Box::pin(Arc::clone(&self.gate).answer(request.map(Body::new))).await,
         };
         answer.map(|body| Held::new(body, Some(room)))
+    }
+
+    /// Room for a call, which waits for it. What its headers take meanwhile counts.
+    async fn room(&self, request: &Request<Incoming>) -> Result<Room, Status> {
+        let headers = request.headers().values().map(HeaderValue::len).sum::<usize>();
+        let _headers = match headers {
+            ..=FEW_HEADERS => None,
+            bytes => Some(self.memory.take(bytes)?),
+        };
+        clients::call(&self.memory).await
     }
 
     /// As [`answer`](Self::answer), in HTTP/1.1.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -13,6 +12,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::error::{Error, Result};
+use crate::etcd::Gathered;
 
 /// PEM files.
 pub struct ServerTls {
@@ -47,8 +47,8 @@ impl Acceptor {
     /// Those of the handshake.
     pub(super) async fn accept(
         &self,
-        stream: TcpStream,
-    ) -> std::io::Result<(TlsStream<TcpStream>, Option<Arc<str>>)> {
+        stream: Gathered,
+    ) -> std::io::Result<(TlsStream<Gathered>, Option<Arc<str>>)> {
         let stream = TlsAcceptor::from(self.current()).accept(stream).await?;
         let (_, session) = stream.get_ref();
         let name =

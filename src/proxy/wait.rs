@@ -11,7 +11,7 @@ use super::threads::LOOK;
 use super::{Proxy, ProxyOptions, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::MasterKeys;
-use crate::observe::{self, Answer};
+use crate::status_server::{self, Answer};
 
 /// Pauses between attempts to reach etcd: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -142,7 +142,7 @@ impl Waiting {
             let waiting = waiting.clone();
             async move { waiting.answer(&path) }
         };
-        tokio::spawn(observe::serve(twin, answer, end));
+        tokio::spawn(status_server::serve(twin, answer, end));
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ValueKeyId, ValueKeyring};
 use crate::keys::MasterKeys;
 
-/// How long after a change of the keyring every process follows it or refuses to write: longer than a confirmation of it lasts (8 s).
+/// How long after a change of the keyring every process follows it or does not write. A write begins at most 8 s after
+/// the keyring was last confirmed, and is given up when that was this long ago.
 pub const SETTLE: Duration = Duration::from_secs(10);
 /// How long values are written after the record was last confirmed.
 const FRESH: Duration = Duration::from_secs(8);
@@ -71,6 +72,11 @@ impl Looked {
 }
 
 impl State {
+    /// By when a write that begins now has to have happened.
+    pub(super) fn lands_by(&self) -> Instant {
+        self.confirmed.checked_add(SETTLE).unwrap_or(self.confirmed)
+    }
+
     /// Why nothing may be written now.
     pub(super) fn trouble(&self) -> Option<String> {
         if let Some(why) = &self.refused {

@@ -162,6 +162,12 @@ impl Namespace {
         }
     }
 
+    /// By when a write with the keys of this moment has to have happened: [`SETTLE`](super::SETTLE) after a change of
+    /// the keyring others rely on it that nothing is written any more as before the change.
+    pub(super) fn lands_by(&self) -> Instant {
+        self.shared.state.borrow().lands_by()
+    }
+
     /// Why nothing may be written now, if that is so: see [`writable`](Self::writable).
     #[must_use]
     pub fn refused(&self) -> Option<String> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use strongroom::ErrorKind;
-use strongroom::audit::{
+use strongroom::audit_log::{
     AuditLog, Filter, KeyFilter, KeyRange, Options, Record, files, query, verify,
 };
 use strongroom::keys::MasterKeys;

@@ -69,8 +69,7 @@ fn json_is_all_there_is_on_standard_output() {
     }
     let out = place.succeed(&["-w", "json", "snapshots"]);
     let list: Value = serde_json::from_slice(&out.stdout).unwrap();
-    for field in ["id", "cluster", "created", "kind", "revision", "database_bytes", "stored_bytes"]
-    {
+    for field in ["id", "cluster", "created", "revision", "database_bytes", "stored_bytes"] {
         assert!(!list[0][field].is_null(), "{field}");
     }
     assert_eq!(list[0]["id"], id.as_str());

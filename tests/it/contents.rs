@@ -7,14 +7,15 @@ use etcd_client::{
     Client, CompactionOptions, DeleteOptions, GetOptions, KeyValue, PutOptions, Txn, TxnOp,
 };
 use serde_json::Value;
-use strongroom::backup::contents::{
-    Groups, KeyState, Selection, What, diff, digest, get, key_history, read, read_live, stats,
+use strongroom::backup::{BackupOptions, Inside, Source, backup, look_inside, read_live};
+use strongroom::contents::{
+    Groups, KeyState, Selection, What, diff, digest, get, key_history, read, stats,
 };
-use strongroom::backup::{BackupOptions, Control, Inside, Source, backup, look_inside};
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
 use strongroom::mvcc::value_at;
 use strongroom::secret::SecretBytes;
+use strongroom::task::Control;
 use strongroom::{ErrorKind, Result};
 
 use crate::end_to_end::program;
@@ -401,15 +402,13 @@ async fn stats_tell_what_is_encrypted_and_by_which_key() {
     ];
     assert_eq!(keys, expected.map(|(key, now, all)| (key.to_owned(), now, all)));
     let by_namespace = Groups::new(["/registry"], 2);
-    let deep = place
-        .look(id, move |inside| strongroom::backup::contents::stats(&inside.db, &by_namespace));
+    let deep = place.look(id, move |inside| strongroom::contents::stats(&inside.db, &by_namespace));
     let deep = deep.await.unwrap();
     let prod = deep.groups.iter().find(|group| group.prefix == b"/registry/secrets/prod/").unwrap();
     assert_eq!((prod.keys, prod.resource.as_deref()), (3, Some(&b"secrets"[..])));
     assert_eq!(deep.kubernetes_elsewhere, 0);
     let elsewhere = Groups::new(["/k8s"], 1);
-    let deep =
-        place.look(id, move |inside| strongroom::backup::contents::stats(&inside.db, &elsewhere));
+    let deep = place.look(id, move |inside| strongroom::contents::stats(&inside.db, &elsewhere));
     assert_eq!(deep.await.unwrap().kubernetes_elsewhere, 12);
 }
 

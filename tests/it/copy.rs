@@ -4,9 +4,10 @@ use std::fs;
 use std::sync::Arc;
 
 use strongroom::ErrorKind;
-use strongroom::backup::{Control, Scope, apply_prune, copy, open_replica, plan_prune};
+use strongroom::backup::{Scope, apply_prune, copy, open_replica, plan_prune};
 use strongroom::keys::MasterKeys;
 use strongroom::store::Repository;
+use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::Place;

@@ -14,7 +14,8 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
     Result, UploadPart,
 };
-use strongroom::backup::{Accept, Control, Scope, VerifyLevel, reseal, snapshots, verify};
+use strongroom::backup::{Accept, Scope, VerifyLevel, reseal, snapshots, verify};
+use strongroom::task::Control;
 
 use crate::place::long_database;
 use crate::support::{TestRepo, backup_of, keys, local, restore_bytes, small_database};

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use strongroom::backup::{Control, Scope, VerifyLevel, verify};
+use strongroom::backup::{Scope, VerifyLevel, verify};
 use strongroom::format::SnapshotId;
+use strongroom::task::Control;
 use strongroom::{ErrorKind, Result};
 
 use crate::support::{TestRepo, keys, small_database};

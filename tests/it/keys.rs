@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, BackupOptions, Control, Scope, Source, VerifyLevel, backup, check_removable, reseal,
-    verify,
+    Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
 };
 use strongroom::format::KeyState;
 use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::task::Control;
 
 use crate::support::{TestRepo, key, keys, small_database};
 

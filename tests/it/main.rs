@@ -52,6 +52,7 @@ mod proxy_bounds;
 mod proxy_chaos;
 mod proxy_clients;
 mod proxy_conformance;
+mod proxy_effects;
 mod proxy_gate;
 mod proxy_go;
 mod proxy_health;

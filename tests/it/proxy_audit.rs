@@ -78,6 +78,49 @@ async fn a_write_whose_client_went_away_has_its_line() {
     assert!(missing.is_empty(), "writes without a line: {missing:?}");
 }
 
+/// What a killed proxy had under way may be missing; what it had answered is not, and the log says how it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_what_was_answered_has_its_line() {
+    let mut logged = Logged::start().await;
+    let mut writers = Vec::new();
+    for writer in 0..16 {
+        let raw = logged.raw().await;
+        writers.push(tokio::spawn(async move {
+            let mut answered = BTreeSet::new();
+            for at in 0.. {
+                let key = format!("/killed/{writer}/{at}");
+                let put = encode(&[bytes(1, &key), bytes(2, "x")]);
+                if raw.call(PUT, &put).await.status != Some(OK) {
+                    break;
+                }
+                answered.insert(key);
+            }
+            answered
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    logged.proxy.kill();
+    let mut answered = BTreeSet::new();
+    for writer in writers {
+        answered.extend(writer.await.unwrap());
+    }
+    tokio::task::spawn_blocking(move || {
+        let key = format!("file:{}", logged.behind.key.trim_start_matches("file:"));
+        let verified = output(&["audit-log", "verify", &logged.log, "-k", &key]);
+        assert_ne!(verified.0, Some(0), "{}", verified.1);
+        let lines = logged.lines(&["--prefix", "/killed/"]);
+        let key = |line: &Value| line["keys"][0]["key"].as_str().unwrap().to_owned();
+        let lines: BTreeSet<_> = lines.iter().map(key).collect();
+        let missing: Vec<_> = answered.difference(&lines).collect();
+        assert!(answered.len() > 16 && missing.is_empty(), "{answered:?} without {missing:?}");
+        logged.proxy.restart();
+        let text = std::fs::read_to_string(&logged.log).unwrap();
+        assert!(text.contains("\"type\":\"resumed\""), "{text}");
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_have_lines_with_what_they_are_about() {
     let logged = Logged::start().await;
@@ -101,6 +144,12 @@ async fn calls_have_lines_with_what_they_are_about() {
     assert_eq!(call("/etcdserverpb.Auth/RoleGrantPermission", &permission).await, OK);
     let granted = raw.call("/etcdserverpb.Lease/LeaseGrant", &encode(&[number(1, 60)])).await;
     let granted = number_of(granted.assert_ok("grant"), 2);
+    let attached = [bytes(1, "leased"), bytes(2, "plaintext-4"), number(3, granted)];
+    assert_eq!(call(PUT, &attached).await, OK);
+    let lock = [bytes(1, "lock"), number(2, granted)];
+    assert_eq!(call("/v3lockpb.Lock/Lock", &lock).await, OK);
+    let campaign = [bytes(1, "election"), number(2, granted), bytes(3, "plaintext-5")];
+    assert_eq!(call("/v3electionpb.Election/Campaign", &campaign).await, OK);
     // Malformed, and unknown.
     assert_ne!(call(PUT, &[bytes(1, "k"), bytes(9, "plaintext-3")]).await, OK);
     assert_ne!(call("/etcdserverpb.KV/Burn", &[]).await, OK);
@@ -117,6 +166,9 @@ async fn calls_have_lines_with_what_they_are_about() {
         one("LeaseGrant", "subject", "lease 1a".into());
         one("LeaseRevoke", "subject", "lease 1a".into());
         one("LeaseGrant", "subject", format!("lease {granted:x}").into());
+        for method in ["Put", "Lock", "Campaign"] {
+            one(method, "subject", format!("lease {granted:x}").into());
+        }
         let keys = serde_json::json!([{"key": "/granted/", "range_end": "/granted0"}]);
         one("RoleGrantPermission", "keys", keys);
         one("Compact", "revision", 4.into());

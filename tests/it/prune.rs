@@ -7,18 +7,20 @@ use std::time::{Duration, SystemTime};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    BackupOptions, Control, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup,
-    pin, plan_prune, plan_removal, undo_removal, unpin, verify,
+    BackupOptions, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup, pin,
+    plan_prune, plan_removal, undo_removal, unpin, verify,
 };
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
+use strongroom::store::Repository;
+use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::{Place, long_database, text};
 use crate::support::{TestRepo, keys, local};
 
 const FRAME: usize = 1 << 20;
-const LENGTH: usize = 4 * FRAME;
+const LENGTH: usize = FRAME + FRAME / 4;
 
 pub fn last(count: u32) -> Retention {
     let mut retention = Retention::default();
@@ -41,7 +43,7 @@ impl Series {
         let mut database = long_database(LENGTH);
         for at in 0..count {
             if at > 0 {
-                database[(at % 4) * FRAME + FRAME / 2] ^= at as u8;
+                database[FRAME / 2 + at] ^= 1;
             }
             series.backup(&database).await;
         }
@@ -57,6 +59,15 @@ impl Series {
         let id = report.unwrap().id;
         self.databases.insert(id, database.to_vec());
         id
+    }
+
+    /// The same in a directory of its own.
+    async fn copy(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        crate::vectors::copy_tree(self.repo.dir.path(), dir.path());
+        let repository = Repository::open(local(dir.path()), None).await.unwrap();
+        let repo = TestRepo { dir, repository };
+        Self { repo, keys: keys(&[1]), databases: self.databases.clone() }
     }
 
     pub fn ids(&self) -> Vec<SnapshotId> {
@@ -380,11 +391,12 @@ async fn leftovers_of_writers_are_marked_then_swept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_call_fails_the_rest_is_done_next_time() {
+    let mut begin = Series::new(4).await;
+    begin.prune(&last(3)).await;
+    a_day_passes(&mut begin).await;
     let mut calls = 0;
     loop {
-        let mut series = Series::new(4).await;
-        series.prune(&last(3)).await;
-        a_day_passes(&mut series).await;
+        let mut series = begin.copy().await;
         let store = Faulty::new(local(series.repo.dir.path()), calls, false);
         let control = Control::default();
         let broken = match series.repo.through(std::sync::Arc::new(store)).await {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use strongroom::datadir::Manifest;
+use strongroom::datadir::StaticPod;
 
 use crate::end_to_end::{Booted, program, run};
 use crate::etcd_server::{Version, free_ports};
@@ -89,7 +89,7 @@ impl Nodes {
             }
             return;
         };
-        Manifest::parse(&yaml).unwrap();
+        StaticPod::parse(&yaml).unwrap();
         let flags = yaml.lines().filter_map(|line| line.trim().strip_prefix("- --"));
         let mut etcd = self.version.program("etcd");
         etcd.args(flags.map(|flag| format!("--{flag}"))).args(more);

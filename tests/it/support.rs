@@ -7,13 +7,14 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use strongroom::Result;
 use strongroom::backup::{
-    BackupOptions, BackupReport, Control, RestoreReport, Source, Target, backup, restore,
+    BackupOptions, BackupReport, RestoreReport, Source, Target, backup, restore,
 };
 use strongroom::crypto::system_rng;
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
+use strongroom::task::Control;
 
 /// A file under `tests/vectors`.
 pub fn vector(name: &str) -> PathBuf {

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions};
 use strongroom::backup::{
-    Action, Applied, BackupOptions, Control, Leases, Plan, Source, Step, Wanted, WantedKeys,
-    apply_plan, backup, plan_to_cluster,
+    Action, Applied, BackupOptions, Leases, Plan, Source, Wanted, WantedKeys, apply_plan, backup,
+    plan_to_cluster,
 };
 use strongroom::etcd::choose_member;
 use strongroom::format::SnapshotId;
 use strongroom::keys::MasterKeys;
+use strongroom::task::{Control, Step};
 use strongroom::{ErrorKind, Result};
 use tokio::sync::watch;
 

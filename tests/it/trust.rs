@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, BackupOptions, Control, PrunePlan, Retention, Scope, Source, backup, copy, judge,
-    latest, open_replica, plan_prune, reports, reseal, show, snapshots, store_report,
+    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, backup, copy, judge, latest,
+    open_replica, plan_prune, reports, reseal, show, snapshots, store_report,
 };
 use strongroom::crypto::{sha256, system_rng};
 use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
@@ -20,6 +20,7 @@ use strongroom::format::{
 };
 use strongroom::keys::trust::{Distrust, Standing};
 use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::task::Control;
 
 use crate::place::{Place, exits, text};
 use crate::support::{TestRepo, key, keys, local, small_database};

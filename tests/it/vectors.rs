@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    Accept, BackupOptions, Control, Scope, Source, backup, create_passphrase_key,
-    open_passphrase_keys, reseal,
+    Accept, BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
+    reseal,
 };
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::envelope::{
@@ -21,6 +21,7 @@ use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, Sna
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::store::Repository;
+use strongroom::task::Control;
 use strongroom::{Error, Result};
 
 use crate::support::{TestRepo, key, keys, local, restore_bytes, small_database, vector};
@@ -376,7 +377,7 @@ async fn drafts() -> Vec<(&'static str, &'static str, Draft)> {
             "tampered",
             new().await.index(|json| {
                 assert!(json.contains("\"frame_size\":1048576"));
-                json.replace("\"frame_size\":1048576", "\"frame_size\":65536")
+                json.replace("\"frame_size\":1048576", "\"frame_size\":1048575")
             }),
         ),
         ("seal-swapped", "tampered", swapped("seal.1").await),
@@ -438,15 +439,18 @@ fn write_keyring(name: &str, fill: u8) {
     keyfile::create(&path, &strongroom::keys::Keyring::parse(text.expose()).unwrap()).unwrap();
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
+/// Copies a directory, with the times of its files.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_tree(&entry.path(), &to);
         } else {
-            fs::copy(entry.path(), to).unwrap();
+            fs::copy(entry.path(), &to).unwrap();
+            let modified = entry.metadata().unwrap().modified().unwrap();
+            fs::File::options().write(true).open(to).unwrap().set_modified(modified).unwrap();
         }
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use etcd_client::GetOptions;
 
 use self::scratch::ScratchEtcd;
-use super::control::Control;
 use super::inside::{Inside, look_inside};
 use super::member::{MemberOptions, restore_member};
 use crate::crypto;
@@ -21,6 +20,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::store::Repository;
+use crate::task::Control;
 
 /// Keys whose values are compared, drawn at random.
 const SAMPLE: usize = 256;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::plan::{PrunePlan, Removal, Sweep};
-use crate::backup::control::{Control, Step, Unit};
 use crate::backup::{folder, seals, snapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
@@ -14,6 +13,7 @@ use crate::format::{
 };
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::{Control, Step, Unit};
 
 /// What a sweep mark says.
 const SWEEP: &str = "strongroom-sweep/1\n";

@@ -7,7 +7,6 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
-use crate::backup::control::{Control, Step, Unit};
 use crate::backup::folder::{self, Folder};
 use crate::backup::grace::GRACE;
 use crate::backup::seals;
@@ -16,6 +15,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::store::Repository;
+use crate::task::{Control, Step, Unit};
 
 /// Manifests and seals read at once.
 const READS: usize = 256;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use strongroom::backup::{Control, Step, Unit};
+use strongroom::task::{Control, Step, Unit};
 
 use crate::args::ProgressMode;
 use crate::output::{Output, write_stderr};

@@ -26,6 +26,8 @@ pub(crate) struct Budget(Arc<Account>);
 
 struct Pool {
     bytes: usize,
+    /// How long to wait for room.
+    patience: Duration,
     used: Mutex<usize>,
     freed: Notify,
 }
@@ -67,7 +69,11 @@ impl For {
 impl Budget {
     /// A process's memory, with one client.
     pub(crate) fn new(bytes: usize) -> Self {
-        let pool = Pool { bytes, used: Mutex::new(0), freed: Notify::new() };
+        Self::with_patience(bytes, WAIT)
+    }
+
+    fn with_patience(bytes: usize, patience: Duration) -> Self {
+        let pool = Pool { bytes, patience, used: Mutex::new(0), freed: Notify::new() };
         Self::of(Arc::new(pool))
     }
 
@@ -107,9 +113,15 @@ impl Budget {
     /// for it now.
     ///
     /// # Errors
-    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there can never be enough, or was not in time.
+    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there can never be enough,
+    /// [`Unavailable`](tonic::Code::Unavailable) when there was not in time: clients try that again.
     pub(crate) async fn wait(&self, bytes: usize) -> Result<Room, Status> {
-        self.queue(bytes, For::Message, &self.0.line).await
+        match self.queue(bytes, For::Message, &self.0.line).await {
+            Some(room) => room,
+            None => Err(Status::unavailable(format!(
+                "strongroom: no memory for {bytes} more bytes of this client's messages in time"
+            ))),
+        }
     }
 
     /// Room for a connection, without waiting.
@@ -124,19 +136,26 @@ impl Budget {
     /// Room for a call, after those of the same client that wait longer.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// [`ResourceExhausted`](tonic::Code::ResourceExhausted) when there is not enough in time, or too many wait.
     #[cfg(feature = "proxy")]
     pub(crate) async fn enter(&self, bytes: usize) -> Result<Room, Status> {
         let _waits = Waits::new(&self.0).ok_or_else(|| exhausted(bytes))?;
-        self.queue(bytes, For::Call, &self.0.door).await
+        let entered = self.queue(bytes, For::Call, &self.0.door).await;
+        entered.unwrap_or_else(|| Err(exhausted(bytes)))
     }
 
-    async fn queue(&self, bytes: usize, what: For, line: &Line<()>) -> Result<Room, Status> {
+    /// Room after those in `line`; none when there is not enough in time.
+    async fn queue(
+        &self,
+        bytes: usize,
+        what: For,
+        line: &Line<()>,
+    ) -> Option<Result<Room, Status>> {
         if let Some(room) = self.attempt(bytes, what) {
-            return Ok(room);
+            return Some(Ok(room));
         }
         if !self.0.pool.ever_has(bytes, what) {
-            return Err(exhausted(bytes));
+            return Some(Err(exhausted(bytes)));
         }
         let wait = async {
             let _first = line.lock().await;
@@ -150,7 +169,7 @@ impl Budget {
                 freed.await;
             }
         };
-        tokio::time::timeout(WAIT, wait).await.map_err(|_| exhausted(bytes))
+        tokio::time::timeout(self.0.pool.patience, wait).await.ok().map(Ok)
     }
 
     fn attempt(&self, bytes: usize, what: For) -> Option<Room> {
@@ -316,6 +335,17 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(held);
         waiting.await.unwrap().unwrap();
+    }
+
+    /// Clients end for good on `RESOURCE_EXHAUSTED`, watches among them.
+    #[tokio::test]
+    async fn what_may_fit_later_can_be_tried_again() {
+        let budget = Budget::with_patience(900, Duration::from_millis(20));
+        let held = budget.take(500).unwrap();
+        let late = budget.wait(400).await.err().unwrap();
+        assert_eq!(late.code(), tonic::Code::Unavailable);
+        drop(held);
+        assert!(budget.wait(400).await.is_ok());
     }
 
     #[tokio::test]

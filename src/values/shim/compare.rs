@@ -15,6 +15,7 @@ const MOD: i64 = 2;
 const VALUE: i64 = 3;
 const LEASE: i64 = 4;
 /// `Compare.CompareResult`.
+const GREATER: i64 = 1;
 const LESS: i64 = 2;
 
 /// A `Compare`.
@@ -146,7 +147,7 @@ impl Compare {
         };
         match self.result {
             0 => order.is_eq(),
-            1 => order.is_gt(),
+            GREATER => order.is_gt(),
             LESS => order.is_lt(),
             3 => order.is_ne(),
             _ => true,
@@ -174,11 +175,20 @@ impl Compare {
         }
     }
 
-    /// A comparison of the same keys that is never true.
+    /// A comparison of the same key that is never true: no version is below 0.
     pub(super) fn never(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_number(&mut out, 1, LESS);
         put_bytes(&mut out, 3, &self.key);
+        out
+    }
+
+    /// A comparison of the same key that is always true.
+    pub(super) fn always(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_number(&mut out, 1, GREATER);
+        put_bytes(&mut out, 3, &self.key);
+        put_number(&mut out, 4, -1);
         out
     }
 }

@@ -12,6 +12,8 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::budget::{Budget, Room};
+use super::rewrite::Lenient;
+use super::skim::{Kind, skim};
 use super::status::broke_off;
 
 const PREFIX: usize = 5;
@@ -104,17 +106,55 @@ impl Frames {
                     return Ok(Some(self.buffer.split_to(length).freeze()));
                 }
             }
-            if self.body.is_end_stream() {
+            if !self.more().await? {
                 return self.end();
             }
-            match self.frame().await? {
-                None => return self.end(),
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => self.buffer.extend_from_slice(&data),
-                    Err(frame) => self.trailers = frame.into_trailers().unwrap_or_default(),
-                },
-            }
         }
+    }
+
+    /// As [`next`](Self::next), for the answer to a write. That has happened: if there is no room for the answer, its
+    /// values are left out, and their keys are returned.
+    pub(super) async fn written(
+        &mut self,
+        kind: Kind,
+    ) -> Result<Option<(Bytes, Option<Lenient>)>, Status> {
+        let length = loop {
+            match self.announced()? {
+                Some(length) => break length,
+                None if self.more().await? => {}
+                None => return self.end().map(|_| None),
+            }
+        };
+        if length > self.limit || length > GRANULE && !self.has_room(length).await {
+            self.buffer.advance(PREFIX);
+            let (message, left_out) = skim(self, kind, length).await?;
+            return Ok(Some((message.into(), Some(left_out))));
+        }
+        Ok(self.next().await?.map(|message| (message, None)))
+    }
+
+    /// Takes room for the message that is being read, if there is any in time.
+    async fn has_room(&mut self, length: usize) -> bool {
+        self.reading = self.room_for(length).await.ok();
+        self.reading.is_some()
+    }
+
+    /// Reads some more; false at the end.
+    pub(super) async fn more(&mut self) -> Result<bool, Status> {
+        if self.body.is_end_stream() {
+            return Ok(false);
+        }
+        let Some(frame) = self.frame().await? else { return Ok(false) };
+        match frame.into_data() {
+            Ok(data) => self.buffer.extend_from_slice(&data),
+            Err(frame) => self.trailers = frame.into_trailers().unwrap_or_default(),
+        }
+        Ok(true)
+    }
+
+    /// What was read and not yet given out.
+    pub(super) fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
     }
 
     async fn room_for(&mut self, length: usize) -> Result<Room, Status> {
@@ -155,6 +195,21 @@ impl Frames {
 
     /// The length of the message that comes, once that is known.
     fn length(&self) -> Result<Option<usize>, Status> {
+        let length = self.announced()?;
+        if let Some(length) = length
+            && length > self.limit
+        {
+            let limit = self.limit;
+            // As grpc-go words it.
+            return Err(Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({length} vs. {limit})"
+            )));
+        }
+        Ok(length)
+    }
+
+    /// As [`length`](Self::length), of any length.
+    fn announced(&self) -> Result<Option<usize>, Status> {
         let Some(&[flag, a, b, c, d]) = self.buffer.first_chunk::<PREFIX>() else {
             return Ok(None);
         };
@@ -165,15 +220,7 @@ impl Frames {
                 From::Etcd => Status::unavailable("strongroom: what etcd answers is not gRPC"),
             });
         }
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        if length > self.limit {
-            let limit = self.limit;
-            // As grpc-go words it.
-            return Err(Status::resource_exhausted(format!(
-                "grpc: received message larger than max ({length} vs. {limit})"
-            )));
-        }
-        Ok(Some(length))
+        Ok(Some(u32::from_be_bytes([a, b, c, d]) as usize))
     }
 
     /// The only message.

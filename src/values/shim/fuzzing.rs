@@ -49,7 +49,7 @@ pub fn requests(data: &[u8]) {
                         let mut compares = Vec::new();
                         txn.compares(&mut compares);
                         compares.iter().for_each(|compare| drop(compare.requests(rewriter)));
-                        let _ = (txn.is_ours_to_decide(rewriter), txn.encode(&[]));
+                        let _ = (txn.is_ours_to_decide(rewriter), txn.encode(&[], true));
                     }
                 }
                 _ => {}

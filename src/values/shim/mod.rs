@@ -14,6 +14,7 @@ mod schema;
 mod scope;
 mod service;
 mod session;
+mod skim;
 mod status;
 mod streams;
 #[cfg(feature = "proxy")]
@@ -33,7 +34,7 @@ pub(super) use rewrite::is_lock;
 pub(super) use scope::Reserved;
 pub use scope::Scope;
 #[cfg(feature = "proxy")]
-pub(crate) use service::{Answer, Parsed};
+pub(crate) use service::{Answer, PASSED_ON, Parsed};
 pub use service::{Shim, Unreadable};
 #[cfg(feature = "proxy")]
 pub(crate) use session::Judge;

@@ -1,7 +1,7 @@
 //! The operations of KV and of its transactions: what etcd is asked in their place, and what its answers come to.
 
 use super::rewrite::{Rewriter, Shape};
-use super::scope::{Outside, Span};
+use super::scope::{Outside, Scope, Span};
 use super::status::Failure;
 use super::txn::Txn;
 use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
@@ -70,8 +70,31 @@ impl Op {
         }
     }
 
-    /// Appends what is sent as fields `number` of a `TxnRequest`.
-    pub(super) fn put(&self, out: &mut Vec<u8>, number: u64, never: &[u8]) {
+    /// Whether it may store a value that is encrypted, or is to be.
+    pub(super) fn stores(&self, scope: &Scope) -> bool {
+        match self {
+            Self::Range { .. } | Self::Other(_) | Self::Delete { .. } => false,
+            Self::Put(request) => Singles::<1>::read(request)
+                .and_then(|fields| fields.bytes(1))
+                .map_or(true, |key| scope.encrypts(key)),
+            Self::Txn(txn) => txn.stores(scope),
+        }
+    }
+
+    /// Appends it as fields `number` of a `TxnRequest` that is never run.
+    pub(super) fn put_unrun(&self, out: &mut Vec<u8>, number: u64) {
+        match self {
+            Self::Txn(txn) => {
+                let mut op = Vec::new();
+                put_message(&mut op, TXN, &txn.unrun());
+                put_message(out, number, &op);
+            }
+            _ => self.put(out, number, &[], true),
+        }
+    }
+
+    /// Appends what is sent as fields `number` of a `TxnRequest`. See [`Txn::encode`].
+    pub(super) fn put(&self, out: &mut Vec<u8>, number: u64, never: &[u8], whole: bool) {
         let mut put = |kind: u64, request: &[u8]| {
             let mut op = Vec::with_capacity(request.len().saturating_add(6));
             put_message(&mut op, kind, request);
@@ -81,7 +104,7 @@ impl Op {
             Self::Range { parts, .. } => parts.iter().for_each(|part| put(RANGE, part)),
             Self::Put(request) => put(PUT, request),
             Self::Delete { parts } => parts.iter().for_each(|part| put(DELETE, part)),
-            Self::Txn(txn) => put(TXN, &txn.encode(never)),
+            Self::Txn(txn) => put(TXN, &txn.encode(never, whole)),
             Self::Other(op) => put_message(out, number, op),
         }
     }

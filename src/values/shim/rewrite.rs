@@ -38,7 +38,13 @@ struct LeftOut {
 const MAX_NAMES: usize = 4096;
 
 impl Lenient {
-    fn add(&self, key: &[u8]) {
+    /// Counts a value whose key is not known.
+    pub(super) fn unnamed(&self) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        out.count = out.count.saturating_add(1);
+    }
+
+    pub(super) fn add(&self, key: &[u8]) {
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         out.count = out.count.saturating_add(1);
         // A comma within a key must not read as the end of it.

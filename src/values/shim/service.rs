@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use etcd_client::{Channel, Client, ConnectOptions};
@@ -21,9 +21,10 @@ use super::op::Op;
 use super::rewrite::{BY_VALUE, Lenient, Rewriter};
 use super::scope::{Reserved, Scope};
 use super::session::{self, Judge};
+use super::skim::Kind;
 use super::status::{Failure, lost};
 use super::streams;
-use super::txn::Txn;
+use super::txn::{Txn, need};
 use super::wire::{Singles, put_bytes, put_number, without};
 use crate::etcd::from_client;
 use crate::values::{Namespace, ValueCipher};
@@ -33,8 +34,11 @@ const DEFAULT_REQUEST: usize = (1536 + 512) << 10;
 /// The largest answer: it has to be in memory to be rewritten.
 pub(super) const MAX_ANSWERS: usize = 256 << 20;
 /// Headers of a client that etcd reads; others are not sent on. The version and the deadline are in them.
-const PASSED_ON: [&str; 5] = ["authorization", "token", "hasleader", "client-api-version", TIMEOUT];
+pub(crate) const PASSED_ON: [&str; 5] =
+    ["authorization", "token", "hasleader", "client-api-version", TIMEOUT];
 const TIMEOUT: &str = "grpc-timeout";
+/// The largest number in that header has eight digits.
+const MOST_MILLISECONDS: u128 = 99_999_999;
 /// The header that names the keys whose values an answer leaves out.
 const UNREADABLE: &str = "strongroom-unreadable-keys";
 
@@ -145,6 +149,8 @@ pub(crate) struct Answer {
     pub(crate) trailers: HeaderMap,
     /// Keys whose values do not open and were left out.
     pub(crate) unreadable: u64,
+    /// Keys whose values were left out for lack of memory.
+    left_out: Option<Lenient>,
     room: Option<Room>,
 }
 
@@ -236,7 +242,8 @@ impl Shim {
         headers: &HeaderMap,
         request: &Parsed,
     ) -> Result<Answer, Failure> {
-        let work = self.unary(headers, request);
+        // On the heap: it is large, and moved from one place to another otherwise.
+        let work = Box::pin(self.unary(headers, request));
         match deadline(headers) {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -247,6 +254,8 @@ impl Shim {
 
     async fn unary(&mut self, headers: &HeaderMap, request: &Parsed) -> Result<Answer, Failure> {
         let (shared, message) = (Arc::clone(&self.shared), &request.message);
+        // Before anything is sealed.
+        let due = shared.namespace.lands_by();
         let op = match request.method {
             Method::Range => {
                 let message = latest(message)?;
@@ -257,7 +266,7 @@ impl Shim {
             Method::Txn => {
                 let mut txn = shared.opened(|with| Txn::read(with, message)).await?;
                 if txn.is_ours_to_decide(&shared.rewriter(&shared.namespace.cipher())) {
-                    return self.decided(headers, &mut txn).await;
+                    return Box::pin(self.decided(headers, &mut txn, need(message)?, due)).await;
                 }
                 Op::Txn(Box::new(txn))
             }
@@ -266,22 +275,27 @@ impl Shim {
             | Method::Leader
             | Method::Resign
             | Method::Lock
-            | Method::Unlock => return self.concurrency(headers, request).await,
+            | Method::Unlock => return Box::pin(self.concurrency(headers, request)).await,
             method => return self.ask(method, headers, message).await,
         };
         let encoded;
         let sent = match &op {
             Op::Range { parts, .. } | Op::Delete { parts } => match &parts[..] {
                 [only] => only,
-                _ => return self.split(headers, &op).await,
+                _ => return Box::pin(self.split(headers, &op)).await,
             },
             Op::Put(request) | Op::Other(request) => request,
             Op::Txn(txn) => {
-                encoded = txn.encode(&[]);
+                encoded = txn.encode(&[], true);
                 &encoded
             }
         };
-        let answer = self.ask(request.method, headers, sent).await?;
+        let answer = if op.writes() {
+            let due = op.stores(&shared.scope).then_some(due);
+            self.write(request.method, headers, sent, due).await?
+        } else {
+            self.ask(request.method, headers, sent).await?
+        };
         let message = &answer.message.clone();
         self.rewritten(answer, op.writes(), |with| op.response(&[message], with)).await
     }
@@ -292,8 +306,14 @@ impl Shim {
         &self,
         answer: Answer,
         wrote: bool,
-        work: impl FnMut(&Rewriter<'_>) -> Result<Vec<u8>, Failure>,
+        mut work: impl FnMut(&Rewriter<'_>) -> Result<Vec<u8>, Failure>,
     ) -> Result<Answer, Failure> {
+        let mut answer = answer;
+        if let Some(left_out) = answer.left_out.take() {
+            let (cipher, no_values) = (self.shared.namespace.cipher(), Lenient::default());
+            let rewriter = Rewriter { lenient: Some(&no_values), ..self.shared.rewriter(&cipher) };
+            return Ok(answer.with(work(&rewriter)?).marked(&left_out));
+        }
         if !wrote && self.shared.unreadable == Unreadable::Error {
             let message = self.shared.opened(work).await?;
             return Ok(answer.with(message));
@@ -364,6 +384,49 @@ impl Shim {
         headers: &HeaderMap,
         message: &[u8],
     ) -> Result<Answer, Failure> {
+        self.asked(method, headers, message, None).await
+    }
+
+    /// As [`ask`](Self::ask), for a request that may change something: the answer comes even without the memory for it.
+    /// After `due` etcd's answer is not waited for: see [`Namespace::lands_by`].
+    async fn write(
+        &mut self,
+        method: Method,
+        headers: &HeaderMap,
+        message: &[u8],
+        due: Option<Instant>,
+    ) -> Result<Answer, Failure> {
+        let kind = Kind::of(method);
+        let Some(due) = due else { return self.asked(method, headers, message, kind).await };
+        let left = due.saturating_duration_since(Instant::now());
+        let mut headers = headers.clone();
+        if deadline(&headers).is_none_or(|limit| limit > left) {
+            let limit = format!("{}m", left.as_millis().min(MOST_MILLISECONDS));
+            if let Ok(limit) = HeaderValue::try_from(limit) {
+                headers.insert(TIMEOUT, limit);
+            }
+        }
+        let asked = self.asked(method, &headers, message, kind);
+        // As etcd says it.
+        let late = || Status::unavailable("etcdserver: request timed out").into();
+        match tokio::time::timeout(left, asked).await {
+            Err(_) => Err(late()),
+            Ok(Err(Failure::Status(status)))
+                if status.code() == tonic::Code::DeadlineExceeded && Instant::now() >= due =>
+            {
+                Err(late())
+            }
+            Ok(asked) => asked,
+        }
+    }
+
+    async fn asked(
+        &mut self,
+        method: Method,
+        headers: &HeaderMap,
+        message: &[u8],
+        writes: Option<Kind>,
+    ) -> Result<Answer, Failure> {
         let request = request(method, headers, single(message));
         // A call that may wait for another client uses another connection than those that do not.
         let channel =
@@ -373,16 +436,25 @@ impl Shim {
             return Err(refusal(status).into());
         }
         let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.memory.clone());
-        let message = frames.next().await?;
+        let (message, left_out) = match writes {
+            None => (frames.next().await?, None),
+            Some(kind) => frames.written(kind).await?.unzip(),
+        };
+        let left_out = left_out.flatten();
         let room = frames.room();
         if message.is_some() && frames.next().await?.is_some() {
             return Err(Failure::malformed());
         }
         let trailers = frames.trailers();
         match (message, Status::from_header_map(&trailers)) {
-            (Some(message), Some(status)) if status.code() == tonic::Code::Ok => {
-                Ok(Answer { headers: head.headers, message, trailers, unreadable: 0, room })
-            }
+            (Some(message), Some(status)) if status.code() == tonic::Code::Ok => Ok(Answer {
+                headers: head.headers,
+                message,
+                trailers,
+                unreadable: 0,
+                left_out,
+                room,
+            }),
             (_, Some(status)) if status.code() != tonic::Code::Ok => Err(status.into()),
             _ => Err(Status::unavailable("strongroom: etcd's answer was incomplete").into()),
         }

@@ -115,9 +115,32 @@ impl About {
             }
             method => about.subject = subject(method, message)?,
         }
+        if about.subject.is_none() {
+            about.subject = attached(&about.leases);
+        }
         Ok(about)
     }
 }
+
+/// The subject of a request that attaches keys to leases.
+fn attached(leases: &[i64]) -> Option<String> {
+    let mut names = Vec::new();
+    for lease in leases {
+        let name = format!("lease {lease:x}");
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        if names.len() > MAX_LEASES {
+            names.pop();
+            names.push("...".to_owned());
+            break;
+        }
+    }
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// Leases that a subject names.
+const MAX_LEASES: usize = 8;
 
 /// The subject of a request about members, alarms, users and roles. Never a password.
 fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> {
@@ -259,6 +282,10 @@ mod tests {
         let request = Parsed::parse(Method::Txn, &nested(4, &nested(2, &put))).unwrap();
         let about = About::of(&request).unwrap();
         assert_eq!((about.keys, about.leases), (vec![Touched::new(b"k", b"", 0)], vec![7]));
+        assert_eq!(about.subject.as_deref(), Some("lease 7"));
+        let many: Vec<i64> = (1..20).chain(1..20).collect();
+        let named = attached(&many).unwrap();
+        assert!(named.starts_with("lease 1, lease 2") && named.ends_with("lease 8, ..."));
     }
 
     #[test]

@@ -5,14 +5,16 @@
 //! such that it runs only if every decision on the way to it still stands. When it does not run, somebody was faster,
 //! and it starts again: so the transaction takes effect at one moment, as it would in etcd alone.
 //!
-//! The branch that was not chosen travels along where it is never run, so that etcd checks the whole transaction as
-//! it would have (`server/etcdserver/api/v3rpc/key.go`, `checkTxnRequest`).
+//! The branch that was not chosen is sent along where it is never run, so that etcd checks the whole transaction as
+//! it would have (`server/etcdserver/api/v3rpc/key.go`, `checkTxnRequest`). Where that would be more than etcd takes at
+//! once, the branches are sent for the check alone before.
 
 use super::compare::{Compare, Read};
 use super::op::{Op, put_answers};
 use super::rewrite::Rewriter;
+use super::scope::Scope;
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_message, put_number, without};
+use super::wire::{Raw, Singles, put_message, put_number};
 #[cfg(feature = "proxy")]
 use crate::mvcc::proto::Malformed;
 
@@ -31,8 +33,9 @@ pub(super) struct Txn {
 /// What is submitted in a transaction's place once it is decided.
 pub(super) struct Guarded {
     pub(super) request: Vec<u8>,
-    /// How many transactions stand around it, each with some of the guards.
-    layers: usize,
+    /// Whether the branches that are not run are left out, for etcd would count them together with the rest. Then etcd
+    /// has to be asked about them apart: see [`Txn::checks`].
+    pub(super) is_partial: bool,
 }
 
 impl Txn {
@@ -52,6 +55,11 @@ impl Txn {
     /// Whether it may change something, whichever way it goes.
     pub(super) fn writes(&self) -> bool {
         self.success.iter().chain(&self.failure).any(Op::writes)
+    }
+
+    /// Whether it may store a value that is encrypted, or is to be.
+    pub(super) fn stores(&self, scope: &Scope) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| op.stores(scope))
     }
 
     /// Whether etcd cannot decide it: it compares values that are encrypted, or reserved keys.
@@ -76,20 +84,53 @@ impl Txn {
         self.nested().for_each(|txn| txn.compares(into));
     }
 
-    /// Decides all comparisons by what was `read` for them, in the order of [`compares`](Self::compares).
+    /// Decides all comparisons by what was `read` for them, in the order of [`compares`](Self::compares). The request
+    /// had `needs` (see [`need`]).
     pub(super) fn decide(
         &mut self,
         read: &[Read],
         rewriter: &Rewriter<'_>,
+        needs: usize,
     ) -> Result<Guarded, Failure> {
-        let (mut read, mut guards, mut widest) = (read.iter(), Vec::new(), 1);
-        self.settle(&mut read, rewriter, true, &mut guards, &mut widest)?;
+        let (mut read, mut guards) = (read.iter(), Vec::new());
+        self.settle(&mut read, rewriter, true, &mut guards)?;
         guards.sort();
         guards.dedup();
         let mut all = Vec::new();
         self.compares(&mut all);
-        let never = all.first().map_or_else(Vec::new, |compare| compare.never());
-        Ok(self.guarded(&guards, widest, &never))
+        let first = all.first().ok_or_else(Failure::malformed)?;
+        let mut request = guarded(&guards, &self.encode(&first.never(), true));
+        let is_partial = need(&request)? > needs;
+        if is_partial {
+            request = guarded(&guards, &self.encode(&first.never(), false));
+        }
+        // Etcd refuses it when it would have refused the client's.
+        let own = guards.len();
+        Ok(Guarded { request: padded(request, own, &first.always(), needs)?, is_partial })
+    }
+
+    /// Requests that etcd takes if it would take this one, which had `needs`, and that change nothing: one with each
+    /// branch. No value to compare with is in them.
+    pub(super) fn checks(&self, needs: usize) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut all = Vec::new();
+        self.compares(&mut all);
+        let never = all.first().ok_or_else(Failure::malformed)?.never();
+        let check = |ops: &[Op]| {
+            let mut request = Vec::new();
+            put_message(&mut request, 1, &never);
+            ops.iter().for_each(|op| op.put_unrun(&mut request, 2));
+            padded(request, 1, &never, needs)
+        };
+        Ok(vec![check(&self.success)?, check(&self.failure)?])
+    }
+
+    /// It, as etcd is to look at it and never to run it.
+    pub(super) fn unrun(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.compares.iter().for_each(|compare| put_message(&mut out, 1, &compare.never()));
+        self.success.iter().for_each(|op| op.put_unrun(&mut out, 2));
+        self.failure.iter().for_each(|op| op.put_unrun(&mut out, 3));
+        out
     }
 
     /// Decides this level and those within; adds guards where the way leads through.
@@ -99,9 +140,7 @@ impl Txn {
         rewriter: &Rewriter<'_>,
         on_the_way: bool,
         guards: &mut Vec<Vec<u8>>,
-        widest: &mut usize,
     ) -> Result<(), Failure> {
-        *widest = (*widest).max(self.compares.len());
         let (mut verdict, mut own) = (true, Vec::new());
         for compare in &self.compares {
             let read = read.next().ok_or_else(Failure::malformed)?;
@@ -122,50 +161,29 @@ impl Txn {
         for (ops, chosen) in [(&mut self.success, verdict), (&mut self.failure, !verdict)] {
             for op in ops {
                 if let Op::Txn(txn) = op {
-                    txn.settle(read, rewriter, on_the_way && chosen, guards, widest)?;
+                    txn.settle(read, rewriter, on_the_way && chosen, guards)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// What is sent when the guards, at most `widest` to a transaction, stand around it.
-    fn guarded(&self, guards: &[Vec<u8>], widest: usize, never: &[u8]) -> Guarded {
-        let (mut request, mut layers) = (self.encode(never), 0);
-        let mut chunks: Vec<_> = guards.chunks(widest).collect();
-        // Those next to it stand in its own place: it has no comparisons left.
-        if let Some(guards) = chunks.pop() {
-            let mut own = Vec::new();
-            guards.iter().for_each(|guard| put_message(&mut own, 1, guard));
-            own.append(&mut request);
-            request = own;
-        }
-        for guards in chunks.into_iter().rev() {
-            let mut outer = Vec::new();
-            guards.iter().for_each(|guard| put_message(&mut outer, 1, guard));
-            let mut op = Vec::new();
-            put_message(&mut op, 4, &request);
-            put_message(&mut outer, 2, &op);
-            (request, layers) = (outer, layers + 1);
-        }
-        Guarded { request, layers }
-    }
-
-    /// The `TxnRequest` to send. Comparisons that are decided are not in it.
-    pub(super) fn encode(&self, never: &[u8]) -> Vec<u8> {
+    /// The `TxnRequest` to send. Comparisons that are decided are not in it; the branches that were not chosen are, if it
+    /// is `whole`.
+    pub(super) fn encode(&self, never: &[u8], whole: bool) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(verdict) = self.verdict else {
             self.compares.iter().for_each(|compare| put_message(&mut out, 1, compare.raw()));
-            self.success.iter().for_each(|op| op.put(&mut out, 2, never));
-            self.failure.iter().for_each(|op| op.put(&mut out, 3, never));
+            self.success.iter().for_each(|op| op.put(&mut out, 2, never, whole));
+            self.failure.iter().for_each(|op| op.put(&mut out, 3, never, whole));
             return out;
         };
         let (chosen, other) = self.chosen(verdict);
-        chosen.iter().for_each(|op| op.put(&mut out, 2, never));
-        if !other.is_empty() {
+        chosen.iter().for_each(|op| op.put(&mut out, 2, never, whole));
+        if whole && !other.is_empty() {
             let (mut unchosen, mut op) = (Vec::new(), Vec::new());
             put_message(&mut unchosen, 1, never);
-            other.iter().for_each(|op| op.put(&mut unchosen, 2, never));
+            other.iter().for_each(|op| op.put(&mut unchosen, 2, never, whole));
             put_message(&mut op, 4, &unchosen);
             put_message(&mut out, 3, &op);
         }
@@ -174,31 +192,6 @@ impl Txn {
 
     fn chosen(&self, verdict: bool) -> (&[Op], &[Op]) {
         if verdict { (&self.success, &self.failure) } else { (&self.failure, &self.success) }
-    }
-
-    /// Whether etcd ran it; otherwise another client was faster than the guards.
-    pub(super) fn took_effect(&self, guarded: &Guarded, response: &[u8]) -> Result<bool, Failure> {
-        Ok(guarded.inner(response)?.is_some())
-    }
-
-    /// The client's answer to a [`Guarded`] one that took effect.
-    pub(super) fn guarded_answer(
-        &self,
-        guarded: &Guarded,
-        response: &[u8],
-        rewriter: &Rewriter<'_>,
-    ) -> Result<Vec<u8>, Failure> {
-        let inner = guarded.inner(response)?.ok_or_else(Failure::malformed)?;
-        if guarded.layers == 0 {
-            return self.answer(inner, rewriter);
-        }
-        // The header is that of the outermost transaction; etcd leaves it empty within.
-        let mut message = Vec::with_capacity(response.len());
-        if let Some(header) = Singles::<1>::read(response)?.message(1)? {
-            put_message(&mut message, 1, header);
-        }
-        without(inner, &[1], &mut message)?;
-        self.answer(&message, rewriter)
     }
 
     /// The client's `TxnResponse` for etcd's.
@@ -224,21 +217,57 @@ impl Txn {
     }
 }
 
-impl Guarded {
-    /// The `TxnResponse` within all guards; `None` when one of them did not hold.
-    fn inner<'a>(&self, response: &'a [u8]) -> Result<Option<&'a [u8]>, Failure> {
-        let mut inner = response;
-        for layer in 0..=self.layers {
-            if !Singles::<2>::read(inner)?.flag(2)? {
-                return Ok(None);
-            }
-            if layer < self.layers {
-                let op = responses(inner)?.first().copied().ok_or_else(Failure::malformed)?;
-                inner = Singles::<4>::read(op)?.message(4)?.ok_or_else(Failure::malformed)?;
-            }
-        }
-        Ok(Some(inner))
+/// Whether etcd ran a [`Guarded`] one, of which this is the answer; otherwise another client was faster.
+pub(super) fn took_effect(response: &[u8]) -> Result<bool, Failure> {
+    Ok(Singles::<2>::read(response)?.flag(2)?)
+}
+
+/// `request`, which has no comparisons, if all `guards` hold.
+fn guarded(guards: &[Vec<u8>], request: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    guards.iter().for_each(|guard| put_message(&mut out, 1, guard));
+    out.extend_from_slice(request);
+    out
+}
+
+/// `request`, which has so many `own` comparisons, with others besides, such that it needs what the client's needed.
+fn padded(request: Vec<u8>, own: usize, with: &[u8], needs: usize) -> Result<Vec<u8>, Failure> {
+    let (width, within) = measures(&request)?;
+    let wanted = needs.saturating_sub(within);
+    if wanted <= width {
+        return Ok(request);
     }
+    let mut out = Vec::new();
+    (own..wanted).for_each(|_| put_message(&mut out, 1, with));
+    out.extend(request);
+    Ok(out)
+}
+
+/// The smallest `--max-txn-ops` with which etcd takes a `TxnRequest`: a transaction counts its comparisons, or the
+/// operations of a branch if those are more, and one within another counts besides (`server/etcdserver/api/v3rpc/key.go`).
+pub(super) fn need(request: &[u8]) -> Result<usize, Failure> {
+    let (width, within) = measures(request)?;
+    Ok(width.saturating_add(within))
+}
+
+/// What a `TxnRequest` counts, and the most that one within it needs.
+fn measures(request: &[u8]) -> Result<(usize, usize), Failure> {
+    let (mut counts, mut within, mut fields) = ([0_usize; 3], 0, Raw::new(request));
+    while let Some((number, field, _)) = fields.next()? {
+        let [compares, success, failure] = &mut counts;
+        let count = match number {
+            1 => compares,
+            2 => success,
+            _ => failure,
+        };
+        *count = count.saturating_add(1);
+        if number != 1
+            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(4)?
+        {
+            within = within.max(need(txn)?);
+        }
+    }
+    Ok((counts.into_iter().max().unwrap_or(0), within))
 }
 
 /// How many comparisons and operations a `TxnRequest` has, with those of the transactions within.

@@ -1,7 +1,7 @@
 //! One short function for each command.
 
 mod agent;
-mod audit;
+mod audit_log;
 mod backup;
 mod copy;
 mod drill;
@@ -9,6 +9,7 @@ mod init;
 mod inside;
 mod key;
 mod look;
+mod proxy;
 mod prune;
 mod restore;
 mod rotate;
@@ -23,14 +24,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use strongroom::backup::{
-    Control, LONGEST_BACKUP, Listing, Scope, cluster_of, latest, open_passphrase_keys, select,
-    snapshots,
+    LONGEST_BACKUP, Listing, Scope, cluster_of, latest, open_passphrase_keys, select, snapshots,
 };
 use strongroom::envelope::keyfile;
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::secret::SecretBytes;
 use strongroom::store::{Repository, connect, sweep_staged};
+use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -96,9 +97,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Value(command) => values::run(command, context).await,
         Command::Proxy(args) => {
             crate::harden::all_files();
-            values::proxy(*args, context).await
+            proxy::proxy(*args, context).await
         }
-        Command::AuditLog(command) => audit::run(command, context).await,
+        Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }

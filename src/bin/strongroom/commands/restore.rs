@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use strongroom::backup::{
     MemberOptions, MemberReport, Target, restore, restore_companions, restore_member,
 };
-use strongroom::datadir::{MAX_MANIFEST, Manifest};
+use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::{Error, Result};
 
@@ -144,7 +144,7 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
     let flags = &args.member;
     let manifest = match &flags.from_manifest {
         Some(path) => read_manifest(path)?,
-        None => Manifest::default(),
+        None => StaticPod::default(),
     };
     let data_dir = flags.data_dir.clone().or(manifest.data_dir).ok_or_else(|| {
         Error::usage("the manifest names no data directory").hint("give --data-dir")
@@ -167,13 +167,13 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
     Ok(options)
 }
 
-fn read_manifest(path: &PathBuf) -> Result<Manifest> {
+fn read_manifest(path: &PathBuf) -> Result<StaticPod> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
-    if length > MAX_MANIFEST as u64 {
+    if length > MAX_STATIC_POD as u64 {
         return Err(Error::usage(format!("{}: too long for a pod", path.display())));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-    Manifest::parse(&text).map_err(|error| error.context(path.display().to_string()))
+    StaticPod::parse(&text).map_err(|error| error.context(path.display().to_string()))
 }
 
 /// Name of each other member, and what to type on its node.

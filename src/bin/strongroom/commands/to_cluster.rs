@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
-use strongroom::backup::contents::printable;
 use strongroom::backup::{
     Action, Applied, DEFAULT_RATE, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
     plan_to_cluster,
 };
+use strongroom::contents::printable;
 use strongroom::etcd::choose_member;
 use strongroom::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! `value …` and `proxy`
+//! `value …`
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -6,27 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use strongroom::audit::{AuditLog, Options};
 use strongroom::envelope::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::MasterKeys;
-use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
-use strongroom::values::{Migrated, Namespace, Scope, keyring};
+use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::inside::cipher_of;
 use super::{Context, FINDINGS, now};
 use crate::args::{
-    KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, RotateArgs, ValueCommand, ValueKeyringCommand,
-    Which,
+    KeyArgs, MigrateArgs, NamespaceArgs, RotateArgs, ValueCommand, ValueKeyringCommand, Which,
 };
 use crate::output::{self, table};
 use crate::settings::MasterKeyUri;
 
 /// The longest record that an import reads.
 const MAX_RECORD: u64 = MAX_SEALED_RECORD as u64;
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// The largest value that is read from standard input.
 const MAX_VALUE: u64 = 1 << 30;
 
@@ -326,78 +321,4 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-pub(super) async fn proxy(args: ProxyArgs, context: &Context) -> Result<ExitCode> {
-    let prefix = args.namespace.reserved_prefix.into_bytes();
-    let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
-    let tls = args.listen_cert.zip(args.listen_key).map(|(cert, key)| ServerTls {
-        cert,
-        key,
-        trusted_ca: args.listen_trusted_ca,
-    });
-    let unencrypted = tls.is_none();
-    let masters = masters(context)?;
-    let mut options = ProxyOptions {
-        etcd: context.settings.etcd()?,
-        client_certificate: args.client_cert.zip(args.client_key),
-        insecure_no_client_auth: args.insecure_no_client_auth,
-        prefix,
-        scope: Scope::new(bytes(args.include), bytes(args.exclude)),
-        tls,
-        access: Access::parse(args.allow.iter().map(String::as_str))?,
-        audit: None,
-        audit_fail_open: args.audit_fail_open,
-        advertise: args.advertise_client_url,
-        unreadable: args.unreadable_values,
-        max_memory: (args.max_memory as usize) << 20,
-        warn: Arc::new({
-            let output = context.output;
-            move |warning: &str| output.warn(warning)
-        }),
-        max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
-    };
-    let socket = bind(&args.listen).await?;
-    let metrics = match &args.metrics_listen {
-        None => None,
-        Some(address) => Some(listen(address).await?),
-    };
-    // Opened last, so that wrong settings do not leave a log that was not closed.
-    if let Some(path) = args.audit_log {
-        let max_bytes = args.audit_log_max_size << 20;
-        options.audit = Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?);
-    }
-    let audit = options.audit.clone();
-    let output = context.output;
-    let tell = |error: &Error| {
-        output.warn(&format!("waiting for etcd: {error}"));
-        error.hint_text().iter().for_each(|hint| output.warn(hint));
-    };
-    let stop = context.stop.clone();
-    let prepared =
-        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await;
-    // A proxy that serves closes its log itself.
-    if let (Ok(None) | Err(_), Some(log)) = (&prepared, audit) {
-        // If this fails, verifying the log says so.
-        let _ = log.close().await;
-    }
-    let Some(proxy) = prepared? else { return Ok(ExitCode::SUCCESS) };
-    let failed = |error| Error::io("the listener", error);
-    let listener = socket.listen(BACKLOG).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    if unencrypted && !address.ip().is_loopback() {
-        output.warn("connections of clients are unencrypted: give --listen-cert and --listen-key");
-    }
-    output.note(&format!("serving at {address}"));
-    let namespace = proxy.namespace().clone();
-    let reporting = tokio::spawn(async move {
-        let tell = |why: Option<&str>| match why {
-            Some(why) => output.warn(&format!("no values are written: {why}")),
-            None => output.warn("values are written again"),
-        };
-        namespace.report(tell).await;
-    });
-    let served = proxy.serve(listener, metrics, context.stop.clone()).await;
-    reporting.abort();
-    served.map(|()| ExitCode::SUCCESS)
 }

@@ -18,6 +18,7 @@ impl Shim {
         request: &Parsed,
     ) -> Result<Answer, Failure> {
         let (shared, message) = (self.shared.clone(), &request.message[..]);
+        let due = shared.namespace.lands_by();
         let sent = match request.method {
             Method::Campaign => self.campaign(headers, message).await?,
             Method::Proclaim => {
@@ -42,7 +43,10 @@ impl Shim {
                 message.to_vec()
             }
         };
-        let answer = self.ask(request.method, headers, &sent).await?;
+        let answer = match request.method {
+            Method::Proclaim => self.write(request.method, headers, &sent, Some(due)).await?,
+            method => self.ask(method, headers, &sent).await?,
+        };
         if request.method != Method::Leader {
             return Ok(answer);
         }

@@ -2,7 +2,7 @@
 //! etcd cannot read.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tonic::Status;
@@ -13,7 +13,7 @@ use super::super::method::Method;
 use super::super::op::Op;
 use super::super::rewrite::Rewriter;
 use super::super::status::Failure;
-use super::super::txn::{Txn, responses};
+use super::super::txn::{Txn, responses, took_effect};
 use super::super::wire::{Singles, put_message, put_number, without};
 use super::{Answer, Shim};
 
@@ -28,8 +28,12 @@ impl Shim {
     /// An operation on both sides of the reserved prefix, at one moment.
     pub(super) async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
         let mut request = Vec::new();
-        op.put(&mut request, 2, &[]);
-        let answer = self.ask(Method::Txn, headers, &request).await?;
+        op.put(&mut request, 2, &[], true);
+        let answer = if op.writes() {
+            self.write(Method::Txn, headers, &request, None).await?
+        } else {
+            self.ask(Method::Txn, headers, &request).await?
+        };
         let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
         let given = &answer.message.clone();
         let work = |with: &Rewriter<'_>| {
@@ -56,17 +60,31 @@ impl Shim {
         &mut self,
         headers: &HeaderMap,
         txn: &mut Txn,
+        needs: usize,
+        due: Instant,
     ) -> Result<Answer, Failure> {
         let shared = Arc::clone(&self.shared);
+        let mut is_checked = false;
+        let due = txn.stores(&shared.scope).then_some(due);
         let mut pause = PAUSE.0;
         loop {
             let (read, rooms) = self.compared(headers, txn).await?;
-            let guarded = shared.opened(|with| txn.decide(&read, with)).await?;
+            let guarded = shared.opened(|with| txn.decide(&read, with, needs)).await?;
             drop((read, rooms));
-            let answer = self.ask(Method::Txn, headers, &guarded.request).await?;
-            if txn.took_effect(&guarded, &answer.message)? {
+            if guarded.is_partial && !is_checked {
+                for check in txn.checks(needs)? {
+                    self.ask(Method::Txn, headers, &check).await?;
+                }
+                is_checked = true;
+            }
+            let answer = if txn.writes() {
+                self.write(Method::Txn, headers, &guarded.request, due).await?
+            } else {
+                self.ask(Method::Txn, headers, &guarded.request).await?
+            };
+            if took_effect(&answer.message)? {
                 let message = &answer.message.clone();
-                let work = |with: &Rewriter<'_>| txn.guarded_answer(&guarded, message, with);
+                let work = |with: &Rewriter<'_>| txn.answer(message, with);
                 return self.rewritten(answer, txn.writes(), work).await;
             }
             tokio::time::sleep(pause).await;

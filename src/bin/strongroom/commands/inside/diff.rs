@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
-use strongroom::backup::contents::{
+use strongroom::backup::read_live;
+use strongroom::contents::{
     self, Contents, Difference, KeyState, Selection, ValueDigest, What, digest, printable, read,
-    read_live,
 };
 use strongroom::{Error, Result};
 

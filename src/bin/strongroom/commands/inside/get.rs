@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
-use strongroom::backup::contents::{self, Change, KeyState, key_history, printable};
+use strongroom::contents::{self, Change, KeyState, key_history, printable};
 use strongroom::format::ValueHeader;
 use strongroom::mvcc::{database_facts, value_at};
 use strongroom::secret::SecretBytes;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 use strongroom::Result;
-use strongroom::backup::contents::{
+use strongroom::contents::{
     Group, Groups, KUBERNETES_ROOTS, KeyInUse, Stats, printable, stats as read_stats,
 };
 
@@ -153,7 +153,7 @@ fn text(stats: &Stats) -> String {
     text.push('\n');
     text.push_str(&groups_text(stats));
     if !stats.largest.is_empty() {
-        let row = |large: &strongroom::backup::contents::Large| {
+        let row = |large: &strongroom::contents::Large| {
             vec![bytes(large.value_bytes), large.revision.to_string(), printable(&large.key)]
         };
         text.push('\n');

@@ -1,6 +1,7 @@
 //! Values that the proxy or the library encrypted, opened with the value keyring of their own snapshot.
 
-use strongroom::backup::{Inside, contents};
+use strongroom::backup::Inside;
+use strongroom::contents;
 use strongroom::error::Context as _;
 use strongroom::keys::MasterKeys;
 use strongroom::mvcc::value_at;

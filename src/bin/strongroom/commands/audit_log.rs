@@ -1,0 +1,140 @@
+//! `audit-log …`
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::audit_log::{Entry, Filter, KeyFilter, KeyRange, files, query, verify};
+use strongroom::{ErrorKind, Result};
+
+use super::values::masters;
+use super::{Context, FINDINGS};
+use crate::args::{AuditCommand, QueryArgs, WriteOut};
+use crate::output;
+
+pub(super) async fn run(command: AuditCommand, context: &Context) -> Result<ExitCode> {
+    match command {
+        AuditCommand::Verify { file } => {
+            let report = verify(&files(&file)?, &*masters(context)?)?;
+            let findings: Vec<_> = report
+                .findings
+                .iter()
+                .map(|finding| {
+                    json!({
+                        "file": finding.file.display().to_string(),
+                        "line": finding.line,
+                        "what": finding.problem.to_string(),
+                        "tampered": finding.problem.kind() == Some(ErrorKind::Tampered),
+                    })
+                })
+                .collect();
+            let last = report.last.as_ref();
+            let json = json!({
+                "files": report.files, "lines": report.lines, "records": report.records,
+                "first_seq": report.first_seq, "last_seq": last.map(|(seq, _)| seq),
+                "chain": last.map(|(_, chain)| chain), "findings": findings, "omitted": report.omitted,
+            });
+            context.output.result(json, || {
+                let mut lines: Vec<_> = report
+                    .findings
+                    .iter()
+                    .map(|finding| {
+                        format!("{}:{}: {}", finding.file.display(), finding.line, finding.problem)
+                    })
+                    .collect();
+                if report.omitted > 0 {
+                    lines.push(format!("and {} more", report.omitted));
+                }
+                lines.push(format!("records: {}, files: {}", report.records, report.files));
+                if let Some((seq, chain)) = last {
+                    lines.push(format!("last line {seq}, chain {chain}"));
+                }
+                lines.join("\n")
+            })?;
+            Ok(match (report.worst(), report.findings.is_empty()) {
+                (Some(kind), _) => ExitCode::from(kind.exit_code()),
+                (None, false) => ExitCode::from(FINDINGS),
+                (None, true) => ExitCode::SUCCESS,
+            })
+        }
+        AuditCommand::Query(args) => search(*args, context),
+    }
+}
+
+fn search(args: QueryArgs, context: &Context) -> Result<ExitCode> {
+    let key = match (args.touched, args.prefix) {
+        (Some(key), _) => Some(KeyFilter::Exact(key.into())),
+        (None, prefix) => prefix.map(|prefix| KeyFilter::Prefix(prefix.into())),
+    };
+    let filter = Filter {
+        key,
+        client: args.client,
+        user: args.by,
+        method: args.method,
+        since: args.since,
+        until: args.until,
+        outcome: args.outcome,
+    };
+    let found = query(files(&args.file)?, filter);
+    let json = context.output.format == WriteOut::Json;
+    let mut failed = None;
+    output::stream(|out| {
+        if json {
+            write!(out, "[")?;
+        }
+        let mut first = true;
+        for entry in found {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    context.output.warn(&error.to_string());
+                    failed = Some(error.kind());
+                    continue;
+                }
+            };
+            if json {
+                let comma = if first { "" } else { "," };
+                write!(out, "{comma}\n{}", serde_json::to_string(&entry.record)?)?;
+            } else {
+                writeln!(out, "{}", line(&entry))?;
+            }
+            first = false;
+        }
+        if json {
+            writeln!(out, "\n]")?;
+        }
+        Ok(())
+    })?;
+    Ok(failed.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code())))
+}
+
+fn line(entry: &Entry) -> String {
+    let record = &entry.record;
+    let who = record.client.as_deref().or(record.user.as_deref()).unwrap_or("-");
+    let method = record.method.rsplit('/').next().unwrap_or_default();
+    let mut keys: Vec<_> = record.keys.iter().map(range).collect();
+    if record.more > 0 {
+        keys.push(format!("and {} more", record.more));
+    }
+    keys.extend(record.subject.iter().map(|subject| subject.escape_debug().to_string()));
+    if record.repeats > 0 {
+        keys.push(format!("(and {} more refused requests)", record.repeats));
+    }
+    format!(
+        "{:.3}  {}  {}  {}  {}  {}",
+        record.time,
+        who.escape_debug(),
+        record.peer.escape_debug(),
+        method.escape_debug(),
+        keys.join(" "),
+        record.outcome.escape_debug()
+    )
+}
+
+fn range(range: &KeyRange) -> String {
+    let key = range.key.escape_ascii();
+    match range.range_end.as_deref() {
+        None => key.to_string(),
+        Some([0]) => format!("[{key}, …)"),
+        Some(end) => format!("[{key}, {})", end.escape_ascii()),
+    }
+}

@@ -1,0 +1,103 @@
+//! `strongroom proxy`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use strongroom::audit_log::{AuditLog, Options};
+use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
+use strongroom::values::{Namespace, Scope};
+use strongroom::{Error, Result};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::Context;
+use super::values::masters;
+use crate::args::ProxyArgs;
+use crate::output::Output;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+pub(super) async fn proxy(mut args: ProxyArgs, context: &Context) -> Result<ExitCode> {
+    let (log, max_bytes) = (args.audit_log.take(), args.audit_log_max_size << 20);
+    let (address, metrics) = (std::mem::take(&mut args.listen), args.metrics_listen.take());
+    let masters = masters(context)?;
+    let mut options = options(args, context)?;
+    let unencrypted = options.tls.is_none();
+    let socket = bind(&address).await?;
+    let metrics = match metrics {
+        None => None,
+        Some(address) => Some(listen(&address).await?),
+    };
+    // Opened last, so that wrong settings do not leave a log that was not closed.
+    if let Some(path) = log {
+        options.audit = Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?);
+    }
+    let audit = options.audit.clone();
+    let output = context.output;
+    let tell = |error: &Error| {
+        output.warn(&format!("waiting for etcd: {error}"));
+        error.hint_text().iter().for_each(|hint| output.warn(hint));
+    };
+    let stop = context.stop.clone();
+    let prepared =
+        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await;
+    // A proxy that serves closes its log itself.
+    if let (Ok(None) | Err(_), Some(log)) = (&prepared, audit) {
+        // If this fails, verifying the log says so.
+        let _ = log.close().await;
+    }
+    let Some(proxy) = prepared? else { return Ok(ExitCode::SUCCESS) };
+    let (listener, address) = listening(socket)?;
+    if unencrypted && !address.ip().is_loopback() {
+        output.warn("connections of clients are unencrypted: give --listen-cert and --listen-key");
+    }
+    output.note(&format!("serving at {address}"));
+    let reporting = tokio::spawn(report(proxy.namespace().clone(), output));
+    let served = proxy.serve(listener, metrics, context.stop.clone()).await;
+    reporting.abort();
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+/// How to serve, without the audit log.
+fn options(args: ProxyArgs, context: &Context) -> Result<ProxyOptions> {
+    let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
+    let tls = args.listen_cert.zip(args.listen_key).map(|(cert, key)| ServerTls {
+        cert,
+        key,
+        trusted_ca: args.listen_trusted_ca,
+    });
+    let output = context.output;
+    Ok(ProxyOptions {
+        etcd: context.settings.etcd()?,
+        client_certificate: args.client_cert.zip(args.client_key),
+        insecure_no_client_auth: args.insecure_no_client_auth,
+        prefix: args.namespace.reserved_prefix.into_bytes(),
+        scope: Scope::new(bytes(args.include), bytes(args.exclude)),
+        tls,
+        access: Access::parse(args.allow.iter().map(String::as_str))?,
+        audit: None,
+        audit_fail_open: args.audit_fail_open,
+        advertise: args.advertise_client_url,
+        unreadable: args.unreadable_values,
+        max_memory: (args.max_memory as usize) << 20,
+        warn: Arc::new(move |warning: &str| output.warn(warning)),
+        max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
+    })
+}
+
+fn listening(socket: TcpSocket) -> Result<(TcpListener, SocketAddr)> {
+    let failed = |error| Error::io("the listener", error);
+    let listener = socket.listen(BACKLOG).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Tells when writing becomes impossible, and when it is possible again.
+async fn report(namespace: Namespace, output: Output) {
+    let tell = |why: Option<&str>| match why {
+        Some(why) => output.warn(&format!("no values are written: {why}")),
+        None => output.warn("values are written again"),
+    };
+    namespace.report(tell).await;
+}
