@@ -6,7 +6,7 @@ value.py vectors FILE                    checks every case of tests/vectors/valu
 
 KEYRING is a keyring file without a passphrase; RECORD holds what etcd has under `/strongroom/keyring`.
 """
-import base64, hmac, json, os, pathlib, sys, uuid
+import base64, hashlib, hmac, json, os, pathlib, sys, uuid
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,10 +31,11 @@ def unseal(sealed, key, context):  # the one construction, C [S1]
 def read_record(record, keyring):  # [S10.2, S5.6] → (namespace, value keys, phases of prefixes [S10.2.7])
     line, masters = record.decode().splitlines(), [one.split() for one in keyring.decode().splitlines()[1:]]
     namespace, serial = uuid.UUID(line[1].split()[2]).bytes, int(line[2].split()[1]).to_bytes(8, "big")
-    subject, dc = b"\2" + namespace, b64(line[3].split()[1])
-    for _, _, name, sealed in (stanza.split() for stanza in line[4:-2]):
-        for key in [b64(m[4]) for m in masters if m[0] == name and m[2] in ("primary", "enabled")]:
-            dek = unseal(b64(sealed), key, label("data-key", subject + dc + bytes.fromhex(name) + b"local"))
+    subject, digest, dc = b"\2" + namespace, hashlib.sha256(line[-1].encode() + b"\n"), b64(line[4].split()[1])
+    assert line[3].split()[1] == digest.hexdigest(), "the seal is of another line [S5.10]"
+    for _, _, name, sealed in (stanza.split() for stanza in line[5:-2] if stanza.startswith("-> local ")):
+        for key in [b64(m[4]) for m in masters if m[0] == name and m[2] != "destroyed"]:
+            dek = unseal(b64(sealed), key, label("data-key", subject + dc + digest.digest() + bytes.fromhex(name) + b"local"))
             mac = hmac.digest(X(dek, "seal-mac"), record[:record.rindex(b"\n---") + 4], "sha256")
             assert hmac.compare_digest(mac, b64(line[-2].split()[1])), "the seal was changed"
             assert hmac.compare_digest(X(dek, "data-key-commitment", subject), dc), "the seal was changed"

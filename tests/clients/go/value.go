@@ -65,15 +65,19 @@ func readRecord(record, keyring []byte) (found values10) {
 	namespace := must(hex.DecodeString(strings.ReplaceAll(strings.Fields(line[1])[2], "-", "")))
 	var serial uint64
 	must(fmt.Sscanf(line[2], "generation %d", &serial))
-	subject, dc := append([]byte{2}, namespace...), b64(strings.Fields(line[3])[1])
+	subject, dc := append([]byte{2}, namespace...), b64(strings.Fields(line[4])[1])
+	digest := sha256.Sum256([]byte(line[len(line)-1] + "\n"))
+	if strings.Fields(line[3])[1] != hex.EncodeToString(digest[:]) {
+		check(fmt.Errorf("the seal is of another line [S5.10]"))
+	}
 	for _, master := range strings.Split(string(keyring), "\n")[1:] {
 		field := strings.Fields(master)
-		for _, stanza := range line[4 : len(line)-2] {
+		for _, stanza := range line[5 : len(line)-2] {
 			part := strings.Fields(stanza)
-			if len(field) < 5 || part[2] != field[0] || (field[2] != "primary" && field[2] != "enabled") {
+			if len(field) < 5 || part[1] != "local" || part[2] != field[0] || field[2] == "destroyed" {
 				continue
 			}
-			dek := unseal(b64(part[3]), b64(field[4]), label("data-key", subject, dc, must(hex.DecodeString(part[2])), []byte("local")))
+			dek := unseal(b64(part[3]), b64(field[4]), label("data-key", subject, dc, digest[:], must(hex.DecodeString(part[2])), []byte("local")))
 			mac := hmac.New(sha256.New, expand(dek, label("seal-mac"), 32))
 			mac.Write(record[:bytes.LastIndex(record, []byte("\n---"))+4])
 			if !hmac.Equal(expand(dek, label("data-key-commitment", subject), 32), dc) ||
