@@ -90,6 +90,8 @@ pub mod mvcc;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
+#[cfg(feature = "backup")]
+mod snapshot;
 #[cfg(any(feature = "agent", feature = "proxy"))]
 mod status_server;
 #[cfg(feature = "backup")]

@@ -99,11 +99,24 @@ pub(crate) async fn serve<F>(
     }
 }
 
+/// Checks that `address` has the form HOST:PORT.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) when it does not.
+pub(crate) fn check_address(address: &str) -> Result<()> {
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        _ => Err(Error::usage(format!("cannot listen at {address:?}: it is not HOST:PORT"))
+            .hint("write an address such as 127.0.0.1:2479, or 0.0.0.0:2479 for all interfaces")),
+    }
+}
+
 /// Listens at `address` (`host:port`).
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io) when that cannot be.
+/// [`Usage`](ErrorKind::Usage) when it does not have that form, [`Io`](ErrorKind::Io) when that cannot be.
 pub async fn listen(address: &str) -> Result<TcpListener> {
+    check_address(address)?;
     TcpListener::bind(address).await.map_err(|error| {
         Error::new(ErrorKind::Io, format!("cannot listen at {address}")).because(error)
     })

@@ -1,5 +1,7 @@
-//! Kubernetes-shaped data: nine pods in ten, one secret in ten; the same for the same seed.
+//! Kubernetes-shaped data, the same for the same seed: a filled etcd (nine pods in ten, one secret in ten), and what
+//! the API server writes to an etcd that has been in use for a while.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 
 /// A small generator (SplitMix64): reproducible, not secret.
@@ -118,5 +120,169 @@ fn pod(name: &str, namespace: &str, app: &str, hash: &str, random: &mut Random) 
         ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(&mut condition).join(",");
     format!(
         r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","generateName":"{app}-{hash}-","namespace":"{namespace}","uid":"{uid}","resourceVersion":"{version}","creationTimestamp":"{created}","labels":{{"app.kubernetes.io/name":"{app}","app.kubernetes.io/instance":"{app}-{namespace}","app.kubernetes.io/managed-by":"Helm","pod-template-hash":"{hash}"}},"annotations":{{"cni.projectcalico.org/containerID":"{sandbox}","cni.projectcalico.org/podIP":"{ip}/32","prometheus.io/scrape":"true","prometheus.io/port":"9090","checksum/config":"{config}"}},"ownerReferences":[{{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"{app}-{hash}","uid":"{owner}","controller":true,"blockOwnerDeletion":true}}],"managedFields":[{{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"{created}","fieldsType":"FieldsV1","fieldsV1":{{"f:metadata":{{"f:annotations":{{".":{{}},"f:prometheus.io/scrape":{{}}}},"f:generateName":{{}},"f:labels":{{".":{{}},"f:pod-template-hash":{{}}}},"f:ownerReferences":{{".":{{}},"k:{{\"uid\":\"{owner}\"}}":{{}}}}}},"f:spec":{{"f:containers":{{"k:{{\"name\":\"{app}\"}}":{{".":{{}},"f:image":{{}},"f:imagePullPolicy":{{}},"f:name":{{}},"f:ports":{{}},"f:resources":{{}}}}}},"f:dnsPolicy":{{}},"f:restartPolicy":{{}},"f:schedulerName":{{}}}}}}}}]}},"spec":{{"volumes":[{{"name":"kube-api-access-{volume}","projected":{{"sources":[{{"serviceAccountToken":{{"expirationSeconds":3607,"path":"token"}}}},{{"configMap":{{"name":"kube-root-ca.crt","items":[{{"key":"ca.crt","path":"ca.crt"}}]}}}}],"defaultMode":420}}}}],"containers":[{{"name":"{app}","image":"registry.example/{namespace}/{app}@sha256:{image}","ports":[{{"name":"http","containerPort":8080,"protocol":"TCP"}}],"resources":{{"limits":{{"cpu":"500m","memory":"512Mi"}},"requests":{{"cpu":"100m","memory":"128Mi"}}}},"volumeMounts":[{{"name":"kube-api-access-{volume}","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}}],"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"IfNotPresent"}}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"{app}","nodeName":"node-{node:03}","schedulerName":"default-scheduler"}},"status":{{"phase":"Running","conditions":[{conditions}],"hostIP":"{host}","podIP":"{ip}","podIPs":[{{"ip":"{ip}"}}],"startTime":"{created}","containerStatuses":[{{"name":"{app}","state":{{"running":{{"startedAt":"{ready}"}}}},"lastState":{{"terminated":{{"exitCode":0,"finishedAt":"{ended}","containerID":"containerd://{before}"}}}},"ready":true,"restartCount":1,"imageID":"registry.example/{namespace}/{app}@sha256:{image_id}","containerID":"containerd://{container}","started":true}}],"qosClass":"Burstable"}}}}"#
+    )
+}
+
+/// Pods that the cluster runs.
+const PODS: u64 = 40_000;
+/// Nodes, each of which renews its lease.
+const NODES: u64 = 300;
+/// Writes in an hour.
+pub const HOUR: usize = 20_000;
+/// Events that etcd holds: the API server removes each after an hour.
+const EVENTS: usize = HOUR * 15 / 100;
+/// Operations in one transaction, of which etcd takes 128.
+const BATCH: usize = 100;
+/// Writes between two compactions, and writes whose history a compaction leaves.
+const COMPACT: (usize, usize) = (2_000, 500);
+
+/// What is done next.
+pub enum Step {
+    /// One transaction: keys with their new values; those without a value are deleted. No key is in it twice.
+    Write(Vec<(String, Option<String>)>),
+    /// A compaction that leaves so many transactions.
+    Compact(u64),
+}
+
+/// A cluster in a steady state: 70 % of its writes renew leases, 15 % are events, 15 % update pods.
+pub struct Churn {
+    random: Random,
+    pods: Vec<String>,
+    node: u64,
+    events: VecDeque<String>,
+    event: u64,
+}
+
+impl Churn {
+    pub fn new(seed: u64) -> Self {
+        let random = Random::new(seed);
+        Self { random, pods: Vec::new(), node: 0, events: VecDeque::new(), event: 0 }
+    }
+
+    /// The transactions that create the pods.
+    pub fn fill(&mut self) -> Vec<Step> {
+        let writes: Vec<_> = (0..PODS)
+            .map(|n| {
+                let namespace = pick(&NAMESPACES, &mut self.random);
+                let key = format!("/registry/pods/{namespace}/{}-{n:05}", self.random.hex(10));
+                self.pods.push(key.clone());
+                let value = self.pod(&key);
+                (key, Some(value))
+            })
+            .collect();
+        writes.chunks(BATCH).map(|batch| Step::Write(batch.to_vec())).collect()
+    }
+
+    /// The writes of an hour, in transactions, with the compactions between them.
+    pub fn hour(&mut self) -> Vec<Step> {
+        let (mut steps, mut batch, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for write in 1..=HOUR {
+            let now = self.write();
+            if batch.len() + now.len() > BATCH || now.iter().any(|(key, _)| keys.contains(key)) {
+                steps.push(Step::Write(std::mem::take(&mut batch)));
+                keys.clear();
+            }
+            keys.extend(now.iter().map(|(key, _)| key.clone()));
+            batch.extend(now);
+            if write % COMPACT.0 == 0 {
+                steps.push(Step::Write(std::mem::take(&mut batch)));
+                keys.clear();
+                steps.push(Step::Compact(left(&steps, COMPACT.1)));
+            }
+        }
+        steps
+    }
+
+    /// One write; an event takes the place of one that is an hour old.
+    fn write(&mut self) -> Vec<(String, Option<String>)> {
+        match self.random.below(100) {
+            0..70 => {
+                self.node = (self.node + 1) % NODES;
+                let (node, time) = (self.node, self.random.time());
+                vec![(
+                    format!("/registry/leases/kube-node-lease/node-{node:03}"),
+                    Some(lease(node, &time)),
+                )]
+            }
+            70..85 => {
+                self.event += 1;
+                let (namespace, hash) = (pick(&NAMESPACES, &mut self.random), self.random.hex(16));
+                let key = format!("/registry/events/{namespace}/pod-{:07}.{hash}", self.event);
+                let value = event(&key, namespace, &mut self.random);
+                let mut writes = vec![(key.clone(), Some(value))];
+                self.events.push_back(key);
+                if self.events.len() > EVENTS {
+                    writes.extend(self.events.pop_front().map(|old| (old, None)));
+                }
+                writes
+            }
+            _ => {
+                let key = self.pods[self.random.below(PODS) as usize].clone();
+                let value = self.pod(&key);
+                vec![(key, Some(value))]
+            }
+        }
+    }
+
+    /// A pod of 1.5 to 4 kB.
+    fn pod(&mut self, key: &str) -> String {
+        let mut parts = key.rsplit('/');
+        let (name, namespace) = (parts.next().unwrap(), parts.next().unwrap());
+        let random = &mut self.random;
+        let (app, length) = (pick(&APPS, random), 1_500 + random.below(2_500) as usize);
+        let (uid, node, host, ip) = (random.uid(), random.below(NODES), random.ip(), random.ip());
+        let (created, started, image) = (random.time(), random.time(), random.hex(64));
+        let (sandbox, container) = (random.hex(64), random.hex(64));
+        let mut value = format!(
+            r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}","uid":"{uid}","creationTimestamp":"{created}","labels":{{"app.kubernetes.io/name":"{app}","app.kubernetes.io/managed-by":"Helm"}},"annotations":{{"cni.projectcalico.org/containerID":"{sandbox}","cni.projectcalico.org/podIP":"{ip}/32"}}}},"status":{{"phase":"Running","hostIP":"{host}","podIP":"{ip}","startTime":"{created}","containerStatuses":[{{"name":"{app}","state":{{"running":{{"startedAt":"{started}"}}}},"ready":true,"restartCount":{},"imageID":"registry.example/{namespace}/{app}@sha256:{image}","containerID":"containerd://{container}","started":true}}],"qosClass":"Burstable"}},"spec":{{"nodeName":"node-{node:03}","serviceAccountName":"{app}","restartPolicy":"Always","containers":[{{"name":"{app}","image":"registry.example/{namespace}/{app}@sha256:{image}","resources":{{"limits":{{"cpu":"500m","memory":"512Mi"}},"requests":{{"cpu":"100m","memory":"128Mi"}}}},"env":["#,
+            random.below(4),
+        );
+        for n in 0.. {
+            let setting = random.hex(12);
+            let comma = if n == 0 { "" } else { "," };
+            let _ = write!(
+                value,
+                r#"{comma}{{"name":"{}_SETTING_{n}","value":"http://{}.{namespace}.svc:8080/{setting}"}}"#,
+                app.to_uppercase(),
+                pick(&APPS, random),
+            );
+            if value.len() >= length {
+                break;
+            }
+        }
+        value.push_str("]}]}}");
+        value
+    }
+}
+
+/// How many transactions at the end of `steps` hold so many writes.
+fn left(steps: &[Step], writes: usize) -> u64 {
+    let mut counted = 0;
+    let sizes = steps.iter().rev().filter_map(|step| match step {
+        Step::Write(batch) => Some(batch.len()),
+        Step::Compact(_) => None,
+    });
+    let transactions = sizes.take_while(|size| {
+        let enough = counted >= writes;
+        counted += size;
+        !enough
+    });
+    transactions.count() as u64
+}
+
+/// About 300 bytes.
+fn lease(node: u64, time: &str) -> String {
+    format!(
+        r#"{{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","metadata":{{"name":"node-{node:03}","namespace":"kube-node-lease","uid":"7d2c5f0e-5b1d-4a7e-a5ab-1f2e3d4c{node:04}","creationTimestamp":"2026-09-01T08:00:00Z"}},"spec":{{"holderIdentity":"node-{node:03}","leaseDurationSeconds":40,"renewTime":"{time}"}}}}"#
+    )
+}
+
+/// About 900 bytes.
+fn event(key: &str, namespace: &str, random: &mut Random) -> String {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    let (app, time, node) = (pick(&APPS, random), random.time(), random.below(NODES));
+    let (uid, pod, image, took) = (random.uid(), random.uid(), random.hex(64), random.below(9000));
+    format!(
+        r#"{{"kind":"Event","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}","uid":"{uid}","creationTimestamp":"{time}","managedFields":[{{"manager":"kubelet","operation":"Update","apiVersion":"v1","time":"{time}"}}]}},"involvedObject":{{"kind":"Pod","namespace":"{namespace}","name":"{app}","uid":"{pod}","apiVersion":"v1","fieldPath":"spec.containers{{{app}}}"}},"reason":"Pulled","message":"Successfully pulled image \"registry.example/{namespace}/{app}@sha256:{image}\" in {took}ms ({took}ms including waiting). Image size: 48211337 bytes.","source":{{"component":"kubelet","host":"node-{node:03}"}},"firstTimestamp":"{time}","lastTimestamp":"{time}","count":1,"type":"Normal","eventTime":null,"reportingComponent":"kubelet","reportingInstance":"node-{node:03}"}}"#
     )
 }

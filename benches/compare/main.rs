@@ -46,7 +46,7 @@ struct Args {
     /// Instead: the memory of an agent that took a backup and waits
     #[arg(long)]
     agent: bool,
-    /// Instead: so many days of hourly snapshots, in a store with a clock of its own
+    /// Instead: so many days of hourly snapshots of an etcd in a steady state, in a store with a clock of its own
     #[arg(long)]
     days: Option<u64>,
     /// Instead: ten thousand snapshots, listed and planned to be removed, with 20 ms for each request

@@ -1,5 +1,5 @@
-//! A year of hourly snapshots with daily retention, then ten thousand of them: what is stored, and how long it takes
-//! to list them and to plan a removal.
+//! Hourly snapshots with daily retention of an etcd in a steady state: what is stored. Ten thousand snapshots: how long
+//! it takes to list them and to plan a removal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
+use etcd_client::{CompactionOptions, Txn, TxnOp};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
@@ -23,17 +24,21 @@ use strongroom::backup::{
     store_report,
 };
 use strongroom::crypto::system_rng;
+use strongroom::etcd::EtcdSettings;
 use strongroom::format::KeyState;
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
-use crate::generator::Random;
+use crate::etcd::Etcd;
+use crate::generator::{Churn, Random, Step};
 
 const FRAME: usize = 1 << 20;
-/// The database: one frame in a hundred changes each hour, and the first, with etcd's own pages, always.
-const FRAMES: usize = 100;
+/// Hours that the database ages before the first snapshot.
+const AGE: usize = 4;
+/// etcd commits to the file within 100 ms.
+const COMMIT: Duration = Duration::from_millis(300);
 const HOUR: u64 = 3600;
 const BEGIN: u64 = 1_735_689_600;
 /// Objects in one answer to a listing.
@@ -150,18 +155,16 @@ impl ObjectStore for Slow {
     }
 }
 
+/// A repository in that store, with a clock that goes on by hours.
 struct Year {
     store: Slow,
     repository: Repository,
     keys: MasterKeys,
-    random: Random,
-    path: std::path::PathBuf,
-    database: Vec<u8>,
     hour: u64,
 }
 
 impl Year {
-    async fn new(dir: &Path) -> Self {
+    async fn new() -> Self {
         let store = Slow {
             inner: Arc::default(),
             written: Arc::default(),
@@ -173,108 +176,121 @@ impl Year {
             Repository::init(Arc::new(store.clone()), false, &mut system_rng()).await.unwrap().0;
         let mut keys = MasterKeys::new();
         keys.add(Arc::new(LocalKey::new(SecretKey::new(|key| key.fill(1)))), KeyState::Primary);
-        // A real etcd's pages, then pages that nothing refers to.
-        let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/etcd/etcd-3.5.db");
-        let mut database = std::fs::read(real).unwrap();
-        database.truncate(database.len() / 4096 * 4096);
-        database.resize(FRAMES * FRAME, 0);
-        let mut year = Self {
-            store,
-            repository,
-            keys,
-            random: Random::new(3),
-            path: dir.join("now.db"),
-            database,
-            hour: 0,
-        };
-        for frame in 0..FRAMES {
-            year.change(frame);
-        }
-        year
+        Self { store, repository, keys, hour: 0 }
     }
 
-    /// An eighth of the frame becomes other bytes that do not compress, the rest stays.
-    fn change(&mut self, frame: usize) {
-        let begin = frame * FRAME + FRAME / 2;
-        for place in self.database[begin..begin + FRAME / 8].chunks_mut(8) {
-            place.copy_from_slice(&self.random.next().to_be_bytes());
-        }
-    }
-
-    async fn hour(&mut self) {
+    /// The next hour's backup.
+    async fn backup(&mut self, source: Source) {
         self.hour += 1;
         let now = BEGIN + self.hour * HOUR;
         self.store.now.store(now, Ordering::Relaxed);
-        let frame = self.random.next() as usize % FRAMES;
-        self.change(frame);
-        std::fs::write(&self.path, &self.database).unwrap();
         let mut options = BackupOptions::default();
         options.taken = Some(UNIX_EPOCH + Duration::from_secs(now));
-        let (source, control) = (Source::File(self.path.clone()), Control::default());
+        options.compare_members = false;
+        let control = Control::default();
         backup(&self.repository, &self.keys, source, &options, &control).await.unwrap();
     }
 
-    async fn prune(&self, retention: &Retention) -> (usize, usize) {
+    async fn prune(&self, retention: &Retention) -> usize {
         let control = Control::default();
         let plan =
             plan_prune(&self.repository, &self.keys, retention, None, &control).await.unwrap();
         let report = apply_prune(&self.repository, &plan, &control).await.unwrap();
         let evidence = prune_report(&plan, &report, None, Duration::ZERO);
         store_report(&self.repository, &self.keys, &evidence).await.unwrap();
-        (plan.keep.len(), report.removed.len())
+        plan.keep.len()
     }
+}
+
+/// Does the steps, one after the other, and waits until the database file has them.
+async fn perform(etcd: &Etcd, steps: Vec<Step>) {
+    let mut client = etcd.client().await;
+    let mut revision = 0;
+    for step in steps {
+        match step {
+            Step::Write(writes) => {
+                let operation = |(key, value): (String, Option<String>)| match value {
+                    Some(value) => TxnOp::put(key, value, None),
+                    None => TxnOp::delete(key, None),
+                };
+                let operations: Vec<_> = writes.into_iter().map(operation).collect();
+                let done = client.txn(Txn::new().and_then(operations)).await.unwrap();
+                revision = done.header().unwrap().revision();
+            }
+            Step::Compact(left) => {
+                // In an hour etcd has the time to finish each.
+                let options = CompactionOptions::new().with_physical();
+                client.compact(revision - left as i64, Some(options)).await.unwrap();
+            }
+        }
+    }
+    tokio::time::sleep(COMMIT).await;
 }
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
+/// Hourly backups of an etcd in a steady state.
 pub async fn run(dir: &Path, days: u64) {
-    let mut year = Year::new(dir).await;
+    let etcd = Etcd::start(&dir.join("etcd")).await;
+    let mut churn = Churn::new(3);
+    perform(&etcd, churn.fill()).await;
+    for _ in 0..AGE {
+        perform(&etcd, churn.hour()).await;
+    }
+    let mut year = Year::new().await;
     let mut retention = Retention::default();
     (retention.hourly, retention.daily) = (48, 30);
     (retention.weekly, retention.monthly) = (12, 12);
-    println!("| after | snapshots | objects | stored | each in full would be |");
-    println!("|---|---|---|---|---|");
+    println!("| after | database | one snapshot | snapshots | objects | stored |");
+    println!("|---|---|---|---|---|---|");
     let begun = Instant::now();
-    let mut full = 0;
     while year.hour < days * 24 {
-        year.hour().await;
-        if year.hour == 1 {
-            full = year.store.totals().1;
-        }
+        perform(&etcd, churn.hour()).await;
+        let before = year.store.totals().1;
+        let endpoints = vec![etcd.endpoint.clone()];
+        let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
+        year.backup(Source::Etcd(settings)).await;
+        let one = year.store.totals().1 - before;
         if year.hour.is_multiple_of(24) {
-            let (kept, _) = year.prune(&retention).await;
+            let kept = year.prune(&retention).await;
             let day = year.hour / 24;
-            if [7, 30, 90, 180, 365].contains(&day) {
+            eprintln!("{day} days in {:.0} s", begun.elapsed().as_secs_f64());
+            if [1, 2, 7, 30, 90, 180, 365].contains(&day) {
                 let (objects, bytes) = year.store.totals();
+                let database = etcd.size().await.unwrap();
                 println!(
-                    "| {day} days | {kept} | {objects} | {:.0} MiB | {:.0} MiB |",
+                    "| {day} days | {:.0} MiB | {:.1} MiB | {kept} | {objects} | {:.0} MiB |",
+                    mib(database),
+                    mib(one),
                     mib(bytes),
-                    mib(full) * kept as f64
                 );
             }
         }
     }
-    eprintln!("{days} days in {:.0} s", begun.elapsed().as_secs_f64());
 }
 
 /// A database of one frame, so that it is the snapshots' number that counts.
 pub async fn ten_thousand(dir: &Path) {
-    let mut year = Year::new(dir).await;
-    year.database.truncate(FRAME);
-    for _ in 0..10_000 {
-        year.hour += 1;
-        let now = BEGIN + year.hour * HOUR;
-        year.store.now.store(now, Ordering::Relaxed);
-        year.database[FRAME / 2 + 7] ^= year.hour as u8;
-        std::fs::write(&year.path, &year.database).unwrap();
-        let mut options = BackupOptions::default();
-        options.taken = Some(UNIX_EPOCH + Duration::from_secs(now));
-        let (source, control) = (Source::File(year.path.clone()), Control::default());
-        backup(&year.repository, &year.keys, source, &options, &control).await.unwrap();
-        if year.hour.is_multiple_of(1000) {
-            eprintln!("{} snapshots", year.hour);
+    let mut year = Year::new().await;
+    // A real etcd's pages, then pages that nothing refers to.
+    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/etcd/etcd-3.5.db");
+    let mut database = std::fs::read(real).unwrap();
+    database.truncate(database.len() / 4096 * 4096);
+    database.resize(FRAME, 0);
+    // An eighth of it does not compress.
+    let mut random = Random::new(3);
+    for place in database[FRAME / 2..FRAME / 2 + FRAME / 8].chunks_mut(8) {
+        place.copy_from_slice(&random.next().to_be_bytes());
+    }
+    let path = dir.join("now.db");
+    for hour in 1..=10_000_u64 {
+        database[FRAME / 2 + 7] ^= hour as u8;
+        std::fs::write(&path, &database).unwrap();
+        year.backup(Source::File(path.clone())).await;
+        if hour.is_multiple_of(1000) {
+            eprintln!("{hour} snapshots");
         }
     }
     let (objects, _) = year.store.totals();

@@ -10,6 +10,7 @@ use crate::backup::{
     drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
     store_report, verify,
 };
+
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ManifestBody, Report, ReportScope, SnapshotId};

@@ -1,23 +1,21 @@
 //! Which snapshots there are: listing without a key, selecting one by name or time.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::folder::{self, Folder, Folders};
-use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
+use crate::snapshot::folder::{self, Folder, Folders};
+use crate::snapshot::grace::LONGEST_BACKUP;
+use crate::snapshot::open;
 use crate::store::Repository;
 
 /// Manifests read at once.
 const READS: usize = 128;
-
-/// Longer than any backup takes: a folder older than this should have its manifest.
-pub const LONGEST_BACKUP: Duration = Duration::from_secs(24 * 3600);
 
 /// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,12 +100,9 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
             listing.findings.push(format!("snapshot {id} was given up before it was sealed"));
         }
     }
-    let mut read =
-        stream::iter(whole)
-            .map(|(id, folder)| async move {
-                (id, snapshot::read_manifest(repository, id).await, folder)
-            })
-            .buffered(READS);
+    let mut read = stream::iter(whole)
+        .map(|(id, folder)| async move { (id, open::read_manifest(repository, id).await, folder) })
+        .buffered(READS);
     while let Some((id, manifest, folder)) = read.next().await {
         match manifest {
             Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
@@ -132,7 +127,7 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
 /// # Errors
 /// Those of SPEC.md §8, when there is no manifest or it is not whole; those of the store.
 pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<ClusterName> {
-    Ok(snapshot::read_manifest(repository, id).await?.body().cluster.clone())
+    Ok(open::read_manifest(repository, id).await?.body().cluster.clone())
 }
 
 /// The manifest of `id`, if `keys` authenticate it and it counts (SPEC.md §5.3). Nothing else of the snapshot is read.
@@ -146,7 +141,7 @@ pub async fn authenticate(
     id: SnapshotId,
 ) -> Result<ManifestBody> {
     let folder = folder::list_one(repository, id).await?;
-    let unsealed = snapshot::unseal(repository, id, &folder, keys).await?;
+    let unsealed = open::unseal(repository, id, &folder, keys).await?;
     if !unsealed.standing.counts() {
         return Err(Error::new(ErrorKind::Refused, unsealed.standing.to_string()));
     }
@@ -166,7 +161,7 @@ pub async fn judge(
     let mut judged = stream::iter(ids)
         .map(|id| async move {
             let folder = folder::list_one(repository, id).await?;
-            snapshot::unseal(repository, id, &folder, keys).await.map(|one| one.standing)
+            open::unseal(repository, id, &folder, keys).await.map(|one| one.standing)
         })
         .buffered(READS);
     for summary in &mut listing.snapshots {
@@ -267,7 +262,7 @@ pub async fn newest_by_retiring(
             continue;
         }
         let folder = folder::list_one(repository, *id).await?;
-        match snapshot::unseal(repository, *id, &folder, keys).await {
+        match open::unseal(repository, *id, &folder, keys).await {
             Err(error) if error.kind().is_general() => return Err(error),
             Ok(unsealed) if unsealed.standing.counts() => {
                 done.insert(cluster.clone());
@@ -335,7 +330,7 @@ pub(super) async fn folders_with_removed(
         if !is_removed(&folder) {
             continue;
         }
-        let outside = match (scope, snapshot::read_tombstone(repository, id).await) {
+        let outside = match (scope, open::read_tombstone(repository, id).await) {
             (_, Err(error)) if error.kind().is_general() => return Err(error),
             (Scope::Cluster(cluster), Ok(tombstone)) => tombstone.body().cluster != *cluster,
             _ => false,
@@ -364,12 +359,9 @@ pub(super) async fn folders_of(
     // With a tombstone too: it is decided anew, and until then it is a snapshot.
     let whole: Vec<_> = all.into_iter().filter(|(_, folder)| folder.manifest.is_some()).collect();
     let Scope::Cluster(cluster) = scope else { return Ok(whole) };
-    let mut read =
-        stream::iter(whole)
-            .map(|(id, folder)| async move {
-                (id, folder, snapshot::read_manifest(repository, id).await)
-            })
-            .buffered(READS);
+    let mut read = stream::iter(whole)
+        .map(|(id, folder)| async move { (id, folder, open::read_manifest(repository, id).await) })
+        .buffered(READS);
     let mut chosen = Vec::new();
     while let Some((id, folder, manifest)) = read.next().await {
         match manifest {

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
-use super::folder::{self, Folder};
-use super::grace::{GRACE, Since};
-use super::read::pieces;
-use super::seals;
-use super::snapshot::read_manifest;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
+use crate::snapshot::folder::{self, Folder};
+use crate::snapshot::grace::{GRACE, Since};
+use crate::snapshot::open::read_manifest;
+use crate::snapshot::read::pieces;
+use crate::snapshot::seals;
 use crate::store::{Probe, Repository};
 use crate::task::{Control, Step, Unit};
 

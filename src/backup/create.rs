@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::companions;
-use super::input::{Input, Source};
-use super::options::BackupOptions;
-use super::writer::{Content, write_snapshot};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::MasterKeys;
+use crate::snapshot::companions;
+use crate::snapshot::input::{Input, Source};
+use crate::snapshot::options::BackupOptions;
+use crate::snapshot::write::{Content, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;

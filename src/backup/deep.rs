@@ -5,13 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use super::inside::Frames;
-use super::read::{Place, read_all};
-use super::snapshot::OpenSnapshot;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::HashKvFacts;
 use crate::mvcc::{self, HashKv, Inconclusive};
+use crate::snapshot::inside::Frames;
+use crate::snapshot::open::OpenSnapshot;
+use crate::snapshot::read::{Place, read_all};
 use crate::task::Control;
 use crate::task::Scratch;
 use crate::task::{run_blocking, task_panicked};

@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 use super::restore::parent;
 use super::rewrite::rewrite;
-use super::snapshot::OpenSnapshot;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto;
 use crate::datadir::{Cluster, Member, WAL_NAME};
@@ -19,6 +18,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
+use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;

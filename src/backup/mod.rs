@@ -6,46 +6,36 @@ mod copy;
 mod create;
 mod deep;
 mod drill;
-mod facts;
-mod folder;
-mod frames;
-mod grace;
-mod input;
-mod inside;
 mod live;
 mod member;
-mod options;
 mod passphrases;
 mod prune;
-mod read;
 mod reports;
 mod reseal;
 mod restore;
 mod rewrite;
-mod seals;
 mod show;
-mod snapshot;
 mod to_cluster;
 mod verify;
-mod writer;
 
+pub use crate::snapshot::companions::MAX_COMPANIONS;
+#[cfg(feature = "agent")]
+pub(crate) use crate::snapshot::folder::is_ahead;
+pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
+pub use crate::snapshot::input::Source;
+pub use crate::snapshot::inside::{Frames, Inside, look_inside};
+pub use crate::snapshot::options::BackupOptions;
 pub use catalog::{
-    LONGEST_BACKUP, Listing, Scope, Summary, authenticate, cluster_of, judge, latest,
-    newest_by_retiring, select, snapshots,
+    Listing, Scope, Summary, authenticate, cluster_of, judge, latest, newest_by_retiring, select,
+    snapshots,
 };
-pub use companions::{MAX_COMPANIONS, restore_companions};
+pub use companions::restore_companions;
 pub use copy::{CopyReport, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
-#[cfg(feature = "agent")]
-pub(crate) use folder::is_ahead;
-pub use grace::GRACE;
-pub use input::Source;
-pub use inside::{Frames, Inside, look_inside};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
-pub use options::BackupOptions;
 pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,

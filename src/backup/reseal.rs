@@ -6,9 +6,6 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
-use super::folder::Folder;
-use super::seals::{self, Authentic, Tried};
-use super::snapshot;
 use crate::crypto;
 use crate::envelope::{
     DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
@@ -17,6 +14,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Seal, Signature, SnapshotId, Stanza, names};
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
+use crate::snapshot::folder::Folder;
+use crate::snapshot::open;
+use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
@@ -125,7 +125,7 @@ struct Generation {
 impl Resealing<'_> {
     /// [S5.8]
     async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
-        let manifest = snapshot::read_head(self.repository, id, folder).await?;
+        let manifest = open::read_head(self.repository, id, folder).await?;
         let (generations, authentic) = self.read(&manifest, folder).await?;
         if !self.accepts(id, folder, authentic.standing) {
             let written = folder.manifest.as_ref().map(|info| info.modified);
@@ -290,7 +290,7 @@ async fn opens_without(
         return if safe { Ok(()) } else { Err(Error::truncated("it has no manifest yet")) };
     }
     if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
-        let manifest = snapshot::read_head(repository, id, folder).await?;
+        let manifest = open::read_head(repository, id, folder).await?;
         seals::authenticate(repository, folder, others, &manifest).await?;
     }
     Ok(())

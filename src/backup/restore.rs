@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
-use super::read::{Place, Stream, read_all, stream_failed};
 use super::rewrite::{digest, rewrite};
-use super::snapshot::OpenSnapshot;
 use crate::bolt::{Db, FileSource};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, Changes};
+use crate::snapshot::open::OpenSnapshot;
+use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;

@@ -1,14 +1,14 @@
 //! All that is known of one snapshot.
 
-use super::facts;
-use super::folder;
-use super::seals;
-use super::snapshot;
 use crate::envelope::key_ids;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, KeyId, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
+use crate::snapshot::facts;
+use crate::snapshot::folder;
+use crate::snapshot::open;
+use crate::snapshot::seals;
 use crate::store::Repository;
 
 /// One snapshot in full.
@@ -40,12 +40,12 @@ pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) ->
     let folder = folder::list_one(repository, id).await?;
     let lengths = folder.objects.values().chain(folder.seals.values()).chain(&folder.manifest);
     let stored_bytes = lengths.map(|info| info.len).sum();
-    let unsealed = match snapshot::unseal(repository, id, &folder, keys).await {
+    let unsealed = match open::unseal(repository, id, &folder, keys).await {
         Err(error) if error.kind() == crate::ErrorKind::WrongKey => None,
         unsealed => Some(unsealed.with(id)?),
     };
     let Some(unsealed) = unsealed else {
-        let manifest = snapshot::read_manifest(repository, id).await?;
+        let manifest = open::read_manifest(repository, id).await?;
         let generation = folder.seals.keys().next_back().copied();
         let generation = generation.ok_or_else(|| Error::truncated("it has no seal")).with(id)?;
         let seal = seals::read_seal(repository, id, generation).await?;

@@ -6,11 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
-use super::companions;
 use super::deep::{self, Deep};
-use super::folder;
-use super::read::{Place, pieces, read_all};
-use super::snapshot::{self, OpenSnapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportDetails, ReportOutcome,
@@ -18,6 +14,10 @@ use crate::format::{
 };
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
+use crate::snapshot::companions;
+use crate::snapshot::folder;
+use crate::snapshot::open::{self, OpenSnapshot};
+use crate::snapshot::read::{Place, pieces, read_all};
 use crate::store::Repository;
 use crate::task::{Control, Step};
 
@@ -232,7 +232,7 @@ async fn look_past(
         if chosen.contains(&id) {
             continue;
         }
-        match snapshot::unseal(repository, id, &folder, keys).await {
+        match open::unseal(repository, id, &folder, keys).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             Err(error) if error.kind() != ErrorKind::WrongKey => {
                 report.snapshots.push(Verified { outcome: Err(error), ..Verified::new(id) });
@@ -263,18 +263,18 @@ async fn one(
     match level {
         VerifyLevel::Quick => {
             let folder = folder::list_one(repository, id).await?;
-            let unsealed = snapshot::unseal(repository, id, &folder, keys).await?;
-            snapshot::open_facts(&unsealed)?;
+            let unsealed = open::unseal(repository, id, &folder, keys).await?;
+            open::open_facts(&unsealed)?;
             verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
-            snapshot::check_lengths(&unsealed.manifest, &folder)
+            open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
             let folder = folder::list_one(repository, id).await?;
             if folder.manifest.is_none() {
-                return Err(snapshot::missing_manifest(id, &folder));
+                return Err(open::missing_manifest(id, &folder));
             }
-            let manifest = snapshot::read_manifest(repository, id).await?;
-            snapshot::check_lengths(&manifest, &folder)?;
+            let manifest = open::read_manifest(repository, id).await?;
+            open::check_lengths(&manifest, &folder)?;
             digests(repository, &manifest, control).await
         }
         VerifyLevel::Full | VerifyLevel::Deep => {

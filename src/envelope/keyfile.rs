@@ -104,18 +104,28 @@ pub fn check_mode(path: &Path, mode: u32) -> Result<()> {
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] or [`ErrorKind::Io`].
 pub fn create(path: &Path, keyring: &Keyring) -> Result<()> {
-    let text = keyring.print();
+    create_file(path, keyring.print().expose()).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => error.hint(
+            "a keyring is never overwritten: choose another name, or `strongroom key rotate`",
+        ),
+        _ => error,
+    })
+}
+
+/// Writes a new file with mode 0600, to disk; never overwrites one. After an error there is no file.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] or [`ErrorKind::Io`].
+pub fn create_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             let message = format!("{} exists", path.display());
-            return Err(Error::new(ErrorKind::AlreadyExists, message).hint(
-                "a keyring is never overwritten: choose another name, or `strongroom key rotate`",
-            ));
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
         }
         Err(error) => return Err(Error::io(path, error)),
     };
-    let written = write_and_sync(&mut file, &text).and_then(|()| sync_directory(path));
+    let written = write_and_sync(&mut file, bytes).and_then(|()| sync_directory(path));
     written.map_err(|error| {
         let _ = fs::remove_file(path);
         Error::io(path, error)
@@ -138,7 +148,7 @@ pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
     let staged = path.with_file_name(name);
     let replaced = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-        write_and_sync(&mut file, &text)?;
+        write_and_sync(&mut file, text.expose())?;
         let made = file.metadata()?;
         // Who ran it as root must not take the keyring from the service that uses it.
         if (made.uid(), made.gid()) != (meta.uid(), meta.gid()) {
@@ -160,8 +170,8 @@ pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
     })
 }
 
-fn write_and_sync(file: &mut File, text: &SecretBytes) -> std::io::Result<()> {
-    file.write_all(text.expose())?;
+fn write_and_sync(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    file.write_all(bytes)?;
     file.sync_all()
 }
 

@@ -1,8 +1,11 @@
 //! What etcd and the network answer when it goes wrong, in our words.
 
 use std::error::Error as StdError;
+use std::iter::successors;
+use std::path::Path;
 use std::time::Duration;
 
+use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys};
 use tonic::{Code, Status};
 
 use super::trust::CA_AS_SERVER;
@@ -27,6 +30,23 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
         }
     }
     clean(&text)
+}
+
+/// The error for a certificate and a key that do not fit together, if that is what rustls found.
+pub(crate) fn key_mismatch(
+    error: &(dyn StdError + 'static),
+    cert: &Path,
+    key: &Path,
+) -> Option<Error> {
+    let is_mismatch = |error: &(dyn StdError + 'static)| {
+        let error = error.downcast_ref::<TlsError>();
+        matches!(error, Some(TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)))
+    };
+    successors(Some(error), |error| (*error).source()).any(is_mismatch).then(|| {
+        let (cert, key) = (cert.display(), key.display());
+        Error::usage(format!("{key}: this key does not belong to the certificate in {cert}"))
+            .hint("give the private key that the certificate was made for")
+    })
 }
 
 /// The connection did not come up.

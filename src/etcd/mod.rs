@@ -30,6 +30,8 @@ pub(crate) use failure::chain;
 #[cfg(any(feature = "agent", feature = "client"))]
 pub(crate) use failure::from_client;
 #[cfg(feature = "proxy")]
+pub(crate) use failure::key_mismatch;
+#[cfg(feature = "proxy")]
 pub(crate) use gather::{Gathered, gathered};
 #[cfg(feature = "client")]
 pub(crate) use keys::Pages;

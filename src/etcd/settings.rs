@@ -10,7 +10,7 @@ use tonic::transport::Endpoint;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::trust;
+use super::{failure, trust};
 use crate::error::{Error, Result};
 use crate::secret::SecretBytes;
 
@@ -175,10 +175,12 @@ impl EtcdSettings {
             None => endpoint.tls_config(tls.options),
         };
         endpoint.map_err(|error| {
-            Error::usage(format!(
-                "the TLS files do not fit together: {}",
-                super::failure::chain(&error)
-            ))
+            let files = self.cert.as_ref().zip(self.key.as_ref());
+            let mismatch = files.and_then(|(cert, key)| failure::key_mismatch(&error, cert, key));
+            mismatch.unwrap_or_else(|| {
+                let why = failure::chain(&error);
+                Error::usage(format!("the TLS files do not fit together: {why}"))
+            })
         })
     }
 

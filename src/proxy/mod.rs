@@ -291,10 +291,10 @@ fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
     if let Some((path, _)) = &options.client_certificate
         && clients.shows_a_name()
     {
-        let text = format!("{}: no certificate without a common name", path.display());
-        return Err(
-            Error::usage(text).hint("etcd would take the name for the user of every client")
-        );
+        let text = format!("{}: this certificate has a common name", path.display());
+        return Err(Error::usage(text).hint(
+            "give --client-cert one without: etcd would take the name for the user of every client",
+        ));
     }
     Ok(clients)
 }

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::error::{Error, Result};
-use crate::etcd::Gathered;
+use crate::etcd::{Gathered, key_mismatch};
 
 /// PEM files.
 pub struct ServerTls {
@@ -113,9 +113,11 @@ fn config(files: &ServerTls) -> Result<Arc<ServerConfig>> {
             builder.with_client_cert_verifier(verifier.map_err(|error| wrong(path, &error))?)
         }
     };
-    let mut config = builder
-        .with_single_cert(certificates(&files.cert)?, key)
-        .map_err(|error| wrong(&files.cert, &error))?;
+    let mut config =
+        builder.with_single_cert(certificates(&files.cert)?, key).map_err(|error| {
+            key_mismatch(&error, &files.cert, &files.key)
+                .unwrap_or_else(|| wrong(&files.cert, &error))
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

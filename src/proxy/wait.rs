@@ -19,8 +19,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// Takes `address` (`host:port`) without listening: whoever connects is refused until then.
 ///
 /// # Errors
-/// [`Io`](ErrorKind::Io) when that cannot be.
+/// [`Usage`](ErrorKind::Usage) when it does not have that form, [`Io`](ErrorKind::Io) when that cannot be.
 pub async fn bind(address: &str) -> Result<TcpSocket> {
+    status_server::check_address(address)?;
     let failed = |error| {
         Error::new(ErrorKind::Io, format!("cannot listen at {address}: {error}")).because(error)
     };
@@ -51,6 +52,8 @@ impl Proxy {
         tell: impl Fn(&Error),
     ) -> Result<Option<Self>> {
         let acceptor = super::acceptor(&mut options)?;
+        // Wrong files are an error now, not only when etcd has been reached.
+        super::clients_etcd(&options)?.balanced()?;
         let waiting = Waiting::default();
         // Ends with this function.
         let (_serving, end) = watch::channel(false);

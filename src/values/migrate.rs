@@ -85,6 +85,20 @@ impl Namespace {
         phase: MigrationPhase,
         settle: Duration,
     ) -> Result<()> {
+        self.set_phase_after(prefix, phase, sleep(settle)).await
+    }
+
+    /// As [`set_phase`](Self::set_phase), but waits for `settled`: only if the step is not refused at once, and
+    /// not if the keys are in that phase already.
+    ///
+    /// # Errors
+    /// As [`set_phase`](Self::set_phase).
+    pub async fn set_phase_after(
+        &self,
+        prefix: &[u8],
+        phase: MigrationPhase,
+        settled: impl Future<Output = ()>,
+    ) -> Result<()> {
         use MigrationPhase::{Admit, AdmitBack, Done, Off};
         let (keyring, _) = self.read().await?;
         let mut from = keyring.phase(prefix);
@@ -98,8 +112,13 @@ impl Namespace {
             from = AdmitBack;
         }
         check_step(prefix, from, phase)?;
-        sleep(settle).await;
-        if matches!(phase, Done | Off) {
+        let ends = matches!(phase, Done | Off);
+        if ends {
+            self.check_none_left(prefix, phase, phase).await?;
+        }
+        settled.await;
+        if ends {
+            // A program may have written meanwhile.
             self.check_none_left(prefix, phase, phase).await?;
         }
         self.put_phase(prefix, from, phase).await

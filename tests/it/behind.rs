@@ -152,7 +152,17 @@ impl Talk {
     }
 
     pub(crate) fn go_on(&mut self) {
-        writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
+        self.say("");
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    /// Says a line and waits for the answer.
+    pub(crate) fn ask(&mut self, line: &str, expected: &str) {
+        self.say(line);
+        self.wait_for(expected);
     }
 
     /// What it prints until its end.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use strongroom::ErrorKind;
 use strongroom::backup::{Scope, apply_prune, copy, open_replica, plan_prune};
+
 use strongroom::keys::MasterKeys;
 use strongroom::store::Repository;
 use strongroom::task::Control;

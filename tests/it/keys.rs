@@ -6,6 +6,7 @@ use strongroom::ErrorKind;
 use strongroom::backup::{
     Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
 };
+
 use strongroom::format::KeyState;
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::task::Control;

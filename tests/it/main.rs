@@ -47,6 +47,7 @@ mod program_to_cluster;
 mod program_value;
 mod proxied;
 mod proxy_answers;
+mod proxy_apiservers;
 mod proxy_audit;
 mod proxy_bounds;
 mod proxy_chaos;

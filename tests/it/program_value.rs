@@ -1,6 +1,7 @@
 //! `strongroom value …`, as a shell uses it.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -64,7 +65,7 @@ fn from_the_first_key_to_the_last() {
     assert!(error.contains("/b") && !error.contains("hunter2"), "{error}");
 
     shell.etcd.etcdctl(&["put", "/app/x", "unencrypted"]);
-    shell.etcd.etcdctl(&["put", "/app/y", "in clear too"]);
+    shell.etcd.etcdctl(&["put", "/app/y", "unencrypted too"]);
     assert_eq!(shell.json(&["status"])["unencrypted"], 2);
     let phase = |phase: &str, more: &[&str]| {
         let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", phase];
@@ -73,6 +74,7 @@ fn from_the_first_key_to_the_last() {
     let (status, _, error) = shell.run(&["migrate", "--prefix", "/app/", "--phase", "off"], b"");
     assert_eq!(status, Some(1), "{error}");
     assert!(error.contains("phase done") && error.contains("admit-back"), "{error}");
+    assert!(!error.contains("waiting"), "{error}");
     assert_eq!(phase("encrypt", &["--dry-run"])["sealed"], 2);
     assert_eq!(phase("admit", &[])["phase"], "admit");
     let status = shell.json(&["status"]);
@@ -82,9 +84,10 @@ fn from_the_first_key_to_the_last() {
     let args = ["migrate", "--prefix", "/app/", "--settle", "1ms", "--phase", "done"];
     let (status, _, error) = shell.run(&args, b"");
     assert_eq!(status, Some(1), "{error}");
-    assert!(error.contains("/app/late"), "{error}");
+    assert!(error.contains("/app/late") && !error.contains("waiting"), "{error}");
     shell.etcd.etcdctl(&["del", "/app/late"]);
-    phase("done", &[]);
+    let (status, _, said) = shell.run(&args, b"");
+    assert!(status == Some(0) && said.contains("waiting 1ms"), "{said}");
     assert_eq!(shell.json(&["migrate", "--prefix", "/app/"])["unchanged"], 2);
 
     let same = shell.json(&["rotate", "--older-than", "1d", "--used", "1000"]);
@@ -114,7 +117,14 @@ fn from_the_first_key_to_the_last() {
     let (status, record, error) = shell.run(&["keyring", "export"], b"");
     assert_eq!(status, Some(0), "{error}");
     let (status, ..) = shell.run(&["keyring", "export", "-o", &file], b"");
-    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record));
+    assert_eq!((status, std::fs::read(&file).unwrap()), (Some(0), record.clone()));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&file, "an older one").unwrap();
+    let (status, _, error) = shell.run(&["keyring", "export", "-o", &file], b"");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("exists") && error.contains("another name"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"an older one");
+    std::fs::write(&file, &record).unwrap();
     shell.etcd.etcdctl(&["del", "/strongroom/keyring"]);
     for refused in ["init", "status"] {
         let (status, _, error) = shell.run(&[refused], b"");

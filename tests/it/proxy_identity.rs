@@ -1,15 +1,17 @@
 //! Who a client is to an etcd that takes users from certificates: never the proxy.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use futures::future::join_all;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use tempfile::TempDir;
 
 use crate::behind::Behind;
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
-use crate::proxy_gate::{Authority, Program, output};
+use crate::proxy_gate::{Authority, Program, keyring, output};
 
 fn refusal(error: &Error) -> (i32, String) {
     match error {
@@ -192,6 +194,30 @@ async fn without_certificate(authority: &Authority, proxy: &Program, user: bool)
     }
     let endpoint = format!("https://{}", proxy.address);
     Client::connect([endpoint], Some(options)).await.unwrap()
+}
+
+/// The certificate for clients, the one for clients' calls to etcd, and the one for the proxy's own calls.
+#[test]
+fn a_key_of_another_certificate_is_named() {
+    let dir = TempDir::new().unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    let own = KeyPair::generate().unwrap();
+    let [cert, key] =
+        ["tls.crt", "tls.key"].map(|name| dir.path().join(name).display().to_string());
+    fs::write(&cert, params.self_signed(&own).unwrap().pem()).unwrap();
+    fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let keyring = keyring(dir.path());
+    for (cert_flag, key_flag) in
+        [("--listen-cert", "--listen-key"), ("--client-cert", "--client-key"), ("--cert", "--key")]
+    {
+        let args = ["proxy", "-k", &keyring, "--endpoints=https://127.0.0.1:1"];
+        let files = ["--listen=127.0.0.1:0", cert_flag, &cert, key_flag, &key];
+        let (status, text) = output(&[&args[..], &files].concat());
+        assert_eq!(status, Some(2), "{cert_flag}: {text}");
+        let wanted = format!("{key}: this key does not belong to the certificate in {cert}");
+        assert!(text.contains(&wanted), "{cert_flag}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

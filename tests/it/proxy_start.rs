@@ -95,6 +95,22 @@ async fn a_proxy_waits_for_its_etcd() {
     proxy.end();
 }
 
+/// The settings are wrong, not the network.
+#[test]
+fn an_address_to_listen_at_is_host_and_port() {
+    let dir = TempDir::new().unwrap();
+    let key = keyring(dir.path());
+    for bad in ["nonsense", "127.0.0.1", ":2479", "127.0.0.1:", "127.0.0.1:65536", ""] {
+        for flag in ["--listen", "--metrics-listen"] {
+            let args = ["proxy", "-k", &key, "--listen=127.0.0.1:0"];
+            let args = if flag == "--listen" { &args[..3] } else { &args[..] };
+            let (status, text) = output(&[args, &[&format!("{flag}={bad}")]].concat());
+            assert_eq!(status, Some(2), "{flag} {bad}: {text}");
+            assert!(text.contains("HOST:PORT"), "{flag} {bad}: {text}");
+        }
+    }
+}
+
 #[test]
 fn a_proxy_that_waits_ends_when_it_is_told_to() {
     let dir = TempDir::new().unwrap();

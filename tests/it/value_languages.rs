@@ -35,7 +35,9 @@ fn vectors(mut command: Command) {
 
 #[test]
 fn golden_values_in_python() {
-    vectors(in_python("vectors"));
+    let mut command = python();
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(client("value_vectors.py"));
+    vectors(command);
 }
 
 #[test]

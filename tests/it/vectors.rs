@@ -13,6 +13,7 @@ use strongroom::backup::{
     Accept, BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
     reseal,
 };
+
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::envelope::{
     DataKey, NewSeal, ObjectOpener, ObjectSealer, keyfile, open_seal, seal_data_key,

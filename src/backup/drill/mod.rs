@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use etcd_client::GetOptions;
 
 use self::scratch::ScratchEtcd;
-use super::inside::{Inside, look_inside};
 use super::member::{MemberOptions, restore_member};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -19,6 +18,7 @@ use crate::format::{
 };
 use crate::keys::MasterKeys;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
+use crate::snapshot::inside::{Inside, look_inside};
 use crate::store::Repository;
 use crate::task::Control;
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::plan::{PrunePlan, Removal, Sweep};
-use crate::backup::{folder, seals, snapshot};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportDetails, ReportOutcome,
     ReportScope, ReportStep, SnapshotId, names,
 };
 use crate::keys::MasterKeys;
+use crate::snapshot::{folder, open, seals};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
@@ -227,12 +227,12 @@ pub async fn undo_removal(
         return Err(swept());
     }
     let named = async {
-        let manifest = snapshot::read_tombstone(repository, id).await?;
+        let manifest = open::read_tombstone(repository, id).await?;
         let standing = seals::authenticate(repository, &folder, keys, &manifest).await?.standing;
         if !standing.counts() {
             return Err(Error::new(ErrorKind::Refused, standing.to_string()));
         }
-        snapshot::check_lengths(&manifest, &folder)?;
+        open::check_lengths(&manifest, &folder)?;
         Ok(manifest.print())
     };
     let manifest = named.await.context(format!("snapshot {id}"))?;
@@ -253,7 +253,7 @@ pub async fn undo_removal(
 pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
     if folder.manifest.is_none() && folder.tombstone.is_none() {
-        return Err(snapshot::missing_manifest(id, &folder));
+        return Err(open::missing_manifest(id, &folder));
     }
     // What it says does not matter, and whoever pinned it first has said why.
     match folder.keep {

@@ -7,13 +7,13 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
-use crate::backup::folder::{self, Folder};
-use crate::backup::grace::GRACE;
-use crate::backup::seals;
-use crate::backup::snapshot;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, SnapshotId};
 use crate::keys::MasterKeys;
+use crate::snapshot::folder::{self, Folder};
+use crate::snapshot::grace::GRACE;
+use crate::snapshot::open;
+use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
@@ -158,7 +158,7 @@ pub async fn plan_removal(
     let mut plan = PrunePlan::default();
     for id in ids {
         let folder = folder::list_one(repository, *id).await?;
-        let unsealed = snapshot::unseal(repository, *id, &folder, keys).await;
+        let unsealed = open::unseal(repository, *id, &folder, keys).await;
         let cluster = unsealed.context(format!("snapshot {id}"))?.manifest.body().cluster.clone();
         let refused = match (&folder.keep, unknown(&folder)) {
             (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
@@ -342,9 +342,9 @@ async fn head(
 ) -> Result<Head> {
     let is_removed = folder.manifest.is_none();
     let manifest = match (is_removed, &folder.tombstone) {
-        (false, _) => snapshot::read_manifest(repository, id).await,
+        (false, _) => open::read_manifest(repository, id).await,
         (true, Some(_)) if is_swept_to_the_seals(folder) => return Ok(Head::Other),
-        (true, Some(_)) => snapshot::read_tombstone(repository, id).await,
+        (true, Some(_)) => open::read_tombstone(repository, id).await,
         (true, None) => return Ok(Head::Other),
     };
     let manifest = manifest.context(format!("snapshot {id}"))?;
@@ -362,6 +362,6 @@ async fn head(
         );
     }
     // What cannot be restored pushes nothing out that can.
-    snapshot::check_lengths(&manifest, folder).context(format!("snapshot {id}"))?;
+    open::check_lengths(&manifest, folder).context(format!("snapshot {id}"))?;
     Ok(Head::Snapshot(Box::new(manifest)))
 }

@@ -1,6 +1,7 @@
 //! `value …`
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,12 +210,14 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         .phase
         .is_none_or(|phase| matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt));
     if let (Some(phase), false) = (args.phase, args.dry_run) {
-        context.output.note(&format!(
-            "phase {}: waiting {:?} until every program has followed",
-            phase.name(),
-            args.settle.0
-        ));
-        opened.set_phase(prefix, phase, args.settle.0).await?;
+        let settled = async {
+            let (phase, settle) = (phase.name(), args.settle.0);
+            context.output.note(&format!(
+                "phase {phase}: waiting {settle:?} until every program has followed"
+            ));
+            tokio::time::sleep(settle).await;
+        };
+        opened.set_phase_after(prefix, phase, settled).await?;
         if converts {
             // A program that has not followed yet still writes as in the phase before.
             tokio::time::sleep(args.settle.0).await;
@@ -285,6 +288,15 @@ async fn change(
     Ok(ExitCode::SUCCESS)
 }
 
+fn write_new(path: &Path, record: &[u8]) -> Result<()> {
+    keyfile::create_file(path, record).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => error.hint(
+            "an exported keyring is never overwritten: choose another name, and keep the old file until this one is backed up",
+        ),
+        _ => error,
+    })
+}
+
 async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<ExitCode> {
     let client = context.settings.etcd()?.connect().await?;
     match command {
@@ -293,7 +305,7 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
             match output {
                 None => print(&record)?,
                 Some(path) => {
-                    std::fs::write(&path, record).map_err(|error| Error::io(&path, error))?;
+                    write_new(&path, &record)?;
                     let path = path.display();
                     context
                         .output

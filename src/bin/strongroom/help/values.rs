@@ -137,7 +137,7 @@ pub(crate) const VALUE_EXPORT: &str = "\
 Write the value keyring to a file, sealed as in etcd. Needs no master key.
 
 Backups of etcd hold the keyring too. Export it again after each rotation: an older keyring does not open newer \
-values.";
+values. A file that exists is not overwritten.";
 pub(crate) const VALUE_EXPORT_MORE: &str = "\
 Examples:
   strongroom value keyring export -o keyring.sealed

@@ -10,7 +10,8 @@ use super::frames::{Compressed, FRAME_LEN, FramePool, compress_padded, kib};
 use super::grace::{Since, still_there};
 use super::input::{Input, Live};
 use super::options::BackupOptions;
-use super::snapshot::DatabaseReader;
+use super::read_back::read_back;
+use super::reader::DatabaseReader;
 use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -31,16 +32,16 @@ use zeroize::Zeroizing;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What a snapshot is made of beside its database.
-pub(super) struct Content {
-    pub(super) id: SnapshotId,
-    pub(super) companions: Option<Zeroizing<Vec<u8>>>,
+pub(crate) struct Content {
+    pub(crate) id: SnapshotId,
+    pub(crate) companions: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
 ///
 /// # Errors
 /// Those of [`backup`](super::backup).
-pub(super) async fn write_snapshot(
+pub(crate) async fn write_snapshot(
     repository: &Repository,
     keys: &MasterKeys,
     options: &BackupOptions,
@@ -73,12 +74,12 @@ pub(super) async fn write_snapshot(
 }
 
 /// What was written.
-pub(super) struct Written {
-    pub(super) members: Option<Comparison>,
-    pub(super) revision: u64,
-    pub(super) compact_revision: u64,
-    pub(super) database_bytes: u64,
-    pub(super) stored_bytes: u64,
+pub(crate) struct Written {
+    pub(crate) members: Option<Comparison>,
+    pub(crate) revision: u64,
+    pub(crate) compact_revision: u64,
+    pub(crate) database_bytes: u64,
+    pub(crate) stored_bytes: u64,
 }
 
 /// One snapshot being written.
@@ -118,7 +119,7 @@ impl Writer<'_> {
         )
         .await
         .context("reading back")?;
-        let read_back = self.control.guard(facts::read_back(reader, etcd));
+        let read_back = self.control.guard(read_back(reader, etcd));
         let mut facts = read_back.await.context("reading back")?;
         let members = match live {
             Some(live) => Some(self.control.guard(compare(&live, &mut facts)).await?),

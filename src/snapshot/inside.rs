@@ -11,8 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::open::OpenSnapshot;
 use super::read::open_frames;
-use super::snapshot::{DatabaseReader, OpenSnapshot};
+use super::reader::DatabaseReader;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto::CHUNK_LEN;
 use crate::error::{Context, Error, Result};
@@ -98,13 +99,13 @@ struct Chunk {
 
 impl Frames {
     /// To be read from a thread that may block; spools below `dir`.
-    pub(super) fn new(reader: DatabaseReader, dir: &Path) -> Self {
+    pub(crate) fn new(reader: DatabaseReader, dir: &Path) -> Self {
         let spool = Arc::new(Scratch::new(dir, reader.index()));
         Self::over(reader, spool)
     }
 
     /// Over a spool that may hold frames already.
-    pub(super) fn over(reader: DatabaseReader, spool: Arc<Scratch>) -> Self {
+    pub(crate) fn over(reader: DatabaseReader, spool: Arc<Scratch>) -> Self {
         let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
         let seen = vec![false; reader.frames()];
         Self {

@@ -15,7 +15,7 @@ use crate::format::Sha256;
 use crate::task::Buffer;
 
 /// Bytes of database in one frame.
-pub(super) const FRAME_LEN: usize = 1 << 20;
+pub(crate) const FRAME_LEN: usize = 1 << 20;
 
 /// A compressed frame.
 pub(crate) struct Compressed {

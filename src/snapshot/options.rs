@@ -29,7 +29,7 @@ pub struct BackupOptions {
 
 impl BackupOptions {
     /// The moment that the snapshot is of.
-    pub(super) fn moment(&self) -> SystemTime {
+    pub(crate) fn moment(&self) -> SystemTime {
         self.taken.unwrap_or_else(SystemTime::now)
     }
 }

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256 as Hasher};
 use tokio::sync::mpsc;
 
-use super::snapshot::DatabaseReader;
+use super::reader::DatabaseReader;
 use crate::error::{Error, Result};
 use crate::format::{ObjectEntry, Sha256};
 use crate::store::Repository;
@@ -35,7 +35,7 @@ const AHEAD: usize = 2;
 
 /// Where each frame goes as soon as it is open, in whatever order that is.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Nowhere,
     /// To its place in a file of this path.
     File(Arc<File>, PathBuf),
@@ -55,13 +55,13 @@ impl Place {
 }
 
 /// What takes bytes in order.
-pub(super) type Stream = Box<dyn Write + Send>;
+pub(crate) type Stream = Box<dyn Write + Send>;
 
 /// Reads the whole database into `place`, and in order into `stream`; compares its SHA-256 with the index's.
 ///
 /// # Errors
 /// The first that any frame meets; [`Tampered`](crate::ErrorKind::Tampered) when the digest differs.
-pub(super) async fn read_all(
+pub(crate) async fn read_all(
     reader: &DatabaseReader,
     place: Place,
     mut stream: Option<Stream>,
@@ -95,12 +95,12 @@ pub(super) async fn read_all(
     Ok(stream)
 }
 
-pub(super) fn stream_failed(error: std::io::Error) -> Error {
+pub(crate) fn stream_failed(error: std::io::Error) -> Error {
     Error::io("output", error)
 }
 
 /// Fetches and opens frames in batches, several at a time, and sends them in order.
-pub(super) async fn open_frames(
+pub(crate) async fn open_frames(
     reader: DatabaseReader,
     frames: Range<usize>,
     place: Place,
@@ -139,7 +139,7 @@ pub(super) async fn open_frames(
 
 /// An object as it is stored, in pieces. The last item is an error when its SHA-256 is not the manifest's: nothing is
 /// to be made of the pieces before the stream has ended.
-pub(super) fn pieces(
+pub(crate) fn pieces(
     repository: &Repository,
     name: &str,
     object: &ObjectEntry,

@@ -24,7 +24,7 @@ pub(crate) struct Authentic {
 }
 
 /// What a snapshot's seals vouch for.
-pub(super) fn manifest_digest(manifest: &Manifest) -> Sha256 {
+pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
     Sha256(crypto::sha256(&[&manifest.print()]))
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn authenticate(
     tried.finish()
 }
 
-pub(super) fn too_many(id: SnapshotId) -> Error {
+pub(crate) fn too_many(id: SnapshotId) -> Error {
     let message = format!(
         "snapshot {id} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
         MOST_SEAL_BYTES >> 20
@@ -62,7 +62,7 @@ pub(super) fn too_many(id: SnapshotId) -> Error {
 }
 
 /// The generations to read, from the highest down, and whether those are all.
-pub(super) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
+pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
     let mut bytes = 0u64;
     let fits = |info: &crate::store::ObjectInfo| {
         bytes = bytes.saturating_add(info.len);
@@ -95,7 +95,7 @@ pub(crate) async fn read_seal(
 }
 
 /// What the seals of a manifest that were read so far have shown.
-pub(super) struct Tried<'a> {
+pub(crate) struct Tried<'a> {
     manifest: &'a Manifest,
     object: Sha256,
     keys: &'a MasterKeys,
@@ -108,7 +108,7 @@ pub(super) struct Tried<'a> {
 }
 
 impl<'a> Tried<'a> {
-    pub(super) fn new(manifest: &'a Manifest, keys: &'a MasterKeys) -> Self {
+    pub(crate) fn new(manifest: &'a Manifest, keys: &'a MasterKeys) -> Self {
         let object = manifest_digest(manifest);
         Self {
             manifest,
@@ -125,7 +125,7 @@ impl<'a> Tried<'a> {
     ///
     /// # Errors
     /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
-    pub(super) fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
+    pub(crate) fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -173,7 +173,7 @@ impl<'a> Tried<'a> {
     }
 
     /// What they come to: the manifest is authenticated by the data key of the best.
-    pub(super) fn finish(self) -> Result<Authentic> {
+    pub(crate) fn finish(self) -> Result<Authentic> {
         let (body, id) = (self.manifest.body(), self.manifest.body().snapshot);
         let Some((standing, seal, opened)) = self.best else {
             let none = || Error::truncated(format!("snapshot {id} has no seal"));
