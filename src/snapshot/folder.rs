@@ -23,19 +23,19 @@ pub(crate) struct Folder {
     /// Names in it that this version does not know.
     pub(crate) foreign: Vec<String>,
     pub(crate) seals: BTreeMap<u32, ObjectInfo>,
-    /// Every other object, by its name within the folder.
-    pub(crate) objects: BTreeMap<String, ObjectInfo>,
+    /// Every other object.
+    pub(crate) objects: BTreeMap<Part, ObjectInfo>,
 }
 
 impl Folder {
-    /// The length of the object `role`, if it is there.
-    pub(crate) fn length(&self, role: &str) -> Option<u64> {
-        self.objects.get(role).map(|info| info.len)
+    /// The length of the object `part`, if it is there.
+    pub(crate) fn length(&self, part: &Part) -> Option<u64> {
+        self.objects.get(part).map(|info| info.len)
     }
 
     /// How long ago index or seal was written, whichever is older: what a later object says hides nothing.
     pub(crate) fn sealed_since(&self, now: SystemTime) -> Option<Duration> {
-        let index = self.objects.get("index");
+        let index = self.objects.get(&Part::Index);
         now.duration_since(self.seals.values().chain(index).map(|info| info.modified).min()?).ok()
     }
 
@@ -99,7 +99,7 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
                 folder.seals.insert(generation, info);
             }
             part => {
-                folder.objects.insert(part.to_string(), info);
+                folder.objects.insert(part, info);
             }
         }
     }
