@@ -345,6 +345,15 @@ async fn a_report_under_a_retired_key() {
     assert_eq!(listed[0].report.as_ref().unwrap(), &readable);
     store_report(&victim.repo.repository, &owner(), &report).await.unwrap();
     assert_eq!(victim.plan(1).await.keep.len(), 2);
+    // The independent reader reads both lines and the details.
+    let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \
+        keys = open.Keys(repo, pathlib.Path(sys.argv[2])); \
+        print(*[(h['outcome'], d['checks'], w) for h, d, w in [open.open_report(repo, sys.argv[3], keys, open.repository_id(repo))]])";
+    let keyring = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring");
+    let mut command = python();
+    command.current_dir(vector("")).args(["-c", script]).arg(victim.repo.dir.path()).arg(keyring);
+    let out = command.arg(listed[0].id.to_string()).output().unwrap();
+    assert_eq!(text(&out.stdout), "('passed', [], 0)\n", "{}", text(&out.stderr));
 }
 
 fn ids(value: &Value) -> Vec<&str> {

@@ -39,7 +39,9 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
     let repository = match args.offline && context.settings.keyring_paths().next().is_some() {
         true => None,
         false => Some(context.repository().await.map_err(|error| match error.kind() {
-            ErrorKind::Usage => error.hint("give it, or --offline to seal the snapshots later"),
+            ErrorKind::Usage => {
+                error.hint("give one with --repository, or --offline to change the key only")
+            }
             _ => error,
         })?),
     };
