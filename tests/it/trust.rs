@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, backup, copy, judge, latest,
-    open_replica, plan_prune, reports, reseal, show, snapshots, store_report,
+    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, apply_prune, backup,
+    check_removable, copy, judge, latest, open_replica, plan_prune, plan_removal, reports, reseal,
+    show, snapshots, store_report, undo_removal,
 };
 use strongroom::crypto::{sha256, system_rng};
 use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
@@ -22,8 +23,9 @@ use strongroom::keys::trust::{Distrust, Standing};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::task::Control;
 
+use crate::faulty::Faulty;
 use crate::place::{Place, exits, text};
-use crate::support::{TestRepo, key, keys, local, small_database};
+use crate::support::{TestRepo, key, keys, local, python, restore_bytes, small_database, vector};
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -270,6 +272,25 @@ async fn more_seals_than_are_read() {
     assert!(plan.findings.iter().any(|finding| finding.contains("unknown")), "{:?}", plan.findings);
 }
 
+/// [S5.18]: who knows a snapshot's id needs no right to list.
+#[tokio::test]
+async fn a_snapshot_by_its_id_where_nothing_is_listed() {
+    let victim = Victim::new().await;
+    let id = victim.genuine[1];
+    fs::rename(victim.repo.object(id, "seal.2"), victim.repo.object(id, "seal.1")).unwrap();
+    let blind = Faulty::blind(local(victim.repo.dir.path()));
+    let blind = victim.repo.through(Arc::new(blind)).await.unwrap();
+    let error = snapshots(&blind, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    // The name and the line disagree: still by name, still checked.
+    let error = restore_bytes(&blind, &owner(), id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tampered, "{error}");
+    restore_bytes(&blind, &owner(), victim.genuine[0]).await.unwrap();
+    assert_eq!(show(&blind, &owner(), victim.genuine[0]).await.unwrap().standing, Standing::Counts);
+    let error = restore_bytes(&blind, &owner(), SnapshotId(7)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+}
+
 /// A stanza that no key here opens is somebody's: its seal is deleted only if the new one has it, or on demand.
 #[tokio::test]
 async fn a_seal_with_somebodys_stanza_stays() {
@@ -299,6 +320,54 @@ async fn a_seal_with_somebodys_stanza_stays() {
     assert!(!repo.object(id, "seal.1").exists());
 }
 
+/// What was removed and can be brought back is sealed again too: else a rotation would make the removal final.
+#[tokio::test]
+async fn a_removed_snapshot_is_sealed_again() {
+    let repo = TestRepo::new().await;
+    let (control, accept) = (Control::default(), Accept::Counting);
+    let id = repo.backup(&keys(&[OLD])).await.id;
+    let plan = plan_removal(&repo.repository, &keys(&[OLD]), &[id]).await.unwrap();
+    apply_prune(&repo.repository, &plan, &control).await.unwrap();
+    let error = check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap_err();
+    assert!(error.to_string().contains(&id.to_string()), "{error}");
+    let rotating = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
+    let drop = [key(OLD).id()];
+    let report = reseal(&repo.repository, &rotating, Scope::All, &drop, accept, &control);
+    assert_eq!(report.await.unwrap().resealed, [id]);
+    check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap();
+    undo_removal(&repo.repository, &owner(), id).await.unwrap();
+    repo.restore(&states(&[(NEW, KeyState::Primary)]), id).await.unwrap();
+}
+
+/// A tombstone that a retired key vouches for brings nothing back.
+#[tokio::test]
+async fn a_forged_tombstone_is_not_undone() {
+    let victim = Victim::new().await;
+    let forged = taken(&victim.repo, &thief(), 0).await;
+    fs::rename(victim.repo.object(forged, "manifest"), victim.repo.object(forged, "tombstone"))
+        .unwrap();
+    let error = undo_removal(&victim.repo.repository, &owner(), forged).await.unwrap_err();
+    assert!(error.to_string().contains("not trusted"), "{error}");
+    assert!(!victim.repo.object(forged, "manifest").exists());
+}
+
+/// Source and copy were each sealed again: the copy says so instead of passing over it.
+#[tokio::test]
+async fn a_copy_with_seals_of_its_own() {
+    let repo = TestRepo::new().await;
+    let control = Control::default();
+    let id = repo.backup(&keys(&[OLD])).await.id;
+    let dir = tempfile::tempdir().unwrap();
+    let (replica, _) = open_replica(&repo.repository, local(dir.path()), false).await.unwrap();
+    copy(&repo.repository, &replica, &keys(&[OLD]), Scope::All, &control).await.unwrap();
+    let rotating = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
+    for repository in [&repo.repository, &replica] {
+        reseal(repository, &rotating, Scope::All, &[], Accept::Counting, &control).await.unwrap();
+    }
+    let again = copy(&repo.repository, &replica, &rotating, Scope::All, &control).await.unwrap();
+    assert_eq!((again.present, again.differing), (1, vec![format!("snapshots/{id}/seal.2")]));
+}
+
 /// A report counts as a snapshot does, and is readable without a key but for its details.
 #[tokio::test]
 async fn a_report_under_a_retired_key() {
@@ -325,6 +394,15 @@ async fn a_report_under_a_retired_key() {
     assert_eq!(listed[0].report.as_ref().unwrap(), &readable);
     store_report(&victim.repo.repository, &owner(), &report).await.unwrap();
     assert_eq!(victim.plan(1).await.keep.len(), 2);
+    // The independent reader reads both lines and the details.
+    let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \
+        keys = open.Keys(repo, pathlib.Path(sys.argv[2])); \
+        print(*[(h['outcome'], d['checks'], w) for h, d, w in [open.open_report(repo, sys.argv[3], keys, open.repository_id(repo))]])";
+    let keyring = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring");
+    let mut command = python();
+    command.current_dir(vector("")).args(["-c", script]).arg(victim.repo.dir.path()).arg(keyring);
+    let out = command.arg(listed[0].id.to_string()).output().unwrap();
+    assert_eq!(text(&out.stdout), "('passed', [], 0)\n", "{}", text(&out.stderr));
 }
 
 fn ids(value: &Value) -> Vec<&str> {
@@ -376,6 +454,14 @@ fn a_rotation_in_its_steps() {
     let forged: Value = serde_json::from_slice(&out.stdout).unwrap();
     let forged = forged["id"].as_str().unwrap();
     assert_eq!(trust(&place)[3], "not trusted: sealed by a retired key");
+    // The independent reader sees it so too.
+    let read = |which: &str| {
+        let mut command = python();
+        command.arg(vector("open.py")).arg(place.path("repo")).arg(which);
+        text(&command.arg("--keyring").arg(place.path("keyring")).output().unwrap().stderr)
+    };
+    assert!(read(forged).contains("is not trusted"), "{}", read(forged));
+    assert_eq!(read("latest"), "");
     let error = place.fail(1, &["restore", forged, "-o", "out.db"]);
     assert!(error.contains("not trusted: sealed by a retired key"), "{error}");
     assert!(error.contains("--accept-untrusted"), "{error}");
