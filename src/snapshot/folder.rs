@@ -98,17 +98,17 @@ pub(crate) async fn list_or_look_up(repository: &Repository, id: SnapshotId) -> 
 }
 
 async fn look_up(repository: &Repository, id: SnapshotId, denied: Error) -> Result<Folder> {
-    let manifest = names::snapshot_object(id, "manifest");
+    let manifest = Part::Manifest.of(id);
     let Ok(bytes) = repository.get(&manifest, MAX_MANIFEST as u64).await else {
         return Err(denied);
     };
     let objects = Manifest::parse(&bytes).map(|manifest| manifest.body().objects.clone());
-    let roles = objects.unwrap_or_default().into_iter().map(|object| object.role);
-    let fixed = ["manifest", "tombstone", "sweep", "keep"].map(str::to_owned);
-    let seals = (1..=SEALS_BY_NAME).map(|generation| format!("seal.{generation}"));
-    let parts: Vec<String> = fixed.into_iter().chain(roles).chain(seals).collect();
+    let named = objects.unwrap_or_default().into_iter().map(|object| object.part);
+    let fixed = [Part::Manifest, Part::Tombstone, Part::Sweep, Part::Keep];
+    let seals = (1..=SEALS_BY_NAME).map(Part::Seal);
+    let parts: Vec<Part> = fixed.into_iter().chain(named).chain(seals).collect();
     let mut infos = stream::iter(parts)
-        .map(|part| async move { repository.info(&names::snapshot_object(id, &part)).await })
+        .map(|part| async move { repository.info(&part.of(id)).await })
         .buffered(LOOK_UPS);
     let mut found = Vec::new();
     while let Some(info) = infos.next().await {
