@@ -1,11 +1,15 @@
 //! Master keys that a passphrase opens, kept in the repository (SPEC.md §2, `keys/`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::uri::NamedKey;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
-use crate::keys::{LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
+use crate::format::{KeyId, KeyState, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
+use crate::keys::{
+    LocalKey, MasterKey, MasterKeys, create_passphrase_object, open_passphrase_object,
+};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::run_blocking;
@@ -52,6 +56,33 @@ pub async fn create_passphrase_key(
     let name = names::key_name(key.id(), 1);
     repository.put_once(&name, object.print()?.into()).await?;
     Ok(key)
+}
+
+/// Adds the keys that `word` opens: the named ones to seal, and without a name all the others to open only.
+///
+/// # Errors
+/// [`WrongKey`](ErrorKind::WrongKey) when `word` does not open a key that is named; those of [`open_passphrase_keys`].
+pub async fn open_named(
+    repository: &Repository,
+    word: SecretBytes,
+    named: &[Option<NamedKey>],
+    keys: &mut MasterKeys,
+) -> Result<()> {
+    let mut opened = open_passphrase_keys(repository, word).await?;
+    for NamedKey { id, retiring } in named.iter().flatten().copied() {
+        let Some(at) = opened.iter().position(|key| key.id() == id) else {
+            let message = format!("the passphrase opens no key {id}");
+            return Err(Error::new(ErrorKind::WrongKey, message)
+                .hint("`strongroom key list` shows the passphrase keys of the repository"));
+        };
+        let state = if retiring { KeyState::Retiring } else { KeyState::Sealing };
+        keys.add(Arc::new(opened.swap_remove(at)), state);
+    }
+    if named.contains(&None) {
+        // Whoever can write to the repository can put an old key's object back: it opens, and vouches for nothing.
+        opened.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
+    }
+    Ok(())
 }
 
 /// Nobody may make a key that nobody would open.

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use strongroom::agent::Schedule;
 use strongroom::backup::BackupOptions;
 use strongroom::crypto::Suite;
+use strongroom::custody::{MasterKeyUri, NamedKey};
 use strongroom::etcd::EtcdSettings;
-use strongroom::format::{ClusterName, KeyId, Uuid};
+use strongroom::format::{ClusterName, Uuid};
 use strongroom::secret::SecretBytes;
 use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
@@ -116,60 +117,6 @@ pub(crate) struct Settings {
     pub(crate) copy: CopyConfig,
     pub(crate) agent: AgentConfig,
     etcd: EtcdArgs,
-}
-
-/// Where a master key is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum MasterKeyUri {
-    /// A keyring file.
-    File(PathBuf),
-    /// Keys in the repository, behind a passphrase.
-    Passphrase(Option<NamedKey>),
-}
-
-/// A key behind a passphrase, named: only such a key seals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NamedKey {
-    pub(crate) id: KeyId,
-    /// It is being replaced: it still opens, and no longer seals.
-    pub(crate) retiring: bool,
-}
-
-impl std::fmt::Display for MasterKeyUri {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Passphrase(None) => f.write_str("passphrase"),
-            Self::Passphrase(Some(NamedKey { id, retiring })) => {
-                write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
-            }
-        }
-    }
-}
-
-impl std::str::FromStr for MasterKeyUri {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
-            None if text == "passphrase" => Ok(Self::Passphrase(None)),
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            Some(("passphrase", name)) => {
-                let (id, retiring) = match name.strip_suffix("?retiring") {
-                    Some(id) => (id, true),
-                    None => (name, false),
-                };
-                let id = id.parse().map_err(|error: Error| {
-                    Error::usage(format!("{text:?}: {error}"))
-                        .hint("`strongroom key list` shows the ids of the passphrase keys")
-                })?;
-                Ok(Self::Passphrase(Some(NamedKey { id, retiring })))
-            }
-            _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
-                "use file:PATH for a keyring file, or passphrase:KEYID for a key in the repository",
-            )),
-        }
-    }
 }
 
 impl Settings {
@@ -545,21 +492,5 @@ mod tests {
         let settings = filed(text, &["--cluster", "typed"]).unwrap();
         assert_eq!(settings.cluster.unwrap().as_str(), "typed");
         assert_eq!(settings.repository.as_deref(), Some("/filed"));
-    }
-
-    #[test]
-    fn master_keys_are_named_by_uri() {
-        let id = "261fc941a63181bf10a68c6a7ccdf85f";
-        for text in
-            ["passphrase", &format!("passphrase:{id}"), &format!("passphrase:{id}?retiring")]
-        {
-            assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
-        }
-        assert!("file:/a".parse::<MasterKeyUri>().is_ok());
-        for bad in
-            ["/a", "file:", "kms:x", "", "passphrase:", "passphrase:x", "passphrase:?retiring"]
-        {
-            assert!(bad.parse::<MasterKeyUri>().is_err(), "{bad}");
-        }
     }
 }

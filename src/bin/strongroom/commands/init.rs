@@ -12,7 +12,7 @@ use strongroom::{Error, ErrorKind, Result};
 use super::Context;
 use crate::args::InitArgs;
 use crate::secrets::{Passphrase, passphrase};
-use crate::settings::MasterKeyUri;
+use strongroom::custody::MasterKeyUri;
 
 pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     let url = context.settings.repository_url()?;

@@ -21,14 +21,12 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use strongroom::backup::{LONGEST_BACKUP, Listing, Scope, cluster_of, latest, select, snapshots};
+use strongroom::custody;
 use strongroom::custody::keyfile;
-use strongroom::custody::open_passphrase_keys;
 use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::{MasterKey, MasterKeys};
-use strongroom::secret::SecretBytes;
+use strongroom::keys::MasterKeys;
 use strongroom::store::{Repository, connect, sweep_staged};
 use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
@@ -38,7 +36,7 @@ use tokio::task::spawn_blocking;
 use crate::args::{Command, Global, KeyCommand, Which};
 use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
-use crate::settings::{NamedKey, Settings};
+use crate::settings::Settings;
 
 /// Exit status of a command that did its work and found something to look at.
 pub(crate) const FINDINGS: u8 = 3;
@@ -104,30 +102,6 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
     }
 }
 
-/// Adds the keys that `word` opens: the named ones to seal, and without a name all the others to open only.
-async fn add_passphrase_keys(
-    repository: &Repository,
-    word: SecretBytes,
-    named: &[Option<NamedKey>],
-    keys: &mut MasterKeys,
-) -> Result<()> {
-    let mut opened = open_passphrase_keys(repository, word).await?;
-    for NamedKey { id, retiring } in named.iter().flatten().copied() {
-        let Some(at) = opened.iter().position(|key| key.id() == id) else {
-            let message = format!("the passphrase opens no key {id}");
-            return Err(Error::new(ErrorKind::WrongKey, message)
-                .hint("`strongroom key list` shows the passphrase keys of the repository"));
-        };
-        let state = if retiring { KeyState::Retiring } else { KeyState::Sealing };
-        keys.add(Arc::new(opened.swap_remove(at)), state);
-    }
-    if named.contains(&None) {
-        // Whoever can write to the repository can put an old key's object back: it opens, and vouches for nothing.
-        opened.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
-    }
-    Ok(())
-}
-
 impl Context {
     /// Opens the repository that the settings name.
     async fn repository(&self) -> Result<Repository> {
@@ -158,12 +132,10 @@ impl Context {
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<MasterKeys> {
-        let mut keys = self.keyrings()?;
-        let passphrases: Vec<Option<NamedKey>> = self.settings.passphrases().collect();
-        if !passphrases.is_empty() {
-            let word = passphrase(Passphrase::Present)?;
-            add_passphrase_keys(repository, word, &passphrases, &mut keys).await?;
-        }
+        let keys = custody::open(&self.settings.master_keys, repository, || {
+            passphrase(Passphrase::Present)
+        })
+        .await?;
         for id in keys.in_state(KeyState::Retiring) {
             self.output.warn(&format!(
                 "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use strongroom::backup::{Accept, ResealReport, Scope, newest_by_retiring, reseal};
 use strongroom::crypto::{Argon2Cost, system_rng};
-use strongroom::custody::create_passphrase_key;
 use strongroom::custody::keyfile;
+use strongroom::custody::{create_passphrase_key, open_named};
 use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::store::Repository;
@@ -150,13 +150,8 @@ async fn of_passphrase(
     let word = passphrase(Passphrase::Present)?;
     let mut keys = MasterKeys::new();
     let again = strongroom::secret::SecretBytes::new(word.expose().to_vec());
-    super::add_passphrase_keys(
-        repository,
-        again,
-        &named.iter().copied().map(Some).collect::<Vec<_>>(),
-        &mut keys,
-    )
-    .await?;
+    open_named(repository, again, &named.iter().copied().map(Some).collect::<Vec<_>>(), &mut keys)
+        .await?;
     if args.compromised.is_none() && !retiring.is_empty() {
         let place = format!("passphrase:{old}");
         let next = "`strongroom key rotate --finish` when every host uses it".to_owned();

@@ -19,7 +19,6 @@ use crate::args::{
     KeyArgs, MigrateArgs, NamespaceArgs, RotateArgs, ValueCommand, ValueKeyringCommand, Which,
 };
 use crate::output::{self, table};
-use crate::settings::MasterKeyUri;
 
 /// The longest record that an import reads.
 const MAX_RECORD: u64 = MAX_SEALED_RECORD as u64;
@@ -95,24 +94,7 @@ async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace>
 
 /// The master keys, without a repository: a passphrase's key lies in one.
 pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
-    let mut keys = MasterKeys::new();
-    for uri in &context.settings.master_keys {
-        match uri {
-            MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
-            MasterKeyUri::Passphrase(_) => {
-                return Err(Error::usage(
-                    "the value keyring is sealed by keyring files, not by a passphrase",
-                )
-                .hint("give --master-key file:PATH; `strongroom key generate` makes one"));
-            }
-        }
-    }
-    if context.settings.master_keys.is_empty() {
-        return Err(
-            Error::usage("no master key given").hint("give one with --master-key file:PATH")
-        );
-    }
-    Ok(Arc::new(keys))
+    strongroom::custody::open_files(&context.settings.master_keys).map(Arc::new)
 }
 
 fn stdin() -> Result<Vec<u8>> {

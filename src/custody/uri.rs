@@ -1,0 +1,84 @@
+//! Names of the places where master keys are kept.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::format::KeyId;
+
+/// Where a master key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MasterKeyUri {
+    /// A keyring file.
+    File(PathBuf),
+    /// Keys in the repository, behind a passphrase; without a name all of them, which then only open.
+    Passphrase(Option<NamedKey>),
+}
+
+/// A key behind a passphrase, named: only such a key seals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedKey {
+    /// The key.
+    pub id: KeyId,
+    /// It is being replaced: it still opens, and no longer seals.
+    pub retiring: bool,
+}
+
+impl fmt::Display for MasterKeyUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Passphrase(None) => f.write_str("passphrase"),
+            Self::Passphrase(Some(NamedKey { id, retiring })) => {
+                write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
+            }
+        }
+    }
+}
+
+impl FromStr for MasterKeyUri {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "passphrase" => Ok(Self::Passphrase(None)),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("passphrase", name)) => {
+                let (id, retiring) = match name.strip_suffix("?retiring") {
+                    Some(id) => (id, true),
+                    None => (name, false),
+                };
+                let id = id.parse().map_err(|error: Error| {
+                    Error::usage(format!("{text:?}: {error}"))
+                        .hint("`strongroom key list` shows the ids of the passphrase keys")
+                })?;
+                Ok(Self::Passphrase(Some(NamedKey { id, retiring })))
+            }
+            _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
+                "use file:PATH for a keyring file, or passphrase:KEYID for a key in the repository",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn master_keys_are_named_by_uri() {
+        let id = "261fc941a63181bf10a68c6a7ccdf85f";
+        for text in
+            ["passphrase", &format!("passphrase:{id}"), &format!("passphrase:{id}?retiring")]
+        {
+            assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
+        }
+        assert!("file:/a".parse::<MasterKeyUri>().is_ok());
+        for bad in
+            ["/a", "file:", "kms:x", "", "passphrase:", "passphrase:x", "passphrase:?retiring"]
+        {
+            assert!(bad.parse::<MasterKeyUri>().is_err(), "{bad}");
+        }
+    }
+}
