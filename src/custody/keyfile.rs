@@ -185,7 +185,6 @@ fn sync_directory(path: &Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::crypto::system_rng;
-    use crate::format::KeyState;
 
     fn generated() -> Keyring {
         Keyring::generate(now(), &mut system_rng()).unwrap()
@@ -215,7 +214,7 @@ mod tests {
         let mut keys = MasterKeys::new();
         add(&path, &mut keys).unwrap();
         keys.check_current().unwrap();
-        let rotate = |ring: Keyring| ring.rotate(KeyState::Retiring, now(), &mut system_rng());
+        let rotate = |ring: Keyring| ring.rotate(now(), &mut system_rng());
         replace(&path, &rotate(load(&path).unwrap()).unwrap().0).unwrap();
         keys.check_current().unwrap();
         replace(&path, &load(&path).unwrap().retire(now()).unwrap().0).unwrap();
@@ -233,7 +232,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         let ring = load(&path).unwrap();
-        let (ring, _) = ring.rotate(KeyState::Retiring, now(), &mut system_rng()).unwrap();
+        let (ring, _) = ring.rotate(now(), &mut system_rng()).unwrap();
         replace(&link, &ring).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);

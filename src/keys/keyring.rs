@@ -45,20 +45,11 @@ impl Keyring {
         self.0.print()
     }
 
-    /// Adds a fresh primary key; the primary key before it becomes `then`: retiring, or retired if others have it.
-    /// Returns the new id.
+    /// Adds a fresh primary key; the primary key before it is retiring from now on. Returns the new id.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] while a later primary key is written down already, or when `then` seals.
-    pub fn rotate(
-        self,
-        then: KeyState,
-        now: Time,
-        rng: &mut dyn CryptoRng,
-    ) -> Result<(Self, KeyId)> {
-        if then.seals() || then == KeyState::Staged {
-            return Err(Error::usage("a key that was primary must not seal again"));
-        }
+    /// [`ErrorKind::Refused`] while a later primary key is written down already.
+    pub fn rotate(self, now: Time, rng: &mut dyn CryptoRng) -> Result<(Self, KeyId)> {
         let states: Vec<_> = self.0.states(now).map(|(_, state)| state).collect();
         let mut entries = self.0.into_entries();
         for (entry, state) in entries.iter_mut().zip(states) {
@@ -69,12 +60,31 @@ impl Keyring {
                     return Err(Error::new(ErrorKind::Refused, message)
                         .hint("wait until then: that is a rotation already"));
                 }
-                (KeyState::Primary, KeyState::Primary) => (entry.state, entry.since) = (then, now),
-                // Its successor's time would be exact; nothing is decided by it.
-                (KeyState::Primary, _) => (entry.state, entry.since) = (state, now),
+                // The successor's time would be exact for an older one; nothing is decided by it.
+                (KeyState::Primary, _) => (entry.state, entry.since) = (KeyState::Retiring, now),
                 _ => {}
             }
         }
+        Self::with_fresh(entries, now, rng)
+    }
+
+    /// Adds a fresh primary key and retires all others: who stole the keyring has them all. Returns the new id.
+    ///
+    /// # Errors
+    /// None in practice: those of building a keyring.
+    pub fn replace_stolen(self, now: Time, rng: &mut dyn CryptoRng) -> Result<(Self, KeyId)> {
+        let mut entries = self.0.into_entries();
+        for entry in entries.iter_mut().filter(|entry| entry.state < KeyState::Retired) {
+            (entry.state, entry.since) = (KeyState::Retired, now);
+        }
+        Self::with_fresh(entries, now, rng)
+    }
+
+    fn with_fresh(
+        mut entries: Vec<KeyringEntry>,
+        now: Time,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(Self, KeyId)> {
         let new = fresh(now, rng);
         let id = new.id;
         entries.push(new);
@@ -168,7 +178,7 @@ mod tests {
     #[test]
     fn a_key_retires_in_two_steps() {
         let (ring, old) = generated();
-        let (ring, new) = ring.rotate(Retiring, at(5), &mut system_rng()).unwrap();
+        let (ring, new) = ring.rotate(at(5), &mut system_rng()).unwrap();
         assert_eq!((state(&ring, old), state(&ring, new)), (Retiring, Primary));
         let mut keys = MasterKeys::new();
         keys.add_keyring(&ring, at(5));
@@ -179,13 +189,20 @@ mod tests {
         assert_eq!((state(&ring, old), state(&ring, new)), (Retired, Primary));
     }
 
+    /// Also the key that was to become primary, and one that was retiring.
     #[test]
-    fn a_compromised_key_is_retired_at_once() {
-        let (ring, old) = generated();
-        let (ring, _) = ring.rotate(Retired, at(5), &mut system_rng()).unwrap();
-        assert_eq!(state(&ring, old), Retired);
-        let (ring, _) = generated();
-        assert!(ring.rotate(KeyState::Sealing, at(5), &mut system_rng()).is_err());
+    fn all_keys_of_a_stolen_keyring_are_retired_at_once() {
+        let (ring, first) = generated();
+        let (ring, second) = ring.rotate(at(1), &mut system_rng()).unwrap();
+        let (other, third) = generated();
+        let mut entries = ring.0.into_entries();
+        let later = |entry| KeyringEntry { since: at(90), ..entry };
+        entries.extend(other.0.into_entries().into_iter().map(later));
+        let ring = Keyring(format::Keyring::new(entries).unwrap());
+        let (ring, new) = ring.replace_stolen(at(5), &mut system_rng()).unwrap();
+        let states = [first, second, third, new].map(|id| state(&ring, id));
+        assert_eq!(states, [Retired, Retired, Retired, Primary]);
+        assert_eq!(ring.list(at(5)).find(|(id, ..)| *id == third).unwrap().2, at(5));
     }
 
     #[test]
@@ -198,10 +215,10 @@ mod tests {
         );
         let text = format::Keyring::new(entries).unwrap().print();
         let ring = || Keyring::parse(text.expose()).unwrap();
-        let refused = ring().rotate(Retiring, at(49), &mut system_rng());
+        let refused = ring().rotate(at(49), &mut system_rng());
         assert_eq!(refused.err().unwrap().kind(), ErrorKind::Refused);
         assert_eq!(ring().in_state(Staged, at(49)), [second]);
-        let (rotated, third) = ring().rotate(Retiring, at(50), &mut system_rng()).unwrap();
+        let (rotated, third) = ring().rotate(at(50), &mut system_rng()).unwrap();
         let states = [first, second, third].map(|id| state(&rotated, id));
         assert_eq!(states, [Retiring, Retiring, Primary]);
     }
@@ -211,7 +228,7 @@ mod tests {
         let (ring, old) = generated();
         assert_eq!(ring.destroy(old, at(1)).err().unwrap().kind(), ErrorKind::Refused);
         let (ring, old) = generated();
-        let (ring, _) = ring.rotate(Retiring, at(1), &mut system_rng()).unwrap();
+        let (ring, _) = ring.rotate(at(1), &mut system_rng()).unwrap();
         let ring = ring.destroy(old, at(2)).unwrap();
         assert_eq!(state(&ring, old), Destroyed);
         assert!(ring.usable(at(2)).all(|(key, _)| key.id() != old));
@@ -223,7 +240,7 @@ mod tests {
     fn of_two_copies_of_a_keyring_the_later_state_counts() {
         let (ring, old) = generated();
         let copy = Keyring::parse(ring.print().expose()).unwrap();
-        let (ring, _) = ring.rotate(Retired, at(1), &mut system_rng()).unwrap();
+        let (ring, _) = ring.replace_stolen(at(1), &mut system_rng()).unwrap();
         for rings in [[&ring, &copy], [&copy, &ring]] {
             let mut keys = MasterKeys::new();
             rings.iter().for_each(|ring| keys.add_keyring(ring, at(2)));

@@ -453,7 +453,7 @@ pub(crate) struct RotateKeyArgs {
     /// Change the key only; seal the snapshots later, with key reseal --all
     #[arg(long, conflicts_with = "compromised")]
     pub(crate) offline: bool,
-    /// The old key was stolen at TIME, such as 2026-11-23T09:00:00Z: retire it now, and trust only what is older
+    /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z: retire its keys now, and trust only what is older
     #[arg(long, value_name = "TIME")]
     pub(crate) compromised: Option<jiff::Timestamp>,
 }

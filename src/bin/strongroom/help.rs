@@ -202,7 +202,7 @@ Examples:
   strongroom key rotate --offline     # the key only; later key reseal --all
   strongroom key rotate --compromised 2026-11-23T09:00:00Z
 
---compromised is for a key that was stolen. The old key is retired at once. A snapshot is sealed to the new key only if its \
+--compromised is for a keyring that was stolen. All its keys are retired at once. A snapshot is sealed to the new key only if its \
 id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
 `strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before anybody knew, \
 run it with the present keyring and the same TIME. In a directory anyone who can write can set a file's time.";

@@ -117,18 +117,23 @@ fn of_keyring(args: &RotateKeyArgs, path: &Path) -> Result<Rotated> {
         }
         return Ok(Rotated { new: None, place, old: retiring, next });
     }
-    let then = args.compromised.map_or(KeyState::Retiring, |_| KeyState::Retired);
-    let (mut keyring, id) = keyring.rotate(then, now, &mut system_rng())?;
-    let mut old = keyring.in_state(KeyState::Retiring, now);
-    if let Some(stolen) = args.compromised {
-        (keyring, _) = keyring.retire(now)?;
-        // Keys that were still in use at that time: one that was retired before it vouches for nothing.
-        let stolen = Time::from_unix(stolen.as_second());
-        let used = |(_, state, since): &(KeyId, KeyState, Time)| {
-            *state == KeyState::Retired && *since >= stolen
-        };
-        old = keyring.list(now).filter(used).map(|(id, ..)| id).collect();
-    }
+    let (keyring, id, old) = match args.compromised {
+        None => {
+            let (keyring, id) = keyring.rotate(now, &mut system_rng())?;
+            let old = keyring.in_state(KeyState::Retiring, now);
+            (keyring, id, old)
+        }
+        Some(stolen) => {
+            let (keyring, id) = keyring.replace_stolen(now, &mut system_rng())?;
+            // Keys that were still in use at that time: one that was retired before it vouches for nothing.
+            let stolen = Time::from_unix(stolen.as_second());
+            let used = |(_, state, since): &(KeyId, KeyState, Time)| {
+                *state == KeyState::Retired && *since >= stolen
+            };
+            let old = keyring.list(now).filter(used).map(|(id, ..)| id).collect();
+            (keyring, id, old)
+        }
+    };
     keyfile::replace(path, &keyring)?;
     Ok(Rotated { new: Some(id), place, old, next })
 }
