@@ -5,7 +5,7 @@
 
 KEYRING is a keyring file without a passphrase; RECORD holds what etcd has under `/strongroom/keyring`.
 """
-import base64, hmac, json, os, pathlib, sys, uuid
+import base64, hashlib, hmac, json, os, pathlib, sys, uuid
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import cmac, hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,11 +24,12 @@ def unseal(sealed, key, context):  # the one construction, C: chunks of 16 KiB [
     return b"".join(aead.decrypt((nonce ^ i).to_bytes(12, "big"), sealed[at:at + 16400], None) for i, at in enumerate(starts))
 
 def read_record(record, keyring):  # [S10.2, S5.6] → namespace, value keys, phases by prefix [S10.2.7]
-    _, namespace, generation, commitment, *stanzas, mac, sealed = [line.split() for line in record.decode().splitlines()]
-    namespace, serial, dc = uuid.UUID(namespace[2]).bytes, int(generation[1]).to_bytes(8, "big"), b64(commitment[1])
-    masters = {f[0]: b64(f[4]) for f in map(str.split, keyring.decode().splitlines()[1:]) if f[2] in ("primary", "enabled")}
-    name, wrapped = next((one[2], b64(one[3])) for one in stanzas if one[2] in masters)
-    dek = unseal(wrapped, masters[name], label("data-key", b"\2", namespace, dc, bytes.fromhex(name), b"local"))
+    _, namespace, generation, digest, commitment, *stanzas, mac, sealed = [line.split() for line in record.decode().splitlines()]
+    namespace, serial, dc, digest = uuid.UUID(namespace[2]).bytes, int(generation[1]).to_bytes(8, "big"), b64(commitment[1]), bytes.fromhex(digest[1])
+    check(hashlib.sha256(record[record.rindex(b"\nkeyring ") + 1:]).digest(), digest)  # [S5.10]
+    masters = {f[0]: b64(f[4]) for f in map(str.split, keyring.decode().splitlines()[1:]) if f[2] != "destroyed"}
+    name, wrapped = next((one[2], b64(one[3])) for one in stanzas if one[1] == "local" and one[2] in masters)
+    dek = unseal(wrapped, masters[name], label("data-key", b"\2", namespace, dc, digest, bytes.fromhex(name), b"local"))
     check(hmac.digest(expand(dek, label("seal-mac")), record[:record.rindex(b"\n---") + 4], "sha256"), b64(mac[1]))
     check(expand(dek, label("data-key-commitment", b"\2", namespace)), dc)
     ring = json.loads(unseal(b64(sealed[1]), expand(dek, label("value-keyring-key")), label("value-keyring", namespace, serial)))

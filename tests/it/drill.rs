@@ -140,7 +140,7 @@ fn what_was_verified_is_recorded() {
     let id = place.json(&["verify", "--all", "--record"])["report"].clone();
     let listed = place.json(&["reports"]);
     assert_eq!((&listed[0]["id"], &listed[0]["kind"]), (&id, &"verify".into()));
-    // Altered evidence shows, and so does evidence for which the key is gone.
+    // Altered evidence shows, and so does evidence that no available key opens.
     let object = place.path("repo/reports").join(id.as_str().unwrap());
     let good = fs::read_to_string(&object).unwrap();
     fs::write(&object, good.replace("report ", "report A")).unwrap();
@@ -149,7 +149,7 @@ fn what_was_verified_is_recorded() {
     fs::write(&object, good).unwrap();
     place.succeed(&["key", "generate", "-o", "other"]);
     let said = exits(0, &mut place.command_with("file:other", &["reports"]));
-    assert!(said.contains("locked"), "{said}");
+    assert!(said.contains("unverified"), "{said}");
     // The program that lists nothing but snapshots is not confused by it.
     assert_eq!(place.snapshots().len(), 1);
     place.succeed(&["verify", "--all"]);

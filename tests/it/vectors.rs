@@ -221,7 +221,7 @@ impl Draft {
         })
     }
 
-    /// Adds a stanza line to the seal, with a right MAC.
+    /// Adds a line before the seal's MAC, with a right MAC.
     fn stanza(self, line: &str) -> Self {
         let text = String::from_utf8(self.read("seal.1")).unwrap();
         let (before, _) = text.split_once("---").unwrap();
@@ -421,7 +421,41 @@ async fn drafts() -> Vec<(&'static str, &'static str, Draft)> {
     let id = key(1).id().to_string();
     let mine = text.lines().find(|line| line.contains(&id)).unwrap().to_owned();
     drafts.push(("stanza-moved", "tampered", moved.replace("seal.1", &mine, &theirs)));
+    drafts.extend(sealed_otherwise().await);
     drafts
+}
+
+/// Seals of the rules [S5.9], [S5.10] and [S5.17].
+async fn sealed_otherwise() -> Vec<(&'static str, &'static str, Draft)> {
+    let signature = format!("ed25519 {} {}", "0".repeat(32), "A".repeat(86));
+    let other = format!("mldsa65-ed25519 {} AAAA", "0".repeat(32));
+    let object = |draft: Draft| {
+        let key = draft.data_key();
+        let text = String::from_utf8(draft.read("seal.1")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("object")).unwrap();
+        let text = text.replace(line, &format!("object {}", "0".repeat(64)));
+        let signed = text.split_inclusive("---").next().unwrap();
+        let mac = data_encoding::BASE64_NOPAD.encode(&key.seal_mac(signed.as_bytes()));
+        draft.write("seal.1", format!("{signed} {mac}\n").as_bytes());
+        draft
+    };
+    let keys = "\"previous\":{\"snapshot\":\"01ARZ3NDEKTSV4RRFFQ69G5FAV\",\"sha256\":\"@\"},\
+                \"tags\":[\"a b\",\"weekly\"],\"included\":[\"/etc/kubernetes/pki\"],";
+    let keys = keys.replace('@', &"0".repeat(64));
+    let with = |keys: &str| {
+        let keys = format!("{keys}\"commitment\"");
+        move |text: &str| text.replacen("\"commitment\"", &keys, 1)
+    };
+    let signed = "\"requires\":[\"signed\"],";
+    let new = async || Draft::new().await;
+    vec![
+        ("seal-signature", "ok", new().await.stanza(&signature)),
+        ("seal-signature-unknown", "unsupported", new().await.stanza(&other)),
+        ("seal-object", "tampered", object(new().await)),
+        ("manifest-keys", "ok", new().await.manifest(with(&keys))),
+        ("manifest-signed", "ok", new().await.manifest(with(signed)).stanza(&signature)),
+        ("manifest-unsigned", "tampered", new().await.manifest(with(signed))),
+    ]
 }
 
 fn write_keyring(name: &str, fill: u8) {

@@ -42,7 +42,7 @@ def text_lines(data, kind, limit):  # [S0.2.1..7], in the order of [S0.2.7]
     check(m, f"not a {kind}"); check(not re.search(rb"[^\x20-\x7e\n]", data), f"a {kind} with bytes outside 20..7E"); return data[:-1].decode("ascii").split("\n")
 def tokens(line, first=None, count=None):
     t = line.split(" "); check("" not in t and (first is None or t[0] == first) and (count is None or len(t) == count), f"malformed line {line[:40]!r}, wanted {first or 'tokens'}"); return t
-def parse_json(data):  # §0.4
+def parse_json(data, known=()):  # §0.4
     def integer(n): return number(n, 0, 2**63 - 1)  # [S0.4.1]: neither 1.0 nor 1e3 nor -0 is one
     def pairs(p): check(len(p) <= 256 and len(dict(p)) == len(p), "too many keys, or one twice [S0.4.2, S0.4.5]"); return dict(p)
     s, depth = data.decode("utf-8"), 0
@@ -52,7 +52,7 @@ def parse_json(data):  # §0.4
     json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     check(isinstance(value, dict), "JSON that is no object [S0.4.7]"); requires = value.get("requires", [])
     check(type(requires) is list and all(type(r) is str for r in requires), "`requires` is no list of strings")
-    check(not requires, f"requires {requires}", "unsupported"); return value  # [S0.4.6]
+    check(set(requires) <= set(known), f"requires {requires}", "unsupported"); return value  # [S0.4.6]
 def field(obj, key, kind, rule=None):
     check(type(obj) is dict, "not an object"); v = obj.get(key); check(type(v) is kind, f"`{key}` is absent or of another type")
     check(rule is None or re.fullmatch(rule, v), f"`{key}` is malformed"); return v
@@ -115,6 +115,8 @@ class Keys:  # those that are available: the keyring's, and those under keys/ th
     def __init__(self, repo, keyring=None, passphrase=None):
         ring = read_keyring(load(keyring, MIB)) if keyring else {}; self.known, self.repo, self.passphrase, self.failure = {k: key for k, (key, _) in ring.items()}, repo, passphrase, None
         self.states = {k: state for k, (_, state) in ring.items()}
+    def worth(self, kid):  # [S5.11]: 0 counts, 1 too, by a key that is being retired, 2 not; who gives a passphrase here means its keys to count
+        return {"primary": 0, "sealing": 0, "retiring": 1}.get(self.states.get(kid, "sealing"), 2)
     def get(self, kid):
         if kid not in self.known:
             self.known[kid] = None
@@ -131,17 +133,22 @@ def generations(folder, name):  # highest first; another name is foreign [S3.1.1
     found = [f.name[len(name) + 1:] for f in folder.glob(name + ".*")]; return sorted((int(g) for g in found if re.fullmatch(GENERATION, g) and int(g) < 1 << 32), reverse=True)
 
 # --- §5: the seal
-def open_seal(repo, snapshot, keys, manifest):  # → the DEK [S5.6]; manifest: (SHA-256, DC)
-    failures, ids, named = [], set(), [False]
-    for g in generations(repo / "snapshots" / snapshot, "seal"):
-        try: return open_generation(load(repo / "snapshots" / snapshot / f"seal.{g}", 1540 * KIB), snapshot, g, keys, manifest, ids, named)
+def open_seal(repo, snapshot, keys, manifest):  # → the DEK, what it is worth [S5.6]; manifest: (SHA-256, DC, must it be signed)
+    failures, ids, named, best, signed = [], set(), [False], None, False; all_of_them = generations(repo / "snapshots" / snapshot, "seal")
+    for g in all_of_them[:1000]:
+        try:
+            seal = load(repo / "snapshots" / snapshot / f"seal.{g}", 1540 * KIB); dek, kid, signatures = open_generation(seal, snapshot, g, keys, manifest, ids, named)
+            best, signed = min([b for b in (best, (keys.worth(kid), dek)) if b], key=lambda b: b[0]), signed or signatures
+            if best[0] == 0 and (signed or not manifest[2]): break
         except Refused as e: failures.append(Refused(e.outcome, f"seal.{g}: {e}"))
+    else: check(len(all_of_them) <= 1000, "more than 1,000 seals: whether it counts is unknown [S5.12]")
+    if best: check(signed or not manifest[2], "no seal carries the signature that it requires [S5.17]"); return best[::-1]
     check(failures, f"{snapshot} has no seal", "truncated"); outcomes = {e.outcome for e in failures}
     if len(outcomes) == 1 and outcomes != {"wrong-key"}: raise failures[0]
     if named[0] or "wrong-key" not in outcomes: raise Refused("tampered", "; ".join(map(str, failures)))
     raise keys.failure or Refused("wrong-key", "one of these keys would open it: " + ", ".join(sorted(ids)))
 SUBJECTS = {"snapshot": (1, ULID), "values": (2, UUID), "report": (3, ULID), "audit": (4, ULID), "journal": (5, ULID)}
-def parse_seal(data):  # → (subject kind, its name, generation, object, DC, stanzas, MAC, what the MAC covers) [S5.1..4, S5.9]
+def parse_seal(data):  # → (subject kind, its name, generation, object, DC, stanzas, MAC, what the MAC covers, signers) [S5.1..4, S5.9]
     lines = text_lines(data, "seal", 1540 * KIB); at = 5
     while at < len(lines) and lines[at].startswith("-> "): at += 1
     stanzas, signers = [tokens(l, "->") for l in lines[5:at]], []
@@ -155,26 +162,37 @@ def parse_seal(data):  # → (subject kind, its name, generation, object, DC, st
     check(1 <= len(stanzas) <= 64 and max(map(len, lines[5:5 + len(stanzas)])) < 24 * KIB, "number or length of stanzas [S5.3]")
     check(all(len(s) > 3 and re.fullmatch(NAME, s[1]) and re.fullmatch(HEX32, s[2]) and b64(s[-1]) is not None for s in stanzas), "malformed stanza")
     check(ascending([s[1:3] for s in stanzas]), "stanzas do not ascend"); check(all(len(s) == 4 and b64(s[3], 104) for s in stanzas if s[1] == "local"), "malformed local stanza")
-    check(len(signers) <= 16 and ascending(signers), "too many signatures, or they do not ascend"); return kind, who, generation, obj, dc, stanzas, mac, data[:data.rindex(b"\n---") + 4]
-def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK, by the first stanza that opens
-    kind, who, _, obj, dc, stanzas, mac, signed = seal; tag, rule = SUBJECTS[kind]
+    check(len(signers) <= 16 and ascending(signers), "too many signatures, or they do not ascend"); return kind, who, generation, obj, dc, stanzas, mac, data[:data.rindex(b"\n---") + 4], signers
+def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK and its key, by a stanza whose key counts if there is one
+    kind, who, _, obj, dc, stanzas, mac, signed, _ = seal; tag, rule = SUBJECTS[kind]
     subject, failure = bytes([tag]) + (ulid(who) if rule == ULID else bytes.fromhex(who.replace("-", ""))), None
-    for _, stanza, kid, *args in stanzas:
+    for _, stanza, kid, *args in sorted(stanzas, key=lambda s: keys.worth(s[2])):
         if ids is not None: ids.add(kid)
         if stanza != "local" or not (master := keys.get(kid)): continue
         try:
             if named: named[0] = True
             dek = unseal(b64(args[0]), master, label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + b"local")); check(len(dek) == 32, "data key's length")
-            check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek
+            check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek, kid
         except Refused as e: failure = failure or e
     raise failure or Refused("wrong-key", "no stanza for a key that is available")
 def open_generation(data, snapshot, generation, keys, manifest, ids, named):
     seal = parse_seal(data); check(seal[:2] == ("snapshot", snapshot) and seal[2] == generation, "seal of another snapshot or generation")
-    check(seal[3] == manifest[0] and same(seal[4], manifest[1]), "it vouches for another manifest [S5.6]"); return open_stanzas(seal, keys, ids, named)
+    check(seal[3] == manifest[0] and same(seal[4], manifest[1]), "it vouches for another manifest [S5.6]"); return *open_stanzas(seal, keys, ids, named), bool(seal[8])
+
+# --- §7: a report
+def open_report(repo, report, keys, origin):  # → (line 2, details, what it is worth)
+    data = load(repo / "reports" / report, 4 * MIB); lines = data.split(b"\n", 2); check(len(lines) == 3, "a report is cut", "truncated")
+    text_lines(lines[0] + b"\n", "report", 64); signed, head = data[:len(data) - len(lines[2])], parse_json(lines[1]); seal = parse_seal(b"strongroom-seal/1\n" + lines[2])
+    check(seal[:3] == ("report", report, 1) and field(head, "report", str) == report and seal[3] == hashlib.sha256(signed).hexdigest(), "a report's seal or name [S7.1]")
+    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)), "a report's head [S7.2]")
+    check(head.get("scope") in ("one", "cluster", "repository") and head.get("outcome") in ("passed", "failed", "findings"), "scope or outcome [S7.2]")
+    check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); dek, kid = open_stanzas(seal, keys)
+    raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")
+    return head, parse_json(raw), keys.worth(kid)
 
 # --- §6: the manifest, and the whole snapshot
 def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, MAC)
-    lines = text_lines(data, "manifest", MIB); check(len(lines) >= 3, "manifest is cut", "truncated"); m = parse_json(lines[1].encode())
+    lines = text_lines(data, "manifest", MIB); check(len(lines) >= 3, "manifest is cut", "truncated"); m = parse_json(lines[1].encode(), ("signed",))
     mac = b64(tokens(lines[2], "hmac-sha256", 2)[1], 32); check(len(lines) == 3, "lines after the MAC")
     for key, rule in (("origin", UUID), ("snapshot", ULID), ("cluster", "[a-z0-9][a-z0-9._-]{0,63}"), ("tool", "[ -~]{1,128}")): field(m, key, str, rule)
     field(m, "revision", int); field(m, "database_bytes", int); check(m["snapshot"] == snapshot, "manifest of another snapshot")
@@ -185,6 +203,10 @@ def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, M
     check(roles[:2] == ["payload", "index"] and ascending(roles[2:]), "objects out of order [S6.3]")
     check(not {"payload", "index", "manifest", "tombstone", "seal", "sweep", "keep"} & set(roles[2:]), "a reserved or repeated role")
     if "replaces" in m: check(field(m, "replaces", str, ULID) != snapshot and ulid_ms(m["replaces"]) == ulid_ms(snapshot), "`replaces`")
+    if "previous" in m: check(field(field(m, "previous", dict), "snapshot", str, ULID) != snapshot and field(m["previous"], "sha256", str, HEX64), "`previous`")
+    for key, most, longest in (("tags", 32, 64), ("included", 256, 1024)):  # [S6.4.2], [S6.4.3]
+        texts = field(m, key, list) if key in m else []; check(len(texts) <= most and all(type(t) is str and re.fullmatch("[ -~]{1,%d}" % longest, t) for t in texts), f"`{key}`")
+        check(key != "tags" or ascending(texts), "tags do not ascend")
     m["commitment"], m["facts"] = b64(field(m, "commitment", str), 32), b64(field(m, "facts", str)); return m, data[:len(lines[0]) + len(lines[1]) + 2], mac
 def inflate_index(data):  # one zstd frame, at most 64 MiB [§4.3]: looked at with a limit first, then opened; then zeros [S4.5.3]
     check(data[:4] == b"\x28\xb5\x2f\xfd", "index is no zstd frame"); z = zstandard.ZstdDecompressor()
@@ -206,12 +228,20 @@ def repository_id(repo):  # §3.2
     data = load(repo / "repository.json", 4096); check(len(data) <= 4096 and re.fullmatch(rb"[\x20-\x7e]*\n?", data), "repository.json is no line of text")
     check(data.endswith(b"\n"), "repository.json without its LF", "truncated"); r = parse_json(data); check(field(r, "format", int) == 1, "repository.json: format", "unsupported")
     check((rid := field(r, "id", str, UUID))[14] == "4" and rid[19] in "89ab", "repository.json: not a random UUID"); return rid
-def latest(repo):  # [S3.3.5]; not one that is being removed
+def latest(repo, keys, origin):  # [S3.3.5]: the newest that counts; not one that is being removed
     ids = [f.parent.name for f in (repo / "snapshots").glob("*/manifest") if re.fullmatch(ULID, f.parent.name) and not f.with_name("tombstone").exists()]
-    ids = [i for i in ids if ulid_ms(i) / 1000 < time.time() + 300]; check(ids, "there is no snapshot", "truncated"); return max(ids)
+    ids = [i for i in ids if ulid_ms(i) / 1000 < time.time() + 300]; check(ids, "there is no snapshot", "truncated")
+    for snapshot in sorted(ids, reverse=True):
+        try:
+            data = load(repo / "snapshots" / snapshot / "manifest", MIB); m, _, _ = parse_manifest(data, snapshot, origin or repository_id(repo))
+            if open_seal(repo, snapshot, keys, seal_facts(data, m))[1] < 2: return snapshot
+        except (Refused, UnicodeError, json.JSONDecodeError) as e: print(f"{snapshot} is passed over: {e}", file=sys.stderr)
+    raise Refused("wrong-key", "no snapshot counts for these keys")
+def seal_facts(data, m): return hashlib.sha256(data).hexdigest(), m["commitment"], "signed" in m.get("requires", [])
 def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, revision)
     data = load(repo / "snapshots" / snapshot / "manifest", MIB); m, signed, mac = parse_manifest(data, snapshot, origin or repository_id(repo))  # 1
-    dek = open_seal(repo, snapshot, keys, (hashlib.sha256(data).hexdigest(), m["commitment"]))  # 3 (2, signatures, are not read here)
+    dek, worth = open_seal(repo, snapshot, keys, seal_facts(data, m))  # 3 (2, signatures, are not verified here)
+    if worth == 2: print(f"{snapshot} is not trusted: who has its retired key may have made it [S5.11]", file=sys.stderr)
     check(same(hmac.new(X(dek, "manifest-mac"), signed, "sha256").digest(), mac), "the manifest's HMAC differs")  # 4
     own, ix = m["objects"][:2]; index = open_object(repo, snapshot, "index", X(dek, "index-key"), ix["length"], ix["sha256"])  # 5
     size, fs, sha, frames = check_index(parse_json(inflate_index(index.read(0, index.length))), m)
@@ -228,8 +258,8 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
     check(h.hexdigest() == sha, "the database's SHA-256 differs"); out.write(h.digest()); return sha, m["revision"]
 def attempt(repo, snapshot, keyring, passphrase, origin, out):  # → (class, sha256, what to print)
     try:
-        snapshot = latest(repo) if snapshot == "latest" else snapshot
-        sha, revision = open_snapshot(repo, snapshot, Keys(repo, keyring, passphrase), origin, out); return "ok", sha, f"ok {sha} {revision}"
+        keys = Keys(repo, keyring, passphrase); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
+        sha, revision = open_snapshot(repo, snapshot, keys, origin, out); return "ok", sha, f"ok {sha} {revision}"
     except Refused as e: return e.outcome, None, str(e)
     except (json.JSONDecodeError, UnicodeError, zstandard.ZstdError) as e: return "tampered", None, f"tampered: {e}"
 def run_vectors(folder):

@@ -34,7 +34,7 @@ def open_record(data, keys):  # §10.2 → (namespace, {id: (state, key)}, migra
     check(seal[0] == "values", f"subject {seal[0]}", "unsupported")
     check(seal[3] == hashlib.sha256(data[at:]).hexdigest(), "the seal vouches for another keyring line [S5.10]")
     namespace, serial = UUID(seal[1]).bytes, seal[2]
-    dek = open_stanzas(seal, keys)
+    dek, _ = open_stanzas(seal, keys)
     message = b64(tokens(data[at:].decode().rstrip("\n"), "keyring", 2)[1])
     context = label("value-keyring", namespace + serial.to_bytes(8, "big"))
     found = json.loads(unseal(message, X(dek, "value-keyring-key"), context))

@@ -67,16 +67,18 @@ func readRecord(record, masters []byte) (found keyring) {
 	for line := range strings.Lines(string(record)) {
 		lines = append(lines, strings.Fields(line))
 	}
-	stanzas, mac, sealed := lines[4:len(lines)-2], lines[len(lines)-2][1], lines[len(lines)-1][1]
-	namespace, commitment := unhex(lines[1][2]), b64(lines[3][1])
+	stanzas, mac, sealed := lines[5:len(lines)-2], lines[len(lines)-2][1], lines[len(lines)-1][1]
+	namespace, object, commitment := unhex(lines[1][2]), unhex(lines[3][1]), b64(lines[4][1])
+	digest := sha256.Sum256(record[bytes.LastIndex(record, []byte("\nkeyring "))+1:])
+	equal(digest[:], object) // [S5.10]
 	serial := must(strconv.ParseUint(lines[2][1], 10, 64))
 	for line := range strings.Lines(string(masters)) {
 		master := strings.Fields(line)
-		at := slices.IndexFunc(stanzas, func(one []string) bool { return one[2] == master[0] })
-		if at < 0 || master[2] != "primary" && master[2] != "enabled" {
+		at := slices.IndexFunc(stanzas, func(one []string) bool { return one[1] == "local" && one[2] == master[0] })
+		if at < 0 || master[2] == "destroyed" {
 			continue
 		}
-		context := label("data-key", []byte{2}, namespace, commitment, unhex(master[0]), []byte("local"))
+		context := label("data-key", []byte{2}, namespace, commitment, object, unhex(master[0]), []byte("local"))
 		key := unseal(b64(stanzas[at][3]), b64(master[4]), context)
 		hash := hmac.New(sha256.New, expand(key, label("seal-mac"), 32))
 		hash.Write(record[:bytes.LastIndex(record, []byte("\n---"))+4])
