@@ -30,7 +30,7 @@ pub async fn restore_companions(
     control: &Control,
 ) -> Result<Vec<PathBuf>> {
     let opened = async {
-        let folder = folder::list_one(repository, id).await?;
+        let folder = folder::list_or_look_up(repository, id).await?;
         let unsealed = unseal(repository, id, &folder, keys).await?;
         unsealed.check_trusted(keys)?;
         check_lengths(&unsealed.manifest, &folder)?;

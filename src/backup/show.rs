@@ -37,7 +37,7 @@ pub struct Details {
 /// # Errors
 /// Those of SPEC.md §8, when manifest or seal are not whole. Keys that do not open it are no error here.
 pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) -> Result<Details> {
-    let folder = folder::list_one(repository, id).await?;
+    let folder = folder::list_or_look_up(repository, id).await?;
     let lengths = folder.objects.values().chain(folder.seals.values()).chain(&folder.manifest);
     let stored_bytes = lengths.map(|info| info.len).sum();
     let unsealed = match open::unseal(repository, id, &folder, keys).await {

@@ -262,14 +262,14 @@ async fn one(
     let id = verified.id;
     match level {
         VerifyLevel::Quick => {
-            let folder = folder::list_one(repository, id).await?;
+            let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
             verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
             open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
-            let folder = folder::list_one(repository, id).await?;
+            let folder = folder::list_or_look_up(repository, id).await?;
             if folder.manifest.is_none() {
                 return Err(open::missing_manifest(id, &folder));
             }

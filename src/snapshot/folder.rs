@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::error::Result;
-use crate::format::{ObjectName, Part, SnapshotId, names};
+use futures::{StreamExt, stream};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{MAX_MANIFEST, Manifest, ObjectName, Part, SnapshotId, names};
 use crate::store::{ObjectInfo, Repository};
 
 /// Clocks differ; a snapshot further ahead than this is a finding, not the latest.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// Generations of seals that are looked for where the store does not list ([S5.18]), and objects asked for at once.
+const SEALS_BY_NAME: u32 = 64;
+const LOOK_UPS: usize = 16;
 
 /// One snapshot's objects, as the store lists them.
 #[derive(Default)]
@@ -77,6 +83,43 @@ pub(crate) async fn list_all(repository: &Repository) -> Result<Folders> {
 pub(crate) async fn list_one(repository: &Repository, id: SnapshotId) -> Result<Folder> {
     let mut folders = sort(repository.list(&format!("snapshots/{id}")).await?);
     Ok(folders.snapshots.remove(&id).unwrap_or_default())
+}
+
+/// As [`list_one`]; where the store does not list, what is found by name, so that a snapshot whose id is known can be read
+/// without the right to list: fixed names, the roles that its manifest names, and the first seals (SPEC.md §5.2).
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn list_or_look_up(repository: &Repository, id: SnapshotId) -> Result<Folder> {
+    match list_one(repository, id).await {
+        Err(error) if error.kind() == ErrorKind::Denied => look_up(repository, id, error).await,
+        listed => listed,
+    }
+}
+
+async fn look_up(repository: &Repository, id: SnapshotId, denied: Error) -> Result<Folder> {
+    let manifest = names::snapshot_object(id, "manifest");
+    let Ok(bytes) = repository.get(&manifest, MAX_MANIFEST as u64).await else {
+        return Err(denied);
+    };
+    let objects = Manifest::parse(&bytes).map(|manifest| manifest.body().objects.clone());
+    let roles = objects.unwrap_or_default().into_iter().map(|object| object.role);
+    let fixed = ["manifest", "tombstone", "sweep", "keep"].map(str::to_owned);
+    let seals = (1..=SEALS_BY_NAME).map(|generation| format!("seal.{generation}"));
+    let parts: Vec<String> = fixed.into_iter().chain(roles).chain(seals).collect();
+    let mut infos = stream::iter(parts)
+        .map(|part| async move { repository.info(&names::snapshot_object(id, &part)).await })
+        .buffered(LOOK_UPS);
+    let mut found = Vec::new();
+    while let Some(info) = infos.next().await {
+        match info {
+            Ok(info) => found.push(info),
+            // Without the right to list, some stores do not tell absent from denied.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sort(found).snapshots.remove(&id).unwrap_or_default())
 }
 
 fn sort(listing: Vec<ObjectInfo>) -> Folders {

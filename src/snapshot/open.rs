@@ -149,7 +149,7 @@ impl OpenSnapshot {
         trusted: bool,
     ) -> Result<Self> {
         let opened = async {
-            let folder = folder::list_one(repository, id).await?;
+            let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = unseal(repository, id, &folder, keys).await?;
             if trusted {
                 unsealed.check_trusted(keys)?;

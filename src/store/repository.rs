@@ -248,8 +248,20 @@ impl Repository {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound); those of the store.
     pub async fn len(&self, name: &str) -> Result<u64> {
-        let meta = self.store.head(&path_of(name)?).await;
-        meta.map(|meta| meta.size).map_err(|e| failed(name, &e))
+        Ok(self.info(name).await?.len)
+    }
+
+    /// What the store says of the object `name`.
+    ///
+    /// # Errors
+    /// As [`len`](Self::len).
+    pub async fn info(&self, name: &str) -> Result<ObjectInfo> {
+        let meta = self.store.head(&path_of(name)?).await.map_err(|e| failed(name, &e))?;
+        Ok(ObjectInfo {
+            name: name.to_owned(),
+            len: meta.size,
+            modified: meta.last_modified.into(),
+        })
     }
 
     /// All objects below the folder `prefix` (empty: the whole repository), ascending by name.

@@ -29,15 +29,22 @@ pub struct Faulty {
     once: bool,
     /// Overwrite what is to be created, as some S3 servers do.
     lies: bool,
+    /// Nothing is listed.
+    blind: bool,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
-        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once, lies: false }
+        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once, lies: false, blind: false }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
         Self { lies: true, ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// A store whose credentials may not list.
+    pub fn blind(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { blind: true, ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -138,6 +145,12 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if self.blind {
+            let path = prefix.map(ToString::to_string).unwrap_or_default();
+            let error =
+                object_store::Error::PermissionDenied { path, source: "not allowed".into() };
+            return futures::stream::iter([Err(error)]).boxed();
+        }
         match self.call() {
             Ok(()) => self.inner.list(prefix),
             Err(error) => futures::stream::iter([Err(error)]).boxed(),

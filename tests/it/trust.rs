@@ -22,8 +22,9 @@ use strongroom::keys::trust::{Distrust, Standing};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::task::Control;
 
+use crate::faulty::Faulty;
 use crate::place::{Place, exits, text};
-use crate::support::{TestRepo, key, keys, local, small_database};
+use crate::support::{TestRepo, key, keys, local, python, restore_bytes, small_database, vector};
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -270,6 +271,25 @@ async fn more_seals_than_are_read() {
     assert!(plan.findings.iter().any(|finding| finding.contains("unknown")), "{:?}", plan.findings);
 }
 
+/// [S5.18]: who knows a snapshot's id needs no right to list.
+#[tokio::test]
+async fn a_snapshot_by_its_id_where_nothing_is_listed() {
+    let victim = Victim::new().await;
+    let id = victim.genuine[1];
+    fs::rename(victim.repo.object(id, "seal.2"), victim.repo.object(id, "seal.1")).unwrap();
+    let blind = Faulty::blind(local(victim.repo.dir.path()));
+    let blind = victim.repo.through(Arc::new(blind)).await.unwrap();
+    let error = snapshots(&blind, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    // The name and the line disagree: still by name, still checked.
+    let error = restore_bytes(&blind, &owner(), id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Tampered, "{error}");
+    restore_bytes(&blind, &owner(), victim.genuine[0]).await.unwrap();
+    assert_eq!(show(&blind, &owner(), victim.genuine[0]).await.unwrap().standing, Standing::Counts);
+    let error = restore_bytes(&blind, &owner(), SnapshotId(7)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+}
+
 /// A stanza that no key here opens is somebody's: its seal is deleted only if the new one has it, or on demand.
 #[tokio::test]
 async fn a_seal_with_somebodys_stanza_stays() {
@@ -325,6 +345,15 @@ async fn a_report_under_a_retired_key() {
     assert_eq!(listed[0].report.as_ref().unwrap(), &readable);
     store_report(&victim.repo.repository, &owner(), &report).await.unwrap();
     assert_eq!(victim.plan(1).await.keep.len(), 2);
+    // The independent reader reads both lines and the details.
+    let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \
+        keys = open.Keys(repo, pathlib.Path(sys.argv[2])); \
+        print(*[(h['outcome'], d['checks'], w) for h, d, w in [open.open_report(repo, sys.argv[3], keys, open.repository_id(repo))]])";
+    let keyring = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring");
+    let mut command = python();
+    command.current_dir(vector("")).args(["-c", script]).arg(victim.repo.dir.path()).arg(keyring);
+    let out = command.arg(listed[0].id.to_string()).output().unwrap();
+    assert_eq!(text(&out.stdout), "('passed', [], 0)\n", "{}", text(&out.stderr));
 }
 
 fn ids(value: &Value) -> Vec<&str> {
@@ -376,6 +405,14 @@ fn a_rotation_in_its_steps() {
     let forged: Value = serde_json::from_slice(&out.stdout).unwrap();
     let forged = forged["id"].as_str().unwrap();
     assert_eq!(trust(&place)[3], "not trusted: sealed by a retired key");
+    // The independent reader sees it so too.
+    let read = |which: &str| {
+        let mut command = python();
+        command.arg(vector("open.py")).arg(place.path("repo")).arg(which);
+        text(&command.arg("--keyring").arg(place.path("keyring")).output().unwrap().stderr)
+    };
+    assert!(read(forged).contains("is not trusted"), "{}", read(forged));
+    assert_eq!(read("latest"), "");
     let error = place.fail(1, &["restore", forged, "-o", "out.db"]);
     assert!(error.contains("not trusted: sealed by a retired key"), "{error}");
     assert!(error.contains("--accept-untrusted"), "{error}");

@@ -108,7 +108,7 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase; several (repeated, or parted by commas or line breaks) all seal, any one opens
+    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or parted by commas or line breaks) all seal, any one opens
     #[arg(
         short = 'k',
         long = "master-key",

@@ -32,7 +32,8 @@ Create a repository, and prove that its store keeps its promises.
 
 Done once for each place. Prints the repository's id: where somebody else could put another repository in its place, \
 pin it with --repository-id or in the configuration file. With --master-key passphrase it also makes a master key and \
-keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice. In a repository that exists and \
+keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice. It prints what to configure: \
+passphrase:KEYID. A bare `passphrase` opens snapshots, and seals none. In a repository that exists and \
 has no passphrase key it only makes that.";
 pub(crate) const INIT_MORE: &str = "\
 Examples:
@@ -52,7 +53,7 @@ pub(crate) const BACKUP_MORE: &str = "\
 Examples:
   strongroom backup --endpoints https://10.0.0.1:2379 \\
       --cacert ca.crt --cert client.crt --key client.key
-  strongroom backup -k file:/etc/strongroom/keyring -k passphrase
+  strongroom backup -k file:/etc/strongroom/keyring -k passphrase:KEYID
   strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
 
 Every snapshot stands alone: it needs no other one to be restored.
@@ -67,8 +68,10 @@ Members that differ are an alarm: exit status 3. A member reads all its data for
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.
 
-Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say; only show, verify \
-and restore prove it with a key. Anything in the repository that is no snapshot is warned of.";
+Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say. With a keyring file, \
+TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that \
+who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
+passphrases are not asked for. Unknown objects in the repository are warned of.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
 Examples:
   strongroom snapshots
@@ -77,7 +80,7 @@ Examples:
 pub(crate) const SHOW: &str = "\
 Show all that is known of one snapshot.
 
-With a key: its facts, authenticated. Without: what the manifest says, and which master keys open it.";
+With a key: its facts, authenticated, and whether it counts. Without: what the manifest says, and which master keys open it.";
 pub(crate) const SHOW_MORE: &str = "\
 Examples:
   strongroom show latest -k file:/etc/strongroom/keyring
@@ -110,6 +113,9 @@ The file appears under its name only when every byte of it is proved, and an exi
 
 latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` tells both).
+
+Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and passed over. \
+If you know that one is genuine, give its full id and --accept-untrusted.
 
 With --to-cluster no cluster is replaced: one key, or all below a prefix, are written to the running etcd of --endpoints. \
 --dry-run shows first what would be created and changed, and what only etcd has: that stays unless --delete is given. Each \
@@ -165,37 +171,58 @@ Example:
 Copy it off the host at once: without it there is no restore.";
 
 pub(crate) const KEY_LIST: &str = "\
-List the master keys at hand and in the repository, and count the snapshots that only one key opens.
+List the master keys that are available or in the repository, and count the snapshots that only one key opens.
 
-Needs no repository to list a keyring. OPENS counts the snapshots that a key opens, ALONE those that no other key \
-opens: losing that key loses them. Keys that seal a snapshot but are not at hand are listed as elsewhere.";
+Needs no repository to list a keyring. STATE says what a key may do: staged (opens), sealing and primary (seal and open), \
+retiring (opens; what it sealed still counts), retired (opens only), destroyed. OPENS counts the snapshots that a key opens, \
+ALONE those that no other key opens: losing that key loses them. Keys that seal a snapshot and were not given are listed as \
+elsewhere. A passphrase key is retired unless its id is configured (passphrase:KEYID).";
 pub(crate) const KEY_LIST_MORE: &str = "\
 Example:
   strongroom key list -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_ROTATE: &str = "\
-Make a new primary key in the keyring; the old one still opens.
+Replace the key that seals by a new one, and seal the snapshots to it.
 
-Needs no repository. Snapshots that exist stay sealed to the old key until key reseal.";
+A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
+still counts. Then it seals every snapshot that counts to the new key too. `key rotate --finish`, when every host that \
+backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
+refused while the newest snapshot of a cluster is sealed by the old key alone. Interrupted, each step goes on when it is \
+run again.
+
+What only a retired key sealed does not count: it is not the latest, pushes nothing out, and is neither copied nor sealed \
+again. So whoever keeps an old keyring cannot make snapshots that anyone takes for genuine.
+
+With a keyring file the new key is added to the file. With --master-key passphrase:KEYID it is a new key in the repository, \
+behind the same passphrase; the command prints what to configure.";
 pub(crate) const KEY_ROTATE_MORE: &str = "\
-Example:
+Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring
-  strongroom key reseal --all";
+  strongroom key rotate --finish -k file:/etc/strongroom/keyring
+  strongroom key rotate --offline     # the key only; later key reseal --all
+  strongroom key rotate --compromised 2026-11-23T09:00:00Z
+
+--compromised is for a key that was stolen. The old key is retired at once. A snapshot is sealed to the new key only if its \
+id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
+`strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before anybody knew, \
+run it with the present keyring and the same TIME. In a directory anyone who can write can set a file's time.";
 
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.
 
-A new seal is written and proved to open before the old one is removed. A snapshot that cannot be re-sealed stays as it \
-was, and is named.";
+Only snapshots that count are sealed again; the others are named, with their times. A new seal is written and opened before \
+an old one is deleted, and an old one is deleted only if the new one holds all that it holds. A snapshot that cannot be \
+sealed again stays as it was, and is named. Removed snapshots that can be brought back are included.";
 pub(crate) const KEY_RESEAL_MORE: &str = "\
 Examples:
-  strongroom key reseal --all                                # after key rotate
+  strongroom key reseal --all                                # after key rotate --offline
   strongroom key reseal --all --cluster prod                 # one cluster's only
   strongroom key reseal --all -k file:keyring -k file:second # adds a key
   strongroom key reseal --all --drop KEYID                   # gives up a key
+  strongroom key reseal ID --accept-untrusted                # makes it count
 
-Stanzas of keys that are not at hand are kept unless dropped. Headers only: this is no revocation. Who kept an old seal \
-and its master key can still open that snapshot.";
+Stanzas of keys that are not available or are retiring are kept unless dropped. Headers only: this does not revoke anything. \
+Who kept an old seal and its master key can still open that snapshot.";
 
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.

@@ -35,17 +35,24 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
     if args.finish {
         return finish(context).await;
     }
+    let settings = &context.settings;
+    let of_file = settings.keyring_paths().next().is_some();
+    if of_file || settings.passphrases().flatten().next().is_none() {
+        settings.keyring_path()?;
+    }
     // Before anything is changed: the snapshots are to follow.
-    let repository = match args.offline && context.settings.keyring_paths().next().is_some() {
+    let repository = match args.offline && of_file {
         true => None,
         false => Some(context.repository().await.map_err(|error| match error.kind() {
-            ErrorKind::Usage => error.hint("give it, or --offline to seal the snapshots later"),
+            ErrorKind::Usage if of_file => {
+                error.hint("give one with --repository, or --offline to change the key only")
+            }
             _ => error,
         })?),
     };
-    let (rotated, keys) = match (context.settings.keyring_paths().next(), &repository) {
-        (None, Some(repository)) => of_passphrase(&args, repository, context).await?,
-        _ => (of_keyring(&args, context.settings.keyring_path()?)?, None),
+    let (rotated, keys) = match &repository {
+        Some(repository) if !of_file => of_passphrase(&args, repository, context).await?,
+        _ => (of_keyring(&args, settings.keyring_path()?)?, None),
     };
     let Some(repository) = repository.filter(|_| !args.offline) else {
         context.output.result(json_of(&rotated, Value::Null), || text_of(&rotated))?;

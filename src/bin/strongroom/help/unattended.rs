@@ -24,13 +24,15 @@ Examples:
 pub(crate) const COPY: &str = "\
 Replicate snapshots to a second repository: another region, provider or disk.
 
-Snapshots are copied as they are, without a key: the same keys open the copy, and it has the same repository id. Each \
+Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
+snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
 not sent again, so an interrupted copy goes on where it was stopped.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied anew once its last trace is gone. Seals that `key reseal` wrote are copied too; old ones stay \
-until they are removed there.";
+until they are removed there. Where the copy has another seal of the same number, exit status 3 says so: run \
+`strongroom key reseal --all` with the copy as the repository.";
 pub(crate) const COPY_MORE: &str = "\
 Examples:
   strongroom copy --to s3://other-bucket/etcd
