@@ -188,7 +188,7 @@ fn kubeadm_all_data_lost() {
         for node in 0..3 {
             fs::remove_dir_all(nodes.root(node).join("var/lib/etcd/member")).unwrap();
             let said = nodes.sh(node, &runbook("kubeadm, on each node"));
-            assert!(said.contains("list anew"), "{said}");
+            assert!(said.contains("list again"), "{said}");
         }
         for node in 0..3 {
             nodes.sh(node, &runbook("kubeadm, then on each node"));
