@@ -11,7 +11,8 @@ use super::catalog::Scope;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Seal, SnapshotId, names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, Seal, SnapshotId,
+    names,
 };
 use crate::keys::MasterKeys;
 use crate::snapshot::folder::{self, Folder};
@@ -228,7 +229,7 @@ impl Copying<'_> {
                 continue;
             }
             self.control.check()?;
-            let name = names::snapshot_object(id, "manifest");
+            let name = Part::Manifest.of(id);
             let bytes = manifest.print();
             report.written_bytes += bytes.len() as u64;
             self.target.put_once(&name, bytes.into()).await?;
@@ -252,7 +253,7 @@ impl Copying<'_> {
         let mut written = 0;
         let seals = self.from.get(&id).filter(|_| !self.is_removed_there(id));
         for (generation, info) in seals.into_iter().flat_map(|folder| &folder.seals) {
-            let name = names::seal_name(id, *generation);
+            let name = Part::Seal(*generation).of(id);
             let there = self.there.get(&id).and_then(|folder| folder.seals.get(generation));
             if let Some(there) = there {
                 // Both repositories may have been sealed again, each on its own. A first seal is written once, with
@@ -300,8 +301,8 @@ impl Copying<'_> {
 
     /// Copies one object, unless it is there; checks its digest on the way.
     async fn object(&self, id: SnapshotId, object: &ObjectEntry) -> Result<u64> {
-        let name = names::snapshot_object(id, &object.role);
-        match self.there.get(&id).and_then(|folder| folder.length(&object.role)) {
+        let name = object.part.of(id);
+        match self.there.get(&id).and_then(|folder| folder.length(&object.part)) {
             Some(length) if length == object.length => return Ok(0),
             Some(_) => {
                 return Err(Error::tampered(format!("{name} has another length in the copy")));

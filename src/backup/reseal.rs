@@ -11,7 +11,7 @@ use crate::envelope::{
     DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Seal, Signature, SnapshotId, Stanza, names};
+use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Part, Seal, Signature, SnapshotId, Stanza};
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::Folder;
@@ -214,7 +214,7 @@ impl Resealing<'_> {
     async fn write(&self, id: SnapshotId, new: NewSeal, data_key: &DataKey) -> Result<Seal> {
         let (generation, object) = (new.generation, new.object);
         let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng())?;
-        let name = names::seal_name(id, generation);
+        let name = Part::Seal(generation).of(id);
         self.repository.put_once(&name, seal.print().into()).await?;
         // Only a new seal that is known to open may replace the old ones.
         let written = seals::read_seal(self.repository, id, generation).await?;
@@ -229,7 +229,7 @@ impl Resealing<'_> {
     async fn clean_up(&mut self, id: SnapshotId, seal: &Seal, generations: Vec<Generation>) {
         let number = seal.body().generation();
         for old in generations.into_iter().filter(|one| one.number != number) {
-            let name = names::seal_name(id, old.number);
+            let name = Part::Seal(old.number).of(id);
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
                 Some(_) if old.number > number => Some("no key that is available opens it".into()),

@@ -10,7 +10,7 @@ use super::deep::{self, Deep};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportDetails, ReportOutcome,
-    ReportScope, ReportStep, SnapshotId, names,
+    ReportScope, ReportStep, SnapshotId,
 };
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
@@ -308,7 +308,7 @@ async fn digests(repository: &Repository, manifest: &Manifest, control: &Control
     let total = manifest.objects.iter().map(|object| object.length).sum();
     control.begin(&format!("digesting {}", manifest.snapshot), Some(total));
     for object in &manifest.objects {
-        let name = names::snapshot_object(manifest.snapshot, &object.role);
+        let name = object.part.of(manifest.snapshot);
         let mut pieces = pin!(pieces(repository, &name, object));
         while let Some(piece) = pieces.try_next().await.context(name.clone())? {
             control.step(Step::Advance(piece.len() as u64));

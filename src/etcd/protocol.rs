@@ -19,7 +19,7 @@ const DIGEST_LEN: usize = 32;
 
 /// What a message of the stream was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Received {
     /// Bytes of the database.
     Data,
     /// The digest, and it agrees with the bytes. Only the end of the stream may follow.
@@ -53,7 +53,7 @@ impl Checker {
     /// [`Protocol`](ErrorKind::Protocol) when the message departs from the protocol,
     /// [`Tampered`](ErrorKind::Tampered) when the digest does not agree with the bytes. The checker is of
     /// no more use after an error.
-    pub fn message(&mut self, blob: &[u8], remaining: u64) -> Result<Part> {
+    pub fn message(&mut self, blob: &[u8], remaining: u64) -> Result<Received> {
         if matches!(self.0, State::Start) {
             let total = total(blob, remaining)?;
             self.0 = State::Data { total, received: 0, hasher: Box::new(Sha256::new()) };
@@ -62,12 +62,12 @@ impl Checker {
             State::Data { total, received, hasher } if *received < *total => {
                 data(*total, received, blob, remaining)?;
                 hasher.update(blob);
-                Ok(Part::Data)
+                Ok(Received::Data)
             }
             State::Data { total, hasher, .. } => {
                 let digest = digest(hasher, blob, remaining)?;
                 self.0 = State::Done { total: *total, digest };
-                Ok(Part::Digest)
+                Ok(Received::Digest)
             }
             State::Start | State::Done { .. } => {
                 Err(broken("a message follows the digest, which must be the last"))

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use etcd_client::{MaintenanceClient, SnapshotResponse, SnapshotStreaming};
 
 use super::failure;
-use super::protocol::{Checker, Part};
+use super::protocol::{Checker, Received};
 use crate::error::Result;
 
 /// The database of one member, as it comes.
@@ -67,7 +67,7 @@ impl SnapshotStream {
                 return Ok(None);
             };
             let message = message.0;
-            if self.checker.message(&message.blob, message.remaining_bytes)? == Part::Data {
+            if self.checker.message(&message.blob, message.remaining_bytes)? == Received::Data {
                 return Ok(Some(Bytes::from(message.blob)));
             }
         }

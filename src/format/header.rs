@@ -1,6 +1,7 @@
 //! The header of encrypted objects, and the lengths that follow from chunking (SPEC.md §4.1, §1).
 
 use super::ids::SnapshotId;
+use super::names::Part;
 use crate::error::{Error, Result};
 
 /// Length of [`ObjectHeader`] in bytes.
@@ -41,12 +42,12 @@ impl Role {
         }
     }
 
-    /// The name in the manifest, which is the object's name too.
-    pub const fn name(self) -> &'static str {
+    /// The part of a snapshot that has this role.
+    pub const fn part(self) -> Part {
         match self {
-            Self::Payload => "payload",
-            Self::Index => "index",
-            Self::Companions => "companions",
+            Self::Payload => Part::Payload,
+            Self::Index => Part::Index,
+            Self::Companions => Part::Companions,
         }
     }
 }

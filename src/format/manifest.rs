@@ -27,8 +27,8 @@ const MAX_INCLUDED_LEN: usize = 1024;
 /// One object of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEntry {
-    /// `payload`, `index`, `companions` or one not known here; the object's name too.
-    pub role: String,
+    /// Payload, index, companions or one not known here; written as its role.
+    pub part: Part,
     /// Length of the whole object in bytes.
     pub length: u64,
     /// Digest of the whole object.
@@ -108,7 +108,7 @@ struct WirePrevious {
 
 #[derive(Serialize, Deserialize)]
 struct WireObject {
-    role: String,
+    role: Text<Part>,
     length: u64,
     sha256: Text<Sha256>,
 }
@@ -130,15 +130,15 @@ impl ManifestBody {
         Ok(bytes)
     }
 
-    /// The entry of a role.
-    pub fn object(&self, role: &str) -> Option<&ObjectEntry> {
-        self.objects.iter().find(|object| object.role == role)
+    /// The entry of a part.
+    pub fn object(&self, part: &Part) -> Option<&ObjectEntry> {
+        self.objects.iter().find(|object| object.part == *part)
     }
 
     fn wire(&self) -> Wire {
         let object = |object: &ObjectEntry| {
             Object(WireObject {
-                role: object.role.clone(),
+                role: Text(object.part.clone()),
                 length: object.length,
                 sha256: Text(object.sha256),
             })
@@ -165,7 +165,7 @@ impl ManifestBody {
 
     fn from_wire(wire: Wire) -> Self {
         let object = |Object(object): Object<WireObject>| ObjectEntry {
-            role: object.role,
+            part: object.role.0,
             length: object.length,
             sha256: object.sha256.0,
         };
@@ -200,16 +200,19 @@ impl ManifestBody {
         let [payload, index, others @ ..] = self.objects.as_slice() else {
             return Err("fewer than two objects".into());
         };
-        if payload.role != "payload" || index.role != "index" {
+        if payload.part != Part::Payload || index.part != Part::Index {
             return Err("the first objects are not payload and index".into());
         }
-        if !ascends(others.iter().map(|object| &object.role)) {
+        if !ascends(others.iter().map(|object| object.part.to_string())) {
             return Err("objects do not ascend by role".into());
         }
-        others.iter().try_for_each(check_other)?;
-        for object in self.objects.iter().filter(|object| is_encrypted(&object.role)) {
-            if message_length(object.length).is_none() || object.length > MAX_INTEGER {
-                return Err(format!("{}: no object has this length", object.role));
+        if !others.iter().all(|other| matches!(other.part, Part::Companions | Part::Other(_))) {
+            return Err("an object that is no other role".into());
+        }
+        for ObjectEntry { part, length, .. } in &self.objects {
+            let possible = matches!(part, Part::Other(_)) || message_length(*length).is_some();
+            if !possible || *length > MAX_INTEGER {
+                return Err(format!("{part}: no object has this length"));
             }
         }
         if self.replaces == Some(self.snapshot) {
@@ -236,17 +239,6 @@ impl ManifestBody {
 /// Whether `text` is 1 to `longest` characters that a terminal prints as they are.
 fn is_printable(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && text.bytes().all(|c| matches!(c, 0x20..=0x7e))
-}
-
-fn is_encrypted(role: &str) -> bool {
-    matches!(role, "payload" | "index" | "companions")
-}
-
-fn check_other(object: &ObjectEntry) -> Result<(), String> {
-    match Part::from_role(&object.role) {
-        Some(Part::Companions | Part::Other(_)) if object.length <= MAX_INTEGER => Ok(()),
-        _ => Err("an object's role or length is malformed".into()),
-    }
 }
 
 /// A manifest as it stands in a repository. Its MAC is not yet checked.
@@ -317,7 +309,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn body() -> ManifestBody {
         let object = |role: &str, length| ObjectEntry {
-            role: role.into(),
+            part: role.parse().unwrap(),
             length,
             sha256: Sha256([length as u8; 32]),
         };

@@ -103,12 +103,12 @@ mod tests {
             let bytes = object(tag);
             let header = ObjectHeader::parse(&bytes).unwrap();
             assert_eq!((header.role, header.snapshot), (role, manifest.body().snapshot));
-            let entry = manifest.body().object(tag).unwrap();
+            let entry = manifest.body().object(&role.part()).unwrap();
             assert_eq!(entry.length, bytes.len() as u64);
             assert_eq!(entry.sha256.0, *<sha2::Sha256 as sha2::Digest>::digest(&bytes));
         }
         let json = example("{\"database\"");
-        let payload = manifest.body().object("payload").unwrap().length;
+        let payload = manifest.body().object(&Part::Payload).unwrap().length;
         let json = json.trim_ascii_end();
         assert_eq!(Index::parse(json, payload).unwrap().print().unwrap(), json);
         let mut facts = example("{\"etcd\"").trim_ascii_end().to_vec();

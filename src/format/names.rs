@@ -1,9 +1,11 @@
 //! Names of objects within a repository (SPEC.md §3.1).
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::ids::{KeyId, SnapshotId};
 use super::text::{decimal, is_name};
+use crate::error::{Error, Result};
 
 /// The repository's own description.
 pub const REPOSITORY: &str = "repository.json";
@@ -64,29 +66,35 @@ pub enum Part {
 }
 
 impl Part {
-    /// The part that a manifest's role names; `None` if it is no legal role.
-    pub fn from_role(role: &str) -> Option<Self> {
-        match role {
-            "payload" => Some(Self::Payload),
-            "index" => Some(Self::Index),
-            "companions" => Some(Self::Companions),
-            // These have names of their own, outside the manifest's objects.
-            "manifest" | "tombstone" | "seal" | "sweep" | "keep" => None,
-            _ => is_name(role).then(|| Self::Other(role.into())),
-        }
+    /// The name of this part of snapshot `id`: `snapshots/<id>/<part>`.
+    pub fn of(&self, id: SnapshotId) -> String {
+        format!("{SNAPSHOTS}{id}/{self}")
     }
 
     fn parse(name: &str) -> Option<Self> {
         match name {
+            "payload" => Some(Self::Payload),
+            "index" => Some(Self::Index),
+            "companions" => Some(Self::Companions),
             "manifest" => Some(Self::Manifest),
             "tombstone" => Some(Self::Tombstone),
             "sweep" => Some(Self::Sweep),
             "keep" => Some(Self::Keep),
             _ => match name.strip_prefix("seal.") {
                 Some(number) => generation(number).map(Self::Seal),
-                None => Self::from_role(name),
+                // No role of a later version has this name.
+                None if name == "seal" => None,
+                None => is_name(name).then(|| Self::Other(name.into())),
             },
         }
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::parse(name).ok_or_else(|| Error::tampered("no part of a snapshot has this name"))
     }
 }
 
@@ -133,16 +141,6 @@ impl fmt::Display for ObjectName {
             Self::Report { id } => write!(f, "{REPORTS}{id}"),
         }
     }
-}
-
-/// `snapshots/<id>/<part>`, where `part` is a role, `manifest` or `tombstone`.
-pub fn snapshot_object(id: SnapshotId, part: &str) -> String {
-    format!("{SNAPSHOTS}{id}/{part}")
-}
-
-/// `snapshots/<id>/seal.<generation>`
-pub fn seal_name(id: SnapshotId, generation: u32) -> String {
-    format!("{SNAPSHOTS}{id}/seal.{generation}")
 }
 
 /// `keys/<key id>.<generation>`

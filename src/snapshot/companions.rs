@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::open::read_message;
 use crate::envelope::DataKey;
 use crate::error::{Error, Result};
-use crate::format::{Manifest, Role, padme};
+use crate::format::{Manifest, Part, Role, padme};
 use crate::store::Repository;
 
 /// The longest tar, in bytes. PKI and tokens take kilobytes; who includes a disk by mistake is told so.
@@ -118,7 +118,7 @@ pub(crate) async fn open(
     manifest: &Manifest,
     data_key: &DataKey,
 ) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    if manifest.body().object(Role::Companions.name()).is_none() {
+    if manifest.body().object(&Part::Companions).is_none() {
         return Ok(None);
     }
     let key = data_key.companions_key();

@@ -29,19 +29,19 @@ pub(crate) struct Folder {
     /// Names in it that this version does not know.
     pub(crate) foreign: Vec<String>,
     pub(crate) seals: BTreeMap<u32, ObjectInfo>,
-    /// Every other object, by its name within the folder.
-    pub(crate) objects: BTreeMap<String, ObjectInfo>,
+    /// Every other object.
+    pub(crate) objects: BTreeMap<Part, ObjectInfo>,
 }
 
 impl Folder {
-    /// The length of the object `role`, if it is there.
-    pub(crate) fn length(&self, role: &str) -> Option<u64> {
-        self.objects.get(role).map(|info| info.len)
+    /// The length of the object `part`, if it is there.
+    pub(crate) fn length(&self, part: &Part) -> Option<u64> {
+        self.objects.get(part).map(|info| info.len)
     }
 
     /// How long ago index or seal was written, whichever is older: what a later object says hides nothing.
     pub(crate) fn sealed_since(&self, now: SystemTime) -> Option<Duration> {
-        let index = self.objects.get("index");
+        let index = self.objects.get(&Part::Index);
         now.duration_since(self.seals.values().chain(index).map(|info| info.modified).min()?).ok()
     }
 
@@ -98,17 +98,17 @@ pub(crate) async fn list_or_look_up(repository: &Repository, id: SnapshotId) -> 
 }
 
 async fn look_up(repository: &Repository, id: SnapshotId, denied: Error) -> Result<Folder> {
-    let manifest = names::snapshot_object(id, "manifest");
+    let manifest = Part::Manifest.of(id);
     let Ok(bytes) = repository.get(&manifest, MAX_MANIFEST as u64).await else {
         return Err(denied);
     };
     let objects = Manifest::parse(&bytes).map(|manifest| manifest.body().objects.clone());
-    let roles = objects.unwrap_or_default().into_iter().map(|object| object.role);
-    let fixed = ["manifest", "tombstone", "sweep", "keep"].map(str::to_owned);
-    let seals = (1..=SEALS_BY_NAME).map(|generation| format!("seal.{generation}"));
-    let parts: Vec<String> = fixed.into_iter().chain(roles).chain(seals).collect();
+    let named = objects.unwrap_or_default().into_iter().map(|object| object.part);
+    let fixed = [Part::Manifest, Part::Tombstone, Part::Sweep, Part::Keep];
+    let seals = (1..=SEALS_BY_NAME).map(Part::Seal);
+    let parts: Vec<Part> = fixed.into_iter().chain(named).chain(seals).collect();
     let mut infos = stream::iter(parts)
-        .map(|part| async move { repository.info(&names::snapshot_object(id, &part)).await })
+        .map(|part| async move { repository.info(&part.of(id)).await })
         .buffered(LOOK_UPS);
     let mut found = Vec::new();
     while let Some(info) = infos.next().await {
@@ -142,7 +142,7 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
                 folder.seals.insert(generation, info);
             }
             part => {
-                folder.objects.insert(part.to_string(), info);
+                folder.objects.insert(part, info);
             }
         }
     }

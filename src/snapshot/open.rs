@@ -9,8 +9,8 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, Manifest, ObjectEntry, Role, Seal,
-    SnapshotId, names,
+    Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, Manifest, ObjectEntry, Part, Role,
+    Seal, SnapshotId,
 };
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
@@ -57,7 +57,7 @@ impl Unsealed {
 
 /// Reads the manifest of `id` and checks what needs no key: its path and its origin.
 pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
-    let name = names::snapshot_object(id, "manifest");
+    let name = Part::Manifest.of(id);
     let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
     let manifest = Manifest::parse(&bytes).context(name.clone())?;
     let body = manifest.body();
@@ -75,7 +75,7 @@ pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Re
 
 /// What the tombstone of `id` keeps of its manifest. Nothing of it is authenticated.
 pub(crate) async fn read_tombstone(repository: &Repository, id: SnapshotId) -> Result<Manifest> {
-    let name = names::snapshot_object(id, "tombstone");
+    let name = Part::Tombstone.of(id);
     let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
     let tombstone = Manifest::parse(&bytes).context(name.clone())?;
     if tombstone.body().snapshot != id {
@@ -158,7 +158,7 @@ impl OpenSnapshot {
             let facts = open_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
             let Unsealed { manifest, data_key, opened_by, standing, findings, .. } = unsealed;
-            let payload_len = object(&manifest, "payload")?.length;
+            let payload_len = object(&manifest, &Part::Payload)?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
             Ok(Self { manifest, opened_by, standing, findings, facts, data_key, database })
@@ -178,23 +178,23 @@ pub(crate) fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
 }
 
 /// What the manifest says of the object `role`.
-fn object<'a>(manifest: &'a Manifest, role: &str) -> Result<&'a ObjectEntry> {
-    let entry = manifest.body().object(role);
-    entry.ok_or_else(|| Error::tampered(format!("the manifest names no {role}")))
+fn object<'a>(manifest: &'a Manifest, part: &Part) -> Result<&'a ObjectEntry> {
+    let entry = manifest.body().object(part);
+    entry.ok_or_else(|| Error::tampered(format!("the manifest names no {part}")))
 }
 
 /// Every object that the manifest names is there, as long as it says.
 pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> {
     for object in &manifest.body().objects {
-        let role = &object.role;
-        match folder.length(role) {
-            None => return Err(Error::truncated(format!("{role} is missing"))),
+        let part = &object.part;
+        match folder.length(part) {
+            None => return Err(Error::truncated(format!("{part} is missing"))),
             Some(found) if found < object.length => {
-                let message = format!("{role} is {found} bytes instead of {}", object.length);
+                let message = format!("{part} is {found} bytes instead of {}", object.length);
                 return Err(Error::truncated(message));
             }
             Some(found) if found > object.length => {
-                let message = format!("{role} is {found} bytes instead of {}", object.length);
+                let message = format!("{part} is {found} bytes instead of {}", object.length);
                 return Err(Error::tampered(message));
             }
             Some(_) => {}
@@ -211,9 +211,9 @@ pub(crate) async fn read_message(
     key: &SecretKey,
     most: u64,
 ) -> Result<Zeroizing<Vec<u8>>> {
-    let object = object(manifest, role.name())?;
+    let object = object(manifest, &role.part())?;
     let id = manifest.body().snapshot;
-    let name = names::snapshot_object(id, role.name());
+    let name = role.part().of(id);
     let message = async {
         let longest = crypto::sealed_len(most) + ObjectOpener::HEAD_LEN;
         let mut bytes = repository.get(&name, object.length.min(longest)).await?.to_vec();
@@ -238,14 +238,14 @@ pub(crate) async fn read_message(
 
 async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
     let manifest = unsealed.manifest.body();
-    let payload_len = object(&unsealed.manifest, "payload")?.length;
+    let payload_len = object(&unsealed.manifest, &Part::Payload)?.length;
     let key = unsealed.data_key.index_key();
     let most = MAX_INDEX as u64;
     let message = read_message(repository, &unsealed.manifest, Role::Index, &key, most).await?;
     let parsed = frames::decompress_padded(&message, INDEX_BLOCK, most)
         .map(Zeroizing::new)
         .and_then(|json| Index::parse(&json, payload_len));
-    let index = parsed.context(names::snapshot_object(manifest.snapshot, "index"))?;
+    let index = parsed.context(Part::Index.of(manifest.snapshot))?;
     if index.database().size != manifest.database_bytes {
         return Err(Error::tampered("manifest and index name different database sizes"));
     }

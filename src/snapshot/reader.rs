@@ -7,7 +7,7 @@ use super::frames;
 use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener};
 use crate::error::{Context, Error, Result};
-use crate::format::{Index, Role, SnapshotId, names};
+use crate::format::{Index, Part, Role, SnapshotId};
 use crate::secret::SecretKey;
 use crate::store::Repository;
 use crate::task::{Buffer, Buffers};
@@ -33,7 +33,7 @@ impl DatabaseReader {
         payload_len: u64,
         index: Index,
     ) -> Result<Self> {
-        let name = names::snapshot_object(id, "payload");
+        let name = Part::Payload.of(id);
         let key = data_key.payload_key();
         let opener = open_payload(repository, &name, id, &key, payload_len, index.stored_bytes())
             .await

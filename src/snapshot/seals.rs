@@ -4,7 +4,7 @@ use super::folder::Folder;
 use crate::crypto;
 use crate::envelope::{Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{MAX_SEAL, Manifest, Seal, Sha256, SnapshotId, Subject, names};
+use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::MasterKeys;
 use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
 use crate::store::Repository;
@@ -82,7 +82,7 @@ pub(crate) async fn read_seal(
     id: SnapshotId,
     generation: u32,
 ) -> Result<Seal> {
-    let name = names::seal_name(id, generation);
+    let name = Part::Seal(generation).of(id);
     let seal = async {
         let seal = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?)?;
         let body = seal.body();
@@ -146,7 +146,7 @@ impl<'a> Tried<'a> {
                 Err(error) => (3, error),
             },
         };
-        let name = names::seal_name(body.snapshot, generation);
+        let name = Part::Seal(generation).of(body.snapshot);
         let error = if error.to_string().contains(&name) { error } else { error.context(name) };
         if rank != 2 {
             self.findings.push(error.to_string());
@@ -179,7 +179,7 @@ impl<'a> Tried<'a> {
             let none = || Error::truncated(format!("snapshot {id} has no seal"));
             return Err(self.worst.map_or_else(none, |(_, error)| error));
         };
-        let manifest = names::snapshot_object(id, "manifest");
+        let manifest = Part::Manifest.of(id);
         opened
             .data_key
             .authenticate_manifest(

@@ -18,7 +18,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
-    ObjectEntry, Role, Sha256, SnapshotId, Subject, names,
+    ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
 };
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
@@ -102,10 +102,10 @@ impl Writer<'_> {
         let (payload, index) = self.payload(input).await?;
         let since = Since::now();
         let index_object = self.index(&index).await?;
-        let mut objects = vec![entry("payload", &payload), entry("index", &index_object)];
+        let mut objects = vec![entry(Part::Payload, &payload), entry(Part::Index, &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
-            objects.push(entry("companions", &self.object(Role::Companions, &key, tar).await?));
+            objects.push(entry(Part::Companions, &self.object(Role::Companions, &key, tar).await?));
         }
         let lengths: u64 = objects.iter().map(|object| object.length).sum();
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
@@ -126,10 +126,8 @@ impl Writer<'_> {
             None => None,
         };
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
-        let own = objects
-            .iter()
-            .map(|object| (names::snapshot_object(self.content.id, &object.role), object.length))
-            .collect();
+        let own =
+            objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
         let object = Sha256(crypto::sha256(&[&manifest]));
         self.keys.check_current()?;
@@ -138,15 +136,13 @@ impl Writer<'_> {
         let seal = seal.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         self.control.check()?;
-        self.repository.put_once(&names::seal_name(self.content.id, 1), seal.into()).await?;
+        self.repository.put_once(&Part::Seal(1).of(self.content.id), seal.into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
-        self.repository
-            .put_once(&names::snapshot_object(self.content.id, "manifest"), manifest.into())
-            .await?;
+        self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
         Ok(Written {
             members,
             revision,
@@ -187,8 +183,7 @@ impl Writer<'_> {
 
     /// Streams the database into the payload object.
     async fn payload(&self, input: Input) -> Result<(SealedObject, Index)> {
-        let mut upload =
-            self.repository.upload(&names::snapshot_object(self.content.id, "payload")).await?;
+        let mut upload = self.repository.upload(&Part::Payload.of(self.content.id)).await?;
         match self.control.guard(self.stream(input, &mut upload)).await {
             Ok(done) => {
                 upload.finish().await?;
@@ -251,22 +246,17 @@ impl Writer<'_> {
             ObjectSealer::new(suite, role, self.content.id, key, &mut crypto::system_rng());
         sealer.write(message)?;
         let (bytes, object) = sealer.finish()?;
-        let name = names::snapshot_object(self.content.id, role.name());
+        let name = role.part().of(self.content.id);
         self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
     }
 
     /// Deletes what a failed backup wrote, in the order of removal. Whatever stays is swept later.
     async fn clean_up(&self) {
-        let objects = ["manifest", "seal.1", "companions", "index", "payload"];
+        let objects = [Part::Manifest, Part::Seal(1), Part::Companions, Part::Index, Part::Payload];
         for object in objects {
             // What a manifest that stays names stays too.
-            if self
-                .repository
-                .delete(&names::snapshot_object(self.content.id, object))
-                .await
-                .is_err()
-            {
+            if self.repository.delete(&object.of(self.content.id)).await.is_err() {
                 return;
             }
         }
@@ -292,8 +282,8 @@ async fn compare(live: &Live, facts: &mut Facts) -> Result<Comparison> {
     Ok(members)
 }
 
-fn entry(role: &str, object: &SealedObject) -> ObjectEntry {
-    ObjectEntry { role: role.into(), length: object.length, sha256: object.sha256 }
+fn entry(part: Part, object: &SealedObject) -> ObjectEntry {
+    ObjectEntry { part, length: object.length, sha256: object.sha256 }
 }
 
 /// A frame on its way: its place in the queue is its place in the payload.

@@ -10,8 +10,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, backup, copy, judge, latest,
-    open_replica, plan_prune, reports, reseal, show, snapshots, store_report,
+    Accept, BackupOptions, PrunePlan, Retention, Scope, Source, apply_prune, backup,
+    check_removable, copy, judge, latest, open_replica, plan_prune, plan_removal, reports, reseal,
+    show, snapshots, store_report, undo_removal,
 };
 use strongroom::crypto::{sha256, system_rng};
 use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
@@ -317,6 +318,54 @@ async fn a_seal_with_somebodys_stanza_stays() {
         .await
         .unwrap();
     assert!(!repo.object(id, "seal.1").exists());
+}
+
+/// What was removed and can be brought back is sealed again too: else a rotation would make the removal final.
+#[tokio::test]
+async fn a_removed_snapshot_is_sealed_again() {
+    let repo = TestRepo::new().await;
+    let (control, accept) = (Control::default(), Accept::Counting);
+    let id = repo.backup(&keys(&[OLD])).await.id;
+    let plan = plan_removal(&repo.repository, &keys(&[OLD]), &[id]).await.unwrap();
+    apply_prune(&repo.repository, &plan, &control).await.unwrap();
+    let error = check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap_err();
+    assert!(error.to_string().contains(&id.to_string()), "{error}");
+    let rotating = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
+    let drop = [key(OLD).id()];
+    let report = reseal(&repo.repository, &rotating, Scope::All, &drop, accept, &control);
+    assert_eq!(report.await.unwrap().resealed, [id]);
+    check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap();
+    undo_removal(&repo.repository, &owner(), id).await.unwrap();
+    repo.restore(&states(&[(NEW, KeyState::Primary)]), id).await.unwrap();
+}
+
+/// A tombstone that a retired key vouches for brings nothing back.
+#[tokio::test]
+async fn a_forged_tombstone_is_not_undone() {
+    let victim = Victim::new().await;
+    let forged = taken(&victim.repo, &thief(), 0).await;
+    fs::rename(victim.repo.object(forged, "manifest"), victim.repo.object(forged, "tombstone"))
+        .unwrap();
+    let error = undo_removal(&victim.repo.repository, &owner(), forged).await.unwrap_err();
+    assert!(error.to_string().contains("not trusted"), "{error}");
+    assert!(!victim.repo.object(forged, "manifest").exists());
+}
+
+/// Source and copy were each sealed again: the copy says so instead of passing over it.
+#[tokio::test]
+async fn a_copy_with_seals_of_its_own() {
+    let repo = TestRepo::new().await;
+    let control = Control::default();
+    let id = repo.backup(&keys(&[OLD])).await.id;
+    let dir = tempfile::tempdir().unwrap();
+    let (replica, _) = open_replica(&repo.repository, local(dir.path()), false).await.unwrap();
+    copy(&repo.repository, &replica, &keys(&[OLD]), Scope::All, &control).await.unwrap();
+    let rotating = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
+    for repository in [&repo.repository, &replica] {
+        reseal(repository, &rotating, Scope::All, &[], Accept::Counting, &control).await.unwrap();
+    }
+    let again = copy(&repo.repository, &replica, &rotating, Scope::All, &control).await.unwrap();
+    assert_eq!((again.present, again.differing), (1, vec![format!("snapshots/{id}/seal.2")]));
 }
 
 /// A report counts as a snapshot does, and is readable without a key but for its details.

@@ -7,8 +7,8 @@ use futures::{StreamExt, stream};
 use super::plan::{PrunePlan, Removal, Sweep};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, MAX_MANIFEST, Report, ReportCheck, ReportDetails, ReportOutcome,
-    ReportScope, ReportStep, SnapshotId, names,
+    CheckOutcome, ClusterName, MAX_MANIFEST, Part, Report, ReportCheck, ReportDetails,
+    ReportOutcome, ReportScope, ReportStep, SnapshotId,
 };
 use crate::keys::MasterKeys;
 use crate::snapshot::{folder, open, seals};
@@ -55,13 +55,13 @@ pub async fn apply_prune(
     let mut report = PruneReport::default();
     for id in &plan.revive {
         // Somebody else may be removing it just now.
-        if exists(repository, *id, "manifest").await? {
-            let name = names::snapshot_object(*id, "tombstone");
+        if exists(repository, *id, &Part::Manifest).await? {
+            let name = Part::Tombstone.of(*id);
             unless_refused(repository.delete(&name).await, &mut report)?;
         }
     }
     for id in &plan.marks {
-        put_mark(repository, *id, "sweep", SWEEP).await?;
+        put_mark(repository, *id, &Part::Sweep, SWEEP).await?;
     }
     let total = plan.remove.len() + plan.sweeps.len();
     control.begin_counting("removing", Some(total as u64), Unit::Snapshots);
@@ -161,8 +161,8 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
 /// Step one of a removal: from then on the snapshot is in no list.
 async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
     let id = removal.id;
-    let manifest = names::snapshot_object(id, "manifest");
-    let tombstone = names::snapshot_object(id, "tombstone");
+    let manifest = Part::Manifest.of(id);
+    let tombstone = Part::Tombstone.of(id);
     if removal.old_tombstone {
         repository.delete(&tombstone).await?;
     }
@@ -180,7 +180,7 @@ async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
         return Err(error);
     }
     // Somebody may have taken the tombstone for an old one, and deleted it.
-    if !exists(repository, id, "tombstone").await? {
+    if !exists(repository, id, &Part::Tombstone).await? {
         repository.put_once(&tombstone, bytes).await?;
     }
     Ok(())
@@ -189,10 +189,10 @@ async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
 /// Step two: deletes all that is left, each object only while there is no manifest.
 async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
     let id = sweep.id;
-    put_mark(repository, id, "sweep", SWEEP).await?;
-    let mark = names::snapshot_object(id, "sweep");
+    put_mark(repository, id, &Part::Sweep, SWEEP).await?;
+    let mark = Part::Sweep.of(id);
     for name in sweep.objects.iter().filter(|name| **name != mark) {
-        if exists(repository, id, "manifest").await? {
+        if exists(repository, id, &Part::Manifest).await? {
             repository.delete(&mark).await?;
             let message = format!("snapshot {id} has a manifest again");
             return Err(Error::new(ErrorKind::Refused, message).hint(
@@ -237,13 +237,13 @@ pub async fn undo_removal(
     };
     let manifest = named.await.context(format!("snapshot {id}"))?;
     pin(repository, id, "its removal was undone").await?;
-    let name = names::snapshot_object(id, "manifest");
+    let name = Part::Manifest.of(id);
     repository.put_once(&name, manifest.into()).await?;
-    if exists(repository, id, "sweep").await? {
+    if exists(repository, id, &Part::Sweep).await? {
         repository.delete(&name).await?;
         return Err(swept());
     }
-    repository.delete(&names::snapshot_object(id, "tombstone")).await
+    repository.delete(&Part::Tombstone.of(id)).await
 }
 
 /// Makes retention keep snapshot `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
@@ -258,7 +258,7 @@ pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Resul
     // What it says does not matter, and whoever pinned it first has said why.
     match folder.keep {
         Some(_) => Ok(()),
-        None => put_mark(repository, id, "keep", &format!("{KEEP}{reason}\n")).await,
+        None => put_mark(repository, id, &Part::Keep, &format!("{KEEP}{reason}\n")).await,
     }
 }
 
@@ -267,11 +267,11 @@ pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Resul
 /// # Errors
 /// Those of the store.
 pub async fn unpin(repository: &Repository, id: SnapshotId) -> Result<()> {
-    repository.delete(&names::snapshot_object(id, "keep")).await
+    repository.delete(&Part::Keep.of(id)).await
 }
 
-async fn exists(repository: &Repository, id: SnapshotId, part: &str) -> Result<bool> {
-    match repository.len(&names::snapshot_object(id, part)).await {
+async fn exists(repository: &Repository, id: SnapshotId, part: &Part) -> Result<bool> {
+    match repository.len(&part.of(id)).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -279,12 +279,12 @@ async fn exists(repository: &Repository, id: SnapshotId, part: &str) -> Result<b
 }
 
 /// Puts a mark, unless there is one.
-async fn put_mark(repository: &Repository, id: SnapshotId, part: &str, text: &str) -> Result<()> {
+async fn put_mark(repository: &Repository, id: SnapshotId, part: &Part, text: &str) -> Result<()> {
     if exists(repository, id, part).await? {
         return Ok(());
     }
     let bytes = text.to_owned().into_bytes();
-    match repository.put_once(&names::snapshot_object(id, part), bytes.into()).await {
+    match repository.put_once(&part.of(id), bytes.into()).await {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         put => put,
     }

@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use super::policy::Retention;
 use super::proved::last_proved;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, Manifest, SnapshotId};
+use crate::format::{ClusterName, Manifest, Part, SnapshotId};
 use crate::keys::MasterKeys;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
@@ -20,7 +20,7 @@ use crate::task::{Control, Step, Unit};
 /// Manifests and seals read at once.
 const READS: usize = 256;
 /// Objects of a folder in the order of their removal; seals, tombstone and mark follow.
-const ORDER: [&str; 3] = ["companions", "index", "payload"];
+const ORDER: [Part; 3] = [Part::Companions, Part::Index, Part::Payload];
 
 /// A snapshot that stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,17 +291,17 @@ impl Known {
         manifest: Option<&Manifest>,
         plan: &mut PrunePlan,
     ) {
-        let others = || folder.objects.iter().filter(|(role, _)| !ORDER.contains(&role.as_str()));
-        let named = |role: &str| manifest.is_some_and(|one| one.body().object(role).is_some());
+        let others = || folder.objects.iter().filter(|(part, _)| !ORDER.contains(*part));
+        let named = |part: &Part| manifest.is_some_and(|one| one.body().object(part).is_some());
         let why = unknown(folder).or_else(|| {
-            let (_, info) = others().find(|(role, _)| !named(role))?;
+            let (_, info) = others().find(|(part, _)| !named(part))?;
             Some(format!("{} is unknown here, and may be a newer strongroom's", info.name))
         });
         if let Some(why) = why {
             plan.blocked.push(format!("what is left of snapshot {id} is not deleted: {why}"));
             return;
         }
-        let known = ORDER.iter().filter_map(|role| folder.objects.get(*role));
+        let known = ORDER.iter().filter_map(|part| folder.objects.get(part));
         let last = folder.keep.iter().chain(&folder.tombstone).chain(&folder.sweep);
         let order = others().map(|(_, info)| info).chain(known).chain(folder.seals.values());
         let objects: Vec<_> = order.chain(last).collect();
