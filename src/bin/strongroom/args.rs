@@ -250,7 +250,7 @@ pub(crate) enum Command {
     /// Verify snapshots
     #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
-    /// Restore a snapshot: to a member's data directory, or to a file that etcdutl and etcdctl accept
+    /// Restore a snapshot: to a member's data directory, to a file, or single keys to a running etcd
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(Box<RestoreArgs>),
     /// List the keys in a snapshot

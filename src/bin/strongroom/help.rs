@@ -105,10 +105,15 @@ TMPDIR meanwhile, encrypted under a key that is never written.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
-Restore a snapshot to a file that etcdutl and etcdctl accept.
+Restore a snapshot to one of three targets:
 
-The file gets its name only when every byte is verified, and an existing file is not replaced without --force. It holds \
-every secret of the cluster unencrypted: write it where only root can read, and delete it afterwards.
+  --data-dir DIR        a member's data directory, from which etcd can start;
+  --from-manifest FILE  the same, with the settings of a static pod, such as kubeadm's etcd.yaml
+  --output FILE         a snapshot file that etcdutl and etcdctl accept
+  --to-cluster          single keys, into the running etcd of --endpoints
+
+File and directory get their name only when every byte is verified; an existing file is not replaced without --force. They \
+hold every secret of the cluster unencrypted. Delete a snapshot file when you do not need it any more.
 
 latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` tells both).
@@ -125,6 +130,9 @@ A key that had a lease gets a new one, granted for as long as the old one was. W
 registration would stay permanently although nobody holds it; use --leases drop only for data that is to stay.";
 pub(crate) const RESTORE_MORE: &str = "\
 Examples:
+  strongroom restore latest --data-dir /var/lib/etcd --name cp1 \\
+      --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
+  strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore 01KB2 --revision 48211 --output etcd.db
@@ -137,11 +145,13 @@ Examples:
 
 Trust what went through a pipe only if strongroom exits with 0.
 
-Then, on every member, with a token that was never used before:
+Run --data-dir on every node, each with its own --name: the nodes come to the same cluster. After --output run on every \
+member, with a token that was never used before:
   etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new \\
       --name … --initial-cluster … --initial-cluster-token NEW \\
       --initial-advertise-peer-urls …
-On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.
+On Kubernetes stop the API servers first, and give etcdutl --bump-revision 1000000000 --mark-compacted; --data-dir \
+does that by itself.
 
 With --to-cluster the API servers keep running: they and all who watch them see ordinary changes. An object whose owner \
 (ownerReferences) is gone is collected as garbage again, so restore the owner as well. Values that the API server encrypted \
