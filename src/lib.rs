@@ -17,7 +17,7 @@
 //! use std::path::PathBuf;
 //! use strongroom::backup::{self, BackupOptions, Source, Target};
 //! use strongroom::task::Control;
-//! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
+//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
 //!
 //! # async fn example() -> strongroom::Result<()> {
 //! let url = "s3://bucket/prefix".parse()?;
@@ -46,7 +46,7 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use strongroom::{envelope::keyfile, etcd::EtcdSettings, keys::MasterKeys};
+//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys};
 //! use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -80,6 +80,7 @@ pub mod bolt;
 #[cfg(feature = "backup")]
 pub mod contents;
 pub mod crypto;
+pub mod custody;
 #[cfg(feature = "backup")]
 pub mod datadir;
 pub mod envelope;

@@ -8,7 +8,6 @@ mod deep;
 mod drill;
 mod live;
 mod member;
-mod passphrases;
 mod prune;
 mod reports;
 mod reseal;
@@ -36,10 +35,6 @@ pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
-pub use passphrases::{
-    change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
-    remove_passphrase_key,
-};
 pub use prune::{
     Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, pin, plan_prune,
     plan_removal, prune_report, undo_removal, unpin,

@@ -1,7 +1,6 @@
 //! The envelope: one data key per subject, sealed to any number of master keys (SPEC.md §2, §4, §5).
 
 mod data_key;
-pub mod keyfile;
 mod object;
 mod seal;
 

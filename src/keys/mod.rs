@@ -1,7 +1,7 @@
 //! Master keys: what seals and opens data keys (SPEC.md §2).
 //!
 //! Bytes in, bytes out; files and repositories are read and written above
-//! (`envelope::keyfile`, `backup`).
+//! (`custody::keyfile`, `backup`).
 
 mod keyring;
 mod local;

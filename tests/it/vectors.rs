@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use strongroom::backup::{
-    Accept, BackupOptions, Scope, Source, backup, create_passphrase_key, open_passphrase_keys,
-    reseal,
-};
+use strongroom::backup::{Accept, BackupOptions, Scope, Source, backup, reseal};
+use strongroom::custody::{create_passphrase_key, open_passphrase_keys};
 
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
+use strongroom::custody::keyfile;
 use strongroom::envelope::{
-    DataKey, NewSeal, ObjectOpener, ObjectSealer, keyfile, open_seal, seal_data_key,
+    DataKey, NewSeal, ObjectOpener, ObjectSealer, open_seal, seal_data_key,
 };
 use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, SnapshotId};
 use strongroom::keys::{MasterKey, MasterKeys};

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use strongroom::envelope::keyfile;
+use strongroom::custody::keyfile;
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;

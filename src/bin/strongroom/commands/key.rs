@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Untrusted, change_passphrase, check_removable,
-    key_usage, passphrase_keys, remove_passphrase_key,
+    Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Untrusted, check_removable, key_usage,
 };
 use strongroom::crypto::{Argon2Cost, system_rng};
-use strongroom::envelope::keyfile;
+use strongroom::custody::keyfile;
+use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
 use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};

@@ -23,10 +23,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use strongroom::backup::{
-    LONGEST_BACKUP, Listing, Scope, cluster_of, latest, open_passphrase_keys, select, snapshots,
-};
-use strongroom::envelope::keyfile;
+use strongroom::backup::{LONGEST_BACKUP, Listing, Scope, cluster_of, latest, select, snapshots};
+use strongroom::custody::keyfile;
+use strongroom::custody::open_passphrase_keys;
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::secret::SecretBytes;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use strongroom::backup::{
-    Accept, ResealReport, Scope, create_passphrase_key, newest_by_retiring, reseal,
-};
+use strongroom::backup::{Accept, ResealReport, Scope, newest_by_retiring, reseal};
 use strongroom::crypto::{Argon2Cost, system_rng};
-use strongroom::envelope::keyfile;
+use strongroom::custody::create_passphrase_key;
+use strongroom::custody::keyfile;
 use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::store::Repository;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use strongroom::envelope::keyfile;
+use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::MasterKeys;
 use strongroom::values::{Migrated, Namespace, keyring};
