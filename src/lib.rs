@@ -1,13 +1,15 @@
 //! Encryption at rest and disaster recovery for etcd.
 //!
 //! A snapshot of etcd is streamed, cut into frames, compressed, encrypted under a data key of its own and
-//! uploaded, with no plaintext on disk; the data key is sealed by one or more master keys. A restore proves every
-//! byte before it gives the file its name. `src/format/SPEC.md` specifies the bytes.
+//! uploaded, with no plaintext on disk; the data key is sealed by one or more master keys. A restore verifies
+//! every byte before it gives the file its name. `src/format/SPEC.md` specifies the bytes.
 //!
-//! The modules stand on floors, and import downwards only: [`crypto`], [`mod@format`] and [`bolt`] are pure;
-//! [`mvcc`] and [`keys`] stand on them; [`envelope`], [`store`] and [`etcd`] add the world; [`backup`] is what they
-//! are for. [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] notes down who asked,
-//! and [`agent`] does all of it by a schedule.
+//! The [`guide`] explains how to operate, restore and migrate, and what is protected.
+//!
+//! The modules are in layers and import only from below: [`crypto`], [`mod@format`] and [`bolt`] are pure; [`mvcc`]
+//! and [`keys`] use them; [`envelope`], [`store`] and [`etcd`] add files, network and storage; [`backup`] has the jobs.
+//! [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
+//! [`agent`] runs the jobs on a schedule.
 //!
 //! # Back up and restore
 //!
@@ -37,10 +39,10 @@
 //! # }
 //! ```
 //!
-//! # Values that etcd does not see
+//! # Encrypt the values of a program
 //!
-//! A client with the calls and types of `etcd_client`, whose values are encrypted here ([`values::ValueCipher`] alone
-//! needs neither etcd nor a runtime):
+//! A client with the calls and types of `etcd_client`, whose values are encrypted before they reach etcd.
+//! [`values::ValueCipher`] alone needs neither etcd nor a runtime:
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -86,6 +88,7 @@ pub mod error;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod format;
+pub mod guide;
 pub mod keys;
 pub mod mvcc;
 #[cfg(feature = "proxy")]

@@ -1,6 +1,6 @@
 //! Side by side with what people use today, on the same machine, in the same run.
 //!
-//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--readme] [--levels] [--memory MIB,…] [--proxy]
+//! `scripts/bench [--size MIB] [--runs N] [--dir DIR] [--guide] [--levels] [--memory MIB,…] [--proxy]
 //! [--agent] [--days N] [--many]`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -34,9 +34,9 @@ struct Args {
     /// Seed of the generated data
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Also write the table into README.md and the chart into benches/results.svg
+    /// Also write the table into src/guide/benchmarks.md and the chart into benches/results.svg
     #[arg(long)]
-    readme: bool,
+    guide: bool,
     /// Instead: each zstd level on 1 MiB frames of the database, on one core
     #[arg(long)]
     levels: bool,
@@ -94,12 +94,12 @@ fn main() {
         let results = suite.run(args.runs).await;
         let table = report::table(&results);
         println!("{table}");
-        if args.readme {
+        if args.guide {
             let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             std::fs::write(project.join("benches/results.svg"), report::chart(&results)).unwrap();
-            let readme = project.join("README.md");
-            let text = std::fs::read_to_string(&readme).unwrap();
-            std::fs::write(readme, report::put(&text, &table)).unwrap();
+            let guide = project.join("src/guide/benchmarks.md");
+            let text = std::fs::read_to_string(&guide).unwrap();
+            std::fs::write(guide, report::put(&text, &table)).unwrap();
         }
     });
 }

@@ -12,7 +12,7 @@ const JOBS: [(Job, &str); 4] = [
     (Job::Backup, "Backup"),
     (Job::RestoreToFile, "Restore to a file"),
     (Job::RestoreMember, "Restore to a directory that etcd starts from"),
-    (Job::Prove, "Prove"),
+    (Job::Prove, "Verify"),
 ];
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -26,10 +26,10 @@ fn wall(row: &Row) -> f64 {
     median(row.costs.iter().map(|cost| cost.wall))
 }
 
-/// `readme` with what stands between its two marks replaced.
-pub fn put(readme: &str, table: &str) -> String {
-    let (before, rest) = readme.split_once("<!-- bench -->\n").expect("README's mark");
-    let (_, after) = rest.split_once("<!-- end of bench -->\n").expect("README's second mark");
+/// `page` with what stands between its two marks replaced.
+pub fn put(page: &str, table: &str) -> String {
+    let (before, rest) = page.split_once("<!-- bench -->\n").expect("the page's mark");
+    let (_, after) = rest.split_once("<!-- end of bench -->\n").expect("the page's second mark");
     format!("{before}<!-- bench -->\n{table}<!-- end of bench -->\n{after}")
 }
 

@@ -98,9 +98,9 @@ impl Metrics {
         to.register("schedule_expected_interval_seconds", help, self.interval.clone());
         let help = "When the newest snapshot was begun: the recovery point";
         to.register("snapshot_last_success_timestamp_seconds", help, self.snapshot_success.clone());
-        let help = "When snapshots were last proved whole, every byte";
+        let help = "When every byte of a snapshot was last verified";
         to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
-        let help = "Verifications that found a snapshot that is not whole";
+        let help = "Verifications that found a damaged snapshot";
         to.register("verify_failures", help, self.verify_failures.clone());
         let help = "Work that was done and found something wrong";
         to.register("findings", help, self.findings.clone());

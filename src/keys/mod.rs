@@ -41,7 +41,7 @@ pub trait MasterKey: Send + Sync {
     /// Opens what [`seal`](Self::seal) made.
     ///
     /// # Errors
-    /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered) when `sealed` was not made by this key with this `context`.
+    /// [`ErrorKind::Tampered`] when `sealed` was not made by this key with this `context`.
     fn open(&self, context: &[u8], sealed: &[u8]) -> Result<SecretKey>;
 }
 

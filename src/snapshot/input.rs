@@ -82,7 +82,7 @@ impl Input {
         match self {
             Self::Etcd { live, .. } => live.choice.warnings.clone(),
             Self::File(file) if file.trailer.is_none() => vec![format!(
-                "{} has no SHA-256 trailer: nothing proves that it is as etcd wrote it",
+                "{} has no SHA-256 trailer: it cannot be verified that it is as etcd wrote it",
                 file.path.display()
             )],
             Self::File(_) => Vec::new(),

@@ -90,7 +90,7 @@ pub(crate) async fn read_all(
     .await?;
     if Sha256(hasher.finalize().into()) != reader.index().database().sha256 {
         return Err(Error::tampered("the database's SHA-256 is not the one recorded")
-            .hint("`strongroom verify` tells which snapshots are whole"));
+            .hint("`strongroom verify` shows which snapshots are good"));
     }
     Ok(stream)
 }

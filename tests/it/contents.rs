@@ -525,7 +525,7 @@ async fn the_program_looks_inside() {
     assert_eq!(place.run(&["diff", "live", first]).status.code(), Some(2));
 
     let out = place.succeed(&["stats", first]);
-    assert!(text(&out.stderr).contains("stores 1 Secrets in clear"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("stores 1 Secrets unencrypted"), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("/registry/secrets/"));
     assert_eq!(place.json(&["stats", first], 0)["keys"], 3);
 }

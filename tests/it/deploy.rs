@@ -31,10 +31,10 @@ fn tool(name: &str) -> Command {
 fn the_alerts_fire_and_stay_silent_where_they_should() {
     run(promtool().args(["check", "rules"]).arg(deploy("prometheus/strongroom.rules.yml")));
     run(promtool().args(["test", "rules"]).arg(deploy("prometheus/strongroom.test.yml")));
-    // Each has a test, and each runbook a heading in README.
+    // Each has a test, and each runbook a heading in the guide.
     let rules = std::fs::read_to_string(deploy("prometheus/strongroom.rules.yml")).unwrap();
     let tests = std::fs::read_to_string(deploy("prometheus/strongroom.test.yml")).unwrap();
-    let readme = include_str!("../../README.md").to_lowercase();
+    let guide = include_str!("../../src/guide/operations.md").to_lowercase();
     let after = |word: &'static str, text: &str| -> Vec<String> {
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix(word));
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
@@ -47,8 +47,8 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
     let runbooks = after("runbook:", &rules);
     assert_eq!(runbooks.len(), alerts.len());
     for runbook in runbooks {
-        let heading = runbook.strip_prefix("README.md#").unwrap().replace('-', " ");
-        assert!(readme.contains(&format!("# {heading}\n")), "no heading {heading}");
+        let heading = runbook.strip_prefix("src/guide/operations.md#").unwrap().replace('-', " ");
+        assert!(guide.contains(&format!("# {heading}\n")), "no heading {heading}");
     }
     assert_eq!(rules.matches("severity: page").count(), 2);
 }

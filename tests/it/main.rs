@@ -84,3 +84,4 @@ mod value_languages;
 mod value_phases;
 mod value_vectors;
 mod vectors;
+mod words;

@@ -246,7 +246,7 @@ on_both! {
     three_on_3_7: three(Version::V3_7),
 }
 
-/// Kubernetes' data leaps, and who watches from before is told to list anew.
+/// Kubernetes' data leaps, and who watches from before is told to list again.
 #[tokio::test(flavor = "multi_thread")]
 async fn kubernetes_leaps() {
     for version in Version::ENDS {
@@ -265,7 +265,7 @@ async fn kubernetes_leaps() {
             &mut place
                 .command(&[&["restore", "latest", "--data-dir", "data"], &member[..]].concat()),
         );
-        assert!(said.contains("list anew") && said.contains("Restart API servers"), "{said}");
+        assert!(said.contains("list again") && said.contains("Restart API servers"), "{said}");
         let _member = plan.start(0, &place.path("data"), &[]);
         let mut client = plan.client(0).await;
         assert_eq!(revision(&mut client).await, last + 1_000_000_000);

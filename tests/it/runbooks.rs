@@ -1,4 +1,4 @@
-//! README's runbooks, run as they stand there: only places and addresses are replaced.
+//! The guide's runbooks, run as they stand there: only places and addresses are replaced.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::place::{Place, text};
 
 /// The shell commands below the mark `<!-- runbook: name -->`.
 fn runbook(name: &str) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once(&format!("<!-- runbook: {name} -->\n```sh\n")).unwrap();
+    let guide = include_str!("../../src/guide/restore.md");
+    let (_, rest) = guide.split_once(&format!("<!-- runbook: {name} -->\n```sh\n")).unwrap();
     rest.split_once("```").unwrap().0.to_owned()
 }
 
@@ -188,7 +188,7 @@ fn kubeadm_all_data_lost() {
         for node in 0..3 {
             fs::remove_dir_all(nodes.root(node).join("var/lib/etcd/member")).unwrap();
             let said = nodes.sh(node, &runbook("kubeadm, on each node"));
-            assert!(said.contains("list anew"), "{said}");
+            assert!(said.contains("list again"), "{said}");
         }
         for node in 0..3 {
             nodes.sh(node, &runbook("kubeadm, then on each node"));

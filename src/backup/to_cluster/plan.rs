@@ -264,7 +264,7 @@ fn lease_warning(keys: &[Planned], policy: Leases, ttls: &HashMap<i64, i64>) -> 
     let mut warnings = vec![match policy {
         Leases::New => format!(
             "{count} of the keys had a lease: each gets a new one, granted for as long, and vanishes when it ends \
-             unless its owner renews it (--leases drop keeps such keys for ever)"
+             unless its owner renews it (--leases drop keeps such keys permanently)"
         ),
         Leases::Keep => format!(
             "{count} of the keys had a lease and are attached to the same again: etcd refuses those whose lease is gone"

@@ -108,7 +108,7 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or parted by commas or line breaks) all seal, any one opens
+    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or separated by commas or line breaks) all seal, any one opens
     #[arg(
         short = 'k',
         long = "master-key",
@@ -221,7 +221,7 @@ pub(crate) struct EtcdArgs {
         hide_env_values = true
     )]
     pub(crate) command_timeout: Option<Span>,
-    /// Go on with an etcd later than 3.7, the last version tested
+    /// Continue with an etcd later than 3.7, the last version tested
     #[arg(
         long,
         global = true,
@@ -235,7 +235,7 @@ pub(crate) struct EtcdArgs {
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Create a repository, and prove that its store keeps its promises
+    /// Create a repository, and test its store
     #[command(long_about = help::INIT, after_help = help::INIT_MORE)]
     Init(InitArgs),
     /// Take one encrypted snapshot of a live etcd
@@ -244,13 +244,13 @@ pub(crate) enum Command {
     /// List the snapshots; needs no key
     #[command(long_about = help::SNAPSHOTS, after_help = help::SNAPSHOTS_MORE)]
     Snapshots,
-    /// Show all that is known of one snapshot
+    /// Show what is known about one snapshot
     #[command(long_about = help::SHOW, after_help = help::SHOW_MORE)]
     Show(ShowArgs),
-    /// Prove that snapshots are whole
+    /// Verify snapshots
     #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
-    /// Restore a snapshot: to a member's data directory, or to a file that etcdutl and etcdctl accept
+    /// Restore a snapshot: to a member's data directory, to a file, or single keys to a running etcd
     #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
     Restore(Box<RestoreArgs>),
     /// List the keys in a snapshot
@@ -265,31 +265,31 @@ pub(crate) enum Command {
     /// Compare a snapshot with another, or with the running etcd
     #[command(long_about = help::DIFF, after_help = help::DIFF_MORE)]
     Diff(DiffArgs),
-    /// Tell what takes the space in a snapshot, and what Kubernetes stored unencrypted
+    /// Show what takes the space in a snapshot, and what Kubernetes stored unencrypted
     #[command(long_about = help::STATS, after_help = help::STATS_MORE)]
     Stats(StatsArgs),
-    /// Restore a snapshot, start etcd from it, and prove that it serves the same data
+    /// Restore a snapshot, start etcd from it, and verify that it serves the same data
     #[command(long_about = help::DRILL, after_help = help::DRILL_MORE)]
     Drill(DrillArgs),
-    /// List what was proved, and when
+    /// List what was verified, and when
     #[command(long_about = help::REPORTS, after_help = help::REPORTS_MORE)]
     Reports {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
-    /// Back up, prune, verify and drill by a schedule, unattended
+    /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_help = help::AGENT_MORE)]
     Agent,
     /// Replicate snapshots to a second repository
     #[command(long_about = help::COPY, after_help = help::COPY_MORE)]
     Copy(CopyArgs),
-    /// Remove the snapshots that no rule wants
+    /// Remove the snapshots that no rule keeps
     #[command(long_about = help::PRUNE, after_help = help::PRUNE_MORE)]
     Prune(Box<PruneArgs>),
     /// Prepare etcd's users and roles
     #[command(long_about = help::SETUP_AUTH, after_help = help::SETUP_AUTH_MORE)]
     SetupAuth(SetupAuthArgs),
-    /// Make, list, rotate and remove master keys
+    /// Create, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
     Key(KeyCommand),
     /// Encrypt single values: keys, status, migration
@@ -318,7 +318,7 @@ pub(crate) enum Command {
 /// `init`
 #[derive(Args)]
 pub(crate) struct InitArgs {
-    /// Take the store's word that it never overwrites what it was asked to create
+    /// Do not test that the store never overwrites an object
     #[arg(long)]
     pub(crate) trust_store: bool,
 }
@@ -397,7 +397,7 @@ pub(crate) struct VerifyArgs {
     /// Manifest, seal and lengths only
     #[arg(long, conflicts_with_all = ["digests", "deep"])]
     pub(crate) quick: bool,
-    /// The stored objects' SHA-256 only; needs no key, proves nothing against who can write manifests
+    /// The stored objects' SHA-256 only; needs no key, and does not detect a planted snapshot
     #[arg(long, conflicts_with = "deep")]
     pub(crate) digests: bool,
     /// Every byte, and etcd's structure in it: pages, the history of revisions, HashKV
@@ -411,14 +411,14 @@ pub(crate) struct VerifyArgs {
 /// `key …`
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a keyring file with one new master key
+    /// Create a keyring file with one new master key
     #[command(long_about = help::KEY_GENERATE, after_help = help::KEY_GENERATE_MORE)]
     Generate {
-        /// File to write; never overwritten
+        /// File to write; an existing file is not overwritten
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// List the master keys at hand and in the repository, and count the snapshots that only one key opens
+    /// List the master keys, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_help = help::KEY_LIST_MORE)]
     List,
     /// Replace the key that seals by a new one, and seal the snapshots to it

@@ -11,7 +11,7 @@ pub(crate) use unattended::*;
 pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\
-Encrypted backups of etcd, and restores that prove what they restored.
+Encrypted backups of etcd, and verified restores.
 
 Settings come from flags, else STRONGROOM_* variables, else the configuration file, else (for etcd's \
 connection) ETCDCTL_* variables. Secrets never go on the command line.";
@@ -28,20 +28,19 @@ Exit status: 0 done, 1 failure, 2 usage, 3 done with findings, 4 etcd or store u
 12 no key opens it, 13 integrity, 130 interrupted.";
 
 pub(crate) const INIT: &str = "\
-Create a repository, and prove that its store keeps its promises.
+Create a repository, and test its store.
 
-Done once for each place. Prints the repository's id: where somebody else could put another repository in its place, \
-pin it with --repository-id or in the configuration file. With --master-key passphrase it also makes a master key and \
-keeps it in the repository, sealed by the passphrase; on a terminal that is asked twice. It prints what to configure: \
-passphrase:KEYID. A bare `passphrase` opens snapshots, and seals none. In a repository that exists and \
-has no passphrase key it only makes that.";
+Run it once for each place. It tests that the store never overwrites an object that it was asked to create. Prints the \
+repository's id: if somebody else could replace the repository, pin the id with --repository-id or in the configuration file. With --master-key passphrase it also creates a master key and \
+stores it in the repository, sealed by the passphrase; on a terminal it asks twice. It prints what to configure: \
+passphrase:KEYID. A bare `passphrase` opens snapshots, and seals none. In an existing repository without a \
+passphrase key it creates only that key.";
 pub(crate) const INIT_MORE: &str = "\
 Examples:
   strongroom init -r /var/backups/etcd
   strongroom init -r s3://bucket/prefix -k passphrase     # and a master key
 
-A store that ignores the request never to overwrite an object is refused: two writers could then destroy each \
-other's snapshots.";
+A store that overwrites objects is refused: two writers could destroy each other's snapshots.";
 
 pub(crate) const BACKUP: &str = "\
 Take one encrypted snapshot of a live etcd.
@@ -71,14 +70,14 @@ List the snapshots; needs no key.
 Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say. With a keyring file, \
 TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that \
 who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
-passphrases are not asked for. Unknown objects in the repository are warned of.";
+passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
 Examples:
   strongroom snapshots
   strongroom snapshots --cluster prod -w json";
 
 pub(crate) const SHOW: &str = "\
-Show all that is known of one snapshot.
+Show what is known about one snapshot.
 
 With a key: its facts, authenticated, and whether it counts. Without: what the manifest says, and which master keys open it.";
 pub(crate) const SHOW_MORE: &str = "\
@@ -87,10 +86,10 @@ Examples:
   strongroom show latest --before 2026-11-23T09:00:00Z";
 
 pub(crate) const VERIFY: &str = "\
-Prove that snapshots are whole.
+Verify snapshots.
 
-By default every byte is fetched, decrypted and hashed, and nothing is written: what verifies can be restored with the \
-same key. Run it with each copy of your keys, also with the one in the safe.";
+By default every byte is fetched, decrypted and hashed, and nothing is written: a snapshot that verifies can be restored \
+with the same key. Run it with each copy of your keys, also with the one in the safe.";
 pub(crate) const VERIFY_MORE: &str = "\
 Examples:
   strongroom verify latest                        # every byte
@@ -99,17 +98,22 @@ Examples:
   strongroom verify --all --quick                 # manifests, seals, lengths
   strongroom verify --all --digests               # SHA-256, without any key
 
---deep also walks over every page and record: the B+ trees are sound, no revision is missing, and HashKV is what etcd's \
-members answered when the backup was taken (\"inconclusive\" where it cannot be computed). It spools the database in \
-TMPDIR, encrypted under a key that is never written.
+--deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
+members answered when the backup was taken (\"inconclusive\" where it cannot be computed). It stores the database in \
+TMPDIR meanwhile, encrypted under a key that is never written.
 --all looks at every cluster's snapshots, or with --cluster at one cluster's.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
-Restore a snapshot to a file that etcdutl and etcdctl accept.
+Restore a snapshot to one of three targets:
 
-The file appears under its name only when every byte of it is proved, and an existing one is never replaced without \
---force. It holds every secret of the cluster in clear: write it where only root can read, and delete it afterwards.
+  --data-dir DIR        a member's data directory, from which etcd can start;
+  --from-manifest FILE  the same, with the settings of a static pod, such as kubeadm's etcd.yaml
+  --output FILE         a snapshot file that etcdutl and etcdctl accept
+  --to-cluster          single keys, into the running etcd of --endpoints
+
+File and directory get their name only when every byte is verified; an existing file is not replaced without --force. They \
+hold every secret of the cluster unencrypted. Delete a snapshot file when you do not need it any more.
 
 latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` tells both).
@@ -117,15 +121,18 @@ one snapshot, to any revision between its compact revision and its last (`show` 
 Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and passed over. \
 If you know that one is genuine, give its full id and --accept-untrusted.
 
-With --to-cluster no cluster is replaced: one key, or all below a prefix, are written to the running etcd of --endpoints. \
+With --to-cluster no cluster is replaced: one key, or all keys with a prefix, are written to the running etcd of --endpoints. \
 --dry-run shows first what would be created and changed, and what only etcd has: that stays unless --delete is given. Each \
 change is made only if its key still is as it was when it was compared: what somebody else changed meanwhile is left as it \
-is and listed, with exit status 3. Run again, it goes on where it was stopped.
+is and listed, with exit status 3. An interrupted run can be started again and continues.
 
-A key that had a lease gets a new one, granted for as long as the old one was. Without any, a lock or a registration would \
-stay for ever though nobody holds it; so --leases drop is for data that is to stay.";
+A key that had a lease gets a new one, granted for as long as the old one was. Without a lease, a lock or a \
+registration would stay permanently although nobody holds it; use --leases drop only for data that is to stay.";
 pub(crate) const RESTORE_MORE: &str = "\
 Examples:
+  strongroom restore latest --data-dir /var/lib/etcd --name cp1 \\
+      --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
+  strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore 01KB2 --revision 48211 --output etcd.db
@@ -136,24 +143,26 @@ Examples:
       --prefix /registry/secrets/prod/
   strongroom restore latest --to-cluster --prefix app/ --to-prefix restored/app/
 
-What went through a pipe is only to be trusted when strongroom exits 0.
+Trust what went through a pipe only if strongroom exits with 0.
 
-Then, on every member, with a token that was never used before:
+Run --data-dir on every node, each with its own --name: the nodes come to the same cluster. After --output run on every \
+member, with a token that was never used before:
   etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new \\
       --name … --initial-cluster … --initial-cluster-token NEW \\
       --initial-advertise-peer-urls …
-On Kubernetes stop the API servers first, and add --bump-revision 1000000000 --mark-compacted.
+On Kubernetes stop the API servers first, and give etcdutl --bump-revision 1000000000 --mark-compacted; --data-dir \
+does that by itself.
 
 With --to-cluster the API servers keep running: they and all who watch them see ordinary changes. An object whose owner \
 (ownerReferences) is gone is collected as garbage again, so restore the owner as well. Values that the API server encrypted \
 (k8s:enc:) are bound to their key: below another prefix it cannot decrypt them.";
 
 pub(crate) const KEY: &str = "\
-Make, list, rotate and remove master keys.
+Create, list, rotate and remove master keys.
 
 A snapshot has a data key of its own, and each master key seals it: any one of them opens the snapshot. A keyring file \
-holds several master keys, of which the primary one seals new snapshots. Whoever holds no copy of any of these keys \
-cannot restore, whatever else is left: keep a copy off the host and off the repository.";
+holds several master keys, of which the primary one seals new snapshots. Without a copy of one of these keys there is no \
+restore: keep a copy off the host and outside the repository.";
 pub(crate) const KEY_MORE: &str = "\
 Examples:
   strongroom key generate -o /etc/strongroom/keyring
@@ -161,9 +170,9 @@ Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_GENERATE: &str = "\
-Make a keyring file with one new master key.
+Create a keyring file with one new master key.
 
-The file is readable by its owner only. An existing one is never overwritten.";
+The file is readable by its owner only. An existing file is not overwritten.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
   strongroom key generate -o /etc/strongroom/keyring
@@ -227,9 +236,9 @@ Who kept an old seal and its master key can still open that snapshot.";
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.
 
-Refused as well while a snapshot opens with no other key at hand: give those that are to remain with --master-key too, \
-for a key that a seal names may be destroyed somewhere else. Only the given repository's snapshots are asked: other \
-repositories may still need the key.";
+Also refused while a snapshot opens with no other key that is available: give the keys that are to remain with \
+--master-key too, because a key that a seal names may have been destroyed elsewhere. Only the snapshots of the given \
+repository are considered: other repositories may still need the key.";
 pub(crate) const KEY_REMOVE_MORE: &str = "\
 Example:
   strongroom key reseal --all -k file:keyring
@@ -243,7 +252,7 @@ pub(crate) const KEY_PASSPHRASE_MORE: &str = "\
 Example:
   strongroom key passphrase -r s3://bucket/prefix
 
-The old passphrase is asked on the terminal, or comes from STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND; \
+The old passphrase is read from the terminal, or comes from STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND; \
 the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
 still open with the old one.";
 

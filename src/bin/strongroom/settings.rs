@@ -359,7 +359,8 @@ fn parse_config(text: &str) -> Result<Config> {
             Some((_, expected)) => format!("expected {expected}"),
             None => error.message().to_owned(),
         };
-        Error::usage(format!("line {line}: {message}")).hint("README shows every setting")
+        Error::usage(format!("line {line}: {message}"))
+            .hint("`scripts/deploy/strongroom.toml` shows every setting")
     })
 }
 

@@ -15,7 +15,7 @@ const DEPTHS: RangeInclusive<i64> = 1..=16;
 pub(crate) struct LsArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Only keys that begin with this
+    /// Only keys with this prefix
     #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
     pub(crate) prefix: OsString,
     /// As of this revision [default: the snapshot's last]
@@ -34,7 +34,7 @@ pub(crate) struct LsArgs {
 pub(crate) struct GetArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// The key, whole
+    /// The complete key
     #[arg(id = "etcd_key", value_name = "KEY")]
     pub(crate) key: OsString,
     /// As of this revision [default: the snapshot's last]
@@ -55,7 +55,7 @@ pub(crate) struct GetArgs {
 pub(crate) struct HistoryArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// The key, whole
+    /// The complete key
     #[arg(id = "etcd_key", value_name = "KEY")]
     pub(crate) key: OsString,
 }
@@ -67,7 +67,7 @@ pub(crate) struct DiffArgs {
     pub(crate) which: Which,
     /// Another snapshot, or live: the running etcd
     pub(crate) other: String,
-    /// Only keys that begin with this
+    /// Only keys with this prefix
     #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
     pub(crate) prefix: OsString,
 }

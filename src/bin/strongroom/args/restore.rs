@@ -17,7 +17,7 @@ pub(crate) struct RestoreArgs {
     /// Go back to this revision, of those the snapshot holds
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<i64>,
-    /// Also restore the files that `backup --include` stored, below this directory: empty, or not there yet
+    /// Also restore the files that `backup --include` stored, below this directory, which must be empty or not exist
     #[arg(long, value_name = "DIR")]
     pub(crate) companions_to: Option<PathBuf>,
 
@@ -45,7 +45,7 @@ pub(crate) struct RestoreArgs {
 #[derive(Args)]
 #[command(next_help_heading = "To a member's data directory")]
 pub(crate) struct MemberArgs {
-    /// Directory to make: it must be empty, or not be there yet
+    /// Directory to create: it must be empty or not exist
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Directory for the log [default: inside the data directory]
@@ -54,10 +54,10 @@ pub(crate) struct MemberArgs {
     /// Name of this member [default: default]
     #[arg(long, conflicts_with = "output")]
     pub(crate) name: Option<String>,
-    /// All members of the cluster to be, such as m1=https://10.0.0.1:2380,m2=… [default: this one alone]
+    /// All members of the new cluster, such as m1=https://10.0.0.1:2380,m2=… [default: this one alone]
     #[arg(long, value_name = "NAME=URL,…", conflicts_with = "output")]
     pub(crate) initial_cluster: Option<String>,
-    /// Token of the cluster to be, never used before [default: what snapshot, revision and members determine]
+    /// Token of the new cluster, never used before [default: what snapshot, revision and members determine]
     #[arg(long, value_name = "TOKEN", conflicts_with = "output")]
     pub(crate) initial_cluster_token: Option<String>,
     /// Where the peers of this member reach it [default: what --initial-cluster says, else http://localhost:2380]
@@ -66,13 +66,13 @@ pub(crate) struct MemberArgs {
     /// Leap over so many revisions; 0 for none [default: for Kubernetes 1000000000 and --mark-compacted, else 0]
     #[arg(long, value_name = "N", conflicts_with = "output", value_parser = clap::value_parser!(i64).range(0..1 << 60))]
     pub(crate) bump_revision: Option<i64>,
-    /// Mark what lies before the leap compacted, so that every watch starts over
+    /// Mark what is before the leap as compacted, so that every watch starts again
     #[arg(long, requires = "bump_revision")]
     pub(crate) mark_compacted: bool,
     /// Leave out etcd's users, roles and passwords: anyone may then do anything
     #[arg(long, conflicts_with = "output")]
     pub(crate) without_auth: bool,
-    /// User, and group, that are to own the directory
+    /// User and group of the directory
     #[arg(long, value_name = "USER[:GROUP]", conflicts_with = "output")]
     pub(crate) owner: Option<Owner>,
     /// Take name, URLs, cluster and directory from this static pod, such as kubeadm's etcd.yaml; flags go first

@@ -20,16 +20,16 @@ pub(crate) struct ToClusterArgs {
         ]
     )]
     pub(crate) to_cluster: bool,
-    /// This one key, whole
+    /// This one key; the complete key
     #[arg(long, value_name = "KEY", requires = "to_cluster", group = "wanted_keys")]
     pub(crate) only: Option<OsString>,
-    /// All keys that begin with this
+    /// All keys with this prefix
     #[arg(long, value_name = "P", requires = "to_cluster", group = "wanted_keys")]
     pub(crate) prefix: Option<OsString>,
-    /// Write them below this instead of --prefix
+    /// Write them with this prefix instead of --prefix
     #[arg(long, value_name = "Q", requires = "prefix", conflicts_with = "only")]
     pub(crate) to_prefix: Option<OsString>,
-    /// Also delete the keys below the prefix that the snapshot does not have
+    /// Also delete the keys with the prefix that the snapshot does not have
     #[arg(long, requires = "prefix", conflicts_with = "only")]
     pub(crate) delete: bool,
     /// What becomes of keys that had a lease [default: new]
@@ -38,7 +38,7 @@ pub(crate) struct ToClusterArgs {
     /// At most so many changes a second [default: 200]
     #[arg(long, value_name = "N", requires = "to_cluster")]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Say what would be written, and write nothing
+    /// Show what would be written, and write nothing
     #[arg(long, requires = "to_cluster")]
     pub(crate) dry_run: bool,
 }

@@ -81,10 +81,10 @@ impl KeepArgs {
 pub(crate) struct CopyArgs {
     /// Snapshots to copy [default: all, or those of --cluster]
     pub(crate) ids: Vec<String>,
-    /// The second repository; made where there is none
+    /// The second repository; created if there is none
     #[arg(long, value_name = "URL")]
     pub(crate) to: Option<String>,
-    /// Take the second store's word that it never overwrites what it was asked to create
+    /// Do not test that the second store never overwrites an object
     #[arg(long)]
     pub(crate) trust_store: bool,
 }

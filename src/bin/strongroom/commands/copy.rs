@@ -67,8 +67,8 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
         let findings = !report.left_out.is_empty() || !report.differing.is_empty();
         return Ok(if findings { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS });
     }
-    Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are not whole", report.failed.len()))
-        .hint("`strongroom verify` tells more of each"))
+    Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are damaged", report.failed.len()))
+        .hint("`strongroom verify` shows what is wrong with each"))
 }
 
 /// The second repository, which is made if it is not there.

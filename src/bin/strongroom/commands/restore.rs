@@ -72,7 +72,7 @@ async fn to_file(
     if stdout {
         context
             .output
-            .note(&format!("snapshot {id} restored and proved: revision {}", report.revision));
+            .note(&format!("snapshot {id} restored and verified: revision {}", report.revision));
         return Ok(ExitCode::SUCCESS);
     }
     context.output.result(
@@ -91,7 +91,7 @@ async fn to_file(
         }),
         || {
             format!(
-                "{path}: snapshot {id} of {}, revision {}, {}, proved by SHA-256 {}",
+                "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
                 report.cluster,
                 report.revision,
                 bytes(report.database_bytes),
@@ -254,7 +254,7 @@ fn advise(
 ) {
     let output = &context.output;
     if args.member.without_auth {
-        output.warn("authentication is off and all users are gone: who reaches this etcd may read and change everything, until you set it up anew");
+        output.warn("authentication is off and all users are gone: anyone who reaches this etcd may read and change everything, until you set it up again");
     } else if report.auth_enabled {
         output.note("etcd asks for users and passwords as they were when the snapshot was taken; if root's is lost, restore with --without-auth");
     }
@@ -267,7 +267,7 @@ fn advise(
     if report.kubernetes && report.bump > 0 {
         output.note(&format!(
             "the data is Kubernetes': its revisions leap by {} and all before is marked compacted. Controllers and kubelets \
-             watch from revisions they have seen, and would never notice that time went back; so each must list anew. \
+             watch from revisions they have seen, and would never notice that time went back; so each must list again. \
              Restart API servers, controller managers, schedulers and kubelets once etcd runs",
             report.bump
         ));

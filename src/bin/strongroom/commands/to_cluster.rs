@@ -35,7 +35,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     match applied.stopped {
         Some(error) if error.hint_text().is_some() => Err(error),
         Some(error) => {
-            Err(error.hint("run it again: what is done stays, and the rest is planned anew"))
+            Err(error.hint("run it again: what is done stays, and the rest is planned again"))
         }
         None if findings > 0 => Ok(ExitCode::from(FINDINGS)),
         None => Ok(ExitCode::SUCCESS),

@@ -57,10 +57,10 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
             table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
         },
     )?;
-    context.output.note(&format!("{} of {checked} {}", checked - failed, proved(level)));
+    context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
-            "next: delete nothing; try another key or another copy of the repository, or restore an older snapshot that is whole",
+            "next: delete nothing; try another key or another copy of the repository, or restore an older snapshot that verifies",
         );
     }
     Ok(exit(&report))
@@ -80,10 +80,12 @@ async fn record(
 }
 
 /// What a success at this level means, and no more than that.
-fn proved(level: VerifyLevel) -> &'static str {
+fn verified(level: VerifyLevel) -> &'static str {
     match level {
-        VerifyLevel::Full => "whole: every byte opened and hashed",
-        VerifyLevel::Deep => "whole: every byte hashed, every page and revision walked over",
+        VerifyLevel::Full => "verified: every byte decrypted and hashed",
+        VerifyLevel::Deep => {
+            "verified: every byte decrypted and hashed, every page and revision checked"
+        }
         VerifyLevel::Quick => "have an authentic manifest and objects of the right lengths",
         _ => "have the bytes that their manifests name",
     }

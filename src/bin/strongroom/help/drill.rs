@@ -1,7 +1,7 @@
 //! Help of `drill` and `reports`.
 
 pub(crate) const DRILL: &str = "\
-Restore a snapshot, start etcd from it, and prove that it serves the same data.
+Restore a snapshot, start etcd from it, and verify that it serves the same data.
 
 The snapshot is restored into a scratch directory and an etcd started from it on loopback. Its revision, HashKV, number \
 of keys and a sample of values are compared with the snapshot, and HashKV with the running cluster where that answers. \
@@ -13,17 +13,16 @@ Examples:
   strongroom drill latest --before 2026-11-23T09:00:00Z
   strongroom drill 01KB2 --etcd /opt/etcd-3.5/etcd --scratch-dir /var/lib/strongroom
 
-The time to recover is that of the steps restore and boot. While the drill lasts the data lies in the scratch directory \
-in clear, readable only by the user who drills; the etcd takes only clients with a certificate made for this drill. A \
-restore into a cluster that has users keeps them: the drill leaves them out, since it has no password.
+The time to recover is that of the steps restore and boot. During the drill the data is in the scratch directory, \
+unencrypted and readable only by the user who drills; the etcd accepts only clients with a certificate made for this \
+drill. A restore keeps etcd's users; a drill leaves them out, because it has no password.
 Exit status 3 if anything differs.";
 
 pub(crate) const REPORTS: &str = "\
-List what was proved, and when: the auditor's evidence.
+List what was verified, and when: evidence for an auditor.
 
-Each drill, each `verify --record` and each `prune` that has something to do leaves a report in the repository, and so do \
-the agent's drills, verifications and prunes: sealed to the master keys of its time, and \
-never changed. Re-sealing leaves reports as they are: a key that is given up takes the reports along that only it opens.";
+Each drill, each `verify --record` and each `prune` that has something to do stores a report in the repository, and so do \
+the agent's drills, verifications and prunes. A report is sealed to the master keys of its time and never changed. `key reseal` leaves reports as they are: if you destroy a key, the reports that only it opens can no longer be opened.";
 pub(crate) const REPORTS_MORE: &str = "\
 Examples:
   strongroom reports

@@ -3,8 +3,8 @@
 pub(crate) const LS: &str = "\
 List the keys in a snapshot.
 
-In order, with the revision of the latest change, version, lease and the value's length: no values. Any revision that the \
-snapshot still knows can be asked for. What a terminal would not print as text is escaped.";
+In order, with the revision of the latest change, version, lease and the value's length: no values. --revision lists the \
+keys at an earlier revision that the snapshot still has. Bytes that are not printable text are escaped.";
 pub(crate) const LS_MORE: &str = "\
 Examples:
   strongroom ls latest --prefix /registry/secrets/
@@ -17,8 +17,8 @@ Keys are not in order in etcd's database, so this reads it up to the revision.";
 pub(crate) const GET: &str = "\
 Show one key of a snapshot; its value only when asked for.
 
-Of a key that was deleted it says when, and which revision still has the value. With --show-value standard output is the \
-value, byte for byte; with -w json it is there in base64. Values that strongroom's \
+For a deleted key it shows when it was deleted, and which revision still has the value. With --show-value the value is \
+written to standard output, byte for byte; with -w json in base64. Values that strongroom's \
 proxy or library encrypted are decrypted with the value keyring inside the snapshot. No etcd is needed; give the keyring's \
 master key as well as the snapshot's. Values of Kubernetes may be encrypted by its API server: those stay as they are.";
 pub(crate) const GET_MORE: &str = "\
@@ -28,11 +28,11 @@ Examples:
   strongroom get latest app/config --revision 48210 --show-value > config
   strongroom get latest app/password --show-value -k file:/etc/strongroom/keyring -k file:/etc/strongroom/values-keyring
 
-Looks backwards from the revision: a key is found the sooner the later it was changed. How much was fetched is told.
+Searches backwards from the revision: a key that was changed late is found early. How much was fetched is printed.
 Exit status 1 if there is no such key.";
 
 pub(crate) const HISTORY: &str = "\
-List every change of one key that a snapshot knows.
+List every change of one key that a snapshot has.
 
 From the last compaction of etcd to the snapshot's last revision; Kubernetes compacts every five minutes.";
 pub(crate) const HISTORY_MORE: &str = "\
@@ -43,9 +43,9 @@ Examples:
 pub(crate) const DIFF: &str = "\
 Compare a snapshot with another, or with the running etcd.
 
-Tells which keys were added, changed and removed from the first to the second, by their values: a key written anew with \
-the same value is no difference. Values are never shown. live is read by the flags for etcd, page by page at one revision, and \
-needs a user who may read the keys.";
+Shows which keys were added, changed and removed from the first to the second, by their values: a key written again with \
+the same value is no difference. Values are never shown. live means the etcd of --endpoints, which is read page by page \
+at one revision; the user must be allowed to read the keys.";
 pub(crate) const DIFF_MORE: &str = "\
 Examples:
   strongroom diff latest live --endpoints https://10.0.0.1:2379 \\
@@ -56,7 +56,7 @@ Examples:
 --before is for the first of the two. Exit status 0 if they are the same, 3 if they differ.";
 
 pub(crate) const STATS: &str = "\
-Tell what takes the space in a snapshot, and what Kubernetes stored unencrypted.
+Show what takes the space in a snapshot, and what Kubernetes stored unencrypted.
 
 Keys, bytes and changes by prefix, the largest values, free pages, leases; below Kubernetes' prefix by resource. Of \
 values that Kubernetes' API server encrypted it names provider and key: a cluster restored without one of these keys cannot read \

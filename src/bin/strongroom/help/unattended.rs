@@ -1,10 +1,10 @@
-//! What runs by itself, and what keeps a repository in order.
+//! Help of the commands that run unattended and keep a repository in order.
 
 pub(crate) const PRUNE: &str = "\
-Remove the snapshots that no --keep-… rule wants.
+Remove the snapshots that no --keep-… rule keeps.
 
 The plan is printed first, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
-in UTC. A snapshot that any rule wants stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
+in UTC. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
 `drill`) says is good. Without any rule, here or in the configuration file, nothing is done.
 
 Only snapshots that an available key authenticates count and are removed: whoever can write to the store but has no key \
@@ -30,7 +30,7 @@ object's SHA-256 is checked on the way, and a snapshot shows in the copy only wh
 not sent again, so an interrupted copy goes on where it was stopped.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
-removed there is copied anew once its last trace is gone. Seals that `key reseal` wrote are copied too; old ones stay \
+removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \
 until they are removed there. Where the copy has another seal of the same number, exit status 3 says so: run \
 `strongroom key reseal --all` with the copy as the repository.";
 pub(crate) const COPY_MORE: &str = "\
@@ -44,10 +44,10 @@ file's [copy.options].";
 pub(crate) const SETUP_AUTH: &str = "\
 Prepare etcd's users and roles, with the least that strongroom needs.
 
-etcd streams its database only to a user with the role root, so whoever backs up could also do everything else. What \
-limits that: the user has no password, so that only a client certificate of that common name can be it (etcd with \
---client-cert-auth); the certificate's key need lie only where the agent runs, best on a member itself, with \
---endpoints https://127.0.0.1:2379 and read by nobody else.
+etcd streams its database only to a user with the role root, so whoever backs up could also do everything else. To \
+limit that, the user has no password, so that only a client certificate with that common name can be this user (etcd with \
+--client-cert-auth). Keep the certificate's key only where the agent runs, best on a member itself, with \
+--endpoints https://127.0.0.1:2379 and readable by nobody else.
 
 The proxy needs no more than its keys under the reserved prefix: each client reaches etcd as the user it logs in as. A \
 client's role needs nothing there.";
@@ -60,15 +60,15 @@ What exists already is left as it is. Authentication is switched on by you, when
 clients are there: etcdctl auth enable.";
 
 pub(crate) const AGENT: &str = "\
-Back up, replicate, prune, verify and drill by a schedule, unattended.
+Back up, replicate, prune, verify and drill on a schedule, unattended.
 
-The schedules stand in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a \
-span. What was missed while nothing ran is made up for at once. An agent keeps nothing on its host: what was done and when \
-is read from the repository, and of several agents of one cluster one works, by a lease in its etcd, while the others stand \
-by and take over within twenty seconds.
+The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a span. \
+What was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
+was done and when. Of several agents of one cluster one works, by a lease in the cluster's etcd; another one takes over \
+within twenty seconds.
 
-What fails is logged and tried again, after two seconds at first and five minutes at last; verification and drills that \
-find something are errors in the log and in the metrics, and wait for their next time.";
+What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification or drill \
+that finds something is an error in the log and in the metrics, and runs again at its next time.";
 pub(crate) const AGENT_MORE: &str = "\
 Examples:
   strongroom agent --config /etc/strongroom/strongroom.toml
@@ -76,12 +76,12 @@ Examples:
   [agent]
   backup = \"0 * * * *\"                  # hourly; also without this line
   prune = \"30 3 * * * Europe/Berlin\"    # by the rules of [prune]
-  verify = \"0 5 * * *\"                  # the newest and one other by chance
+  verify = \"0 5 * * *\"                  # the newest and a random other one
   verify_all = \"0 6 * * 0\"
   drill = \"0 7 * * 1\"
   jitter = \"5m\"
   listen = \"127.0.0.1:9481\"             # status page, /metrics, /healthz, /readyz
   log = \"json\"
 
-SIGHUP reads the configuration again, but for listen, log and the cluster; SIGTERM ends it, and leaves nothing half-visible. Under systemd it says when it is \
-ready and keeps the watchdog quiet.";
+SIGHUP reads the configuration again, except listen, log and the cluster. SIGTERM ends the agent and leaves no \
+half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";

@@ -49,11 +49,11 @@ fn warnings(stats: &Stats) -> Vec<String> {
     let mut warnings = Vec::new();
     if clear > 0 {
         warnings.push(format!(
-            "Kubernetes stores {clear} Secrets in clear: whoever reads etcd or its files reads them; configure encryption at rest and rewrite them"
+            "Kubernetes stores {clear} Secrets unencrypted: whoever reads etcd or its files reads them; configure encryption at rest and write them again"
         ));
     } else if before > 0 {
         warnings.push(format!(
-            "{before} Secrets stand in clear in earlier revisions: compact and defragment etcd"
+            "{before} Secrets are unencrypted in earlier revisions: compact and defragment etcd"
         ));
     }
     if unknown > 0 {

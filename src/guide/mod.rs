@@ -1,0 +1,49 @@
+//! The guide: how to operate, restore, and trust strongroom.
+//!
+//! - [`operations`]: settings, agent, retention, storage, monitoring, and what to do when an alert fires
+//! - [`restore`]: every way to restore, and the runbooks
+//! - [`values`]: encrypt the values in etcd, migrate, serve
+//! - [`keys`]: custody, rotation, a stolen or lost key, the threat model
+//! - [`mod@format`]: how a snapshot is stored, and how to open one without strongroom
+//! - [`benchmarks`]: figures, how they were measured, comparison with other tools
+//! - [`contributing`]: checks, tests, Rust version policy
+//!
+//! The same pages are in `src/guide/`, to be read beside the code.
+
+/// Where links between pages go in this documentation. The first definition of a link counts, so these replace the file
+/// names at the end of a page.
+macro_rules! links {
+    () => {
+        "[operations]: crate::guide::operations\n\
+         [values]: crate::guide::values\n\
+         [SPEC.md]: mod@crate::format\n\n"
+    };
+}
+
+#[doc = links!()]
+#[doc = include_str!("benchmarks.md")]
+pub mod benchmarks {}
+
+#[doc = links!()]
+#[doc = include_str!("contributing.md")]
+pub mod contributing {}
+
+#[doc = links!()]
+#[doc = include_str!("format.md")]
+pub mod format {}
+
+#[doc = links!()]
+#[doc = include_str!("keys.md")]
+pub mod keys {}
+
+#[doc = links!()]
+#[doc = include_str!("operations.md")]
+pub mod operations {}
+
+#[doc = links!()]
+#[doc = include_str!("restore.md")]
+pub mod restore {}
+
+#[doc = links!()]
+#[doc = include_str!("values.md")]
+pub mod values {}
