@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use tar::Archive;
 
-use super::restore::parent;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::SnapshotId;
 use crate::keys::MasterKeys;
@@ -14,6 +13,7 @@ use crate::snapshot::companions::{list, open};
 use crate::snapshot::folder;
 use crate::snapshot::open::{check_lengths, unseal};
 use crate::store::Repository;
+use crate::task::parent;
 use crate::task::{Control, run_blocking};
 
 /// Restores the companions of snapshot `id` below `dir`, which must be empty or not be there yet: each under the

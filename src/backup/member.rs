@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::restore::parent;
 use super::rewrite::rewrite;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto;
@@ -21,6 +20,7 @@ use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
 use crate::task::Control;
+use crate::task::parent;
 use crate::task::run_blocking;
 
 /// How far Kubernetes' revisions leap: further than any cluster gets between a backup and its restore, and the same

@@ -22,6 +22,7 @@ use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
 use crate::store::Repository;
 use crate::task::Control;
+use crate::task::parent;
 use crate::task::run_blocking;
 
 /// Where a restore writes to.
@@ -281,9 +282,4 @@ impl<'a> Staged<'a> {
 fn exists(path: &Path) -> Error {
     Error::new(ErrorKind::AlreadyExists, format!("{} exists", path.display()))
         .hint("choose another name, or replace it with --force")
-}
-
-/// The folder that `path` lies in.
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

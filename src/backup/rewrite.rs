@@ -6,13 +6,13 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256 as Hasher};
 
-use super::restore::parent;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::Sha256;
 use crate::mvcc::{self, Changes, Rewritten};
 use crate::snapshot::inside::Frames;
 use crate::snapshot::open::OpenSnapshot;
+use crate::task::parent;
 use crate::task::run_blocking;
 use crate::task::{Control, Step};
 

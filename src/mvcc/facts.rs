@@ -1,7 +1,6 @@
 //! What a database says about itself, read from a few pages.
 
-use super::record::parse_key;
-use super::revision::Revision;
+use super::revision::{Revision, parse_key};
 use super::tested::EtcdVersion;
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, Result};

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use super::facts::{database_facts, required};
 use super::latest::latest;
-use super::record::parse_key;
 use super::revision::Revision;
+use super::revision::parse_key;
 use crate::bolt::{Db, ReadAt};
 use crate::error::Result;
 

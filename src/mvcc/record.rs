@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 
 use super::facts::{database_facts, required};
 use super::proto::{Fields, Malformed};
-use super::revision::Revision;
+use super::revision::{Revision, parse_key};
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -176,15 +176,6 @@ pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
     let why = if at < first { "compacted away" } else { "later than the snapshot" };
     Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
         .hint(format!("it holds revisions {first} to {}", facts.revision)))
-}
-
-pub(super) fn parse_key(key: &[u8]) -> Result<(Revision, bool)> {
-    Revision::parse(key).ok_or_else(|| {
-        Error::tampered(format!(
-            "database: a key of {} bytes in the bucket \"key\" is no revision",
-            key.len()
-        ))
-    })
 }
 
 /// An error that names the revision and the rule it breaks.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, Result};
+
 const LENGTH: usize = 17;
 const SEPARATOR: u8 = b'_';
 const TOMBSTONE: u8 = b't';
@@ -48,6 +50,15 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.main, self.sub)
     }
+}
+
+pub(super) fn parse_key(key: &[u8]) -> Result<(Revision, bool)> {
+    Revision::parse(key).ok_or_else(|| {
+        Error::tampered(format!(
+            "database: a key of {} bytes in the bucket \"key\" is no revision",
+            key.len()
+        ))
+    })
 }
 
 #[cfg(test)]

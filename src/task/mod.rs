@@ -3,10 +3,12 @@
 mod blocking;
 mod buffers;
 mod control;
+mod files;
 mod scratch;
 
 pub(crate) use blocking::{AbortOnDrop, run_blocking, task_died, task_panicked};
 pub(crate) use buffers::{Buffer, Buffers};
 pub(crate) use control::interrupted;
 pub use control::{Control, Step, Unit};
+pub(crate) use files::parent;
 pub(crate) use scratch::Scratch;

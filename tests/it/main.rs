@@ -35,6 +35,7 @@ mod histories;
 mod hostile;
 mod keys;
 mod kill;
+mod layers;
 mod member;
 mod members;
 mod mvcc;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::crypto::{Argon2Cost, system_rng};
-use strongroom::custody::{create_passphrase_key, passphrase_keys};
+use strongroom::custody::{MasterKeyUri, create_passphrase_key, passphrase_keys};
 use strongroom::keys::MasterKey;
 use strongroom::store::{Probe, Repository, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
@@ -12,7 +12,6 @@ use strongroom::{Error, ErrorKind, Result};
 use super::Context;
 use crate::args::InitArgs;
 use crate::secrets::{Passphrase, passphrase};
-use strongroom::custody::MasterKeyUri;
 
 pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     let url = context.settings.repository_url()?;
@@ -44,16 +43,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         // An init that was interrupted, or a repository that is to have a passphrase from now on.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && word.is_some() => {
             let repository = Repository::open(store, context.settings.repository_id).await?;
-            if !passphrase_keys(&repository).await?.is_empty() {
-                return Err(Error::new(
-                    error.kind(),
-                    "this repository has a passphrase key already",
-                )
-                .hint("`strongroom key passphrase` changes its passphrase"));
-            }
-            context.output.note(
-                "the repository was there already; `strongroom key reseal --all` seals its snapshots to the passphrase too",
-            );
+            refuse_second_passphrase(&repository, error.kind(), context).await?;
             repository
         }
         Err(error) => return Err(error),
@@ -81,4 +71,20 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         .output
         .note("next: `strongroom backup`; pin the id with --repository-id where it matters");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A repository that was there already is to have its first passphrase key.
+async fn refuse_second_passphrase(
+    repository: &Repository,
+    kind: ErrorKind,
+    context: &Context,
+) -> Result<()> {
+    if !passphrase_keys(repository).await?.is_empty() {
+        return Err(Error::new(kind, "this repository has a passphrase key already")
+            .hint("`strongroom key passphrase` changes its passphrase"));
+    }
+    context.output.note(
+        "the repository was there already; `strongroom key reseal --all` seals its snapshots to the passphrase too",
+    );
+    Ok(())
 }
