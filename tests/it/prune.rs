@@ -19,8 +19,7 @@ use crate::faulty::Faulty;
 use crate::place::{Place, long_database, text};
 use crate::support::{TestRepo, keys, local};
 
-const FRAME: usize = 1 << 20;
-const LENGTH: usize = FRAME + FRAME / 4;
+const LENGTH: usize = 160 << 10;
 
 pub fn last(count: u32) -> Retention {
     let mut retention = Retention::default();
@@ -43,7 +42,7 @@ impl Series {
         let mut database = long_database(LENGTH);
         for at in 0..count {
             if at > 0 {
-                database[FRAME / 2 + at] ^= 1;
+                database[LENGTH / 2 + at] ^= 1;
             }
             series.backup(&database).await;
         }
