@@ -32,12 +32,8 @@ pub(crate) const LEVELS: RangeInclusive<i64> = -7..=19;
 
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
-#[command(name = "strongroom", version, long_about = help::PROGRAM, after_help = help::PROGRAM_MORE)]
-#[command(
-    disable_help_subcommand = true,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(name = "strongroom", version, long_about = help::PROGRAM, after_long_help = help::PROGRAM_MORE)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -236,79 +232,79 @@ pub(crate) struct EtcdArgs {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Create a repository, and test its store
-    #[command(long_about = help::INIT, after_help = help::INIT_MORE)]
+    #[command(long_about = help::INIT, after_long_help = help::INIT_MORE)]
     Init(InitArgs),
     /// Take one encrypted snapshot of a live etcd
-    #[command(long_about = help::BACKUP, after_help = help::BACKUP_MORE)]
+    #[command(long_about = help::BACKUP, after_long_help = help::BACKUP_MORE)]
     Backup(BackupArgs),
     /// List the snapshots; needs no key
-    #[command(long_about = help::SNAPSHOTS, after_help = help::SNAPSHOTS_MORE)]
+    #[command(long_about = help::SNAPSHOTS, after_long_help = help::SNAPSHOTS_MORE)]
     Snapshots,
     /// Show what is known about one snapshot
-    #[command(long_about = help::SHOW, after_help = help::SHOW_MORE)]
+    #[command(long_about = help::SHOW, after_long_help = help::SHOW_MORE)]
     Show(ShowArgs),
     /// Verify snapshots
-    #[command(long_about = help::VERIFY, after_help = help::VERIFY_MORE)]
+    #[command(long_about = help::VERIFY, after_long_help = help::VERIFY_MORE)]
     Verify(VerifyArgs),
     /// Restore a snapshot: to a member's data directory, to a file, or single keys to a running etcd
-    #[command(long_about = help::RESTORE, after_help = help::RESTORE_MORE)]
+    #[command(long_about = help::RESTORE, after_long_help = help::RESTORE_MORE)]
     Restore(Box<RestoreArgs>),
     /// List the keys in a snapshot
-    #[command(long_about = help::LS, after_help = help::LS_MORE)]
+    #[command(long_about = help::LS, after_long_help = help::LS_MORE)]
     Ls(LsArgs),
     /// Show one key of a snapshot; its value only when asked for
-    #[command(long_about = help::GET, after_help = help::GET_MORE)]
+    #[command(long_about = help::GET, after_long_help = help::GET_MORE)]
     Get(GetArgs),
     /// List every change of one key that a snapshot knows
-    #[command(long_about = help::HISTORY, after_help = help::HISTORY_MORE)]
+    #[command(long_about = help::HISTORY, after_long_help = help::HISTORY_MORE)]
     History(HistoryArgs),
     /// Compare a snapshot with another, or with the running etcd
-    #[command(long_about = help::DIFF, after_help = help::DIFF_MORE)]
+    #[command(long_about = help::DIFF, after_long_help = help::DIFF_MORE)]
     Diff(DiffArgs),
     /// Show what takes the space in a snapshot, and what Kubernetes stored unencrypted
-    #[command(long_about = help::STATS, after_help = help::STATS_MORE)]
+    #[command(long_about = help::STATS, after_long_help = help::STATS_MORE)]
     Stats(StatsArgs),
     /// Restore a snapshot, start etcd from it, and verify that it serves the same data
-    #[command(long_about = help::DRILL, after_help = help::DRILL_MORE)]
+    #[command(long_about = help::DRILL, after_long_help = help::DRILL_MORE)]
     Drill(DrillArgs),
     /// List what was verified, and when
-    #[command(long_about = help::REPORTS, after_help = help::REPORTS_MORE)]
+    #[command(long_about = help::REPORTS, after_long_help = help::REPORTS_MORE)]
     Reports {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
     /// Back up, prune, verify and drill on a schedule, unattended
-    #[command(long_about = help::AGENT, after_help = help::AGENT_MORE)]
+    #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent,
     /// Replicate snapshots to a second repository
-    #[command(long_about = help::COPY, after_help = help::COPY_MORE)]
+    #[command(long_about = help::COPY, after_long_help = help::COPY_MORE)]
     Copy(CopyArgs),
     /// Remove the snapshots that no rule keeps
-    #[command(long_about = help::PRUNE, after_help = help::PRUNE_MORE)]
+    #[command(long_about = help::PRUNE, after_long_help = help::PRUNE_MORE)]
     Prune(Box<PruneArgs>),
     /// Prepare etcd's users and roles
-    #[command(long_about = help::SETUP_AUTH, after_help = help::SETUP_AUTH_MORE)]
+    #[command(long_about = help::SETUP_AUTH, after_long_help = help::SETUP_AUTH_MORE)]
     SetupAuth(SetupAuthArgs),
     /// Create, list, rotate and remove master keys
-    #[command(subcommand, long_about = help::KEY, after_help = help::KEY_MORE)]
+    #[command(subcommand, long_about = help::KEY, after_long_help = help::KEY_MORE)]
     Key(KeyCommand),
     /// Encrypt single values: keys, status, migration
-    #[command(subcommand, long_about = help::VALUE, after_help = help::VALUE_MORE)]
+    #[command(subcommand, long_about = help::VALUE, after_long_help = help::VALUE_MORE)]
     Value(ValueCommand),
     /// Serve etcd's API, and encrypt the values on their way
-    #[command(long_about = help::PROXY, after_help = help::PROXY_MORE)]
+    #[command(long_about = help::PROXY, after_long_help = help::PROXY_MORE)]
     Proxy(Box<ProxyArgs>),
     /// Verify and search a proxy's audit log
-    #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_help = help::AUDIT_MORE)]
+    #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_long_help = help::AUDIT_MORE)]
     AuditLog(AuditCommand),
     /// Print a completion script for a shell
-    #[command(long_about = help::COMPLETIONS, after_help = help::COMPLETIONS_MORE)]
+    #[command(long_about = help::COMPLETIONS, after_long_help = help::COMPLETIONS_MORE)]
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
     /// Write the manual pages into a directory, or the main one to standard output
-    #[command(long_about = help::MAN, after_help = help::MAN_MORE)]
+    #[command(long_about = help::MAN, after_long_help = help::MAN_MORE)]
     Man {
         /// Where to write them
         dir: Option<PathBuf>,
@@ -412,23 +408,23 @@ pub(crate) struct VerifyArgs {
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
     /// Create a keyring file with one new master key
-    #[command(long_about = help::KEY_GENERATE, after_help = help::KEY_GENERATE_MORE)]
+    #[command(long_about = help::KEY_GENERATE, after_long_help = help::KEY_GENERATE_MORE)]
     Generate {
         /// File to write; an existing file is not overwritten
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
     /// List the master keys, and count the snapshots that only one key opens
-    #[command(long_about = help::KEY_LIST, after_help = help::KEY_LIST_MORE)]
+    #[command(long_about = help::KEY_LIST, after_long_help = help::KEY_LIST_MORE)]
     List,
     /// Replace the key that seals by a new one, and seal the snapshots to it
-    #[command(long_about = help::KEY_ROTATE, after_help = help::KEY_ROTATE_MORE)]
+    #[command(long_about = help::KEY_ROTATE, after_long_help = help::KEY_ROTATE_MORE)]
     Rotate(RotateKeyArgs),
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
-    #[command(long_about = help::KEY_RESEAL, after_help = help::KEY_RESEAL_MORE)]
+    #[command(long_about = help::KEY_RESEAL, after_long_help = help::KEY_RESEAL_MORE)]
     Reseal(ResealArgs),
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
-    #[command(long_about = help::KEY_REMOVE, after_help = help::KEY_REMOVE_MORE)]
+    #[command(long_about = help::KEY_REMOVE, after_long_help = help::KEY_REMOVE_MORE)]
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
@@ -437,7 +433,7 @@ pub(crate) enum KeyCommand {
         now: bool,
     },
     /// Change the passphrase that opens the repository's master key
-    #[command(long_about = help::KEY_PASSPHRASE, after_help = help::KEY_PASSPHRASE_MORE)]
+    #[command(long_about = help::KEY_PASSPHRASE, after_long_help = help::KEY_PASSPHRASE_MORE)]
     Passphrase {
         /// Which key, if the old passphrase opens several
         key_id: Option<KeyId>,

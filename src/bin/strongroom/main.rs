@@ -20,7 +20,6 @@ use std::future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use strongroom::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -31,7 +30,13 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     harden::process();
-    let cli = match Cli::try_parse() {
+    if let Some(help) = usage::globals() {
+        return match output::write_stdout(help.trim_end()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => ExitCode::from(error.kind().exit_code()),
+        };
+    }
+    let cli = match usage::parse() {
         Ok(cli) => cli,
         Err(error) => return usage::explain(&error),
     };

@@ -4,10 +4,51 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as Clap;
+use clap::{Command, CommandFactory, FromArgMatches};
 use strongroom::{Error, ErrorKind};
 
-use crate::args::WriteOut;
+use crate::args::{Cli, WriteOut};
 use crate::output::Output;
+
+/// What stands below each command's help.
+const GLOBALS: &str = "`strongroom help globals` prints the options of every command: repository, keys, output, etcd.";
+
+/// What was typed. The options of every command are folded in the help of each: they fill two screens.
+///
+/// # Errors
+/// Help and version too are errors of clap's.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    let mut command = folded(Cli::command());
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+fn folded(command: Command) -> Command {
+    let more = command.get_after_long_help().map(|more| format!("{}\n\n{GLOBALS}", more.ansi()));
+    command
+        .after_help(GLOBALS)
+        .after_long_help(more.unwrap_or_else(|| GLOBALS.into()))
+        .mut_args(|arg| {
+            let global = arg.is_global_set();
+            arg.hide(global)
+        })
+        .mut_subcommands(folded)
+}
+
+/// The help of the options that every command has, if it was asked for.
+pub(crate) fn globals() -> Option<String> {
+    if !std::env::args_os().skip(1).eq(["help", "globals"]) {
+        return None;
+    }
+    let cli = Cli::command();
+    let globals = cli.get_arguments().filter(|arg| arg.is_global_set()).cloned();
+    let mut command = Command::new("strongroom")
+        .disable_help_flag(true)
+        .override_usage("strongroom [GLOBAL OPTIONS] <COMMAND>")
+        .help_template("Options of every command, before or after its name.\n\n{usage-heading} {usage}\n\n{all-args}")
+        .args(globals);
+    Some(command.render_long_help().to_string())
+}
 
 /// Prints help and version, or the mistake in what was typed; the exit status.
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {

@@ -28,7 +28,7 @@ pub(crate) struct NamespaceArgs {
 #[derive(Subcommand)]
 pub(crate) enum ValueCommand {
     /// Create the value keyring in etcd, if there is none
-    #[command(long_about = help::VALUE_INIT, after_help = help::VALUE_INIT_MORE)]
+    #[command(long_about = help::VALUE_INIT, after_long_help = help::VALUE_INIT_MORE)]
     Init {
         /// Create it even if etcd holds encrypted values, such as those of another namespace
         #[arg(long)]
@@ -37,7 +37,7 @@ pub(crate) enum ValueCommand {
         namespace: NamespaceArgs,
     },
     /// Encrypt one value: standard input to standard output
-    #[command(long_about = help::VALUE_SEAL, after_help = help::VALUE_SEAL_MORE)]
+    #[command(long_about = help::VALUE_SEAL, after_long_help = help::VALUE_SEAL_MORE)]
     Seal {
         /// The etcd key that the value is for: it does not open under another key
         // `key` is the flag of etcd's client key.
@@ -47,7 +47,7 @@ pub(crate) enum ValueCommand {
         namespace: NamespaceArgs,
     },
     /// Decrypt one value: standard input to standard output
-    #[command(long_about = help::VALUE_OPEN, after_help = help::VALUE_OPEN_MORE)]
+    #[command(long_about = help::VALUE_OPEN, after_long_help = help::VALUE_OPEN_MORE)]
     Open {
         /// The etcd key of the value
         #[arg(value_name = "KEY")]
@@ -59,7 +59,7 @@ pub(crate) enum ValueCommand {
         namespace: NamespaceArgs,
     },
     /// Show the value keys, how many values are under each, and the phases of a migration
-    #[command(long_about = help::VALUE_STATUS, after_help = help::VALUE_STATUS_MORE)]
+    #[command(long_about = help::VALUE_STATUS, after_long_help = help::VALUE_STATUS_MORE)]
     Status {
         /// Count only values of keys with this prefix
         #[arg(long, default_value = "")]
@@ -68,22 +68,22 @@ pub(crate) enum ValueCommand {
         namespace: NamespaceArgs,
     },
     /// Create a new value key, which encrypts from now on
-    #[command(long_about = help::VALUE_ROTATE, after_help = help::VALUE_ROTATE_MORE)]
+    #[command(long_about = help::VALUE_ROTATE, after_long_help = help::VALUE_ROTATE_MORE)]
     Rotate(RotateArgs),
     /// Encrypt stored values, encrypt them with a new key, or decrypt them, phase by phase
-    #[command(long_about = help::VALUE_MIGRATE, after_help = help::VALUE_MIGRATE_MORE)]
+    #[command(long_about = help::VALUE_MIGRATE, after_long_help = help::VALUE_MIGRATE_MORE)]
     Migrate(MigrateArgs),
     /// Disable a value key
-    #[command(long_about = help::VALUE_DISABLE, after_help = help::VALUE_DISABLE_MORE)]
+    #[command(long_about = help::VALUE_DISABLE, after_long_help = help::VALUE_DISABLE_MORE)]
     Disable(KeyArgs),
     /// Enable a disabled value key
-    #[command(long_about = help::VALUE_ENABLE, after_help = help::VALUE_ENABLE_MORE)]
+    #[command(long_about = help::VALUE_ENABLE, after_long_help = help::VALUE_ENABLE_MORE)]
     Enable(KeyArgs),
     /// Delete a disabled value key permanently
-    #[command(long_about = help::VALUE_DESTROY, after_help = help::VALUE_DESTROY_MORE)]
+    #[command(long_about = help::VALUE_DESTROY, after_long_help = help::VALUE_DESTROY_MORE)]
     Destroy(KeyArgs),
     /// Export the value keyring from etcd, or import it
-    #[command(subcommand, long_about = help::VALUE_KEYRING, after_help = help::VALUE_KEYRING_MORE)]
+    #[command(subcommand, long_about = help::VALUE_KEYRING, after_long_help = help::VALUE_KEYRING_MORE)]
     Keyring(ValueKeyringCommand),
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum ValueCommand {
 #[derive(Subcommand)]
 pub(crate) enum ValueKeyringCommand {
     /// Write the value keyring to a file, sealed as in etcd
-    #[command(long_about = help::VALUE_EXPORT, after_help = help::VALUE_EXPORT_MORE)]
+    #[command(long_about = help::VALUE_EXPORT, after_long_help = help::VALUE_EXPORT_MORE)]
     Export {
         /// File to write [default: standard output]
         #[arg(short, long, value_name = "FILE")]
@@ -100,7 +100,7 @@ pub(crate) enum ValueKeyringCommand {
         namespace: NamespaceArgs,
     },
     /// Put an exported value keyring into etcd
-    #[command(long_about = help::VALUE_IMPORT, after_help = help::VALUE_IMPORT_MORE)]
+    #[command(long_about = help::VALUE_IMPORT, after_long_help = help::VALUE_IMPORT_MORE)]
     Import {
         /// The exported value keyring
         file: PathBuf,
@@ -275,13 +275,13 @@ fn client_url(text: &str) -> Result<String, String> {
 #[derive(Subcommand)]
 pub(crate) enum AuditCommand {
     /// Verify that a proxy's audit log was not changed
-    #[command(long_about = help::AUDIT_VERIFY, after_help = help::AUDIT_VERIFY_MORE)]
+    #[command(long_about = help::AUDIT_VERIFY, after_long_help = help::AUDIT_VERIFY_MORE)]
     Verify {
         /// The current file of the log; rotated files beside it are found
         file: PathBuf,
     },
     /// Show who used which keys, and when
-    #[command(long_about = help::AUDIT_QUERY, after_help = help::AUDIT_QUERY_MORE)]
+    #[command(long_about = help::AUDIT_QUERY, after_long_help = help::AUDIT_QUERY_MORE)]
     Query(Box<QueryArgs>),
 }
 
