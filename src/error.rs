@@ -78,11 +78,20 @@ impl ErrorKind {
 
 /// An error: its kind, what was being done, what went wrong and what to do about it.
 ///
-/// Displays as `context: message`; the [hint](Error::hint) stands apart. Never holds a secret.
-#[derive(Debug)]
+/// Displays as `context: message`; the [hint](Error::hint) stands apart. Debug adds the kind and the hint, so that what
+/// `unwrap` prints can be read. Never holds a secret.
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self}", self.kind().name())?;
+        match &self.0.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -223,6 +232,9 @@ mod tests {
     fn displays_outermost_context_first() {
         let error = Error::tampered("bad magic").context("index").context("restore X");
         assert_eq!(error.to_string(), "restore X: index: bad magic");
+        let debug = format!("{:?}", error.hint("restore Y"));
+        assert_eq!(debug, "tampered: restore X: index: bad magic (restore Y)");
+        let error = Error::tampered("bad magic");
         assert_eq!(error.kind().exit_code(), 13);
     }
 }
