@@ -58,7 +58,7 @@ pub(super) enum Value<'a> {
     Bucket(&'a [u8]),
 }
 
-/// A branch or leaf whose every element lies inside it and whose keys ascend.
+/// A branch or leaf whose every element lies inside it behind the one before, and whose keys ascend.
 pub(super) struct Page {
     id: u64,
     pub(super) kind: Kind,
@@ -96,8 +96,14 @@ impl Page {
             ));
         }
         let mut page = Self { id, kind, elements: Vec::with_capacity(count), bytes };
+        // As bolt writes them (bbolt `node.write`): one behind the other. So a page yields no byte twice.
+        let mut free = 0;
         for at in 0..count {
             let element = page.element(at, count)?;
+            if element.key.start < free {
+                return Err(tampered(id, &format!("element {at} of {count} overlaps another")));
+            }
+            free = element.value.end;
             page.elements.push(element);
         }
         page.check_order()?;
