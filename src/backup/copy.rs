@@ -9,14 +9,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
 use crate::crypto;
-use crate::error::{Error, ErrorKind, Result};
+use crate::envelope::open_seal;
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, Seal, SnapshotId,
-    names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, PassphraseObject,
+    SnapshotId, names,
 };
 use crate::keys::MasterKeys;
 use crate::snapshot::folder::{self, Folder};
-use crate::snapshot::grace::{GRACE, Since};
+use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
 use crate::snapshot::seals;
@@ -25,6 +26,8 @@ use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;
+/// Seals of one snapshot that are copied although no key here opens them: those of keys that are elsewhere.
+const MOST_UNOPENED: usize = 64;
 /// Snapshots copied at once.
 const AT_ONCE: usize = 4;
 
@@ -42,7 +45,7 @@ pub struct CopyReport {
     pub failed: BTreeMap<SnapshotId, String>,
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
     pub left_out: BTreeMap<SnapshotId, String>,
-    /// Seals of which the copy has other bytes under the same name.
+    /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
     pub differing: Vec<String>,
     /// Wall time.
     pub duration: Duration,
@@ -114,7 +117,7 @@ pub async fn copy(
         from: folder::list_all(source).await?.snapshots,
         there: folder::list_all(target).await?.snapshots,
     };
-    work.keys().await?;
+    work.keys(&mut report).await?;
     let chosen: Vec<_> = match scope {
         Scope::Ids(ids) => ids.to_vec(),
         _ => work.from.keys().copied().filter(|id| work.is_alive(*id)).collect(),
@@ -162,13 +165,28 @@ struct Copying<'a> {
 
 impl Copying<'_> {
     /// Sealed master keys: without them a passphrase would not open the copy.
-    async fn keys(&self) -> Result<()> {
+    async fn keys(&self, report: &mut CopyReport) -> Result<()> {
         for info in self.source.list(names::KEYS.trim_end_matches('/')).await? {
-            if !matches!(ObjectName::parse(&info.name), Some(ObjectName::Key { .. })) {
+            let Some(ObjectName::Key { id, generation }) = ObjectName::parse(&info.name) else {
+                continue;
+            };
+            let read = self.source.get(&info.name, MAX_PASSPHRASE_OBJECT as u64).await;
+            let bytes = match read {
+                Err(error) if error.kind().is_general() => return Err(error),
+                Err(_) => continue,
+                Ok(bytes) => bytes,
+            };
+            // What is planted beside a good one stays behind.
+            let is_of = |key: &PassphraseObject| key.key == id && key.generation == generation;
+            if !PassphraseObject::parse(&bytes).is_ok_and(|key| is_of(&key)) {
                 continue;
             }
-            let bytes = self.source.get(&info.name, MAX_PASSPHRASE_OBJECT as u64).await?;
-            self.target.put_once(&info.name, bytes).await?;
+            match self.target.put_once(&info.name, bytes).await {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    report.differing.push(info.name);
+                }
+                put => put?,
+            }
         }
         Ok(())
     }
@@ -233,7 +251,12 @@ impl Copying<'_> {
             let bytes = manifest.print();
             report.written_bytes += bytes.len() as u64;
             self.target.put_once(&name, bytes.into()).await?;
-            report.copied.push(id);
+            // A prune of the copy may have swept what an earlier copy left: the next copy brings it again.
+            let named = manifest.body().objects.iter();
+            let named = named.map(|object| (object.part.of(id), object.length)).collect();
+            if report.note(id, still_there(self.target, named).await.map(|()| 0))? {
+                report.copied.push(id);
+            }
         }
         Ok(())
     }
@@ -251,26 +274,48 @@ impl Copying<'_> {
     /// Copies the seals that the copy does not have, and says where it has others under the same number.
     async fn seals(&self, id: SnapshotId, report: &mut CopyReport) -> Result<u64> {
         let mut written = 0;
-        let seals = self.from.get(&id).filter(|_| !self.is_removed_there(id));
-        for (generation, info) in seals.into_iter().flat_map(|folder| &folder.seals) {
-            let name = Part::Seal(*generation).of(id);
-            let there = self.there.get(&id).and_then(|folder| folder.seals.get(generation));
-            if let Some(there) = there {
+        let Some(from) = self.from.get(&id).filter(|_| !self.is_removed_there(id)) else {
+            return Ok(written);
+        };
+        let there = self.there.get(&id).map(|folder| &folder.seals);
+        let mut room = MOST_UNOPENED.saturating_sub(there.map_or(0, BTreeMap::len));
+        let mut object = None;
+        for generation in seals::generations(from).0 {
+            let name = Part::Seal(generation).of(id);
+            if let Some(there) = there.and_then(|seals| seals.get(&generation)) {
                 // Both repositories may have been sealed again, each on its own. A first seal is written once, with
                 // the snapshot: its length tells enough.
+                let length = from.seals.get(&generation).map(|info| info.len);
                 let same =
-                    there.len == info.len && (*generation == 1 || self.is_same(&name).await?);
+                    length == Some(there.len) && (generation == 1 || self.is_same(&name).await?);
                 if !same {
                     report.differing.push(name);
                 }
                 continue;
             }
-            let bytes = self.source.get(&name, MAX_SEAL as u64).await?;
-            // What is planted beside a good one stays behind.
-            if Seal::parse(&bytes).is_ok_and(|seal| seal.body().generation() == *generation) {
-                written += bytes.len() as u64;
-                self.target.put_once(&name, bytes).await?;
+            let seal = match seals::read_seal(self.source, id, generation).await {
+                Err(error) if error.kind().is_general() => return Err(error),
+                // What is planted beside a good one stays behind.
+                Err(_) => continue,
+                Ok(seal) => seal,
+            };
+            let object = match object {
+                Some(object) => object,
+                None => {
+                    let manifest = read_manifest(self.source, id).await?;
+                    *object.insert(seals::manifest_digest(&manifest))
+                }
+            };
+            // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
+            if open_seal(&seal, object, self.keys).is_err() {
+                if room == 0 {
+                    continue;
+                }
+                room -= 1;
             }
+            let bytes = seal.print();
+            written += bytes.len() as u64;
+            self.target.put_once(&name, bytes.into()).await?;
         }
         Ok(written)
     }
@@ -299,11 +344,26 @@ impl Copying<'_> {
         there.tombstone.is_some() || (there.manifest.is_some() && whole())
     }
 
+    /// That an object which is there without a manifest is what an interrupted copy left: nobody else has checked it.
+    async fn check_there(&self, id: SnapshotId, name: &str, object: &ObjectEntry) -> Result<u64> {
+        if self.there.get(&id).is_some_and(is_known) {
+            return Ok(0);
+        }
+        let mut pieces = pin!(pieces(self.target, name, object));
+        let mut read = async || pieces.try_next().await;
+        while read().await.context("in the copy")?.is_some() {
+            self.control.check()?;
+        }
+        Ok(0)
+    }
+
     /// Copies one object, unless it is there; checks its digest on the way.
     async fn object(&self, id: SnapshotId, object: &ObjectEntry) -> Result<u64> {
         let name = object.part.of(id);
         match self.there.get(&id).and_then(|folder| folder.length(&object.part)) {
-            Some(length) if length == object.length => return Ok(0),
+            Some(length) if length == object.length => {
+                return self.check_there(id, &name, object).await;
+            }
             Some(_) => {
                 return Err(Error::tampered(format!("{name} has another length in the copy")));
             }

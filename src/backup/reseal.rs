@@ -11,7 +11,9 @@ use crate::envelope::{
     DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, MAX_SIGNATURES, Manifest, Part, Seal, Signature, SnapshotId, Stanza};
+use crate::format::{
+    KeyId, MAX_SIGNATURES, MAX_STANZAS, Manifest, Part, Seal, Signature, SnapshotId, Stanza,
+};
 use crate::keys::MasterKeys;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::Folder;
@@ -47,6 +49,8 @@ pub struct ResealReport {
     pub untrusted: Vec<Untrusted>,
     /// Snapshots that could not be re-sealed, and why. They are as they were.
     pub failed: Vec<(SnapshotId, Error)>,
+    /// Those of `failed` that count: what makes them count is the seal they have, so its keys are still needed.
+    pub counting: Vec<SnapshotId>,
     /// Older or planted seals that stay, and why.
     pub lingering: Vec<String>,
 }
@@ -132,21 +136,40 @@ impl Resealing<'_> {
             self.report.untrusted.push(Untrusted { id, written, standing: authentic.standing });
             return Ok(());
         }
+        let counts = authentic.standing.counts();
+        let done = self.renew(id, folder, generations, authentic).await;
+        if done.is_err() && counts {
+            self.report.counting.push(id);
+        }
+        done
+    }
+
+    /// Writes the next generation, unless the present one is what it would be, and deletes those that it replaces.
+    async fn renew(
+        &mut self,
+        id: SnapshotId,
+        folder: &Folder,
+        generations: Vec<Generation>,
+        authentic: Authentic,
+    ) -> Result<()> {
         // From the seal by which it counts, never from a manifest fetched again.
         let (seal, data_key) = (authentic.seal, authentic.opened.data_key);
         let highest = generations.iter().filter(|one| one.opens).map(|one| one.number).max();
-        let kept = kept_stanzas(&seal, self.keys, self.drop);
+        let next = free_number(highest.unwrap_or_default(), folder);
+        let mut kept = kept_stanzas(&seal, self.keys, self.drop);
+        // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
+        kept.truncate(MAX_STANZAS.saturating_sub(self.keys.sealing().count()));
         let signatures = signatures(&seal, &generations);
-        let current = highest == Some(seal.body().generation())
+        let number = seal.body().generation();
+        let current = (highest == Some(number) || next.is_none_or(|next| next < number))
             && signatures == seal.body().signatures()
             && self.is_current(&seal, &kept);
         let seal = if current {
             self.report.unchanged.push(id);
             seal
         } else {
-            let generation = free_above(highest.unwrap_or_default(), folder).ok_or_else(|| {
-                Error::tampered(format!("{id} has a seal of the last generation there is"))
-            })?;
+            let generation = next
+                .ok_or_else(|| Error::tampered(format!("{id} has a seal of every generation")))?;
             let new = NewSeal { generation, object: seal.body().object(), kept, signatures };
             let seal = self.write(id, new, &data_key).await?;
             self.report.resealed.push(id);
@@ -225,14 +248,16 @@ impl Resealing<'_> {
         Ok(written)
     }
 
-    /// Deletes the seals below `seal` that hold nothing it lacks; the others stay, as findings.
+    /// Deletes the seals that `seal` replaces, which hold nothing it lacks; the others stay, as findings.
     async fn clean_up(&mut self, id: SnapshotId, seal: &Seal, generations: Vec<Generation>) {
         let number = seal.body().generation();
         for old in generations.into_iter().filter(|one| one.number != number) {
             let name = Part::Seal(old.number).of(id);
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
-                Some(_) if old.number > number => Some("no key that is available opens it".into()),
+                Some(_) if old.number > number && !old.opens => {
+                    Some("no key that is available opens it".into())
+                }
                 Some(old) => self.lost(&old, seal).map(|key| {
                     format!("the stanza of key {key} in it is in no newer seal (--drop {key} gives it up)")
                 }),
@@ -270,9 +295,12 @@ fn signatures(seal: &Seal, generations: &[Generation]) -> Vec<Signature> {
     all
 }
 
-/// The first generation above `highest` whose number nothing has taken.
-fn free_above(highest: u32, folder: &Folder) -> Option<u32> {
-    (highest..u32::MAX).map(|below| below + 1).find(|number| !folder.seals.contains_key(number))
+/// The first generation above `highest` that no object has; if there is none, the greatest below. A seal of the last
+/// generation there is, which whoever knows the data key can make, does not stop re-sealing.
+fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
+    let is_free = |number: &u32| !folder.seals.contains_key(number);
+    let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
+    above.or_else(|| (1..highest).rev().find(is_free))
 }
 
 async fn opens_without(
@@ -331,11 +359,15 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
 }
 
 async fn all_seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
-    let mut seals = Vec::new();
-    for generation in folder.seals.keys().rev() {
-        seals.push(seals::read_seal(repository, id, *generation).await?);
+    let (generations, all) = seals::generations(folder);
+    if !all {
+        return Err(seals::too_many(id));
     }
-    Ok(seals)
+    let mut read = Vec::new();
+    for generation in generations {
+        read.push(seals::read_seal(repository, id, generation).await?);
+    }
+    Ok(read)
 }
 
 impl KeyUsage {

@@ -68,7 +68,12 @@ pub async fn open_named(
     named: &[Option<NamedKey>],
     keys: &mut MasterKeys,
 ) -> Result<()> {
-    let mut opened = open_passphrase_keys(repository, word).await?;
+    let is_named = |id: KeyId| named.iter().flatten().any(|named| named.id == id);
+    let again = SecretBytes::new(word.expose().to_vec());
+    let mut opened = match named.iter().all(Option::is_none) {
+        true => Vec::new(),
+        false => open_some(repository, word, is_named).await?,
+    };
     for NamedKey { id, retiring } in named.iter().flatten().copied() {
         let Some(at) = opened.iter().position(|key| key.id() == id) else {
             let message = format!("the passphrase opens no key {id}");
@@ -78,9 +83,16 @@ pub async fn open_named(
         let state = if retiring { KeyState::Retiring } else { KeyState::Sealing };
         keys.add(Arc::new(opened.swap_remove(at)), state);
     }
+    let opened_none = named.iter().all(Option::is_none);
     if named.contains(&None) {
         // Whoever can write to the repository can put an old key's object back: it opens, and vouches for nothing.
-        opened.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
+        let others = open_some(repository, again, |id| !is_named(id)).await;
+        let others = match others {
+            // There may be none but those that are named.
+            Err(error) if !opened_none && !error.kind().is_general() => Vec::new(),
+            others => others?,
+        };
+        others.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
     }
     Ok(())
 }
@@ -98,13 +110,24 @@ pub async fn open_passphrase_keys(
     repository: &Repository,
     passphrase: SecretBytes,
 ) -> Result<Vec<LocalKey>> {
-    let objects = all_objects(repository).await?;
+    open_some(repository, passphrase, |_| true).await
+}
+
+/// As [`open_passphrase_keys`], of those that are `wanted`: others, which anybody may have planted, cost nothing.
+async fn open_some(
+    repository: &Repository,
+    passphrase: SecretBytes,
+    wanted: impl Fn(KeyId) -> bool,
+) -> Result<Vec<LocalKey>> {
+    let mut objects = all_objects(repository, wanted).await?;
+    // The cheap ones first: planted ones that cost much must not use up what may be spent on the good one.
+    objects.sort_by_key(|(id, object)| (*id, object.as_ref().map_or(0, work_of)));
     run_blocking(move || {
         let mut keys: Vec<LocalKey> = Vec::new();
         let mut failure: Option<Error> = None;
         let mut work = MAX_WORK;
         for (id, object) in objects {
-            // Generations come from the highest down: the first that opens is the key.
+            // The first generation that opens is the key.
             if keys.iter().any(|key| key.id() == id) {
                 continue;
             }
@@ -136,9 +159,12 @@ fn work_of(object: &PassphraseObject) -> u64 {
     u64::from(object.argon2.m_kib) * u64::from(object.argon2.t)
 }
 
-/// The objects of each key, highest generation first. A planted one that does not open is passed over,
+/// The objects of each key that is `wanted`, highest generation first. A planted one that does not open is passed over,
 /// and so many of them that they would cost an hour of Argon2id are not tried.
-async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<PassphraseObject>)>> {
+async fn all_objects(
+    repository: &Repository,
+    wanted: impl Fn(KeyId) -> bool,
+) -> Result<Vec<(KeyId, Result<PassphraseObject>)>> {
     let keys = passphrase_keys(repository).await?;
     if keys.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key").hint(
@@ -146,7 +172,7 @@ async fn all_objects(repository: &Repository) -> Result<Vec<(KeyId, Result<Passp
         ));
     }
     let mut objects = Vec::new();
-    for (id, generations) in keys {
+    for (id, generations) in keys.into_iter().filter(|(id, _)| wanted(*id)) {
         // Many may have been planted: the newest and the oldest are tried.
         let oldest =
             generations.iter().take(generations.len().saturating_sub(MAX_TRIES).min(MAX_TRIES));

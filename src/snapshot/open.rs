@@ -60,17 +60,26 @@ pub(crate) async fn read_manifest(repository: &Repository, id: SnapshotId) -> Re
     let name = Part::Manifest.of(id);
     let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
     let manifest = Manifest::parse(&bytes).context(name.clone())?;
+    check_place(repository, id, &manifest, "manifest").context(name)?;
+    Ok(manifest)
+}
+
+/// That a manifest, or a tombstone, is of this snapshot and was made in this repository.
+fn check_place(
+    repository: &Repository,
+    id: SnapshotId,
+    manifest: &Manifest,
+    what: &str,
+) -> Result<()> {
     let body = manifest.body();
     if body.snapshot != id {
-        return Err(Error::tampered("it is the manifest of another snapshot").context(name));
+        return Err(Error::tampered(format!("it is the {what} of another snapshot")));
     }
     if body.origin != repository.id() {
-        let message = format!("it was made in repository {}", body.origin);
-        return Err(Error::tampered(message)
-            .hint("a snapshot copied here by hand; use the repository it was made in")
-            .context(name));
+        return Err(Error::tampered(format!("it was made in repository {}", body.origin))
+            .hint("a snapshot copied here by hand; use the repository it was made in"));
     }
-    Ok(manifest)
+    Ok(())
 }
 
 /// What the tombstone of `id` keeps of its manifest. Nothing of it is authenticated.
@@ -78,9 +87,7 @@ pub(crate) async fn read_tombstone(repository: &Repository, id: SnapshotId) -> R
     let name = Part::Tombstone.of(id);
     let bytes = repository.get(&name, MAX_MANIFEST as u64).await?;
     let tombstone = Manifest::parse(&bytes).context(name.clone())?;
-    if tombstone.body().snapshot != id {
-        return Err(Error::tampered("it is the tombstone of another snapshot").context(name));
-    }
+    check_place(repository, id, &tombstone, "tombstone").context(name)?;
     Ok(tombstone)
 }
 

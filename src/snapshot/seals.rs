@@ -7,7 +7,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::MasterKeys;
 use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
-use crate::store::Repository;
+use crate::store::{ObjectInfo, Repository};
 
 /// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
 const MOST_SEALS: usize = 1000;
@@ -61,19 +61,26 @@ pub(crate) fn too_many(id: SnapshotId) -> Error {
     Error::tampered(message).hint("somebody put them there: remove those that do not belong to it")
 }
 
-/// The generations to read, from the highest down, and whether those are all.
+/// The generations to read, from the highest down, and whether those are all. Of too many the highest and the lowest are
+/// read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below ([S5.12]).
 pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
+    let bytes = folder.seals.values().map(|info| info.len).fold(0, u64::saturating_add);
+    if folder.seals.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
+        return (folder.seals.keys().rev().copied().collect(), true);
+    }
+    let mut read = half(folder.seals.iter().rev());
+    read.extend(half(folder.seals.iter()));
+    (read, false)
+}
+
+/// As many of `seals` as half the bounds allow.
+fn half<'a>(seals: impl Iterator<Item = (&'a u32, &'a ObjectInfo)>) -> Vec<u32> {
     let mut bytes = 0u64;
-    let fits = |info: &crate::store::ObjectInfo| {
+    let fits = |(_, info): &(&u32, &ObjectInfo)| {
         bytes = bytes.saturating_add(info.len);
-        bytes <= MOST_SEAL_BYTES
+        bytes <= MOST_SEAL_BYTES / 2
     };
-    let newest = folder.seals.iter().rev().take(MOST_SEALS);
-    let mut fits = fits;
-    let read: Vec<u32> =
-        newest.take_while(|(_, info)| fits(info)).map(|(generation, _)| *generation).collect();
-    let all = read.len() == folder.seals.len();
-    (read, all)
+    seals.take(MOST_SEALS / 2).take_while(fits).map(|(generation, _)| *generation).collect()
 }
 
 /// Reads one seal of `id`, which must be of that snapshot and generation.

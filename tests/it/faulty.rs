@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -31,11 +32,14 @@ pub struct Faulty {
     lies: bool,
     /// Nothing is listed.
     blind: bool,
+    /// Before an object whose name ends so is created, this file goes: somebody else is at work.
+    goes: Option<(&'static str, PathBuf)>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
-        Self { inner, left: Arc::new(AtomicUsize::new(calls)), once, lies: false, blind: false }
+        let left = Arc::new(AtomicUsize::new(calls));
+        Self { inner, left, once, lies: false, blind: false, goes: None }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -45,6 +49,11 @@ impl Faulty {
     /// A store whose credentials may not list.
     pub fn blind(inner: Arc<dyn ObjectStore>) -> Self {
         Self { blind: true, ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// A store in which `file` is deleted before an object whose name ends in `end` is created.
+    pub fn racing(inner: Arc<dyn ObjectStore>, end: &'static str, file: PathBuf) -> Self {
+        Self { goes: Some((end, file)), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -111,6 +120,9 @@ impl ObjectStore for Faulty {
         opts: PutOptions,
     ) -> Result<PutResult> {
         self.call()?;
+        if let Some((_, file)) = self.goes.as_ref().filter(|(end, _)| to.as_ref().ends_with(end)) {
+            let _ = std::fs::remove_file(file);
+        }
         let mode = if self.lies { PutMode::Overwrite } else { opts.mode.clone() };
         self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await
     }

@@ -1,5 +1,6 @@
 //! Giving up a key must never strand a snapshot.
 
+use std::fs;
 use std::sync::Arc;
 
 use strongroom::ErrorKind;
@@ -7,8 +8,11 @@ use strongroom::backup::{
     Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
 };
 
+use strongroom::crypto::Argon2Cost;
+use strongroom::custody::{NamedKey, create_passphrase_key, open_named};
 use strongroom::format::KeyState;
 use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::secret::SecretBytes;
 use strongroom::task::Control;
 
 use crate::support::{TestRepo, key, keys, small_database};
@@ -160,4 +164,32 @@ async fn a_manifest_that_was_moved_to_another_cluster_fails() {
         verify(&repo.repository, &keys(&[1]), scope, VerifyLevel::Digests, &Control::default())
             .await;
     assert_eq!(report.unwrap().snapshots.len(), 2);
+}
+
+/// [S2.4] Whoever can create objects plants generations of the key, and other keys, that cost as much Argon2id as is
+/// spent at all: the key that is named opens all the same.
+#[tokio::test]
+async fn planted_passphrase_keys_do_not_use_up_what_may_be_spent() {
+    let repo = TestRepo::new().await;
+    let word = || SecretBytes::new(b"correct horse".to_vec());
+    let key = create_passphrase_key(&repo.repository, word(), Argon2Cost::default()).await.unwrap();
+    let text = fs::read_to_string(repo.path(&format!("keys/{}.1", key.id()))).unwrap();
+    let cost = Argon2Cost::default();
+    let from = format!("argon2id {} ", cost.m_kib);
+    assert!(text.contains(&from));
+    for n in 2..=9 {
+        let planted = text
+            .replace("generation 1\n", &format!("generation {n}\n"))
+            .replace(&from, &format!("argon2id {} ", 8 * cost.m_kib));
+        fs::write(repo.path(&format!("keys/{}.{n}", key.id())), &planted).unwrap();
+        let other = format!("{n:032}");
+        let planted = text
+            .replace(&key.id().to_string(), &other)
+            .replace(&from, &format!("argon2id {} ", 8 * cost.m_kib));
+        fs::write(repo.path(&format!("keys/{other}.1")), planted).unwrap();
+    }
+    let mut keys = MasterKeys::new();
+    let named = NamedKey { id: key.id(), retiring: false };
+    open_named(&repo.repository, word(), &[Some(named)], &mut keys).await.unwrap();
+    assert_eq!(keys.state(key.id()), Some(KeyState::Sealing));
 }

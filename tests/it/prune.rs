@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use strongroom::ErrorKind;
@@ -231,6 +232,44 @@ async fn what_is_pinned_stays_and_what_is_named_goes() {
     series.databases.remove(&ids[1]);
     series.all_whole().await;
     assert!(series.prune(&last(1)).await.remove.is_empty());
+}
+
+/// [S3.3.3] A sweep that begins just then has deleted something, sees the manifest and stops: the undo must see it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_beside_a_sweep_brings_back_all_or_nothing() {
+    let mut series = Series::new(2).await;
+    let ids = series.ids();
+    series.prune(&last(1)).await;
+    let index = series.repo.object(ids[0], "index");
+    let racing = Faulty::racing(local(series.repo.dir.path()), "/manifest", index);
+    let racing = series.repo.through(Arc::new(racing)).await.unwrap();
+    let error = undo_removal(&racing, &series.keys, ids[0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(!series.repo.object(ids[0], "manifest").exists());
+    assert!(series.repo.object(ids[0], "tombstone").exists());
+}
+
+/// [S3.3.1] Whoever may only create objects cannot make a later removal final.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_mark_planted_beside_a_manifest_prevents_no_undo() {
+    let mut series = Series::new(2).await;
+    let ids = series.ids();
+    fs::write(series.repo.object(ids[0], "sweep"), "strongroom-sweep/1\n").unwrap();
+    series.prune(&last(1)).await;
+    assert!(!series.repo.object(ids[0], "manifest").exists());
+    undo_removal(&series.repo.repository, &series.keys, ids[0]).await.unwrap();
+    series.repo.restore(&series.keys, ids[0]).await.unwrap();
+}
+
+/// A pin does not keep what was removed, and so is not accepted there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_snapshot_is_not_pinned_but_brought_back() {
+    let mut series = Series::new(2).await;
+    let ids = series.ids();
+    series.prune(&last(1)).await;
+    let error = pin(&series.repo.repository, ids[0], "x").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.hint_text().unwrap().contains("--undo"));
 }
 
 /// [S3.3.4]

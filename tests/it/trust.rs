@@ -255,14 +255,67 @@ async fn planted_seals() {
     assert_eq!(parts(id), ["seal.10", "seal.4294967295", "seal.8", "seal.9"]);
 }
 
-/// [S5.12]: so many that the genuine one is not reached: unknown, not good, and not removed.
+/// [S5.8] The thief knows the data keys, and so can give a seal of the last generation a valid MAC, with the present
+/// key's stanza in it: the snapshot counts by it, and is sealed again all the same.
+#[tokio::test]
+async fn a_forged_seal_of_the_last_generation_does_not_stop_a_rotation() {
+    let victim = Victim::new().await;
+    for (at, id) in victim.genuine.iter().enumerate() {
+        let genuine = Seal::parse(&fs::read(victim.repo.object(*id, "seal.2")).unwrap()).unwrap();
+        let (subject, dc) = (genuine.body().subject(), *genuine.body().commitment());
+        let mut stanzas = genuine.body().stanzas().to_vec();
+        // The second is filled up with stanzas of keys that nobody has.
+        let more = if at == 1 { 63 } else { 0 };
+        stanzas.extend((100..100 + more).map(|fill| Stanza::local(key(fill).id(), &[7; 104])));
+        let object = genuine.body().object();
+        let body = SealBody::new(subject, u32::MAX, object, dc, stanzas, Vec::new()).unwrap();
+        let mac = victim.old_data_key(at).seal_mac(&body.signed_bytes());
+        let forged = body.finish(mac).print();
+        fs::write(victim.repo.object(*id, &format!("seal.{}", u32::MAX)), forged).unwrap();
+    }
+    let (third, control) = (9, Control::default());
+    let rotating = states(&[(NEW, KeyState::Retiring), (third, KeyState::Primary)]);
+    let again = async || {
+        reseal(&victim.repo.repository, &rotating, Scope::All, &[], Accept::Counting, &control)
+            .await
+            .unwrap()
+    };
+    let report = again().await;
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(report.resealed, victim.genuine);
+    for id in &victim.genuine {
+        victim.repo.restore(&states(&[(third, KeyState::Primary)]), *id).await.unwrap();
+    }
+    // Only what has stanzas that the new seal has no room for is left, and nothing is written again.
+    assert!(report.lingering.len() <= 1, "{:?}", report.lingering);
+    let report = again().await;
+    assert_eq!(report.unchanged, victim.genuine, "{report:?}");
+}
+
+/// [S5.12]: more than are read. Those that were there first are among the lowest numbers, and are found.
 #[tokio::test]
 async fn more_seals_than_are_read() {
     let victim = Victim::new().await;
     let id = victim.genuine[0];
-    for generation in 3..1003 {
-        fs::write(victim.repo.object(id, &format!("seal.{generation}")), b"junk\n").unwrap();
-    }
+    let plant = |generations: std::ops::RangeInclusive<u32>| {
+        for generation in generations {
+            fs::write(victim.repo.object(id, &format!("seal.{generation}")), b"junk\n").unwrap();
+        }
+    };
+    plant(3..=1100);
+    victim.repo.restore(&owner(), id).await.unwrap();
+    // Sealed again above junk, and buried on both sides: unknown, not good, and not removed.
+    (601..=1100).for_each(|n| {
+        fs::remove_file(victim.repo.object(id, &format!("seal.{n}"))).unwrap();
+    });
+    let control = Control::default();
+    let rotating = states(&[(NEW, KeyState::Primary), (3, KeyState::Primary)]);
+    let scope = Scope::Ids(std::slice::from_ref(&id));
+    let report = reseal(&victim.repo.repository, &rotating, scope, &[], Accept::Counting, &control);
+    assert_eq!(report.await.unwrap().resealed, [id]);
+    assert!(victim.repo.object(id, "seal.601").exists());
+    plant(1..=2);
+    plant(602..=1202);
     let error = victim.repo.restore(&owner(), id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Tampered);
     assert!(error.to_string().contains("unknown"), "{error}");

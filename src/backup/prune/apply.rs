@@ -166,6 +166,10 @@ async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
     if removal.old_tombstone {
         repository.delete(&tombstone).await?;
     }
+    // Beside a manifest nothing is swept: an interrupted sweep left it, or it was planted to prevent an undo.
+    if removal.old_mark {
+        repository.delete(&Part::Sweep.of(id)).await?;
+    }
     let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {
         // Another prune was faster.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -233,13 +237,16 @@ pub async fn undo_removal(
             return Err(Error::new(ErrorKind::Refused, standing.to_string()));
         }
         open::check_lengths(&manifest, &folder)?;
-        Ok(manifest.print())
+        Ok(manifest)
     };
     let manifest = named.await.context(format!("snapshot {id}"))?;
-    pin(repository, id, "its removal was undone").await?;
+    put_mark(repository, id, &Part::Keep, &keep_mark("its removal was undone")).await?;
     let name = Part::Manifest.of(id);
-    repository.put_once(&name, manifest.into()).await?;
-    if exists(repository, id, &Part::Sweep).await? {
+    repository.put_once(&name, manifest.print().into()).await?;
+    // A sweep that began meanwhile left its mark; or it has seen the manifest, taken the mark away and stopped, after it had
+    // deleted something.
+    let now = folder::list_one(repository, id).await?;
+    if now.sweep.is_some() || open::check_lengths(&manifest, &now).is_err() {
         repository.delete(&name).await?;
         return Err(swept());
     }
@@ -249,17 +256,27 @@ pub async fn undo_removal(
 /// Makes retention keep snapshot `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when there is no snapshot `id`; those of the store.
+/// [`NotFound`](ErrorKind::NotFound) when there is no snapshot `id`; [`Refused`](ErrorKind::Refused) when it was removed;
+/// those of the store.
 pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
-    if folder.manifest.is_none() && folder.tombstone.is_none() {
+    if folder.manifest.is_none() && folder.tombstone.is_some() {
+        let message = format!("snapshot {id} was removed: a pin would not keep it");
+        return Err(Error::new(ErrorKind::Refused, message)
+            .hint(format!("`strongroom prune --undo {id}` brings it back, and pins it")));
+    }
+    if folder.manifest.is_none() {
         return Err(open::missing_manifest(id, &folder));
     }
     // What it says does not matter, and whoever pinned it first has said why.
     match folder.keep {
         Some(_) => Ok(()),
-        None => put_mark(repository, id, &Part::Keep, &format!("{KEEP}{reason}\n")).await,
+        None => put_mark(repository, id, &Part::Keep, &keep_mark(reason)).await,
     }
+}
+
+fn keep_mark(reason: &str) -> String {
+    format!("{KEEP}{reason}\n")
 }
 
 /// Lets retention decide about snapshot `id` again.

@@ -46,6 +46,8 @@ pub struct Removal {
     pub stored_bytes: u64,
     /// A tombstone lies beside its manifest already, from an interrupted removal or planted.
     pub(super) old_tombstone: bool,
+    /// So does a mark of a sweep.
+    pub(super) old_mark: bool,
 }
 
 /// The objects of a removed snapshot, or of a writer that died.
@@ -179,6 +181,7 @@ fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
         cluster: cluster.clone(),
         stored_bytes: folder.every().map(|info| info.len).sum(),
         old_tombstone: folder.tombstone.is_some(),
+        old_mark: folder.sweep.is_some(),
     }
 }
 

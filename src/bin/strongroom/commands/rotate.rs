@@ -200,7 +200,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     let again =
         async || reseal(&repository, &keys, Scope::All, &old, Accept::Counting, control).await;
     let mut report = again().await?;
-    refuse_store_failures(&mut report)?;
+    refuse_failures(&mut report)?;
     let mut places = Vec::new();
     for path in context.settings.keyring_paths() {
         let _lock = keyfile::lock([path])?;
@@ -229,9 +229,11 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// What the store did not do must be done before the old key is retired.
-fn refuse_store_failures(report: &mut ResealReport) -> Result<()> {
-    match report.failed.iter().position(|(_, error)| error.kind().is_general()) {
+/// What the store did not do, and what counts by the old key alone, must be done before that key is retired.
+fn refuse_failures(report: &mut ResealReport) -> Result<()> {
+    let ResealReport { failed, counting, .. } = &report;
+    let matters = |(id, error): &(_, Error)| error.kind().is_general() || counting.contains(id);
+    match failed.iter().position(matters) {
         Some(at) => {
             let (id, error) = report.failed.swap_remove(at);
             Err(error.context(format!("snapshot {id}")).hint("the old key is not retired yet"))
