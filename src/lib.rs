@@ -11,6 +11,30 @@
 //! [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
 //! [`agent`] runs the jobs on a schedule.
 //!
+//! # Start here
+//!
+//! | to | use |
+//! |---|---|
+//! | take, verify and restore snapshots | [`backup`], with keys from [`custody`] and a [`store`]'s repository |
+//! | look inside a snapshot | [`backup::look_inside`], then [`contents`] |
+//! | encrypt single values yourself | [`values::ValueCipher`]: no etcd, no runtime |
+//! | use etcd with encrypted values | [`values::Shim`] |
+//! | run a service | [`agent`], [`proxy`] |
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `cli` (default) | the program; all below but `internals` |
+//! | `backup` | [`backup`], [`contents`], [`store`], [`task`]; needs protoc at build time, as do all that talk to etcd |
+//! | `agent` | [`agent`] |
+//! | `values` | [`values::ValueCipher`] |
+//! | `client` | [`values::Shim`] and the value keyring in etcd |
+//! | `proxy` | [`proxy`] |
+//! | `audit-log` | [`audit_log`] |
+//! | `etcd` | [`etcd`] alone |
+//! | `internals` | parsers for fuzz targets; not part of the API |
+//!
+//! Types of the crate `etcd_client` are in this API; it is re-exported as [`etcd_client`], in the version used here.
+//!
 //! # Back up and restore
 //!
 //! ```no_run
@@ -106,3 +130,5 @@ pub mod task;
 pub mod values;
 
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "etcd")]
+pub use etcd_client;

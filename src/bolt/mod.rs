@@ -10,6 +10,7 @@ mod bucket;
 mod check;
 mod cursor;
 mod db;
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod page;

@@ -12,6 +12,7 @@
 //! empty.
 
 mod cluster;
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod proto;

@@ -4,6 +4,7 @@
 //! objects say of each other are checked above.
 
 mod facts;
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod header;

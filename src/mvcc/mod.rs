@@ -3,6 +3,7 @@
 
 mod check;
 mod facts;
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hash;

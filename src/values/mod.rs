@@ -53,7 +53,7 @@ pub use follow::SETTLE;
 pub use migrate::{Migrated, Survey};
 #[cfg(feature = "client")]
 pub use namespace::{DEFAULT_PREFIX, Namespace, ValueKeyInfo};
-#[cfg(feature = "client")]
+#[cfg(all(feature = "client", any(test, feature = "internals")))]
 #[doc(hidden)]
 pub use shim::fuzzing;
 #[cfg(feature = "proxy")]

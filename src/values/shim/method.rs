@@ -39,6 +39,7 @@ macro_rules! methods {
 
         impl Method {
             /// All of them.
+            #[cfg(any(test, feature = "internals"))]
             pub(crate) const ALL: &[Self] = &[$(Self::$method),*];
 
             /// The method with exactly this path.

@@ -3,6 +3,7 @@
 mod budget;
 mod compare;
 mod frames;
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "proxy")]
