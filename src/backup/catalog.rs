@@ -17,6 +17,9 @@ use crate::store::Repository;
 /// Manifests read at once.
 const READS: usize = 128;
 
+/// Snapshots with a later time than the host's that are looked at before a backup: more are planted.
+const MOST_LATER: usize = 1000;
+
 /// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -209,6 +212,38 @@ pub async fn latest(
     Err(first.map_or_else(none_yet, |error| {
         error.hint("no snapshot counts for these keys: name one by its full id, and see `strongroom snapshots`")
     }))
+}
+
+/// The time of the newest snapshot of `cluster` that counts for `keys`, if it is later than `now` (Unix milliseconds):
+/// this host's clock is behind, or another's was ahead. One that is further ahead of the store's clock than clocks differ
+/// raises nothing ([S3.3.5]).
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn newest_after(
+    repository: &Repository,
+    keys: &MasterKeys,
+    cluster: &ClusterName,
+    now: u64,
+) -> Result<Option<u64>> {
+    let folders = folder::list_all(repository).await?.snapshots;
+    // What the store wrote last is a lower bound of its clock.
+    let Some(clock) = folders.values().flat_map(Folder::every).map(|info| info.modified).max()
+    else {
+        return Ok(None);
+    };
+    let later = folders.iter().rev().take_while(|(id, _)| id.unix_ms() > now);
+    let near = later.filter(|(id, _)| !folder::is_ahead(id.begun(), clock));
+    for (id, folder) in near.take(MOST_LATER) {
+        match open::unseal(repository, *id, folder, keys).await {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Ok(one) if one.standing.counts() && one.manifest.body().cluster == *cluster => {
+                return Ok(Some(id.unix_ms()));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.

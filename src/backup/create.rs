@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::catalog;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
@@ -80,7 +81,8 @@ pub async fn backup(
     };
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
-    let id = SnapshotId::new(unix_ms(options.moment())?, crypto::random(&mut crypto::system_rng()));
+    let moment = moment(repository, keys, options, &mut warnings).await?;
+    let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content { id, companions };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
@@ -99,6 +101,40 @@ pub async fn backup(
         warnings,
         duration: started.elapsed(),
     })
+}
+
+/// When the snapshot is taken, in Unix milliseconds: now, but after the cluster's newest snapshot, so that the order by id
+/// is the order of taking also on a host whose clock is behind.
+async fn moment(
+    repository: &Repository,
+    keys: &MasterKeys,
+    options: &BackupOptions,
+    warnings: &mut Vec<String>,
+) -> Result<u64> {
+    let moment = unix_ms(options.moment())?;
+    if options.taken.is_some() {
+        return Ok(moment);
+    }
+    match catalog::newest_after(repository, keys, &options.cluster, moment).await {
+        Ok(None) => Ok(moment),
+        Ok(Some(newest)) => {
+            let seconds = newest.saturating_sub(moment) / 1000;
+            if seconds >= 1 {
+                warnings.push(format!(
+                    "the newest snapshot is {seconds} s ahead of this host's clock: set the clocks; this snapshot's id is \
+                     1 ms later, so that it is the newest"
+                ));
+            }
+            Ok(newest.saturating_add(1))
+        }
+        Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
+            warnings.push(format!(
+                "whether this host's clock is behind is unknown: {error}; if it is, this snapshot is not the latest"
+            ));
+            Ok(moment)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn unix_ms(time: SystemTime) -> Result<u64> {

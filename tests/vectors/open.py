@@ -7,7 +7,7 @@ SNAPSHOT is an id (26 characters, a folder's name under snapshots/) or `latest`.
 `etcdctl snapshot save` wrote: database and 32-byte SHA-256; give it to `etcdutl snapshot restore`. Prints `ok <sha256> <revision>`, or
 `<class>: <why>` and exits 1; classes are wrong-key, unsupported, truncated, tampered [§8].
 """
-import argparse, base64, datetime, hashlib, hmac, io, json, os, pathlib, re, sys, time, zstandard
+import argparse, base64, datetime, hashlib, hmac, io, itertools, json, os, pathlib, re, sys, time, zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -133,15 +133,21 @@ def generations(folder, name):  # highest first; another name is foreign [S3.1.1
     found = [f.name[len(name) + 1:] for f in folder.glob(name + ".*")]; return sorted((int(g) for g in found if re.fullmatch(GENERATION, g) and int(g) < 1 << 32), reverse=True)
 
 # --- §5: the seal
+def bounded(folder, numbers):  # [S5.12]: → the generations to try, and whether those are all
+    size = lambda g: (folder / f"seal.{g}").stat().st_size
+    if len(numbers) <= 1000 and sum(map(size, numbers)) <= 64 * MIB: return numbers, True
+    half = lambda some: [g for g, total in zip(some[:500], itertools.accumulate(map(size, some[:500]))) if total <= 32 * MIB]
+    return half(numbers) + half(numbers[::-1]), False
 def open_seal(repo, snapshot, keys, manifest):  # → the DEK, what it is worth [S5.6]; manifest: (SHA-256, DC, must it be signed)
     failures, ids, named, best, signed = [], set(), [False], None, False; all_of_them = generations(repo / "snapshots" / snapshot, "seal")
-    for g in all_of_them[:1000]:
+    to_try, complete = bounded(repo / "snapshots" / snapshot, all_of_them)
+    for g in to_try:
         try:
             seal = load(repo / "snapshots" / snapshot / f"seal.{g}", 1540 * KIB); dek, kid, signatures = open_generation(seal, snapshot, g, keys, manifest, ids, named)
             best, signed = min([b for b in (best, (keys.worth(kid), dek)) if b], key=lambda b: b[0]), signed or signatures
             if best[0] == 0 and (signed or not manifest[2]): break
         except Refused as e: failures.append(Refused(e.outcome, f"seal.{g}: {e}"))
-    else: check(len(all_of_them) <= 1000, "more than 1,000 seals: whether it counts is unknown [S5.12]")
+    else: check(complete, "more than 1,000 seals, or 64 MiB of them: whether it counts is unknown [S5.12]")
     if best: check(signed or not manifest[2], "no seal carries the signature that it requires [S5.17]"); return best[::-1]
     check(failures, f"{snapshot} has no seal", "truncated"); outcomes = {e.outcome for e in failures}
     if len(outcomes) == 1 and outcomes != {"wrong-key"}: raise failures[0]
@@ -228,10 +234,9 @@ def repository_id(repo):  # §3.2
     data = load(repo / "repository.json", 4096); check(len(data) <= 4096 and re.fullmatch(rb"[\x20-\x7e]*\n?", data), "repository.json is no line of text")
     check(data.endswith(b"\n"), "repository.json without its LF", "truncated"); r = parse_json(data); check(field(r, "format", int) == 1, "repository.json: format", "unsupported")
     check((rid := field(r, "id", str, UUID))[14] == "4" and rid[19] in "89ab", "repository.json: not a random UUID"); return rid
-def latest(repo, keys, origin):  # [S3.3.5]: the newest that counts; not one that is being removed
-    ids = [f.parent.name for f in (repo / "snapshots").glob("*/manifest") if re.fullmatch(ULID, f.parent.name) and not f.with_name("tombstone").exists()]
-    ids = [i for i in ids if ulid_ms(i) / 1000 < time.time() + 300]; check(ids, "there is no snapshot", "truncated")
-    for snapshot in sorted(ids, reverse=True):
+def latest(repo, keys, origin):  # [S3.3.5]: the newest that counts, one that is ahead only if no other does. A tombstone beside a manifest hides nothing [S3.3.6]
+    ids = [f.parent.name for f in (repo / "snapshots").glob("*/manifest") if re.fullmatch(ULID, f.parent.name)]; check(ids, "there is no snapshot", "truncated")
+    for snapshot in sorted(ids, key=lambda i: (ulid_ms(i) / 1000 <= time.time() + 300, i), reverse=True):
         try:
             data = load(repo / "snapshots" / snapshot / "manifest", MIB); m, _, _ = parse_manifest(data, snapshot, origin or repository_id(repo))
             if open_seal(repo, snapshot, keys, seal_facts(data, m))[1] < 2: return snapshot
