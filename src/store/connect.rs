@@ -8,6 +8,7 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
@@ -17,6 +18,7 @@ use object_store::{
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::listing::Tolerant;
 use super::options::{self, CA_CERTIFICATE, Settings};
 use super::url::{Cloud, Place, RepositoryUrl};
 
@@ -133,7 +135,11 @@ fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Resu
     Ok(Connected { store: Arc::new(store), directory: Some(root), warnings: Vec::new() })
 }
 
-fn prefixed(store: impl ObjectStore, prefix: &ObjectPath) -> Arc<dyn ObjectStore> {
+fn prefixed(
+    store: impl ObjectStore + PaginatedListStore,
+    prefix: &ObjectPath,
+) -> Arc<dyn ObjectStore> {
+    let store = Tolerant::new(store);
     if prefix.is_root() {
         Arc::new(store)
     } else {

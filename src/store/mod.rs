@@ -8,6 +8,7 @@
 
 mod connect;
 mod failure;
+mod listing;
 mod local;
 mod options;
 mod repository;

@@ -283,7 +283,23 @@ impl Repository {
             found.push(ObjectInfo { name: meta.location.into(), len: meta.size, modified });
         }
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
+        self.without_doubles(found).await
+    }
+
+    /// A key with a slash at its end is listed under the name without it, which is another object's: that one counts.
+    async fn without_doubles(&self, found: Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>> {
+        let mut single: Vec<ObjectInfo> = Vec::with_capacity(found.len());
+        for info in found {
+            match single.last_mut().filter(|last| last.name == info.name) {
+                Some(last) => match self.info(&info.name).await {
+                    Ok(own) => *last = own,
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    Err(e) => return Err(e),
+                },
+                None => single.push(info),
+            }
+        }
+        Ok(single)
     }
 
     /// Begins to write an object of unknown length, which must not exist.

@@ -136,6 +136,26 @@ fn the_program_on_s3() {
 
     let listing = moto.request("GET", "/backups?list-type=2");
     assert_eq!(listing.matches("/seal.").count(), 1, "the older seal is gone: {listing}");
+
+    // Keys that are no paths, and one that ends in a slash beside its namesake, hide nothing ([S3.1.1]).
+    let (_, listed, _) = on(&["snapshots", "-w", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let id = listed[0]["id"].as_str().unwrap();
+    for name in
+        ["snapshots//x", &format!("snapshots/{id}/a//b"), &format!("snapshots/{id}/payload/")]
+    {
+        let answer = moto.request("PUT", &format!("/backups/some/prefix/{name}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let (_, _, findings) = on(&["snapshots"]);
+    assert!(findings.contains("snapshots/%2Fx%2F: unknown object"), "{findings}");
+    assert!(findings.contains(&format!("{id}/a/%2Fb%2F: unknown object")), "{findings}");
+    let again = key("again.db");
+    let (code, _, error) = on(&["restore", "latest", "--output", &again]);
+    assert_eq!(code, 0, "{error}");
+    let (code, plan, error) = on(&["prune", "--keep-last", "1", "-w", "json"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(plan.contains(id), "{plan}");
     drop(moto);
 }
 

@@ -25,7 +25,9 @@ use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::{Place, exits, text};
-use crate::support::{TestRepo, key, keys, local, python, restore_bytes, small_database, vector};
+use crate::support::{
+    TestRepo, backup_file, key, keys, local, python, restore_bytes, small_database, vector,
+};
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;
@@ -323,6 +325,85 @@ async fn more_seals_than_are_read() {
     let plan = victim.plan(1).await;
     assert_eq!(plan.remove.iter().map(|one| one.id).collect::<Vec<_>>(), [victim.genuine[1]]);
     assert!(plan.findings.iter().any(|finding| finding.contains("unknown")), "{:?}", plan.findings);
+}
+
+/// [S3.3.5] A host whose clock is behind takes a snapshot after one of a host whose clock is right: it is the newest. What
+/// does not count, or is far ahead, raises no id.
+#[tokio::test]
+async fn the_order_of_ids_is_the_order_of_taking() {
+    let repo = TestRepo::new().await;
+    let ahead = async |keys: &MasterKeys, seconds: u64| {
+        let mut options = BackupOptions::default();
+        options.taken = Some(SystemTime::now() + Duration::from_secs(seconds));
+        let (source, control) = (Source::File(small_database()), Control::default());
+        backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
+    };
+    let far = ahead(&keys(&[NEW]), 3600).await;
+    let forged = ahead(&thief(), 200).await;
+    let first = backup_file(&repo.repository, &owner()).await.unwrap();
+    assert!(first.id < forged && first.id < far);
+    let other = ahead(&keys(&[NEW]), 100).await;
+    let next = backup_file(&repo.repository, &owner()).await.unwrap();
+    assert!(next.id > other && next.id < forged);
+    assert_eq!(next.id.unix_ms(), other.unix_ms() + 1);
+    assert!(next.warnings.iter().any(|warning| warning.contains("clock")), "{:?}", next.warnings);
+    let listing = snapshots(&repo.repository, None).await.unwrap();
+    let found = latest(&repo.repository, &owner(), &listing, None).await.unwrap().0;
+    assert_eq!(found, next.id);
+}
+
+/// The independent reader agrees on what is latest: a planted tombstone hides nothing, and what is ahead is the latest only
+/// if nothing else counts ([S3.3.5], [S3.3.6]).
+#[tokio::test]
+async fn the_independent_reader_agrees_on_the_latest() {
+    let repo = TestRepo::new().await;
+    let mut options = BackupOptions::default();
+    options.taken = Some(SystemTime::now() + Duration::from_secs(3600));
+    let (source, control) = (Source::File(small_database()), Control::default());
+    let id = backup(&repo.repository, &keys(&[NEW]), source, &options, &control).await.unwrap().id;
+    let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \
+        print(open.latest(repo, open.Keys(repo, pathlib.Path(sys.argv[2])), None))";
+    let keyring = repo.path("keyring");
+    fs::write(
+        &keyring,
+        format!(
+            "strongroom-keyring/1\n{} local primary 2026-01-31T12:00:00Z {}\n",
+            key(NEW).id(),
+            data_encoding::BASE64_NOPAD.encode(&[NEW; 32])
+        ),
+    )
+    .unwrap();
+    let agree = |expected: SnapshotId| {
+        let output = python()
+            .args(["-c", script])
+            .arg(repo.dir.path())
+            .arg(&keyring)
+            .current_dir(vector("."))
+            .output()
+            .unwrap();
+        assert!(text(&output.stdout).contains(&expected.to_string()), "{}", text(&output.stderr));
+    };
+    agree(id);
+    let newer = repo.backup(&keys(&[NEW])).await.id;
+    agree(newer);
+    fs::copy(repo.object(newer, "manifest"), repo.object(newer, "tombstone")).unwrap();
+    agree(newer);
+}
+
+/// In a bucket anybody who may create objects can put `payload/` beside `payload`; both are listed under one name.
+#[tokio::test]
+async fn names_that_are_listed_twice() {
+    let victim = Victim::new().await;
+    let doubling = Faulty::doubling(local(victim.repo.dir.path()));
+    let doubling = victim.repo.through(Arc::new(doubling)).await.unwrap();
+    for id in &victim.genuine {
+        restore_bytes(&doubling, &owner(), *id).await.unwrap();
+    }
+    let mut retention = Retention::default();
+    retention.last = 1;
+    let control = Control::default();
+    let plan = plan_prune(&doubling, &owner(), &retention, None, &control).await.unwrap();
+    assert_eq!((plan.keep.len(), plan.remove.len()), (1, 2));
 }
 
 /// [S5.18]: who knows a snapshot's id needs no right to list.
