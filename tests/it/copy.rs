@@ -6,14 +6,17 @@ use std::sync::Arc;
 use strongroom::ErrorKind;
 use strongroom::backup::{Scope, apply_prune, copy, open_replica, plan_prune};
 
-use strongroom::keys::MasterKeys;
+use strongroom::crypto::Argon2Cost;
+use strongroom::custody::create_passphrase_key;
+use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::secret::SecretBytes;
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::Place;
 use crate::prune::{Series, last};
-use crate::support::local;
+use crate::support::{local, restore_bytes};
 
 async fn replica(series: &Series, dir: &std::path::Path) -> Repository {
     open_replica(&series.repo.repository, local(dir), false).await.unwrap().0
@@ -147,6 +150,74 @@ async fn a_tombstone_beside_a_manifest_keeps_nothing_back() {
         .unwrap();
     assert_eq!(report.copied, ids);
     assert!(!dir.path().join(format!("snapshots/{}/tombstone", ids[0])).exists());
+}
+
+/// Whoever can create objects in the copy puts a payload of the right length there before the copy does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_planted_in_the_copy_is_not_taken_for_copied() {
+    let series = Series::new(2).await;
+    let ids = series.ids();
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let length = fs::metadata(series.repo.object(ids[0], "payload")).unwrap().len();
+    let folder = dir.path().join(format!("snapshots/{}", ids[0]));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("payload"), vec![7; length as usize]).unwrap();
+    let control = Control::default();
+    let report =
+        copy(&series.repo.repository, &target, &series.keys, Scope::All, &control).await.unwrap();
+    assert_eq!(report.copied, ids[1..]);
+    assert!(report.failed[&ids[0]].contains("in the copy"), "{:?}", report.failed);
+    assert!(!folder.join("manifest").exists());
+}
+
+/// [S2.4] Objects under the names of passphrase keys, in either place, stop nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_passphrase_keys_stop_no_copy() {
+    let series = Series::new(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let word = SecretBytes::new(b"correct horse".to_vec());
+    let repository = &series.repo.repository;
+    let key = create_passphrase_key(repository, word, Argon2Cost::default()).await.unwrap();
+    let name = format!("keys/{}.1", key.id());
+    fs::write(series.repo.path(&format!("keys/{}.1", "0".repeat(32))), vec![b'x'; 9000]).unwrap();
+    fs::write(series.repo.path(&format!("keys/{}.1", "1".repeat(32))), b"junk").unwrap();
+    fs::create_dir_all(dir.path().join("keys")).unwrap();
+    fs::write(dir.path().join(&name), b"junk").unwrap();
+    let control = Control::default();
+    let report = copy(repository, &target, &series.keys, Scope::All, &control).await.unwrap();
+    assert_eq!((report.copied, report.differing), (series.ids(), vec![name.clone()]));
+    fs::remove_file(dir.path().join(&name)).unwrap();
+    copy(repository, &target, &series.keys, Scope::All, &control).await.unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("keys")).unwrap().count(), 1);
+}
+
+/// Seals planted in the source by the hundred do not follow the good ones into the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_seals_do_not_bury_the_copy() {
+    let series = Series::new(1).await;
+    let id = series.ids()[0];
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let control = Control::default();
+    let seal = fs::read_to_string(series.repo.object(id, "seal.1")).unwrap();
+    let again = async |present| {
+        let repository = &series.repo.repository;
+        let report = copy(repository, &target, &series.keys, Scope::All, &control).await.unwrap();
+        assert_eq!((report.present, report.failed.len()), (present, 0));
+        let names = fs::read_dir(dir.path().join(format!("snapshots/{id}"))).unwrap();
+        let names = names.map(|one| one.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("seal")).count()
+    };
+    assert_eq!(again(0).await, 1);
+    for n in 2..300 {
+        let planted = seal.replace("generation 1\n", &format!("generation {n}\n"));
+        fs::write(series.repo.object(id, &format!("seal.{n}")), planted).unwrap();
+    }
+    assert!(again(1).await <= 64);
+    assert!(again(1).await <= 64);
+    restore_bytes(&target, &series.keys, id).await.unwrap();
 }
 
 #[tokio::test]
