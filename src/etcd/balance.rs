@@ -2,6 +2,7 @@
 //!
 //! A request of which a member got nothing, because its connection did not come up or had ended, goes to the next one.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,12 +11,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcd_client::Channel;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
 use tower::{BoxError, Service as _};
 
 use super::connect::Dial;
@@ -28,8 +29,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub(super) struct Balanced(Arc<Members>);
 
 struct Members {
-    endpoints: Vec<Endpoint>,
-    dial: Dial,
+    dials: Vec<Dial>,
     states: watch::Sender<Vec<State>>,
     next: AtomicUsize,
 }
@@ -38,14 +38,14 @@ struct Members {
 enum State {
     Unused,
     /// With the error of the last attempt, if there was one.
-    Connecting(Option<Arc<tonic::transport::Error>>),
+    Connecting(Option<Arc<dyn Error + Send + Sync>>),
     Up(Channel),
 }
 
 impl Balanced {
-    pub(super) fn new(endpoints: Vec<Endpoint>, dial: Dial) -> Self {
-        let states = watch::Sender::new(vec![State::Unused; endpoints.len()]);
-        Self(Arc::new(Members { endpoints, dial, states, next: AtomicUsize::new(0) }))
+    pub(super) fn new(dials: Vec<Dial>) -> Self {
+        let states = watch::Sender::new(vec![State::Unused; dials.len()]);
+        Self(Arc::new(Members { dials, states, next: AtomicUsize::new(0) }))
     }
 
     /// Sends one request to the member whose turn it is, or to the next when that one got nothing of it.
@@ -55,7 +55,7 @@ impl Balanced {
     pub(super) async fn send(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (head, body) = request.into_parts();
         let kept = Kept::new(body);
-        let mut attempts = self.0.endpoints.len();
+        let mut attempts = self.0.dials.len();
         loop {
             let (at, mut channel) = self.0.pick().await?;
             let request = Request::from_parts(head.clone(), Body::new(kept.clone()));
@@ -69,11 +69,11 @@ impl Balanced {
             };
             attempts = attempts.saturating_sub(1);
             if kept.begun.load(Ordering::Acquire) {
-                return Err(error.into());
+                return Err(error);
             }
             self.0.connect(at);
             if attempts == 0 {
-                return Err(error.into());
+                return Err(error);
             }
         }
     }
@@ -87,7 +87,7 @@ impl Members {
             if let Some(up) = self.up(&states.borrow_and_update()) {
                 return Ok(up);
             }
-            (0..self.endpoints.len()).for_each(|at| self.begin(at));
+            (0..self.dials.len()).for_each(|at| self.begin(at));
             let failed = self.states.borrow().iter().try_fold(None, |_, state| match state {
                 State::Connecting(Some(error)) => Some(Some(Arc::clone(error))),
                 _ => None,
@@ -122,7 +122,7 @@ impl Members {
 
     /// Leaves a member out until it can be reached.
     fn connect(self: &Arc<Self>, at: usize) {
-        let Some(endpoint) = self.endpoints.get(at).cloned() else { return };
+        let Some(dial) = self.dials.get(at).cloned() else { return };
         let connects = self.states.send_if_modified(|states| match states.get_mut(at) {
             Some(state @ (State::Unused | State::Up(_))) => {
                 *state = State::Connecting(None);
@@ -131,20 +131,20 @@ impl Members {
             _ => false,
         });
         if connects {
-            tokio::spawn(until_up(Arc::downgrade(self), at, endpoint, self.dial));
+            tokio::spawn(until_up(Arc::downgrade(self), at, dial));
         }
     }
 }
 
 /// Tries until the member is connected, or nobody wants it any more.
-async fn until_up(members: Weak<Members>, at: usize, endpoint: Endpoint, dial: Dial) {
+async fn until_up(members: Weak<Members>, at: usize, dial: Dial) {
     let mut pause = PAUSE.0;
     loop {
-        let connected = dial.at_once(&endpoint).await;
+        let connected = dial.at_once().await;
         let Some(members) = members.upgrade() else { return };
         let (state, up) = match connected {
             Ok(channel) => (State::Up(channel), true),
-            Err(error) => (State::Connecting(Some(Arc::new(error))), false),
+            Err(error) => (State::Connecting(Some(error.into())), false),
         };
         members.states.send_modify(|states| {
             if let Some(place) = states.get_mut(at) {
@@ -198,6 +198,8 @@ impl http_body::Body for Kept {
 
 #[cfg(test)]
 mod tests {
+    use tonic::transport::Endpoint;
+
     use super::*;
 
     fn request() -> Request<Body> {
@@ -207,7 +209,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_an_error_that_says_so() {
         let endpoints = ["http://127.0.0.1:1", "http://127.0.0.1:2"];
-        let balanced = Balanced::new(endpoints.map(Endpoint::from_static).to_vec(), Dial::Plain);
+        let dials = endpoints.map(|endpoint| Dial::Plain(Endpoint::from_static(endpoint)));
+        let balanced = Balanced::new(dials.to_vec());
         for _ in 0..2 {
             let error = balanced.clone().send(request()).await.unwrap_err();
             assert_eq!(Status::from_error(error).code(), tonic::Code::Unavailable);

@@ -9,17 +9,19 @@ use std::time::SystemTime;
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
-use tower::service_fn;
 use tower::util::BoxCloneSyncService;
+use tower::{BoxError, service_fn};
 
 use super::balance::Balanced;
+#[cfg(feature = "proxy")]
+use super::direct::Direct;
 use super::failure;
-use super::settings::EtcdSettings;
+use super::settings::{EtcdSettings, Target};
 use crate::error::Result;
 
 /// The largest window of HTTP/2.
 #[cfg(feature = "proxy")]
-const MAX_WINDOW: u32 = (1 << 31) - 1;
+pub(super) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 impl EtcdSettings {
     /// A client that spreads its requests over all endpoints, leaving out those that cannot be reached.
@@ -37,25 +39,33 @@ impl EtcdSettings {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for wrong settings.
     pub fn balanced(&self) -> Result<Channel> {
-        self.channel_of(Dial::Plain, |endpoint| endpoint)
+        self.channel_of(|target| Ok(Dial::Plain(target.channel)))
     }
 
     /// As [`balanced`](Self::balanced), where an answer that nobody reads holds back no other: each has `window` bytes
     /// that may be under way unread, and all together no limit. What is written to it is gathered.
     #[cfg(feature = "proxy")]
     pub(crate) fn independent(&self, window: u32) -> Result<Channel> {
-        self.channel_of(Dial::Gathering, |endpoint| {
-            endpoint.initial_stream_window_size(window).initial_connection_window_size(MAX_WINDOW)
+        self.channel_of(|target| {
+            let endpoint = target.channel.initial_stream_window_size(window);
+            Ok(Dial::Gathering(endpoint.initial_connection_window_size(MAX_WINDOW)))
         })
     }
 
-    fn channel_of(&self, dial: Dial, with: impl Fn(Endpoint) -> Endpoint) -> Result<Channel> {
-        let targets = self.plan()?.targets.into_iter().map(|target| with(target.channel));
-        let targets: Vec<_> = targets.collect();
-        Ok(match &targets[..] {
-            [only] => Channel::Tonic(dial.lazily(only)),
+    /// As [`independent`](Self::independent), for calls with one message and one answer, which take a shorter way.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn direct(&self, window: u32) -> Result<Channel> {
+        self.channel_of(|target| {
+            Ok(Dial::Direct(Direct::new(self, target.channel.uri().clone(), window)?))
+        })
+    }
+
+    fn channel_of(&self, dial: impl Fn(Target) -> Result<Dial>) -> Result<Channel> {
+        let dials = self.plan()?.targets.into_iter().map(dial).collect::<Result<Vec<_>>>()?;
+        Ok(match &dials[..] {
+            [only] => only.lazily(),
             _ => {
-                let members = Balanced::new(targets, dial);
+                let members = Balanced::new(dials);
                 let service = service_fn(move |request| members.clone().send(request));
                 Channel::Custom(BoxCloneSyncService::new(service))
             }
@@ -111,32 +121,38 @@ impl EtcdSettings {
 }
 
 /// How a member is connected to.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Dial {
-    Plain,
+    Plain(Endpoint),
     /// With writes that are [gathered](super::gather).
     #[cfg(feature = "proxy")]
-    Gathering,
+    Gathering(Endpoint),
+    #[cfg(feature = "proxy")]
+    Direct(Direct),
 }
 
 impl Dial {
-    fn lazily(self, endpoint: &Endpoint) -> tonic::transport::Channel {
+    fn lazily(&self) -> Channel {
         match self {
-            Self::Plain => endpoint.connect_lazy(),
+            Self::Plain(endpoint) => Channel::Tonic(endpoint.connect_lazy()),
             #[cfg(feature = "proxy")]
-            Self::Gathering => super::gather::lazily(endpoint),
+            Self::Gathering(endpoint) => Channel::Tonic(super::gather::lazily(endpoint)),
+            #[cfg(feature = "proxy")]
+            Self::Direct(direct) => direct.channel(),
         }
     }
 
-    pub(super) async fn at_once(
-        self,
-        endpoint: &Endpoint,
-    ) -> std::result::Result<tonic::transport::Channel, tonic::transport::Error> {
-        match self {
-            Self::Plain => endpoint.connect().await,
+    pub(super) async fn at_once(&self) -> std::result::Result<Channel, BoxError> {
+        Ok(match self {
+            Self::Plain(endpoint) => Channel::Tonic(endpoint.connect().await?),
             #[cfg(feature = "proxy")]
-            Self::Gathering => super::gather::at_once(endpoint).await,
-        }
+            Self::Gathering(endpoint) => Channel::Tonic(super::gather::at_once(endpoint).await?),
+            #[cfg(feature = "proxy")]
+            Self::Direct(direct) => {
+                direct.connect().await?;
+                direct.channel()
+            }
+        })
     }
 }
 

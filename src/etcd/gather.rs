@@ -80,20 +80,26 @@ async fn wait(turns: u32) {
 
 /// As [`Endpoint::connect_lazy`].
 pub(super) fn lazily(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(service_fn(connect))
+    endpoint
+        .connect_with_connector_lazy(service_fn(|to| async { connect(to).await.map(TokioIo::new) }))
 }
 
 /// As [`Endpoint::connect`].
 pub(super) async fn at_once(endpoint: &Endpoint) -> Result<Channel, Error> {
-    endpoint.connect_with_connector(service_fn(connect)).await
+    endpoint
+        .connect_with_connector(service_fn(|to| {
+            Box::pin(async { connect(to).await.map(TokioIo::new) })
+        }))
+        .await
 }
 
-async fn connect(to: Uri) -> Result<TokioIo<Gathered>, BoxError> {
+/// A connection to the host and port in `to`.
+pub(super) async fn connect(to: Uri) -> Result<Gathered, BoxError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
     let stream = connector.oneshot(to).await?;
-    Ok(TokioIo::new(gathered(stream.into_inner(), TURNS).0))
+    Ok(gathered(stream.into_inner(), TURNS).0)
 }
 
 #[cfg(test)]

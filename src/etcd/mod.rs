@@ -8,6 +8,8 @@ mod balance;
 mod choose;
 mod compare;
 mod connect;
+#[cfg(feature = "proxy")]
+mod direct;
 mod failure;
 #[cfg(feature = "proxy")]
 mod gather;

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Identity, TlsOptions};
+#[cfg(feature = "proxy")]
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+#[cfg(feature = "proxy")]
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tonic::transport::Endpoint;
 use url::Url;
 use zeroize::Zeroizing;
@@ -17,8 +21,8 @@ use crate::secret::SecretBytes;
 /// A certificate or key file is never larger; the reader of a mistaken path stops here.
 const MAX_PEM: u64 = 1 << 20;
 /// Pings while a stream is open, so that a dead peer shows. etcd's server refuses more than one in 5 s.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How to reach an etcd cluster. The names are those of etcdctl's flags.
 pub struct EtcdSettings {
@@ -182,6 +186,42 @@ impl EtcdSettings {
                 Error::usage(format!("the TLS files do not fit together: {why}"))
             })
         })
+    }
+
+    /// TLS towards etcd for connections that are not tonic's, in HTTP/2.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    #[cfg(feature = "proxy")]
+    pub(super) fn tls_config(&self) -> Result<Arc<ClientConfig>> {
+        let verifier = match self.tls()?.verifier {
+            Some(verifier) => verifier,
+            None => trust::system()?,
+        };
+        let builder = ClientConfig::builder_with_provider(trust::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::usage(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                let wrong = |path: &Path| {
+                    let path = path.display().to_string();
+                    move |error: &dyn std::fmt::Display| Error::usage(format!("{path}: {error}"))
+                };
+                let chain = CertificateDer::pem_slice_iter(&read_pem(cert)?)
+                    .collect::<std::result::Result<_, _>>()
+                    .map_err(|error| wrong(cert)(&error))?;
+                let secret = PrivateKeyDer::from_pem_slice(&read_pem(key)?)
+                    .map_err(|error| wrong(key)(&error))?;
+                builder.with_client_auth_cert(chain, secret).map_err(|error| {
+                    failure::key_mismatch(&error, cert, key).unwrap_or_else(|| wrong(cert)(&error))
+                })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
     }
 
     fn tls(&self) -> Result<Tls> {

@@ -35,12 +35,31 @@ pub(super) fn verifier(pem: &[u8]) -> Result<Arc<dyn ServerCertVerifier>> {
     if roots.add_parsable_certificates(given.iter().cloned()).0 == 0 {
         return Err(Error::usage("no certificate in it that can be used"));
     }
-    let provider = CryptoProvider::get_default()
-        .map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone);
-    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| Error::usage(error.to_string()))?;
     Ok(Arc::new(Verifier { webpki, given }))
+}
+
+/// The verifier for the system's authorities.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) when the system has none.
+#[cfg(feature = "proxy")]
+pub(super) fn system() -> Result<Arc<dyn ServerCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    Ok(verifier.map_err(|error| {
+        Error::usage(format!("the system's certificate authorities cannot be used: {error}"))
+            .hint("give the CA that signed etcd's certificate as --cacert")
+    })?)
+}
+
+/// The cryptography of TLS.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default()
+        .map_or_else(|| Arc::new(aws_lc_rs::default_provider()), Arc::clone)
 }
 
 #[derive(Debug)]

@@ -122,7 +122,7 @@ impl Generation {
     fn new(etcd: &EtcdSettings) -> Self {
         Self {
             files: etcd.files_changed(),
-            channel: etcd.independent(ANSWER_WINDOW),
+            channel: etcd.direct(ANSWER_WINDOW),
             end: watch::Sender::new(false),
         }
     }
