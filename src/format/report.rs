@@ -229,7 +229,7 @@ impl ReportHead {
     fn check(&self) -> Result<(), &'static str> {
         let Report { kind, level, tool, .. } = &self.report;
         if !is_name(kind) || level.as_ref().is_some_and(|level| !is_name(level)) {
-            return Err("kind or level is no name");
+            return Err("kind or level is not a name");
         }
         if !(1..=128).contains(&tool.len()) || !tool.bytes().all(|c| matches!(c, 0x20..=0x7e)) {
             return Err("tool is not 1 to 128 printable characters");

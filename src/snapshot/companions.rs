@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{Manifest, Part, Role, padme};
 use crate::store::Repository;
 
-/// The longest tar, in bytes. PKI and tokens take kilobytes; who includes a disk by mistake is told so.
+/// The longest tar, in bytes. PKI and tokens take kilobytes; a disk included by mistake is an error.
 pub const MAX_COMPANIONS: u64 = 64 << 20;
 
 /// The longest padded tar.

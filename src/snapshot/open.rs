@@ -174,7 +174,7 @@ impl OpenSnapshot {
     }
 }
 
-/// The sealed facts, which say of the database what the manifest says in clear.
+/// The sealed facts, which repeat what the manifest says of the database unencrypted.
 pub(crate) fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
     let facts = facts::open(&unsealed.manifest, &unsealed.data_key)?;
     let manifest = unsealed.manifest.body();
