@@ -57,8 +57,8 @@ struct To {
     window: u32,
 }
 
-/// A connection that comes up or is up, for all calls that wait for it. A failure is told to those, and not to later
-/// ones.
+/// An attempt to connect, shared by the calls that wait for it. If it fails, they all get its error; the next call makes
+/// a new attempt.
 type Attempt = Shared<BoxFuture<'static, std::result::Result<Arc<Up>, Failed>>>;
 
 type Failed = Arc<dyn Error + Send + Sync>;
