@@ -118,6 +118,8 @@ pub mod mvcc;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
+#[cfg(feature = "agent")]
+pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;
 #[cfg(any(feature = "agent", feature = "proxy"))]

@@ -8,7 +8,6 @@ mod log;
 mod metrics;
 mod operation;
 mod page;
-mod schedule;
 mod state;
 
 use std::path::PathBuf;
@@ -19,10 +18,10 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use crate::settings::Schedule;
 pub use crate::status_server::listen;
 pub use log::{Log, LogFormat};
 pub use operation::Operation;
-pub use schedule::Schedule;
 
 use crate::backup::{BackupOptions, Retention};
 use crate::error::{Error, ErrorKind, Result};
