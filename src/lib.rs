@@ -118,7 +118,7 @@ pub mod mvcc;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
-#[cfg(feature = "agent")]
+#[cfg(any(feature = "backup", feature = "client"))]
 pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;

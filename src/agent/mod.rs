@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use crate::settings::Schedule;
+pub use crate::settings::{Schedule, Schedules};
 pub use crate::status_server::listen;
 pub use log::{Log, LogFormat};
 pub use operation::Operation;
@@ -50,21 +50,6 @@ pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send 
 /// Opens the second repository, which snapshots of the first are copied to.
 pub type OpenReplica =
     Box<dyn Fn(Repository) -> BoxFuture<'static, Result<Repository>> + Send + Sync>;
-
-/// When what is done.
-#[derive(Clone, Debug)]
-pub struct Schedules {
-    /// Backups.
-    pub backup: Schedule,
-    /// Retention; without it nothing is ever removed.
-    pub prune: Option<Schedule>,
-    /// Verification of the newest snapshot and one other.
-    pub verify: Option<Schedule>,
-    /// Verification of all.
-    pub verify_all: Option<Schedule>,
-    /// Drills.
-    pub drill: Option<Schedule>,
-}
 
 /// What an agent is to do.
 pub struct AgentOptions {

@@ -12,11 +12,15 @@ mod listing;
 mod local;
 mod options;
 mod repository;
+mod settings;
 mod upload;
 mod url;
 
 pub use connect::{Connected, connect, connect_with};
 pub use local::{create_directory, sweep_staged};
+#[cfg(feature = "cli")]
+pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};
+pub use settings::RepositorySettings;
 pub use upload::Upload;
 pub use url::RepositoryUrl;

@@ -26,15 +26,38 @@ use crate::task::Control;
 const SAMPLE: usize = 256;
 
 /// How to drill.
-#[non_exhaustive]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct DrillOptions {
-    /// The etcd to start: a path, or a name that is looked up in PATH.
+    /// The etcd to start: a path, or a name that is looked up in PATH
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.etcd",
+            long = "etcd",
+            value_name = "PROGRAM",
+            env = "STRONGROOM_ETCD",
+            default_value_os_t = DrillOptions::default().etcd
+        )
+    )]
     pub etcd: PathBuf,
-    /// Where a scratch directory may be made: the data is there in clear for as long as the drill lasts.
+    /// Where the scratch directory is made; the data is there unencrypted during the drill [default: TMPDIR]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.scratch_dir",
+            long = "scratch-dir",
+            value_name = "DIR",
+            env = "STRONGROOM_SCRATCH_DIR",
+            default_value_os_t = DrillOptions::default().dir,
+            hide_default_value = true
+        )
+    )]
     pub dir: PathBuf,
     /// The cluster that the snapshot is of, to be compared as well where it can be reached.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub live: Option<EtcdSettings>,
     /// Take an etcd, and the database of an etcd, later than the last one tested.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub allow_untested: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{DrillOptions, DrillReport, ListedReport, drill, reports, store_report};
+use strongroom::backup::{DrillReport, ListedReport, drill, reports, store_report};
 use strongroom::format::{CheckOutcome, Report, ReportOutcome};
 use strongroom::{ErrorKind, Result};
 
@@ -17,15 +17,9 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
     let id = args.id.unwrap_or_else(|| "latest".into());
     let which = Which { id, before: args.before, accept_untrusted: false };
     let id = context.find(&repository, &mut keys, &which).await?;
-    let mut options = DrillOptions::default();
+    let mut options = args.options;
     options.live = Some(context.settings.etcd()?);
-    options.allow_untested = context.settings.allow_untested_etcd();
-    if let Some(etcd) = args.etcd {
-        options.etcd = etcd;
-    }
-    if let Some(dir) = args.scratch_dir {
-        options.dir = dir;
-    }
+    options.allow_untested = context.settings.etcd.allow_untested;
     let drilled = drill(&repository, &keys, id, &options, &context.control).await?;
     let stored = store_report(&repository, &keys, &drilled.report).await?;
     let DrillReport { report, recovery, .. } = &drilled;

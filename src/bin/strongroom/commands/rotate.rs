@@ -152,7 +152,7 @@ async fn of_passphrase(
             "give one keyring file, or one passphrase:KEYID; `strongroom key list` shows the ids",
         ));
     };
-    let word = passphrase(Passphrase::Present)?;
+    let word = passphrase(Passphrase::Present, &context.settings.passphrase)?;
     let mut keys = MasterKeys::new();
     let again = strongroom::secret::SecretBytes::new(word.expose().to_vec());
     open_named(repository, again, &named.iter().copied().map(Some).collect::<Vec<_>>(), &mut keys)

@@ -2,9 +2,11 @@
 
 use strongroom::backup::Inside;
 use strongroom::contents;
+use strongroom::custody;
 use strongroom::error::Context as _;
 use strongroom::keys::MasterKeys;
 use strongroom::mvcc::value_at;
+use strongroom::settings::ValueSettings;
 use strongroom::values::{ValueCipher, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -14,12 +16,20 @@ use crate::args::Which;
 /// The cipher with the value keys that a snapshot holds.
 pub(in crate::commands) async fn cipher_of(
     snapshot: &Which,
-    reserved_prefix: &str,
+    values: &ValueSettings,
     context: &Context,
 ) -> Result<ValueCipher> {
-    let prefix = reserved_prefix.to_owned();
-    let look = move |inside: &Inside, masters: &MasterKeys| cipher(inside, &prefix, masters);
+    let (prefix, own) = (values.reserved_prefix.clone(), own_masters(values)?);
+    let look = move |inside: &Inside, masters: &MasterKeys| {
+        cipher(inside, &prefix, own.as_ref().unwrap_or(masters))
+    };
     Ok(context.look_with_keys(snapshot, look).await?.answer)
+}
+
+/// The master keys that are for values; without any those of the snapshot are tried.
+pub(super) fn own_masters(values: &ValueSettings) -> Result<Option<MasterKeys>> {
+    let uris = values.keys.master_keys().unwrap_or_default();
+    (!uris.is_empty()).then(|| custody::open_files(&uris)).transpose()
 }
 
 /// The cipher with the value keys in `inside`, as they were last.
