@@ -1,4 +1,12 @@
-//! Repositories and keys for tests.
+//! What several tests use: repositories and keys here, servers and clients in the files beside.
+
+pub mod behind;
+pub mod etcd_server;
+pub mod fake_etcd;
+pub mod place;
+pub mod proxied;
+pub mod raw;
+pub mod s3_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
