@@ -41,14 +41,14 @@
 //! use std::path::PathBuf;
 //! use strongroom::backup::{self, BackupOptions, Source, Target};
 //! use strongroom::task::Control;
-//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
+//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::KeySet, store};
 //!
 //! # async fn example() -> strongroom::Result<()> {
 //! let url = "s3://bucket/prefix".parse()?;
 //! let connected = store::connect(&url, &Default::default())?;
 //! let repository = store::Repository::open(connected.store, None).await?;
 //!
-//! let mut keys = MasterKeys::new();
+//! let mut keys = KeySet::new();
 //! keyfile::add("/etc/strongroom/keyring".as_ref(), &mut keys)?;
 //!
 //! let endpoints = vec!["https://10.0.0.1:2379".into()];
@@ -70,11 +70,11 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys};
+//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::KeySet};
 //! use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut masters = MasterKeys::new();
+//! let mut masters = KeySet::new();
 //! keyfile::add("/etc/strongroom/values-keyring".as_ref(), &mut masters)?;
 //!
 //! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };

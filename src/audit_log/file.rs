@@ -14,7 +14,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Sha256, SnapshotId, Subject};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// A checkpoint follows after at most so many lines.
 pub const CHECKPOINT_LINES: u64 = 1024;
@@ -117,7 +117,7 @@ impl LogFile {
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] when there is no key to seal to; [`ErrorKind::Io`].
-    pub(super) fn create(path: &Path, before: Option<Link>, keys: &MasterKeys) -> Result<Self> {
+    pub(super) fn create(path: &Path, before: Option<Link>, keys: &KeySet) -> Result<Self> {
         let mut rng = crypto::system_rng();
         let time = Timestamp::now();
         let log =

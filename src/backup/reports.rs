@@ -11,7 +11,7 @@ use crate::format::{
     MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
     Subject,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
 use crate::store::Repository;
 
@@ -37,7 +37,7 @@ pub struct ListedReport {
 /// [`ErrorKind::Refused`] without a master key; those of the store.
 pub async fn store_report(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     report: &Report,
 ) -> Result<SnapshotId> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -71,7 +71,7 @@ pub fn proves_bytes(report: &Report) -> bool {
 ///
 /// # Errors
 /// Those of the store. A report that cannot be read is in the list, with the reason.
-pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<ListedReport>> {
+pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Vec<ListedReport>> {
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
         let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
@@ -92,7 +92,7 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
 /// Those of the store. Reports that do not count (SPEC.md §5.3) are passed over.
 pub async fn newest_reports<K: Copy + PartialEq>(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     wanted: &[K],
     of: impl Fn(&Report) -> Option<K>,
 ) -> Result<Vec<(K, SnapshotId, Report)>> {
@@ -125,7 +125,7 @@ pub async fn newest_reports<K: Copy + PartialEq>(
 /// Reads one report, and what it is worth; its details only if a key opens them.
 pub(super) async fn read_report(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<(Report, Standing)> {
     let name = ObjectName::Report { id }.to_string();
@@ -138,7 +138,7 @@ fn open(
     repository: &Repository,
     id: SnapshotId,
     sealed: &SealedReport,
-    keys: &MasterKeys,
+    keys: &KeySet,
 ) -> Result<(Report, Standing)> {
     let (head, seal) = (sealed.head(), sealed.seal());
     if head.id != id || seal.body().subject() != Subject::Report(id) {

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     KeyId, MAX_SIGNATURES, MAX_STANZAS, Manifest, Part, Seal, Signature, SnapshotId, Stanza,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
@@ -81,7 +81,7 @@ pub struct Untrusted {
 /// stays so. What else one snapshot meets stands in the report.
 pub async fn reseal(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     drop: &[KeyId],
     accept: Accept,
@@ -113,7 +113,7 @@ pub async fn reseal(
 
 struct Resealing<'a> {
     repository: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     drop: &'a [KeyId],
     accept: Accept,
     report: ResealReport,
@@ -305,7 +305,7 @@ fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
 
 async fn opens_without(
     repository: &Repository,
-    others: &MasterKeys,
+    others: &KeySet,
     key: KeyId,
     id: SnapshotId,
     folder: &Folder,
@@ -395,7 +395,7 @@ impl KeyUsage {
 ///
 /// # Errors
 /// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
-pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: KeyId) -> Result<()> {
+pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId) -> Result<()> {
     let others = keys.without(key);
     let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
     for (id, folder) in catalog::folders_without_manifest(repository).await? {

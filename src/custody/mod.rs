@@ -14,7 +14,7 @@ pub use passphrases::{
 pub use uri::{MasterKeyUri, NamedKey};
 
 use crate::error::{Error, Result};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 #[cfg(feature = "backup")]
 use crate::{secret::SecretBytes, store::Repository};
 
@@ -28,8 +28,8 @@ pub async fn open(
     uris: &[MasterKeyUri],
     repository: &Repository,
     ask: impl FnOnce() -> Result<SecretBytes>,
-) -> Result<MasterKeys> {
-    let mut keys = MasterKeys::new();
+) -> Result<KeySet> {
+    let mut keys = KeySet::new();
     let mut behind_passphrases = Vec::new();
     for uri in uris {
         match uri {
@@ -47,9 +47,9 @@ pub async fn open(
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) when there is none, or one names a passphrase; those of [`keyfile::add`].
-pub fn open_files(uris: &[MasterKeyUri]) -> Result<MasterKeys> {
+pub fn open_files(uris: &[MasterKeyUri]) -> Result<KeySet> {
     let hint = "give --master-key file:PATH; `strongroom key generate` makes one";
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     for uri in uris {
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,

@@ -7,9 +7,7 @@ use super::uri::NamedKey;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, KeyState, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
-use crate::keys::{
-    LocalKey, MasterKey, MasterKeys, create_passphrase_object, open_passphrase_object,
-};
+use crate::keys::{KeySet, LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::run_blocking;
@@ -66,7 +64,7 @@ pub async fn open_named(
     repository: &Repository,
     word: SecretBytes,
     named: &[Option<NamedKey>],
-    keys: &mut MasterKeys,
+    keys: &mut KeySet,
 ) -> Result<()> {
     let is_named = |id: KeyId| named.iter().flatten().any(|named| named.id == id);
     let again = SecretBytes::new(word.expose().to_vec());

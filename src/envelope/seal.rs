@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     KeyId, KeyState, SEALED_KEY_LEN, Seal, SealBody, Sha256, Signature, Stanza, Subject,
 };
-use crate::keys::{MasterKey, MasterKeys};
+use crate::keys::{KeySet, MasterKey};
 
 /// The one stanza kind that this version writes.
 const LOCAL: &str = "local";
@@ -43,7 +43,7 @@ impl NewSeal {
 
 /// The stanzas of `seal` that a new generation keeps byte for byte: all but those to `drop`, those of retired keys,
 /// and those that are replaced because their key seals.
-pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanza> {
+pub fn kept_stanzas(seal: &Seal, keys: &KeySet, drop: &[KeyId]) -> Vec<Stanza> {
     let goes = |state: KeyState| state.seals() || state == KeyState::Retired;
     let kept = |stanza: &&Stanza| {
         !keys.state(stanza.key_id()).is_some_and(goes) && !drop.contains(&stanza.key_id())
@@ -58,7 +58,7 @@ pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanz
 pub fn seal_data_key(
     data_key: &DataKey,
     new: NewSeal,
-    keys: &MasterKeys,
+    keys: &KeySet,
     rng: &mut dyn CryptoRng,
 ) -> Result<Seal> {
     let (subject, commitment) = (data_key.subject(), data_key.commitment());
@@ -90,7 +90,7 @@ pub fn seal_data_key(
 /// # Errors
 /// [`ErrorKind::Tampered`] when it vouches for something else, or names one of the keys and does not open with it;
 /// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it.
-pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opened> {
+pub fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
     if seal.body().object() != object {
         return Err(Error::tampered("it vouches for other bytes than these"));
     }
@@ -114,7 +114,7 @@ pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opene
 }
 
 /// Whether one of `keys` opens `stanza`, and what it holds proves the whole of `seal`.
-pub fn stanza_opens(seal: &Seal, stanza: &Stanza, keys: &MasterKeys) -> bool {
+pub fn stanza_opens(seal: &Seal, stanza: &Stanza, keys: &KeySet) -> bool {
     let key = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind());
     key.is_some_and(|key| open_stanza(seal, stanza, key).is_ok())
 }
@@ -169,8 +169,8 @@ mod tests {
 
     const OBJECT: Sha256 = Sha256([3; 32]);
 
-    fn keys_of(states: &[KeyState]) -> (Vec<Arc<LocalKey>>, MasterKeys) {
-        let mut keys = MasterKeys::new();
+    fn keys_of(states: &[KeyState]) -> (Vec<Arc<LocalKey>>, KeySet) {
+        let mut keys = KeySet::new();
         let add = |state: &KeyState| {
             let key = Arc::new(LocalKey::generate(&mut system_rng()));
             keys.add(key.clone(), *state);
@@ -179,8 +179,8 @@ mod tests {
         (states.iter().map(add).collect(), keys)
     }
 
-    fn only(key: &Arc<LocalKey>, state: KeyState) -> MasterKeys {
-        let mut keys = MasterKeys::new();
+    fn only(key: &Arc<LocalKey>, state: KeyState) -> KeySet {
+        let mut keys = KeySet::new();
         keys.add(key.clone(), state);
         keys
     }
@@ -189,7 +189,7 @@ mod tests {
         DataKey::generate(Subject::Snapshot(SnapshotId(7)), &mut system_rng())
     }
 
-    fn sealed(data_key: &DataKey, keys: &MasterKeys) -> Seal {
+    fn sealed(data_key: &DataKey, keys: &KeySet) -> Seal {
         seal_data_key(data_key, NewSeal::first(OBJECT), keys, &mut system_rng()).unwrap()
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let seal = sealed(&new_data_key(), &keys);
         for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
             let states = [KeyState::Retired, KeyState::Retiring, KeyState::Primary];
-            let mut keys = MasterKeys::new();
+            let mut keys = KeySet::new();
             for (at, state) in order.iter().zip(states) {
                 keys.add(all[*at].clone(), state);
                 let best = if state == KeyState::Staged { KeyState::Retired } else { state };
@@ -260,7 +260,7 @@ mod tests {
         let (all, keys) = keys_of(&states);
         let data_key = new_data_key();
         let seal = sealed(&data_key, &keys);
-        let mut mine = MasterKeys::new();
+        let mut mine = KeySet::new();
         let states = [KeyState::Primary, KeyState::Retiring, KeyState::Retired, KeyState::Staged];
         all.iter().zip(states).for_each(|(key, state)| mine.add(key.clone(), state));
         let ids = |stanzas: &[Stanza]| {

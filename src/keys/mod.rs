@@ -47,7 +47,7 @@ pub trait MasterKey: Send + Sync {
 
 /// The master keys that a command was given, each with what it may do.
 #[derive(Default)]
-pub struct MasterKeys {
+pub struct KeySet {
     keys: Vec<(Arc<dyn MasterKey>, KeyState)>,
     sources: Vec<ReadStates>,
     accept_untrusted: bool,
@@ -56,7 +56,7 @@ pub struct MasterKeys {
 /// Reads the present states of keys from where they are kept.
 pub type ReadStates = Arc<dyn Fn() -> Result<Vec<(KeyId, KeyState)>> + Send + Sync>;
 
-impl MasterKeys {
+impl KeySet {
     /// No keys yet.
     pub fn new() -> Self {
         Self::default()

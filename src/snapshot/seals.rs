@@ -5,7 +5,7 @@ use crate::crypto;
 use crate::envelope::{Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
 use crate::store::{ObjectInfo, Repository};
 
@@ -35,7 +35,7 @@ pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
 pub(crate) async fn authenticate(
     repository: &Repository,
     folder: &Folder,
-    keys: &MasterKeys,
+    keys: &KeySet,
     manifest: &Manifest,
 ) -> Result<Authentic> {
     let id = manifest.body().snapshot;
@@ -105,7 +105,7 @@ pub(crate) async fn read_seal(
 pub(crate) struct Tried<'a> {
     manifest: &'a Manifest,
     object: Sha256,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     best: Option<(Standing, Seal, Opened)>,
     /// The class that decides when none opens, with its rank.
     worst: Option<(u8, Error)>,
@@ -115,7 +115,7 @@ pub(crate) struct Tried<'a> {
 }
 
 impl<'a> Tried<'a> {
-    pub(crate) fn new(manifest: &'a Manifest, keys: &'a MasterKeys) -> Self {
+    pub(crate) fn new(manifest: &'a Manifest, keys: &'a KeySet) -> Self {
         let object = manifest_digest(manifest);
         Self {
             manifest,

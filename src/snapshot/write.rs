@@ -20,7 +20,7 @@ use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
     ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
 use crate::task::AbortOnDrop;
@@ -43,7 +43,7 @@ pub(crate) struct Content {
 /// Those of [`backup`](super::backup).
 pub(crate) async fn write_snapshot(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     options: &BackupOptions,
     control: &Control,
     content: Content,
@@ -85,7 +85,7 @@ pub(crate) struct Written {
 /// One snapshot being written.
 struct Writer<'a> {
     repository: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     options: &'a BackupOptions,
     control: &'a Control,
     content: Content,

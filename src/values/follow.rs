@@ -16,7 +16,7 @@ use super::record::{self, Record};
 use super::{ValueCipher, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ValueKeyId, ValueKeyring};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// How long after a change of the keyring every process follows it or does not write. A write begins at most 8 s after
 /// the keyring was last confirmed, and is given up when that was this long ago.
@@ -36,7 +36,7 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Shared {
     client: RwLock<Client>,
     pub(super) prefix: Vec<u8>,
-    pub(super) masters: Arc<MasterKeys>,
+    pub(super) masters: Arc<KeySet>,
     pub(super) state: watch::Sender<State>,
     /// Held while the record is read and taken into use, so that an older answer never comes after a newer one.
     pub(super) looking: tokio::sync::Mutex<Looked>,
@@ -94,7 +94,7 @@ impl Shared {
     pub(super) fn new(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         record: Record,
         begun: Instant,
     ) -> Result<Self> {
@@ -232,7 +232,7 @@ impl Shared {
 }
 
 /// Opens the record that etcd holds.
-pub(super) fn open(record: &[u8], masters: &MasterKeys) -> Result<ValueKeyring> {
+pub(super) fn open(record: &[u8], masters: &KeySet) -> Result<ValueKeyring> {
     keyring::open(record, masters).map_err(|error| error.context("the value keyring in etcd"))
 }
 

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState, ValueKeyring,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::secret::SecretKey;
 
 /// A namespace of its own with one value key, made at `now` (`YYYY-MM-DDTHH:MM:SSZ`).
@@ -121,7 +121,7 @@ fn refused(id: ValueKeyId, state: ValueKeyState, what: &str) -> Error {
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused) when no key seals; usage when the keyring breaks a rule.
-pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) -> Result<Vec<u8>> {
+pub fn seal(keyring: &ValueKeyring, keys: &KeySet, rng: &mut dyn CryptoRng) -> Result<Vec<u8>> {
     let data_key = DataKey::generate(Subject::Values(keyring.namespace), rng);
     let context = context(keyring.namespace, keyring.serial);
     let key = data_key.value_keyring_key();
@@ -136,7 +136,7 @@ pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) 
 /// # Errors
 /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens it, naming those that would;
 /// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified.
-pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
+pub fn open(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
     let SealedRecord { seal, message } = SealedRecord::parse(record)?;
     let Subject::Values(namespace) = seal.body().subject() else {
         return Err(Error::tampered("the value keyring's seal is of another subject"));
@@ -173,8 +173,8 @@ mod tests {
 
     const NOW: &str = "2026-01-31T12:00:00Z";
 
-    fn masters() -> MasterKeys {
-        let mut masters = MasterKeys::new();
+    fn masters() -> KeySet {
+        let mut masters = KeySet::new();
         let now = NOW.parse().unwrap();
         masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
         masters
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(open(moved.as_bytes(), &mine).err().unwrap().kind(), ErrorKind::Tampered);
         let older = text.replace("generation 1", "generation 2");
         assert_eq!(open(older.as_bytes(), &mine).err().unwrap().kind(), ErrorKind::Tampered);
-        let none = MasterKeys::new();
+        let none = KeySet::new();
         let unsealed = seal(&keyring, &none, &mut system_rng());
         assert_eq!(unsealed.err().unwrap().kind(), ErrorKind::Refused);
     }

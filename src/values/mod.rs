@@ -5,12 +5,12 @@
 //!
 //! ```
 //! use strongroom::crypto::system_rng;
-//! use strongroom::keys::{Keyring, MasterKeys};
+//! use strongroom::keys::{Keyring, KeySet};
 //! use strongroom::values::{ValueCipher, keyring};
 //!
 //! # fn main() -> strongroom::Result<()> {
 //! // The master keys: from a keyring file in earnest.
-//! let mut masters = MasterKeys::new();
+//! let mut masters = KeySet::new();
 //! let now = "2026-01-31T12:00:00Z".parse()?;
 //! masters.add_keyring(&Keyring::generate(now, &mut system_rng())?, now);
 //!

@@ -13,7 +13,7 @@ use super::{ValueCipher, keyring, pages};
 use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, ValueKeyId, ValueKeyring};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// The default prefix of the keyring.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
@@ -61,7 +61,7 @@ impl Namespace {
     /// [`NotFound`](ErrorKind::NotFound) when there is none, naming a few keys whose values need one;
     /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens its keyring;
     /// [`Unreachable`](ErrorKind::Unreachable) and [`Denied`](ErrorKind::Denied) from etcd.
-    pub async fn open(client: Client, prefix: &[u8], masters: Arc<MasterKeys>) -> Result<Self> {
+    pub async fn open(client: Client, prefix: &[u8], masters: Arc<KeySet>) -> Result<Self> {
         record::check_prefix(prefix)?;
         let begun = Instant::now();
         match record::read(&client, prefix).await? {
@@ -79,7 +79,7 @@ impl Namespace {
     pub async fn init(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         now: &str,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
@@ -111,7 +111,7 @@ impl Namespace {
     pub async fn init_beside_values(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         now: &str,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
@@ -127,7 +127,7 @@ impl Namespace {
     fn follow(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         record: Record,
         begun: Instant,
     ) -> Result<Self> {

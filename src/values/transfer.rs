@@ -10,7 +10,7 @@ use super::record::{self, Record};
 use super::{ValueCipher, follow, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ValueKeyring;
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// How many encrypted values an import tries, and for how long it looks for them.
 const TRIED: u64 = 100;
@@ -39,7 +39,7 @@ impl Namespace {
     pub async fn import(
         client: &Client,
         prefix: &[u8],
-        masters: &MasterKeys,
+        masters: &KeySet,
         bytes: &[u8],
         force: bool,
     ) -> Result<bool> {
@@ -65,7 +65,7 @@ impl Namespace {
 }
 
 /// Checks that the record in etcd is an older one of the same namespace.
-fn check_older(record: &Record, keyring: &ValueKeyring, masters: &MasterKeys) -> Result<()> {
+fn check_older(record: &Record, keyring: &ValueKeyring, masters: &KeySet) -> Result<()> {
     let refused = |text: String| {
         Error::new(ErrorKind::Refused, text)
             .hint("--force replaces it; export it first: values encrypted with it open with no other keyring")

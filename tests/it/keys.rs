@@ -11,14 +11,14 @@ use strongroom::backup::{
 use strongroom::crypto::Argon2Cost;
 use strongroom::custody::{NamedKey, create_passphrase_key, open_named};
 use strongroom::format::KeyState;
-use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::keys::{KeySet, MasterKey};
 use strongroom::secret::SecretBytes;
 use strongroom::task::Control;
 
 use crate::support::{TestRepo, key, keys, small_database};
 
-fn opening(fills: &[u8]) -> MasterKeys {
-    let mut keys = MasterKeys::new();
+fn opening(fills: &[u8]) -> KeySet {
+    let mut keys = KeySet::new();
     fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Retiring));
     keys
 }
@@ -100,7 +100,7 @@ async fn a_backup_in_flight_keeps_its_key() {
     let id = repo.backup(&keys(&[1])).await.id;
     let running = repo.backup(&keys(&[1])).await.id;
     let both = opening(&[1, 2]);
-    let mut to_both = MasterKeys::new();
+    let mut to_both = KeySet::new();
     [1, 2].iter().for_each(|fill| to_both.add(Arc::new(key(*fill)), KeyState::Sealing));
     let done = reseal(
         &repo.repository,
@@ -188,7 +188,7 @@ async fn planted_passphrase_keys_do_not_use_up_what_may_be_spent() {
             .replace(&from, &format!("argon2id {} ", 8 * cost.m_kib));
         fs::write(repo.path(&format!("keys/{other}.1")), planted).unwrap();
     }
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     let named = NamedKey { id: key.id(), retiring: false };
     open_named(&repo.repository, word(), &[Some(named)], &mut keys).await.unwrap();
     assert_eq!(keys.state(key.id()), Some(KeyState::Sealing));

@@ -9,7 +9,7 @@ use data_encoding::BASE64_NOPAD as BASE64;
 use serde_json::{Value, json};
 use strongroom::crypto::{Extended, system_rng};
 use strongroom::format::{Migration, MigrationPhase};
-use strongroom::keys::{Keyring, MasterKeys};
+use strongroom::keys::{KeySet, Keyring};
 use strongroom::values::{ValueCipher, keyring};
 
 use crate::proxied::NOW;
@@ -21,10 +21,10 @@ fn path() -> PathBuf {
     vector("values.json")
 }
 
-fn masters() -> MasterKeys {
+fn masters() -> KeySet {
     let text =
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring")).unwrap();
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     keys.add_keyring(&Keyring::parse(&text).unwrap(), NOW.parse().unwrap());
     keys
 }

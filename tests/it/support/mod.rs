@@ -19,7 +19,7 @@ use strongroom::backup::{
 };
 use strongroom::crypto::system_rng;
 use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::{LocalKey, MasterKeys};
+use strongroom::keys::{KeySet, LocalKey};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -40,8 +40,8 @@ pub fn key(fill: u8) -> LocalKey {
 }
 
 /// Several keys, all of which seal.
-pub fn keys(fills: &[u8]) -> MasterKeys {
-    let mut keys = MasterKeys::new();
+pub fn keys(fills: &[u8]) -> KeySet {
+    let mut keys = KeySet::new();
     fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Sealing));
     keys
 }
@@ -73,11 +73,11 @@ impl TestRepo {
         self.path(&format!("snapshots/{id}/{part}"))
     }
 
-    pub async fn backup(&self, keys: &MasterKeys) -> BackupReport {
+    pub async fn backup(&self, keys: &KeySet) -> BackupReport {
         backup_file(&self.repository, keys).await.unwrap()
     }
 
-    pub async fn restore(&self, keys: &MasterKeys, id: SnapshotId) -> Result<Vec<u8>> {
+    pub async fn restore(&self, keys: &KeySet, id: SnapshotId) -> Result<Vec<u8>> {
         restore_bytes(&self.repository, keys, id).await.map(|(bytes, _)| bytes)
     }
 }
@@ -86,13 +86,13 @@ pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
     Arc::new(LocalFileSystem::new_with_prefix(dir).unwrap())
 }
 
-pub async fn backup_file(repository: &Repository, keys: &MasterKeys) -> Result<BackupReport> {
+pub async fn backup_file(repository: &Repository, keys: &KeySet) -> Result<BackupReport> {
     backup_of(repository, keys, &small_database()).await
 }
 
 pub async fn backup_of(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     database: &Path,
 ) -> Result<BackupReport> {
     let source = Source::File(database.to_owned());
@@ -102,7 +102,7 @@ pub async fn backup_of(
 /// Restores into a fresh directory, and makes sure that a failure leaves nothing there.
 pub async fn restore_bytes(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<(Vec<u8>, RestoreReport)> {
     let dir = tempfile::tempdir().unwrap();

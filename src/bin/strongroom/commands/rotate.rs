@@ -11,7 +11,7 @@ use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::keyfile;
 use strongroom::custody::{create_passphrase_key, open_named};
 use strongroom::format::{KeyId, KeyState, Time};
-use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::keys::{KeySet, MasterKey};
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
@@ -143,7 +143,7 @@ async fn of_passphrase(
     args: &RotateKeyArgs,
     repository: &Repository,
     context: &Context,
-) -> Result<(Rotated, Option<MasterKeys>)> {
+) -> Result<(Rotated, Option<KeySet>)> {
     let named: Vec<_> = context.settings.passphrases().flatten().collect();
     let of = |retiring| named.iter().filter(move |key| key.retiring == retiring).map(|key| key.id);
     let (sealing, retiring): (Vec<KeyId>, Vec<KeyId>) = (of(false).collect(), of(true).collect());
@@ -153,7 +153,7 @@ async fn of_passphrase(
         ));
     };
     let word = passphrase(Passphrase::Present)?;
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     let again = strongroom::secret::SecretBytes::new(word.expose().to_vec());
     open_named(repository, again, &named.iter().copied().map(Some).collect::<Vec<_>>(), &mut keys)
         .await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -93,7 +93,7 @@ async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace>
 }
 
 /// The master keys, without a repository: a passphrase's key lies in one.
-pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
+pub(super) fn masters(context: &Context) -> Result<Arc<KeySet>> {
     strongroom::custody::open_files(&context.settings.master_keys).map(Arc::new)
 }
 
