@@ -9,7 +9,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, open_seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Seal, Sha256, SnapshotId, Subject};
-use crate::keys::KeySet;
+use crate::keys::{KeySet, at_once};
 
 /// The most findings that a report keeps; more are counted.
 const MAX_FINDINGS: usize = 1000;
@@ -347,5 +347,5 @@ fn open(header: &Header, keys: &KeySet) -> Result<DataKey> {
     if seal.body().subject() != Subject::Audit(log) || seal.body().generation() != 1 {
         return Err(Error::tampered("the seal is of another subject"));
     }
-    Ok(open_seal(&seal, Sha256::NONE, keys)?.data_key)
+    Ok(at_once(open_seal(&seal, Sha256::NONE, keys))?.data_key)
 }

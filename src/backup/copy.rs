@@ -307,7 +307,7 @@ impl Copying<'_> {
                 }
             };
             // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
-            if open_seal(&seal, object, self.keys).is_err() {
+            if open_seal(&seal, object, self.keys).await.is_err() {
                 if room == 0 {
                     continue;
                 }

@@ -12,7 +12,7 @@ use crate::format::{
     Subject,
 };
 use crate::keys::KeySet;
-use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::trust::{Standing, standing};
 use crate::store::Repository;
 
 /// Reports looked through for the newest of each kind.
@@ -56,7 +56,7 @@ pub async fn store_report(
     };
     let signed = head.print()?;
     let object = Sha256(crypto::sha256(&[&signed]));
-    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng)?;
+    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng).await?;
     let bytes = SealedReport::print(&signed, &seal);
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
@@ -130,11 +130,11 @@ pub(super) async fn read_report(
 ) -> Result<(Report, Standing)> {
     let name = ObjectName::Report { id }.to_string();
     let bytes = repository.get(&name, MAX_REPORT as u64).await;
-    let read = bytes.and_then(|bytes| SealedReport::parse(&bytes));
-    read.and_then(|sealed| open(repository, id, &sealed, keys)).context(name)
+    let read = async { open(repository, id, &SealedReport::parse(&bytes?)?, keys).await };
+    read.await.context(name)
 }
 
-fn open(
+async fn open(
     repository: &Repository,
     id: SnapshotId,
     sealed: &SealedReport,
@@ -149,7 +149,7 @@ fn open(
     }
     let mut report = head.report.clone();
     let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
-    let opened = match open_seal(seal, object, keys) {
+    let opened = match open_seal(seal, object, keys).await {
         Err(error) if error.kind() == ErrorKind::WrongKey => {
             return Ok((report, Standing::Unverified));
         }
@@ -161,8 +161,7 @@ fn open(
     let key = opened.data_key.report_key();
     let details = crypto::open(Suite::Aes256Gcm, &key, &context(id), &head.details)?;
     report.details = Some(ReportDetails::parse(&details)?);
-    let opened = Some((StanzaKind::Secret, opened.state));
-    Ok((report, standing(&[], [Evidence { opened, signed_by: Vec::new() }])))
+    Ok((report, standing(&[], [opened.evidence()])))
 }
 
 fn context(id: SnapshotId) -> Vec<u8> {

@@ -77,7 +77,7 @@ pub fn load(path: &Path) -> Result<Keyring> {
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn add(path: &Path, keys: &mut KeySet) -> Result<()> {
+pub(super) fn add(path: &Path, keys: &mut KeySet) -> Result<()> {
     keys.add_keyring(&load(path)?, now());
     let path = path.to_owned();
     keys.add_source(Arc::new(move || {

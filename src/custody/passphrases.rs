@@ -7,7 +7,7 @@ use super::uri::NamedKey;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, KeyState, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
-use crate::keys::{KeySet, LocalKey, MasterKey, create_passphrase_object, open_passphrase_object};
+use crate::keys::{KeySet, LocalKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::run_blocking;
@@ -60,7 +60,7 @@ pub async fn create_passphrase_key(
 ///
 /// # Errors
 /// [`WrongKey`](ErrorKind::WrongKey) when `word` does not open a key that is named; those of [`open_passphrase_keys`].
-pub async fn open_named(
+pub(super) async fn open_named(
     repository: &Repository,
     word: SecretBytes,
     named: &[Option<NamedKey>],

@@ -1,6 +1,5 @@
 //! A keyring: several local master keys with states, one of them primary.
 
-use super::MasterKey;
 use super::local::{self, LocalKey};
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
@@ -157,7 +156,7 @@ fn fresh(now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
 mod tests {
     use super::*;
     use crate::crypto::system_rng;
-    use crate::keys::KeySet;
+    use crate::keys::{KeySet, Recipient};
     use KeyState::{Destroyed, Primary, Retired, Retiring, Staged};
 
     fn at(seconds: i64) -> Time {
@@ -183,7 +182,7 @@ mod tests {
         let mut keys = KeySet::new();
         keys.add_keyring(&ring, at(5));
         assert_eq!((keys.state(old), keys.state(new)), (Some(Retiring), Some(Primary)));
-        assert_eq!(keys.sealing().map(MasterKey::id).collect::<Vec<_>>(), [new]);
+        assert_eq!(keys.sealing().map(Recipient::id).collect::<Vec<_>>(), [new]);
         let (ring, retired) = ring.retire(at(6)).unwrap();
         assert_eq!(retired, [old]);
         assert_eq!((state(&ring, old), state(&ring, new)), (Retired, Primary));

@@ -6,7 +6,7 @@ use crate::envelope::{Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::KeySet;
-use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::trust::{Standing, standing};
 use crate::store::{ObjectInfo, Repository};
 
 /// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
@@ -42,7 +42,7 @@ pub(crate) async fn authenticate(
     let mut tried = Tried::new(manifest, keys);
     let (generations, all) = generations(folder);
     for generation in generations {
-        tried.add(generation, read_seal(repository, id, generation).await)?;
+        tried.add(generation, read_seal(repository, id, generation).await).await?;
         if tried.is_decided() {
             return tried.finish();
         }
@@ -132,7 +132,7 @@ impl<'a> Tried<'a> {
     ///
     /// # Errors
     /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
-    pub(crate) fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
+    pub(crate) async fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -144,7 +144,7 @@ impl<'a> Tried<'a> {
             Ok(seal) if *seal.body().commitment() != body.commitment => {
                 (1, Error::tampered("it seals another data key than the manifest's"))
             }
-            Ok(seal) => match open_seal(&seal, self.object, self.keys) {
+            Ok(seal) => match open_seal(&seal, self.object, self.keys).await {
                 Ok(opened) => {
                     self.note(seal, opened);
                     return Ok(true);
@@ -166,8 +166,7 @@ impl<'a> Tried<'a> {
 
     fn note(&mut self, seal: Seal, opened: Opened) {
         self.signed |= !seal.body().signatures().is_empty();
-        let evidence = Some((StanzaKind::Secret, opened.state));
-        let standing = standing(&[], [Evidence { opened: evidence, signed_by: Vec::new() }]);
+        let standing = standing(&[], [opened.evidence()]);
         if self.best.as_ref().is_none_or(|(best, ..)| standing > *best) {
             self.best = Some((standing, seal, opened));
         }

@@ -132,7 +132,7 @@ impl Writer<'_> {
         let object = Sha256(crypto::sha256(&[&manifest]));
         self.keys.check_current()?;
         let new = NewSeal::first(object);
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
         let seal = seal.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         self.control.check()?;

@@ -8,7 +8,7 @@ use strongroom::backup::{Scope, apply_prune, copy, open_replica, plan_prune};
 
 use strongroom::crypto::Argon2Cost;
 use strongroom::custody::create_passphrase_key;
-use strongroom::keys::{KeySet, MasterKey};
+use strongroom::keys::KeySet;
 use strongroom::secret::SecretBytes;
 use strongroom::store::Repository;
 use strongroom::task::Control;

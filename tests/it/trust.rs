@@ -15,18 +15,19 @@ use strongroom::backup::{
     show, snapshots, store_report, undo_removal,
 };
 use strongroom::crypto::{sha256, system_rng};
-use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
+use strongroom::envelope::{DataKey, NewSeal};
 use strongroom::format::{
     KeyState, Report, ReportOutcome, ReportScope, Seal, SealBody, Sha256, SnapshotId, Stanza,
 };
+use strongroom::keys::KeySet;
 use strongroom::keys::trust::{Distrust, Standing};
-use strongroom::keys::{KeySet, MasterKey};
 use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::{Place, exits, text};
 use crate::support::{
-    TestRepo, backup_file, key, keys, local, python, restore_bytes, small_database, vector,
+    TestRepo, backup_file, key, keys, local, open_seal, python, restore_bytes, seal_data_key,
+    small_database, vector,
 };
 
 const OLD: u8 = 1;

@@ -14,17 +14,17 @@ use strongroom::custody::{create_passphrase_key, open_passphrase_keys};
 
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::custody::keyfile;
-use strongroom::envelope::{
-    DataKey, NewSeal, ObjectOpener, ObjectSealer, open_seal, seal_data_key,
-};
+use strongroom::envelope::{DataKey, NewSeal, ObjectOpener, ObjectSealer};
 use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, SnapshotId};
-use strongroom::keys::{KeySet, MasterKey};
+use strongroom::keys::KeySet;
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, Result};
 
-use crate::support::{TestRepo, key, keys, local, restore_bytes, small_database, vector};
+use crate::support::{
+    TestRepo, key, keys, local, open_seal, restore_bytes, seal_data_key, small_database, vector,
+};
 
 const PASSPHRASE: &str = "TEST-ONLY correct horse battery staple";
 

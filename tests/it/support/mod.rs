@@ -17,9 +17,10 @@ use strongroom::Result;
 use strongroom::backup::{
     BackupOptions, BackupReport, RestoreReport, Source, Target, backup, restore,
 };
-use strongroom::crypto::system_rng;
-use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::{KeySet, LocalKey};
+use strongroom::crypto::{CryptoRng, system_rng};
+use strongroom::envelope::{self, DataKey, NewSeal, Opened};
+use strongroom::format::{KeyState, Seal, Sha256, SnapshotId};
+use strongroom::keys::{KeySet, LocalKey, at_once};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -44,6 +45,21 @@ pub fn keys(fills: &[u8]) -> KeySet {
     let mut keys = KeySet::new();
     fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Sealing));
     keys
+}
+
+/// Opens a seal with keys that are here.
+pub fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
+    at_once(envelope::open_seal(seal, object, keys))
+}
+
+/// Seals a data key to keys that are here.
+pub fn seal_data_key(
+    data_key: &DataKey,
+    new: NewSeal,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
+) -> Result<Seal> {
+    at_once(envelope::seal_data_key(data_key, new, keys, rng))
 }
 
 /// A repository in a temporary directory.

@@ -23,8 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{LONGEST_BACKUP, Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody;
-use strongroom::custody::keyfile;
+use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::KeySet;
 use strongroom::store::{Repository, connect, sweep_staged};
@@ -145,10 +144,13 @@ impl Context {
     }
 
     /// The master keys in keyring files.
-    fn keyrings(&self) -> Result<KeySet> {
-        let mut keys = KeySet::new();
-        self.settings.keyring_paths().try_for_each(|path| keyfile::add(path, &mut keys))?;
-        Ok(keys)
+    async fn keyrings(&self) -> Result<KeySet> {
+        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
+        let files: Vec<_> = self.settings.master_keys.iter().filter(is_file).cloned().collect();
+        match files.is_empty() {
+            true => Ok(KeySet::new()),
+            false => custody::open_without_repository(&files).await,
+        }
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.

@@ -43,5 +43,5 @@ pub(super) fn cipher(
     })?;
     let record = value_at(&inside.db, state.modified)?
         .ok_or_else(|| Error::tampered("its record has no value").context(named))?;
-    ValueCipher::new(&keyring::open(&record, masters).context(named)?)
+    ValueCipher::new(&keyring::open_at_once(&record, masters).context(named)?)
 }
