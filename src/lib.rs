@@ -115,6 +115,7 @@ pub mod format;
 pub mod guide;
 pub mod keys;
 pub mod mvcc;
+mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
