@@ -58,7 +58,7 @@ mod tests {
 
     /// Callers spawn these.
     #[allow(dead_code)]
-    fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::MasterKeys) {
+    fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::KeySet) {
         let (control, id) = (Control::default(), crate::format::SnapshotId(0));
         let source = Source::File("db".into());
         is_send(&backup(repository, keys, source, &BackupOptions::default(), &control));

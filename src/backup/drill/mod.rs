@@ -19,7 +19,7 @@ use crate::format::{
     CheckOutcome, Facts, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
     ReportStep, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::snapshot::inside::{Inside, look_inside};
 use crate::snapshot::open::OpenSnapshot;
@@ -73,7 +73,7 @@ pub struct DrillReport {
 /// of another version than the snapshot's or the next, or later than the last one tested; [`ErrorKind::Io`] when it does not start.
 pub async fn drill(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     options: &DrillOptions,
     control: &Control,
@@ -168,7 +168,7 @@ struct Expected {
 
 async fn compare(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     etcd: &ScratchEtcd,
     choice: &Choice,
