@@ -75,6 +75,7 @@ mod random_history;
 mod raw;
 mod runbooks;
 mod s3_server;
+mod service_log;
 mod setup_auth;
 mod support;
 mod to_cluster;
