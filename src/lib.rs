@@ -114,6 +114,8 @@ pub mod etcd;
 pub mod format;
 pub mod guide;
 pub mod keys;
+#[cfg(any(feature = "agent", feature = "client"))]
+mod limit;
 pub mod mvcc;
 mod protobuf;
 #[cfg(feature = "proxy")]

@@ -68,6 +68,7 @@ mod proxy_tenants;
 mod prune;
 mod random_history;
 mod runbooks;
+mod service_log;
 mod setup_auth;
 mod support;
 mod to_cluster;

@@ -10,6 +10,7 @@ mod commands;
 mod duration;
 mod harden;
 mod help;
+mod log;
 mod output;
 mod progress;
 mod secrets;
@@ -101,7 +102,11 @@ fn on_signal(output: Output, reloads: bool) -> Result<watch::Receiver<bool>> {
             if sender.send_replace(true) {
                 std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
             }
-            output.note("stopping; a second signal ends it at once");
+            if log::is_on() {
+                tracing::info!(event = "stopping");
+            } else {
+                output.note("stopping; a second signal ends it at once");
+            }
         }
     });
     Ok(stop)

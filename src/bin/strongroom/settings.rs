@@ -17,6 +17,7 @@ use strongroom::{Error, ErrorKind, Result};
 
 use crate::args::{EtcdArgs, Global, KeepArgs, LEVELS, READ_AHEAD_MIB};
 use crate::duration::Span;
+use crate::log::LogFormat;
 use crate::secrets;
 
 const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
@@ -56,7 +57,7 @@ pub(crate) struct AgentConfig {
     /// host:port of the status page and the metrics.
     pub(crate) listen: Option<String>,
     /// text or json.
-    pub(crate) log: Option<String>,
+    pub(crate) log: LogFormat,
     /// The etcd that drills start.
     pub(crate) etcd: Option<PathBuf>,
     /// Which agent this is, for people.

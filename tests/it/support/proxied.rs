@@ -50,7 +50,6 @@ impl Running {
             tls,
             max_request: MAX_REQUEST,
             max_memory: strongroom::proxy::DEFAULT_MEMORY,
-            warn: Arc::new(|warning| println!("{warning}")),
             access: Access::default(),
             audit: None,
             audit_fail_open: false,

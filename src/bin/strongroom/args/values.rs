@@ -9,6 +9,7 @@ use strongroom::values::Unreadable;
 
 use crate::duration::Span;
 use crate::help;
+use crate::log::LogFormat;
 
 /// Where the value keys are.
 #[derive(Args)]
@@ -243,6 +244,16 @@ pub(crate) struct ProxyArgs {
         hide_env_values = true
     )]
     pub(crate) metrics_listen: Option<String>,
+    /// Format of the log on standard error
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text",
+        env = "STRONGROOM_LOG",
+        hide_env_values = true
+    )]
+    pub(crate) log: LogFormat,
     /// The value of etcd's own --max-request-bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
     pub(crate) max_request_bytes: u32,

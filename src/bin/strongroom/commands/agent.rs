@@ -4,31 +4,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strongroom::agent::{
-    self, AgentOptions, Log, LogFormat, OpenReplica, Places, Schedule, Schedules, listen,
-};
+use strongroom::agent::{self, AgentOptions, OpenReplica, Places, Schedule, Schedules, listen};
 use strongroom::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::Context;
 use super::copy::replica;
+use crate::log;
 use crate::settings::Settings;
 
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let first = options(context)?;
     let config = &context.settings.agent;
-    let format = match config.log.as_deref() {
-        None | Some("text") => LogFormat::Text,
-        Some("json") => LogFormat::Json,
-        Some(_) => return Err(Error::usage("configuration: agent.log: text or json")),
-    };
     let listener = match &config.listen {
         None => None,
         Some(address) => Some(listen(address).await?),
     };
-    let log = Log::to_stderr(format);
-    let said = log.clone();
+    log::begin(config.log)?;
     let (sender, changes) = watch::channel(Arc::new(first));
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
     let reload = async {
@@ -38,10 +32,17 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
                 Ok(again) if again.cluster == sender.borrow().cluster => {
                     sender.send_replace(Arc::new(again));
                 }
-                Ok(_) => said.warn("another cluster needs a restart; nothing was changed", &[]),
-                Err(error) => {
-                    said.warn("configuration not read", &[("error", error.to_string().into())])
-                }
+                Ok(_) => warn!(
+                    event = "config_rejected",
+                    error = "the name of the cluster has changed",
+                    hint = "restart the agent",
+                ),
+                Err(error) => warn!(
+                    event = "config_rejected",
+                    error = %error,
+                    kind = error.kind().name(),
+                    hint = error.hint_text(),
+                ),
             }
             notify(&[sd_notify::NotifyState::Ready]);
         }
@@ -54,7 +55,7 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         std::future::pending::<()>().await
     };
     tokio::select! {
-        done = agent::run(changes, listener, log, context.stop.clone()) => done?,
+        done = agent::run(changes, listener, context.stop.clone()) => done?,
         () = reload => {}
         () = stopping => {}
         () = watchdog() => {}
