@@ -15,7 +15,7 @@ use crate::format::{
     MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, PassphraseObject,
     SnapshotId, names,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
@@ -117,7 +117,7 @@ pub async fn open_replica(
 pub async fn copy(
     source: &Repository,
     target: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     control: &Control,
 ) -> Result<CopyReport> {
@@ -170,7 +170,7 @@ pub async fn copy(
 struct Copying<'a> {
     source: &'a Repository,
     target: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     control: &'a Control,
     /// No later than `there` was listed.
     since: Since,
@@ -322,7 +322,7 @@ impl Copying<'_> {
                 }
             };
             // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
-            if open_seal(&seal, object, self.keys).is_err() {
+            if open_seal(&seal, object, self.keys).await.is_err() {
                 if room == 0 {
                     continue;
                 }

@@ -16,7 +16,8 @@ use tonic::{Code, Status};
 use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
-use crate::mvcc::proto::{Field, Fields};
+use crate::limit::limited;
+use crate::protobuf::{Field, Fields};
 use crate::values::{Failure, Method, Shim};
 
 /// How often etcd is asked whether authentication is on.
@@ -206,7 +207,7 @@ pub(super) async fn follow(shared: Arc<Shared>, mut stop: watch::Receiver<bool>)
         if let Err(why) = identity.ready()
             && before.is_ok()
         {
-            shared.warnings.say(&format!("calls are refused: {why}"));
+            limited!(warn, event = "requests_refused", error = why);
         }
     }
 }

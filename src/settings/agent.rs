@@ -39,7 +39,7 @@ pub struct AgentSettings {
         )
     )]
     pub listen: Option<String>,
-    /// How the log is written
+    /// Format of the log on standard error
     #[cfg_attr(
         feature = "cli",
         arg(

@@ -7,7 +7,7 @@ use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSett
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::ClusterName;
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::secret::SecretBytes;
 use crate::store::{
     Repository, RepositorySettings, RepositoryUrl, connect, create_directory, sweep_staged,
@@ -129,7 +129,7 @@ impl CommonSettings {
         &self,
         repository: &Repository,
         ask: impl FnOnce() -> Result<SecretBytes>,
-    ) -> Result<MasterKeys> {
+    ) -> Result<KeySet> {
         let uris: Vec<_> = self.master_keys().cloned().collect();
         let word = || match self.passphrase.read()? {
             Some(word) => Ok(word),

@@ -34,9 +34,9 @@ pub use values::{ValueKeys, ValueSettings};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LogFormat {
-    /// For people
+    /// 2026-11-25T10:00:00Z INFO backup_finished cluster="prod"
     #[default]
     Text,
-    /// One JSON object a line
+    /// {"time":…,"level":"info","event":"backup_finished","cluster":"prod"}
     Json,
 }

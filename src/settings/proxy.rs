@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ValueSettings;
+use super::{LogFormat, ValueSettings};
 use crate::etcd::EtcdSettings;
 use crate::values::Unreadable;
 
@@ -147,6 +147,19 @@ pub struct ProxySettings {
         )
     )]
     pub metrics_listen: Option<String>,
+    /// Format of the log on standard error
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "proxy.log",
+            long = "log",
+            value_name = "FORMAT",
+            value_enum,
+            default_value_t,
+            env = "STRONGROOM_LOG"
+        )
+    )]
+    pub log: LogFormat,
     /// The value of etcd's own --max-request-bytes
     #[cfg_attr(feature = "cli", arg(id = "proxy.max_request_bytes", long = "max-request-bytes", value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824), env = "STRONGROOM_MAX_REQUEST_BYTES"))]
     pub max_request_bytes: u32,

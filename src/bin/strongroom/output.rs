@@ -8,6 +8,7 @@ use strongroom::format::SnapshotId;
 use strongroom::{Error, Result};
 
 use crate::args::WriteOut;
+use crate::log;
 
 /// Where results, warnings and advice go.
 #[derive(Clone, Copy)]
@@ -28,7 +29,11 @@ impl Output {
 
     /// Something the operator should look at.
     pub(crate) fn warn(self, warning: &str) {
-        write_stderr(&format!("warning: {warning}"));
+        if !log::is_on() {
+            write_stderr(&format!("warning: {warning}"));
+        } else if log::is_new(warning) {
+            tracing::warn!(event = "warning", warning);
+        }
     }
 
     /// What was done, and what to do next: left out when quiet.
@@ -41,6 +46,12 @@ impl Output {
     /// Why a command failed.
     pub(crate) fn error(self, error: &Error) {
         match self.format {
+            _ if log::is_on() => tracing::error!(
+                event = "failed",
+                error = %error,
+                kind = error.kind().name(),
+                hint = error.hint_text(),
+            ),
             WriteOut::Json => {
                 let mut inner = json!({"kind": error.kind().name(), "message": error.to_string()});
                 if let (Some(hint), Some(map)) = (error.hint_text(), inner.as_object_mut()) {
@@ -138,8 +149,12 @@ pub(crate) fn write_stderr(text: &str) {
 /// Without what a terminal would obey or hide: names of objects and keys come from others.
 fn safe(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && c != '\n';
-    let hidden = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    text.chars().map(|c| if obeyed(c) || hidden(c) { '?' } else { c }).collect()
+    text.chars().map(|c| if obeyed(c) || is_hidden(c) { '?' } else { c }).collect()
+}
+
+/// Characters that reorder or hide text on a terminal.
+pub(crate) fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A table without rules; columns named in `right` are numbers.

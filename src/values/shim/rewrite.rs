@@ -7,9 +7,11 @@ use tonic::Status;
 
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
-use crate::error::Error;
-use crate::mvcc::proto::Field;
+use crate::error::{Error, ErrorKind, clean};
+use crate::format::ValueHeader;
+use crate::limit::limited;
+use crate::protobuf::Field;
+use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
 use crate::values::ValueCipher;
 
 /// What one pass over a message works with.
@@ -19,8 +21,21 @@ pub(super) struct Rewriter<'a> {
     pub(super) reserved: &'a Reserved,
     /// Given when values that do not open are left out, instead of failing the whole message.
     pub(super) lenient: Option<&'a Lenient>,
+    /// Which values that do not open are logged.
+    pub(super) logs: Logs,
     /// Why no value may be sealed now.
     pub(super) trouble: Option<Error>,
+}
+
+/// Which values that do not open are logged.
+#[derive(Clone, Copy)]
+pub(super) enum Logs {
+    /// None: they were left out of the message.
+    None,
+    /// Those whose key is known: for the others the keyring is read again first.
+    NotUnknownKeys,
+    /// All.
+    All,
 }
 
 /// The keys whose values were left out.
@@ -116,17 +131,41 @@ pub(super) fn lease_name(lease: i64) -> String {
 }
 
 impl Rewriter<'_> {
+    /// Logs that a value does not open: its key in etcd, and the value key it needs.
+    fn log(&self, kv: &KeyValue<'_>, error: &Error) {
+        match self.logs {
+            Logs::None => return,
+            Logs::NotUnknownKeys if error.kind() == ErrorKind::WrongKey => return,
+            Logs::NotUnknownKeys | Logs::All => {}
+        }
+        let needs = ValueHeader::split(kv.value).ok().flatten().map(|(header, _)| header.key);
+        limited!(
+            warn,
+            event = "value_unreadable",
+            key = %clean(&kv.key.escape_ascii().to_string()),
+            value_key = needs.map(|id| id.to_string()),
+            kind = error.kind().name(),
+            error = %error,
+            hint = error.hint_text()
+        );
+    }
+
     /// The value of `kv` as its writer gave it.
     pub(super) fn open(&self, kv: &KeyValue<'_>) -> Result<Vec<u8>, Failure> {
         if !self.scope.encrypts(kv.key) || is_lock(kv.key, kv.value) {
             return Ok(kv.value.to_vec());
         }
         match (self.cipher.open(kv.key, kv.value), self.lenient) {
-            (Err(_), Some(lenient)) => {
+            (Err(error), Some(lenient)) => {
+                self.log(kv, &error);
                 lenient.add(kv.key);
                 Ok(Vec::new())
             }
-            (opened, _) => Ok(opened?),
+            (Err(error), None) => {
+                self.log(kv, &error);
+                Err(error.into())
+            }
+            (Ok(value), _) => Ok(value),
         }
     }
 

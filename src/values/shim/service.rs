@@ -18,15 +18,16 @@ use super::budget::{Budget, DEFAULT_MEMORY, Room};
 use super::frames::{Frames, answered, single};
 use super::method::{Method, Shape};
 use super::op::Op;
-use super::rewrite::{BY_VALUE, Lenient, Rewriter};
+use super::rewrite::{BY_VALUE, Lenient, Logs, Rewriter};
 use super::scope::{Reserved, Scope};
 use super::session::{self, Judge};
 use super::skim::Kind;
 use super::status::{Failure, lost};
 use super::streams;
 use super::txn::{Txn, need};
-use super::wire::{Singles, put_bytes, put_number, without};
 use crate::etcd::from_client;
+use crate::limit::limited;
+use crate::protobuf::{Singles, put_bytes, put_number, without};
 use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).
@@ -76,7 +77,8 @@ pub enum Unreadable {
 impl Shared {
     pub(super) fn rewriter<'a>(&'a self, cipher: &'a ValueCipher) -> Rewriter<'a> {
         let trouble = self.namespace.writable().err();
-        Rewriter { cipher, scope: &self.scope, reserved: &self.reserved, lenient: None, trouble }
+        let (scope, reserved) = (&self.scope, &self.reserved);
+        Rewriter { cipher, scope, reserved, lenient: None, logs: Logs::NotUnknownKeys, trouble }
     }
 
     /// The result of `work`. If a key is unknown, the keyring is read again first.
@@ -86,7 +88,10 @@ impl Shared {
     ) -> Result<T, Failure> {
         let done = work(&self.rewriter(&self.namespace.cipher()));
         match done {
-            Err(Failure::UnknownKey(_)) => work(&self.rewriter(&*self.namespace.refresh().await?)),
+            Err(Failure::UnknownKey(_)) => {
+                let cipher = self.namespace.refresh().await?;
+                work(&Rewriter { logs: Logs::All, ..self.rewriter(&cipher) })
+            }
             done => done,
         }
     }
@@ -100,7 +105,8 @@ impl Shared {
             Ok(done) => Ok((done, Lenient::default())),
             Err(_) => {
                 let (cipher, lenient) = (self.namespace.cipher(), Lenient::default());
-                let rewriter = Rewriter { lenient: Some(&lenient), ..self.rewriter(&cipher) };
+                let rewriter =
+                    Rewriter { lenient: Some(&lenient), logs: Logs::All, ..self.rewriter(&cipher) };
                 let done = work(&rewriter)?;
                 Ok((done, lenient))
             }
@@ -310,8 +316,10 @@ impl Shim {
     ) -> Result<Answer, Failure> {
         let mut answer = answer;
         if let Some(left_out) = answer.left_out.take() {
+            limited!(warn, event = "values_left_out", error = "no memory for an answer's values");
             let (cipher, no_values) = (self.shared.namespace.cipher(), Lenient::default());
-            let rewriter = Rewriter { lenient: Some(&no_values), ..self.shared.rewriter(&cipher) };
+            let (lenient, logs) = (Some(&no_values), Logs::None);
+            let rewriter = Rewriter { lenient, logs, ..self.shared.rewriter(&cipher) };
             return Ok(answer.with(work(&rewriter)?).marked(&left_out));
         }
         if !wrote && self.shared.unreadable == Unreadable::Error {

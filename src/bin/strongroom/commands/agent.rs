@@ -4,14 +4,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strongroom::agent::{self, AgentOptions, Log, LogFormat, OpenReplica, Places, listen};
-use strongroom::settings::{self, AgentSettings};
+use strongroom::agent::{self, AgentOptions, OpenReplica, Places, listen};
+use strongroom::settings::AgentSettings;
 use strongroom::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::Context;
 use crate::args::Command;
+use crate::log;
 use crate::output::Output;
 use crate::settings::{Mistake, parse};
 use crate::usage;
@@ -19,16 +21,11 @@ use crate::usage;
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let first = options(context)?;
     let settings = read()?;
-    let format = match settings.log {
-        settings::LogFormat::Text => LogFormat::Text,
-        settings::LogFormat::Json => LogFormat::Json,
-    };
     let listener = match &settings.listen {
         None => None,
         Some(address) => Some(listen(address).await?),
     };
-    let log = Log::to_stderr(format);
-    let said = log.clone();
+    log::begin(settings.log)?;
     let (sender, changes) = watch::channel(Arc::new(first));
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
     let reload = async {
@@ -38,10 +35,17 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
                 Ok(again) if again.cluster == sender.borrow().cluster => {
                     sender.send_replace(Arc::new(again));
                 }
-                Ok(_) => said.warn("another cluster needs a restart; nothing was changed", &[]),
-                Err(error) => {
-                    said.warn("configuration not read", &[("error", error.to_string().into())])
-                }
+                Ok(_) => warn!(
+                    event = "config_rejected",
+                    error = "the name of the cluster has changed",
+                    hint = "restart the agent",
+                ),
+                Err(error) => warn!(
+                    event = "config_rejected",
+                    error = %error,
+                    kind = error.kind().name(),
+                    hint = error.hint_text(),
+                ),
             }
             notify(&[sd_notify::NotifyState::Ready]);
         }
@@ -54,7 +58,7 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         std::future::pending::<()>().await
     };
     tokio::select! {
-        done = agent::run(changes, listener, log, context.stop.clone()) => done?,
+        done = agent::run(changes, listener, context.stop.clone()) => done?,
         () = reload => {}
         () = stopping => {}
         () = watchdog() => {}

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::backup::copy;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -13,14 +13,13 @@ use crate::output::bytes;
 
 pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let source = context.repository().await?;
-    let settings = &context.settings;
-    let opened = settings.open_replica(&args.copy, &source, args.trust_store).await?;
+    let opened = context.settings.open_replica(&args.copy, &source, args.trust_store).await?;
     opened.warnings.iter().for_each(|warning| context.output.warn(warning));
     let (target, url) = (opened.repository, opened.url);
     let mut keys = context.master_keys(&source).await?;
+    // Keys that only open cannot tell what counts.
     if !keys.can_vouch() {
-        // Keys that only open cannot tell what counts.
-        keys = MasterKeys::new();
+        keys = KeySet::new();
     }
     let ids = context.find_all(&source, &keys, &args.ids).await?;
     let scope = context.scope(&ids);

@@ -22,9 +22,9 @@ mod verify;
 use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody::keyfile;
+use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::settings::{CommonSettings, Opened};
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -121,7 +121,7 @@ impl Context {
     }
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
-    async fn master_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+    async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
         let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
         let keys = self.settings.open_keys(repository, ask).await?;
         for id in keys.in_state(KeyState::Retiring) {
@@ -133,14 +133,17 @@ impl Context {
     }
 
     /// The master keys in keyring files.
-    fn keyrings(&self) -> Result<MasterKeys> {
-        let mut keys = MasterKeys::new();
-        self.settings.keyring_paths().try_for_each(|path| keyfile::add(path, &mut keys))?;
-        Ok(keys)
+    async fn keyrings(&self) -> Result<KeySet> {
+        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
+        let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
+        match files.is_empty() {
+            true => Ok(KeySet::new()),
+            false => custody::open_without_repository(&files).await,
+        }
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.
-    async fn needed_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+    async fn needed_keys(&self, repository: &Repository) -> Result<KeySet> {
         self.settings.check_keys()?;
         self.master_keys(repository).await
     }
@@ -156,7 +159,7 @@ impl Context {
     async fn find(
         &self,
         repository: &Repository,
-        keys: &mut MasterKeys,
+        keys: &mut KeySet,
         which: &Which,
     ) -> Result<SnapshotId> {
         let before = which.before.map(|time| time.as_millisecond().max(0).unsigned_abs());
@@ -182,7 +185,7 @@ impl Context {
     async fn latest(
         &self,
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         before: Option<u64>,
     ) -> Result<SnapshotId> {
         let listing = self.listing(repository).await?;
@@ -224,7 +227,7 @@ impl Context {
     async fn find_all(
         &self,
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         names: &[String],
     ) -> Result<Vec<SnapshotId>> {
         // As in `find`; and a snapshot whose manifest is broken stands in no listing.

@@ -7,21 +7,23 @@ use std::sync::Arc;
 use strongroom::audit_log::{AuditLog, Options};
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
 use strongroom::settings::ProxySettings;
-use strongroom::values::{Namespace, Scope};
+use strongroom::values::Scope;
 use strongroom::{Error, Result};
 use tokio::net::{TcpListener, TcpSocket};
+use tracing::warn;
 
 use super::Context;
 use super::values::masters;
-use crate::output::Output;
+use crate::log;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
 pub(super) async fn proxy(mut args: ProxySettings, context: &Context) -> Result<ExitCode> {
+    log::begin(args.log)?;
     let (log, max_bytes) = (args.audit_log.take(), args.audit_log_max_size << 20);
     let (address, metrics) = (std::mem::take(&mut args.listen), args.metrics_listen.take());
-    let masters = masters(&args.values.keys, context)?;
+    let masters = masters(&args.values.keys, context).await?;
     let mut options = options(args, context)?;
     let unencrypted = options.tls.is_none();
     let socket = bind(&address).await?;
@@ -34,14 +36,8 @@ pub(super) async fn proxy(mut args: ProxySettings, context: &Context) -> Result<
         options.audit = Some(AuditLog::open(path, Options { max_bytes }, Arc::clone(&masters))?);
     }
     let audit = options.audit.clone();
-    let output = context.output;
-    let tell = |error: &Error| {
-        output.warn(&format!("waiting for etcd: {error}"));
-        error.hint_text().iter().for_each(|hint| output.warn(hint));
-    };
     let stop = context.stop.clone();
-    let prepared =
-        Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop, tell).await;
+    let prepared = Proxy::prepare_when_reachable(options, masters, metrics.as_ref(), stop).await;
     // A proxy that serves closes its log itself.
     if let (Ok(None) | Err(_), Some(log)) = (&prepared, audit) {
         // If this fails, verifying the log says so.
@@ -50,12 +46,9 @@ pub(super) async fn proxy(mut args: ProxySettings, context: &Context) -> Result<
     let Some(proxy) = prepared? else { return Ok(ExitCode::SUCCESS) };
     let (listener, address) = listening(socket)?;
     if unencrypted && !address.ip().is_loopback() {
-        output.warn("connections of clients are unencrypted: give --listen-cert and --listen-key");
+        warn!(event = "clients_unencrypted", hint = "give --listen-cert and --listen-key");
     }
-    output.note(&format!("serving at {address}"));
-    let reporting = tokio::spawn(report(proxy.namespace().clone(), output));
     let served = proxy.serve(listener, metrics, context.stop.clone()).await;
-    reporting.abort();
     served.map(|()| ExitCode::SUCCESS)
 }
 
@@ -67,7 +60,6 @@ fn options(args: ProxySettings, context: &Context) -> Result<ProxyOptions> {
         key,
         trusted_ca: args.listen_trusted_ca,
     });
-    let output = context.output;
     Ok(ProxyOptions {
         etcd: context.settings.etcd()?,
         client_certificate: args.client_cert.zip(args.client_key),
@@ -81,7 +73,6 @@ fn options(args: ProxySettings, context: &Context) -> Result<ProxyOptions> {
         advertise: args.advertise_client_url,
         unreadable: args.unreadable_values,
         max_memory: (args.max_memory as usize) << 20,
-        warn: Arc::new(move |warning: &str| output.warn(warning)),
         max_request: (args.max_request_bytes as usize).saturating_add(512 << 10),
     })
 }
@@ -91,13 +82,4 @@ fn listening(socket: TcpSocket) -> Result<(TcpListener, SocketAddr)> {
     let listener = socket.listen(BACKLOG).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
-}
-
-/// Tells when writing becomes impossible, and when it is possible again.
-async fn report(namespace: Namespace, output: Output) {
-    let tell = |why: Option<&str>| match why {
-        Some(why) => output.warn(&format!("no values are written: {why}")),
-        None => output.warn("values are written again"),
-    };
-    namespace.report(tell).await;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::settings::{ValueKeys, ValueSettings};
 use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
 async fn init(force: bool, values: &ValueSettings, context: &Context) -> Result<ExitCode> {
     let prefix = values.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    let (masters, now) = (masters(&values.keys, context)?, now());
+    let (masters, now) = (masters(&values.keys, context).await?, now());
     let opened = if force {
         Namespace::init_beside_values(client, prefix, masters, &now).await?
     } else {
@@ -88,17 +88,17 @@ async fn init(force: bool, values: &ValueSettings, context: &Context) -> Result<
 async fn open(values: &ValueSettings, context: &Context) -> Result<Namespace> {
     let prefix = values.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    Namespace::open(client, prefix, masters(&values.keys, context)?).await
+    Namespace::open(client, prefix, masters(&values.keys, context).await?).await
 }
 
 /// The master keys of values: those given to this command, else those of `values`. They are in files: a passphrase's key
 /// is in a repository.
-pub(super) fn masters(values: &ValueKeys, context: &Context) -> Result<Arc<MasterKeys>> {
+pub(super) async fn masters(values: &ValueKeys, context: &Context) -> Result<Arc<KeySet>> {
     let uris = match context.explicit_keys {
         true => context.settings.master_keys().cloned().collect(),
         false => values.master_keys()?,
     };
-    strongroom::custody::open_files(&uris).map(Arc::new)
+    strongroom::custody::open_without_repository(&uris).await.map(Arc::new)
 }
 
 fn stdin() -> Result<Vec<u8>> {
@@ -310,7 +310,7 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
                 )));
             }
             let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
-            let masters = masters(&values.keys, context)?;
+            let masters = masters(&values.keys, context).await?;
             let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
             context.output.result(json!({"imported": imported}), || {
                 let done = if imported { "imported" } else { "already in etcd" };

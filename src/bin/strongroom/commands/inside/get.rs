@@ -18,10 +18,7 @@ use crate::output::{stream, table};
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
     let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
-    let own = match show && !as_stored {
-        true => super::values::own_masters(&args.values)?,
-        false => None,
-    };
+    let own = super::values::own_masters(&args.values).await?;
     let prefix = args.values.reserved_prefix;
     let looked = context
         .look_with_keys(&args.which, move |inside, masters| {
