@@ -29,10 +29,9 @@ impl Output {
 
     /// Something the operator should look at.
     pub(crate) fn warn(self, warning: &str) {
-        if !log::is_on() {
-            write_stderr(&format!("warning: {warning}"));
-        } else if log::is_new(warning) {
-            tracing::warn!(event = "warning", warning);
+        match log::is_on() {
+            true => tracing::warn!(event = "warning", warning),
+            false => write_stderr(&format!("warning: {warning}")),
         }
     }
 
