@@ -40,6 +40,7 @@ mod member;
 mod members;
 mod mvcc;
 mod place;
+mod planted_files;
 mod program;
 mod program_on_azure;
 mod program_on_s3;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use strongroom::Result;
 use strongroom::backup::{
     BackupOptions, BackupReport, RestoreReport, Source, Target, backup, restore,
@@ -13,7 +12,7 @@ use strongroom::crypto::system_rng;
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::{LocalKey, MasterKeys};
 use strongroom::secret::SecretKey;
-use strongroom::store::Repository;
+use strongroom::store::{Repository, connect};
 use strongroom::task::Control;
 
 /// A file under `tests/vectors`.
@@ -75,7 +74,7 @@ impl TestRepo {
 }
 
 pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
-    Arc::new(LocalFileSystem::new_with_prefix(dir).unwrap())
+    connect(&dir.to_str().unwrap().parse().unwrap(), &Default::default()).unwrap().store
 }
 
 pub async fn backup_file(repository: &Repository, keys: &MasterKeys) -> Result<BackupReport> {
