@@ -12,8 +12,8 @@ use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, PassphraseObject,
-    SnapshotId, names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
+    PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
@@ -372,7 +372,11 @@ impl Copying<'_> {
         let mut upload = self.target.upload(&name).await?;
         let copied = async {
             let mut pieces = pin!(pieces(self.source, &name, object));
+            let mut is_first = true;
             while let Some(piece) = pieces.try_next().await? {
+                if std::mem::take(&mut is_first) {
+                    check_header(id, &object.part, &piece)?;
+                }
                 upload.write(piece).await?;
                 self.control.check()?;
             }
@@ -385,6 +389,17 @@ impl Copying<'_> {
                 Err(error.context(name))
             }
         }
+    }
+}
+
+/// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
+fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
+    match ObjectHeader::parse(first) {
+        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(_) => Err(Error::tampered("is an object of another place")),
+        // A later version's.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -36,6 +36,7 @@ mod layers;
 mod member;
 mod members;
 mod mvcc;
+mod planted_files;
 mod program;
 mod program_on_azure;
 mod program_on_s3;
