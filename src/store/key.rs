@@ -45,7 +45,8 @@ pub(super) fn stand_in(key: &[u8]) -> Path {
 
 /// The key that `path` is or stands for.
 pub(super) fn key_of(path: &str) -> Vec<u8> {
-    let (folders, last) = path.rsplit_once('/').map_or(("", path), |(folders, last)| (folders, last));
+    let (folders, last) =
+        path.rsplit_once('/').map_or(("", path), |(folders, last)| (folders, last));
     let stood_for = last.strip_prefix(MARK).and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
     match stood_for {
         Some(rest) if folders.is_empty() => rest,

@@ -281,7 +281,11 @@ impl Repository {
                 ));
             }
             let modified = SystemTime::from(meta.last_modified);
-            found.push(ObjectInfo { name: key::name_of(meta.location.as_ref()), len: meta.size, modified });
+            found.push(ObjectInfo {
+                name: key::name_of(meta.location.as_ref()),
+                len: meta.size,
+                modified,
+            });
         }
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.without_doubles(found).await

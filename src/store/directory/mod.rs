@@ -154,8 +154,7 @@ impl ObjectStore for Directory {
     async fn get_ranges(&self, from: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let mut found = Vec::new();
         for range in ranges {
-            let options =
-                GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
+            let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
             found.push(self.get_opts(from, options).await?.bytes().await?);
         }
         Ok(found)
@@ -256,12 +255,13 @@ impl MultipartUpload for Upload {
 
     async fn abort(&mut self) -> Result<()> {
         let staged = self.staged.take();
-        self.store.blocking(&self.to, |root, name| {
-            drop(staged);
-            // The folder may have been made for this file alone.
-            root.remove_empty_folders(name)
-        })
-        .await
+        self.store
+            .blocking(&self.to, |root, name| {
+                drop(staged);
+                // The folder may have been made for this file alone.
+                root.remove_empty_folders(name)
+            })
+            .await
     }
 }
 
