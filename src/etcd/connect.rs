@@ -77,17 +77,7 @@ impl EtcdSettings {
     pub(crate) fn without_user(&self, certificate: Option<(PathBuf, PathBuf)>) -> Self {
         let own = || self.cert.clone().zip(self.key.clone());
         let (cert, key) = certificate.or_else(own).unzip();
-        Self {
-            endpoints: self.endpoints.clone(),
-            cacert: self.cacert.clone(),
-            cert,
-            key,
-            user: None,
-            password: None,
-            dial_timeout: self.dial_timeout,
-            command_timeout: self.command_timeout,
-            allow_untested: self.allow_untested,
-        }
+        Self { cert, key, user: None, password_file: None, password: None, ..self.duplicate() }
     }
 
     /// Whether the certificate that etcd is shown has a common name, which etcd may take for a user's; true if it

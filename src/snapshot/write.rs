@@ -213,7 +213,8 @@ impl Writer<'_> {
         );
         self.control.begin("backing up", input.total());
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
+        let reading =
+            tokio::spawn(read(input, pool, (self.options.read_ahead as usize) << 20, sender));
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
         while let Some(frame) = frames.recv().await {
