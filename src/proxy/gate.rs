@@ -17,6 +17,7 @@ use super::access::Rule;
 use super::line::{Line, Refusals, unwritable};
 use crate::audit_log::AuditLog;
 use crate::error::Result as StrongroomResult;
+use crate::protobuf::fields::{authenticate_response, named};
 use crate::values::{
     About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Shape, Shim,
     compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
@@ -173,7 +174,7 @@ impl Gate {
             let about = About::of(&request).map_err(malformed)?;
             line.about(about.clone());
             if method == Method::Authenticate {
-                line.of_user(text_of(&request.message, 1));
+                line.of_user(text_of(&request.message, named::NAME));
             }
             self.admit(&headers, method, &about).await?;
             line.asks();
@@ -227,8 +228,10 @@ impl Gate {
     /// Remembers whose a token is.
     fn learn(&self, request: &Parsed, answer: &Answer) {
         if request.method == Method::Authenticate
-            && let (Some(user), Some(token)) =
-                (text_of(&request.message, 1), text_of(&answer.message, 2))
+            && let (Some(user), Some(token)) = (
+                text_of(&request.message, named::NAME),
+                text_of(&answer.message, authenticate_response::TOKEN),
+            )
         {
             self.shared.users.learn(&token, user);
         }
