@@ -3,7 +3,7 @@
 //! The write has happened, and its client has to learn that. The answer is read as it comes, and what is kept of it is
 //! small: everything but values, and of their keys as many as there is room for.
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use tonic::Status;
 
 use super::frames::Frames;
@@ -90,8 +90,22 @@ impl Open {
     }
 }
 
+/// The answer to a write. That has happened: if there is no room for the answer, its values are left out, and their keys
+/// are returned.
+pub(super) async fn written(
+    frames: &mut Frames,
+    kind: Kind,
+) -> Result<Option<(Bytes, Option<Lenient>)>, Status> {
+    if let Some((length, false)) = frames.announced().await? {
+        frames.skip_prefix();
+        let (message, left_out) = skim(frames, kind, length).await?;
+        return Ok(Some((message.into(), Some(left_out))));
+    }
+    Ok(frames.next().await?.map(|message| (message, None)))
+}
+
 /// Reads a message of `length` bytes, which begins now. The message without its values, and whose they were.
-pub(super) async fn skim(
+async fn skim(
     frames: &mut Frames,
     kind: Kind,
     length: usize,

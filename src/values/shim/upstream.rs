@@ -16,7 +16,7 @@ use super::frames::{Frames, answered, single};
 use super::method::{Method, Shape};
 use super::rewrite::{Lenient, Rewriter};
 use super::scope::{Reserved, Scope};
-use super::skim::Kind;
+use super::skim::{Kind, written};
 use super::status::{Failure, lost};
 use crate::etcd::from_client;
 use crate::protobuf::fields::{HEADER, range};
@@ -290,7 +290,7 @@ impl Shim {
         let mut frames = Frames::of_etcd(body, MAX_ANSWERS, self.memory.clone());
         let (message, left_out) = match writes {
             None => (frames.next().await?, None),
-            Some(kind) => frames.written(kind).await?.unzip(),
+            Some(kind) => written(&mut frames, kind).await?.unzip(),
         };
         let left_out = left_out.flatten();
         let room = frames.room();
