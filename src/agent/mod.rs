@@ -27,7 +27,7 @@ use crate::backup::{BackupOptions, Retention};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{ClusterName, Time};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::status_server::Answer;
 use crate::store::Repository;
 use crate::task::Control;
@@ -41,7 +41,7 @@ pub struct Places {
     /// The repository.
     pub repository: Repository,
     /// The master keys.
-    pub keys: MasterKeys,
+    pub keys: KeySet,
 }
 
 /// Opens the places, anew for each piece of work: keys and credentials may have been rotated.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder, Folders};
 use crate::snapshot::grace::LONGEST_BACKUP;
@@ -142,7 +142,7 @@ pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<Clust
 /// not for these keys; those of the store.
 pub async fn authenticate(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<ManifestBody> {
     let folder = folder::list_one(repository, id).await?;
@@ -157,11 +157,7 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// Those of the store.
-pub async fn judge(
-    repository: &Repository,
-    keys: &MasterKeys,
-    listing: &mut Listing,
-) -> Result<()> {
+pub async fn judge(repository: &Repository, keys: &KeySet, listing: &mut Listing) -> Result<()> {
     let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
     let mut judged = stream::iter(ids)
         .map(|id| async move {
@@ -189,7 +185,7 @@ pub async fn judge(
 /// [`ErrorKind::NotFound`] when there is none at all; of the newest one when none counts; those of the store.
 pub async fn latest(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     listing: &Listing,
     before: Option<u64>,
 ) -> Result<(SnapshotId, Vec<String>)> {
@@ -224,7 +220,7 @@ pub async fn latest(
 /// Those of the store.
 pub(super) async fn newest_after(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     cluster: &ClusterName,
     now: u64,
 ) -> Result<Option<u64>> {
@@ -289,7 +285,7 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
 /// Those of the store.
 pub async fn newest_by_retiring(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
 ) -> Result<Vec<(ClusterName, SnapshotId)>> {
     let listing = snapshots(repository, None).await?;
     let mut done = BTreeSet::new();

@@ -15,10 +15,10 @@ use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, PassphraseObject,
-    SnapshotId, names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
+    PassphraseObject, SnapshotId, names,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
@@ -109,7 +109,7 @@ pub async fn open_replica(
 pub async fn copy(
     source: &Repository,
     target: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     control: &Control,
 ) -> Result<CopyReport> {
@@ -162,7 +162,7 @@ pub async fn copy(
 struct Copying<'a> {
     source: &'a Repository,
     target: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     control: &'a Control,
     /// No later than `there` was listed.
     since: Since,
@@ -314,7 +314,7 @@ impl Copying<'_> {
                 }
             };
             // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
-            if open_seal(&seal, object, self.keys).is_err() {
+            if open_seal(&seal, object, self.keys).await.is_err() {
                 if room == 0 {
                     continue;
                 }
@@ -379,7 +379,11 @@ impl Copying<'_> {
         let mut upload = self.target.upload(&name).await?;
         let copied = async {
             let mut pieces = pin!(pieces(self.source, &name, object));
+            let mut is_first = true;
             while let Some(piece) = pieces.try_next().await? {
+                if std::mem::take(&mut is_first) {
+                    check_header(id, &object.part, &piece)?;
+                }
                 upload.write(piece).await?;
                 self.control.check()?;
             }
@@ -392,6 +396,17 @@ impl Copying<'_> {
                 Err(error.context(name))
             }
         }
+    }
+}
+
+/// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
+fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
+    match ObjectHeader::parse(first) {
+        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(_) => Err(Error::tampered("is an object of another place")),
+        // A later version's.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

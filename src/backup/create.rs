@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::companions;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::options::BackupOptions;
@@ -58,7 +58,7 @@ pub struct BackupReport {
 /// own rules or digest. Nothing visible is left behind then; what could not be deleted is swept later.
 pub async fn backup(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     source: Source,
     options: &BackupOptions,
     control: &Control,
@@ -111,7 +111,7 @@ pub async fn backup(
 /// is the order of taking also on a host whose clock is behind.
 async fn moment(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
 ) -> Result<u64> {

@@ -15,7 +15,7 @@ use crate::crypto;
 use crate::datadir::{Cluster, Member, WAL_NAME};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
@@ -105,7 +105,7 @@ pub struct MemberReport {
 /// the database of a later etcd; those of SPEC.md §8 and [`ErrorKind::Io`]. Nothing is then left in the directory.
 pub async fn restore_member(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     options: &MemberOptions,
     control: &Control,

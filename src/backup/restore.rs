@@ -19,7 +19,7 @@ use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{self, Changes};
 use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
@@ -81,7 +81,7 @@ pub struct RestoreReport {
 /// under the target's name.
 pub async fn restore(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     target: Target,
     control: &Control,

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::proto::{Fields, Malformed};
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, Result};
+use crate::protobuf::{Fields, Malformed};
 
 /// A lease as etcd keeps it on disk. When it expires is not recorded: the term starts anew with a new leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 use std::ops::{ControlFlow, RangeInclusive};
 
 use super::facts::{database_facts, required};
-use super::proto::{Fields, Malformed};
 use super::revision::{Revision, parse_key};
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::protobuf::{Fields, Malformed};
 
 /// etcd's `mvccpb.KeyValue`, borrowed from the record. A deletion has a key and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

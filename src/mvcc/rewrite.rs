@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 
 use super::facts::database_facts;
 use super::leases::leases;
-use super::proto::put_int64;
 use super::record::for_each_record_at;
 use super::revision::Revision;
 use crate::bolt::{Db, ReadAt, Writer};
 use crate::error::{Error, Result};
+use crate::protobuf::put_int64;
 
 /// Time to live in seconds of a lease that was revoked after the revision which is restored: how long it was
 /// granted for is known no more, and without a lease its keys would never expire.

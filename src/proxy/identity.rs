@@ -17,7 +17,7 @@ use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::limit::limited;
-use crate::mvcc::proto::{Field, Fields};
+use crate::protobuf::{Field, Fields};
 use crate::values::{Failure, Method, Shim};
 
 /// How often etcd is asked whether authentication is on.

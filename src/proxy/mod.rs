@@ -46,7 +46,7 @@ pub use wait::bind;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::etcd::{EtcdSettings, check_version, gathered};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::limit::limited;
 use crate::values::{Budget, Namespace, Room, Scope, Shim, Unreadable};
 use clients::{Clients, Held};
@@ -176,7 +176,7 @@ impl Proxy {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of
     /// [`Namespace::open`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is wrong
     /// with the TLS files.
-    pub async fn prepare(mut options: ProxyOptions, masters: Arc<MasterKeys>) -> Result<Self> {
+    pub async fn prepare(mut options: ProxyOptions, masters: Arc<KeySet>) -> Result<Self> {
         let acceptor = acceptor(&mut options)?;
         let namespace = open(&options, &masters).await?;
         Self::with(options, acceptor, namespace).await
@@ -300,7 +300,7 @@ fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
 }
 
 /// The value keys in etcd.
-async fn open(options: &ProxyOptions, masters: &Arc<MasterKeys>) -> Result<Namespace> {
+async fn open(options: &ProxyOptions, masters: &Arc<KeySet>) -> Result<Namespace> {
     let client = options.etcd.connect().await?;
     check_version(&client, &options.etcd).await?;
     Namespace::open(client, &options.prefix, Arc::clone(masters)).await

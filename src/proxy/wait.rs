@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::threads::LOOK;
 use super::{Proxy, ProxyOptions, Shared};
 use crate::error::{Error, ErrorKind, Result};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::status_server::{self, Answer};
 
 /// Pauses between attempts to reach etcd: from, to.
@@ -46,7 +46,7 @@ impl Proxy {
     /// As [`prepare`](Self::prepare), but for [`Unreachable`](ErrorKind::Unreachable).
     pub async fn prepare_when_reachable(
         mut options: ProxyOptions,
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         metrics: Option<&TcpListener>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<Option<Self>> {

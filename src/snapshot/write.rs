@@ -20,7 +20,7 @@ use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
     ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
 use crate::task::AbortOnDrop;
@@ -43,7 +43,7 @@ pub(crate) struct Content {
 /// Those of [`backup`](super::backup).
 pub(crate) async fn write_snapshot(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     options: &BackupOptions,
     control: &Control,
     content: Content,
@@ -85,7 +85,7 @@ pub(crate) struct Written {
 /// One snapshot being written.
 struct Writer<'a> {
     repository: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     options: &'a BackupOptions,
     control: &'a Control,
     content: Content,
@@ -132,7 +132,7 @@ impl Writer<'_> {
         let object = Sha256(crypto::sha256(&[&manifest]));
         self.keys.check_current()?;
         let new = NewSeal::first(object);
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
         let seal = seal.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         self.control.check()?;

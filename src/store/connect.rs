@@ -9,7 +9,6 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::list::PaginatedListStore;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -18,6 +17,7 @@ use object_store::{
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::directory::Directory;
 use super::listing::Tolerant;
 use super::options::{self, CA_CERTIFICATE, Settings};
 use super::url::{Cloud, Place, RepositoryUrl};
@@ -127,12 +127,9 @@ fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Resu
         }
         _ => Error::io(path, e),
     })?;
-    let store = LocalFileSystem::new_with_prefix(&root)
-        .map_err(|e| super::failure::failed("the repository's directory", &e))?
-        .with_fsync(true)
-        // A folder left empty would still be listed, and look like a snapshot.
-        .with_automatic_cleanup(true);
-    Ok(Connected { store: Arc::new(store), directory: Some(root), warnings: Vec::new() })
+    let store = Directory::open(&root).map_err(|e| Error::io(&root, e))?;
+    let warnings = store.warning(&root).into_iter().collect();
+    Ok(Connected { store: Arc::new(store), directory: Some(root), warnings })
 }
 
 fn prefixed(

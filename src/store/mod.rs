@@ -7,7 +7,9 @@
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
 mod connect;
+mod directory;
 mod failure;
+mod key;
 mod listing;
 mod local;
 mod options;
@@ -16,7 +18,8 @@ mod upload;
 mod url;
 
 pub use connect::{Connected, connect, connect_with};
-pub use local::{create_directory, sweep_staged};
+pub use directory::sweep_staged;
+pub use local::create_directory;
 pub use repository::{ObjectInfo, Probe, Repository};
 pub use upload::Upload;
 pub use url::RepositoryUrl;

@@ -18,6 +18,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_REPOSITORY, RepositoryInfo, Uuid, names};
 
 use super::failure::failed;
+use super::key;
 use super::upload::Upload;
 
 /// What `init` writes to prove create-if-absent, before 32 random hex digits.
@@ -280,7 +281,11 @@ impl Repository {
                 ));
             }
             let modified = SystemTime::from(meta.last_modified);
-            found.push(ObjectInfo { name: meta.location.into(), len: meta.size, modified });
+            found.push(ObjectInfo {
+                name: key::name_of(meta.location.as_ref()),
+                len: meta.size,
+                modified,
+            });
         }
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.without_doubles(found).await

@@ -13,7 +13,7 @@ use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Part, Report, ReportCheck, ReportDetails,
     ReportOutcome, ReportScope, ReportStep, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::{folder, open, seals};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
@@ -218,11 +218,7 @@ async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
 /// [`NotFound`](ErrorKind::NotFound) when it was not removed; [`Refused`](ErrorKind::Refused) when its objects are
 /// being deleted; those of SPEC.md §8 when `keys` do not authenticate it, or something of it is missing; those of the
 /// store.
-pub async fn undo_removal(
-    repository: &Repository,
-    keys: &MasterKeys,
-    id: SnapshotId,
-) -> Result<()> {
+pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
     let swept = || {
         Error::new(ErrorKind::Refused, format!("snapshot {id} is being swept"))

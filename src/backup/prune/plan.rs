@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
 use crate::snapshot::open;
@@ -113,7 +113,7 @@ impl PrunePlan {
 /// [`Usage`](ErrorKind::Usage) when `retention` keeps nothing; those of the store.
 pub async fn plan_prune(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     retention: &Retention,
     cluster: Option<&ClusterName>,
     control: &Control,
@@ -158,7 +158,7 @@ pub async fn plan_prune(
 /// one that `keys` do not authenticate; those of the store.
 pub async fn plan_removal(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     ids: &[SnapshotId],
 ) -> Result<PrunePlan> {
     let mut plan = PrunePlan::default();
@@ -209,7 +209,7 @@ struct Known {
 impl Known {
     async fn read(
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         cluster: Option<&ClusterName>,
         plan: &mut PrunePlan,
         control: &Control,
@@ -342,7 +342,7 @@ enum Head {
 /// The manifest of a folder, or its tombstone, if a key authenticates it.
 async fn head(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     cluster: Option<&ClusterName>,
     id: SnapshotId,
     folder: &Folder,

@@ -356,7 +356,7 @@ pub(crate) struct DrillArgs {
     /// The etcd to start [default: the one in PATH]
     #[arg(long, value_name = "PROGRAM", env = "STRONGROOM_ETCD", hide_env_values = true)]
     pub(crate) etcd: Option<PathBuf>,
-    /// Where the scratch directory is made [default: TMPDIR]
+    /// Where the scratch directory is made [default: /dev/shm if the database fits into memory with room to spare, else TMPDIR]
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch_dir: Option<PathBuf>,
 }

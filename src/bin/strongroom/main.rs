@@ -22,6 +22,7 @@ use std::num::NonZero;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use strongroom::backup::exec_guarded;
 use strongroom::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -31,6 +32,10 @@ use crate::commands::Context;
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    if let Err(error) = exec_guarded(std::env::args_os()) {
+        Output { format: Default::default(), quiet: false }.error(&error);
+        return ExitCode::from(error.kind().exit_code());
+    }
     harden::process();
     if let Some(help) = usage::globals() {
         return match output::write_stdout(help.trim_end()) {

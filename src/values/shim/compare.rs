@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::rewrite::{KeyValue, Rewriter};
 use super::scope::{Outside, Span};
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_bytes, put_number};
+use crate::protobuf::{Raw, Singles, put_bytes, put_number};
 
 /// `Compare.CompareTarget`.
 const VERSION: i64 = 0;

@@ -89,8 +89,8 @@ pub fn answers(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::wire::{put_bytes, put_message, put_number};
     use super::*;
+    use crate::protobuf::{put_bytes, put_message, put_number};
 
     /// Messages as they might be: fields of etcd's numbers, with messages in them.
     fn message() -> impl Strategy<Value = Vec<u8>> {

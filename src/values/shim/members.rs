@@ -1,7 +1,7 @@
 //! Members of the cluster as clients of the proxy should see them.
 
-use super::wire::{Raw, put_message, without};
-use crate::mvcc::proto::Malformed;
+use crate::protobuf::Malformed;
+use crate::protobuf::{Raw, put_message, without};
 
 /// Field of `MemberListResponse` and of the answers to changes that holds members.
 const MEMBERS: u64 = 2;
@@ -33,8 +33,8 @@ pub(crate) fn with_client_urls(answer: &[u8], url: &str) -> Result<Vec<u8>, Malf
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::put_bytes;
     use super::*;
+    use crate::protobuf::put_bytes;
 
     #[test]
     fn no_url_of_etcds_is_left() {

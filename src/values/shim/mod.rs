@@ -21,7 +21,6 @@ mod streams;
 #[cfg(feature = "proxy")]
 mod touched;
 mod txn;
-mod wire;
 
 #[cfg(feature = "proxy")]
 pub(crate) use budget::{Budget, DEFAULT_MEMORY, Room};

@@ -4,7 +4,7 @@ use super::rewrite::{Rewriter, Shape};
 use super::scope::{Outside, Scope, Span};
 use super::status::Failure;
 use super::txn::Txn;
-use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
+use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
 
 /// Field numbers of `RequestOp`, and of `ResponseOp` likewise.
 const RANGE: u64 = 1;

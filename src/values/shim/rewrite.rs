@@ -7,11 +7,11 @@ use tonic::Status;
 
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_bytes, put_message, put_number, without};
 use crate::error::{Error, ErrorKind, clean};
 use crate::format::ValueHeader;
 use crate::limit::limited;
-use crate::mvcc::proto::Field;
+use crate::protobuf::Field;
+use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
 use crate::values::ValueCipher;
 
 /// What one pass over a message works with.

@@ -25,9 +25,9 @@ use super::skim::Kind;
 use super::status::{Failure, lost};
 use super::streams;
 use super::txn::{Txn, need};
-use super::wire::{Singles, put_bytes, put_number, without};
 use crate::etcd::from_client;
 use crate::limit::limited;
+use crate::protobuf::{Singles, put_bytes, put_number, without};
 use crate::values::{Namespace, ValueCipher};
 
 /// etcd's default of 1.5 MiB and what it adds to it (`server/etcdserver/api/v3rpc/grpc.go`).

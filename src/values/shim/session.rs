@@ -23,7 +23,7 @@ use super::method::Method;
 use super::service::{MAX_ANSWERS, Parsed, Shim};
 use super::status::Failure;
 use super::streams::trailers_of;
-use super::wire::{Singles, put_bytes, put_message, put_number};
+use crate::protobuf::{Singles, put_bytes, put_message, put_number};
 
 /// Decides on each message of a stream, or on why it cannot be parsed; an error refuses that message alone.
 pub(crate) type Judge =

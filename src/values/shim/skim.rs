@@ -10,8 +10,8 @@ use super::frames::Frames;
 use super::method::Method;
 use super::rewrite::Lenient;
 use super::txn::MAX_DEPTH;
-use super::wire::put_message;
-use crate::mvcc::proto::put_varint;
+use crate::protobuf::put_message;
+use crate::protobuf::put_varint;
 
 /// Bytes of keys and the like that are kept; the call's room covers them.
 const KEPT: usize = 16 << 10;

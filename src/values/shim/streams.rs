@@ -16,7 +16,7 @@ use super::frames::{Frames, framed, held, single};
 use super::method::Method;
 use super::service::{MAX_ANSWERS, Shared, Shim};
 use super::status::{Failure, broke_off};
-use super::wire::{Singles, put_message, put_number, without};
+use crate::protobuf::{Singles, put_message, put_number, without};
 
 /// A stream's end: `status` as trailers.
 pub(super) fn trailers_of(status: &Status) -> HeaderMap {
@@ -248,7 +248,7 @@ enum Rest {
 
 /// The number in field `number` of a `RangeResponse`.
 fn numbered(message: &[u8], number: u64) -> Result<i64, Failure> {
-    let mut fields = super::wire::Raw::new(message);
+    let mut fields = crate::protobuf::Raw::new(message);
     while let Some((at, field, _)) = fields.next()? {
         if at == number {
             return Ok(field.int64()?);

@@ -2,8 +2,8 @@
 
 use super::method::Method;
 use super::service::Parsed;
-use super::wire::{Raw, Singles, put_number};
-use crate::mvcc::proto::Malformed;
+use crate::protobuf::Malformed;
+use crate::protobuf::{Raw, Singles, put_number};
 
 /// A key, or a range of keys, that a request reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn of_a_transaction_within_another() {
-        use super::super::wire::{put_bytes, put_message};
+        use crate::protobuf::{put_bytes, put_message};
         let nested = |kind: u64, inner: &[u8]| {
             let (mut op, mut txn) = (Vec::new(), Vec::new());
             put_message(&mut op, kind, inner);
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_password_is_no_subject() {
-        use super::super::wire::put_bytes;
+        use crate::protobuf::put_bytes;
         let mut message = Vec::new();
         put_bytes(&mut message, 1, b"root");
         put_bytes(&mut message, 2, b"hunter2");

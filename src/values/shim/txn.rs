@@ -14,9 +14,9 @@ use super::op::{Op, put_answers};
 use super::rewrite::Rewriter;
 use super::scope::Scope;
 use super::status::Failure;
-use super::wire::{Raw, Singles, put_message, put_number};
 #[cfg(feature = "proxy")]
-use crate::mvcc::proto::Malformed;
+use crate::protobuf::Malformed;
+use crate::protobuf::{Raw, Singles, put_message, put_number};
 
 /// Transactions within transactions, at most. etcd has no limit but that of a request's size.
 pub(super) const MAX_DEPTH: usize = 100;

@@ -15,7 +15,7 @@ use crate::output;
 pub(super) async fn run(command: AuditCommand, context: &Context) -> Result<ExitCode> {
     match command {
         AuditCommand::Verify { file } => {
-            let report = verify(&files(&file)?, &*masters(context)?)?;
+            let report = verify(&files(&file)?, &*masters(context).await?)?;
             let findings: Vec<_> = report
                 .findings
                 .iter()

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use strongroom::backup::{CopyReport, copy, open_replica};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::store::{Repository, RepositoryUrl, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -25,7 +25,7 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let mut keys = context.master_keys(&source).await?;
     if !keys.can_vouch() {
         // Keys that only open cannot tell what counts.
-        keys = MasterKeys::new();
+        keys = KeySet::new();
     }
     let ids = context.find_all(&source, &keys, &args.ids).await?;
     let scope = context.scope(&ids);

@@ -17,15 +17,13 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
     let id = args.id.unwrap_or_else(|| "latest".into());
     let which = Which { id, before: args.before, accept_untrusted: false };
     let id = context.find(&repository, &mut keys, &which).await?;
-    let mut options = DrillOptions::default();
-    options.live = Some(context.settings.etcd()?);
-    options.allow_untested = context.settings.allow_untested_etcd();
-    if let Some(etcd) = args.etcd {
-        options.etcd = etcd;
-    }
-    if let Some(dir) = args.scratch_dir {
-        options.dir = dir;
-    }
+    let default = DrillOptions::default();
+    let options = DrillOptions {
+        etcd: args.etcd.unwrap_or(default.etcd),
+        dir: args.scratch_dir,
+        live: Some(context.settings.etcd()?),
+        allow_untested: context.settings.allow_untested_etcd(),
+    };
     let drilled = drill(&repository, &keys, id, &options, &context.control).await?;
     let stored = store_report(&repository, &keys, &drilled.report).await?;
     let DrillReport { report, recovery, .. } = &drilled;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::{MasterKeyUri, create_passphrase_key, passphrase_keys};
-use strongroom::keys::MasterKey;
+
 use strongroom::store::{Probe, Repository, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 

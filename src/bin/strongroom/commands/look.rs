@@ -15,7 +15,7 @@ use crate::output::{Dated, bytes, created, table};
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     // Passphrases are not asked for: a list is no reason to type one.
-    let keys = context.keyrings()?;
+    let keys = context.keyrings().await?;
     let mut listing = snapshots_of(&repository, context.settings.cluster.as_ref()).await?;
     if !keys.is_empty() {
         judge(&repository, &keys, &mut listing).await?;

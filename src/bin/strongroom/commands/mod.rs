@@ -23,10 +23,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{LONGEST_BACKUP, Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody;
-use strongroom::custody::keyfile;
+use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::store::{Repository, connect, sweep_staged};
 use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
@@ -131,7 +130,7 @@ impl Context {
     }
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
-    async fn master_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+    async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
         let keys = custody::open(&self.settings.master_keys, repository, || {
             passphrase(Passphrase::Present)
         })
@@ -145,14 +144,17 @@ impl Context {
     }
 
     /// The master keys in keyring files.
-    fn keyrings(&self) -> Result<MasterKeys> {
-        let mut keys = MasterKeys::new();
-        self.settings.keyring_paths().try_for_each(|path| keyfile::add(path, &mut keys))?;
-        Ok(keys)
+    async fn keyrings(&self) -> Result<KeySet> {
+        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
+        let files: Vec<_> = self.settings.master_keys.iter().filter(is_file).cloned().collect();
+        match files.is_empty() {
+            true => Ok(KeySet::new()),
+            false => custody::open_without_repository(&files).await,
+        }
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.
-    async fn needed_keys(&self, repository: &Repository) -> Result<MasterKeys> {
+    async fn needed_keys(&self, repository: &Repository) -> Result<KeySet> {
         if self.settings.master_keys.is_empty() {
             return Err(Error::usage("no master key given")
                 .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID"));
@@ -171,7 +173,7 @@ impl Context {
     async fn find(
         &self,
         repository: &Repository,
-        keys: &mut MasterKeys,
+        keys: &mut KeySet,
         which: &Which,
     ) -> Result<SnapshotId> {
         let before = which.before.map(|time| time.as_millisecond().max(0).unsigned_abs());
@@ -197,7 +199,7 @@ impl Context {
     async fn latest(
         &self,
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         before: Option<u64>,
     ) -> Result<SnapshotId> {
         let listing = self.listing(repository).await?;
@@ -239,7 +241,7 @@ impl Context {
     async fn find_all(
         &self,
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         names: &[String],
     ) -> Result<Vec<SnapshotId>> {
         // As in `find`; and a snapshot whose manifest is broken stands in no listing.

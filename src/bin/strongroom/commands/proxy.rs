@@ -23,7 +23,7 @@ pub(super) async fn proxy(mut args: ProxyArgs, context: &Context) -> Result<Exit
     log::begin(args.log)?;
     let (log, max_bytes) = (args.audit_log.take(), args.audit_log_max_size << 20);
     let (address, metrics) = (std::mem::take(&mut args.listen), args.metrics_listen.take());
-    let masters = masters(context)?;
+    let masters = masters(context).await?;
     let mut options = options(args, context)?;
     let unencrypted = options.tls.is_none();
     let socket = bind(&address).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -71,7 +71,7 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
 async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
     let prefix = namespace.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    let (masters, now) = (masters(context)?, now());
+    let (masters, now) = (masters(context).await?, now());
     let opened = if force {
         Namespace::init_beside_values(client, prefix, masters, &now).await?
     } else {
@@ -89,12 +89,12 @@ async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Resu
 async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace> {
     let prefix = namespace.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    Namespace::open(client, prefix, masters(context)?).await
+    Namespace::open(client, prefix, masters(context).await?).await
 }
 
 /// The master keys, without a repository: a passphrase's key lies in one.
-pub(super) fn masters(context: &Context) -> Result<Arc<MasterKeys>> {
-    strongroom::custody::open_files(&context.settings.master_keys).map(Arc::new)
+pub(super) async fn masters(context: &Context) -> Result<Arc<KeySet>> {
+    strongroom::custody::open_without_repository(&context.settings.master_keys).await.map(Arc::new)
 }
 
 fn stdin() -> Result<Vec<u8>> {
@@ -306,7 +306,7 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
                 )));
             }
             let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
-            let masters = masters(context)?;
+            let masters = masters(context).await?;
             let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
             context.output.result(json!({"imported": imported}), || {
                 let done = if imported { "imported" } else { "already in etcd" };

@@ -5,8 +5,8 @@ use http::HeaderMap;
 use super::super::method::Method;
 use super::super::rewrite::{KeyValue, lease_name};
 use super::super::status::Failure;
-use super::super::wire::{Singles, put_bytes, put_number, without};
 use super::{Answer, Parsed, Shim};
+use crate::protobuf::{Singles, put_bytes, put_number, without};
 
 /// Seconds of the lease that etcd's server grants when a campaign brings none (`v3election/election.go`).
 const DEFAULT_TTL: i64 = 60;

@@ -14,8 +14,8 @@ use super::super::op::Op;
 use super::super::rewrite::Rewriter;
 use super::super::status::Failure;
 use super::super::txn::{Txn, responses, took_effect};
-use super::super::wire::{Singles, put_message, put_number, without};
 use super::{Answer, Shim};
+use crate::protobuf::{Singles, put_message, put_number, without};
 
 /// Pauses between attempts at a transaction when another client was faster: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));

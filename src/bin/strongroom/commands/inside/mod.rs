@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use strongroom::Result;
 use strongroom::backup::{Inside, look_inside};
 use strongroom::format::SnapshotId;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 
 use super::Context;
 use crate::args::Which;
@@ -69,7 +69,7 @@ impl Context {
     async fn look_with_keys<T: Send + 'static>(
         &self,
         which: &Which,
-        look: impl FnOnce(&Inside, &MasterKeys) -> Result<T> + Send + 'static,
+        look: impl FnOnce(&Inside, &KeySet) -> Result<T> + Send + 'static,
     ) -> Result<Looked<T>> {
         let repository = self.repository().await?;
         let mut keys = self.needed_keys(&repository).await?;

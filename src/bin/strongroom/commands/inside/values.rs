@@ -3,7 +3,7 @@
 use strongroom::backup::Inside;
 use strongroom::contents;
 use strongroom::error::Context as _;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::mvcc::value_at;
 use strongroom::values::{ValueCipher, keyring};
 use strongroom::{Error, ErrorKind, Result};
@@ -18,7 +18,7 @@ pub(in crate::commands) async fn cipher_of(
     context: &Context,
 ) -> Result<ValueCipher> {
     let prefix = reserved_prefix.to_owned();
-    let look = move |inside: &Inside, masters: &MasterKeys| cipher(inside, &prefix, masters);
+    let look = move |inside: &Inside, masters: &KeySet| cipher(inside, &prefix, masters);
     Ok(context.look_with_keys(snapshot, look).await?.answer)
 }
 
@@ -26,7 +26,7 @@ pub(in crate::commands) async fn cipher_of(
 pub(super) fn cipher(
     inside: &Inside,
     reserved_prefix: &str,
-    masters: &MasterKeys,
+    masters: &KeySet,
 ) -> Result<ValueCipher> {
     let key = format!("{reserved_prefix}keyring");
     let named = "the value keyring in the snapshot";
@@ -43,5 +43,5 @@ pub(super) fn cipher(
     })?;
     let record = value_at(&inside.db, state.modified)?
         .ok_or_else(|| Error::tampered("its record has no value").context(named))?;
-    ValueCipher::new(&keyring::open(&record, masters).context(named)?)
+    ValueCipher::new(&keyring::open_at_once(&record, masters).context(named)?)
 }

@@ -1,4 +1,10 @@
-//! The little of protobuf's wire format that etcd's records need, over untrusted bytes.
+//! The little of protobuf's wire format that etcd's records and messages need, over untrusted bytes.
+
+#[cfg(feature = "client")]
+mod messages;
+
+#[cfg(feature = "client")]
+pub(crate) use messages::{Raw, Singles, put_bytes, put_message, put_number, without};
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +75,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Appends a field that holds a number; `int64` travels as its two's complement.
-pub(super) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
+pub(crate) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
     message.push(field << 3);
     put_varint(message, number.cast_unsigned());
 }
