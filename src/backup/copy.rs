@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
     PassphraseObject, SnapshotId, names,
@@ -47,7 +50,7 @@ pub struct CopySettings {
 }
 
 /// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CopyReport {
     /// Snapshots that are there now and were not, oldest first.
@@ -57,12 +60,16 @@ pub struct CopyReport {
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
+    #[serde(serialize_with = "serial::details")]
     pub failed: BTreeMap<SnapshotId, String>,
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
+    #[serde(serialize_with = "serial::details")]
     pub left_out: BTreeMap<SnapshotId, String>,
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
+    #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 

@@ -30,6 +30,7 @@ mod faulty;
 mod full_disk;
 mod histories;
 mod hostile;
+mod json_shapes;
 mod keys;
 mod kill;
 mod layers;
