@@ -19,7 +19,9 @@ pub(super) fn path_of(key: &[u8]) -> Path {
 
 /// Whether `key` is the one and only spelling of a path.
 pub(super) fn is_path(key: &str) -> bool {
-    !key.contains(MARK) && Path::parse(key).is_ok_and(|path| path.as_ref() == key)
+    !key.contains(MARK)
+        && key.trim() == key
+        && Path::parse(key).is_ok_and(|path| path.as_ref() == key)
 }
 
 /// A path that stands for `key`: its folders as far as they are paths, then the rest in hexadecimal.
@@ -45,7 +47,8 @@ pub(super) fn stand_in(key: &[u8]) -> Path {
 
 /// The key that `path` is or stands for.
 pub(super) fn key_of(path: &str) -> Vec<u8> {
-    let (folders, last) = path.rsplit_once('/').map_or(("", path), |(folders, last)| (folders, last));
+    let (folders, last) =
+        path.rsplit_once('/').map_or(("", path), |(folders, last)| (folders, last));
     let stood_for = last.strip_prefix(MARK).and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
     match stood_for {
         Some(rest) if folders.is_empty() => rest,

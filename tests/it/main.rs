@@ -75,6 +75,7 @@ mod prune;
 mod random_history;
 mod raw;
 mod runbooks;
+mod s3_gateway;
 mod s3_server;
 mod setup_auth;
 mod support;

@@ -55,8 +55,14 @@ fn a_copy_publishes_nothing_that_lies_elsewhere() {
         assert!(!bytes.windows(secret.len()).any(|part| part == secret), "{}", path.display());
     }
     let warned = place.fail(0, &["snapshots"]);
-    assert!(warned.contains(&format!("{bad}/payload (a symbolic link): unknown object")), "{warned}");
-    assert!(warned.contains(&format!("snapshots/{moved} (a symbolic link): unknown object")), "{warned}");
+    assert!(
+        warned.contains(&format!("{bad}/payload (a symbolic link): unknown object")),
+        "{warned}"
+    );
+    assert!(
+        warned.contains(&format!("snapshots/{moved} (a symbolic link): unknown object")),
+        "{warned}"
+    );
     place.succeed(&["restore", &good, "-o", "out.db"]);
     assert!(place.fail(13, &["restore", &bad, "-o", "bad.db"]).contains("payload"));
 }
@@ -146,7 +152,8 @@ fn the_repository_itself_may_be_reached_by_a_link() {
 #[test]
 fn a_directory_that_others_may_write_is_named() {
     let place = Place::new();
-    let mode = |mode| fs::set_permissions(place.path("repo"), fs::Permissions::from_mode(mode)).unwrap();
+    let mode =
+        |mode| fs::set_permissions(place.path("repo"), fs::Permissions::from_mode(mode)).unwrap();
     let warned = || place.fail(0, &["snapshots"]);
     assert!(!warned().contains("others"));
     mode(0o777);

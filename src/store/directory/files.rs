@@ -297,7 +297,9 @@ impl Staged {
         let missing = missing.join(", ");
         Err(Error::new(
             ErrorKind::Unsupported,
-            format!("this file system cannot create a file only if there is none: it lacks {missing}"),
+            format!(
+                "this file system cannot create a file only if there is none: it lacks {missing}"
+            ),
         ))
     }
 
