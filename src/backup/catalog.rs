@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
@@ -21,7 +22,7 @@ const READS: usize = 128;
 const MOST_LATER: usize = 1000;
 
 /// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// The snapshot.
@@ -35,6 +36,7 @@ pub struct Summary {
     /// Length of its own objects in the store.
     pub stored_bytes: u64,
     /// What its seals are worth: [`Unverified`](Standing::Unverified) until [`judge`] has looked.
+    #[serde(rename = "trust")]
     pub standing: Standing,
 }
 

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectName, Part, PassphraseObject,
-    SnapshotId, names,
+    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
+    PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
@@ -47,7 +50,7 @@ pub struct CopySettings {
 }
 
 /// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CopyReport {
     /// Snapshots that are there now and were not, oldest first.
@@ -57,12 +60,16 @@ pub struct CopyReport {
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
+    #[serde(serialize_with = "serial::details")]
     pub failed: BTreeMap<SnapshotId, String>,
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
+    #[serde(serialize_with = "serial::details")]
     pub left_out: BTreeMap<SnapshotId, String>,
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
+    #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -387,7 +394,11 @@ impl Copying<'_> {
         let mut upload = self.target.upload(&name).await?;
         let copied = async {
             let mut pieces = pin!(pieces(self.source, &name, object));
+            let mut is_first = true;
             while let Some(piece) = pieces.try_next().await? {
+                if std::mem::take(&mut is_first) {
+                    check_header(id, &object.part, &piece)?;
+                }
                 upload.write(piece).await?;
                 self.control.check()?;
             }
@@ -400,6 +411,17 @@ impl Copying<'_> {
                 Err(error.context(name))
             }
         }
+    }
+}
+
+/// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
+fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
+    match ObjectHeader::parse(first) {
+        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(_) => Err(Error::tampered("is an object of another place")),
+        // A later version's.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catalog;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
+use crate::format::serial;
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::KeySet;
 use crate::snapshot::companions;
@@ -17,7 +20,7 @@ use crate::task::Control;
 use crate::task::run_blocking;
 
 /// What a backup did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BackupReport {
     /// The new snapshot.
@@ -43,6 +46,7 @@ pub struct BackupReport {
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 

@@ -6,11 +6,14 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::{
     DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     KeyId, MAX_SIGNATURES, MAX_STANZAS, Manifest, Part, Seal, Signature, SnapshotId, Stanza,
 };
@@ -56,14 +59,16 @@ pub struct ResealReport {
 }
 
 /// A snapshot that was not sealed again, and the evidence about it for a person to judge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Untrusted {
     /// The snapshot; its id says when it was begun.
     pub id: SnapshotId,
     /// When the store says that its manifest was written.
+    #[serde(serialize_with = "serial::time")]
     pub written: Option<SystemTime>,
     /// What it is worth.
+    #[serde(rename = "trust")]
     pub standing: Standing,
 }
 

@@ -7,17 +7,24 @@
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
 mod connect;
+mod directory;
 mod failure;
+mod gate;
+mod http;
+mod key;
 mod listing;
 mod local;
 mod options;
+mod proxy;
 mod repository;
 mod settings;
 mod upload;
 mod url;
+mod xml;
 
 pub use connect::{Connected, connect, connect_with};
-pub use local::{create_directory, sweep_staged};
+pub use directory::sweep_staged;
+pub use local::create_directory;
 #[cfg(feature = "cli")]
 pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -34,14 +34,14 @@ pub struct Faulty {
     blind: bool,
     /// Before an object whose name ends so is created, this file goes: somebody else is at work.
     goes: Option<(&'static str, PathBuf)>,
-    /// Each object is listed a second time, empty: its key with a slash at the end.
-    doubles: bool,
+    /// What was created with a name that ends so is overwritten at once: somebody else is at work.
+    replaces: Option<&'static str>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
-        Self { inner, left, once, lies: false, blind: false, goes: None, doubles: false }
+        Self { inner, left, once, lies: false, blind: false, goes: None, replaces: None }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -58,9 +58,8 @@ impl Faulty {
         Self { goes: Some((end, file)), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
-    /// A store in which somebody put each name with a slash at its end too.
-    pub fn doubling(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { doubles: true, ..Self::new(inner, usize::MAX - 2, true) }
+    fn replacing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
+        Self { replaces: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -131,7 +130,11 @@ impl ObjectStore for Faulty {
             let _ = std::fs::remove_file(file);
         }
         let mode = if self.lies { PutMode::Overwrite } else { opts.mode.clone() };
-        self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await
+        let done = self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await?;
+        if self.replaces.is_some_and(|end| to.as_ref().ends_with(end)) {
+            self.inner.put_opts(to, "junk".into(), PutOptions::default()).await?;
+        }
+        Ok(done)
     }
 
     async fn put_multipart_opts(
@@ -171,13 +174,6 @@ impl ObjectStore for Faulty {
             return futures::stream::iter([Err(error)]).boxed();
         }
         match self.call() {
-            Ok(()) if self.doubles => {
-                let twice = |meta: ObjectMeta| [meta.clone(), ObjectMeta { size: 0, ..meta }];
-                let all = self.inner.list(prefix);
-                all.map_ok(move |meta| futures::stream::iter(twice(meta).map(Ok)))
-                    .try_flatten()
-                    .boxed()
-            }
             Ok(()) => self.inner.list(prefix),
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
         }
@@ -368,6 +364,18 @@ async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
         }
         assert!(failures > 3 && failures < MAX_CALLS, "{failures}");
     }
+}
+
+/// Its seal is replaced before the manifest is written: then nothing would open the snapshot.
+#[tokio::test]
+async fn a_backup_whose_seal_is_replaced_is_none() {
+    let repo = TestRepo::new().await;
+    let store = Faulty::replacing(local(repo.dir.path()), "/seal.1");
+    let repository = repo.through(Arc::new(store)).await.unwrap();
+    let error = backup_of(&repository, &keys(&[1]), &small_database()).await.err().unwrap();
+    assert_eq!(error.kind(), strongroom::ErrorKind::Tampered);
+    assert!(error.to_string().contains("replaced"), "{error}");
+    assert!(snapshots(&repo.repository, None).await.unwrap().snapshots.is_empty());
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ fn the_guide_lists_every_event() {
 }
 
 /// Runs a service until `done` sees what it logged, ends it by SIGTERM; the lines.
-fn until(command: &mut Command, dir: &Path, done: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn until(command: &mut Command, dir: &Path, done: impl Fn(&str) -> bool) -> Vec<String> {
     let path = dir.join("log");
     let log = fs::File::create(&path).unwrap();
     let mut child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();

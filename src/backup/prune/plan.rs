@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
+use serde::Serialize;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
 use crate::keys::KeySet;
@@ -23,7 +25,7 @@ const READS: usize = 256;
 const ORDER: [Part; 3] = [Part::Companions, Part::Index, Part::Payload];
 
 /// A snapshot that stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Keeping {
     /// The snapshot.
@@ -35,7 +37,7 @@ pub struct Keeping {
 }
 
 /// A snapshot that is removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Removal {
     /// The snapshot.
@@ -45,8 +47,10 @@ pub struct Removal {
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
     /// A tombstone lies beside its manifest already, from an interrupted removal or planted.
+    #[serde(skip)]
     pub(super) old_tombstone: bool,
     /// So does a mark of a sweep.
+    #[serde(skip)]
     pub(super) old_mark: bool,
 }
 

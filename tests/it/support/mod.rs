@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use strongroom::Result;
 use strongroom::backup::{
     BackupOptions, BackupReport, RestoreReport, Source, Target, backup, restore,
@@ -22,7 +21,7 @@ use strongroom::envelope::{self, DataKey, NewSeal, Opened};
 use strongroom::format::{KeyState, Seal, Sha256, SnapshotId};
 use strongroom::keys::{KeySet, LocalKey, at_once};
 use strongroom::secret::SecretKey;
-use strongroom::store::Repository;
+use strongroom::store::{Repository, connect};
 use strongroom::task::Control;
 
 /// A file under `tests/vectors`.
@@ -99,7 +98,7 @@ impl TestRepo {
 }
 
 pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
-    Arc::new(LocalFileSystem::new_with_prefix(dir).unwrap())
+    connect(&dir.to_str().unwrap().parse().unwrap(), &Default::default()).unwrap().store
 }
 
 pub async fn backup_file(repository: &Repository, keys: &KeySet) -> Result<BackupReport> {
