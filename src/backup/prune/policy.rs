@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use super::period::Period;
 use crate::format::SnapshotId;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
@@ -95,18 +96,17 @@ pub struct Retention {
         )
     )]
     pub yearly: u32,
-    /// All that are at most so much older than the newest, such as 14d
+    /// All that are at most so much older than the newest: y, m (months), w, d, h, such as 1y6m or 14d
     #[cfg_attr(
         feature = "cli",
         arg(
             id = "prune.keep_within",
             long = "keep-within",
             value_name = "SPAN",
-            env = "STRONGROOM_KEEP_WITHIN",
-            value_parser = parse_duration
+            env = "STRONGROOM_KEEP_WITHIN"
         )
     )]
-    pub within: Option<Duration>,
+    pub within: Option<Period>,
     /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
     #[cfg_attr(
         feature = "cli",
@@ -160,8 +160,7 @@ impl Retention {
                         reasons.push(*name);
                     }
                 }
-                let age = Duration::from_millis(newest.saturating_sub(id.unix_ms()));
-                if self.within.is_some_and(|within| age <= within) {
+                if self.within.is_some_and(|within| id.unix_ms() >= within.before(newest)) {
                     reasons.push("within");
                 }
                 (*id, reasons)
@@ -223,7 +222,7 @@ mod tests {
         assert_eq!(of(|keep| keep.weekly = 3), pick(&[1, 4, 7]));
         assert_eq!(of(|keep| keep.monthly = 3), pick(&[0, 2, 7]));
         assert_eq!(of(|keep| keep.yearly = 9), pick(&[0, 2, 7]));
-        assert_eq!(of(|keep| keep.within = Some(Duration::from_secs(90_000))), pick(&[4, 5, 6, 7]));
+        assert_eq!(of(|keep| keep.within = Some("1d1h".parse().unwrap())), pick(&[4, 5, 6, 7]));
         assert!(of(|_| ()).is_empty());
     }
 
