@@ -5,7 +5,8 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::{Error, ErrorKind, clean};
+use crate::error::{Error, ErrorKind};
+use crate::text::clean;
 
 /// How `object_store` words a failed answer; its type is private, so its text must do.
 const STATUS: &str = "Server returned non-2xx status code: ";

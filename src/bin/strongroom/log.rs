@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::output::is_hidden;
+use strongroom::text::is_hidden;
 
 /// How often a warning with the same text is written.
 const SAME_WARNING: Duration = Duration::from_secs(24 * 3600);
