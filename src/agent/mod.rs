@@ -3,6 +3,7 @@
 //! What was done and when is read from the repository, and who works is decided by a lease in etcd: an agent keeps nothing
 //! on its host, and any number may stand by.
 
+mod due;
 mod leader;
 mod metrics;
 mod operation;
