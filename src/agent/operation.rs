@@ -264,7 +264,6 @@ async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -
         dir: options.drill.dir.clone(),
         allow_untested: live.allow_untested,
         live: Some(live),
-        ..DrillOptions::default()
     };
     let drilled = drill(repository, keys, id, &how, control).await?;
     store_report(repository, keys, &drilled.report).await?;
