@@ -25,7 +25,7 @@ pub use operation::Operation;
 pub use schedule::Schedule;
 
 use crate::backup::{BackupOptions, Retention};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::etcd::EtcdSettings;
 use crate::format::ClusterName;
 use crate::keys::MasterKeys;
@@ -149,7 +149,7 @@ pub async fn run(
     }
     // The lead is kept until nothing of ours runs any more.
     ended.send_replace(true);
-    leader.await.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
+    leader.await.map_err(|error| crate::task::task_died(error))
 }
 
 fn answer(shared: &Shared, path: &str) -> Answer {

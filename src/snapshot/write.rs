@@ -23,9 +23,7 @@ use crate::format::{
 use crate::keys::MasterKeys;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
-use crate::task::AbortOnDrop;
-use crate::task::{Buffer, Buffers};
-use crate::task::{Control, Step};
+use crate::task::{AbortOnDrop, Buffer, Buffers, Control, Step, task_panicked};
 use zeroize::Zeroizing;
 
 /// Padding is written in pieces of this.
@@ -212,9 +210,7 @@ impl Writer<'_> {
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
         while let Some(frame) = frames.recv().await {
-            let frame: Compressed = frame
-                .await
-                .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
+            let frame: Compressed = frame.await.map_err(|_| task_panicked())??;
             sealer.write(&frame.bytes)?;
             table.push(FrameRef { length: frame.bytes.len() as u64, sha256: frame.sha256 });
             upload.write(sealer.take().into()).await?;
