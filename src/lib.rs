@@ -41,15 +41,15 @@
 //! use std::path::PathBuf;
 //! use strongroom::backup::{self, BackupOptions, Source, Target};
 //! use strongroom::task::Control;
-//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys, store};
+//! use strongroom::{custody, etcd::EtcdSettings, store};
 //!
 //! # async fn example() -> strongroom::Result<()> {
 //! let url = "s3://bucket/prefix".parse()?;
 //! let connected = store::connect(&url, &Default::default())?;
 //! let repository = store::Repository::open(connected.store, None).await?;
 //!
-//! let mut keys = MasterKeys::new();
-//! keyfile::add("/etc/strongroom/keyring".as_ref(), &mut keys)?;
+//! let keyring = "file:/etc/strongroom/keyring".parse()?;
+//! let keys = custody::open_without_repository(&[keyring]).await?;
 //!
 //! let endpoints = vec!["https://10.0.0.1:2379".into()];
 //! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
@@ -70,12 +70,12 @@
 //!
 //! ```no_run
 //! use std::sync::Arc;
-//! use strongroom::{custody::keyfile, etcd::EtcdSettings, keys::MasterKeys};
+//! use strongroom::{custody, etcd::EtcdSettings};
 //! use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut masters = MasterKeys::new();
-//! keyfile::add("/etc/strongroom/values-keyring".as_ref(), &mut masters)?;
+//! let keyring = "file:/etc/strongroom/values-keyring".parse()?;
+//! let masters = custody::open_without_repository(&[keyring]).await?;
 //!
 //! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };
 //! let prefix = DEFAULT_PREFIX.as_bytes();
@@ -114,10 +114,15 @@ pub mod etcd;
 pub mod format;
 pub mod guide;
 pub mod keys;
+#[cfg(any(feature = "agent", feature = "client"))]
+mod limit;
 pub mod mvcc;
+mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
+#[cfg(any(feature = "backup", feature = "client"))]
+pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;
 #[cfg(any(feature = "agent", feature = "proxy"))]

@@ -26,7 +26,7 @@ use strongroom::backup::{
 use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::KeyState;
-use strongroom::keys::{LocalKey, MasterKeys};
+use strongroom::keys::{KeySet, LocalKey};
 use strongroom::secret::SecretKey;
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -159,7 +159,7 @@ impl ObjectStore for Slow {
 struct Year {
     store: Slow,
     repository: Repository,
-    keys: MasterKeys,
+    keys: KeySet,
     hour: u64,
 }
 
@@ -174,7 +174,7 @@ impl Year {
         };
         let repository =
             Repository::init(Arc::new(store.clone()), false, &mut system_rng()).await.unwrap().0;
-        let mut keys = MasterKeys::new();
+        let mut keys = KeySet::new();
         keys.add(Arc::new(LocalKey::new(SecretKey::new(|key| key.fill(1)))), KeyState::Primary);
         Self { store, repository, keys, hour: 0 }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
 
-use super::log::Log;
 use super::{AgentOptions, Changes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::from_client;
@@ -23,21 +23,20 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn lead(
     options: Changes,
     leading: Arc<watch::Sender<bool>>,
-    log: Log,
     mut end: watch::Receiver<bool>,
 ) {
-    let mut told = String::new();
+    let mut told = None;
     loop {
         let current = options.borrow().clone();
-        let term = serve(&current, &leading, &log, &mut end).await;
+        let term = serve(&current, &leading, &mut told, &mut end).await;
         if leading.send_replace(false) {
-            told.clear();
+            told = None;
         }
         if let Err(error) = term {
             // Once, not every four seconds.
-            if told != error.to_string() {
-                told = error.to_string();
-                log.warn("cannot lead", &[("error", told.clone().into())]);
+            if told.as_ref().is_none_or(|told| *told != error.to_string()) {
+                told = Some(error.to_string());
+                unreachable(&current, &error);
             }
         }
         tokio::select! {
@@ -51,13 +50,17 @@ pub(super) async fn lead(
 async fn serve(
     options: &AgentOptions,
     leading: &watch::Sender<bool>,
-    log: &Log,
+    told: &mut Option<String>,
     end: &mut watch::Receiver<bool>,
 ) -> Result<()> {
     let client = within("connect", (options.etcd)()?.connect()).await?;
     let key = format!("/strongroom-agent/{}", options.cluster);
     let term = loop {
-        if let Some(term) = Term::begin(&client, &key, &options.name).await? {
+        let term = Term::begin(&client, &key, &options.name).await?;
+        if told.take().is_some() {
+            info!(event = "etcd_reachable", cluster = options.cluster.as_str());
+        }
+        if let Some(term) = term {
             break term;
         }
         tokio::select! {
@@ -65,7 +68,7 @@ async fn serve(
             () = turns_true(end) => return Ok(()),
         }
     };
-    log.info("leads", &[("cluster", options.cluster.as_str().into())]);
+    info!(event = "leader_elected", cluster = options.cluster.as_str(), agent = options.name);
     leading.send_replace(true);
     let kept = tokio::select! {
         kept = term.keep() => kept,
@@ -76,8 +79,19 @@ async fn serve(
         }
     };
     leading.send_replace(false);
-    log.warn("no longer leads", &[("cluster", options.cluster.as_str().into())]);
+    warn!(event = "leader_lost", cluster = options.cluster.as_str(), agent = options.name);
     kept
+}
+
+/// Logs why the agent cannot become or stay the leader.
+fn unreachable(options: &AgentOptions, error: &Error) {
+    warn!(
+        event = "etcd_unreachable",
+        cluster = options.cluster.as_str(),
+        error = %error,
+        kind = error.kind().name(),
+        hint = error.hint_text(),
+    );
 }
 
 struct Term {

@@ -4,11 +4,9 @@
 //! on its host, and any number may stand by.
 
 mod leader;
-mod log;
 mod metrics;
 mod operation;
 mod page;
-mod schedule;
 mod state;
 
 use std::path::PathBuf;
@@ -18,21 +16,21 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tracing::info;
 
+pub use crate::settings::{Schedule, Schedules};
 pub use crate::status_server::listen;
-pub use log::{Log, LogFormat};
 pub use operation::Operation;
-pub use schedule::Schedule;
 
 use crate::backup::{BackupOptions, Retention};
 use crate::error::Result;
 use crate::etcd::EtcdSettings;
-use crate::format::ClusterName;
-use crate::keys::MasterKeys;
+use crate::format::{ClusterName, Time};
+use crate::keys::KeySet;
 use crate::status_server::Answer;
 use crate::store::Repository;
 use crate::task::Control;
-use state::Shared;
+use state::{Shared, unix_ms};
 
 /// Pauses before work that failed is tried again: from, to.
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -42,7 +40,7 @@ pub struct Places {
     /// The repository.
     pub repository: Repository,
     /// The master keys.
-    pub keys: MasterKeys,
+    pub keys: KeySet,
 }
 
 /// Opens the places, anew for each piece of work: keys and credentials may have been rotated.
@@ -51,21 +49,6 @@ pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send 
 /// Opens the second repository, which snapshots of the first are copied to.
 pub type OpenReplica =
     Box<dyn Fn(Repository) -> BoxFuture<'static, Result<Repository>> + Send + Sync>;
-
-/// When what is done.
-#[derive(Clone, Debug)]
-pub struct Schedules {
-    /// Backups.
-    pub backup: Schedule,
-    /// Retention; without it nothing is ever removed.
-    pub prune: Option<Schedule>,
-    /// Verification of the newest snapshot and one other.
-    pub verify: Option<Schedule>,
-    /// Verification of all.
-    pub verify_all: Option<Schedule>,
-    /// Drills.
-    pub drill: Option<Schedule>,
-}
 
 /// What an agent is to do.
 pub struct AgentOptions {
@@ -114,14 +97,14 @@ pub type Changes = watch::Receiver<Arc<AgentOptions>>;
 /// `listener` answers `/` with a status page, `/metrics`, `/healthz` and `/readyz` in HTTP/1.1.
 ///
 /// # Errors
-/// None for what fails on the way: it is logged, counted and tried again.
+/// None for what fails on the way: it is logged (`tracing`), counted and tried again.
 pub async fn run(
     options: Changes,
     listener: Option<TcpListener>,
-    log: Log,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let shared = Arc::new(Shared::new(options.clone(), log.clone()));
+    started(&options.borrow());
+    let shared = Arc::new(Shared::new(options.clone()));
     if let Some(listener) = listener {
         let shared = Arc::clone(&shared);
         let answer = move |path: String| {
@@ -132,7 +115,7 @@ pub async fn run(
     }
     let (leading, halted) = (Arc::clone(&shared.leading), shared.halted(stop.clone()));
     let (ended, end) = watch::channel(false);
-    let leader = tokio::spawn(leader::lead(options, leading, log, end));
+    let leader = tokio::spawn(leader::lead(options, leading, end));
     // A long verification must not keep a backup waiting.
     let backups = lane(&shared, &[Operation::Backup], halted.clone(), stop.clone());
     let rest = [
@@ -149,7 +132,40 @@ pub async fn run(
     }
     // The lead is kept until nothing of ours runs any more.
     ended.send_replace(true);
-    leader.await.map_err(|error| crate::task::task_died(error))
+    let ended = leader.await;
+    info!(event = "stopped");
+    ended.map_err(crate::task::task_died)
+}
+
+/// Logs what the agent is going to do.
+fn started(options: &AgentOptions) {
+    let schedule = |operation| options.schedule(operation).map(ToString::to_string);
+    let next = |operation| {
+        let next = options.schedule(operation)?.next(SystemTime::now());
+        Some(utc(next))
+    };
+    info!(
+        event = "started",
+        version = env!("CARGO_PKG_VERSION"),
+        cluster = options.cluster.as_str(),
+        agent = options.name,
+        replica = options.replica.is_some(),
+        backup = schedule(Operation::Backup),
+        backup_next = next(Operation::Backup),
+        prune = schedule(Operation::Prune),
+        prune_next = next(Operation::Prune),
+        verify = schedule(Operation::Verify),
+        verify_next = next(Operation::Verify),
+        verify_all = schedule(Operation::VerifyAll),
+        verify_all_next = next(Operation::VerifyAll),
+        drill = schedule(Operation::Drill),
+        drill_next = next(Operation::Drill),
+    );
+}
+
+/// `time` as the log writes it.
+fn utc(time: SystemTime) -> String {
+    Time::from_unix(i64::try_from(unix_ms(time) / 1000).unwrap_or(i64::MAX)).to_string()
 }
 
 fn answer(shared: &Shared, path: &str) -> Answer {

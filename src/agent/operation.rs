@@ -1,8 +1,9 @@
 //! What an agent does.
 
+use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::Value;
+use tracing::{info, warn};
 
 use super::{AgentOptions, Places};
 use crate::backup::{
@@ -64,11 +65,16 @@ impl Operation {
     }
 }
 
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What an operation came to.
-#[derive(Debug, Default)]
 pub(super) struct Done {
-    /// For the log.
-    pub(super) fields: Vec<(&'static str, Value)>,
+    /// Logs it; takes the seconds it took.
+    pub(super) log: Box<dyn FnOnce(f64) + Send>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
     /// What a backup took.
@@ -77,6 +83,15 @@ pub(super) struct Done {
     pub(super) listing: Option<Listing>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+}
+
+/// Log lines about one operation's warnings; the others are only counted.
+const MAX_WARNINGS: usize = 10;
+
+impl Done {
+    fn new(log: impl FnOnce(f64) + Send + 'static) -> Self {
+        Self { log: Box::new(log), finding: None, newest: None, listing: None, recovery: None }
+    }
 }
 
 /// Carries out `operation`.
@@ -104,42 +119,58 @@ pub(super) async fn run(
 async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
     let source = Source::Etcd((options.etcd)()?);
     let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let cluster = options.cluster.clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
     Ok(Done {
-        fields: vec![
-            ("snapshot", report.id.to_string().into()),
-            ("revision", report.revision.into()),
-            ("database_bytes", report.database_bytes.into()),
-            ("stored_bytes", report.stored_bytes.into()),
-            ("warnings", report.warnings.into()),
-        ],
         finding,
         newest: Some(Newest {
             begun: report.id.begun(),
             database_bytes: report.database_bytes,
             revision: report.revision,
         }),
-        ..Done::default()
+        ..Done::new(move |seconds| {
+            for warning in report.warnings.iter().take(MAX_WARNINGS) {
+                warn!(event = "backup_warning", cluster = %cluster, snapshot = %report.id, warning);
+            }
+            info!(
+                event = "backup_finished",
+                cluster = %cluster,
+                operation = "backup",
+                seconds,
+                snapshot = %report.id,
+                revision = report.revision,
+                database_bytes = report.database_bytes,
+                stored_bytes = report.stored_bytes,
+                warnings = report.warnings.len(),
+            );
+        })
     })
 }
 
 async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
-    let Some(open) = &options.replica else { return Ok(Done::default()) };
+    let Some(open) = &options.replica else { return Ok(Done::new(|_| {})) };
     let target = &open(places.repository.clone()).await?;
     let scope = Scope::Cluster(&options.cluster);
     let report = copy(&places.repository, target, &places.keys, scope, control).await?;
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
-    let fields = vec![
-        ("copied", report.copied.len().into()),
-        ("written_bytes", report.written_bytes.into()),
-        ("left_out", report.left_out.len().into()),
-        ("differing_seals", report.differing.len().into()),
-    ];
-    Ok(Done { fields, finding, ..Done::default() })
+    let cluster = options.cluster.clone();
+    let log = move |seconds| {
+        info!(
+            event = "copy_finished",
+            cluster = %cluster,
+            operation = "copy",
+            seconds,
+            copied = report.copied.len(),
+            written_bytes = report.written_bytes,
+            left_out = report.left_out.len(),
+            differing_seals = report.differing.len(),
+        );
+    };
+    Ok(Done { finding, ..Done::new(log) })
 }
 
 async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
@@ -151,16 +182,26 @@ async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> R
     let report = apply_prune(repository, &plan, control).await?;
     // Also of nothing: it is what tells when the last one was.
     store_report(repository, keys, &prune_report(&plan, &report, cluster, planned)).await?;
-    let fields = vec![
-        ("kept", plan.keep.len().into()),
-        ("removed", report.removed.len().into()),
-        ("freed_bytes", report.freed_bytes.into()),
-        ("refused", report.refused.len().into()),
-        ("findings", plan.findings.into()),
-    ];
     let refused = report.refused.iter().chain(&plan.blocked).next();
     let finding = refused.map(|why| Error::new(ErrorKind::Denied, why.clone()));
-    Ok(Done { fields, finding, ..Done::default() })
+    let cluster = options.cluster.clone();
+    let log = move |seconds| {
+        for warning in plan.findings.iter().take(MAX_WARNINGS) {
+            warn!(event = "prune_warning", cluster = %cluster, warning);
+        }
+        info!(
+            event = "prune_finished",
+            cluster = %cluster,
+            operation = "prune",
+            seconds,
+            kept = plan.keep.len(),
+            removed = report.removed.len(),
+            freed_bytes = report.freed_bytes,
+            refused = report.refused.len(),
+            warnings = plan.findings.len(),
+        );
+    };
+    Ok(Done { finding, ..Done::new(log) })
 }
 
 async fn prove(
@@ -184,12 +225,20 @@ async fn prove(
     let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
     let report = found.evidence(Some(&options.cluster), begun.elapsed());
     store_report(repository, keys, &report).await?;
-    let fields = vec![
-        ("checked", found.snapshots.len().into()),
-        ("failed", found.snapshots.iter().filter(|one| one.outcome.is_err()).count().into()),
-    ];
-    let failed = found.snapshots.into_iter().find_map(|one| one.outcome.err());
-    Ok(Done { fields, finding: failed, ..Done::default() })
+    let (checked, cluster) = (found.snapshots.len(), options.cluster.clone());
+    let failed = found.snapshots.iter().filter(|one| one.outcome.is_err()).count();
+    let log = move |seconds| {
+        info!(
+            event = %format_args!("{operation}_finished"),
+            cluster = %cluster,
+            operation = operation.name(),
+            seconds,
+            checked,
+            failed,
+        );
+    };
+    let finding = found.snapshots.into_iter().find_map(|one| one.outcome.err());
+    Ok(Done { finding, ..Done::new(log) })
 }
 
 /// The newest, and one of the others by chance: in time each comes.
@@ -217,11 +266,18 @@ async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) ->
     let finding = (!drilled.report.passed()).then(|| {
         Error::new(ErrorKind::Tampered, format!("an etcd started from {id} serves other data"))
     });
-    let fields = vec![
-        ("snapshot", id.to_string().into()),
-        ("recovery_seconds", drilled.recovery.as_secs_f64().into()),
-    ];
-    Ok(Done { fields, finding, recovery: Some(drilled.recovery), ..Done::default() })
+    let (recovery, cluster) = (drilled.recovery, options.cluster.clone());
+    let log = move |seconds| {
+        info!(
+            event = "drill_finished",
+            cluster = %cluster,
+            operation = "drill",
+            seconds,
+            snapshot = %id,
+            recovery_seconds = recovery.as_secs_f64(),
+        );
+    };
+    Ok(Done { finding, recovery: Some(recovery), ..Done::new(log) })
 }
 
 /// When an operation was last carried out.

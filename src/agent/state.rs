@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tracing::{error, info, warn};
 
-use super::log::Log;
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
 use super::{AgentOptions, Changes, RETRY};
@@ -14,12 +14,12 @@ use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
+use crate::limit::limited;
 use crate::task::Control;
 
 /// What all parts of an agent share.
 pub(super) struct Shared {
     options: Changes,
-    log: Log,
     pub(super) leading: Arc<watch::Sender<bool>>,
     metrics: Metrics,
     known: Mutex<Known>,
@@ -54,7 +54,7 @@ pub(super) struct Run {
 }
 
 impl Shared {
-    pub(super) fn new(options: Changes, log: Log) -> Self {
+    pub(super) fn new(options: Changes) -> Self {
         let metrics = Metrics::new();
         let current = options.borrow().clone();
         metrics.promises(&current);
@@ -62,7 +62,6 @@ impl Shared {
         metrics.leads(&current, false);
         Self {
             options,
-            log,
             leading: Arc::new(watch::Sender::new(false)),
             metrics,
             known: Mutex::default(),
@@ -130,7 +129,7 @@ impl Shared {
         let mut changes = self.options();
         while changes.changed().await.is_ok() {
             self.metrics.promises(&self.current());
-            self.log.info("configuration read again", &[]);
+            info!(event = "config_reloaded", cluster = self.current().cluster.as_str());
         }
         std::future::pending().await
     }
@@ -139,7 +138,14 @@ impl Shared {
         let mut known = self.known();
         let text = error.to_string();
         if known.unread.as_ref() != Some(&text) {
-            self.log.error("cannot read the repository", &[("error", text.clone().into())]);
+            limited!(
+                error,
+                event = "repository_unreadable",
+                cluster = self.current().cluster.as_str(),
+                error = text,
+                kind = error.kind().name(),
+                hint = error.hint_text()
+            );
             known.unread = Some(text);
         }
     }
@@ -189,7 +195,9 @@ impl Shared {
         let Found { last, newest, listing } = operation::last_runs(options).await?;
         let mut known = self.known();
         known.read = true;
-        known.unread = None;
+        if known.unread.take().is_some() {
+            info!(event = "repository_readable", cluster = options.cluster.as_str());
+        }
         known.since = known.since.or(Some(SystemTime::now()));
         let now = SystemTime::now();
         for LastRun { operation, at, passed } in last {
@@ -227,15 +235,15 @@ impl Shared {
         self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         self.known().running.insert(operation, time);
-        let name = operation.name();
-        self.log.info("begins", &[("operation", name.into())]);
+        let (cluster, name) = (options.cluster.as_str(), operation.name());
+        info!(event = %format_args!("{operation}_started"), cluster, operation = name);
         let done = operation::run(operation, &options, control).await;
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
             Ok(done) => self.done(operation, &options, (time, took), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                self.log.warn("interrupted", &[("operation", name.into())]);
+                warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
             }
             Err(error) => self.failed(operation, &options, took, &error),
@@ -249,18 +257,21 @@ impl Shared {
         (time, took): (SystemTime, Duration),
         done: Done,
     ) {
-        let mut fields =
-            vec![("operation", operation.name().into()), ("seconds", took.as_secs_f64().into())];
-        fields.extend(done.fields);
+        (done.log)(took.as_secs_f64());
         if let Some(finding) = &done.finding {
-            fields.push(("error", finding.to_string().into()));
-            self.log.error("found", &fields);
+            error!(
+                event = %format_args!("{operation}_finding"),
+                cluster = options.cluster.as_str(),
+                operation = operation.name(),
+                error = %finding,
+                kind = finding.kind().name(),
+                hint = finding.hint_text(),
+            );
             self.metrics.found(options, operation);
             if matches!(operation, Operation::Verify | Operation::VerifyAll) {
                 self.metrics.verify_failed(options);
             }
         } else {
-            self.log.info("done", &fields);
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
@@ -291,15 +302,15 @@ impl Shared {
         run.retry = Some(SystemTime::now() + pause);
         let failures = run.failures;
         drop(known);
-        self.log.error(
-            "failed",
-            &[
-                ("operation", operation.name().into()),
-                ("error", error.to_string().into()),
-                ("kind", error.kind().name().into()),
-                ("failures", failures.into()),
-                ("retry_seconds", pause.as_secs().into()),
-            ],
+        error!(
+            event = %format_args!("{operation}_failed"),
+            cluster = options.cluster.as_str(),
+            operation = operation.name(),
+            error = %error,
+            kind = error.kind().name(),
+            hint = error.hint_text(),
+            failures,
+            retry_seconds = pause.as_secs(),
         );
     }
 

@@ -9,7 +9,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, open_seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Seal, Sha256, SnapshotId, Subject};
-use crate::keys::MasterKeys;
+use crate::keys::{KeySet, at_once};
 
 /// The most findings that a report keeps; more are counted.
 const MAX_FINDINGS: usize = 1000;
@@ -178,7 +178,7 @@ impl fmt::Display for Problem {
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when a file cannot be read. What is wrong with a log is no error but a [`Finding`].
-pub fn verify(files: &[PathBuf], keys: &MasterKeys) -> Result<Report> {
+pub fn verify(files: &[PathBuf], keys: &KeySet) -> Result<Report> {
     let mut checker = Checker { keys, report: Report::default(), at: None };
     for (number, file) in files.iter().enumerate() {
         let followed = number.saturating_add(1) < files.len();
@@ -190,7 +190,7 @@ pub fn verify(files: &[PathBuf], keys: &MasterKeys) -> Result<Report> {
 }
 
 struct Checker<'a> {
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     report: Report,
     /// The last line's number and chain value.
     at: Option<(u64, Chain)>,
@@ -337,7 +337,7 @@ impl Checker<'_> {
 }
 
 /// The data key that a header seals.
-fn open(header: &Header, keys: &MasterKeys) -> Result<DataKey> {
+fn open(header: &Header, keys: &KeySet) -> Result<DataKey> {
     if header.version != 1 {
         let message = format!("version {} of the audit log is not known here", header.version);
         return Err(Error::unsupported(message).hint("use a newer strongroom"));
@@ -347,5 +347,5 @@ fn open(header: &Header, keys: &MasterKeys) -> Result<DataKey> {
     if seal.body().subject() != Subject::Audit(log) || seal.body().generation() != 1 {
         return Err(Error::tampered("the seal is of another subject"));
     }
-    Ok(open_seal(&seal, Sha256::NONE, keys)?.data_key)
+    Ok(at_once(open_seal(&seal, Sha256::NONE, keys))?.data_key)
 }

@@ -16,7 +16,7 @@ use super::line::{Draft, Kind, Lost, Resumed};
 use super::reader::{directory, rotated, rotated_files};
 use super::record::Record;
 use crate::error::{Error, ErrorKind, Result};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// Requests under way that are to be recorded; more wait in [`AuditLog::reserve`].
 const QUEUE: usize = 64 << 10;
@@ -58,7 +58,7 @@ impl AuditLog {
     /// # Errors
     /// [`ErrorKind::Refused`] when another process writes this log or no key seals; [`ErrorKind::Tampered`] when the
     /// file there is no audit log; [`ErrorKind::Io`].
-    pub fn open(path: impl Into<PathBuf>, options: Options, keys: Arc<MasterKeys>) -> Result<Self> {
+    pub fn open(path: impl Into<PathBuf>, options: Options, keys: Arc<KeySet>) -> Result<Self> {
         Self::start(Writer::open(path.into(), options, keys)?)
     }
 
@@ -170,7 +170,7 @@ fn closed() -> Error {
 /// What the thread owns.
 pub(super) struct Writer {
     path: PathBuf,
-    keys: Arc<MasterKeys>,
+    keys: Arc<KeySet>,
     pub(super) file: LogFile,
     max_bytes: u64,
     /// The length at which the next rotation is tried.
@@ -186,7 +186,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn open(path: PathBuf, options: Options, keys: Arc<MasterKeys>) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, options: Options, keys: Arc<KeySet>) -> Result<Self> {
         let held = lock(&path)?;
         let (before, resumed) = settle(&path)?;
         let mut file = LogFile::create(&path, before.as_ref().map(|end| end.last), &keys)?;

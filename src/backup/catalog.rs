@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder, Folders};
 use crate::snapshot::grace::LONGEST_BACKUP;
@@ -21,7 +22,7 @@ const READS: usize = 128;
 const MOST_LATER: usize = 1000;
 
 /// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// The snapshot.
@@ -35,6 +36,7 @@ pub struct Summary {
     /// Length of its own objects in the store.
     pub stored_bytes: u64,
     /// What its seals are worth: [`Unverified`](Standing::Unverified) until [`judge`] has looked.
+    #[serde(rename = "trust")]
     pub standing: Standing,
 }
 
@@ -140,7 +142,7 @@ pub async fn cluster_of(repository: &Repository, id: SnapshotId) -> Result<Clust
 /// not for these keys; those of the store.
 pub async fn authenticate(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<ManifestBody> {
     let folder = folder::list_one(repository, id).await?;
@@ -155,11 +157,7 @@ pub async fn authenticate(
 ///
 /// # Errors
 /// Those of the store.
-pub async fn judge(
-    repository: &Repository,
-    keys: &MasterKeys,
-    listing: &mut Listing,
-) -> Result<()> {
+pub async fn judge(repository: &Repository, keys: &KeySet, listing: &mut Listing) -> Result<()> {
     let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
     let mut judged = stream::iter(ids)
         .map(|id| async move {
@@ -187,7 +185,7 @@ pub async fn judge(
 /// [`ErrorKind::NotFound`] when there is none at all; of the newest one when none counts; those of the store.
 pub async fn latest(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     listing: &Listing,
     before: Option<u64>,
 ) -> Result<(SnapshotId, Vec<String>)> {
@@ -222,7 +220,7 @@ pub async fn latest(
 /// Those of the store.
 pub(super) async fn newest_after(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     cluster: &ClusterName,
     now: u64,
 ) -> Result<Option<u64>> {
@@ -287,7 +285,7 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
 /// Those of the store.
 pub async fn newest_by_retiring(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
 ) -> Result<Vec<(ClusterName, SnapshotId)>> {
     let listing = snapshots(repository, None).await?;
     let mut done = BTreeSet::new();

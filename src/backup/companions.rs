@@ -8,7 +8,7 @@ use tar::Archive;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::SnapshotId;
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::companions::{list, open};
 use crate::snapshot::folder;
 use crate::snapshot::open::{check_lengths, unseal};
@@ -24,7 +24,7 @@ use crate::task::{Control, run_blocking};
 /// SPEC.md §8 and [`ErrorKind::Io`]. Nothing is then left.
 pub async fn restore_companions(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     dir: &Path,
     control: &Control,

@@ -8,20 +8,23 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
     PassphraseObject, SnapshotId, names,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
 use crate::snapshot::seals;
-use crate::store::{Probe, Repository};
+use crate::store::{Probe, Repository, RepositoryUrl};
 use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
@@ -31,8 +34,23 @@ const MOST_UNOPENED: usize = 64;
 /// Snapshots copied at once.
 const AT_ONCE: usize = 4;
 
+/// Where snapshots are copied to.
+#[derive(Clone, Default)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct CopySettings {
+    /// The second repository; created if there is none
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "copy.url", long = "to", value_name = "URL", env = "STRONGROOM_COPY_URL")
+    )]
+    pub url: Option<RepositoryUrl>,
+    /// The options of its store; without them those of the first.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub options: Option<BTreeMap<String, String>>,
+}
+
 /// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CopyReport {
     /// Snapshots that are there now and were not, oldest first.
@@ -42,12 +60,16 @@ pub struct CopyReport {
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
+    #[serde(serialize_with = "serial::details")]
     pub failed: BTreeMap<SnapshotId, String>,
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
+    #[serde(serialize_with = "serial::details")]
     pub left_out: BTreeMap<SnapshotId, String>,
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
+    #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -102,7 +124,7 @@ pub async fn open_replica(
 pub async fn copy(
     source: &Repository,
     target: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     control: &Control,
 ) -> Result<CopyReport> {
@@ -155,7 +177,7 @@ pub async fn copy(
 struct Copying<'a> {
     source: &'a Repository,
     target: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     control: &'a Control,
     /// No later than `there` was listed.
     since: Since,
@@ -307,7 +329,7 @@ impl Copying<'_> {
                 }
             };
             // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
-            if open_seal(&seal, object, self.keys).is_err() {
+            if open_seal(&seal, object, self.keys).await.is_err() {
                 if room == 0 {
                     continue;
                 }

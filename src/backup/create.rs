@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catalog;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
+use crate::format::serial;
 use crate::format::{ClusterName, KeyId, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::companions;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::options::BackupOptions;
@@ -17,7 +20,7 @@ use crate::task::Control;
 use crate::task::run_blocking;
 
 /// What a backup did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BackupReport {
     /// The new snapshot.
@@ -43,6 +46,7 @@ pub struct BackupReport {
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -54,7 +58,7 @@ pub struct BackupReport {
 /// own rules or digest. Nothing visible is left behind then; what could not be deleted is swept later.
 pub async fn backup(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     source: Source,
     options: &BackupOptions,
     control: &Control,
@@ -107,7 +111,7 @@ pub async fn backup(
 /// is the order of taking also on a host whose clock is behind.
 async fn moment(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
 ) -> Result<u64> {

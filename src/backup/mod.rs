@@ -29,10 +29,10 @@ pub use catalog::{
     snapshots,
 };
 pub use companions::restore_companions;
-pub use copy::{CopyReport, copy, open_replica};
+pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
-pub use drill::{DrillOptions, DrillReport, drill};
+pub use drill::{DrillOptions, DrillReport, drill, exec_guarded};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use prune::{
@@ -58,7 +58,7 @@ mod tests {
 
     /// Callers spawn these.
     #[allow(dead_code)]
-    fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::MasterKeys) {
+    fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::KeySet) {
         let (control, id) = (Control::default(), crate::format::SnapshotId(0));
         let source = Source::File("db".into());
         is_send(&backup(repository, keys, source, &BackupOptions::default(), &control));

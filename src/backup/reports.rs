@@ -11,8 +11,8 @@ use crate::format::{
     MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
     Subject,
 };
-use crate::keys::MasterKeys;
-use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::KeySet;
+use crate::keys::trust::{Standing, standing};
 use crate::store::Repository;
 
 /// Reports looked through for the newest of each kind.
@@ -37,7 +37,7 @@ pub struct ListedReport {
 /// [`ErrorKind::Refused`] without a master key; those of the store.
 pub async fn store_report(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     report: &Report,
 ) -> Result<SnapshotId> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -56,7 +56,7 @@ pub async fn store_report(
     };
     let signed = head.print()?;
     let object = Sha256(crypto::sha256(&[&signed]));
-    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng)?;
+    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng).await?;
     let bytes = SealedReport::print(&signed, &seal);
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
@@ -71,7 +71,7 @@ pub fn proves_bytes(report: &Report) -> bool {
 ///
 /// # Errors
 /// Those of the store. A report that cannot be read is in the list, with the reason.
-pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<ListedReport>> {
+pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Vec<ListedReport>> {
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
         let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
@@ -92,7 +92,7 @@ pub async fn reports(repository: &Repository, keys: &MasterKeys) -> Result<Vec<L
 /// Those of the store. Reports that do not count (SPEC.md §5.3) are passed over.
 pub async fn newest_reports<K: Copy + PartialEq>(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     wanted: &[K],
     of: impl Fn(&Report) -> Option<K>,
 ) -> Result<Vec<(K, SnapshotId, Report)>> {
@@ -125,20 +125,20 @@ pub async fn newest_reports<K: Copy + PartialEq>(
 /// Reads one report, and what it is worth; its details only if a key opens them.
 pub(super) async fn read_report(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<(Report, Standing)> {
     let name = ObjectName::Report { id }.to_string();
     let bytes = repository.get(&name, MAX_REPORT as u64).await;
-    let read = bytes.and_then(|bytes| SealedReport::parse(&bytes));
-    read.and_then(|sealed| open(repository, id, &sealed, keys)).context(name)
+    let read = async { open(repository, id, &SealedReport::parse(&bytes?)?, keys).await };
+    read.await.context(name)
 }
 
-fn open(
+async fn open(
     repository: &Repository,
     id: SnapshotId,
     sealed: &SealedReport,
-    keys: &MasterKeys,
+    keys: &KeySet,
 ) -> Result<(Report, Standing)> {
     let (head, seal) = (sealed.head(), sealed.seal());
     if head.id != id || seal.body().subject() != Subject::Report(id) {
@@ -149,7 +149,7 @@ fn open(
     }
     let mut report = head.report.clone();
     let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
-    let opened = match open_seal(seal, object, keys) {
+    let opened = match open_seal(seal, object, keys).await {
         Err(error) if error.kind() == ErrorKind::WrongKey => {
             return Ok((report, Standing::Unverified));
         }
@@ -161,8 +161,7 @@ fn open(
     let key = opened.data_key.report_key();
     let details = crypto::open(Suite::Aes256Gcm, &key, &context(id), &head.details)?;
     report.details = Some(ReportDetails::parse(&details)?);
-    let opened = Some((StanzaKind::Secret, opened.state));
-    Ok((report, standing(&[], [Evidence { opened, signed_by: Vec::new() }])))
+    Ok((report, standing(&[], [opened.evidence()])))
 }
 
 fn context(id: SnapshotId) -> Vec<u8> {

@@ -6,15 +6,18 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::{
     DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     KeyId, MAX_SIGNATURES, MAX_STANZAS, Manifest, Part, Seal, Signature, SnapshotId, Stanza,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
@@ -56,14 +59,16 @@ pub struct ResealReport {
 }
 
 /// A snapshot that was not sealed again, and the evidence about it for a person to judge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Untrusted {
     /// The snapshot; its id says when it was begun.
     pub id: SnapshotId,
     /// When the store says that its manifest was written.
+    #[serde(serialize_with = "serial::time")]
     pub written: Option<SystemTime>,
     /// What it is worth.
+    #[serde(rename = "trust")]
     pub standing: Standing,
 }
 
@@ -81,7 +86,7 @@ pub struct Untrusted {
 /// stays so. What else one snapshot meets stands in the report.
 pub async fn reseal(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     drop: &[KeyId],
     accept: Accept,
@@ -113,7 +118,7 @@ pub async fn reseal(
 
 struct Resealing<'a> {
     repository: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     drop: &'a [KeyId],
     accept: Accept,
     report: ResealReport,
@@ -163,7 +168,7 @@ impl Resealing<'_> {
         let number = seal.body().generation();
         let current = (highest == Some(number) || next.is_none_or(|next| next < number))
             && signatures == seal.body().signatures()
-            && self.is_current(&seal, &kept);
+            && self.is_current(&seal, &kept).await;
         let seal = if current {
             self.report.unchanged.push(id);
             seal
@@ -192,7 +197,7 @@ impl Resealing<'_> {
         for number in numbers {
             let read = seals::read_seal(self.repository, id, number).await;
             let seal = read.as_ref().ok().cloned();
-            let opens = tried.add(number, read)?;
+            let opens = tried.add(number, read).await?;
             generations.push(Generation { number, seal, opens });
         }
         let authentic = tried.finish()?;
@@ -219,29 +224,32 @@ impl Resealing<'_> {
     }
 
     /// Whether `seal` is what would be written: the same keys, and each sealing key's stanza opens.
-    fn is_current(&self, seal: &Seal, kept: &[Stanza]) -> bool {
+    async fn is_current(&self, seal: &Seal, kept: &[Stanza]) -> bool {
         let sealing: Vec<KeyId> = self.keys.sealing().map(|key| key.id()).collect();
         let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
         wanted.extend(&sealing);
         wanted.sort_unstable();
         let mut present = key_ids(seal);
         present.sort_unstable();
-        let opens = |id: &KeyId| {
-            let of_key = |stanza: &&Stanza| stanza.key_id() == *id;
-            let mut stanzas = seal.body().stanzas().iter().filter(of_key);
-            stanzas.all(|stanza| stanza_opens(seal, stanza, self.keys))
-        };
-        wanted == present && sealing.iter().all(opens)
+        if wanted != present {
+            return false;
+        }
+        for stanza in seal.body().stanzas() {
+            if sealing.contains(&stanza.key_id()) && !stanza_opens(seal, stanza, self.keys).await {
+                return false;
+            }
+        }
+        true
     }
 
     async fn write(&self, id: SnapshotId, new: NewSeal, data_key: &DataKey) -> Result<Seal> {
         let (generation, object) = (new.generation, new.object);
-        let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng())?;
+        let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng()).await?;
         let name = Part::Seal(generation).of(id);
         self.repository.put_once(&name, seal.print().into()).await?;
         // Only a new seal that is known to open may replace the old ones.
         let written = seals::read_seal(self.repository, id, generation).await?;
-        let opened = open_seal(&written, object, self.keys).context(name)?;
+        let opened = open_seal(&written, object, self.keys).await.context(name)?;
         if opened.data_key.commitment() != data_key.commitment() {
             return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
         }
@@ -258,7 +266,7 @@ impl Resealing<'_> {
                 Some(_) if old.number > number && !old.opens => {
                     Some("no key that is available opens it".into())
                 }
-                Some(old) => self.lost(&old, seal).map(|key| {
+                Some(old) => self.lost(&old, seal).await.map(|key| {
                     format!("the stanza of key {key} in it is in no newer seal (--drop {key} gives it up)")
                 }),
             };
@@ -271,14 +279,16 @@ impl Resealing<'_> {
     }
 
     /// A key whose way to the data key would go with `old`, as far as one can tell here.
-    fn lost(&self, old: &Seal, new: &Seal) -> Option<KeyId> {
-        let is_safe = |stanza: &&Stanza| {
-            self.drop.contains(&stanza.key_id())
+    async fn lost(&self, old: &Seal, new: &Seal) -> Option<KeyId> {
+        for stanza in old.body().stanzas() {
+            let is_safe = self.drop.contains(&stanza.key_id())
                 || new.body().stanzas().contains(stanza)
-                || stanza_opens(old, stanza, self.keys)
-        };
-        let mut stanzas = old.body().stanzas().iter();
-        stanzas.find(|stanza| !is_safe(stanza)).map(Stanza::key_id)
+                || stanza_opens(old, stanza, self.keys).await;
+            if !is_safe {
+                return Some(stanza.key_id());
+            }
+        }
+        None
     }
 }
 
@@ -305,7 +315,7 @@ fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
 
 async fn opens_without(
     repository: &Repository,
-    others: &MasterKeys,
+    others: &KeySet,
     key: KeyId,
     id: SnapshotId,
     folder: &Folder,
@@ -395,7 +405,7 @@ impl KeyUsage {
 ///
 /// # Errors
 /// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
-pub async fn check_removable(repository: &Repository, keys: &MasterKeys, key: KeyId) -> Result<()> {
+pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId) -> Result<()> {
     let others = keys.without(key);
     let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
     for (id, folder) in catalog::folders_without_manifest(repository).await? {

@@ -12,11 +12,14 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
 use super::rewrite::{digest, rewrite};
+use serde::Serialize;
+
 use crate::bolt::{Db, FileSource};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{self, Changes};
 use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
@@ -46,7 +49,7 @@ pub enum Target {
 }
 
 /// What a restore did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RestoreReport {
     /// The snapshot.
@@ -66,6 +69,7 @@ pub struct RestoreReport {
     /// Oddities that did not stop the restore, such as a seal that does not open beside one that does.
     pub findings: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -77,7 +81,7 @@ pub struct RestoreReport {
 /// under the target's name.
 pub async fn restore(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     target: Target,
     control: &Control,

@@ -3,7 +3,7 @@
 use crate::envelope::key_ids;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, KeyId, Manifest, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::facts;
 use crate::snapshot::folder;
@@ -36,7 +36,7 @@ pub struct Details {
 ///
 /// # Errors
 /// Those of SPEC.md §8, when manifest or seal are not whole. Keys that do not open it are no error here.
-pub async fn show(repository: &Repository, keys: &MasterKeys, id: SnapshotId) -> Result<Details> {
+pub async fn show(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<Details> {
     let folder = folder::list_or_look_up(repository, id).await?;
     let lengths = folder.objects.values().chain(folder.seals.values()).chain(&folder.manifest);
     let stored_bytes = lengths.map(|info| info.len).sum();

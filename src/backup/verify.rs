@@ -12,7 +12,7 @@ use crate::format::{
     CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportDetails, ReportOutcome,
     ReportScope, ReportStep, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::companions;
 use crate::snapshot::folder;
@@ -166,7 +166,7 @@ impl VerifyReport {
 /// What a snapshot's own bytes do wrong stands in the report.
 pub async fn verify(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     scope: Scope<'_>,
     level: VerifyLevel,
     control: &Control,
@@ -223,7 +223,7 @@ pub async fn verify(
 /// Looks at the snapshots that are left out because their manifests, which anyone may have altered, name other clusters.
 async fn look_past(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     chosen: &[SnapshotId],
     report: &mut VerifyReport,
 ) -> Result<()> {
@@ -254,7 +254,7 @@ fn orphan(id: SnapshotId) -> Verified {
 
 async fn one(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     level: VerifyLevel,
     control: &Control,
     verified: &mut Verified,

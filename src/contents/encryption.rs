@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::text::printable;
-use crate::mvcc::proto::Fields;
+use crate::protobuf::Fields;
 
 const ENCRYPTED: &[u8] = b"k8s:enc:";
 /// What Kubernetes' own encoding begins with, encrypted or not.

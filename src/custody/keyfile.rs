@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Time;
-use crate::keys::{Keyring, MasterKeys};
+use crate::keys::{KeySet, Keyring};
 use crate::secret::SecretBytes;
 
 /// Room for thousands of keys; more is not a keyring.
@@ -77,7 +77,7 @@ pub fn load(path: &Path) -> Result<Keyring> {
 ///
 /// # Errors
 /// Those of [`load`].
-pub fn add(path: &Path, keys: &mut MasterKeys) -> Result<()> {
+pub(super) fn add(path: &Path, keys: &mut KeySet) -> Result<()> {
     keys.add_keyring(&load(path)?, now());
     let path = path.to_owned();
     keys.add_source(Arc::new(move || {
@@ -211,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
         create(&path, &generated()).unwrap();
-        let mut keys = MasterKeys::new();
+        let mut keys = KeySet::new();
         add(&path, &mut keys).unwrap();
         keys.check_current().unwrap();
         let rotate = |ring: Keyring| ring.rotate(now(), &mut system_rng());

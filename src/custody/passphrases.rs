@@ -7,9 +7,7 @@ use super::uri::NamedKey;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, KeyState, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
-use crate::keys::{
-    LocalKey, MasterKey, MasterKeys, create_passphrase_object, open_passphrase_object,
-};
+use crate::keys::{KeySet, LocalKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::run_blocking;
@@ -62,11 +60,11 @@ pub async fn create_passphrase_key(
 ///
 /// # Errors
 /// [`WrongKey`](ErrorKind::WrongKey) when `word` does not open a key that is named; those of [`open_passphrase_keys`].
-pub async fn open_named(
+pub(super) async fn open_named(
     repository: &Repository,
     word: SecretBytes,
     named: &[Option<NamedKey>],
-    keys: &mut MasterKeys,
+    keys: &mut KeySet,
 ) -> Result<()> {
     let is_named = |id: KeyId| named.iter().flatten().any(|named| named.id == id);
     let again = SecretBytes::new(word.expose().to_vec());

@@ -1,15 +1,11 @@
 //! Sealing a data key to master keys, and opening it again (SPEC.md §5).
 
 use super::DataKey;
-use crate::crypto::{self, CryptoRng, Label};
+use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{
-    KeyId, KeyState, SEALED_KEY_LEN, Seal, SealBody, Sha256, Signature, Stanza, Subject,
-};
-use crate::keys::{MasterKey, MasterKeys};
-
-/// The one stanza kind that this version writes.
-const LOCAL: &str = "local";
+use crate::format::{KeyId, KeyState, Seal, SealBody, Sha256, Signature, Stanza};
+use crate::keys::trust::{Evidence, StanzaKind};
+use crate::keys::{Binding, Identity, KeySet};
 
 /// A seal that opened.
 pub struct Opened {
@@ -19,6 +15,16 @@ pub struct Opened {
     pub opened_by: KeyId,
     /// What that key may do.
     pub state: KeyState,
+    /// What the stanza that opened shows about its maker.
+    pub kind: StanzaKind,
+}
+
+impl Opened {
+    /// What opening has shown, for [`standing`](crate::keys::trust::standing).
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        Evidence { opened: Some((self.kind, self.state)), signed_by: Vec::new() }
+    }
 }
 
 /// What a new seal says beside its fresh stanzas.
@@ -43,7 +49,7 @@ impl NewSeal {
 
 /// The stanzas of `seal` that a new generation keeps byte for byte: all but those to `drop`, those of retired keys,
 /// and those that are replaced because their key seals.
-pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanza> {
+pub fn kept_stanzas(seal: &Seal, keys: &KeySet, drop: &[KeyId]) -> Vec<Stanza> {
     let goes = |state: KeyState| state.seals() || state == KeyState::Retired;
     let kept = |stanza: &&Stanza| {
         !keys.state(stanza.key_id()).is_some_and(goes) && !drop.contains(&stanza.key_id())
@@ -55,25 +61,25 @@ pub fn kept_stanzas(seal: &Seal, keys: &MasterKeys, drop: &[KeyId]) -> Vec<Stanz
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] when nothing would open it; those of a remote master key.
-pub fn seal_data_key(
+pub async fn seal_data_key(
     data_key: &DataKey,
     new: NewSeal,
-    keys: &MasterKeys,
-    rng: &mut dyn CryptoRng,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
 ) -> Result<Seal> {
     let (subject, commitment) = (data_key.subject(), data_key.commitment());
+    let binding = Binding { subject, commitment, object: new.object };
     let mut stanzas = new.kept;
     for key in keys.sealing() {
-        let kind = key.stanza_type();
-        if kind != LOCAL {
-            return Err(Error::unsupported(format!("a master key of the kind {kind} cannot seal")));
+        let stanza = key.wrap(data_key.key(), &binding, rng).await?;
+        if stanza.key_id() != key.id() {
+            return Err(Error::usage(format!(
+                "master key {} sealed as key {}",
+                key.id(),
+                stanza.key_id()
+            )));
         }
-        let context = binding(subject, &commitment, new.object, key.id(), kind);
-        let sealed: [u8; SEALED_KEY_LEN] = key
-            .seal(&context, data_key.key(), rng)?
-            .try_into()
-            .map_err(|_| Error::usage("a local stanza has one length"))?;
-        stanzas.push(Stanza::local(key.id(), &sealed));
+        stanzas.push(stanza);
     }
     if stanzas.is_empty() {
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")
@@ -90,21 +96,24 @@ pub fn seal_data_key(
 /// # Errors
 /// [`ErrorKind::Tampered`] when it vouches for something else, or names one of the keys and does not open with it;
 /// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it.
-pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opened> {
+pub async fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
     if seal.body().object() != object {
         return Err(Error::tampered("it vouches for other bytes than these"));
     }
-    let held = |stanza| -> Option<(KeyState, &Stanza, &dyn MasterKey)> {
+    let held = |stanza| -> Option<(KeyState, &Stanza, &dyn Identity)> {
         let stanza: &Stanza = stanza;
-        let key = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind())?;
-        Some((keys.state(stanza.key_id())?, stanza, key))
+        Some((keys.state(stanza.key_id())?, stanza, keys.identity(stanza.key_id())?))
     };
     let mut held: Vec<_> = seal.body().stanzas().iter().filter_map(held).collect();
     held.sort_by_key(|(state, ..)| (!state.seals(), *state != KeyState::Retiring));
     let mut failure = None;
     for (state, stanza, key) in held {
-        match open_stanza(seal, stanza, key) {
-            Ok(data_key) => return Ok(Opened { data_key, opened_by: stanza.key_id(), state }),
+        match open_stanza(seal, stanza, key).await {
+            Ok(None) => {}
+            Ok(Some(data_key)) => {
+                let (opened_by, kind) = (stanza.key_id(), StanzaKind::of(stanza.kind()));
+                return Ok(Opened { data_key, opened_by, state, kind });
+            }
             Err(error) => {
                 failure = Some(error.context(format!("the stanza of key {}", stanza.key_id())));
             }
@@ -114,34 +123,22 @@ pub fn open_seal(seal: &Seal, object: Sha256, keys: &MasterKeys) -> Result<Opene
 }
 
 /// Whether one of `keys` opens `stanza`, and what it holds proves the whole of `seal`.
-pub fn stanza_opens(seal: &Seal, stanza: &Stanza, keys: &MasterKeys) -> bool {
-    let key = keys.get(stanza.key_id()).filter(|key| key.stanza_type() == stanza.kind());
-    key.is_some_and(|key| open_stanza(seal, stanza, key).is_ok())
+pub async fn stanza_opens(seal: &Seal, stanza: &Stanza, keys: &KeySet) -> bool {
+    match keys.identity(stanza.key_id()) {
+        Some(key) => matches!(open_stanza(seal, stanza, key).await, Ok(Some(_))),
+        None => false,
+    }
 }
 
-fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn MasterKey) -> Result<DataKey> {
+async fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn Identity) -> Result<Option<DataKey>> {
     let body = seal.body();
-    let (key_id, kind) = (stanza.key_id(), stanza.kind());
-    let context = binding(body.subject(), body.commitment(), body.object(), key_id, kind);
-    let wrapped = stanza
-        .wrapped()
-        .ok_or_else(|| Error::unsupported(format!("a stanza of the kind {kind}")))?;
-    let data_key = DataKey::new(key.open(&context, &wrapped)?, body.subject());
+    let (subject, commitment) = (body.subject(), *body.commitment());
+    let binding = Binding { subject, commitment, object: body.object() };
+    let Some(opened) = key.unwrap(stanza, &binding).await? else { return Ok(None) };
+    let data_key = DataKey::new(opened, subject);
     DataKey::check("the data-key commitment", &data_key.commitment(), body.commitment())?;
     DataKey::check("the seal's MAC", &data_key.seal_mac(&seal.signed_bytes()), seal.mac())?;
-    Ok(data_key)
-}
-
-/// A of SPEC.md §5: ties a stanza to its subject, its data key, what it vouches for and its master key.
-fn binding(
-    subject: Subject,
-    commitment: &[u8; 32],
-    object: Sha256,
-    key: KeyId,
-    kind: &str,
-) -> Vec<u8> {
-    let data = [&subject.to_bytes()[..], commitment, &object.0, &key.0, kind.as_bytes()];
-    crypto::labelled(Label::DataKey, &data)
+    Ok(Some(data_key))
 }
 
 /// The master keys that a seal names.
@@ -164,13 +161,13 @@ mod tests {
 
     use super::*;
     use crate::crypto::system_rng;
-    use crate::format::SnapshotId;
-    use crate::keys::LocalKey;
+    use crate::format::{SnapshotId, Subject};
+    use crate::keys::{LocalKey, at_once};
 
     const OBJECT: Sha256 = Sha256([3; 32]);
 
-    fn keys_of(states: &[KeyState]) -> (Vec<Arc<LocalKey>>, MasterKeys) {
-        let mut keys = MasterKeys::new();
+    fn keys_of(states: &[KeyState]) -> (Vec<Arc<LocalKey>>, KeySet) {
+        let mut keys = KeySet::new();
         let add = |state: &KeyState| {
             let key = Arc::new(LocalKey::generate(&mut system_rng()));
             keys.add(key.clone(), *state);
@@ -179,8 +176,8 @@ mod tests {
         (states.iter().map(add).collect(), keys)
     }
 
-    fn only(key: &Arc<LocalKey>, state: KeyState) -> MasterKeys {
-        let mut keys = MasterKeys::new();
+    fn only(key: &Arc<LocalKey>, state: KeyState) -> KeySet {
+        let mut keys = KeySet::new();
         keys.add(key.clone(), state);
         keys
     }
@@ -189,8 +186,12 @@ mod tests {
         DataKey::generate(Subject::Snapshot(SnapshotId(7)), &mut system_rng())
     }
 
-    fn sealed(data_key: &DataKey, keys: &MasterKeys) -> Seal {
-        seal_data_key(data_key, NewSeal::first(OBJECT), keys, &mut system_rng()).unwrap()
+    fn sealed(data_key: &DataKey, keys: &KeySet) -> Seal {
+        at_once(seal_data_key(data_key, NewSeal::first(OBJECT), keys, &mut system_rng())).unwrap()
+    }
+
+    fn opened(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
+        at_once(open_seal(seal, object, keys))
     }
 
     fn edited(seal: &Seal, edit: impl FnOnce(String) -> String) -> Seal {
@@ -203,7 +204,7 @@ mod tests {
         let data_key = new_data_key();
         let seal = sealed(&data_key, &keys);
         for key in all {
-            let opened = open_seal(&seal, OBJECT, &only(&key, KeyState::Retired)).unwrap();
+            let opened = opened(&seal, OBJECT, &only(&key, KeyState::Retired)).unwrap();
             assert_eq!((opened.opened_by, opened.state), (key.id(), KeyState::Retired));
             assert_eq!(opened.data_key.commitment(), data_key.commitment());
         }
@@ -215,11 +216,11 @@ mod tests {
         let seal = sealed(&new_data_key(), &keys);
         for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
             let states = [KeyState::Retired, KeyState::Retiring, KeyState::Primary];
-            let mut keys = MasterKeys::new();
+            let mut keys = KeySet::new();
             for (at, state) in order.iter().zip(states) {
                 keys.add(all[*at].clone(), state);
                 let best = if state == KeyState::Staged { KeyState::Retired } else { state };
-                assert_eq!(open_seal(&seal, OBJECT, &keys).unwrap().state, best);
+                assert_eq!(opened(&seal, OBJECT, &keys).unwrap().state, best);
             }
         }
     }
@@ -228,7 +229,7 @@ mod tests {
     fn another_key_is_told_which_would_open() {
         let (all, keys) = keys_of(&[KeyState::Primary; 2]);
         let (_, others) = keys_of(&[KeyState::Primary]);
-        let error = open_seal(&sealed(&new_data_key(), &keys), OBJECT, &others).err().unwrap();
+        let error = opened(&sealed(&new_data_key(), &keys), OBJECT, &others).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::WrongKey);
         assert!(all.iter().all(|key| error.to_string().contains(&key.id().to_string())));
     }
@@ -241,16 +242,16 @@ mod tests {
         let seal = sealed(&data_key, &keys);
         let of = |id: u128| SnapshotId(id).to_string();
         let moved = edited(&seal, |text| text.replace(&of(7), &of(8)));
-        assert_eq!(open_seal(&moved, OBJECT, &keys).err().unwrap().kind(), ErrorKind::Tampered);
+        assert_eq!(opened(&moved, OBJECT, &keys).err().unwrap().kind(), ErrorKind::Tampered);
         let other = Sha256([4; 32]);
-        assert_eq!(open_seal(&seal, other, &keys).err().unwrap().kind(), ErrorKind::Tampered);
+        assert_eq!(opened(&seal, other, &keys).err().unwrap().kind(), ErrorKind::Tampered);
         // Who knows the data key can make the MAC, and still not the stanza.
         let body = seal.body();
         let (subject, stanzas) = (body.subject(), body.stanzas().to_vec());
         let forged = SealBody::new(subject, 1, other, *body.commitment(), stanzas, Vec::new());
         let forged = forged.unwrap();
         let mac = data_key.seal_mac(&forged.signed_bytes());
-        let error = open_seal(&forged.finish(mac), other, &keys).err().unwrap();
+        let error = opened(&forged.finish(mac), other, &keys).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Tampered);
     }
 
@@ -260,7 +261,7 @@ mod tests {
         let (all, keys) = keys_of(&states);
         let data_key = new_data_key();
         let seal = sealed(&data_key, &keys);
-        let mut mine = MasterKeys::new();
+        let mut mine = KeySet::new();
         let states = [KeyState::Primary, KeyState::Retiring, KeyState::Retired, KeyState::Staged];
         all.iter().zip(states).for_each(|(key, state)| mine.add(key.clone(), state));
         let ids = |stanzas: &[Stanza]| {
@@ -279,11 +280,11 @@ mod tests {
         assert_eq!(ids(&kept_stanzas(&seal, &mine, &[all[4].id()])), of(&[1, 3]));
         let signatures = vec![Signature { key_id: KeyId([1; 16]), bytes: [2; 64] }];
         let new = NewSeal { generation: 2, object: OBJECT, kept, signatures: signatures.clone() };
-        let next = seal_data_key(&data_key, new, &mine, &mut system_rng()).unwrap();
+        let next = at_once(seal_data_key(&data_key, new, &mine, &mut system_rng())).unwrap();
         assert_eq!(next.body().signatures(), signatures);
         assert_eq!(ids(next.body().stanzas()), of(&[0, 1, 3, 4]));
         for at in [0, 1, 3, 4] {
-            assert!(open_seal(&next, OBJECT, &only(&all[at], KeyState::Primary)).is_ok());
+            assert!(opened(&next, OBJECT, &only(&all[at], KeyState::Primary)).is_ok());
         }
     }
 }

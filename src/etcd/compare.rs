@@ -9,7 +9,10 @@ use super::choose::Choice;
 use super::failure;
 use super::probe::{Listed, probe};
 use super::settings::EtcdSettings;
+use serde::{Serialize, Serializer};
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::serial;
 
 /// How often members are asked again that are behind, or between two compactions.
 const ROUNDS: usize = 5;
@@ -29,9 +32,10 @@ pub struct Comparison {
 }
 
 /// One member's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemberHash {
     /// Member id.
+    #[serde(serialize_with = "serial::hex")]
     pub id: u64,
     /// Member name; empty when the member list could not be read.
     pub name: String,
@@ -39,6 +43,27 @@ pub struct MemberHash {
     pub hash: u32,
     /// The compact revision it was computed from.
     pub compact_revision: i64,
+}
+
+impl Serialize for Comparison {
+    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Answer<'a> {
+            #[serde(flatten)]
+            answer: &'a MemberHash,
+            agrees: bool,
+        }
+        #[derive(Serialize)]
+        struct Text<'a> {
+            revision: i64,
+            hashes: Vec<Answer<'a>>,
+            left_out: &'a [String],
+        }
+        let differing: Vec<u64> = self.differing().map(|member| member.id).collect();
+        let answer = |answer| Answer { answer, agrees: !differing.contains(&answer.id) };
+        let hashes = self.answers.iter().map(answer).collect();
+        Text { revision: self.revision, hashes, left_out: &self.left_out }.serialize(out)
+    }
 }
 
 impl Comparison {

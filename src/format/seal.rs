@@ -45,6 +45,24 @@ impl Stanza {
         Self { kind: LOCAL.into(), key_id, args: String::new(), body: wrapped.to_vec() }
     }
 
+    /// A stanza of any kind.
+    ///
+    /// # Errors
+    /// Usage when it could not be read back: a malformed kind or argument, a `local` one that does not hold
+    /// [`SEALED_KEY_LEN`] bytes, or a line longer than those of a seal.
+    pub fn new(kind: &str, key_id: KeyId, args: &[&str], body: Vec<u8>) -> Result<Self> {
+        let is_token = |arg: &&str| !arg.is_empty() && arg.bytes().all(|b| b.is_ascii_graphic());
+        let stanza = Self { kind: kind.into(), key_id, args: args.join(" "), body };
+        let fits = is_name(kind)
+            && args.iter().all(is_token)
+            && !stanza.is_malformed()
+            && stanza.print().len() <= MAX_LINE;
+        match fits {
+            true => Ok(stanza),
+            false => Err(Error::usage(format!("a stanza of the kind {kind:?} is malformed"))),
+        }
+    }
+
     /// The kind: `local`, or one that this version keeps but cannot open.
     pub fn kind(&self) -> &str {
         &self.kind
@@ -65,10 +83,9 @@ impl Stanza {
         &self.body
     }
 
-    /// The wrapped data key of a `local` stanza; `None` for any other kind.
-    pub fn wrapped(&self) -> Option<[u8; SEALED_KEY_LEN]> {
-        let local = self.kind == LOCAL && self.args.is_empty();
-        local.then(|| self.body.as_slice().try_into().ok()).flatten()
+    /// Whether a `local` one is not as this version writes it.
+    fn is_malformed(&self) -> bool {
+        self.kind == LOCAL && (!self.args.is_empty() || self.body.len() != SEALED_KEY_LEN)
     }
 
     fn parse(mut line: Line<'_>) -> Result<Self> {
@@ -82,7 +99,7 @@ impl Stanza {
         let (args, body) = tail.rsplit_once(' ').unwrap_or(("", tail));
         let Ok(body) = BASE64_NOPAD.decode(body.as_bytes()) else { return Err(malformed) };
         let stanza = Self { kind: kind.into(), key_id, args: args.into(), body };
-        if stanza.kind == LOCAL && stanza.wrapped().is_none() {
+        if stanza.is_malformed() {
             return Err(malformed);
         }
         Ok(stanza)
@@ -371,7 +388,7 @@ mod tests {
         let kinds: Vec<_> = stanzas.iter().map(Stanza::kind).collect();
         assert_eq!(kinds, ["local", "local", "zkms"]);
         assert_eq!(stanzas[2].args().collect::<Vec<_>>(), ["awskms://key", "x"]);
-        assert_eq!((stanzas[2].body(), stanzas[2].wrapped()), (&[0; 3][..], None));
+        assert_eq!(stanzas[2].body(), [0; 3]);
         assert_eq!(seal.body().object(), OBJECT);
         assert_eq!(seal.body().signatures(), [signature(1), signature(2)]);
         let signed = String::from_utf8(seal.signed_bytes()).unwrap();

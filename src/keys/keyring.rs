@@ -1,6 +1,5 @@
 //! A keyring: several local master keys with states, one of them primary.
 
-use super::MasterKey;
 use super::local::{self, LocalKey};
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
@@ -157,7 +156,7 @@ fn fresh(now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
 mod tests {
     use super::*;
     use crate::crypto::system_rng;
-    use crate::keys::MasterKeys;
+    use crate::keys::{KeySet, Recipient};
     use KeyState::{Destroyed, Primary, Retired, Retiring, Staged};
 
     fn at(seconds: i64) -> Time {
@@ -180,10 +179,10 @@ mod tests {
         let (ring, old) = generated();
         let (ring, new) = ring.rotate(at(5), &mut system_rng()).unwrap();
         assert_eq!((state(&ring, old), state(&ring, new)), (Retiring, Primary));
-        let mut keys = MasterKeys::new();
+        let mut keys = KeySet::new();
         keys.add_keyring(&ring, at(5));
         assert_eq!((keys.state(old), keys.state(new)), (Some(Retiring), Some(Primary)));
-        assert_eq!(keys.sealing().map(MasterKey::id).collect::<Vec<_>>(), [new]);
+        assert_eq!(keys.sealing().map(Recipient::id).collect::<Vec<_>>(), [new]);
         let (ring, retired) = ring.retire(at(6)).unwrap();
         assert_eq!(retired, [old]);
         assert_eq!((state(&ring, old), state(&ring, new)), (Retired, Primary));
@@ -242,7 +241,7 @@ mod tests {
         let copy = Keyring::parse(ring.print().expose()).unwrap();
         let (ring, _) = ring.replace_stolen(at(1), &mut system_rng()).unwrap();
         for rings in [[&ring, &copy], [&copy, &ring]] {
-            let mut keys = MasterKeys::new();
+            let mut keys = KeySet::new();
             rings.iter().for_each(|ring| keys.add_keyring(ring, at(2)));
             assert_eq!(keys.state(old), Some(Retired));
         }

@@ -1,6 +1,5 @@
 //! A master key sealed by a passphrase (SPEC.md §2): one Argon2id opens any number of snapshots.
 
-use super::MasterKey;
 use super::local::LocalKey;
 use crate::crypto::{self, Argon2Cost, CryptoRng, Label, Suite};
 use crate::error::{Error, ErrorKind, Result};

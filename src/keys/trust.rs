@@ -23,6 +23,17 @@ pub enum StanzaKind {
     Public,
 }
 
+impl StanzaKind {
+    /// Of a stanza's kind as it is written; of an unknown one nothing is assumed.
+    #[must_use]
+    pub fn of(kind: &str) -> Self {
+        match kind {
+            "local" | "kms" => Self::Secret,
+            _ => Self::Public,
+        }
+    }
+}
+
 /// What an object's seals are worth to the keys and signers that are configured here, from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
@@ -65,6 +76,12 @@ impl Standing {
             Self::Retiring => "retiring",
             Self::Counts => "trusted",
         }
+    }
+}
+
+impl serde::Serialize for Standing {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
     }
 }
 

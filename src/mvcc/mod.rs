@@ -12,7 +12,6 @@ mod latest;
 mod leases;
 #[cfg(test)]
 mod model;
-pub(crate) mod proto;
 #[cfg(any(feature = "audit-log", feature = "etcd"))]
 mod range;
 mod record;

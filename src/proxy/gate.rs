@@ -15,8 +15,11 @@ use tonic::{Code, Status};
 use super::Shared;
 use super::access::Rule;
 use super::line::{Line, Refusals, unwritable};
+use super::log;
 use crate::audit_log::AuditLog;
 use crate::error::Result as StrongroomResult;
+use crate::limit::limited;
+use crate::protobuf::fields::{authenticate_response, named};
 use crate::values::{
     About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Shape, Shim,
     compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
@@ -94,9 +97,17 @@ impl Gate {
         self.peer
     }
 
+    fn log_denied(&self, method: Method, status: &Status) {
+        log::denied(self.client(), self.peer, method, status);
+    }
+
     /// Remembers whether the log can be written. What has happened is not undone: an error stops what comes next.
     pub(super) fn written(&self, written: StrongroomResult<()>) -> Result<(), Status> {
-        self.shared.set_unwritable(written.is_err());
+        match (self.shared.set_unwritable(written.is_err()), &written) {
+            (false, Err(error)) => limited!(error, event = "audit_log_unwritable", error = %error),
+            (true, Ok(())) => limited!(info, event = "audit_log_writable"),
+            _ => {}
+        }
         let Err(error) = written else { return Ok(()) };
         self.shared.metrics.audit_failed();
         match self.audit() {
@@ -159,6 +170,7 @@ impl Gate {
             () => self.shared.identity.admit(method, &mut headers).err(),
         };
         if let Some(status) = refused {
+            self.log_denied(method, &status);
             line.end(status.code(), None).await?;
             return Err(status);
         }
@@ -173,7 +185,7 @@ impl Gate {
             let about = About::of(&request).map_err(malformed)?;
             line.about(about.clone());
             if method == Method::Authenticate {
-                line.of_user(text_of(&request.message, 1));
+                line.of_user(text_of(&request.message, named::NAME));
             }
             self.admit(&headers, method, &about).await?;
             line.asks();
@@ -182,9 +194,7 @@ impl Gate {
         let asked = match served.await {
             Ok(answered) => answered,
             Err(status) => {
-                if status.code() == Code::DataLoss {
-                    self.shared.warnings.say(status.message());
-                }
+                self.log_denied(method, &status);
                 line.end(status.code(), None).await?;
                 return Err(status);
             }
@@ -210,9 +220,6 @@ impl Gate {
         self.shared.identity.done(request.method);
         if answer.unreadable > 0 {
             self.shared.metrics.unreadable(answer.unreadable);
-            self.shared.warnings.say(
-                "values are left out of answers: they do not open, or there is no memory for them",
-            );
         }
         if has_members(request.method) {
             let told = with_client_urls(&answer.message, &self.url).map_err(malformed)?;
@@ -227,8 +234,10 @@ impl Gate {
     /// Remembers whose a token is.
     fn learn(&self, request: &Parsed, answer: &Answer) {
         if request.method == Method::Authenticate
-            && let (Some(user), Some(token)) =
-                (text_of(&request.message, 1), text_of(&answer.message, 2))
+            && let (Some(user), Some(token)) = (
+                text_of(&request.message, named::NAME),
+                text_of(&answer.message, authenticate_response::TOKEN),
+            )
         {
             self.shared.users.learn(&token, user);
         }
@@ -281,6 +290,8 @@ impl Gate {
         line.end(code, None).await?;
         if code != Code::Ok {
             self.shared.metrics.called(method.path(), code, None);
+            let status = judged.as_ref().err();
+            status.into_iter().for_each(|status| self.log_denied(method, status));
         } else if let [lease] = about.leases[..] {
             let mut checked = checked.lock().unwrap_or_else(PoisonError::into_inner);
             if checked.len() >= MAX_LEASES {

@@ -16,7 +16,9 @@ use tonic::{Code, Status};
 use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
-use crate::mvcc::proto::{Field, Fields};
+use crate::limit::limited;
+use crate::protobuf::fields::auth_status_response;
+use crate::protobuf::{Field, Fields};
 use crate::values::{Failure, Method, Shim};
 
 /// How often etcd is asked whether authentication is on.
@@ -206,7 +208,7 @@ pub(super) async fn follow(shared: Arc<Shared>, mut stop: watch::Receiver<bool>)
         if let Err(why) = identity.ready()
             && before.is_ok()
         {
-            shared.warnings.say(&format!("calls are refused: {why}"));
+            limited!(warn, event = "requests_refused", error = why);
         }
     }
 }
@@ -262,7 +264,7 @@ fn is_lost(code: Code) -> bool {
 fn is_enabled(message: &[u8]) -> Option<bool> {
     let (mut fields, mut enabled) = (Fields(message), false);
     while let Some((number, field)) = fields.next().ok()? {
-        if number == 2 {
+        if number == auth_status_response::ENABLED {
             enabled = Field::int64(field).ok()? != 0;
         }
     }

@@ -9,12 +9,12 @@ mod first;
 mod gate;
 mod identity;
 mod line;
+mod log;
 mod metrics;
 mod pages;
 mod threads;
 mod tls;
 mod wait;
-mod warnings;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -36,6 +36,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::body::Body;
+use tracing::{info, warn};
 
 pub use crate::status_server::listen;
 pub use access::Access;
@@ -45,7 +46,8 @@ pub use wait::bind;
 use crate::audit_log::AuditLog;
 use crate::error::{Error, Result};
 use crate::etcd::{EtcdSettings, check_version, gathered};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
+use crate::limit::limited;
 use crate::values::{Budget, Namespace, Room, Scope, Shim, Unreadable};
 use clients::{Clients, Held};
 use first::Protocol;
@@ -55,7 +57,6 @@ use metrics::Metrics;
 use pages::Pages;
 use threads::Threads;
 use tls::Acceptor;
-use warnings::Warnings;
 
 /// Calls and watches' streams of one connection at once. etcd's own default has no limit.
 const MAX_STREAMS: u32 = 16_384;
@@ -116,12 +117,7 @@ pub struct ProxyOptions {
     pub advertise: Option<String>,
     /// What a read answers when one of several values does not open.
     pub unreadable: Unreadable,
-    /// Where warnings go, such as that no connection can be accepted.
-    pub warn: Warn,
 }
-
-/// Takes warnings for the operator.
-pub type Warn = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// A proxy that is ready to serve.
 pub struct Proxy(Arc<Shared>);
@@ -142,7 +138,6 @@ struct Shared {
     metrics: Metrics,
     clients: Clients,
     pages: Pages,
-    warnings: Warnings,
     max_request: usize,
     advertise: Option<Arc<str>>,
     /// How many members of etcd are behind it.
@@ -154,8 +149,9 @@ impl Shared {
         self.unwritable.load(Ordering::Relaxed)
     }
 
-    fn set_unwritable(&self, unwritable: bool) {
-        self.unwritable.store(unwritable, Ordering::Relaxed);
+    /// Notes it; whether it was so before.
+    fn set_unwritable(&self, unwritable: bool) -> bool {
+        self.unwritable.swap(unwritable, Ordering::Relaxed)
     }
 
     /// Whether requests can be answered now; else why not.
@@ -180,7 +176,7 @@ impl Proxy {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of
     /// [`Namespace::open`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is wrong
     /// with the TLS files.
-    pub async fn prepare(mut options: ProxyOptions, masters: Arc<MasterKeys>) -> Result<Self> {
+    pub async fn prepare(mut options: ProxyOptions, masters: Arc<KeySet>) -> Result<Self> {
         let acceptor = acceptor(&mut options)?;
         let namespace = open(&options, &masters).await?;
         Self::with(options, acceptor, namespace).await
@@ -216,7 +212,6 @@ impl Proxy {
             metrics: Metrics::new(),
             clients: Clients::new(options.max_memory),
             pages: Pages::default(),
-            warnings: Warnings::new(options.warn),
             max_request: options.max_request,
         })))
     }
@@ -239,6 +234,8 @@ impl Proxy {
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let shared = self.0;
+        log::started(&shared, &listener);
+        let reporting = tokio::spawn(log::report(shared.namespace.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, Arc::clone(&shared), stop.clone()));
         }
@@ -255,7 +252,7 @@ impl Proxy {
                 // Out of file descriptors, or a client that was gone already: both pass.
                 Err(error) => {
                     shared.metrics.accept_failures.inc();
-                    shared.warnings.say(&format!("cannot accept a connection: {error}"));
+                    limited!(warn, event = "accept_failed", error = %error);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -263,14 +260,17 @@ impl Proxy {
         drop(listener);
         threads.join().await;
         renewing.abort();
+        reporting.abort();
         // The counts are advice: without etcd they are lost, and the proxy has ended well all the same.
         if let Err(error) = shared.namespace.flush_usage().await {
-            shared.warnings.say(&format!("the usage of value keys was not counted: {error}"));
+            warn!(event = "usage_not_counted", error = %error, kind = error.kind().name());
         }
-        match &shared.audit {
+        let closed = match &shared.audit {
             Some(audit) => audit.log.close().await,
             None => Ok(()),
-        }
+        };
+        info!(event = "stopped");
+        closed
     }
 }
 
@@ -300,7 +300,7 @@ fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
 }
 
 /// The value keys in etcd.
-async fn open(options: &ProxyOptions, masters: &Arc<MasterKeys>) -> Result<Namespace> {
+async fn open(options: &ProxyOptions, masters: &Arc<KeySet>) -> Result<Namespace> {
     let client = options.etcd.connect().await?;
     check_version(&client, &options.etcd).await?;
     Namespace::open(client, &options.prefix, Arc::clone(masters)).await
@@ -328,10 +328,14 @@ impl Shared {
         let _ = stream.set_nodelay(true);
         let Ok(_room) = self.clients.connection(peer.ip()) else {
             self.metrics.connections_refused.inc();
-            return self.warnings.say(&format!(
-                "no memory for another connection from {}: see --max-memory",
-                peer.ip()
-            ));
+            limited!(
+                warn,
+                event = "connection_refused",
+                peer = %peer.ip(),
+                error = "no memory for another connection",
+                hint = "see --max-memory"
+            );
+            return;
         };
         // A client whose connections to etcd cannot be set up finds the connection closed, and tries again.
         let Ok(streams) = self.clients_etcd.independent(ANSWER_WINDOW) else { return };

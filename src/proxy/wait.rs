@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use super::threads::LOOK;
 use super::{Proxy, ProxyOptions, Shared};
 use crate::error::{Error, ErrorKind, Result};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::status_server::{self, Answer};
 
 /// Pauses between attempts to reach etcd: from, to.
@@ -39,17 +40,15 @@ pub async fn bind(address: &str) -> Result<TcpSocket> {
 }
 
 impl Proxy {
-    /// As [`prepare`](Self::prepare), but waits while etcd cannot be reached; `tell` hears of each new reason. Until
-    /// then `metrics` answers `/healthz`, and why not to `/readyz`. `None` when `stop` turns true before.
+    /// As [`prepare`](Self::prepare), but waits while etcd cannot be reached, and logs each new reason. Until then `metrics` answers `/healthz`, and why not to `/readyz`. `None` when `stop` turns true before.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare), but for [`Unreachable`](ErrorKind::Unreachable).
     pub async fn prepare_when_reachable(
         mut options: ProxyOptions,
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         metrics: Option<&TcpListener>,
         mut stop: watch::Receiver<bool>,
-        tell: impl Fn(&Error),
     ) -> Result<Option<Self>> {
         let acceptor = super::acceptor(&mut options)?;
         // Wrong files are an error now, not only when etcd has been reached.
@@ -68,11 +67,19 @@ impl Proxy {
             };
             match opened {
                 Ok(namespace) => {
+                    if waiting.is_waiting() {
+                        info!(event = "etcd_reachable");
+                    }
                     return Self::with(options, acceptor, namespace).await.map(Some);
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     if waiting.changed(&error) {
-                        tell(&error);
+                        warn!(
+                            event = "etcd_unreachable",
+                            error = %error,
+                            kind = error.kind().name(),
+                            hint = error.hint_text(),
+                        );
                     }
                 }
                 Err(error) => return Err(error),
@@ -120,6 +127,11 @@ impl Waiting {
         let changed = *why != text;
         *why = text;
         changed
+    }
+
+    /// Whether etcd could not be reached before.
+    fn is_waiting(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn answer(&self, path: &str) -> Answer {

@@ -18,7 +18,7 @@ use crate::bolt::{Db, ReadAt};
 use crate::crypto::CHUNK_LEN;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::store::Repository;
 use crate::task::Buffer;
 use crate::task::Scratch;
@@ -48,7 +48,7 @@ pub struct Inside {
 /// [`Truncated`](crate::ErrorKind::Truncated) when it does not open; the store's errors; those of `look`.
 pub async fn look_inside<T: Send + 'static>(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
 ) -> Result<T> {

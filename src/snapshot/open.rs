@@ -12,7 +12,7 @@ use crate::format::{
     Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, Manifest, ObjectEntry, Part, Role,
     Seal, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::secret::SecretKey;
 use crate::store::Repository;
@@ -45,7 +45,7 @@ impl Unsealed {
     ///
     /// # Errors
     /// [`ErrorKind::Refused`].
-    pub(crate) fn check_trusted(&self, keys: &MasterKeys) -> Result<()> {
+    pub(crate) fn check_trusted(&self, keys: &KeySet) -> Result<()> {
         if self.standing.counts() || keys.accepts_untrusted() {
             return Ok(());
         }
@@ -109,7 +109,7 @@ pub(crate) async fn unseal(
     repository: &Repository,
     id: SnapshotId,
     folder: &Folder,
-    keys: &MasterKeys,
+    keys: &KeySet,
 ) -> Result<Unsealed> {
     if folder.manifest.is_none() {
         return Err(missing_manifest(id, folder));
@@ -135,7 +135,7 @@ impl OpenSnapshot {
     pub(crate) async fn open(
         repository: &Repository,
         id: SnapshotId,
-        keys: &MasterKeys,
+        keys: &KeySet,
     ) -> Result<Self> {
         Self::open_as(repository, id, keys, true).await
     }
@@ -144,7 +144,7 @@ impl OpenSnapshot {
     pub(crate) async fn open_any(
         repository: &Repository,
         id: SnapshotId,
-        keys: &MasterKeys,
+        keys: &KeySet,
     ) -> Result<Self> {
         Self::open_as(repository, id, keys, false).await
     }
@@ -152,7 +152,7 @@ impl OpenSnapshot {
     async fn open_as(
         repository: &Repository,
         id: SnapshotId,
-        keys: &MasterKeys,
+        keys: &KeySet,
         trusted: bool,
     ) -> Result<Self> {
         let opened = async {

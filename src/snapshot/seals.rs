@@ -5,8 +5,8 @@ use crate::crypto;
 use crate::envelope::{Opened, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
-use crate::keys::MasterKeys;
-use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::KeySet;
+use crate::keys::trust::{Standing, standing};
 use crate::store::{ObjectInfo, Repository};
 
 /// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
@@ -35,14 +35,14 @@ pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
 pub(crate) async fn authenticate(
     repository: &Repository,
     folder: &Folder,
-    keys: &MasterKeys,
+    keys: &KeySet,
     manifest: &Manifest,
 ) -> Result<Authentic> {
     let id = manifest.body().snapshot;
     let mut tried = Tried::new(manifest, keys);
     let (generations, all) = generations(folder);
     for generation in generations {
-        tried.add(generation, read_seal(repository, id, generation).await)?;
+        tried.add(generation, read_seal(repository, id, generation).await).await?;
         if tried.is_decided() {
             return tried.finish();
         }
@@ -105,7 +105,7 @@ pub(crate) async fn read_seal(
 pub(crate) struct Tried<'a> {
     manifest: &'a Manifest,
     object: Sha256,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     best: Option<(Standing, Seal, Opened)>,
     /// The class that decides when none opens, with its rank.
     worst: Option<(u8, Error)>,
@@ -115,7 +115,7 @@ pub(crate) struct Tried<'a> {
 }
 
 impl<'a> Tried<'a> {
-    pub(crate) fn new(manifest: &'a Manifest, keys: &'a MasterKeys) -> Self {
+    pub(crate) fn new(manifest: &'a Manifest, keys: &'a KeySet) -> Self {
         let object = manifest_digest(manifest);
         Self {
             manifest,
@@ -132,7 +132,7 @@ impl<'a> Tried<'a> {
     ///
     /// # Errors
     /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
-    pub(crate) fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
+    pub(crate) async fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -144,7 +144,7 @@ impl<'a> Tried<'a> {
             Ok(seal) if *seal.body().commitment() != body.commitment => {
                 (1, Error::tampered("it seals another data key than the manifest's"))
             }
-            Ok(seal) => match open_seal(&seal, self.object, self.keys) {
+            Ok(seal) => match open_seal(&seal, self.object, self.keys).await {
                 Ok(opened) => {
                     self.note(seal, opened);
                     return Ok(true);
@@ -166,8 +166,7 @@ impl<'a> Tried<'a> {
 
     fn note(&mut self, seal: Seal, opened: Opened) {
         self.signed |= !seal.body().signatures().is_empty();
-        let evidence = Some((StanzaKind::Secret, opened.state));
-        let standing = standing(&[], [Evidence { opened: evidence, signed_by: Vec::new() }]);
+        let standing = standing(&[], [opened.evidence()]);
         if self.best.as_ref().is_none_or(|(best, ..)| standing > *best) {
             self.best = Some((standing, seal, opened));
         }

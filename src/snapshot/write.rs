@@ -17,10 +17,10 @@ use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_ke
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
-    Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
+    Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
     ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::secret::SecretKey;
 use crate::store::{Repository, Upload};
 use crate::task::{AbortOnDrop, Buffer, Buffers, Control, Step, task_panicked};
@@ -41,7 +41,7 @@ pub(crate) struct Content {
 /// Those of [`backup`](super::backup).
 pub(crate) async fn write_snapshot(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     options: &BackupOptions,
     control: &Control,
     content: Content,
@@ -83,7 +83,7 @@ pub(crate) struct Written {
 /// One snapshot being written.
 struct Writer<'a> {
     repository: &'a Repository,
-    keys: &'a MasterKeys,
+    keys: &'a KeySet,
     options: &'a BackupOptions,
     control: &'a Control,
     content: Content,
@@ -130,14 +130,19 @@ impl Writer<'_> {
         let object = Sha256(crypto::sha256(&[&manifest]));
         self.keys.check_current()?;
         let new = NewSeal::first(object);
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng())?;
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
         let seal = seal.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         self.control.check()?;
-        self.repository.put_once(&Part::Seal(1).of(self.content.id), seal.into()).await?;
+        let name = Part::Seal(1).of(self.content.id);
+        self.repository.put_once(&name, seal.clone().into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
+        // Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
+        if self.repository.get(&name, MAX_SEAL as u64).await? != seal {
+            return Err(Error::tampered(format!("{name}: somebody replaced it")));
+        }
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
@@ -206,7 +211,8 @@ impl Writer<'_> {
         );
         self.control.begin("backing up", input.total());
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
+        let reading =
+            tokio::spawn(read(input, pool, (self.options.read_ahead as usize) << 20, sender));
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
         while let Some(frame) = frames.recv().await {

@@ -118,11 +118,13 @@ fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
         (_, _, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => {
             says(ErrorKind::Denied, "the file system refuses")
         }
-        (_, _, Some(io::ErrorKind::InvalidData)) => {
-            says(ErrorKind::Tampered, "not a plain file or folder of the repository").hint(
-                "Find out who put it there. Links are not followed, and an object has one hard link.",
-            )
-        }
+        (_, _, Some(io::ErrorKind::InvalidData)) => says(
+            ErrorKind::Tampered,
+            "not a plain file or folder of the repository",
+        )
+        .hint(
+            "Find out who put it there. Links are not followed, and an object has one hard link.",
+        ),
         (_, _, Some(io::ErrorKind::Unsupported)) => {
             says(ErrorKind::Unsupported, "the file system cannot do this")
                 .hint("Use another file system for the repository, or an object store.")

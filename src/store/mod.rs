@@ -17,6 +17,7 @@ mod local;
 mod options;
 mod proxy;
 mod repository;
+mod settings;
 mod upload;
 mod url;
 mod xml;
@@ -24,6 +25,9 @@ mod xml;
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;
 pub use local::create_directory;
+#[cfg(feature = "cli")]
+pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};
+pub use settings::RepositorySettings;
 pub use upload::Upload;
 pub use url::RepositoryUrl;

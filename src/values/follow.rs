@@ -16,7 +16,7 @@ use super::record::{self, Record};
 use super::{ValueCipher, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ValueKeyId, ValueKeyring};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// How long after a change of the keyring every process follows it or does not write. A write begins at most 8 s after
 /// the keyring was last confirmed, and is given up when that was this long ago.
@@ -36,7 +36,7 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Shared {
     client: RwLock<Client>,
     pub(super) prefix: Vec<u8>,
-    pub(super) masters: Arc<MasterKeys>,
+    pub(super) masters: Arc<KeySet>,
     pub(super) state: watch::Sender<State>,
     /// Held while the record is read and taken into use, so that an older answer never comes after a newer one.
     pub(super) looking: tokio::sync::Mutex<Looked>,
@@ -91,14 +91,14 @@ impl State {
 
 impl Shared {
     /// With the keys of `record`, which was read after `begun`.
-    pub(super) fn new(
+    pub(super) async fn new(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         record: Record,
         begun: Instant,
     ) -> Result<Self> {
-        let cipher = Arc::new(ValueCipher::new(&open(&record.bytes, &masters)?)?);
+        let cipher = Arc::new(ValueCipher::new(&open(&record.bytes, &masters).await?)?);
         let state = State { cipher, confirmed: begun, refused: None, lost: None };
         Ok(Self {
             client: RwLock::new(client),
@@ -155,6 +155,7 @@ impl Shared {
             Ok(None) => Err(record::deleted(&self.prefix)),
             Ok(Some(record)) if looked.is(&record.bytes) => Ok(()),
             Ok(Some(record)) => open(&record.bytes, &self.masters)
+                .await
                 .and_then(|keyring| self.adopt(&keyring, record.bytes, &mut looked)),
         };
         self.state.send_modify(|state| {
@@ -232,8 +233,9 @@ impl Shared {
 }
 
 /// Opens the record that etcd holds.
-pub(super) fn open(record: &[u8], masters: &MasterKeys) -> Result<ValueKeyring> {
-    keyring::open(record, masters).map_err(|error| error.context("the value keyring in etcd"))
+pub(super) async fn open(record: &[u8], masters: &KeySet) -> Result<ValueKeyring> {
+    let opened = keyring::open(record, masters).await;
+    opened.map_err(|error| error.context("the value keyring in etcd"))
 }
 
 /// Looks at the record again and again.

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState, ValueKeyring,
 };
-use crate::keys::MasterKeys;
+use crate::keys::{KeySet, at_once};
 use crate::secret::SecretKey;
 
 /// A namespace of its own with one value key, made at `now` (`YYYY-MM-DDTHH:MM:SSZ`).
@@ -120,14 +120,18 @@ fn refused(id: ValueKeyId, state: ValueKeyState, what: &str) -> Error {
 /// The record's bytes: `keyring` under a fresh data key, sealed to the master keys that seal.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) when no key seals; usage when the keyring breaks a rule.
-pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) -> Result<Vec<u8>> {
+/// [`Refused`](ErrorKind::Refused) when no key seals; usage when the keyring breaks a rule; those of a remote master key.
+pub async fn seal(
+    keyring: &ValueKeyring,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
+) -> Result<Vec<u8>> {
     let data_key = DataKey::generate(Subject::Values(keyring.namespace), rng);
     let context = context(keyring.namespace, keyring.serial);
     let key = data_key.value_keyring_key();
     let message = crypto::seal(Suite::Aes256Gcm, &key, &context, keyring.print()?.expose(), rng)?;
     let new = NewSeal { generation: keyring.serial, ..NewSeal::first(object(&message)) };
-    let seal = seal_data_key(&data_key, new, keys, rng)?;
+    let seal = seal_data_key(&data_key, new, keys, rng).await?;
     Ok(SealedRecord { seal, message }.print())
 }
 
@@ -135,14 +139,14 @@ pub fn seal(keyring: &ValueKeyring, keys: &MasterKeys, rng: &mut dyn CryptoRng) 
 ///
 /// # Errors
 /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens it, naming those that would;
-/// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified.
-pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
+/// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified; those of a remote master key.
+pub async fn open(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
     let SealedRecord { seal, message } = SealedRecord::parse(record)?;
     let Subject::Values(namespace) = seal.body().subject() else {
         return Err(Error::tampered("the value keyring's seal is of another subject"));
     };
     let serial = seal.body().generation();
-    let key = open_seal(&seal, object(&message), keys)?.data_key.value_keyring_key();
+    let key = open_seal(&seal, object(&message), keys).await?.data_key.value_keyring_key();
     let json = crypto::open(Suite::Aes256Gcm, &key, &context(namespace, serial), &message)?;
     let keyring = ValueKeyring::parse(namespace, serial, &json)?;
     for entry in &keyring.keys {
@@ -154,6 +158,26 @@ pub fn open(record: &[u8], keys: &MasterKeys) -> Result<ValueKeyring> {
         }
     }
     Ok(keyring)
+}
+
+/// As [`seal`], at once, for a program without a runtime.
+///
+/// # Errors
+/// As [`seal`]; unsupported for a remote master key.
+pub fn seal_at_once(
+    keyring: &ValueKeyring,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
+) -> Result<Vec<u8>> {
+    at_once(seal(keyring, keys, rng))
+}
+
+/// As [`open`], at once, for a program without a runtime.
+///
+/// # Errors
+/// As [`open`]; unsupported for a remote master key.
+pub fn open_at_once(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
+    at_once(open(record, keys))
 }
 
 /// What the record's seal vouches for: its last line.
@@ -173,8 +197,8 @@ mod tests {
 
     const NOW: &str = "2026-01-31T12:00:00Z";
 
-    fn masters() -> MasterKeys {
-        let mut masters = MasterKeys::new();
+    fn masters() -> KeySet {
+        let mut masters = KeySet::new();
         let now = NOW.parse().unwrap();
         masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
         masters
@@ -190,19 +214,25 @@ mod tests {
         let mut keyring = generate(NOW, &mut system_rng());
         let phase = crate::format::MigrationPhase::Admit;
         keyring.migrate.push(crate::format::Migration { prefix: b"/a/".to_vec(), phase });
-        let record = seal(&keyring, &mine, &mut system_rng()).unwrap();
-        let opened = open(&record, &mine).unwrap();
+        let record = seal_at_once(&keyring, &mine, &mut system_rng()).unwrap();
+        let opened = open_at_once(&record, &mine).unwrap();
         assert_eq!(opened.print().unwrap().expose(), keyring.print().unwrap().expose());
         assert_eq!(opened.namespace, keyring.namespace);
-        assert_eq!(open(&record, &others).err().unwrap().kind(), ErrorKind::WrongKey);
+        assert_eq!(open_at_once(&record, &others).err().unwrap().kind(), ErrorKind::WrongKey);
         let text = String::from_utf8(record).unwrap();
         let other = Uuid([1; 16]).to_string();
         let moved = text.replace(&keyring.namespace.to_string(), &other);
-        assert_eq!(open(moved.as_bytes(), &mine).err().unwrap().kind(), ErrorKind::Tampered);
+        assert_eq!(
+            open_at_once(moved.as_bytes(), &mine).err().unwrap().kind(),
+            ErrorKind::Tampered
+        );
         let older = text.replace("generation 1", "generation 2");
-        assert_eq!(open(older.as_bytes(), &mine).err().unwrap().kind(), ErrorKind::Tampered);
-        let none = MasterKeys::new();
-        let unsealed = seal(&keyring, &none, &mut system_rng());
+        assert_eq!(
+            open_at_once(older.as_bytes(), &mine).err().unwrap().kind(),
+            ErrorKind::Tampered
+        );
+        let none = KeySet::new();
+        let unsealed = seal_at_once(&keyring, &none, &mut system_rng());
         assert_eq!(unsealed.err().unwrap().kind(), ErrorKind::Refused);
     }
 

@@ -5,20 +5,20 @@
 //!
 //! ```
 //! use strongroom::crypto::system_rng;
-//! use strongroom::keys::{Keyring, MasterKeys};
+//! use strongroom::keys::{Keyring, KeySet};
 //! use strongroom::values::{ValueCipher, keyring};
 //!
 //! # fn main() -> strongroom::Result<()> {
 //! // The master keys: from a keyring file in earnest.
-//! let mut masters = MasterKeys::new();
+//! let mut masters = KeySet::new();
 //! let now = "2026-01-31T12:00:00Z".parse()?;
 //! masters.add_keyring(&Keyring::generate(now, &mut system_rng())?, now);
 //!
 //! // The value keys, once for all programs that share values; `record` is kept wherever they can read it.
 //! let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
-//! let record = keyring::seal(&keys, &masters, &mut system_rng())?;
+//! let record = keyring::seal_at_once(&keys, &masters, &mut system_rng())?;
 //!
-//! let cipher = ValueCipher::new(&keyring::open(&record, &masters)?)?;
+//! let cipher = ValueCipher::new(&keyring::open_at_once(&record, &masters)?)?;
 //! let sealed = cipher.seal(b"/app/password", b"hunter2")?;
 //! assert_eq!(cipher.open(b"/app/password", &sealed)?, b"hunter2");
 //! assert!(cipher.open(b"/app/greeting", &sealed).is_err());

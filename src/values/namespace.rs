@@ -13,7 +13,7 @@ use super::{ValueCipher, keyring, pages};
 use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, ValueKeyId, ValueKeyring};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// The default prefix of the keyring.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
@@ -61,11 +61,11 @@ impl Namespace {
     /// [`NotFound`](ErrorKind::NotFound) when there is none, naming a few keys whose values need one;
     /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens its keyring;
     /// [`Unreachable`](ErrorKind::Unreachable) and [`Denied`](ErrorKind::Denied) from etcd.
-    pub async fn open(client: Client, prefix: &[u8], masters: Arc<MasterKeys>) -> Result<Self> {
+    pub async fn open(client: Client, prefix: &[u8], masters: Arc<KeySet>) -> Result<Self> {
         record::check_prefix(prefix)?;
         let begun = Instant::now();
         match record::read(&client, prefix).await? {
-            Some(record) => Self::follow(client, prefix, masters, record, begun),
+            Some(record) => Self::follow(client, prefix, masters, record, begun).await,
             None => Err(missing(&client, prefix).await),
         }
     }
@@ -79,7 +79,7 @@ impl Namespace {
     pub async fn init(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         now: &str,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
@@ -111,27 +111,27 @@ impl Namespace {
     pub async fn init_beside_values(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         now: &str,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
         if record::read(&client, prefix).await?.is_none() {
             let keyring = keyring::generate(now, &mut system_rng());
-            let record = keyring::seal(&keyring, &masters, &mut system_rng())?;
+            let record = keyring::seal(&keyring, &masters, &mut system_rng()).await?;
             // Of several processes that try, the first one's keyring stays; all use it.
             record::put_if_unchanged(&client, &record::key(prefix), 0, record).await?;
         }
         Self::open(client, prefix, masters).await
     }
 
-    fn follow(
+    async fn follow(
         client: Client,
         prefix: &[u8],
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
         record: Record,
         begun: Instant,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared::new(client, prefix, masters, record, begun)?);
+        let shared = Arc::new(Shared::new(client, prefix, masters, record, begun).await?);
         let tasks = vec![
             tokio::spawn(follow::follow(Arc::clone(&shared))),
             tokio::spawn(follow::watch_record(Arc::clone(&shared))),
@@ -234,7 +234,7 @@ impl Namespace {
                 .serial
                 .checked_add(1)
                 .ok_or_else(|| Error::new(ErrorKind::Refused, "the keyring's serial is used up"))?;
-            let record = keyring::seal(&keyring, &shared.masters, &mut system_rng())?;
+            let record = keyring::seal(&keyring, &shared.masters, &mut system_rng()).await?;
             let key = record::key(&shared.prefix);
             if record::put_if_unchanged(&shared.client(), &key, revision, record.clone()).await? {
                 shared.adopt(&keyring, record, &mut looked)?;
@@ -249,7 +249,7 @@ impl Namespace {
         let record = record::read(&shared.client(), &shared.prefix)
             .await?
             .ok_or_else(|| record::deleted(&shared.prefix))?;
-        Ok((follow::open(&record.bytes, &shared.masters)?, record))
+        Ok((follow::open(&record.bytes, &shared.masters).await?, record))
     }
 
     /// Adds a value key made at `now`, waits `settle` until every process has it (see [`SETTLE`](super::SETTLE)), and

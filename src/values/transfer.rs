@@ -10,7 +10,7 @@ use super::record::{self, Record};
 use super::{ValueCipher, follow, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ValueKeyring;
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 
 /// How many encrypted values an import tries, and for how long it looks for them.
 const TRIED: u64 = 100;
@@ -39,17 +39,18 @@ impl Namespace {
     pub async fn import(
         client: &Client,
         prefix: &[u8],
-        masters: &MasterKeys,
+        masters: &KeySet,
         bytes: &[u8],
         force: bool,
     ) -> Result<bool> {
         record::check_prefix(prefix)?;
         let keyring = keyring::open(bytes, masters)
+            .await
             .map_err(|error| error.context("the exported value keyring"))?;
         let there = record::read(client, prefix).await?;
         match &there {
             Some(record) if record.bytes == bytes => return Ok(false),
-            Some(record) if !force => check_older(record, &keyring, masters)?,
+            Some(record) if !force => check_older(record, &keyring, masters).await?,
             _ => {}
         }
         if !force {
@@ -65,12 +66,13 @@ impl Namespace {
 }
 
 /// Checks that the record in etcd is an older one of the same namespace.
-fn check_older(record: &Record, keyring: &ValueKeyring, masters: &MasterKeys) -> Result<()> {
+async fn check_older(record: &Record, keyring: &ValueKeyring, masters: &KeySet) -> Result<()> {
     let refused = |text: String| {
         Error::new(ErrorKind::Refused, text)
             .hint("--force replaces it; export it first: values encrypted with it open with no other keyring")
     };
     let there = follow::open(&record.bytes, masters)
+        .await
         .map_err(|error| refused(format!("{error}: whether it is older is unknown")))?;
     if there.namespace != keyring.namespace {
         return Err(refused(format!(

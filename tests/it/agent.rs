@@ -55,18 +55,12 @@ impl Agent {
         Self { child, address, lines }
     }
 
-    /// Waits until a line of the log has this event and operation.
-    fn wait(&self, event: &str, operation: &str, count: usize) {
-        let fits = |line: &&Value| {
-            line["event"] == event && (operation.is_empty() || line["operation"] == operation)
-        };
+    /// Waits until so many lines of the log have this event.
+    fn wait(&self, event: &str, count: usize) {
+        let fits = |line: &&Value| line["event"] == event;
         let begun = Instant::now();
         while self.lines.lock().unwrap().iter().filter(fits).count() < count {
-            assert!(
-                begun.elapsed() < Duration::from_secs(60),
-                "{event} {operation}: {:#?}",
-                self.lines
-            );
+            assert!(begun.elapsed() < Duration::from_secs(60), "{event}: {:#?}", self.lines);
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -164,7 +158,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     for (operation, count) in
         [("backup", 4), ("copy", 2), ("prune", 1), ("verify", 1), ("verify_all", 1)]
     {
-        agent.wait("done", operation, count);
+        agent.wait(&format!("{operation}_finished"), count);
     }
     assert_eq!(agent.get("/healthz"), (200, "ok\n".into()));
     assert_eq!(agent.get("/readyz").0, 200);
@@ -205,8 +199,8 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     )
     .unwrap();
     agent.signal("-HUP");
-    agent.wait("configuration read again", "", 1);
-    agent.wait("done", "drill", 1);
+    agent.wait("config_reloaded", 1);
+    agent.wait("drill_finished", 1);
     assert_eq!(
         agent.metric(
             "strongroom_schedule_expected_interval_seconds{cluster=\"prod\",operation=\"prune\"}"
@@ -239,19 +233,19 @@ async fn one_works_and_another_takes_over_3_4() {
     let place = Place::new();
     let config = config(&etcd, "");
     let mut agents = vec![Agent::start(&place, &config)];
-    agents[0].wait("done", "backup", 1);
+    agents[0].wait("backup_finished", 1);
     agents.push(Agent::start(&place, &config));
-    agents[0].wait("done", "backup", 4);
+    agents[0].wait("backup_finished", 4);
     // The second did nothing meanwhile.
-    assert!(agents[1].lines.lock().unwrap().iter().all(|line| line["event"] != "begins"));
+    assert!(agents[1].lines.lock().unwrap().iter().all(|line| line["event"] != "backup_started"));
     assert_eq!(agents[1].metric("strongroom_agent_leads"), 0.0);
     agents[0].child.kill().unwrap();
-    agents[1].wait("done", "backup", 1);
+    agents[1].wait("backup_finished", 1);
     // It ends well, and gives way at once.
     agents.pop().unwrap().end();
     assert_eq!(etcd.etcdctl(&["get", "--keys-only", "--prefix", "/strongroom-agent/"]).trim(), "");
     let third = Agent::start(&place, &config);
-    third.wait("done", "backup", 1);
+    third.wait("backup_finished", 1);
     third.end();
     let ids = place.snapshots();
     place.succeed(&["verify", "--all"]);
@@ -263,29 +257,41 @@ async fn what_fails_is_tried_again_and_counted() {
     let mut etcd = Etcd::start(Version::NEWEST).await;
     let place = Place::new();
     let agent = Agent::start(&place, &config(&etcd, ""));
-    agent.wait("done", "backup", 2);
+    agent.wait("backup_finished", 2);
     // The store goes away, and comes back.
     fs::rename(place.path("repo"), place.path("elsewhere")).unwrap();
-    agent.wait("failed", "backup", 2);
+    agent.wait("backup_failed", 2);
     assert!(
         agent.metric(
             "strongroom_operations_total{cluster=\"prod\",operation=\"backup\",result=\"failure\""
         ) >= 2.0
     );
     assert!(agent.get("/").1.contains("class=bad"));
-    let done = agent.lines.lock().unwrap().iter().filter(|line| line["event"] == "done").count();
+    let done = agent
+        .lines
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|line| line["event"] == "backup_finished")
+        .count();
     fs::rename(place.path("elsewhere"), place.path("repo")).unwrap();
-    agent.wait("done", "backup", done + 1);
+    agent.wait("backup_finished", done + 1);
     // So does etcd.
     etcd.kill(0);
     std::thread::sleep(Duration::from_secs(6));
-    let done = agent.lines.lock().unwrap().iter().filter(|line| line["event"] == "done").count();
+    let done = agent
+        .lines
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|line| line["event"] == "backup_finished")
+        .count();
     let etcd = tokio::task::spawn_blocking(move || {
         etcd.restart(0);
         etcd
     });
     let _etcd = etcd.await.unwrap();
-    agent.wait("done", "backup", done + 1);
+    agent.wait("backup_finished", done + 1);
     agent.end();
     place.succeed(&["verify", "--all"]);
 }
@@ -300,10 +306,10 @@ async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
          allow_http = \"true\"\naws_region = \"x\"\naws_access_key_id = \"x\"\naws_secret_access_key = \"x\"\n"
     );
     let agent = Agent::start(&place, &config(&etcd, &second));
-    agent.wait("failed", "copy", 1);
-    agent.wait("done", "backup", 3);
+    agent.wait("copy_failed", 1);
+    agent.wait("backup_finished", 3);
     let lines = agent.lines.lock().unwrap().clone();
-    assert!(lines.iter().all(|line| line["event"] != "done" || line["operation"] == "backup"));
+    assert!(lines.iter().all(|line| line["event"] != "copy_finished"));
     agent.end();
 }
 
@@ -318,6 +324,6 @@ fn what_cannot_work_is_said_at_once() {
     };
     assert!(says("[agent]\nbackup = \"61 * * * *\"").contains("line 2"));
     assert!(says("[agent]\nprune = \"0 3 * * *\"").contains("keep_"));
-    assert!(says("[agent]\nlog = \"yaml\"").contains("text or json"));
+    assert!(says("[agent]\nlog = \"yaml\"").contains("`text` or `json`"));
     assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
 }

@@ -145,7 +145,7 @@ async fn soak_of_two_agents() {
                         .lock()
                         .unwrap()
                         .iter()
-                        .filter(|line| line["event"] == "failed")
+                        .filter(|line| line["level"] == "error")
                         .count()
                 });
                 println!("{} failures in the logs", failures.sum::<usize>());

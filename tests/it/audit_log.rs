@@ -8,7 +8,7 @@ use strongroom::ErrorKind;
 use strongroom::audit_log::{
     AuditLog, Filter, KeyFilter, KeyRange, Options, Record, files, query, verify,
 };
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use tempfile::TempDir;
 
 use crate::proxied::masters;
@@ -33,7 +33,7 @@ fn record(at: usize) -> Record {
 struct Log {
     _dir: TempDir,
     path: PathBuf,
-    masters: Arc<MasterKeys>,
+    masters: Arc<KeySet>,
 }
 
 impl Log {

@@ -12,7 +12,7 @@ use strongroom::contents::{
     Groups, KeyState, Selection, What, diff, digest, get, key_history, read, stats,
 };
 use strongroom::format::SnapshotId;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::mvcc::value_at;
 use strongroom::secret::SecretBytes;
 use strongroom::task::Control;
@@ -25,7 +25,7 @@ use crate::support::{TestRepo, keys};
 /// A repository that snapshots of a cluster go to.
 struct Place {
     repo: TestRepo,
-    keys: MasterKeys,
+    keys: KeySet,
 }
 
 impl Place {

@@ -8,7 +8,7 @@ use strongroom::backup::{Scope, apply_prune, copy, open_replica, plan_prune};
 
 use strongroom::crypto::Argon2Cost;
 use strongroom::custody::create_passphrase_key;
-use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::keys::KeySet;
 use strongroom::secret::SecretBytes;
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -29,17 +29,15 @@ async fn the_copy_is_the_same_and_what_was_removed_stays_away() {
     let dir = tempfile::tempdir().unwrap();
     let target = replica(&series, dir.path()).await;
     let control = Control::default();
-    let report = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let report =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!((report.copied, report.present, report.failed.len()), (series.ids(), 0, 0));
     for (id, database) in &series.databases {
         let copied = crate::support::restore_bytes(&target, &series.keys, *id).await.unwrap().0;
         assert!(copied[..database.len()] == **database);
     }
-    let again = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let again =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!((again.copied.len(), again.present, again.written_bytes), (0, 2, 0));
     // What the copy's own retention removed does not come back, and the rest still restores.
     let plan = plan_prune(&target, &series.keys, &last(1), None, &control).await.unwrap();
@@ -47,9 +45,8 @@ async fn the_copy_is_the_same_and_what_was_removed_stays_away() {
     let mut database = series.databases.values().next_back().unwrap().clone();
     database[77] ^= 1;
     let newest = series.backup(&database).await;
-    let report = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let report =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!(report.copied, [newest]);
     let listed = strongroom::backup::snapshots(&target, None).await.unwrap().snapshots;
     assert_eq!(listed.len(), 2);
@@ -68,8 +65,7 @@ async fn whatever_call_fails_it_goes_on_from_there() {
         let store = Faulty::new(local(dir.path()), calls, false);
         let copied = match series.repo.through(Arc::new(store)).await {
             Ok(target) => {
-                copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-                    .await
+                copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await
             }
             Err(error) => Err(error),
         };
@@ -102,9 +98,8 @@ async fn what_is_not_whole_stays_behind() {
     let dir = tempfile::tempdir().unwrap();
     let target = replica(&series, dir.path()).await;
     let control = Control::default();
-    let report = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let report =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!(report.copied, [ids[0], ids[2]]);
     assert_eq!(report.failed.keys().copied().collect::<Vec<_>>(), ids[1..2]);
     assert!(!dir.path().join(format!("snapshots/{}/manifest", ids[1])).exists());
@@ -117,22 +112,20 @@ async fn what_was_lost_in_the_copy_comes_back_and_what_was_removed_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let target = replica(&series, dir.path()).await;
     let control = Control::default();
-    copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control).await.unwrap();
+    copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     let plan = plan_prune(&target, &series.keys, &last(2), None, &control).await.unwrap();
     apply_prune(&target, &plan, &control).await.unwrap();
     fs::remove_file(dir.path().join(format!("snapshots/{}/index", ids[2]))).unwrap();
     fs::remove_dir_all(dir.path().join(format!("snapshots/{}", ids[3]))).unwrap();
-    let report = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let report =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!((&report.copied[..], report.failed.len()), (&ids[3..], 0));
     for one in strongroom::backup::snapshots(&target, None).await.unwrap().snapshots {
         assert!(ids[2..].contains(&one.id));
         crate::support::restore_bytes(&target, &series.keys, one.id).await.unwrap();
     }
-    let again = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let again =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!((again.copied.len(), again.present, again.written_bytes), (0, 4, 0));
 }
 
@@ -145,9 +138,8 @@ async fn a_tombstone_beside_a_manifest_keeps_nothing_back() {
     let dir = tempfile::tempdir().unwrap();
     let target = replica(&series, dir.path()).await;
     let control = Control::default();
-    let report = copy(&series.repo.repository, &target, &MasterKeys::new(), Scope::All, &control)
-        .await
-        .unwrap();
+    let report =
+        copy(&series.repo.repository, &target, &KeySet::new(), Scope::All, &control).await.unwrap();
     assert_eq!(report.copied, ids);
     assert!(!dir.path().join(format!("snapshots/{}/tombstone", ids[0])).exists());
 }

@@ -1,6 +1,7 @@
 //! The drill on real etcd, and the evidence that it leaves.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
 use crate::members::corrupt;
@@ -131,6 +132,44 @@ fn programs_that_are_no_etcd() {
     assert!(error.contains("starts with 3.5 or 3.6"), "{error}");
     assert_eq!(fs::read_dir(place.path("scratch")).unwrap().count(), 0);
     assert_eq!(place.json(&["reports"]), serde_json::json!([]));
+}
+
+/// A drill that is killed takes its etcd with it, and the next one removes the unencrypted database.
+#[test]
+fn a_killed_drill_leaves_nothing_behind() {
+    let place = Place::new();
+    place.backup();
+    fs::create_dir(place.path("scratch")).unwrap();
+    let version = "[ \"$1\" = --version ] && echo 'etcd Version: 3.5.99' && exit\n";
+    let script = format!("#!/bin/sh\n{version}echo $$ > pid.new; mv pid.new pid; exec sleep 600\n");
+    fs::write(place.path("silent"), script).unwrap();
+    exits(0, std::process::Command::new("chmod").arg("+x").arg(place.path("silent")));
+    let args = ["drill", "--etcd", "./silent", "--scratch-dir", "scratch"];
+    let mut drill = place.command(&args).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !place.path("pid").exists() {
+        assert!(Instant::now() < deadline, "no etcd was started");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = fs::read_to_string(place.path("pid")).unwrap();
+    let process = std::path::Path::new("/proc").join(pid.trim());
+    let runs = || {
+        let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    };
+    assert!(runs());
+    drill.kill().unwrap();
+    drill.wait().unwrap();
+    while runs() {
+        assert!(Instant::now() < deadline, "etcd outlives the drill");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(fs::read_dir(place.path("scratch")).unwrap().count(), 1);
+
+    fs::write(place.path("silent"), format!("#!/bin/sh\n{version}exit 7\n")).unwrap();
+    let error = place.fail(1, &args);
+    assert!(error.contains("exit status: 7"), "{error}");
+    assert_eq!(fs::read_dir(place.path("scratch")).unwrap().count(), 0);
 }
 
 #[test]

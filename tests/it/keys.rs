@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, verify,
+    Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, show,
+    verify,
 };
-
-use strongroom::crypto::Argon2Cost;
-use strongroom::custody::{NamedKey, create_passphrase_key, open_named};
-use strongroom::format::KeyState;
-use strongroom::keys::{MasterKey, MasterKeys};
-use strongroom::secret::SecretBytes;
+use strongroom::crypto::{self, Argon2Cost, CryptoRng, Suite};
+use strongroom::custody::{self, MasterKeyUri, NamedKey, create_passphrase_key};
+use strongroom::format::{KeyId, KeyState, Seal, Stanza};
+use strongroom::keys::trust::{Distrust, Standing};
+use strongroom::keys::{Binding, Identity, KeyFuture, KeySet, Recipient};
+use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::task::Control;
 
-use crate::support::{TestRepo, key, keys, small_database};
+use crate::support::{TestRepo, key, keys, open_seal, small_database};
 
-fn opening(fills: &[u8]) -> MasterKeys {
-    let mut keys = MasterKeys::new();
+fn opening(fills: &[u8]) -> KeySet {
+    let mut keys = KeySet::new();
     fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Retiring));
     keys
 }
@@ -100,7 +101,7 @@ async fn a_backup_in_flight_keeps_its_key() {
     let id = repo.backup(&keys(&[1])).await.id;
     let running = repo.backup(&keys(&[1])).await.id;
     let both = opening(&[1, 2]);
-    let mut to_both = MasterKeys::new();
+    let mut to_both = KeySet::new();
     [1, 2].iter().for_each(|fill| to_both.add(Arc::new(key(*fill)), KeyState::Sealing));
     let done = reseal(
         &repo.repository,
@@ -188,8 +189,96 @@ async fn planted_passphrase_keys_do_not_use_up_what_may_be_spent() {
             .replace(&from, &format!("argon2id {} ", 8 * cost.m_kib));
         fs::write(repo.path(&format!("keys/{other}.1")), planted).unwrap();
     }
-    let mut keys = MasterKeys::new();
-    let named = NamedKey { id: key.id(), retiring: false };
-    open_named(&repo.repository, word(), &[Some(named)], &mut keys).await.unwrap();
+    let named = MasterKeyUri::Passphrase(Some(NamedKey { id: key.id(), retiring: false }));
+    let keys = custody::open(&[named], &repo.repository, || Ok(word())).await.unwrap();
     assert_eq!(keys.state(key.id()), Some(KeyState::Sealing));
+}
+
+/// A key of a service that answers later.
+struct Remote {
+    kind: &'static str,
+    id: KeyId,
+    secret: SecretKey,
+}
+
+impl Remote {
+    fn new(kind: &'static str) -> Arc<Self> {
+        Arc::new(Self { kind, id: KeyId([7; 16]), secret: SecretKey::new(|key| key.fill(9)) })
+    }
+}
+
+impl Recipient for Remote {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        data_key: &'a SecretKey,
+        binding: &'a Binding,
+        rng: &'a mut (dyn CryptoRng + Send),
+    ) -> KeyFuture<'a, Stanza> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let context = binding.context(self.id, self.kind);
+            let sealed =
+                crypto::seal(Suite::Aes256Gcm, &self.secret, &context, data_key.expose(), rng)?;
+            Stanza::new(self.kind, self.id, &["region=x"], sealed)
+        })
+    }
+}
+
+impl Identity for Remote {
+    fn ids(&self) -> Vec<KeyId> {
+        vec![self.id]
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        stanza: &'a Stanza,
+        binding: &'a Binding,
+    ) -> KeyFuture<'a, Option<SecretKey>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let context = binding.context(self.id, self.kind);
+            let opened = crypto::open(Suite::Aes256Gcm, &self.secret, &context, stanza.body())?;
+            Ok(SecretKey::from_slice(&opened))
+        })
+    }
+}
+
+/// A key need not be here: sealing, opening and sealing again wait for it.
+#[tokio::test]
+async fn a_remote_key_seals_and_opens() {
+    let repo = TestRepo::new().await;
+    let mut remote = KeySet::new();
+    remote.add(Remote::new("kms"), KeyState::Sealing);
+    let id = repo.backup(&remote).await.id;
+    let restored = repo.restore(&remote, id).await.unwrap();
+    assert_eq!(restored, fs::read(small_database()).unwrap());
+    assert_eq!(show(&repo.repository, &remote, id).await.unwrap().standing, Standing::Counts);
+    let text = fs::read_to_string(repo.object(id, "seal.1")).unwrap();
+    assert!(text.contains(&format!("-> kms {} region=x ", KeyId([7; 16]))), "{text}");
+    // Where nothing can wait it is refused, and not taken for a key that does not open.
+    let seal = Seal::parse(text.as_bytes()).unwrap();
+    let error = open_seal(&seal, seal.body().object(), &remote).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    remote.set_state(KeyId([7; 16]), KeyState::Retiring);
+    remote.add(Arc::new(key(1)), KeyState::Sealing);
+    let (accept, control) = (Accept::Counting, Control::default());
+    let report = reseal(&repo.repository, &remote, Scope::All, &[], accept, &control).await;
+    assert_eq!(report.unwrap().resealed, [id]);
+    assert_eq!(repo.restore(&keys(&[1]), id).await.unwrap(), restored);
+}
+
+/// Anyone can seal to a public key.
+#[tokio::test]
+async fn a_stanza_of_a_public_key_vouches_for_nothing() {
+    let repo = TestRepo::new().await;
+    let mut public = KeySet::new();
+    public.add(Remote::new("hpke"), KeyState::Sealing);
+    let id = repo.backup(&public).await.id;
+    let standing = show(&repo.repository, &public, id).await.unwrap().standing;
+    assert_eq!(standing, Standing::NotTrusted(Distrust::Public));
+    assert_eq!(repo.restore(&public, id).await.unwrap_err().kind(), ErrorKind::Refused);
 }

@@ -372,7 +372,7 @@ async fn files_that_are_used_up_are_waited_for() {
     assert_eq!(call(&mut client, "KV/Put", put("a", b"")).await.0, OK);
     assert!(server.metric("strongroom_proxy_accept_failures_total ") > 5);
     let errors = server.errors();
-    let said = errors.matches("warning: cannot accept a connection: Too many open files").count();
+    let said = errors.matches("accept_failed error=\"Too many open files").count();
     assert!((1..=3).contains(&said), "{errors}");
 }
 

@@ -79,7 +79,7 @@ async fn a_proxy_waits_for_its_etcd() {
     init(etcd.endpoint(), &key, "/strongroom/");
     etcd.kill(0);
     let proxy = Started::new(dir.path(), etcd.endpoint(), &key);
-    proxy.until("it says that it waits", || proxy.log().contains("waiting for etcd"));
+    proxy.until("it says that it waits", || proxy.log().contains("etcd_unreachable"));
     assert!(!proxy.is_listening(), "there is nothing to serve");
     assert!(get(&proxy.metrics, "/healthz").starts_with("HTTP/1.1 200"));
     let ready = get(&proxy.metrics, "/readyz");
@@ -91,7 +91,7 @@ async fn a_proxy_waits_for_its_etcd() {
     assert_eq!(client.get("/k", None).await.unwrap().kvs()[0].value(), b"v");
     assert!(get(&proxy.metrics, "/readyz").starts_with("HTTP/1.1 200"));
     assert!(get(&proxy.metrics, "/metrics").contains("strongroom_proxy_keyring_stale 0"));
-    assert_eq!(proxy.log().matches("waiting for etcd").count(), 1, "{}", proxy.log());
+    assert_eq!(proxy.log().matches("etcd_unreachable").count(), 1, "{}", proxy.log());
     proxy.end();
 }
 
@@ -117,7 +117,7 @@ fn a_proxy_that_waits_ends_when_it_is_told_to() {
     let key = keyring(dir.path());
     let [port] = free_ports(1)[..] else { unreachable!() };
     let proxy = Started::new(dir.path(), &format!("http://127.0.0.1:{port}"), &key);
-    proxy.until("it says that it waits", || proxy.log().contains("waiting for etcd"));
+    proxy.until("it says that it waits", || proxy.log().contains("etcd_unreachable"));
     proxy.end();
     verify(dir.path(), &key);
 }
@@ -178,7 +178,7 @@ async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
     assert_eq!(client.get("/k", None).await.unwrap().kvs()[0].value(), b"v");
 
     etcd.etcdctl(&["del", "/strongroom/keyring"]);
-    proxy.until("it notices", || proxy.log().contains("no values are written"));
+    proxy.until("it notices", || proxy.log().contains(" writes_refused "));
     for _ in 0..3 {
         let error = client.put("/k", "w", None).await.unwrap_err().to_string();
         assert!(error.contains("strongroom: ") && error.contains("deleted"), "{error}");
@@ -190,9 +190,9 @@ async fn a_proxy_without_its_keyring_reads_and_does_not_write() {
     assert!(get(&proxy.metrics, "/metrics").contains("strongroom_proxy_keyring_stale 1"));
 
     value(&["keyring", "import", &record, "-k", &key]);
-    proxy.until("it writes again", || proxy.log().contains("values are written again"));
+    proxy.until("it writes again", || proxy.log().contains(" writes_accepted"));
     client.put("/k", "w", None).await.unwrap();
-    assert_eq!(proxy.log().matches("no values are written").count(), 1, "{}", proxy.log());
+    assert_eq!(proxy.log().matches(" writes_refused ").count(), 1, "{}", proxy.log());
     assert!(get(&proxy.metrics, "/readyz").starts_with("HTTP/1.1 200"));
     proxy.end();
 }

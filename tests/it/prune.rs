@@ -12,7 +12,7 @@ use strongroom::backup::{
     plan_prune, plan_removal, undo_removal, unpin, verify,
 };
 use strongroom::format::SnapshotId;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
@@ -31,7 +31,7 @@ pub fn last(count: u32) -> Retention {
 /// Snapshots of a database that changes, and the databases in them.
 pub struct Series {
     pub repo: TestRepo,
-    pub keys: MasterKeys,
+    pub keys: KeySet,
     pub databases: BTreeMap<SnapshotId, Vec<u8>>,
 }
 

@@ -10,7 +10,7 @@ use strongroom::backup::{
 };
 use strongroom::etcd::choose_member;
 use strongroom::format::SnapshotId;
-use strongroom::keys::MasterKeys;
+use strongroom::keys::KeySet;
 use strongroom::task::{Control, Step};
 use strongroom::{ErrorKind, Result};
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ struct Scene {
     etcd: Etcd,
     client: Client,
     repo: TestRepo,
-    keys: MasterKeys,
+    keys: KeySet,
 }
 
 impl Scene {

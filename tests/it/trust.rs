@@ -15,36 +15,37 @@ use strongroom::backup::{
     show, snapshots, store_report, undo_removal,
 };
 use strongroom::crypto::{sha256, system_rng};
-use strongroom::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
+use strongroom::envelope::{DataKey, NewSeal};
 use strongroom::format::{
     KeyState, Report, ReportOutcome, ReportScope, Seal, SealBody, Sha256, SnapshotId, Stanza,
 };
+use strongroom::keys::KeySet;
 use strongroom::keys::trust::{Distrust, Standing};
-use strongroom::keys::{MasterKey, MasterKeys};
 use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::place::{Place, exits, text};
 use crate::support::{
-    TestRepo, backup_file, key, keys, local, python, restore_bytes, small_database, vector,
+    TestRepo, backup_file, key, keys, local, open_seal, python, restore_bytes, seal_data_key,
+    small_database, vector,
 };
 
 const OLD: u8 = 1;
 const NEW: u8 = 2;
 const RETIRED: Standing = Standing::NotTrusted(Distrust::Retired);
 
-fn states(states: &[(u8, KeyState)]) -> MasterKeys {
-    let mut keys = MasterKeys::new();
+fn states(states: &[(u8, KeyState)]) -> KeySet {
+    let mut keys = KeySet::new();
     states.iter().for_each(|(fill, state)| keys.add(Arc::new(key(*fill)), *state));
     keys
 }
 
 /// The owner's keys after the rotation.
-fn owner() -> MasterKeys {
+fn owner() -> KeySet {
     states(&[(OLD, KeyState::Retired), (NEW, KeyState::Primary)])
 }
 
-fn thief() -> MasterKeys {
+fn thief() -> KeySet {
     keys(&[OLD])
 }
 
@@ -143,7 +144,7 @@ impl Victim {
     }
 }
 
-async fn taken(repo: &TestRepo, keys: &MasterKeys, hours_ago: u64) -> SnapshotId {
+async fn taken(repo: &TestRepo, keys: &KeySet, hours_ago: u64) -> SnapshotId {
     let mut options = BackupOptions::default();
     options.taken = Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago));
     let (source, control) = (Source::File(small_database()), Control::default());
@@ -332,7 +333,7 @@ async fn more_seals_than_are_read() {
 #[tokio::test]
 async fn the_order_of_ids_is_the_order_of_taking() {
     let repo = TestRepo::new().await;
-    let ahead = async |keys: &MasterKeys, seconds: u64| {
+    let ahead = async |keys: &KeySet, seconds: u64| {
         let mut options = BackupOptions::default();
         options.taken = Some(SystemTime::now() + Duration::from_secs(seconds));
         let (source, control) = (Source::File(small_database()), Control::default());
@@ -506,7 +507,7 @@ async fn a_report_under_a_retired_key() {
     let listed = reports(&victim.repo.repository, &owner()).await.unwrap();
     assert_eq!(listed[0].standing, RETIRED);
     assert_eq!(listed[0].report.as_ref().unwrap(), &report);
-    let listed = reports(&victim.repo.repository, &MasterKeys::new()).await.unwrap();
+    let listed = reports(&victim.repo.repository, &KeySet::new()).await.unwrap();
     assert_eq!(listed[0].standing, Standing::Unverified);
     let readable = Report { details: None, ..report.clone() };
     assert_eq!(listed[0].report.as_ref().unwrap(), &readable);

@@ -119,7 +119,7 @@ async fn a_deleted_keyring_stops_writes_until_it_is_back() {
 
     // Another's keyring is none for these values.
     let other = keyring::generate(NOW, &mut system_rng());
-    let other = keyring::seal(&other, &masters, &mut system_rng()).unwrap();
+    let other = keyring::seal_at_once(&other, &masters, &mut system_rng()).unwrap();
     let import = async |record: &Vec<u8>, force| {
         Namespace::import(&etcd.client().await, PREFIX, &masters, record, force).await
     };

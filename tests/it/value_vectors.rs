@@ -9,7 +9,7 @@ use data_encoding::BASE64_NOPAD as BASE64;
 use serde_json::{Value, json};
 use strongroom::crypto::{Extended, system_rng};
 use strongroom::format::{Migration, MigrationPhase};
-use strongroom::keys::{Keyring, MasterKeys};
+use strongroom::keys::{KeySet, Keyring};
 use strongroom::values::{ValueCipher, keyring};
 
 use crate::proxied::NOW;
@@ -21,10 +21,10 @@ fn path() -> PathBuf {
     vector("values.json")
 }
 
-fn masters() -> MasterKeys {
+fn masters() -> KeySet {
     let text =
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring")).unwrap();
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     keys.add_keyring(&Keyring::parse(&text).unwrap(), NOW.parse().unwrap());
     keys
 }
@@ -35,7 +35,7 @@ fn bytes(value: &Value) -> Vec<u8> {
 
 fn cases() -> Vec<Value> {
     let vectors: Value = serde_json::from_slice(&fs::read(path()).unwrap()).unwrap();
-    let opened = keyring::open(&bytes(&vectors["record"]), &masters()).unwrap();
+    let opened = keyring::open_at_once(&bytes(&vectors["record"]), &masters()).unwrap();
     let cipher = ValueCipher::new(&opened).unwrap();
     let cases = vectors["cases"].as_array().unwrap().clone();
     for case in &cases {
@@ -146,7 +146,7 @@ fn write_missing_value_vectors() {
             case
         })
         .collect();
-    let record = keyring::seal(&ring, &masters(), &mut rng).unwrap();
+    let record = keyring::seal_at_once(&ring, &masters(), &mut rng).unwrap();
     let vectors = json!({"keyring": MASTER, "record": BASE64.encode(&record), "cases": cases});
     let text = serde_json::to_string_pretty(&vectors).unwrap();
     fs::write(path(), format!("{text}\n")).unwrap();

@@ -14,17 +14,17 @@ use strongroom::custody::{create_passphrase_key, open_passphrase_keys};
 
 use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_rng};
 use strongroom::custody::keyfile;
-use strongroom::envelope::{
-    DataKey, NewSeal, ObjectOpener, ObjectSealer, open_seal, seal_data_key,
-};
+use strongroom::envelope::{DataKey, NewSeal, ObjectOpener, ObjectSealer};
 use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, SnapshotId};
-use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::keys::KeySet;
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, Result};
 
-use crate::support::{TestRepo, key, keys, local, restore_bytes, small_database, vector};
+use crate::support::{
+    TestRepo, key, keys, local, open_seal, restore_bytes, seal_data_key, small_database, vector,
+};
 
 const PASSPHRASE: &str = "TEST-ONLY correct horse battery staple";
 
@@ -43,7 +43,7 @@ fn class(error: &Error) -> &'static str {
 
 async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
     let repository = Repository::open(local(dir), None).await?;
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     if let Some(path) = spec["keyring"].as_str() {
         let text = fs::read(repositories().join(path)).unwrap();
         keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?, keyfile::now());
@@ -109,12 +109,7 @@ impl Draft {
         Self { repo, id, passphrase: None, keyring: Some("keyring") }
     }
 
-    async fn backup(
-        repo: &TestRepo,
-        database: PathBuf,
-        suite: Suite,
-        keys: &MasterKeys,
-    ) -> SnapshotId {
+    async fn backup(repo: &TestRepo, database: PathBuf, suite: Suite, keys: &KeySet) -> SnapshotId {
         let mut options = BackupOptions::default();
         options.suite = suite;
         let control = Control::default();
@@ -259,7 +254,7 @@ async fn behind_a_passphrase() -> Draft {
     let repo = TestRepo::new().await;
     let word = SecretBytes::new(PASSPHRASE.into());
     let key = create_passphrase_key(&repo.repository, word, Argon2Cost::default()).await.unwrap();
-    let mut keys = MasterKeys::new();
+    let mut keys = KeySet::new();
     keys.add(Arc::new(key), KeyState::Sealing);
     let id = Draft::backup(&repo, small_database(), Suite::Aes256Gcm, &keys).await;
     Draft { repo, id, passphrase: Some(PASSPHRASE), keyring: None }

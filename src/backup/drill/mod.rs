@@ -1,5 +1,8 @@
 //! The drill: a snapshot is restored, an etcd started from it, and what that serves compared with the snapshot.
 
+mod child;
+mod guard;
+mod place;
 mod scratch;
 
 use std::path::PathBuf;
@@ -16,31 +19,56 @@ use crate::format::{
     CheckOutcome, Facts, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
     ReportStep, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::snapshot::inside::{Inside, look_inside};
+use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
 use crate::task::Control;
 
 /// Keys whose values are compared, drawn at random.
 const SAMPLE: usize = 256;
 
+pub use guard::exec_guarded;
+
 /// How to drill.
-#[non_exhaustive]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct DrillOptions {
-    /// The etcd to start: a path, or a name that is looked up in PATH.
+    /// The etcd to start: a path, or a name that is looked up in PATH
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.etcd",
+            long = "etcd",
+            value_name = "PROGRAM",
+            env = "STRONGROOM_ETCD",
+            default_value_os_t = DrillOptions::default().etcd
+        )
+    )]
     pub etcd: PathBuf,
-    /// Where a scratch directory may be made: the data is there in clear for as long as the drill lasts.
-    pub dir: PathBuf,
+    /// Where the scratch directory is made, which holds the data unencrypted during the drill [default: /dev/shm if that
+    /// is a tmpfs and twice the database fits into half of what is free, else TMPDIR]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.scratch_dir",
+            long = "scratch-dir",
+            value_name = "DIR",
+            env = "STRONGROOM_SCRATCH_DIR"
+        )
+    )]
+    pub dir: Option<PathBuf>,
     /// The cluster that the snapshot is of, to be compared as well where it can be reached.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub live: Option<EtcdSettings>,
     /// Take an etcd, and the database of an etcd, later than the last one tested.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub allow_untested: bool,
 }
 
 impl Default for DrillOptions {
     fn default() -> Self {
-        Self { etcd: "etcd".into(), dir: std::env::temp_dir(), live: None, allow_untested: false }
+        Self { etcd: "etcd".into(), dir: None, live: None, allow_untested: false }
     }
 }
 
@@ -59,14 +87,15 @@ pub struct DrillReport {
 /// Restores snapshot `id` into a scratch directory, starts etcd from it on loopback, where only this process can log in,
 /// and compares revision, HashKV, key count and a sample of values with the snapshot, and HashKV with the live cluster.
 ///
-/// Whatever happens, etcd is stopped and the directory removed. A difference is in the report, and no error.
+/// Whatever happens, etcd is stopped and the directory removed. If this process is killed, the next drill removes the
+/// directory, and etcd ends at once if `main` began with [`exec_guarded`]. A difference is in the report, and no error.
 ///
 /// # Errors
 /// Those of [`restore_member`]; [`ErrorKind::NotFound`] when there is no such etcd, [`ErrorKind::Unsupported`] when it is
 /// of another version than the snapshot's or the next, or later than the last one tested; [`ErrorKind::Io`] when it does not start.
 pub async fn drill(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     options: &DrillOptions,
     control: &Control,
@@ -75,7 +104,8 @@ pub async fn drill(
     let program = options.etcd.display().to_string();
     EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
     let mut steps = Steps::default();
-    let mut etcd = ScratchEtcd::plan(&options.etcd, &options.dir, options.allow_untested)?;
+    let bytes = OpenSnapshot::open(repository, id, keys).await?.facts.database_size;
+    let mut etcd = ScratchEtcd::plan(options, bytes)?;
     let member = MemberOptions {
         data_dir: etcd.data_dir(),
         name: scratch::NAME.into(),
@@ -106,7 +136,7 @@ pub async fn drill(
         Ok((recovery, compared))
     });
     let (recovery, checks) = compared.await.context(format!("snapshot {id}"))?;
-    etcd.stop().await;
+    drop(etcd);
     let report = Report {
         kind: "drill".into(),
         tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
@@ -160,7 +190,7 @@ struct Expected {
 
 async fn compare(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     etcd: &ScratchEtcd,
     choice: &Choice,

@@ -2,21 +2,23 @@
 //! only one is in the scratch directory.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair,
 };
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
+use super::DrillOptions;
+use super::child::Child;
+use super::guard::{GUARD, guard};
+use super::place::Place;
 use crate::error::{Error, ErrorKind, Result, clean};
 use crate::etcd::{Choice, EtcdSettings, choose_member};
 
@@ -37,12 +39,13 @@ pub(super) struct ScratchEtcd {
     settings: EtcdSettings,
     child: Option<Child>,
     /// Last, so that etcd has been killed when it goes.
-    dir: TempDir,
+    place: Place,
 }
 
 /// The version that `etcd --version` tells, such as `3.5.16`.
 pub(super) async fn version(program: &Path) -> Result<String> {
-    let asked = command(program).arg("--version").output().await;
+    let mut ask = tokio::process::Command::from(command(program));
+    let asked = ask.arg("--version").kill_on_drop(true).output().await;
     let output = asked.map_err(|error| {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -66,20 +69,15 @@ fn command(program: &Path) -> Command {
     std::env::vars_os().map(|(name, _)| name).filter(foreign).for_each(|name| {
         command.env_remove(name);
     });
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    command.stdin(Stdio::null());
     command
 }
 
 impl ScratchEtcd {
-    /// A directory below `parent`, ports and certificates; nothing runs yet.
-    pub(super) fn plan(program: &Path, parent: &Path, allow_untested: bool) -> Result<Self> {
-        let private = Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new()
-            .prefix(".strongroom-drill-")
-            .permissions(private)
-            .tempdir_in(parent)
-            .map_err(|error| Error::io(parent, error))?;
-        let tls = make_tls(dir.path())?;
+    /// A directory for a database of `bytes`, ports and certificates; nothing runs yet.
+    pub(super) fn plan(options: &DrillOptions, bytes: u64) -> Result<Self> {
+        let place = Place::new(options.dir.as_deref(), bytes)?;
+        let tls = make_tls(place.path())?;
         let [client_port, peer_port] =
             free_ports().map_err(|error| Error::io("loopback", error))?;
         let settings = EtcdSettings {
@@ -87,14 +85,15 @@ impl ScratchEtcd {
             cacert: Some(tls.ca),
             cert: Some(tls.cert),
             key: Some(tls.key),
-            allow_untested,
+            allow_untested: options.allow_untested,
             ..EtcdSettings::default()
         };
-        Ok(Self { program: program.to_owned(), client_port, peer_port, settings, child: None, dir })
+        let program = options.etcd.clone();
+        Ok(Self { program, client_port, peer_port, settings, child: None, place })
     }
 
     pub(super) fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.place.path().join("data")
     }
 
     pub(super) fn initial_cluster(&self) -> String {
@@ -110,16 +109,15 @@ impl ScratchEtcd {
     }
 
     fn log(&self) -> PathBuf {
-        self.dir.path().join("etcd.log")
+        self.place.path().join("etcd.log")
     }
 
     /// Starts etcd from the data directory, whose database is `bytes` long, and waits until it serves.
     pub(super) async fn start(&mut self, bytes: u64) -> Result<Choice> {
-        let child = self.command(bytes)?.spawn();
-        self.child = Some(child.map_err(|error| Error::io(&self.program, error))?);
+        self.child = Some(Child::spawn(self.command(bytes)?)?);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+            if let Some(status) = self.child.as_ref().and_then(Child::ended) {
                 return Err(self.died(&format!("it ended with {status}")));
             }
             match choose_member(&self.settings).await {
@@ -136,7 +134,14 @@ impl ScratchEtcd {
     fn command(&self, bytes: u64) -> Result<Command> {
         let client_url = format!("https://127.0.0.1:{}", self.client_port);
         let peer_url = self.peer_url();
-        let mut command = command(&self.program);
+        let mut command = match guard() {
+            Some(guard) => {
+                let mut guarded = command(Path::new(guard));
+                guarded.arg(GUARD).arg(std::process::id().to_string()).arg(&self.program);
+                guarded
+            }
+            None => command(&self.program),
+        };
         command.args(["--name", NAME, "--data-dir"]).arg(self.data_dir());
         command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
         command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
@@ -171,13 +176,6 @@ impl ScratchEtcd {
             text.lines().rev().find(|line| line.contains("fatal") || line.contains("panic"));
         let last = clean(fatal.or(text.lines().next_back()).unwrap_or_default());
         Error::new(ErrorKind::Io, format!("the scratch etcd does not serve: {what}; {last}"))
-    }
-
-    /// Ends etcd; the directory goes with this.
-    pub(super) async fn stop(mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill().await;
-        }
     }
 }
 

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::plan::{PrunePlan, Removal, Sweep};
+use serde::Serialize;
+
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Part, Report, ReportCheck, ReportDetails,
     ReportOutcome, ReportScope, ReportStep, SnapshotId,
 };
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::{folder, open, seals};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
@@ -26,7 +29,7 @@ const AT_ONCE: usize = 32;
 const MOST_CHECKS: usize = 1000;
 
 /// What a removal did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PruneReport {
     /// Snapshots that were removed, oldest first.
@@ -38,6 +41,7 @@ pub struct PruneReport {
     /// What the store does not let go of: a lock, a retention rule, missing rights.
     pub refused: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -214,11 +218,7 @@ async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
 /// [`NotFound`](ErrorKind::NotFound) when it was not removed; [`Refused`](ErrorKind::Refused) when its objects are
 /// being deleted; those of SPEC.md §8 when `keys` do not authenticate it, or something of it is missing; those of the
 /// store.
-pub async fn undo_removal(
-    repository: &Repository,
-    keys: &MasterKeys,
-    id: SnapshotId,
-) -> Result<()> {
+pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
     let swept = || {
         Error::new(ErrorKind::Refused, format!("snapshot {id} is being swept"))

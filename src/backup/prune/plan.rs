@@ -7,9 +7,11 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
+use serde::Serialize;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
 use crate::snapshot::open;
@@ -23,7 +25,7 @@ const READS: usize = 256;
 const ORDER: [Part; 3] = [Part::Companions, Part::Index, Part::Payload];
 
 /// A snapshot that stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Keeping {
     /// The snapshot.
@@ -35,7 +37,7 @@ pub struct Keeping {
 }
 
 /// A snapshot that is removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Removal {
     /// The snapshot.
@@ -45,8 +47,10 @@ pub struct Removal {
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
     /// A tombstone lies beside its manifest already, from an interrupted removal or planted.
+    #[serde(skip)]
     pub(super) old_tombstone: bool,
     /// So does a mark of a sweep.
+    #[serde(skip)]
     pub(super) old_mark: bool,
 }
 
@@ -109,7 +113,7 @@ impl PrunePlan {
 /// [`Usage`](ErrorKind::Usage) when `retention` keeps nothing; those of the store.
 pub async fn plan_prune(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     retention: &Retention,
     cluster: Option<&ClusterName>,
     control: &Control,
@@ -154,7 +158,7 @@ pub async fn plan_prune(
 /// one that `keys` do not authenticate; those of the store.
 pub async fn plan_removal(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     ids: &[SnapshotId],
 ) -> Result<PrunePlan> {
     let mut plan = PrunePlan::default();
@@ -205,7 +209,7 @@ struct Known {
 impl Known {
     async fn read(
         repository: &Repository,
-        keys: &MasterKeys,
+        keys: &KeySet,
         cluster: Option<&ClusterName>,
         plan: &mut PrunePlan,
         control: &Control,
@@ -338,7 +342,7 @@ enum Head {
 /// The manifest of a folder, or its tombstone, if a key authenticates it.
 async fn head(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     cluster: Option<&ClusterName>,
     id: SnapshotId,
     folder: &Folder,

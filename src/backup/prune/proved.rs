@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use crate::backup::reports::{proves_bytes, read_report};
 use crate::error::{ErrorKind, Result};
 use crate::format::{CheckOutcome, ClusterName, ObjectName, Report, SnapshotId};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::store::Repository;
 
 /// Reports read at once.
@@ -28,7 +28,7 @@ fn proves(report: &Report) -> Vec<SnapshotId> {
 /// newest report.
 pub(super) async fn last_proved(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     clusters: &BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
 ) -> Result<(BTreeSet<SnapshotId>, Option<SystemTime>)> {
     let listed = repository.list("reports").await?;

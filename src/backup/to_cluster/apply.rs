@@ -14,7 +14,7 @@ use super::{Action, Leases, Plan, Planned};
 use crate::backup::{Inside, look_inside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Choice, Outcome, Write};
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{RENEWED_LEASE_TTL, Revision, value_at};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
@@ -82,7 +82,7 @@ struct Job {
 /// [`Refused`](ErrorKind::Refused) when `choice` is of another etcd cluster than the plan.
 pub async fn apply_plan(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     plan: &Plan,
     choice: &Choice,
     rate: NonZeroU32,

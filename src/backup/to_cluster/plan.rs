@@ -9,7 +9,7 @@ use crate::contents::{self, KeyState, Selection, ValueDigest, digest, printable}
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Choice;
 use crate::format::SnapshotId;
-use crate::keys::MasterKeys;
+use crate::keys::KeySet;
 use crate::mvcc::{KeyValue, RENEWED_LEASE_TTL, database_facts, leases, value_at};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
@@ -46,7 +46,7 @@ fn seen(value: &[u8]) -> Seen {
 /// [`Choice::for_each_key`].
 pub async fn plan_to_cluster(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
     wanted: &Wanted,
     choice: &Choice,

@@ -3,11 +3,13 @@
 use std::io::{self, BufWriter, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
-use strongroom::format::SnapshotId;
+use strongroom::format::{SnapshotId, Time};
 use strongroom::{Error, Result};
 
 use crate::args::WriteOut;
+use crate::log;
 
 /// Where results, warnings and advice go.
 #[derive(Clone, Copy)]
@@ -17,10 +19,15 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The result of a command: `json`, or what `table` prints for a person.
-    pub(crate) fn result(self, json: Value, table: impl FnOnce() -> String) -> Result<()> {
+    /// The result of a command: `document` as JSON, or what `table` prints for a person.
+    pub(crate) fn result(
+        self,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<()> {
         let text = match self.format {
-            WriteOut::Json => format!("{json:#}"),
+            WriteOut::Json => serde_json::to_string_pretty(&document)
+                .map_err(|error| Error::io("standard output", error.into()))?,
             WriteOut::Table => safe(&table()),
         };
         write_stdout(text.trim_end())
@@ -28,7 +35,11 @@ impl Output {
 
     /// Something the operator should look at.
     pub(crate) fn warn(self, warning: &str) {
-        write_stderr(&format!("warning: {warning}"));
+        if !log::is_on() {
+            write_stderr(&format!("warning: {warning}"));
+        } else if log::is_new(warning) {
+            tracing::warn!(event = "warning", warning);
+        }
     }
 
     /// What was done, and what to do next: left out when quiet.
@@ -41,12 +52,16 @@ impl Output {
     /// Why a command failed.
     pub(crate) fn error(self, error: &Error) {
         match self.format {
+            _ if log::is_on() => tracing::error!(
+                event = "failed",
+                error = %error,
+                kind = error.kind().name(),
+                hint = error.hint_text(),
+            ),
             WriteOut::Json => {
-                let mut inner = json!({"kind": error.kind().name(), "message": error.to_string()});
-                if let (Some(hint), Some(map)) = (error.hint_text(), inner.as_object_mut()) {
-                    map.insert("hint".into(), hint.into());
-                }
-                write_stderr(&json!({ "error": inner }).to_string());
+                let (kind, hint) = (error.kind().name(), error.hint_text());
+                let error = json!({"kind": kind, "message": error.to_string(), "hint": hint});
+                write_stderr(&json!({ "error": error }).to_string());
             }
             WriteOut::Table => {
                 write_stderr(&format!("strongroom: {error}"));
@@ -138,8 +153,12 @@ pub(crate) fn write_stderr(text: &str) {
 /// Without what a terminal would obey or hide: names of objects and keys come from others.
 fn safe(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && c != '\n';
-    let hidden = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-    text.chars().map(|c| if obeyed(c) || hidden(c) { '?' } else { c }).collect()
+    text.chars().map(|c| if obeyed(c) || is_hidden(c) { '?' } else { c }).collect()
+}
+
+/// Characters that reorder or hide text on a terminal.
+pub(crate) fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A table without rules; columns named in `right` are numbers.
@@ -165,13 +184,21 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// A snapshot's time, RFC 3339 in UTC, to the second.
 pub(crate) fn created(id: SnapshotId) -> String {
-    i64::try_from(id.unix_ms())
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(
-            || "beyond the calendar".into(),
-            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        )
+    id.created().to_string()
+}
+
+/// A report about a snapshot, and when that was taken.
+#[derive(Serialize)]
+pub(crate) struct Dated<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    created: Time,
+}
+
+impl<'a, T> Dated<'a, T> {
+    pub(crate) fn new(report: &'a T, id: SnapshotId) -> Self {
+        Self { report, created: id.created() }
+    }
 }
 
 /// `word` as a shell takes it for one word.

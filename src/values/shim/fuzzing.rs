@@ -4,10 +4,10 @@ mod gogo;
 
 use super::method::Method;
 use super::op::Op;
-use super::rewrite::Rewriter;
+use super::rewrite::{Logs, Rewriter};
 use super::scope::{Reserved, Scope};
-use super::service::Parsed;
 use super::txn::{Txn, responses};
+use super::upstream::Parsed;
 use crate::crypto::system_rng;
 use crate::values::{ValueCipher, keyring};
 
@@ -23,7 +23,8 @@ fn with(work: impl FnOnce(&Rewriter<'_>)) {
     if let Ok(cipher) = ValueCipher::new(&keys) {
         let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
         let (scope, reserved) = (&scope, &reserved);
-        work(&Rewriter { cipher: &cipher, scope, reserved, lenient: None, trouble: None });
+        let logs = Logs::None;
+        work(&Rewriter { cipher: &cipher, scope, reserved, lenient: None, logs, trouble: None });
     }
 }
 
@@ -88,8 +89,8 @@ pub fn answers(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::wire::{put_bytes, put_message, put_number};
     use super::*;
+    use crate::protobuf::{put_bytes, put_message, put_number};
 
     /// Messages as they might be: fields of etcd's numbers, with messages in them.
     fn message() -> impl Strategy<Value = Vec<u8>> {

@@ -9,8 +9,8 @@
 use smallvec::SmallVec;
 use tonic::Status;
 
-use super::wire::put_message;
-use crate::mvcc::proto::{Field, Fields, Malformed, put_varint};
+use crate::protobuf::put_message;
+use crate::protobuf::{Field, Fields, Malformed, put_varint};
 
 /// Messages within messages, at most: a transaction within a transaction takes two.
 const MAX_NESTING: usize = 2 * super::txn::MAX_DEPTH + 4;

@@ -4,7 +4,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tower::BoxError;
 
 use crate::error::{Error, ErrorKind};
-use crate::mvcc::proto::Malformed;
+use crate::protobuf::Malformed;
 
 /// Why a request is not answered.
 #[derive(Debug)]

@@ -2,23 +2,31 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
-use strongroom::backup::{copy, open_replica};
-use strongroom::keys::MasterKeys;
-use strongroom::store::{Repository, RepositoryUrl, connect, create_directory};
+use serde::Serialize;
+use strongroom::backup::{CopyReport, copy};
+use strongroom::keys::KeySet;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::CopyArgs;
 use crate::output::bytes;
 
+#[derive(Serialize)]
+struct Document<'a> {
+    to: String,
+    #[serde(flatten)]
+    report: &'a CopyReport,
+}
+
 pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let source = context.repository().await?;
-    let (target, url) = replica(&source, args.to.as_deref(), args.trust_store, context).await?;
+    let opened = context.settings.open_replica(&args.copy, &source, args.trust_store).await?;
+    opened.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let (target, url) = (opened.repository, opened.url);
     let mut keys = context.master_keys(&source).await?;
+    // Keys that only open cannot tell what counts.
     if !keys.can_vouch() {
-        // Keys that only open cannot tell what counts.
-        keys = MasterKeys::new();
+        keys = KeySet::new();
     }
     let ids = context.find_all(&source, &keys, &args.ids).await?;
     let scope = context.scope(&ids);
@@ -34,32 +42,14 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
         ));
     }
-    let strings = |ids: &[strongroom::format::SnapshotId]| {
-        ids.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    let failed = report.failed.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
-    let left_out =
-        report.left_out.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
-    context.output.result(
-        json!({
-            "to": url.to_string(),
-            "copied": strings(&report.copied),
-            "present": report.present,
-            "written_bytes": report.written_bytes,
-            "failed": failed.collect::<Vec<_>>(),
-            "left_out": left_out.collect::<Vec<_>>(),
-            "differing_seals": report.differing,
-            "duration_seconds": report.duration.as_secs_f64(),
-        }),
-        || {
-            format!(
-                "{} snapshots copied to {url}, {} were there; {} written",
-                report.copied.len(),
-                report.present,
-                bytes(report.written_bytes),
-            )
-        },
-    )?;
+    context.output.result(Document { to: url.to_string(), report: &report }, || {
+        format!(
+            "{} snapshots copied to {url}, {} were there; {} written",
+            report.copied.len(),
+            report.present,
+            bytes(report.written_bytes),
+        )
+    })?;
     context.output.note(&format!(
         "next: `strongroom verify --all --digests -r {url}` reads the copy, without a key"
     ));
@@ -69,24 +59,4 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     }
     Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are damaged", report.failed.len()))
         .hint("`strongroom verify` shows what is wrong with each"))
-}
-
-/// The second repository, which is made if it is not there.
-pub(super) async fn replica(
-    source: &Repository,
-    to: Option<&str>,
-    trust_store: bool,
-    context: &Context,
-) -> Result<(Repository, RepositoryUrl)> {
-    let config = &context.settings.copy;
-    let url: RepositoryUrl = to
-        .or(config.url.as_deref())
-        .ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?
-        .parse()?;
-    create_directory(&url)?;
-    let connected = connect(&url, config.options.as_ref().unwrap_or(&context.settings.options))?;
-    connected.warnings.iter().for_each(|warning| context.output.warn(warning));
-    let named = |error: Error| error.context(format!("repository {url}"));
-    let (target, _) = open_replica(source, connected.store, trust_store).await.map_err(named)?;
-    Ok((target, url))
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{DrillOptions, DrillReport, ListedReport, drill, reports, store_report};
+use strongroom::backup::{DrillReport, ListedReport, drill, reports, store_report};
 use strongroom::format::{CheckOutcome, Report, ReportOutcome};
 use strongroom::{ErrorKind, Result};
 
@@ -17,15 +17,9 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
     let id = args.id.unwrap_or_else(|| "latest".into());
     let which = Which { id, before: args.before, accept_untrusted: false };
     let id = context.find(&repository, &mut keys, &which).await?;
-    let mut options = DrillOptions::default();
+    let mut options = args.options;
     options.live = Some(context.settings.etcd()?);
-    options.allow_untested = context.settings.allow_untested_etcd();
-    if let Some(etcd) = args.etcd {
-        options.etcd = etcd;
-    }
-    if let Some(dir) = args.scratch_dir {
-        options.dir = dir;
-    }
+    options.allow_untested = context.settings.etcd.allow_untested;
     let drilled = drill(&repository, &keys, id, &options, &context.control).await?;
     let stored = store_report(&repository, &keys, &drilled.report).await?;
     let DrillReport { report, recovery, .. } = &drilled;
@@ -112,26 +106,27 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
     }
     let row = |one: &ListedReport| match &one.report {
         Ok(report) => {
-            let snapshot = report.snapshot.map(|id| id.to_string()).unwrap_or_default();
+            let snapshot = report.snapshot.map(|id| id.to_string());
             let outcome = match report.outcome {
                 ReportOutcome::Failed => "FAILED",
                 outcome => outcome.name(),
             };
-            [report.kind.clone(), outcome.into(), snapshot, one.standing.to_string()]
+            (Some(report.kind.clone()), outcome, snapshot, one.standing.to_string())
         }
-        Err(error) => ["".into(), "broken".into(), "".into(), error.to_string()],
+        Err(error) => (None, "broken", None, error.to_string()),
     };
     let json = |one: &ListedReport| {
-        let [kind, outcome, snapshot, trust] = row(one);
+        let (kind, outcome, snapshot, trust) = row(one);
         json!({
-            "id": one.id.to_string(), "created": created(one.id), "kind": kind,
+            "id": one.id, "created": one.id.created(), "kind": kind,
             "outcome": outcome.to_lowercase(), "snapshot": snapshot, "trust": trust,
         })
     };
-    context.output.result(listed.iter().map(json).collect(), || {
+    context.output.result(listed.iter().map(json).collect::<Vec<_>>(), || {
         let rows = listed.iter().map(|one| {
-            let [kind, outcome, snapshot, trust] = row(one);
-            vec![one.id.to_string(), created(one.id), kind, outcome, snapshot, trust]
+            let (kind, outcome, snapshot, trust) = row(one);
+            let [kind, snapshot] = [kind, snapshot].map(Option::unwrap_or_default);
+            vec![one.id.to_string(), created(one.id), kind, outcome.into(), snapshot, trust]
         });
         table(&["ID", "CREATED", "KIND", "OUTCOME", "SNAPSHOT", "TRUST"], &[], rows.collect())
     })?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
@@ -12,13 +11,13 @@ use strongroom::backup::{
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::keyfile;
 use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
-use strongroom::format::{KeyId, KeyState};
+use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::ResealArgs;
-use crate::output::{created, table};
+use crate::output::{Dated, created, table};
 use crate::secrets::{self, Passphrase};
 
 pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
@@ -35,10 +34,15 @@ pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
 
 /// One line of `key list`.
 struct Row {
-    kind: &'static str,
-    state: String,
-    since: String,
-    place: String,
+    kind: Option<&'static str>,
+    state: &'static str,
+    since: Option<Time>,
+    place: Option<String>,
+}
+
+impl Row {
+    /// A key that the repository's seals name, and that is in no keyring given.
+    const ELSEWHERE: Self = Self { kind: None, state: "elsewhere", since: None, place: None };
 }
 
 pub(super) async fn list(context: &Context) -> Result<ExitCode> {
@@ -46,12 +50,13 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
         for (id, state, since) in keyring.list(keyfile::now()) {
-            let (state, since) = (state.name().to_owned(), since.to_string());
-            rows.insert(id, Row { kind: "local", state, since, place: path.display().to_string() });
+            let place = Some(path.display().to_string());
+            let (kind, state, since) = (Some("local"), state.name(), Some(since));
+            rows.insert(id, Row { kind, state, since, place });
         }
     }
     let mut usage = KeyUsage::default();
-    if context.settings.has_repository() {
+    if context.settings.repository.url.is_some() {
         let repository = context.repository().await?;
         for id in passphrase_keys(&repository).await?.into_keys() {
             let named = context.settings.passphrases().flatten().find(|named| named.id == id);
@@ -60,13 +65,12 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
                 true => KeyState::Retiring,
                 false => KeyState::Sealing,
             });
-            let (state, since) = (state.name().to_owned(), String::new());
-            rows.insert(id, Row { kind: "passphrase", state, since, place: "repository".into() });
+            let (kind, place) = (Some("passphrase"), Some("repository".into()));
+            rows.insert(id, Row { kind, state: state.name(), since: None, place });
         }
         usage = key_usage(&repository).await?;
         for id in usage.named.keys() {
-            let (state, since) = ("elsewhere".to_owned(), String::new());
-            rows.entry(*id).or_insert(Row { kind: "-", state, since, place: String::new() });
+            rows.entry(*id).or_insert(Row::ELSEWHERE);
         }
         usage.unreadable.iter().for_each(|what| context.output.warn(what));
     }
@@ -79,22 +83,22 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     let only = |id: &KeyId| usage.only.get(id).map_or(0, Vec::len);
     let json = rows.iter().map(|(id, row)| {
         json!({
-            "id": id.to_string(), "type": row.kind, "state": row.state, "since": row.since,
+            "id": id, "type": row.kind, "state": row.state, "since": row.since,
             "place": row.place, "opens": opens(id), "only_key_of": only(id),
         })
     });
-    context.output.result(json.collect(), || {
+    context.output.result(json.collect::<Vec<_>>(), || {
         let row = |(id, row): (&KeyId, &Row)| {
             let counts = [opens(id), only(id)].map(|count| count.to_string());
             let [opens, only] = counts;
             vec![
                 id.to_string(),
-                row.kind.into(),
-                row.state.clone(),
-                row.since.clone(),
+                row.kind.unwrap_or("-").into(),
+                row.state.into(),
+                row.since.map(|since| since.to_string()).unwrap_or_default(),
                 opens,
                 only,
-                row.place.clone(),
+                row.place.clone().unwrap_or_default(),
             ]
         };
         let header = ["KEY", "TYPE", "STATE", "SINCE", "OPENS", "ALONE", "WHERE"];
@@ -125,15 +129,11 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
 
 /// What re-sealing did, for programs and for people, and its exit status; what to look at is warned of.
 pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, String, ExitCode) {
-    let time = |time: SystemTime| {
-        let time = jiff::Timestamp::try_from(time).unwrap_or_default();
-        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-    };
     for old in &report.lingering {
         context.output.warn(&format!("a seal stays, and its keys still open it: {old}"));
     }
     for Untrusted { id, written, standing, .. } in &report.untrusted {
-        let written = written.map_or_else(|| "unknown".into(), time);
+        let written = written.map_or_else(|| "unknown".into(), |time| Time::from(time).to_string());
         context.output.warn(&format!(
             "snapshot {id} is not sealed again: begun {}, manifest written {written}: {standing}",
             created(*id)
@@ -145,12 +145,7 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
     });
-    let untrusted = report.untrusted.iter().map(|one| {
-        json!({
-            "id": one.id.to_string(), "created": created(one.id),
-            "written": one.written.map(time), "trust": one.standing.to_string(),
-        })
-    });
+    let untrusted = report.untrusted.iter().map(|one| Dated::new(one, one.id));
     let (again, unchanged) = (report.resealed.len(), report.unchanged.len());
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
@@ -230,8 +225,8 @@ pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<E
     if keys.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key"));
     }
-    let old = secrets::passphrase(Passphrase::Present)?;
-    let new = secrets::passphrase(Passphrase::Replacement)?;
+    let old = secrets::passphrase(Passphrase::Present, &context.settings.passphrase)?;
+    let new = secrets::passphrase(Passphrase::Replacement, &context.settings.passphrase)?;
     let id = change_passphrase(&repository, id, old, new, Argon2Cost::default()).await?;
     context.output.result(json!({"id": id.to_string()}), || {
         format!("key {id} opens with the new passphrase")

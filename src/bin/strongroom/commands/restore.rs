@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use strongroom::backup::{
-    MemberOptions, MemberReport, Target, restore, restore_companions, restore_member,
+    MemberOptions, MemberReport, RestoreReport, Target, restore, restore_companions, restore_member,
 };
 use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
@@ -45,6 +46,15 @@ async fn companions(args: &RestoreArgs, dir: &Path, context: &Context) -> Result
     Ok(names.iter().map(|name| dir.join(name).display().to_string()).collect())
 }
 
+/// What was restored to a file.
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(flatten)]
+    report: &'a RestoreReport,
+    output: &'a str,
+    companions: Option<Vec<String>>,
+}
+
 async fn to_file(
     args: &RestoreArgs,
     path: &Path,
@@ -52,7 +62,7 @@ async fn to_file(
     context: &Context,
 ) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
-    let allow_untested = context.settings.allow_untested_etcd();
+    let allow_untested = context.settings.etcd.allow_untested;
     let target = match (stdout, args.revision) {
         (true, None) => Target::Stream(Box::new(std::io::stdout())),
         (true, Some(_)) => {
@@ -75,30 +85,15 @@ async fn to_file(
             .note(&format!("snapshot {id} restored and verified: revision {}", report.revision));
         return Ok(ExitCode::SUCCESS);
     }
-    context.output.result(
-        json!({
-            "id": report.id.to_string(),
-            "cluster": report.cluster.as_str(),
-            "output": path,
-            "revision": report.revision,
-            "sha256": report.sha256.to_string(),
-            "database_bytes": report.database_bytes,
-            "opened_by": report.opened_by.to_string(),
-            "downgrade": report.downgrade,
-            "companions": companions,
-            "findings": report.findings,
-            "duration_seconds": report.duration.as_secs_f64(),
-        }),
-        || {
-            format!(
-                "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
-                report.cluster,
-                report.revision,
-                bytes(report.database_bytes),
-                report.sha256,
-            )
-        },
-    )?;
+    context.output.result(File { report: &report, output: &path, companions }, || {
+        format!(
+            "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
+            report.cluster,
+            report.revision,
+            bytes(report.database_bytes),
+            report.sha256,
+        )
+    })?;
     advise_downgrade(report.downgrade.as_deref(), context);
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW …"
@@ -112,7 +107,7 @@ async fn to_data_dir(
     context: &Context,
 ) -> Result<ExitCode> {
     let mut options = options(args)?;
-    options.allow_untested = context.settings.allow_untested_etcd();
+    options.allow_untested = context.settings.etcd.allow_untested;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &mut keys, &args.which).await?;
@@ -190,7 +185,7 @@ fn other_members(
         if let Ok(url) = context.settings.repository_url() {
             add("-r", url.to_string());
         }
-        context.settings.master_keys.iter().for_each(|key| add("-k", key.to_string()));
+        context.settings.master_keys().for_each(|key| add("-k", key.to_string()));
         add("restore", report.id.to_string());
         add("--data-dir", options.data_dir.display().to_string());
         if let Some(dir) = &options.wal_dir {

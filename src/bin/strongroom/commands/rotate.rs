@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use strongroom::backup::{Accept, ResealReport, Scope, newest_by_retiring, reseal};
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::keyfile;
-use strongroom::custody::{create_passphrase_key, open_named};
+use strongroom::custody::{self, MasterKeyUri, create_passphrase_key};
 use strongroom::format::{KeyId, KeyState, Time};
-use strongroom::keys::{MasterKey, MasterKeys};
+use strongroom::keys::KeySet;
+use strongroom::secret::SecretBytes;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
@@ -143,7 +144,7 @@ async fn of_passphrase(
     args: &RotateKeyArgs,
     repository: &Repository,
     context: &Context,
-) -> Result<(Rotated, Option<MasterKeys>)> {
+) -> Result<(Rotated, Option<KeySet>)> {
     let named: Vec<_> = context.settings.passphrases().flatten().collect();
     let of = |retiring| named.iter().filter(move |key| key.retiring == retiring).map(|key| key.id);
     let (sealing, retiring): (Vec<KeyId>, Vec<KeyId>) = (of(false).collect(), of(true).collect());
@@ -152,11 +153,10 @@ async fn of_passphrase(
             "give one keyring file, or one passphrase:KEYID; `strongroom key list` shows the ids",
         ));
     };
-    let word = passphrase(Passphrase::Present)?;
-    let mut keys = MasterKeys::new();
-    let again = strongroom::secret::SecretBytes::new(word.expose().to_vec());
-    open_named(repository, again, &named.iter().copied().map(Some).collect::<Vec<_>>(), &mut keys)
-        .await?;
+    let word = passphrase(Passphrase::Present, &context.settings.passphrase)?;
+    let again = SecretBytes::new(word.expose().to_vec());
+    let uris: Vec<_> = named.iter().map(|key| MasterKeyUri::Passphrase(Some(*key))).collect();
+    let mut keys = custody::open(&uris, repository, || Ok(again)).await?;
     if args.compromised.is_none() && !retiring.is_empty() {
         let place = format!("passphrase:{old}");
         let next = "`strongroom key rotate --finish` when every host uses it".to_owned();

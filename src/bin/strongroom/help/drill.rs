@@ -14,7 +14,8 @@ Examples:
   strongroom drill 01KB2 --etcd /opt/etcd-3.5/etcd --scratch-dir /var/lib/strongroom
 
 The time to recover is that of the steps restore and boot. During the drill the data is in the scratch directory, \
-unencrypted and readable only by the user who drills; the etcd accepts only clients with a certificate made for this \
+unencrypted and readable only by the user who drills. If the drill is killed, its etcd ends with it and the next drill \
+removes the directory. The etcd accepts only clients with a certificate made for this \
 drill. A restore keeps etcd's users; a drill leaves them out, because it has no password.
 Exit status 3 if anything differs.";
 

@@ -109,13 +109,13 @@ fn row(difference: &Difference<'_>) -> [String; 6] {
 
 fn json(difference: &Difference<'_>) -> Value {
     let mut map = Map::new();
-    put_bytes(&mut map, "key", difference.key);
+    put_bytes(&mut map, "key", Some(difference.key));
     map.insert("change".into(), name(difference.what()).into());
     let sides = [("from", difference.before), ("to", difference.after)];
     for (side, state) in sides {
-        let Some(state) = state else { continue };
-        map.insert(format!("{side}_mod_revision"), state.modified.main.into());
-        map.insert(format!("{side}_value_bytes"), state.value_bytes.into());
+        let modified = state.map(|state| state.modified.main);
+        map.insert(format!("{side}_mod_revision"), modified.into());
+        map.insert(format!("{side}_value_bytes"), state.map(|state| state.value_bytes).into());
     }
     map.into()
 }

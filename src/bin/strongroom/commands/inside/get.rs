@@ -18,7 +18,8 @@ use crate::output::{stream, table};
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
     let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
-    let prefix = args.namespace.reserved_prefix;
+    let own = super::values::own_masters(&args.values).await?;
+    let prefix = args.values.reserved_prefix;
     let looked = context
         .look_with_keys(&args.which, move |inside, masters| {
             let state = contents::get(&inside.db, &key, revision)?;
@@ -28,8 +29,9 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
             if let Some(stored) = value.as_mut().filter(|_| !as_stored)
                 && let Some((header, _)) = ValueHeader::split(stored)?
             {
-                let opened = super::values::cipher(inside, &prefix, masters)
-                    .and_then(|cipher| cipher.open(&key, stored));
+                let opened =
+                    super::values::cipher(inside, &prefix, own.as_ref().unwrap_or(masters))
+                        .and_then(|cipher| cipher.open(&key, stored));
                 *stored = opened.map_err(|error| match error.hint_text() {
                     Some(_) => error,
                     None => error.hint("--as-stored writes it as etcd holds it"),
@@ -42,14 +44,11 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
     let (at, state, value, value_key) = &looked.answer;
     let json = || {
         let mut map = looked.head(*at);
-        put_bytes(&mut map, "key", &raw(&args.key));
+        put_bytes(&mut map, "key", Some(&raw(&args.key)));
         map.extend(self::json(state));
-        if let Some(value) = value {
-            map.insert("value_base64".into(), BASE64.encode(value.expose()).into());
-        }
-        if let Some(id) = value_key {
-            map.insert("value_key".into(), id.to_string().into());
-        }
+        let value = value.as_ref().map(|value| BASE64.encode(value.expose()));
+        map.insert("value_base64".into(), value.into());
+        map.insert("value_key".into(), value_key.map(|id| id.to_string()).into());
         Value::from(map)
     };
     match (context.output.format, value) {
@@ -97,9 +96,9 @@ pub(super) fn json(state: &KeyState) -> Map<String, Value> {
         ("version", state.version.into()),
         ("lease", lease(state.lease).into()),
         ("value_bytes", state.value_bytes.into()),
+        ("deleted", state.deleted().into()),
     ];
-    let deleted = state.deleted().then_some(("deleted", true.into()));
-    told.into_iter().chain(deleted).map(|(name, value)| (name.to_owned(), value)).collect()
+    told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -> Result<ExitCode> {
@@ -108,7 +107,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
     let history = &looked.answer;
     let mut map = looked.head(history.revision);
     map.insert("compact_revision".into(), history.compact_revision.into());
-    put_bytes(&mut map, "key", &raw(&args.key));
+    put_bytes(&mut map, "key", Some(&raw(&args.key)));
     let change = |change: &Change| {
         json!({
             "revision": change.revision.main,
@@ -119,7 +118,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
         })
     };
     map.insert("changes".into(), history.changes.iter().map(change).collect());
-    context.output.result(map.into(), || {
+    context.output.result(map, || {
         let row = |change: &Change| {
             vec![
                 change.revision.main.to_string(),

@@ -27,7 +27,7 @@ pub(in crate::commands) async fn stats(args: StatsArgs, context: &Context) -> Re
     warnings(stats).iter().for_each(|warning| context.output.warn(warning));
     let mut map = looked.head(stats.revision);
     map.extend(json(stats));
-    context.output.result(map.into(), || text(stats))?;
+    context.output.result(map, || text(stats))?;
     if !stats.keys_in_use.is_empty() {
         context.output.note(
             "next: keep every key of the last table where a restore finds it; without it these values cannot be read",
@@ -73,10 +73,8 @@ fn warnings(stats: &Stats) -> Vec<String> {
 fn json(stats: &Stats) -> Map<String, Value> {
     let group = |group: &Group| {
         let mut map = Map::new();
-        put_bytes(&mut map, "prefix", &group.prefix);
-        if let Some(resource) = &group.resource {
-            put_bytes(&mut map, "resource", resource);
-        }
+        put_bytes(&mut map, "prefix", Some(&group.prefix));
+        put_bytes(&mut map, "resource", group.resource.as_deref());
         let numbers = [
             ("keys", group.keys),
             ("bytes", group.bytes),
@@ -113,7 +111,7 @@ fn json(stats: &Stats) -> Map<String, Value> {
     map.insert("prefixes".into(), stats.groups.iter().map(group).collect());
     let large = stats.largest.iter().map(|large| {
         let mut map = Map::new();
-        put_bytes(&mut map, "key", &large.key);
+        put_bytes(&mut map, "key", Some(&large.key));
         map.insert("value_bytes".into(), large.value_bytes.into());
         map.insert("mod_revision".into(), large.revision.into());
         Value::from(map)

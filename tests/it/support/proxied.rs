@@ -5,7 +5,7 @@ use std::sync::Arc;
 use etcd_client::Client;
 use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
-use strongroom::keys::{Keyring, MasterKeys};
+use strongroom::keys::{KeySet, Keyring};
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Unreadable};
 use tokio::sync::watch;
@@ -17,8 +17,8 @@ pub(crate) const NOW: &str = "2026-01-31T12:00:00Z";
 /// etcd's 1.5 MiB and 512 KiB.
 pub(crate) const MAX_REQUEST: usize = 2 << 20;
 
-pub(crate) fn masters() -> Arc<MasterKeys> {
-    let mut masters = MasterKeys::new();
+pub(crate) fn masters() -> Arc<KeySet> {
+    let mut masters = KeySet::new();
     let now = NOW.parse().unwrap();
     masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
     Arc::new(masters)
@@ -37,7 +37,7 @@ impl Running {
         etcd: EtcdSettings,
         scope: Scope,
         tls: Option<ServerTls>,
-        masters: Arc<MasterKeys>,
+        masters: Arc<KeySet>,
     ) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let prefix = DEFAULT_PREFIX.into();
@@ -50,7 +50,6 @@ impl Running {
             tls,
             max_request: MAX_REQUEST,
             max_memory: strongroom::proxy::DEFAULT_MEMORY,
-            warn: Arc::new(|warning| println!("{warning}")),
             access: Access::default(),
             audit: None,
             audit_fail_open: false,

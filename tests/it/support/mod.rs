@@ -1,4 +1,12 @@
-//! Repositories and keys for tests.
+//! What several tests use: repositories and keys here, servers and clients in the files beside.
+
+pub mod behind;
+pub mod etcd_server;
+pub mod fake_etcd;
+pub mod place;
+pub mod proxied;
+pub mod raw;
+pub mod s3_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +16,10 @@ use strongroom::Result;
 use strongroom::backup::{
     BackupOptions, BackupReport, RestoreReport, Source, Target, backup, restore,
 };
-use strongroom::crypto::system_rng;
-use strongroom::format::{KeyState, SnapshotId};
-use strongroom::keys::{LocalKey, MasterKeys};
+use strongroom::crypto::{CryptoRng, system_rng};
+use strongroom::envelope::{self, DataKey, NewSeal, Opened};
+use strongroom::format::{KeyState, Seal, Sha256, SnapshotId};
+use strongroom::keys::{KeySet, LocalKey, at_once};
 use strongroom::secret::SecretKey;
 use strongroom::store::{Repository, connect};
 use strongroom::task::Control;
@@ -31,10 +40,25 @@ pub fn key(fill: u8) -> LocalKey {
 }
 
 /// Several keys, all of which seal.
-pub fn keys(fills: &[u8]) -> MasterKeys {
-    let mut keys = MasterKeys::new();
+pub fn keys(fills: &[u8]) -> KeySet {
+    let mut keys = KeySet::new();
     fills.iter().for_each(|fill| keys.add(Arc::new(key(*fill)), KeyState::Sealing));
     keys
+}
+
+/// Opens a seal with keys that are here.
+pub fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
+    at_once(envelope::open_seal(seal, object, keys))
+}
+
+/// Seals a data key to keys that are here.
+pub fn seal_data_key(
+    data_key: &DataKey,
+    new: NewSeal,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
+) -> Result<Seal> {
+    at_once(envelope::seal_data_key(data_key, new, keys, rng))
 }
 
 /// A repository in a temporary directory.
@@ -64,11 +88,11 @@ impl TestRepo {
         self.path(&format!("snapshots/{id}/{part}"))
     }
 
-    pub async fn backup(&self, keys: &MasterKeys) -> BackupReport {
+    pub async fn backup(&self, keys: &KeySet) -> BackupReport {
         backup_file(&self.repository, keys).await.unwrap()
     }
 
-    pub async fn restore(&self, keys: &MasterKeys, id: SnapshotId) -> Result<Vec<u8>> {
+    pub async fn restore(&self, keys: &KeySet, id: SnapshotId) -> Result<Vec<u8>> {
         restore_bytes(&self.repository, keys, id).await.map(|(bytes, _)| bytes)
     }
 }
@@ -77,13 +101,13 @@ pub fn local(dir: &Path) -> Arc<dyn ObjectStore> {
     connect(&dir.to_str().unwrap().parse().unwrap(), &Default::default()).unwrap().store
 }
 
-pub async fn backup_file(repository: &Repository, keys: &MasterKeys) -> Result<BackupReport> {
+pub async fn backup_file(repository: &Repository, keys: &KeySet) -> Result<BackupReport> {
     backup_of(repository, keys, &small_database()).await
 }
 
 pub async fn backup_of(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     database: &Path,
 ) -> Result<BackupReport> {
     let source = Source::File(database.to_owned());
@@ -93,7 +117,7 @@ pub async fn backup_of(
 /// Restores into a fresh directory, and makes sure that a failure leaves nothing there.
 pub async fn restore_bytes(
     repository: &Repository,
-    keys: &MasterKeys,
+    keys: &KeySet,
     id: SnapshotId,
 ) -> Result<(Vec<u8>, RestoreReport)> {
     let dir = tempfile::tempdir().unwrap();

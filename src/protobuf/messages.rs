@@ -2,14 +2,14 @@
 //!
 //! A request that repeats a field which may stand once is refused: two readers of it could take two meanings.
 
-use crate::mvcc::proto::{Field, Fields, Malformed, put_varint};
+use super::{Field, Fields, Malformed, put_message};
 
 /// The fields of a message by number. Each of `N` is kept once; others stay unread.
-pub(super) struct Singles<'a, const N: usize>([Option<Field<'a>>; N]);
+pub(crate) struct Singles<'a, const N: usize>([Option<Field<'a>>; N]);
 
 impl<'a, const N: usize> Singles<'a, N> {
     /// Reads fields 1..N of `message`.
-    pub(super) fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut singles = [None; N];
         let mut fields = Fields(message);
         while let Some((number, field)) = fields.next()? {
@@ -22,32 +22,32 @@ impl<'a, const N: usize> Singles<'a, N> {
         Ok(Self(singles))
     }
 
-    fn get(&self, number: usize) -> Option<Field<'a>> {
-        self.0.get(number.checked_sub(1)?).copied().flatten()
+    fn get(&self, number: u64) -> Option<Field<'a>> {
+        self.0.get(usize::try_from(number).ok()?.checked_sub(1)?).copied().flatten()
     }
 
     /// The bytes of a field, empty when it is absent, as in proto3.
-    pub(super) fn bytes(&self, number: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(&self, number: u64) -> Result<&'a [u8], Malformed> {
         self.get(number).map_or(Ok(&[]), Field::bytes)
     }
 
     /// The bytes of a field, if it is there.
-    pub(super) fn message(&self, number: usize) -> Result<Option<&'a [u8]>, Malformed> {
+    pub(crate) fn message(&self, number: u64) -> Result<Option<&'a [u8]>, Malformed> {
         self.get(number).map(Field::bytes).transpose()
     }
 
     /// The lowest number of a field that is there.
-    pub(super) fn first(&self) -> Option<usize> {
-        self.0.iter().position(Option::is_some).map(|at| at.saturating_add(1))
+    pub(crate) fn first(&self) -> Option<u64> {
+        (1..).zip(&self.0).find(|(_, field)| field.is_some()).map(|(number, _)| number)
     }
 
     /// The number in a field, 0 when it is absent, as in proto3.
-    pub(super) fn number(&self, number: usize) -> Result<i64, Malformed> {
+    pub(crate) fn number(&self, number: u64) -> Result<i64, Malformed> {
         self.get(number).map_or(Ok(0), Field::int64)
     }
 
     /// Whether a field is true.
-    pub(super) fn flag(&self, number: usize) -> Result<bool, Malformed> {
+    pub(crate) fn flag(&self, number: u64) -> Result<bool, Malformed> {
         Ok(self.number(number)? != 0)
     }
 }
@@ -60,15 +60,15 @@ fn slot<T>(slots: &mut [T], number: u64) -> Option<&mut T> {
 type RawField<'a> = (u64, Field<'a>, &'a [u8]);
 
 /// A reader of a message's fields that also tells how each stood on the wire.
-pub(super) struct Raw<'a>(Fields<'a>);
+pub(crate) struct Raw<'a>(Fields<'a>);
 
 impl<'a> Raw<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub(crate) fn new(message: &'a [u8]) -> Self {
         Self(Fields(message))
     }
 
     /// The next field.
-    pub(super) fn next(&mut self) -> Result<Option<RawField<'a>>, Malformed> {
+    pub(crate) fn next(&mut self) -> Result<Option<RawField<'a>>, Malformed> {
         let before = self.0.0;
         let Some((number, field)) = self.0.next()? else { return Ok(None) };
         let length = before.len().saturating_sub(self.0.0.len());
@@ -77,7 +77,7 @@ impl<'a> Raw<'a> {
 }
 
 /// `message` without the fields numbered in `left_out`.
-pub(super) fn without(
+pub(crate) fn without(
     message: &[u8],
     left_out: &[u64],
     out: &mut Vec<u8>,
@@ -92,24 +92,9 @@ pub(super) fn without(
 }
 
 /// Appends field `number` with `bytes`; nothing when they are empty, as proto3 has it.
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, number, bytes);
-    }
-}
-
-/// Appends field `number` with a message, which is there even when it is empty.
-pub(super) fn put_message(out: &mut Vec<u8>, number: u64, message: &[u8]) {
-    put_varint(out, number << 3 | 2);
-    put_varint(out, message.len() as u64);
-    out.extend_from_slice(message);
-}
-
-/// Appends field `number` with an `int64` or an enum; nothing when it is 0.
-pub(super) fn put_number(out: &mut Vec<u8>, number: u64, value: i64) {
-    if value != 0 {
-        put_varint(out, number << 3);
-        put_varint(out, value.cast_unsigned());
     }
 }
 
@@ -118,6 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protobuf::put_number;
 
     #[test]
     fn a_field_stands_once() {

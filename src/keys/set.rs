@@ -1,0 +1,159 @@
+//! The master keys that a command was given, each with what it may do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Identity, Keyring, Recipient};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{KeyId, KeyState, Time};
+
+/// The keys that a command was given, those that seal and those that open, and the state of each.
+#[derive(Default)]
+pub struct KeySet {
+    recipients: Vec<Arc<dyn Recipient>>,
+    identities: Vec<Arc<dyn Identity>>,
+    states: BTreeMap<KeyId, KeyState>,
+    sources: Vec<ReadStates>,
+    accept_untrusted: bool,
+}
+
+/// Reads the present states of keys from where they are kept.
+pub type ReadStates = Arc<dyn Fn() -> Result<Vec<(KeyId, KeyState)>> + Send + Sync>;
+
+impl KeySet {
+    /// No keys yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a key that seals and opens, in `state`. Of a key that is given twice, as by an old copy of a keyring, the
+    /// later state counts.
+    pub fn add(&mut self, key: Arc<impl Recipient + Identity + 'static>, state: KeyState) {
+        self.add_identity(Arc::clone(&key) as _, state);
+        self.add_recipient(key, state);
+    }
+
+    /// Adds what seals to a key in `state`; of a key that is given twice the later state counts.
+    pub fn add_recipient(&mut self, recipient: Arc<dyn Recipient>, state: KeyState) {
+        let id = recipient.id();
+        self.note(id, state);
+        if self.recipients.iter().all(|known| known.id() != id) {
+            self.recipients.push(recipient);
+        }
+    }
+
+    /// Adds what opens with keys in `state`; of a key that is given twice the later state counts.
+    pub fn add_identity(&mut self, identity: Arc<dyn Identity>, state: KeyState) {
+        let ids = identity.ids();
+        if !ids.iter().all(|id| self.holds(*id)) {
+            self.identities.push(identity);
+        }
+        ids.into_iter().for_each(|id| self.note(id, state));
+    }
+
+    fn note(&mut self, id: KeyId, state: KeyState) {
+        self.states.entry(id).and_modify(|known| *known = state.max(*known)).or_insert(state);
+    }
+
+    /// Adds the keys of `keyring`, each in its state at `now`.
+    pub fn add_keyring(&mut self, keyring: &Keyring, now: Time) {
+        for (key, state) in keyring.usable(now) {
+            self.add(Arc::new(key), state);
+        }
+    }
+
+    /// Lets [`check_current`](Self::check_current) ask `states` what the keys may do by then.
+    pub fn add_source(&mut self, states: ReadStates) {
+        self.sources.push(states);
+    }
+
+    /// That no key which seals here has been retired since it was added. Whoever worked for hours asks before it seals.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] for a retired key; those of reading the states.
+    pub fn check_current(&self) -> Result<()> {
+        for source in &self.sources {
+            for (id, state) in source()? {
+                if state >= KeyState::Retired && self.state(id).is_some_and(KeyState::seals) {
+                    let message = format!("master key {id} was {} meanwhile", state.name());
+                    return Err(Error::new(ErrorKind::Refused, message)
+                        .hint("run the command again: it then seals to the present key"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What opens stanzas of the key of this id, if it was given.
+    pub fn identity(&self, id: KeyId) -> Option<&dyn Identity> {
+        self.identities.iter().find(|identity| identity.ids().contains(&id)).map(AsRef::as_ref)
+    }
+
+    /// What the key of this id may do, if it was given.
+    pub fn state(&self, id: KeyId) -> Option<KeyState> {
+        self.states.get(&id).copied()
+    }
+
+    /// Whether a key of this id was given that opens.
+    pub fn holds(&self, id: KeyId) -> bool {
+        self.identity(id).is_some()
+    }
+
+    /// All but one of them, and but what opens with that one.
+    #[must_use]
+    pub fn without(&self, id: KeyId) -> Self {
+        let mut states = self.states.clone();
+        states.remove(&id);
+        let opens = |identity: &&Arc<dyn Identity>| !identity.ids().contains(&id);
+        Self {
+            recipients: self.recipients.iter().filter(|key| key.id() != id).cloned().collect(),
+            identities: self.identities.iter().filter(opens).cloned().collect(),
+            states,
+            sources: self.sources.clone(),
+            accept_untrusted: self.accept_untrusted,
+        }
+    }
+
+    /// What new data keys are sealed to.
+    pub fn sealing(&self) -> impl Iterator<Item = &dyn Recipient> + Send {
+        let seals = |key: &&Arc<dyn Recipient>| self.state(key.id()).is_some_and(KeyState::seals);
+        self.recipients.iter().filter(seals).map(AsRef::as_ref)
+    }
+
+    /// Lets single snapshots be opened that do not count ([`trust`](super::trust)). Nothing else changes: they are still
+    /// not the latest, push nothing out and are not sealed again.
+    pub fn accept_untrusted(&mut self) {
+        self.accept_untrusted = true;
+    }
+
+    /// Whether single snapshots that do not count are opened.
+    pub fn accepts_untrusted(&self) -> bool {
+        self.accept_untrusted
+    }
+
+    /// Whether any key that opens can make a snapshot count ([`trust`](super::trust)): the others only open.
+    pub fn can_vouch(&self) -> bool {
+        let vouches = |state: &KeyState| state.seals() || *state == KeyState::Retiring;
+        self.states.iter().any(|(id, state)| vouches(state) && self.holds(*id))
+    }
+
+    /// The keys in `state`.
+    pub fn in_state(&self, state: KeyState) -> impl Iterator<Item = KeyId> {
+        self.states.iter().filter(move |(_, found)| **found == state).map(|(id, _)| *id)
+    }
+
+    /// Puts the key of this id, if it was given, into another state.
+    pub fn set_state(&mut self, id: KeyId, state: KeyState) {
+        self.states.entry(id).and_modify(|known| *known = state);
+    }
+
+    /// The ids of every key.
+    pub fn ids(&self) -> Vec<KeyId> {
+        self.states.keys().copied().collect()
+    }
+
+    /// True when there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+}
