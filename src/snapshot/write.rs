@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -22,7 +23,7 @@ use crate::format::{
 };
 use crate::keys::KeySet;
 use crate::secret::SecretKey;
-use crate::store::{Repository, Upload};
+use crate::store::{Repository, Skew, Upload};
 use crate::task::{AbortOnDrop, Buffer, Buffers, Control, Step, task_panicked};
 use zeroize::Zeroizing;
 
@@ -78,6 +79,8 @@ pub(crate) struct Written {
     pub(crate) compact_revision: u64,
     pub(crate) database_bytes: u64,
     pub(crate) stored_bytes: u64,
+    /// How far the store's clock is from this host's.
+    pub(crate) skew: Option<Skew>,
 }
 
 /// One snapshot being written.
@@ -99,7 +102,9 @@ impl Writer<'_> {
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let since = Since::now();
+        let before = SystemTime::now();
         let index_object = self.index(&index).await?;
+        let skew = self.repository.skew_by(&Part::Index.of(self.content.id), before).await?;
         let mut objects = vec![entry(Part::Payload, &payload), entry(Part::Index, &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
@@ -152,6 +157,7 @@ impl Writer<'_> {
             compact_revision,
             database_bytes: database.size,
             stored_bytes,
+            skew,
         })
     }
 
