@@ -128,7 +128,7 @@ pub async fn plan_prune(
     // An object from the future would make everything old.
     known.clock = known.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
     for (cluster, ids) in &known.clusters {
-        for (id, mut reasons) in retention.keep(ids) {
+        for (id, mut reasons) in retention.keep(ids, known.clock) {
             let Some(folder) = known.folders.get(&id) else { continue };
             if proved.contains(&id) {
                 reasons.push("last verified");
