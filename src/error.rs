@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Io,
     /// etcd or the store answered something it must not.
     Protocol,
+    /// A fault of this program: a worker of it panicked.
+    Internal,
 }
 
 impl ErrorKind {
@@ -57,12 +59,16 @@ impl ErrorKind {
             Self::Interrupted => ("interrupted", 130),
             Self::Io => ("io", 1),
             Self::Protocol => ("protocol", 1),
+            Self::Internal => ("internal", 70),
         }
     }
 
     /// Whether it is about what all of a job depends on, a place or the run itself, and not about one object.
     pub const fn is_general(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted)
+        matches!(
+            self,
+            Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted | Self::Internal
+        )
     }
 
     /// Stable lower-case name, as in `-w json` output.
@@ -198,30 +204,6 @@ impl<T> Context<T> for Result<T> {
     fn context(self, what: impl Into<String>) -> Result<T> {
         self.map_err(|error| error.context(what))
     }
-}
-
-/// The longest text of another program's that a message repeats, in characters.
-#[cfg(feature = "etcd")]
-const MAX_TEXT: usize = 200;
-
-/// Another program's text made fit to print: no control characters, bounded.
-#[cfg(feature = "etcd")]
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean: String = text
-        .chars()
-        .take(MAX_TEXT)
-        .map(|c| if c.is_control() || is_invisible(c) { '?' } else { c })
-        .collect();
-    if text.chars().nth(MAX_TEXT).is_some() {
-        clean.push('…');
-    }
-    clean
-}
-
-/// Characters that reorder or hide text on a terminal.
-#[cfg(feature = "etcd")]
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

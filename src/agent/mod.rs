@@ -3,6 +3,7 @@
 //! What was done and when is read from the repository, and who works is decided by a lease in etcd: an agent keeps nothing
 //! on its host, and any number may stand by.
 
+mod due;
 mod leader;
 mod metrics;
 mod operation;
@@ -20,7 +21,7 @@ pub use crate::settings::{AgentSettings, Schedule, Schedules};
 pub use crate::status_server::listen;
 pub use operation::Operation;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::Time;
 use crate::keys::KeySet;
 use crate::limit::is_new;
@@ -123,7 +124,7 @@ pub async fn run(
     ended.send_replace(true);
     let ended = leader.await;
     info!(event = "stopped");
-    ended.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
+    ended.map_err(crate::task::task_died)
 }
 
 /// Logs what the agent is going to do.

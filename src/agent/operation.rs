@@ -122,7 +122,11 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
+    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
+    let finding = match (differ, report.clocks_differ) {
+        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
+        (false, clocks_differ) => clocks_differ.then(clocks),
+    };
     Ok(Done {
         finding,
         newest: Some(Newest {
@@ -226,9 +230,17 @@ async fn prove(
             Scope::Ids(&sample)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let mut found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
     let report = found.evidence(Some(options.cluster()), begun.elapsed());
     store_report(repository, keys, &report).await?;
+    if operation == Operation::VerifyAll && options.copy.url.is_some() {
+        let replica = options.common.open_replica(&options.copy, repository, false).await?;
+        let copies = verify(&replica.repository, keys, scope, VerifyLevel::Full, control).await?;
+        found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
+            one.outcome = one.outcome.map_err(|error| error.context("the replica"));
+            one
+        }));
+    }
     let (checked, cluster) = (found.snapshots.len(), options.cluster().clone());
     let failed = found.snapshots.iter().filter(|one| one.outcome.is_err()).count();
     let log = move |seconds| {
@@ -264,7 +276,6 @@ async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -
         dir: options.drill.dir.clone(),
         allow_untested: live.allow_untested,
         live: Some(live),
-        ..DrillOptions::default()
     };
     let drilled = drill(repository, keys, id, &how, control).await?;
     store_report(repository, keys, &drilled.report).await?;

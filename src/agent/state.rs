@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::due::{Due, Run};
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
 use super::{AgentSettings, Changes, RETRY};
@@ -39,18 +40,6 @@ pub(super) struct Known {
     pub(super) running: BTreeMap<Operation, SystemTime>,
     /// Why the repository cannot be read.
     pub(super) unread: Option<String>,
-}
-
-/// What is known of one operation.
-#[derive(Clone, Default)]
-pub(super) struct Run {
-    pub(super) last: Option<SystemTime>,
-    pub(super) failures: u32,
-    pub(super) error: Option<String>,
-    /// When the last one was over, where this agent saw it.
-    ended: Option<SystemTime>,
-    retry: Option<SystemTime>,
-    jitter: Duration,
 }
 
 impl Shared {
@@ -157,31 +146,10 @@ impl Shared {
     ) -> Result<(SystemTime, Option<Operation>)> {
         let options = self.current();
         self.read(&options).await?;
-        let known = self.known();
-        let now = SystemTime::now();
-        let due = operations.iter().filter_map(|operation| {
-            let run = known.done.get(operation).cloned().unwrap_or_default();
-            let last = run.last.filter(|last| !is_ahead(*last, now));
-            let due = match operation {
-                Operation::Copy => {
-                    let backup = known.done.get(&Operation::Backup)?;
-                    let backup = backup.ended.max(backup.last)?;
-                    let copied = run.last.is_some_and(|last| last > backup);
-                    (options.copy.url.is_some() && !copied).then_some(backup)?
-                }
-                _ => {
-                    let schedule = options.schedule(*operation)?;
-                    match last {
-                        Some(last) => schedule.next(last.min(now)) + run.jitter,
-                        None if *operation == Operation::Backup => now,
-                        None => schedule.next(known.since.unwrap_or(now)),
-                    }
-                }
-            };
-            let retry = run.retry.map(|retry| retry.min(now + RETRY.1));
-            Some((retry.map_or(due, |retry| retry.max(due)), *operation))
-        });
-        let next = due.min();
+        let (known, now) = (self.known(), SystemTime::now());
+        let replica = options.copy.url.is_some();
+        let due = Due { done: &known.done, since: known.since, replica };
+        let next = due.next(operations, |operation| options.schedule(operation), now);
         Ok(next
             .map_or((now + Duration::from_secs(60), None), |(at, operation)| (at, Some(operation))))
     }

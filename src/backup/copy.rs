@@ -15,8 +15,8 @@ use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
-    PassphraseObject, SnapshotId, names,
+    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
+    Part, PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
@@ -148,7 +148,10 @@ pub async fn copy(
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
     for id in present {
-        let written = work.seals(id, &mut report).await;
+        let written = match work.same_manifest(id).await {
+            Ok(()) => work.seals(id, &mut report).await,
+            Err(error) => Err(error),
+        };
         report.note(id, written)?;
     }
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
@@ -340,6 +343,25 @@ impl Copying<'_> {
             self.target.put_once(&name, bytes.into()).await?;
         }
         Ok(written)
+    }
+
+    /// That a snapshot which is in both places is the same one: lengths alone do not tell.
+    async fn same_manifest(&self, id: SnapshotId) -> Result<()> {
+        let name = Part::Manifest.of(id);
+        let folders = (self.from.get(&id), self.there.get(&id));
+        let (Some(from), Some(there)) = folders else { return Ok(()) };
+        if from.manifest.is_none() || there.manifest.is_none() {
+            return Ok(());
+        }
+        let (source, copy) = futures::try_join!(
+            self.source.get(&name, MAX_MANIFEST as u64),
+            self.target.get(&name, MAX_MANIFEST as u64),
+        )?;
+        if source == copy {
+            return Ok(());
+        }
+        Err(Error::tampered(format!("{name} is another one in the copy"))
+            .hint("`strongroom verify` in both places shows which one is good"))
     }
 
     async fn is_same(&self, name: &str) -> Result<bool> {

@@ -114,7 +114,7 @@ impl Choice {
         comparison
     }
 
-    /// Asks anew those that had not seen the latest compaction: hashes of two compactions do not compare.
+    /// Asks again those that had not seen the latest compaction: hashes of two compactions do not compare.
     async fn settle(
         &self,
         comparison: &mut Comparison,
@@ -184,7 +184,7 @@ async fn ask(
     revision: i64,
 ) -> Result<MemberHash> {
     let limit = settings.command_timeout.max(PATIENCE);
-    let mut round = 1;
+    let (mut round, mut logged_in) = (1, false);
     loop {
         let answered = timeout(limit, client.hash_kv(revision)).await;
         match answered.map_err(|_| failure::timed_out("HashKV", limit))? {
@@ -199,6 +199,14 @@ async fn ask(
             Err(error) if round < ROUNDS && error.to_string().contains("future revision") => {
                 round += 1;
                 sleep(PAUSE).await;
+            }
+            // The backup took longer than etcd lets a login last.
+            Err(error) if !logged_in && failure::is_logged_out(&error) => {
+                logged_in = true;
+                let login = timeout(settings.command_timeout, client.refresh_token()).await;
+                let login =
+                    login.map_err(|_| failure::timed_out("log in", settings.command_timeout));
+                login?.map_err(|error| failure::from_client("log in", &error))?;
             }
             Err(error) => return Err(failure::from_client("HashKV", &error)),
         }

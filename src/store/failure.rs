@@ -5,7 +5,8 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::{Error, ErrorKind, clean};
+use crate::error::{Error, ErrorKind};
+use crate::text::clean;
 
 use super::http::Fault;
 
@@ -138,9 +139,9 @@ fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
     }
 }
 
-/// Codes that S3 sends with status 400.
+/// Codes about credentials and keys that S3 sends with status 400.
 fn about_credentials(code: &str) -> bool {
-    ["Token", "AccessKey", "Signature", "Credential", "Authorization"]
+    ["Token", "AccessKey", "Signature", "Credential", "Authorization", "KMS"]
         .iter()
         .any(|part| code.contains(part))
 }

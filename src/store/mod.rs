@@ -6,6 +6,7 @@
 //! Errors name the object; the caller adds the repository's URL as context. They never hold
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
+mod clock;
 mod connect;
 mod directory;
 mod failure;
@@ -22,6 +23,7 @@ mod upload;
 mod url;
 mod xml;
 
+pub(crate) use clock::Skew;
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;
 pub use local::create_directory;

@@ -69,7 +69,7 @@ pub(super) struct Sweep {
 pub struct Within {
     /// For this cluster.
     pub cluster: ClusterName,
-    /// The span before its newest snapshot.
+    /// The span, before the store's clock.
     pub span: Period,
     /// When it begins.
     pub since: Time,
@@ -142,12 +142,13 @@ pub async fn plan_prune(
     // An object from the future would make everything old.
     known.clock = known.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
     for (cluster, ids) in &known.clusters {
-        if let (Some(span), Some(newest)) = (retention.within, ids.last()) {
-            let seconds = span.before(newest.unix_ms()) / 1000;
-            let since = Time::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX));
+        if let Some(since_ms) = retention.since_ms(ids, known.clock)
+            && let Some(span) = retention.within
+        {
+            let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
             plan.within.push(Within { cluster: cluster.clone(), span, since });
         }
-        for (id, mut reasons) in retention.keep(ids) {
+        for (id, mut reasons) in retention.keep(ids, known.clock) {
             let Some(folder) = known.folders.get(&id) else { continue };
             if proved.contains(&id) {
                 reasons.push("last verified");

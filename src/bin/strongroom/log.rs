@@ -11,7 +11,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::output::is_hidden;
+use strongroom::text::is_hidden;
 
 /// Writes lines in `format` from now on.
 ///
