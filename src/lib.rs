@@ -121,6 +121,8 @@ mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
+#[cfg(any(feature = "backup", feature = "client"))]
+pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;
 #[cfg(any(feature = "agent", feature = "proxy"))]

@@ -7,7 +7,6 @@ mod leader;
 mod metrics;
 mod operation;
 mod page;
-mod schedule;
 mod state;
 
 use std::path::PathBuf;
@@ -19,9 +18,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
+pub use crate::settings::{Schedule, Schedules};
 pub use crate::status_server::listen;
 pub use operation::Operation;
-pub use schedule::Schedule;
 
 use crate::backup::{BackupOptions, Retention};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,21 +49,6 @@ pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send 
 /// Opens the second repository, which snapshots of the first are copied to.
 pub type OpenReplica =
     Box<dyn Fn(Repository) -> BoxFuture<'static, Result<Repository>> + Send + Sync>;
-
-/// When what is done.
-#[derive(Clone, Debug)]
-pub struct Schedules {
-    /// Backups.
-    pub backup: Schedule,
-    /// Retention; without it nothing is ever removed.
-    pub prune: Option<Schedule>,
-    /// Verification of the newest snapshot and one other.
-    pub verify: Option<Schedule>,
-    /// Verification of all.
-    pub verify_all: Option<Schedule>,
-    /// Drills.
-    pub drill: Option<Schedule>,
-}
 
 /// What an agent is to do.
 pub struct AgentOptions {

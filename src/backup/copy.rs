@@ -24,7 +24,7 @@ use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
 use crate::snapshot::seals;
-use crate::store::{Probe, Repository};
+use crate::store::{Probe, Repository, RepositoryUrl};
 use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
@@ -33,6 +33,21 @@ const TOGETHER: usize = 32;
 const MOST_UNOPENED: usize = 64;
 /// Snapshots copied at once.
 const AT_ONCE: usize = 4;
+
+/// Where snapshots are copied to.
+#[derive(Clone, Default)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct CopySettings {
+    /// The second repository; created if there is none
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "copy.url", long = "to", value_name = "URL", env = "STRONGROOM_COPY_URL")
+    )]
+    pub url: Option<RepositoryUrl>,
+    /// The options of its store; without them those of the first.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub options: Option<BTreeMap<String, String>>,
+}
 
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

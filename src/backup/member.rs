@@ -208,18 +208,21 @@ impl Plan {
     }
 }
 
+/// Whether the data is of a Kubernetes API server: so are at least a tenth of the oldest records. One value that any
+/// client of etcd can write does not decide how a restore goes.
 fn is_kubernetes<R: ReadAt>(db: &Db<R>) -> Result<bool> {
-    let (mut found, mut looked) = (false, 0);
+    let (mut found, mut looked) = (0_usize, 0_usize);
     mvcc::for_each_record(db, Revision::default(), |record| {
         looked += 1;
-        found = record.kv.key.starts_with(b"/registry/") || record.kv.value.starts_with(b"k8s\0");
-        Ok(if found || looked == SAMPLE {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        })
+        let key = record.kv.key.starts_with(b"/registry/");
+        found += usize::from(key || record.kv.value.starts_with(b"k8s\0"));
+        Ok(if looked == SAMPLE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    Ok(found)
+    Ok(is_a_tenth(found, looked))
+}
+
+fn is_a_tenth(found: usize, looked: usize) -> bool {
+    found > 0 && found.saturating_mul(10) >= looked
 }
 
 /// A data directory being built.
@@ -410,4 +413,16 @@ fn give(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
 
 fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(dir, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_a_tenth;
+
+    #[test]
+    fn one_planted_value_is_not_kubernetes() {
+        assert!(!is_a_tenth(0, 0) && !is_a_tenth(0, 1));
+        assert!(!is_a_tenth(1, 11) && !is_a_tenth(999, 10_000));
+        assert!(is_a_tenth(2, 2) && is_a_tenth(1000, 10_000));
+    }
 }

@@ -29,7 +29,7 @@ pub use catalog::{
     snapshots,
 };
 pub use companions::restore_companions;
-pub use copy::{CopyReport, copy, open_replica};
+pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, exec_guarded};

@@ -4,6 +4,7 @@
 pub mod keyfile;
 #[cfg(feature = "backup")]
 mod passphrases;
+mod secrets;
 mod uri;
 
 #[cfg(feature = "backup")]
@@ -11,7 +12,8 @@ pub use passphrases::{
     change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
 };
-pub use uri::{MasterKeyUri, NamedKey};
+pub use secrets::{PassphraseSettings, read_secret, secret_of_command};
+pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
 use crate::error::{Error, Result};
 use crate::keys::KeySet;

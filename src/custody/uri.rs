@@ -62,6 +62,19 @@ impl FromStr for MasterKeyUri {
     }
 }
 
+/// Master keys in one value, as a variable holds them: separated by commas or line breaks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MasterKeyUris(pub Vec<MasterKeyUri>);
+
+impl FromStr for MasterKeyUris {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let uris = text.split([',', '\n']).map(str::trim).filter(|uri| !uri.is_empty());
+        uris.map(str::parse).collect::<Result<_>>().map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

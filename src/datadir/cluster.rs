@@ -7,8 +7,9 @@ use std::net::Ipv6Addr;
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
-use super::proto::Message;
 use crate::error::{Error, Result};
+use crate::protobuf::Message;
+use crate::protobuf::fields::conf_state;
 
 /// The raft term of everything that a restore writes.
 pub(super) const TERM: u64 = 1;
@@ -156,7 +157,9 @@ impl Cluster {
     /// `raftpb.ConfState`: everyone votes.
     pub(super) fn conf_state(&self) -> Message {
         let voters = self.members.iter();
-        voters.fold(Message::default(), |all, member| all.number(1, member.id)).number(5, 0)
+        voters
+            .fold(Message::default(), |all, member| all.number(conf_state::VOTERS, member.id))
+            .number(conf_state::AUTO_LEAVE, 0)
     }
 }
 

@@ -15,7 +15,6 @@ mod cluster;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod proto;
 mod read;
 mod snap;
 mod static_pod;

@@ -1,9 +1,10 @@
 //! Reads the log and the snapshot file, etcd's or our own, from untrusted bytes
 //! (`server/storage/wal/decoder.go`, `server/etcdserver/api/snap/snapshotter.go`).
 
-use super::proto::Reader;
 use super::wal;
 use crate::error::{Error, Result};
+use crate::protobuf::Reader;
+use crate::protobuf::fields::{conf_state, record, snap_file, snapshot, snapshot_metadata};
 
 /// A record of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,8 @@ fn frame(head: u64) -> Option<(usize, usize)> {
 
 /// A record and its checksum.
 fn parse(bytes: &[u8]) -> Option<(Record<'_>, u32)> {
-    let mut fields = Reader(bytes);
-    let kind = match fields.number(1)? {
+    let mut fields = Reader::new(bytes);
+    let kind = match fields.number(record::TYPE)? {
         wal::METADATA => RecordKind::Metadata,
         wal::ENTRY => RecordKind::Entry,
         wal::STATE => RecordKind::State,
@@ -107,8 +108,8 @@ fn parse(bytes: &[u8]) -> Option<(Record<'_>, u32)> {
         wal::SNAPSHOT => RecordKind::Snapshot,
         _ => return None,
     };
-    let crc = u32::try_from(fields.number(2)?).ok()?;
-    let data = if kind == RecordKind::Checksum { &[] } else { fields.bytes(3)? };
+    let crc = u32::try_from(fields.number(record::CRC)?).ok()?;
+    let data = if kind == RecordKind::Checksum { &[] } else { fields.bytes(record::DATA)? };
     fields.end()?;
     Some((Record { kind, data }, crc))
 }
@@ -119,8 +120,11 @@ fn parse(bytes: &[u8]) -> Option<(Record<'_>, u32)> {
 /// [`Tampered`](crate::ErrorKind::Tampered) when it is none, or its checksum is wrong.
 pub fn read_snap(bytes: &[u8]) -> Result<SnapFile<'_>> {
     let wrong = |what: &str| Error::tampered(format!("snapshot file: {what}"));
-    let mut file = Reader(bytes);
-    let (crc, snapshot) = file.number(1).zip(file.bytes(2)).ok_or_else(|| wrong("it is none"))?;
+    let mut file = Reader::new(bytes);
+    let (crc, snapshot) = file
+        .number(snap_file::CRC)
+        .zip(file.bytes(snap_file::DATA))
+        .ok_or_else(|| wrong("it is none"))?;
     file.end().ok_or_else(|| wrong("there is more behind it"))?;
     if crc != u64::from(crc32c::crc32c(snapshot)) {
         return Err(wrong("a wrong checksum"));
@@ -129,19 +133,21 @@ pub fn read_snap(bytes: &[u8]) -> Result<SnapFile<'_>> {
 }
 
 fn parse_snapshot(bytes: &[u8]) -> Option<SnapFile<'_>> {
-    let mut snapshot = Reader(bytes);
-    let (store, mut metadata) = (snapshot.bytes(1)?, Reader(snapshot.bytes(2)?));
+    let mut snapshot = Reader::new(bytes);
+    let (store, mut metadata) =
+        (snapshot.bytes(snapshot::DATA)?, Reader::new(snapshot.bytes(snapshot::METADATA)?));
     snapshot.end()?;
-    let mut state = Reader(metadata.bytes(1)?);
-    let (index, term) = (metadata.number(2)?, metadata.number(3)?);
+    let mut state = Reader::new(metadata.bytes(snapshot_metadata::CONF_STATE)?);
+    let (index, term) =
+        (metadata.number(snapshot_metadata::INDEX)?, metadata.number(snapshot_metadata::TERM)?);
     metadata.end()?;
     let mut voters = Vec::new();
-    while let Some(voter) = state.number(1) {
+    while let Some(voter) = state.number(conf_state::VOTERS) {
         voters.push(voter);
     }
     // Whether a joint configuration ends by itself: from etcd 3.4 on, and 3.7 leaves out what is false. A restore has
     // no learners, nor anything else.
-    let _ = state.number(5);
+    let _ = state.number(conf_state::AUTO_LEAVE);
     state.end()?;
     Some(SnapFile { store, voters, index, term })
 }
@@ -170,10 +176,10 @@ mod tests {
     }
 
     fn change(entry: &[u8]) -> (u64, u64, serde_json::Value) {
-        let mut entry = Reader(entry);
+        let mut entry = Reader::new(entry);
         assert_eq!((entry.number(1), entry.number(2)), (Some(1), Some(1)));
         let index = entry.number(3).unwrap();
-        let mut change = Reader(entry.bytes(4).unwrap());
+        let mut change = Reader::new(entry.bytes(4).unwrap());
         assert_eq!((change.number(1), change.number(2)), (Some(0), Some(0)));
         let (id, json) = (change.number(3).unwrap(), change.bytes(4).unwrap());
         assert!(entry.end().and(change.end()).is_some());
@@ -194,7 +200,7 @@ mod tests {
             let expected: Vec<_> =
                 [Checksum, Metadata, Snapshot].into_iter().chain(entries).chain([State, Snapshot]).collect();
             prop_assert_eq!(kinds, expected);
-            let mut metadata = Reader(records[1].data);
+            let mut metadata = Reader::new(records[1].data);
             prop_assert_eq!((metadata.number(1), metadata.number(2)), (Some(member.id), Some(cluster.id)));
             let entries = records.iter().filter(|record| record.kind == Entry);
             for ((record, member), at) in entries.zip(&cluster.members).zip(1..) {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::cluster::{Cluster, TERM, go_json};
-use super::proto::Message;
+use crate::protobuf::Message;
+use crate::protobuf::fields::{snap_file, snapshot, snapshot_metadata};
 
 /// Raft term in the file's name.
 pub const SNAP_NAME_TERM: u64 = TERM;
@@ -46,15 +47,16 @@ impl Cluster {
     #[must_use]
     pub fn snap(&self) -> Vec<u8> {
         let metadata = Message::default()
-            .message(1, self.conf_state())
-            .number(2, self.index())
-            .number(3, TERM);
+            .message(snapshot_metadata::CONF_STATE, self.conf_state())
+            .number(snapshot_metadata::INDEX, self.index())
+            .number(snapshot_metadata::TERM, TERM);
         let snapshot = Message::default()
-            .bytes(1, self.old_store().as_bytes())
-            .message(2, metadata)
+            .bytes(snapshot::DATA, self.old_store().as_bytes())
+            .message(snapshot::METADATA, metadata)
             .into_bytes();
         let crc = crc32c::crc32c(&snapshot);
-        Message::default().number(1, crc.into()).bytes(2, &snapshot).into_bytes()
+        let file = Message::default().number(snap_file::CRC, crc.into());
+        file.bytes(snap_file::DATA, &snapshot).into_bytes()
     }
 
     /// The old store, which creates each member's attributes once, byte for byte as etcd writes it.

@@ -2,7 +2,8 @@
 //! (`server/storage/wal/encoder.go`, `walpb/record.proto`, `raftpb/raft.proto`).
 
 use super::cluster::{Cluster, Member, TERM};
-use super::proto::Message;
+use crate::protobuf::Message;
+use crate::protobuf::fields::{conf_change, entry, hard_state, metadata, record, wal_snapshot};
 
 /// Name of the log's only file: sequence and index of its first entry's predecessor.
 pub const WAL_NAME: &str = "0000000000000000-0000000000000000.wal";
@@ -22,23 +23,38 @@ impl Cluster {
     pub fn wal(&self, member: &Member) -> Vec<u8> {
         let mut log = Log::default();
         log.record(CRC, None);
-        let metadata = Message::default().number(1, member.id).number(2, self.id);
+        let metadata = Message::default()
+            .number(metadata::NODE_ID, member.id)
+            .number(metadata::CLUSTER_ID, self.id);
         log.record(METADATA, Some(metadata));
-        log.record(SNAPSHOT, Some(Message::default().number(1, 0).number(2, 0)));
+        log.record(SNAPSHOT, Some(wal_snapshot(0, 0)));
         for (index, added) in (1..).zip(&self.members) {
             // raftpb.ConfChange of the type AddNode.
-            let change = Message::default().number(1, 0).number(2, 0).number(3, added.id);
-            let change = change.bytes(4, &added.json());
-            let entry = Message::default().number(1, CONF_CHANGE).number(2, TERM).number(3, index);
-            log.record(ENTRY, Some(entry.message(4, change)));
+            let change = Message::default()
+                .number(conf_change::ID, 0)
+                .number(conf_change::TYPE, 0)
+                .number(conf_change::NODE_ID, added.id)
+                .bytes(conf_change::CONTEXT, &added.json());
+            let entry = Message::default()
+                .number(entry::TYPE, CONF_CHANGE)
+                .number(entry::TERM, TERM)
+                .number(entry::INDEX, index);
+            log.record(ENTRY, Some(entry.message(entry::DATA, change)));
         }
         let vote = self.members.first().map_or(0, |first| first.id);
-        let state = Message::default().number(1, TERM).number(2, vote).number(3, self.index());
+        let state = Message::default()
+            .number(hard_state::TERM, TERM)
+            .number(hard_state::VOTE, vote)
+            .number(hard_state::COMMIT, self.index());
         log.record(STATE, Some(state));
-        let snapshot = Message::default().number(1, self.index()).number(2, TERM);
-        log.record(SNAPSHOT, Some(snapshot.message(3, self.conf_state())));
+        let snapshot = wal_snapshot(self.index(), TERM);
+        log.record(SNAPSHOT, Some(snapshot.message(wal_snapshot::CONF_STATE, self.conf_state())));
         log.bytes
     }
+}
+
+fn wal_snapshot(index: u64, term: u64) -> Message {
+    Message::default().number(wal_snapshot::INDEX, index).number(wal_snapshot::TERM, term)
 }
 
 #[derive(Default)]
@@ -52,9 +68,10 @@ impl Log {
     fn record(&mut self, kind: u64, data: Option<Message>) {
         let data = data.map(Message::into_bytes);
         self.crc = crc32c::crc32c_append(self.crc, data.as_deref().unwrap_or_default());
-        let record = Message::default().number(1, kind).number(2, self.crc.into());
+        let record =
+            Message::default().number(record::TYPE, kind).number(record::CRC, self.crc.into());
         let record = match data {
-            Some(data) => record.bytes(3, &data),
+            Some(data) => record.bytes(record::DATA, &data),
             None => record,
         };
         let record = record.into_bytes();

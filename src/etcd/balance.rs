@@ -19,7 +19,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{BoxError, Service as _};
 
-use super::connect::Dial;
+use super::dial::Dial;
 
 /// Pauses between attempts to connect to a member: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

@@ -8,20 +8,16 @@ use std::time::SystemTime;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
+use tower::service_fn;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, service_fn};
 
 use super::balance::Balanced;
+use super::dial::Dial;
 #[cfg(feature = "proxy")]
-use super::direct::Direct;
+use super::direct::{Direct, MAX_WINDOW};
 use super::failure;
 use super::settings::{EtcdSettings, Target};
 use crate::error::Result;
-
-/// The largest window of HTTP/2.
-#[cfg(feature = "proxy")]
-pub(super) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 impl EtcdSettings {
     /// A client that spreads its requests over all endpoints, leaving out those that cannot be reached.
@@ -77,17 +73,7 @@ impl EtcdSettings {
     pub(crate) fn without_user(&self, certificate: Option<(PathBuf, PathBuf)>) -> Self {
         let own = || self.cert.clone().zip(self.key.clone());
         let (cert, key) = certificate.or_else(own).unzip();
-        Self {
-            endpoints: self.endpoints.clone(),
-            cacert: self.cacert.clone(),
-            cert,
-            key,
-            user: None,
-            password: None,
-            dial_timeout: self.dial_timeout,
-            command_timeout: self.command_timeout,
-            allow_untested: self.allow_untested,
-        }
+        Self { cert, key, user: None, password_file: None, password: None, ..self.duplicate() }
     }
 
     /// Whether the certificate that etcd is shown has a common name, which etcd may take for a user's; true if it
@@ -117,42 +103,6 @@ impl EtcdSettings {
     pub(crate) fn files_changed(&self) -> Vec<Option<SystemTime>> {
         let changed = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
         [&self.cacert, &self.cert, &self.key].into_iter().flatten().map(changed).collect()
-    }
-}
-
-/// How a member is connected to.
-#[derive(Clone)]
-pub(super) enum Dial {
-    Plain(Endpoint),
-    /// With writes that are [gathered](super::gather).
-    #[cfg(feature = "proxy")]
-    Gathering(Endpoint),
-    #[cfg(feature = "proxy")]
-    Direct(Direct),
-}
-
-impl Dial {
-    fn lazily(&self) -> Channel {
-        match self {
-            Self::Plain(endpoint) => Channel::Tonic(endpoint.connect_lazy()),
-            #[cfg(feature = "proxy")]
-            Self::Gathering(endpoint) => Channel::Tonic(super::gather::lazily(endpoint)),
-            #[cfg(feature = "proxy")]
-            Self::Direct(direct) => direct.channel(),
-        }
-    }
-
-    pub(super) async fn at_once(&self) -> std::result::Result<Channel, BoxError> {
-        Ok(match self {
-            Self::Plain(endpoint) => Channel::Tonic(endpoint.connect().await?),
-            #[cfg(feature = "proxy")]
-            Self::Gathering(endpoint) => Channel::Tonic(super::gather::at_once(endpoint).await?),
-            #[cfg(feature = "proxy")]
-            Self::Direct(direct) => {
-                direct.connect().await?;
-                direct.channel()
-            }
-        })
     }
 }
 

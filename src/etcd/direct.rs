@@ -28,11 +28,12 @@ use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, service_fn};
 
-use super::connect::MAX_WINDOW;
 use super::gather;
 use super::settings::{EtcdSettings, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::error::Result;
 
+/// The largest window of HTTP/2.
+pub(super) const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How often a ping is sent, and how long its answer may take.
 const PINGS: (Duration, Duration) = (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT);
 /// Bytes of the largest headers of an answer.

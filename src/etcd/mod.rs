@@ -8,6 +8,7 @@ mod balance;
 mod choose;
 mod compare;
 mod connect;
+mod dial;
 #[cfg(feature = "proxy")]
 mod direct;
 mod failure;

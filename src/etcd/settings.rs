@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 
 use super::{failure, trust};
 use crate::error::{Error, Result};
+#[cfg(feature = "cli")]
+use crate::format::{parse_duration, print_duration};
 use crate::secret::SecretBytes;
 
 /// A certificate or key file is never larger; the reader of a mistaken path stops here.
@@ -25,25 +27,104 @@ pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How to reach an etcd cluster. The names are those of etcdctl's flags.
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "cli", command(next_help_heading = "Connection to etcd"))]
 pub struct EtcdSettings {
-    /// `https://host:port`, `http://host:port` or `host:port`, each one member.
+    /// etcd endpoints, HOST:PORT or a URL each; one healthy member among them is read
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.endpoints",
+            long = "endpoints",
+            value_name = "URL,…",
+            env = "STRONGROOM_ENDPOINTS",
+            value_delimiter = ',',
+            value_parser = trimmed,
+            default_values_t = EtcdSettings::default().endpoints
+        )
+    )]
     pub endpoints: Vec<String>,
-    /// PEM file of the authorities that sign the servers' certificates; without it the system's.
+    /// CA that signed etcd's server certificates, a PEM file [default: the system's]
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "etcd.cacert", long = "cacert", value_name = "FILE", env = "STRONGROOM_CACERT")
+    )]
     pub cacert: Option<PathBuf>,
-    /// PEM file of the client's certificate. Needs `key`.
+    /// Client certificate, a PEM file
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "etcd.cert", long = "cert", value_name = "FILE", env = "STRONGROOM_CERT")
+    )]
     pub cert: Option<PathBuf>,
-    /// PEM file of the client certificate's key. Needs `cert`.
+    /// Key of the client certificate
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "etcd.key", long = "key", value_name = "FILE", env = "STRONGROOM_KEY")
+    )]
     pub key: Option<PathBuf>,
-    /// etcd user. Needs `password`.
+    /// etcd user; snapshots demand the root role
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "etcd.user", long = "user", value_name = "NAME", env = "STRONGROOM_USER")
+    )]
     pub user: Option<String>,
-    /// The user's password.
+    /// File with the user's password
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.password_file",
+            long = "password-file",
+            value_name = "FILE",
+            env = "STRONGROOM_PASSWORD_FILE"
+        )
+    )]
+    pub password_file: Option<PathBuf>,
+    /// The user's password. Whoever opens the settings reads it from `password_file`, if that is set.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub password: Option<SecretBytes>,
-    /// How long a connection may take to come up.
+    /// How long to wait for a connection
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.dial_timeout",
+            long = "dial-timeout",
+            value_name = "TIME",
+            env = "STRONGROOM_DIAL_TIMEOUT",
+            value_parser = parse_duration,
+            default_value = print_duration(EtcdSettings::default().dial_timeout)
+        )
+    )]
     pub dial_timeout: Duration,
-    /// How long one request may take; for a stream, how long it may stay silent.
+    /// How long to wait for an answer; for the stream, how long it may stand still
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.command_timeout",
+            long = "command-timeout",
+            value_name = "TIME",
+            env = "STRONGROOM_COMMAND_TIMEOUT",
+            value_parser = parse_duration,
+            default_value = print_duration(EtcdSettings::default().command_timeout)
+        )
+    )]
     pub command_timeout: Duration,
-    /// Go on with an etcd later than the last one tested ([`EtcdVersion`](crate::mvcc::EtcdVersion)).
+    /// Continue with an etcd later than 3.7, the last version tested
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.allow_untested",
+            long = "allow-untested-etcd",
+            env = "STRONGROOM_ALLOW_UNTESTED_ETCD",
+            value_parser = clap::builder::BoolishValueParser::new()
+        )
+    )]
     pub allow_untested: bool,
+}
+
+/// A list may have blanks after its commas.
+#[cfg(feature = "cli")]
+fn trimmed(text: &str) -> std::result::Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
 }
 
 impl Default for EtcdSettings {
@@ -56,10 +137,29 @@ impl Default for EtcdSettings {
             cert: None,
             key: None,
             user: None,
+            password_file: None,
             password: None,
             dial_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(30),
             allow_untested: false,
+        }
+    }
+}
+
+impl EtcdSettings {
+    /// A second copy, with the password. There is no `Clone`, so that each shows in a review.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let password = self.password.as_ref();
+        Self {
+            endpoints: self.endpoints.clone(),
+            cacert: self.cacert.clone(),
+            cert: self.cert.clone(),
+            key: self.key.clone(),
+            user: self.user.clone(),
+            password_file: self.password_file.clone(),
+            password: password.map(|password| SecretBytes::new(password.expose().to_vec())),
+            ..*self
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A parsed type is a checked type as far as its bytes alone allow. MACs, commitments and what
 //! objects say of each other are checked above.
 
+mod duration;
 mod facts;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -26,6 +27,7 @@ mod time;
 mod value;
 mod value_keyring;
 
+pub use duration::{parse_duration, print_duration};
 pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS};
 pub use header::{
     CHUNKS_OFFSET, COMMITMENT_OFFSET, HEADER_LEN, ObjectHeader, Role, message_length, object_length,

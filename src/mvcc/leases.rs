@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, Result};
-use crate::protobuf::{Fields, Malformed};
+use crate::protobuf::{self, Fields, Malformed};
 
 /// A lease as etcd keeps it on disk. When it expires is not recorded: the term starts anew with a new leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +41,9 @@ fn parse(bytes: &[u8]) -> Result<Lease, Malformed> {
     let (mut fields, mut lease) = (Fields(bytes), Lease::default());
     while let Some((number, field)) = fields.next()? {
         match number {
-            1 => lease.id = field.int64()?,
-            2 => lease.ttl = field.int64()?,
-            3 => lease.remaining_ttl = field.int64()?,
+            protobuf::fields::lease::ID => lease.id = field.int64()?,
+            protobuf::fields::lease::TTL => lease.ttl = field.int64()?,
+            protobuf::fields::lease::REMAINING_TTL => lease.remaining_ttl = field.int64()?,
             _ => {}
         }
     }

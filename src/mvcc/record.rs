@@ -6,9 +6,12 @@ use super::facts::{database_facts, required};
 use super::revision::{Revision, parse_key};
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "client")]
+use crate::protobuf::Singles;
+use crate::protobuf::fields::key_value;
 use crate::protobuf::{Fields, Malformed};
 
-/// etcd's `mvccpb.KeyValue`, borrowed from the record. A deletion has a key and nothing else.
+/// etcd's `mvccpb.KeyValue`, borrowed from its bytes. A deletion's has a key and nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyValue<'a> {
     /// The user's key; empty only in the record that `--bump-revision` adds.
@@ -26,24 +29,40 @@ pub struct KeyValue<'a> {
 }
 
 impl<'a> KeyValue<'a> {
-    /// Parses a record's value; `None` if it is no such message. Unknown fields are passed over, as etcd does.
+    /// Parses a record's value as etcd does: unknown fields are passed over, of a field that stands twice the last
+    /// counts. `None` if it is no such message.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let parse = || {
             let (mut fields, mut kv) = (Fields(bytes), Self::default());
             while let Some((number, field)) = fields.next()? {
                 match number {
-                    1 => kv.key = field.bytes()?,
-                    2 => kv.create_revision = field.int64()?,
-                    3 => kv.mod_revision = field.int64()?,
-                    4 => kv.version = field.int64()?,
-                    5 => kv.value = field.bytes()?,
-                    6 => kv.lease = field.int64()?,
+                    key_value::KEY => kv.key = field.bytes()?,
+                    key_value::CREATE_REVISION => kv.create_revision = field.int64()?,
+                    key_value::MOD_REVISION => kv.mod_revision = field.int64()?,
+                    key_value::VERSION => kv.version = field.int64()?,
+                    key_value::VALUE => kv.value = field.bytes()?,
+                    key_value::LEASE => kv.lease = field.int64()?,
                     _ => {}
                 }
             }
             Ok::<_, Malformed>(kv)
         };
         parse().ok()
+    }
+
+    /// As [`parse`](Self::parse), and no field may stand twice: where values are encrypted, two readers must not take
+    /// two meanings from the same bytes.
+    #[cfg(feature = "client")]
+    pub(crate) fn parse_strict(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let fields = Singles::<6>::read(bytes)?;
+        Ok(Self {
+            key: fields.bytes(key_value::KEY)?,
+            create_revision: fields.number(key_value::CREATE_REVISION)?,
+            mod_revision: fields.number(key_value::MOD_REVISION)?,
+            version: fields.number(key_value::VERSION)?,
+            value: fields.bytes(key_value::VALUE)?,
+            lease: fields.number(key_value::LEASE)?,
+        })
     }
 }
 

@@ -11,7 +11,8 @@ use super::record::for_each_record_at;
 use super::revision::Revision;
 use crate::bolt::{Db, ReadAt, Writer};
 use crate::error::{Error, Result};
-use crate::protobuf::put_int64;
+use crate::protobuf::fields::lease;
+use crate::protobuf::put_number;
 
 /// Time to live in seconds of a lease that was revoked after the revision which is restored: how long it was
 /// granted for is known no more, and without a lease its keys would never expire.
@@ -145,9 +146,9 @@ fn renew<R: ReadAt>(
     let mut renewed = 0_u64;
     for id in leased.values() {
         if let Entry::Vacant(vacant) = records.entry(id.to_be_bytes().to_vec()) {
-            let lease = vacant.insert(Vec::new());
-            put_int64(lease, 1, *id);
-            put_int64(lease, 2, RENEWED_LEASE_TTL);
+            let record = vacant.insert(Vec::new());
+            put_number(record, lease::ID, *id);
+            put_number(record, lease::TTL, RENEWED_LEASE_TTL);
             renewed = renewed.saturating_add(1);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A request that repeats a field which may stand once is refused: two readers of it could take two meanings.
 
-use super::{Field, Fields, Malformed, put_varint};
+use super::{Field, Fields, Malformed, put_message};
 
 /// The fields of a message by number. Each of `N` is kept once; others stay unread.
 pub(crate) struct Singles<'a, const N: usize>([Option<Field<'a>>; N]);
@@ -22,32 +22,32 @@ impl<'a, const N: usize> Singles<'a, N> {
         Ok(Self(singles))
     }
 
-    fn get(&self, number: usize) -> Option<Field<'a>> {
-        self.0.get(number.checked_sub(1)?).copied().flatten()
+    fn get(&self, number: u64) -> Option<Field<'a>> {
+        self.0.get(usize::try_from(number).ok()?.checked_sub(1)?).copied().flatten()
     }
 
     /// The bytes of a field, empty when it is absent, as in proto3.
-    pub(crate) fn bytes(&self, number: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(&self, number: u64) -> Result<&'a [u8], Malformed> {
         self.get(number).map_or(Ok(&[]), Field::bytes)
     }
 
     /// The bytes of a field, if it is there.
-    pub(crate) fn message(&self, number: usize) -> Result<Option<&'a [u8]>, Malformed> {
+    pub(crate) fn message(&self, number: u64) -> Result<Option<&'a [u8]>, Malformed> {
         self.get(number).map(Field::bytes).transpose()
     }
 
     /// The lowest number of a field that is there.
-    pub(crate) fn first(&self) -> Option<usize> {
-        self.0.iter().position(Option::is_some).map(|at| at.saturating_add(1))
+    pub(crate) fn first(&self) -> Option<u64> {
+        (1..).zip(&self.0).find(|(_, field)| field.is_some()).map(|(number, _)| number)
     }
 
     /// The number in a field, 0 when it is absent, as in proto3.
-    pub(crate) fn number(&self, number: usize) -> Result<i64, Malformed> {
+    pub(crate) fn number(&self, number: u64) -> Result<i64, Malformed> {
         self.get(number).map_or(Ok(0), Field::int64)
     }
 
     /// Whether a field is true.
-    pub(crate) fn flag(&self, number: usize) -> Result<bool, Malformed> {
+    pub(crate) fn flag(&self, number: u64) -> Result<bool, Malformed> {
         Ok(self.number(number)? != 0)
     }
 }
@@ -98,26 +98,12 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     }
 }
 
-/// Appends field `number` with a message, which is there even when it is empty.
-pub(crate) fn put_message(out: &mut Vec<u8>, number: u64, message: &[u8]) {
-    put_varint(out, number << 3 | 2);
-    put_varint(out, message.len() as u64);
-    out.extend_from_slice(message);
-}
-
-/// Appends field `number` with an `int64` or an enum; nothing when it is 0.
-pub(crate) fn put_number(out: &mut Vec<u8>, number: u64, value: i64) {
-    if value != 0 {
-        put_varint(out, number << 3);
-        put_varint(out, value.cast_unsigned());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protobuf::put_number;
 
     #[test]
     fn a_field_stands_once() {

@@ -1,10 +1,19 @@
 //! The little of protobuf's wire format that etcd's records and messages need, over untrusted bytes.
+//!
+//! No crate for protobuf does: what reads etcd's databases must borrow and not copy, and the proxy must refuse what such
+//! crates pass over, an unknown field or one that stands twice, because etcd's own parser and another could read two
+//! meanings out of the same bytes. Generated types (`etcd_client`) serve where we are an ordinary client.
 
+pub(crate) mod fields;
+#[cfg(feature = "backup")]
+mod gogo;
 #[cfg(feature = "client")]
 mod messages;
 
+#[cfg(feature = "backup")]
+pub(crate) use gogo::{Message, Reader};
 #[cfg(feature = "client")]
-pub(crate) use messages::{Raw, Singles, put_bytes, put_message, put_number, without};
+pub(crate) use messages::{Raw, Singles, put_bytes, without};
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +83,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Appends a field that holds a number; `int64` travels as its two's complement.
-pub(crate) fn put_int64(message: &mut Vec<u8>, field: u8, number: i64) {
-    message.push(field << 3);
-    put_varint(message, number.cast_unsigned());
-}
-
 /// Appends a number in groups of seven bits.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -87,6 +90,22 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     out.push(number as u8);
+}
+
+#[cfg(any(feature = "backup", feature = "client"))]
+/// Appends field `number` with a message, which is there even when it is empty.
+pub(crate) fn put_message(out: &mut Vec<u8>, number: u64, message: &[u8]) {
+    put_varint(out, number << 3 | 2);
+    put_varint(out, message.len() as u64);
+    out.extend_from_slice(message);
+}
+
+/// Appends field `number` with an `int64` or an enum; nothing when it is 0.
+pub(crate) fn put_number(out: &mut Vec<u8>, number: u64, value: i64) {
+    if value != 0 {
+        put_varint(out, number << 3);
+        put_varint(out, value.cast_unsigned());
+    }
 }
 
 impl<'a> Field<'a> {

@@ -19,6 +19,7 @@ use super::log;
 use crate::audit_log::AuditLog;
 use crate::error::Result as StrongroomResult;
 use crate::limit::limited;
+use crate::protobuf::fields::{authenticate_response, named};
 use crate::values::{
     About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Shape, Shim,
     compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
@@ -184,7 +185,7 @@ impl Gate {
             let about = About::of(&request).map_err(malformed)?;
             line.about(about.clone());
             if method == Method::Authenticate {
-                line.of_user(text_of(&request.message, 1));
+                line.of_user(text_of(&request.message, named::NAME));
             }
             self.admit(&headers, method, &about).await?;
             line.asks();
@@ -233,8 +234,10 @@ impl Gate {
     /// Remembers whose a token is.
     fn learn(&self, request: &Parsed, answer: &Answer) {
         if request.method == Method::Authenticate
-            && let (Some(user), Some(token)) =
-                (text_of(&request.message, 1), text_of(&answer.message, 2))
+            && let (Some(user), Some(token)) = (
+                text_of(&request.message, named::NAME),
+                text_of(&answer.message, authenticate_response::TOKEN),
+            )
         {
             self.shared.users.learn(&token, user);
         }

@@ -17,6 +17,7 @@ use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::limit::limited;
+use crate::protobuf::fields::auth_status_response;
 use crate::protobuf::{Field, Fields};
 use crate::values::{Failure, Method, Shim};
 
@@ -263,7 +264,7 @@ fn is_lost(code: Code) -> bool {
 fn is_enabled(message: &[u8]) -> Option<bool> {
     let (mut fields, mut enabled) = (Fields(message), false);
     while let Some((number, field)) = fields.next().ok()? {
-        if number == 2 {
+        if number == auth_status_response::ENABLED {
             enabled = Field::int64(field).ok()? != 0;
         }
     }

@@ -6,24 +6,69 @@ use std::time::SystemTime;
 use crate::crypto::Suite;
 use crate::format::ClusterName;
 
+/// zstd levels.
+#[cfg(feature = "cli")]
+const LEVELS: std::ops::RangeInclusive<i64> = -7..=19;
+/// MiB that may wait for the store.
+#[cfg(feature = "cli")]
+const READ_AHEAD: std::ops::RangeInclusive<i64> = 4..=65536;
+
 /// How to take a snapshot. [`Default`] is what measured best.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct BackupOptions {
     /// The owner's name for the etcd cluster.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub cluster: ClusterName,
-    /// zstd level.
+    /// zstd level, -7 to 19
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "backup.level",
+            long = "level",
+            value_name = "LEVEL",
+            env = "STRONGROOM_LEVEL",
+            allow_negative_numbers = true,
+            value_parser = clap::value_parser!(i32).range(LEVELS),
+            default_value_t = BackupOptions::default().level
+        )
+    )]
     pub level: i32,
-    /// What encrypts payload and index.
+    /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "backup.suite",
+            long = "suite",
+            value_name = "NAME",
+            env = "STRONGROOM_SUITE",
+            default_value_t = BackupOptions::default().suite,
+            hide_default_value = true
+        )
+    )]
     pub suite: Suite,
-    /// Bytes of frames in memory between etcd and the store. While they last, etcd never waits for the upload.
-    pub read_ahead: usize,
+    /// MiB of compressed frames that may wait for the store; while they last, etcd never waits for it
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "backup.read_ahead",
+            long = "read-ahead",
+            value_name = "MIB",
+            env = "STRONGROOM_READ_AHEAD",
+            value_parser = clap::value_parser!(u32).range(READ_AHEAD),
+            default_value_t = BackupOptions::default().read_ahead
+        )
+    )]
+    pub read_ahead: u32,
     /// Ask every member for its HashKV afterwards, so that members which differ show, and `verify` has something
     /// to compare with. Each reads all its data for that, one after the other.
+    #[cfg_attr(feature = "cli", arg(skip = true))]
     pub compare_members: bool,
-    /// Files and directories to store beside the snapshot, encrypted: what etcd alone does not bring back.
+    /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
+    #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
 }
 
@@ -40,7 +85,7 @@ impl Default for BackupOptions {
             cluster: ClusterName::default(),
             level: 1,
             suite: Suite::preferred(),
-            read_ahead: 32 << 20,
+            read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
             taken: None,

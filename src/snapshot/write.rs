@@ -17,7 +17,7 @@ use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_ke
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
-    Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, Manifest, ManifestBody,
+    Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
     ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
@@ -136,10 +136,15 @@ impl Writer<'_> {
         let seal = seal.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         self.control.check()?;
-        self.repository.put_once(&Part::Seal(1).of(self.content.id), seal.into()).await?;
+        let name = Part::Seal(1).of(self.content.id);
+        self.repository.put_once(&name, seal.clone().into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
+        // Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
+        if self.repository.get(&name, MAX_SEAL as u64).await? != seal {
+            return Err(Error::tampered(format!("{name}: somebody replaced it")));
+        }
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
@@ -208,7 +213,8 @@ impl Writer<'_> {
         );
         self.control.begin("backing up", input.total());
         let (sender, mut frames) = mpsc::unbounded_channel();
-        let reading = tokio::spawn(read(input, pool, self.options.read_ahead, sender));
+        let reading =
+            tokio::spawn(read(input, pool, (self.options.read_ahead as usize) << 20, sender));
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
         while let Some(frame) = frames.recv().await {

@@ -14,12 +14,16 @@ mod listing;
 mod local;
 mod options;
 mod repository;
+mod settings;
 mod upload;
 mod url;
 
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;
 pub use local::create_directory;
+#[cfg(feature = "cli")]
+pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};
+pub use settings::RepositorySettings;
 pub use upload::Upload;
 pub use url::RepositoryUrl;

@@ -153,7 +153,7 @@ fn nearest(cloud: Cloud, name: &str) -> Option<&'static str> {
 }
 
 /// Levenshtein's edit distance in bytes.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut left = i + 1;

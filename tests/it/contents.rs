@@ -485,7 +485,7 @@ async fn the_program_looks_inside() {
     assert_eq!(out.stdout, b"first");
     let shown = place.json(&["get", "latest", "app/config", "--show-value"], 0);
     assert_eq!(shown["value_base64"], "bGluZQoA/xs=");
-    assert!(place.json(&["get", "latest", "app/config"], 0).get("value_base64").is_none());
+    assert!(place.json(&["get", "latest", "app/config"], 0)["value_base64"].is_null());
     let out = place.run(&["get", "latest", "app/gone"]);
     assert_eq!(out.status.code(), Some(1));
     let told = text(&out.stderr);

@@ -34,6 +34,8 @@ pub struct Faulty {
     blind: bool,
     /// Before an object whose name ends so is created, this file goes: somebody else is at work.
     goes: Option<(&'static str, PathBuf)>,
+    /// What was created with a name that ends so is overwritten at once: somebody else is at work.
+    replaces: Option<&'static str>,
     /// Each object is listed a second time, empty: its key with a slash at the end.
     doubles: bool,
 }
@@ -41,7 +43,8 @@ pub struct Faulty {
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
-        Self { inner, left, once, lies: false, blind: false, goes: None, doubles: false }
+        let (goes, replaces) = (None, None);
+        Self { inner, left, once, lies: false, blind: false, goes, replaces, doubles: false }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -56,6 +59,10 @@ impl Faulty {
     /// A store in which `file` is deleted before an object whose name ends in `end` is created.
     pub fn racing(inner: Arc<dyn ObjectStore>, end: &'static str, file: PathBuf) -> Self {
         Self { goes: Some((end, file)), ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    fn replacing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
+        Self { replaces: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// A store in which somebody put each name with a slash at its end too.
@@ -131,7 +138,11 @@ impl ObjectStore for Faulty {
             let _ = std::fs::remove_file(file);
         }
         let mode = if self.lies { PutMode::Overwrite } else { opts.mode.clone() };
-        self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await
+        let done = self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await?;
+        if self.replaces.is_some_and(|end| to.as_ref().ends_with(end)) {
+            self.inner.put_opts(to, "junk".into(), PutOptions::default()).await?;
+        }
+        Ok(done)
     }
 
     async fn put_multipart_opts(
@@ -368,6 +379,18 @@ async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
         }
         assert!(failures > 3 && failures < MAX_CALLS, "{failures}");
     }
+}
+
+/// Its seal is replaced before the manifest is written: then nothing would open the snapshot.
+#[tokio::test]
+async fn a_backup_whose_seal_is_replaced_is_none() {
+    let repo = TestRepo::new().await;
+    let store = Faulty::replacing(local(repo.dir.path()), "/seal.1");
+    let repository = repo.through(Arc::new(store)).await.unwrap();
+    let error = backup_of(&repository, &keys(&[1]), &small_database()).await.err().unwrap();
+    assert_eq!(error.kind(), strongroom::ErrorKind::Tampered);
+    assert!(error.to_string().contains("replaced"), "{error}");
+    assert!(snapshots(&repo.repository, None).await.unwrap().snapshots.is_empty());
 }
 
 #[tokio::test]

@@ -32,15 +32,37 @@ const SAMPLE: usize = 256;
 pub use guard::exec_guarded;
 
 /// How to drill.
+#[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct DrillOptions {
-    /// The etcd to start: a path, or a name that is looked up in PATH.
+    /// The etcd to start: a path, or a name that is looked up in PATH
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.etcd",
+            long = "etcd",
+            value_name = "PROGRAM",
+            env = "STRONGROOM_ETCD",
+            default_value_os_t = DrillOptions::default().etcd
+        )
+    )]
     pub etcd: PathBuf,
-    /// Where the scratch directory is made, which holds the data unencrypted for as long as the drill lasts. `None`: in
-    /// /dev/shm if that is a tmpfs and twice the database fits into half of what is free, else in TMPDIR.
+    /// Where the scratch directory is made, which holds the data unencrypted during the drill [default: /dev/shm if that
+    /// is a tmpfs and twice the database fits into half of what is free, else TMPDIR]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "drill.scratch_dir",
+            long = "scratch-dir",
+            value_name = "DIR",
+            env = "STRONGROOM_SCRATCH_DIR"
+        )
+    )]
     pub dir: Option<PathBuf>,
     /// The cluster that the snapshot is of, to be compared as well where it can be reached.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub live: Option<EtcdSettings>,
     /// Take an etcd, and the database of an etcd, later than the last one tested.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub allow_untested: bool,
 }
 

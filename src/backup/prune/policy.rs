@@ -8,27 +8,116 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use crate::format::SnapshotId;
+#[cfg(feature = "cli")]
+use crate::format::parse_duration;
 
 /// What to keep. A snapshot that any rule wants is kept; rules of 0 want none. Hours, days, weeks (from Monday on), months
 /// and years are those of UTC; of each the newest snapshot counts, and those without one are not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+#[cfg_attr(feature = "cli", command(next_help_heading = "What to keep"))]
 pub struct Retention {
-    /// The newest so many.
+    /// The newest N
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_last",
+            long = "keep-last",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_LAST",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub last: u32,
-    /// One for each of so many hours.
+    /// The newest of each of the last N hours that have any
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_hourly",
+            long = "keep-hourly",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_HOURLY",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub hourly: u32,
-    /// One for each of so many days.
+    /// The newest of each of the last N days that have any
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_daily",
+            long = "keep-daily",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_DAILY",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub daily: u32,
-    /// One for each of so many weeks.
+    /// The newest of each of the last N weeks that have any
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_weekly",
+            long = "keep-weekly",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_WEEKLY",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub weekly: u32,
-    /// One for each of so many months.
+    /// The newest of each of the last N months that have any
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_monthly",
+            long = "keep-monthly",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_MONTHLY",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub monthly: u32,
-    /// One for each of so many years.
+    /// The newest of each of the last N years that have any
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_yearly",
+            long = "keep-yearly",
+            value_name = "N",
+            env = "STRONGROOM_KEEP_YEARLY",
+            default_value_t = 0,
+            hide_default_value = true
+        )
+    )]
     pub yearly: u32,
-    /// All that are at most so much older than the newest.
+    /// All that are at most so much older than the newest, such as 14d
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_within",
+            long = "keep-within",
+            value_name = "SPAN",
+            env = "STRONGROOM_KEEP_WITHIN",
+            value_parser = parse_duration
+        )
+    )]
     pub within: Option<Duration>,
-    /// How long a removed snapshot can be brought back before its objects are deleted; `None` is a day.
+    /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.grace",
+            long = "grace",
+            value_name = "TIME",
+            env = "STRONGROOM_GRACE",
+            value_parser = parse_duration
+        )
+    )]
     pub grace: Option<Duration>,
 }
 

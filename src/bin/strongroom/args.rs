@@ -6,29 +6,22 @@ mod to_cluster;
 mod unattended;
 mod values;
 
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use strongroom::crypto::Suite;
-use strongroom::format::{ClusterName, KeyId, Uuid};
+use strongroom::backup::{BackupOptions, DrillOptions};
+use strongroom::format::KeyId;
+use strongroom::settings::{AgentSettings, CommonSettings, ProxySettings};
 
-use crate::duration::Span;
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use restore::RestoreArgs;
-pub(crate) use unattended::{CopyArgs, KeepArgs, PruneArgs, SetupAuthArgs};
+pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
-    AuditCommand, KeyArgs, MigrateArgs, NamespaceArgs, ProxyArgs, QueryArgs, RotateArgs,
-    ValueCommand, ValueKeyringCommand,
+    AuditCommand, KeyArgs, MigrateArgs, QueryArgs, RotateArgs, ValueCommand, ValueKeyringCommand,
 };
-
-/// MiB that may wait for the store.
-pub(crate) const READ_AHEAD_MIB: RangeInclusive<i64> = 4..=65536;
-/// zstd levels.
-pub(crate) const LEVELS: RangeInclusive<i64> = -7..=19;
 
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
@@ -64,168 +57,23 @@ pub(crate) enum ProgressMode {
 }
 
 /// Flags that every command takes.
-#[derive(Args, Clone, Default)]
+#[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: /etc/strongroom/strongroom.toml, where it exists]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "STRONGROOM_CONFIG",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE", env = "STRONGROOM_CONFIG")]
     pub(crate) config: Option<PathBuf>,
-    /// Repository: a path, file:///…, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "URL",
-        env = "STRONGROOM_REPOSITORY",
-        hide_env_values = true
-    )]
-    pub(crate) repository: Option<String>,
-    /// Refuse a repository with another id than this
-    #[arg(
-        long,
-        global = true,
-        value_name = "UUID",
-        env = "STRONGROOM_REPOSITORY_ID",
-        hide_env_values = true
-    )]
-    pub(crate) repository_id: Option<Uuid>,
-    /// Your name for the etcd cluster [default for backups: default]
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "STRONGROOM_CLUSTER",
-        hide_env_values = true
-    )]
-    pub(crate) cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or separated by commas or line breaks) all seal, any one opens
-    #[arg(
-        short = 'k',
-        long = "master-key",
-        global = true,
-        value_name = "URI",
-        env = "STRONGROOM_MASTER_KEY",
-        hide_env_values = true
-    )]
-    pub(crate) master_keys: Vec<String>,
     /// Output format
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FORMAT",
-        env = "STRONGROOM_WRITE_OUT",
-        hide_env_values = true
-    )]
+    #[arg(short, long, value_name = "FORMAT", env = "STRONGROOM_WRITE_OUT")]
     pub(crate) write_out: Option<WriteOut>,
     /// No progress, no advice: errors and results only
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Progress on standard error
-    #[arg(
-        long,
-        global = true,
-        value_name = "MODE",
-        env = "STRONGROOM_PROGRESS",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "MODE", env = "STRONGROOM_PROGRESS")]
     pub(crate) progress: Option<ProgressMode>,
     #[command(flatten)]
-    pub(crate) etcd: EtcdArgs,
-}
-
-/// etcd's connection, as etcdctl spells it.
-#[derive(Args, Clone, Default)]
-#[command(next_help_heading = "Connection to etcd")]
-pub(crate) struct EtcdArgs {
-    /// etcd endpoints; one healthy member among them is read [default: http://127.0.0.1:2379]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL,…",
-        env = "STRONGROOM_ENDPOINTS",
-        hide_env_values = true,
-        value_delimiter = ','
-    )]
-    pub(crate) endpoints: Vec<String>,
-    /// CA that signed etcd's server certificates
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "STRONGROOM_CACERT",
-        hide_env_values = true
-    )]
-    pub(crate) cacert: Option<PathBuf>,
-    /// Client certificate
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "STRONGROOM_CERT",
-        hide_env_values = true
-    )]
-    pub(crate) cert: Option<PathBuf>,
-    /// Key of the client certificate
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "STRONGROOM_KEY",
-        hide_env_values = true
-    )]
-    pub(crate) key: Option<PathBuf>,
-    /// etcd user; snapshots demand the root role
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "STRONGROOM_USER",
-        hide_env_values = true
-    )]
-    pub(crate) user: Option<String>,
-    /// File with the user's password
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "STRONGROOM_PASSWORD_FILE",
-        hide_env_values = true
-    )]
-    pub(crate) password_file: Option<PathBuf>,
-    /// How long to wait for a connection [default: 2s]
-    #[arg(
-        long,
-        global = true,
-        value_name = "TIME",
-        env = "STRONGROOM_DIAL_TIMEOUT",
-        hide_env_values = true
-    )]
-    pub(crate) dial_timeout: Option<Span>,
-    /// How long to wait for an answer; for the stream, how long it may stand still [default: 30s]
-    #[arg(
-        long,
-        global = true,
-        value_name = "TIME",
-        env = "STRONGROOM_COMMAND_TIMEOUT",
-        hide_env_values = true
-    )]
-    pub(crate) command_timeout: Option<Span>,
-    /// Continue with an etcd later than 3.7, the last version tested
-    #[arg(
-        long,
-        global = true,
-        env = "STRONGROOM_ALLOW_UNTESTED_ETCD",
-        hide_env_values = true,
-        value_parser = clap::builder::BoolishValueParser::new()
-    )]
-    pub(crate) allow_untested_etcd: bool,
+    pub(crate) common: CommonSettings,
 }
 
 /// The commands.
@@ -275,7 +123,7 @@ pub(crate) enum Command {
     },
     /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
-    Agent,
+    Agent(Box<AgentSettings>),
     /// Replicate snapshots to a second repository
     #[command(long_about = help::COPY, after_long_help = help::COPY_MORE)]
     Copy(CopyArgs),
@@ -293,7 +141,7 @@ pub(crate) enum Command {
     Value(ValueCommand),
     /// Serve etcd's API, and encrypt the values on their way
     #[command(long_about = help::PROXY, after_long_help = help::PROXY_MORE)]
-    Proxy(Box<ProxyArgs>),
+    Proxy(Box<ProxySettings>),
     /// Verify and search a proxy's audit log
     #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_long_help = help::AUDIT_MORE)]
     AuditLog(AuditCommand),
@@ -328,18 +176,8 @@ pub(crate) struct BackupArgs {
     /// With --file: when it was taken, such as 2026-11-23T09:00:00Z [default: now]
     #[arg(long, value_name = "TIME", requires = "file")]
     pub(crate) taken: Option<jiff::Timestamp>,
-    /// MiB of compressed frames that may wait for the store [default: 32]
-    #[arg(long, value_name = "MIB", env = "STRONGROOM_READ_AHEAD", hide_env_values = true, value_parser = clap::value_parser!(u32).range(READ_AHEAD_MIB))]
-    pub(crate) read_ahead: Option<u32>,
-    /// zstd level, -7 to 19 [default: 1]
-    #[arg(long, env = "STRONGROOM_LEVEL", hide_env_values = true, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(LEVELS))]
-    pub(crate) level: Option<i32>,
-    /// aes-256-gcm or chacha20-poly1305 [default: what this CPU does best]
-    #[arg(long, value_name = "NAME", env = "STRONGROOM_SUITE", hide_env_values = true)]
-    pub(crate) suite: Option<Suite>,
-    /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
-    #[arg(long, value_name = "PATH")]
-    pub(crate) include: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: BackupOptions,
     /// Do not ask every member for a hash of its data
     #[arg(long)]
     pub(crate) no_compare: bool,
@@ -353,12 +191,8 @@ pub(crate) struct DrillArgs {
     /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z
     #[arg(long, value_name = "TIME")]
     pub(crate) before: Option<jiff::Timestamp>,
-    /// The etcd to start [default: the one in PATH]
-    #[arg(long, value_name = "PROGRAM", env = "STRONGROOM_ETCD", hide_env_values = true)]
-    pub(crate) etcd: Option<PathBuf>,
-    /// Where the scratch directory is made [default: /dev/shm if the database fits into memory with room to spare, else TMPDIR]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) scratch_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: DrillOptions,
 }
 
 /// `show`
@@ -474,7 +308,7 @@ pub(crate) struct ResealArgs {
 impl Command {
     /// Whether SIGHUP means to read the configuration again, rather than to end.
     pub(crate) fn reloads(&self) -> bool {
-        matches!(self, Self::Agent)
+        matches!(self, Self::Agent(_))
     }
 
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
@@ -484,7 +318,7 @@ impl Command {
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }
-            Self::Agent => Duration::from_secs(60),
+            Self::Agent(_) => Duration::from_secs(60),
             _ => Duration::from_secs(10),
         }
     }

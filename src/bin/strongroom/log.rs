@@ -6,9 +6,8 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-use serde::Deserialize;
 use serde_json::{Map, Value};
+use strongroom::settings::LogFormat;
 use strongroom::{Error, ErrorKind, Result};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -16,17 +15,6 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::output::is_hidden;
-
-/// How lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// `2026-11-25T10:00:00Z INFO backup_finished cluster="prod"`
-    #[default]
-    Text,
-    /// `{"time":…,"level":"info","event":"backup_finished","cluster":"prod"}`
-    Json,
-}
 
 /// How often a warning with the same text is written.
 const SAME_WARNING: Duration = Duration::from_secs(24 * 3600);

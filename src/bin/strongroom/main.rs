@@ -7,7 +7,6 @@
 
 mod args;
 mod commands;
-mod duration;
 mod harden;
 mod help;
 mod log;
@@ -27,9 +26,9 @@ use strongroom::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::args::Cli;
 use crate::commands::Context;
 use crate::output::Output;
+use crate::settings::{Mistake, Parsed};
 
 fn main() -> ExitCode {
     if let Err(error) = exec_guarded(std::env::args_os()) {
@@ -43,13 +42,18 @@ fn main() -> ExitCode {
             Err(error) => ExitCode::from(error.kind().exit_code()),
         };
     }
-    let cli = match usage::parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage::explain(&error),
+    let args: Vec<_> = std::env::args_os().collect();
+    let parsed = match settings::parse(usage::command(), &args) {
+        Ok(parsed) => parsed,
+        Err(Mistake::Typed(error)) => return usage::explain(&error),
+        Err(Mistake::Set(error)) => {
+            usage::output().error(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
     };
-    let output =
-        Output { format: cli.global.write_out.unwrap_or_default(), quiet: cli.global.quiet };
-    match run(cli, output) {
+    let global = &parsed.cli.global;
+    let output = Output { format: global.write_out.unwrap_or_default(), quiet: global.quiet };
+    match run(parsed, output) {
         Ok(code) => code,
         Err(error) => {
             output.error(&error);
@@ -58,7 +62,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, output: Output) -> Result<ExitCode> {
+fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
+    let Parsed { cli, explicit_keys, notes } = parsed;
+    notes.iter().for_each(|note| output.note(note));
     // Half the cores: compression, hashing and files have threads of their own, and each message that one worker
     // hands to another wakes it (two workers on two cores cost a backup 6 % more processor time).
     let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
@@ -72,9 +78,9 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode> {
         let progress = cli.global.progress.unwrap_or_default();
         let control = progress::control(progress, output).stop_when(stop.clone());
         let stopped = stop.clone();
-        let settings = settings::Settings::resolve(cli.global.clone())?;
         let grace = cli.command.grace();
-        let context = Context { global: cli.global, settings, output, control, stop: stopped };
+        let settings = cli.global.common;
+        let context = Context { settings, explicit_keys, output, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),

@@ -1,412 +1,438 @@
-//! What was typed, and what it means: flags, else `STRONGROOM_*` (both through clap), else the
-//! configuration file, else `ETCDCTL_*` for etcd's connection.
+//! Where settings come from: flags, else `STRONGROOM_*` variables, else the configuration file, else, for etcd's
+//! connection, `ETCDCTL_*` variables. A setting is an argument whose id is its path in the file, so that clap checks it
+//! wherever it comes from.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::Path;
 
-use serde::Deserialize;
-use strongroom::agent::Schedule;
-use strongroom::backup::BackupOptions;
-use strongroom::crypto::Suite;
-use strongroom::custody::{MasterKeyUri, NamedKey};
-use strongroom::etcd::EtcdSettings;
-use strongroom::format::{ClusterName, Uuid};
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind as Clap};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+use strongroom::custody::{MasterKeyUri, MasterKeyUris};
 use strongroom::secret::SecretBytes;
+use strongroom::settings::{File, Shape, check_user};
 use strongroom::store::RepositoryUrl;
-use strongroom::{Error, ErrorKind, Result};
+use strongroom::{Error, Result};
 
-use crate::args::{EtcdArgs, Global, KeepArgs, LEVELS, READ_AHEAD_MIB};
-use crate::duration::Span;
-use crate::log::LogFormat;
-use crate::secrets;
+use crate::args::{self, Cli};
 
 const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
+/// Rules for what to keep: those of the first source that has any count, and no others.
+const KEEP: &str = "prune.keep_";
 
-/// The configuration file. An unknown key is an error: a misspelt one would be silently without effect.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Config {
-    cluster: Option<String>,
-    master_keys: Vec<String>,
-    repository: RepositoryConfig,
-    etcd: EtcdConfig,
-    backup: BackupConfig,
-    prune: KeepArgs,
-    copy: CopyConfig,
-    agent: AgentConfig,
+/// What was typed and set.
+pub(crate) struct Parsed {
+    pub(crate) cli: Cli,
+    /// The master keys come from a flag or a variable, and so are for this command.
+    pub(crate) explicit_keys: bool,
+    /// What the operator should know about the settings.
+    pub(crate) notes: Vec<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RepositoryConfig {
-    url: Option<String>,
-    id: Option<String>,
-    options: BTreeMap<String, String>,
+/// What is wrong with what was typed or set.
+pub(crate) enum Mistake {
+    /// Clap's own errors, help and version among them.
+    Typed(clap::Error),
+    /// A setting.
+    Set(Error),
 }
 
-/// The agent: when it does what, and where it tells.
-#[derive(Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct AgentConfig {
-    pub(crate) backup: Option<Schedule>,
-    pub(crate) prune: Option<Schedule>,
-    pub(crate) verify: Option<Schedule>,
-    pub(crate) verify_all: Option<Schedule>,
-    pub(crate) drill: Option<Schedule>,
-    pub(crate) jitter: Option<Span>,
-    /// host:port of the status page and the metrics.
-    pub(crate) listen: Option<String>,
-    /// text or json.
-    pub(crate) log: LogFormat,
-    /// The etcd that drills start.
-    pub(crate) etcd: Option<PathBuf>,
-    /// Which agent this is, for people.
-    pub(crate) name: Option<String>,
+/// Gives a variable of the environment.
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A variable of this process; one that is empty is unset.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The second repository.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct CopyConfig {
-    pub(crate) url: Option<String>,
-    /// Of its store; without them those of the first.
-    pub(crate) options: Option<BTreeMap<String, String>>,
+/// Puts together what was typed, the environment and the file.
+///
+/// # Errors
+/// Help and version too are errors, of clap's.
+pub(crate) fn parse(command: Command, args: &[OsString]) -> Result<Parsed, Mistake> {
+    parse_with(command, args, &environment)
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct EtcdConfig {
-    endpoints: Vec<String>,
-    cacert: Option<PathBuf>,
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-    dial_timeout: Option<Span>,
-    command_timeout: Option<Span>,
-    allow_untested: bool,
-}
-
-/// Defaults for `backup`.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct BackupConfig {
-    /// MiB.
-    pub(crate) read_ahead: Option<u32>,
-    pub(crate) level: Option<i32>,
-    #[serde(deserialize_with = "suite")]
-    pub(crate) suite: Option<Suite>,
-    /// Files and directories to store beside each snapshot.
-    pub(crate) include: Vec<PathBuf>,
-}
-
-fn suite<'de, D: serde::Deserializer<'de>>(
-    from: D,
-) -> std::result::Result<Option<Suite>, D::Error> {
-    String::deserialize(from)?.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
-/// What the flags, variables and files come to.
-pub(crate) struct Settings {
-    repository: Option<String>,
-    pub(crate) repository_id: Option<Uuid>,
-    pub(crate) options: BTreeMap<String, String>,
-    pub(crate) cluster: Option<ClusterName>,
-    pub(crate) master_keys: Vec<MasterKeyUri>,
-    pub(crate) backup: BackupConfig,
-    pub(crate) prune: KeepArgs,
-    pub(crate) copy: CopyConfig,
-    pub(crate) agent: AgentConfig,
-    etcd: EtcdArgs,
-}
-
-impl Settings {
-    /// Puts the sources together.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] for a configuration file that is wrong or a value that makes no sense.
-    pub(crate) fn resolve(global: Global) -> Result<Self> {
-        let config = read_config(global.config.as_deref())?;
-        refuse_password(global.etcd.user.as_deref().or(config.etcd.user.as_deref()))?;
-        check_backup(&config.backup)?;
-        let parse = |text: String| text.parse::<MasterKeyUri>();
-        let master_keys = either(split_keys(&global.master_keys), config.master_keys);
-        let cluster = config.cluster.map(|name| name.parse()).transpose();
-        let id = config.repository.id.map(|id| id.parse()).transpose();
-        Ok(Self {
-            repository: global.repository.or(config.repository.url),
-            repository_id: global.repository_id.or(named("repository.id", id)?),
-            options: config.repository.options,
-            cluster: global.cluster.or(named("cluster", cluster)?),
-            master_keys: master_keys.into_iter().map(parse).collect::<Result<_>>()?,
-            backup: config.backup,
-            prune: config.prune,
-            copy: config.copy,
-            agent: config.agent,
-            etcd: merge(global.etcd, config.etcd),
-        })
+fn parse_with(
+    command: Command,
+    args: &[OsString],
+    variables: Variables<'_>,
+) -> Result<Parsed, Mistake> {
+    let sources = Sources::read(command, args, variables)?;
+    if let Some(error) = sources.problems().into_iter().next() {
+        return Err(Mistake::Set(error));
     }
-
-    /// How backups are taken.
-    pub(crate) fn backup_options(&self) -> BackupOptions {
-        let (mut options, config) = (BackupOptions::default(), &self.backup);
-        options.cluster = self.cluster.clone().unwrap_or_default();
-        options.level = config.level.unwrap_or(options.level);
-        options.suite = config.suite.unwrap_or(options.suite);
-        options.include = config.include.clone();
-        options.read_ahead =
-            config.read_ahead.map_or(options.read_ahead, |mib| (mib as usize) << 20);
-        options
-    }
-
-    /// Whether a repository is named, well or not.
-    pub(crate) fn has_repository(&self) -> bool {
-        self.repository.is_some()
-    }
-
-    /// The repository's URL.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when none is set.
-    pub(crate) fn repository_url(&self) -> Result<RepositoryUrl> {
-        self.repository
-            .as_deref()
-            .ok_or_else(|| {
-                Error::usage("no repository given").hint(
-                    "give one with --repository, STRONGROOM_REPOSITORY or the configuration file",
-                )
-            })?
-            .parse()
-    }
-
-    /// The one keyring file among the master keys, for commands that change it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] when there is none, or more than one.
-    pub(crate) fn keyring_path(&self) -> Result<&Path> {
-        let mut files = self.keyring_paths();
-        match (files.next(), files.next()) {
-            (Some(path), None) => Ok(path),
-            _ => Err(Error::usage("exactly one keyring file is needed here")
-                .hint("give it with --master-key file:PATH")),
-        }
-    }
-
-    /// The keyring files given.
-    pub(crate) fn keyring_paths(&self) -> impl Iterator<Item = &Path> {
-        self.master_keys.iter().filter_map(|key| match key {
-            MasterKeyUri::File(path) => Some(path.as_path()),
-            MasterKeyUri::Passphrase(_) => None,
-        })
-    }
-
-    /// The passphrase keys given; `None` is one without a name.
-    pub(crate) fn passphrases(&self) -> impl Iterator<Item = Option<NamedKey>> {
-        self.master_keys.iter().filter_map(|key| match key {
-            MasterKeyUri::File(_) => None,
-            MasterKeyUri::Passphrase(named) => Some(*named),
-        })
-    }
-
-    /// Whether to go on with an etcd later than the last one tested.
-    pub(crate) fn allow_untested_etcd(&self) -> bool {
-        self.etcd.allow_untested_etcd
-    }
-
-    /// etcd's connection, `ETCDCTL_*` variables last, so that a stray one never redirects a backup.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Usage`] for contradictions, [`ErrorKind::Io`] for a password file that cannot be read.
-    pub(crate) fn etcd(&self) -> Result<EtcdSettings> {
-        self.etcd_with(&|name| std::env::var(name).ok())
-    }
-
-    fn etcd_with(&self, variables: &dyn Fn(&str) -> Option<String>) -> Result<EtcdSettings> {
-        let variable = |name: &str| variables(name).filter(|value| !value.is_empty());
-        let path = |given: &Option<PathBuf>, name| given.clone().or(variable(name).map(Into::into));
-        let args = &self.etcd;
-        let default = EtcdSettings::default();
-        let mut endpoints = args.endpoints.clone();
-        if endpoints.is_empty() {
-            endpoints = match variable("ETCDCTL_ENDPOINTS") {
-                Some(list) => list.split(',').map(|endpoint| endpoint.trim().into()).collect(),
-                None => default.endpoints,
-            };
-        }
-        let (user, password) = self.credentials(&variable)?;
-        let span = |given: Option<Span>, name| match (given, variable(name)) {
-            (Some(span), _) => Ok(Some(span.0)),
-            (None, Some(text)) => text.parse::<Span>().map(|span| Some(span.0)),
-            (None, None) => Ok(None),
-        };
-        Ok(EtcdSettings {
-            endpoints,
-            cacert: path(&args.cacert, "ETCDCTL_CACERT"),
-            cert: path(&args.cert, "ETCDCTL_CERT"),
-            key: path(&args.key, "ETCDCTL_KEY"),
-            user,
-            password,
-            dial_timeout: span(args.dial_timeout, "ETCDCTL_DIAL_TIMEOUT")?
-                .unwrap_or(default.dial_timeout),
-            command_timeout: span(args.command_timeout, "ETCDCTL_COMMAND_TIMEOUT")?
-                .unwrap_or(default.command_timeout),
-            allow_untested: self.allow_untested_etcd(),
-        })
-    }
-
-    fn credentials(
-        &self,
-        variable: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(Option<String>, Option<SecretBytes>)> {
-        let mut password =
-            self.etcd.password_file.as_deref().map(secrets::read_file).transpose()?;
-        let user = match &self.etcd.user {
-            Some(user) => Some(user.clone()),
-            // etcdctl takes name:password here, and so do we: a variable is not an argument.
-            None => variable("ETCDCTL_USER").map(|both| match both.split_once(':') {
-                Some((user, word)) => {
-                    password.get_or_insert_with(|| SecretBytes::new(word.into()));
-                    user.into()
-                }
-                None => both,
-            }),
-        };
-        if user.is_some() && password.is_none() {
-            password = variable("ETCDCTL_PASSWORD").map(|word| SecretBytes::new(word.into_bytes()));
-        }
-        if let (Some(user), None) = (&user, &password) {
-            return Err(Error::usage(format!("no password for etcd user {user}"))
-                .hint("give --password-file FILE or ETCDCTL_PASSWORD"));
-        }
-        Ok((user, password))
-    }
+    let matches = sources.matches(&BTreeSet::new()).map_err(|error| sources.explain(error))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(Mistake::Typed)?;
+    let mut notes = Vec::new();
+    sources.complete(&mut cli, variables, &mut notes).map_err(Mistake::Set)?;
+    Ok(Parsed { cli, explicit_keys: sources.given.contains_key("master_keys"), notes })
 }
 
-/// A name with a colon is a name with a password, as etcdctl takes it.
-fn refuse_password(user: Option<&str>) -> Result<()> {
-    if user.is_some_and(|user| user.contains(':')) {
-        return Err(Error::usage(
-            "the user is a name without a password: \
-             every process on this host can read one on the command line",
-        )
-        .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
-    }
-    Ok(())
-}
-
-/// The bounds that clap keeps for the flags.
-fn check_backup(config: &BackupConfig) -> Result<()> {
-    let read_ahead = config.read_ahead.is_none_or(|mib| READ_AHEAD_MIB.contains(&mib.into()));
-    let level = config.level.is_none_or(|level| LEVELS.contains(&level.into()));
-    for (good, name, range) in
-        [(read_ahead, "read_ahead", READ_AHEAD_MIB), (level, "level", LEVELS)]
-    {
-        if !good {
-            let (low, high) = range.into_inner();
-            return Err(Error::usage(format!(
-                "configuration: backup.{name}: must be from {low} to {high}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// A variable can hold several keys, but is one value.
-fn split_keys(given: &[String]) -> Vec<String> {
-    let parts = given.iter().flat_map(|keys| keys.split([',', '\n']));
-    parts.map(str::trim).filter(|key| !key.is_empty()).map(Into::into).collect()
-}
-
-fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
-    if first.is_empty() { second } else { first }
-}
-
-fn named<T>(name: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| Error::usage(format!("configuration: {name}: {error}")))
-}
-
-fn merge(args: EtcdArgs, config: EtcdConfig) -> EtcdArgs {
-    EtcdArgs {
-        endpoints: either(args.endpoints, config.endpoints),
-        cacert: args.cacert.or(config.cacert),
-        cert: args.cert.or(config.cert),
-        key: args.key.or(config.key),
-        user: args.user.or(config.user),
-        password_file: args.password_file.or(config.password_file),
-        dial_timeout: args.dial_timeout.or(config.dial_timeout),
-        command_timeout: args.command_timeout.or(config.command_timeout),
-        allow_untested_etcd: args.allow_untested_etcd || config.allow_untested,
-    }
-}
-
-fn read_config(given: Option<&Path>) -> Result<Config> {
-    let path = given.unwrap_or(Path::new(DEFAULT_CONFIG));
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse_config(&text)
-            .map_err(|error| error.context(format!("configuration {}", path.display()))),
-        Err(error) if given.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Config::default())
-        }
-        Err(error) => Err(Error::new(ErrorKind::Usage, format!("{}: {error}", path.display()))),
-    }
-}
-
-fn parse_config(text: &str) -> Result<Config> {
-    toml::from_str(text).map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        // The offending line, or a value in the message, may be a store's secret.
-        let message = match error.message().rsplit_once(", expected ") {
-            Some((_, expected)) => format!("expected {expected}"),
-            None => error.message().to_owned(),
-        };
-        Error::usage(format!("line {line}: {message}"))
-            .hint("`scripts/deploy/strongroom.toml` shows every setting")
+/// The command as it is defined, with what holds for all its arguments.
+pub(crate) fn prepared(command: Command) -> Command {
+    all_args(command.mut_args(|arg| arg.global(true)), &|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(None::<&str>) } else { arg.hide_env_values(true) }
     })
+}
+
+fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+    command.mut_args(change).mut_subcommands(|command| all_args(command, change))
+}
+
+/// Whether the argument with this id is a setting, and not for one run only.
+pub(crate) fn is_setting(id: &str) -> bool {
+    id.contains('.') || matches!(id, "cluster" | "master_keys")
+}
+
+/// What is typed, set and filed, before it is one.
+pub(crate) struct Sources {
+    command: Command,
+    args: Vec<OsString>,
+    /// Arguments that a flag or a variable gives.
+    given: BTreeMap<String, ValueSource>,
+    /// Names of the chosen subcommands.
+    path: Vec<String>,
+    pub(crate) file: File,
+    etcdctl: BTreeMap<&'static str, (&'static str, Vec<String>)>,
+}
+
+/// Where a value comes from.
+pub(crate) enum Place {
+    /// This flag.
+    Flag(String),
+    /// This variable.
+    Variable(String),
+    /// This line of the file.
+    Line(usize),
+    /// Nowhere.
+    Default,
+}
+
+impl Sources {
+    /// # Errors
+    /// Help, version, and a file that cannot be read.
+    pub(crate) fn read(
+        command: Command,
+        args: &[OsString],
+        variables: Variables<'_>,
+    ) -> Result<Self, Mistake> {
+        // Mistakes are for the second look, when all is there.
+        let lenient = command.clone().ignore_errors(true);
+        let first = lenient.try_get_matches_from(args).map_err(Mistake::Typed)?;
+        let (mut path, mut leaf) = (Vec::new(), &first);
+        while let Some((name, inner)) = leaf.subcommand() {
+            path.push(name.to_owned());
+            leaf = inner;
+        }
+        let given = leaf.ids().filter_map(|id| {
+            let source = leaf.value_source(id.as_str())?;
+            (source != ValueSource::DefaultValue).then(|| (id.to_string(), source))
+        });
+        let given = given.collect();
+        let config = first.get_one::<std::path::PathBuf>("config").map(|path| path.as_path());
+        let file = File::read(config.unwrap_or(Path::new(DEFAULT_CONFIG)), config.is_some())
+            .map_err(Mistake::Set)?;
+        let etcdctl = etcdctl(variables);
+        Ok(Self { command, args: args.to_vec(), given, path, file, etcdctl })
+    }
+
+    /// What is wrong with the file as a whole.
+    pub(crate) fn problems(&self) -> Vec<Error> {
+        let mut known = BTreeMap::new();
+        settings_of(&self.command, &mut known);
+        let mut problems = self.file.unknown(&known.keys().cloned().collect::<Vec<_>>());
+        for (id, (expected, how)) in &known {
+            if let Some(entry) = self.file.get(id).filter(|entry| entry.shape != *expected) {
+                problems.push(self.file.error(entry.line, &format!("{id}: write {how}")));
+            }
+        }
+        problems
+    }
+
+    /// Parses it all, but for the arguments `without`, for which file and environment do not count.
+    pub(crate) fn matches(&self, without: &BTreeSet<String>) -> Result<ArgMatches, clap::Error> {
+        self.filled(without).try_get_matches_from(&self.args)
+    }
+
+    fn filled(&self, without: &BTreeSet<String>) -> Command {
+        let keep = self.given.iter().filter(|(id, _)| id.starts_with(KEEP));
+        let keep = keep.map(|(_, source)| *source).max();
+        all_args(self.command.clone(), &|arg| {
+            let id = arg.get_id().to_string();
+            if without.contains(&id) {
+                return arg.env(None::<&str>);
+            }
+            if self.given.contains_key(&id)
+                && (!id.starts_with(KEEP) || self.given.get(&id).copied() == keep)
+            {
+                return arg;
+            }
+            if id.starts_with(KEEP) && keep.is_some() {
+                return arg.env(None::<&str>);
+            }
+            let (values, filed) = match (self.file.get(&id), self.etcdctl.get(id.as_str())) {
+                (Some(entry), _) if !entry.values.is_empty() => (&entry.values, true),
+                (_, Some((_, values))) => (values, false),
+                _ => return arg,
+            };
+            let arg = arg.value_delimiter(None).default_values(values);
+            if filed && id.ends_with("master_keys") {
+                arg.value_parser(ValueParser::new(one_key))
+            } else {
+                arg
+            }
+        })
+    }
+
+    /// Where the argument's value comes from, as far as it has one.
+    pub(crate) fn place(&self, arg: &Arg) -> Place {
+        let id = arg.get_id().as_str();
+        let flag = || arg.get_long().map_or_else(|| arg.to_string(), |long| format!("--{long}"));
+        match self.given.get(id) {
+            Some(ValueSource::CommandLine) => Place::Flag(flag()),
+            Some(_) => {
+                let name = arg.get_env().unwrap_or_default();
+                Place::Variable(name.to_string_lossy().into_owned())
+            }
+            None => match (self.file.get(id), self.etcdctl.get(id)) {
+                (Some(entry), _) if !entry.values.is_empty() => Place::Line(entry.line),
+                (_, Some((name, _))) => Place::Variable((*name).into()),
+                _ => Place::Default,
+            },
+        }
+    }
+
+    /// The argument that a clap error is about, of the command that was chosen.
+    pub(crate) fn culprit(&self, error: &clap::Error) -> Option<Arg> {
+        let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let mut command = self.command.clone();
+        command.build();
+        let mut leaf = &command;
+        for name in &self.path {
+            leaf = leaf.find_subcommand(name)?;
+        }
+        leaf.get_arguments().find(|arg| arg.to_string() == *shown).cloned()
+    }
+
+    /// The error, with the source of the value that is wrong instead of the value, which may be a secret.
+    pub(crate) fn explain(&self, error: clap::Error) -> Mistake {
+        let invalid = matches!(error.kind(), Clap::ValueValidation | Clap::InvalidValue);
+        let Some(arg) = self.culprit(&error).filter(|_| invalid) else {
+            return Mistake::Typed(error);
+        };
+        // What was typed or set before the mistake was found is known; the rest is found out.
+        let only = BTreeSet::from([arg.get_id().to_string()]);
+        let typed =
+            self.matches(&only).is_err_and(|without| without.to_string() == error.to_string());
+        let place = if typed {
+            Place::Flag(arg.get_long().map_or_else(|| arg.to_string(), |long| format!("--{long}")))
+        } else if let Some(name) = arg
+            .get_env()
+            .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+        {
+            Place::Variable(name.to_string_lossy().into_owned())
+        } else {
+            self.place(&arg)
+        };
+        let cause = std::error::Error::source(&error);
+        let ours = cause.and_then(|cause| cause.downcast_ref::<Error>());
+        let what = match (ours, cause, error.get(ContextKind::ValidValue)) {
+            (Some(ours), ..) => ours.to_string(),
+            (None, Some(cause), _) => cause.to_string(),
+            (None, None, Some(ContextValue::Strings(valid))) if !typed && !valid.is_empty() => {
+                format!("must be one of {}", valid.join(", "))
+            }
+            _ => return Mistake::Typed(error),
+        };
+        let mistake = match place {
+            Place::Flag(name) | Place::Variable(name) => Error::usage(format!("{name}: {what}")),
+            Place::Line(line) => self.file.error(line, &format!("{}: {what}", arg.get_id())),
+            Place::Default => return Mistake::Typed(error),
+        };
+        Mistake::Set(match ours.and_then(Error::hint_text) {
+            Some(hint) => mistake.hint(hint.to_owned()),
+            None => mistake,
+        })
+    }
+
+    /// What clap does not see: a store's options, and passwords.
+    fn complete(
+        &self,
+        cli: &mut Cli,
+        variables: Variables<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        let common = &mut cli.global.common;
+        common.repository.options =
+            self.options("repository", common.repository.url.as_ref(), notes).unwrap_or_default();
+        let copy = match &mut cli.command {
+            args::Command::Copy(args) => Some(&mut args.copy),
+            args::Command::Agent(settings) => Some(&mut settings.copy),
+            _ => None,
+        };
+        if let Some(copy) = copy {
+            let own = self.options("copy", copy.url.as_ref(), notes);
+            copy.options = Some(own.unwrap_or_else(|| self.shared_options(copy.url.as_ref())));
+        }
+        self.password(cli, variables);
+        check_user(&cli.global.common.etcd)
+    }
+
+    /// The options in the file's table of `table`'s store: those of another URL are not for this one.
+    fn options(
+        &self,
+        table: &str,
+        url: Option<&RepositoryUrl>,
+        notes: &mut Vec<String>,
+    ) -> Option<BTreeMap<String, String>> {
+        let options = self.file.options(&format!("{table}.options"))?;
+        let Some(url) = url else { return Some(options.clone()) };
+        match self.filed_url(table) {
+            Some(filed) if filed.as_ref() != Some(url) => {
+                if url.directory().is_none() && !options.is_empty() {
+                    notes.push(format!(
+                        "{}: [{table}.options] belong to its {table}.url and are not used for {url}",
+                        self.file.path().display()
+                    ));
+                }
+                Some(BTreeMap::new())
+            }
+            _ => Some(options.clone()),
+        }
+    }
+
+    /// The options of the first store, for a second one in the file that has none of its own.
+    fn shared_options(&self, url: Option<&RepositoryUrl>) -> BTreeMap<String, String> {
+        let filed = self.filed_url("copy").flatten();
+        let shared = url.filter(|url| url.directory().is_none() && filed.as_ref() == Some(*url));
+        let options = self.file.options("repository.options").filter(|_| shared.is_some());
+        options.cloned().unwrap_or_default()
+    }
+
+    fn filed_url(&self, table: &str) -> Option<Option<RepositoryUrl>> {
+        let entry = self.file.get(&format!("{table}.url"))?;
+        Some(entry.values.first().and_then(|url| url.parse().ok()))
+    }
+
+    /// etcdctl takes name:password in its variable, and so do we: a variable is not an argument.
+    fn password(&self, cli: &mut Cli, variables: Variables<'_>) {
+        let etcd = &mut cli.global.common.etcd;
+        if etcd.user.is_none() || etcd.password_file.is_some() {
+            return;
+        }
+        let elsewhere =
+            self.given.contains_key("etcd.user") || self.file.get("etcd.user").is_some();
+        let both = variables("ETCDCTL_USER").filter(|_| !elsewhere);
+        let word = both.and_then(|both| both.split_once(':').map(|(_, word)| word.to_owned()));
+        let word = word.or_else(|| variables("ETCDCTL_PASSWORD"));
+        etcd.password = word.map(|word| SecretBytes::new(word.into_bytes()));
+    }
+}
+
+/// The settings of `command` and its subcommands: how each is written in the file, and in words.
+fn settings_of(command: &Command, known: &mut BTreeMap<String, (Shape, &'static str)>) {
+    for arg in command.get_arguments().filter(|arg| is_setting(arg.get_id().as_str())) {
+        let shape = match arg.get_action() {
+            ArgAction::Append => (Shape::List, "a list, such as [\"…\"]"),
+            ArgAction::SetTrue => (Shape::Bool, "true or false"),
+            _ => (Shape::Single, "one value, without [ ]"),
+        };
+        known.insert(arg.get_id().to_string(), shape);
+    }
+    command.get_subcommands().for_each(|command| settings_of(command, known));
+}
+
+/// A list in the file needs no separators: there a comma belongs to the path.
+fn one_key(text: &str) -> Result<MasterKeyUris> {
+    text.parse::<MasterKeyUri>().map(|uri| MasterKeyUris(vec![uri]))
+}
+
+/// What etcdctl's variables say of its connection.
+fn etcdctl(variables: Variables<'_>) -> BTreeMap<&'static str, (&'static str, Vec<String>)> {
+    const NAMES: [(&str, &str); 7] = [
+        ("etcd.endpoints", "ETCDCTL_ENDPOINTS"),
+        ("etcd.cacert", "ETCDCTL_CACERT"),
+        ("etcd.cert", "ETCDCTL_CERT"),
+        ("etcd.key", "ETCDCTL_KEY"),
+        ("etcd.user", "ETCDCTL_USER"),
+        ("etcd.dial_timeout", "ETCDCTL_DIAL_TIMEOUT"),
+        ("etcd.command_timeout", "ETCDCTL_COMMAND_TIMEOUT"),
+    ];
+    let values = |id: &str, value: String| match id {
+        "etcd.endpoints" => value.split(',').map(|endpoint| endpoint.trim().to_owned()).collect(),
+        "etcd.user" => value.split(':').take(1).map(str::to_owned).collect(),
+        _ => vec![value],
+    };
+    let set = NAMES.into_iter().filter_map(|(id, name)| {
+        let value = variables(name).filter(|value| !value.is_empty())?;
+        Some((id, (name, values(id, value))))
+    });
+    set.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use clap::CommandFactory;
+    use strongroom::ErrorKind;
+    use strongroom::etcd::EtcdSettings;
 
     use super::*;
+
+    fn parsed(config: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Parsed> {
+        let mut line = vec!["strongroom", "--config", config];
+        line.extend(args);
+        if !args.iter().any(|arg| arg.starts_with(char::is_alphabetic) && *arg == "backup") {
+            line.push("snapshots");
+        }
+        let line: Vec<_> = line.into_iter().map(OsString::from).collect();
+        let variable = |wanted: &str| {
+            let found = variables.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
+        };
+        parse_with(prepared(Cli::command()), &line, &variable).map_err(|mistake| match mistake {
+            Mistake::Typed(error) => Error::usage(error.to_string()),
+            Mistake::Set(error) => error,
+        })
+    }
+
+    /// With a configuration file that says `text`.
+    fn filed(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<Parsed> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("strongroom.toml");
+        std::fs::write(&path, text).unwrap();
+        parsed(path.to_str().unwrap(), args, variables)
+    }
 
     #[test]
     fn the_sample_configuration_parses() {
         let text = include_str!("../../../scripts/deploy/strongroom.toml");
         let all = text.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line));
         let all: Vec<&str> = all.collect();
-        let config = parse_config(&all.join("\n")).unwrap();
-        assert!(config.repository.id.is_some() && config.backup.suite.is_some());
-        assert!(!config.backup.include.is_empty());
-        parse_config(text).unwrap();
+        filed(text, &[], &[]).unwrap();
+        let all = filed(&all.join("\n"), &["backup"], &[]).unwrap();
+        assert!(all.cli.global.common.repository.id.is_some());
     }
 
     #[test]
     fn an_unknown_key_is_an_error() {
         for text in ["repo = 1", "[repository]\nurll = \"x\"", "[etcd]\npassword = \"x\""] {
-            assert_eq!(parse_config(text).err().unwrap().kind(), ErrorKind::Usage, "{text}");
+            assert_eq!(filed(text, &[], &[]).err().unwrap().kind(), ErrorKind::Usage, "{text}");
         }
-    }
-
-    fn resolve(config: &str, args: &[&str]) -> Result<Settings> {
-        use clap::Parser;
-        let args = [&["strongroom", "--config", config], args, &["snapshots"]].concat();
-        Settings::resolve(crate::args::Cli::try_parse_from(args).unwrap().global)
-    }
-
-    /// Settings from a configuration file that says `text`.
-    fn filed(text: &str, args: &[&str]) -> Result<Settings> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("strongroom.toml");
-        std::fs::write(&path, text).unwrap();
-        resolve(path.to_str().unwrap(), args)
+        let error = filed("\n[repository]\nurll = \"x\"", &[], &[]).err().unwrap();
+        assert!(error.to_string().ends_with("line 3: unknown setting repository.urll"), "{error}");
+        assert_eq!(error.hint_text(), Some("did you mean repository.url?"));
     }
 
     #[test]
     fn a_password_beside_the_user_is_refused() {
-        let typed = resolve("/dev/null", &["--user", "root:hunter2"]).err().unwrap();
-        let filed = filed("[etcd]\nuser = \"root:hunter2\"", &[]).err().unwrap();
+        let typed = parsed("/dev/null", &["--user", "root:hunter2"], &[]).err().unwrap();
+        let filed = filed("[etcd]\nuser = \"root:hunter2\"", &[], &[]).err().unwrap();
         for error in [typed, filed] {
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(!error.to_string().contains("hunter2"));
@@ -414,12 +440,8 @@ mod tests {
         }
     }
 
-    /// etcd's settings, in an environment that holds `variables` and nothing else.
-    fn etcd(settings: &Settings, variables: &[(&str, &str)]) -> Result<EtcdSettings> {
-        settings.etcd_with(&|wanted| {
-            let found = variables.iter().find(|(name, _)| *name == wanted);
-            found.map(|(_, value)| (*value).to_owned())
-        })
+    fn etcd(text: &str, args: &[&str], variables: &[(&str, &str)]) -> Result<EtcdSettings> {
+        filed(text, args, variables).unwrap().cli.global.common.etcd()
     }
 
     #[test]
@@ -429,28 +451,27 @@ mod tests {
             ("ETCDCTL_CACERT", "/stray"),
             ("ETCDCTL_DIAL_TIMEOUT", "7s"),
         ];
-        let etcd = |text, args: &[&str], variables: &[_]| {
-            etcd(&filed(text, args).unwrap(), variables).unwrap()
-        };
         let text = "[etcd]\nendpoints = [\"http://filed:2379\"]\ndial_timeout = \"1m30s\"";
-        let settings = etcd(text, &["--endpoints", "http://typed:2379"], &variables);
+        let settings = etcd(text, &["--endpoints", "http://typed:2379"], &variables).unwrap();
         assert_eq!(settings.endpoints, ["http://typed:2379"]);
-        let settings = etcd(text, &[], &variables);
+        let settings = etcd(text, &[], &variables).unwrap();
         assert_eq!(settings.endpoints, ["http://filed:2379"]);
-        assert_eq!(settings.dial_timeout, Duration::from_secs(90));
+        assert_eq!(settings.dial_timeout.as_secs(), 90);
         assert_eq!(settings.cacert.as_deref(), Some(Path::new("/stray")));
-        let settings = etcd("", &[], &variables);
+        let settings = etcd("", &[], &variables).unwrap();
         assert_eq!(settings.endpoints, ["http://stray:2379", "http://other:2379"]);
-        assert_eq!(settings.dial_timeout, Duration::from_secs(7));
-        let settings = etcd("", &[], &[("ETCDCTL_ENDPOINTS", ""), ("ETCDCTL_CACERT", "")]);
+        assert_eq!(settings.dial_timeout.as_secs(), 7);
+        let settings = etcd("", &[], &[("ETCDCTL_ENDPOINTS", ""), ("ETCDCTL_CACERT", "")]).unwrap();
         assert_eq!(settings.endpoints, EtcdSettings::default().endpoints);
         assert_eq!(settings.cacert, None);
+        let error = filed("", &[], &[("ETCDCTL_DIAL_TIMEOUT", "7")]).err().unwrap();
+        assert!(error.to_string().starts_with("ETCDCTL_DIAL_TIMEOUT: "), "{error}");
     }
 
     #[test]
     fn etcdctls_credentials_are_taken_as_etcdctl_takes_them() {
         let both = |variables: &[_]| {
-            let etcd = etcd(&filed("", &[]).unwrap(), variables).unwrap();
+            let etcd = etcd("", &[], variables).unwrap();
             let password = etcd.password.map(|word| String::from_utf8(word.expose().to_vec()));
             (etcd.user, password.transpose().unwrap())
         };
@@ -462,37 +483,58 @@ mod tests {
 
     #[test]
     fn a_users_password_is_never_anothers() {
-        let settings = filed("[etcd]\nuser = \"backup\"", &[]).unwrap();
-        let error = etcd(&settings, &[("ETCDCTL_USER", "root:stray")]).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Usage);
+        let error = etcd("[etcd]\nuser = \"backup\"", &[], &[("ETCDCTL_USER", "root:stray")]);
+        assert_eq!(error.err().unwrap().kind(), ErrorKind::Usage);
     }
 
     #[test]
-    fn the_files_numbers_keep_the_flags_bounds() {
-        for bad in ["read_ahead = 3", "read_ahead = 65537", "level = 20", "level = -8"] {
-            let error = filed(&format!("[backup]\n{bad}"), &[]).err().unwrap();
+    fn the_file_keeps_the_flags_bounds() {
+        for bad in
+            ["read_ahead = 3", "read_ahead = 65537", "level = 20", "level = -8", "level = true"]
+        {
+            let error = filed(&format!("[backup]\n{bad}"), &["backup"], &[]).err().unwrap();
+            let name = bad.split(' ').next().unwrap();
             assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+            assert!(error.to_string().contains(&format!("line 2: backup.{name}: ")), "{error}");
         }
         for good in ["read_ahead = 4", "read_ahead = 65536", "level = 19", "level = -7"] {
-            assert!(filed(&format!("[backup]\n{good}"), &[]).is_ok(), "{good}");
+            assert!(filed(&format!("[backup]\n{good}"), &["backup"], &[]).is_ok(), "{good}");
         }
     }
 
     #[test]
     fn several_master_keys_fit_into_one_value() {
-        let settings = resolve("/dev/null", &["-k", "file:/a, passphrase\nfile:/b\n"]).unwrap();
+        let keys = |parsed: Parsed| -> Vec<_> {
+            parsed.cli.global.common.master_keys().cloned().collect()
+        };
         let file = |path: &str| MasterKeyUri::File(path.into());
-        assert_eq!(settings.master_keys, [file("/a"), MasterKeyUri::Passphrase(None), file("/b")]);
-        // A file's list needs no separators: there a comma belongs to the path.
-        let settings = filed("master_keys = [\"file:/a,b\"]", &[]).unwrap();
-        assert_eq!(settings.master_keys, [file("/a,b")]);
+        let settings = parsed("/dev/null", &["-k", "file:/a, passphrase\nfile:/b\n"], &[]).unwrap();
+        assert_eq!(keys(settings), [file("/a"), MasterKeyUri::Passphrase(None), file("/b")]);
+        let settings = filed("master_keys = [\"file:/a,b\"]", &[], &[]).unwrap();
+        assert!(!settings.explicit_keys);
+        assert_eq!(keys(settings), [file("/a,b")]);
     }
 
     #[test]
     fn flags_win_over_the_file() {
         let text = "cluster = \"filed\"\n[repository]\nurl = \"/filed\"\n";
-        let settings = filed(text, &["--cluster", "typed"]).unwrap();
-        assert_eq!(settings.cluster.unwrap().as_str(), "typed");
-        assert_eq!(settings.repository.as_deref(), Some("/filed"));
+        let common = filed(text, &["--cluster", "typed"], &[]).unwrap().cli.global.common;
+        assert_eq!(common.cluster.as_ref().unwrap().as_str(), "typed");
+        assert_eq!(common.repository_url().unwrap().to_string(), "/filed");
+    }
+
+    #[test]
+    fn a_stores_options_are_for_its_url_only() {
+        let text = "[repository]\nurl = \"s3://a\"\n[repository.options]\naws_region = \"x\"\n";
+        let options = |text: &str, args: &[&str]| {
+            let parsed = filed(text, args, &[]).unwrap();
+            (parsed.cli.global.common.repository.options.len(), parsed.notes.len())
+        };
+        assert_eq!(options(text, &[]), (1, 0));
+        assert_eq!(options(text, &["-r", "s3://a/"]), (1, 0));
+        assert_eq!(options(text, &["-r", "s3://b"]), (0, 1));
+        assert_eq!(options(text, &["-r", "/mnt/usb"]), (0, 0));
+        let anywhere = "[repository.options]\naws_region = \"x\"\n";
+        assert_eq!(options(anywhere, &["-r", "s3://b"]), (1, 0));
     }
 }

@@ -4,23 +4,24 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind as Clap;
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Command, CommandFactory};
 use strongroom::{Error, ErrorKind};
 
 use crate::args::{Cli, WriteOut};
 use crate::output::Output;
+use crate::settings::prepared;
 
 /// What stands below each command's help.
 const GLOBALS: &str = "`strongroom help globals` prints the options of every command: repository, keys, output, etcd.";
 
-/// What was typed. The options of every command are folded in the help of each: they fill two screens.
-///
-/// # Errors
-/// Help and version too are errors of clap's.
-pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    let mut command = folded(Cli::command());
-    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
-    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+/// The command. The options of every command are folded in the help of each: they fill two screens.
+pub(crate) fn command() -> Command {
+    folded(prepared(Cli::command())).mut_subcommand("agent", |agent| {
+        // What it borrows from other commands is in their help.
+        agent.mut_args(|arg| {
+            if arg.get_id().as_str().starts_with("agent.") { arg } else { arg.hide(true) }
+        })
+    })
 }
 
 fn folded(command: Command) -> Command {
@@ -28,10 +29,7 @@ fn folded(command: Command) -> Command {
     command
         .after_help(GLOBALS)
         .after_long_help(more.unwrap_or_else(|| GLOBALS.into()))
-        .mut_args(|arg| {
-            let global = arg.is_global_set();
-            arg.hide(global)
-        })
+        .mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
         .mut_subcommands(folded)
 }
 
@@ -40,7 +38,7 @@ pub(crate) fn globals() -> Option<String> {
     if !std::env::args_os().skip(1).eq(["help", "globals"]) {
         return None;
     }
-    let cli = Cli::command();
+    let cli = prepared(Cli::command());
     let globals = cli.get_arguments().filter(|arg| arg.is_global_set()).cloned();
     let mut command = Command::new("strongroom")
         .disable_help_flag(true)
@@ -54,15 +52,20 @@ pub(crate) fn globals() -> Option<String> {
 pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     let mistake =
         error.use_stderr() && error.kind() != Clap::DisplayHelpOnMissingArgumentOrSubcommand;
-    let variable = std::env::var("STRONGROOM_WRITE_OUT").ok();
-    if mistake && wants_json(std::env::args_os(), variable.as_deref()) {
-        let output = Output { format: WriteOut::Json, quiet: true };
-        output.error(&Error::usage(message(&error.to_string())).hint("see strongroom --help"));
+    if mistake && output().format == WriteOut::Json {
+        output().error(&Error::usage(message(&error.to_string())).hint("see strongroom --help"));
         return ExitCode::from(ErrorKind::Usage.exit_code());
     }
     // There is nobody to tell when even this cannot be printed.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ErrorKind::Usage.exit_code()))
+}
+
+/// How a mistake is told.
+pub(crate) fn output() -> Output {
+    let variable = std::env::var("STRONGROOM_WRITE_OUT").ok();
+    let json = wants_json(std::env::args_os(), variable.as_deref());
+    Output { format: if json { WriteOut::Json } else { WriteOut::Table }, quiet: true }
 }
 
 /// Whether JSON was asked for. What was typed did not parse, so that clap cannot say.

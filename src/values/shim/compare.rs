@@ -4,9 +4,11 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::rewrite::{KeyValue, Rewriter};
+use super::rewrite::Rewriter;
 use super::scope::{Outside, Span};
 use super::status::Failure;
+use crate::mvcc::KeyValue;
+use crate::protobuf::fields::{compare, range, range_response};
 use crate::protobuf::{Raw, Singles, put_bytes, put_number};
 
 /// `Compare.CompareTarget`.
@@ -41,20 +43,22 @@ pub(super) struct Read {
 impl Compare {
     pub(super) fn read(raw: &[u8]) -> Result<Self, Failure> {
         let fields = Singles::<64>::read(raw)?;
-        let target = fields.number(2)?;
+        let target = fields.number(compare::TARGET)?;
         // The fields that hold what is compared with are 4 to 8, one for each target; etcd takes another's for zero.
         let number = match target {
-            VERSION..=MOD => fields.number(target.unsigned_abs() as usize + 4)?,
-            LEASE => fields.number(8)?,
+            VERSION..=MOD => {
+                fields.number(compare::VERSION.saturating_add(target.unsigned_abs()))?
+            }
+            LEASE => fields.number(compare::LEASE)?,
             _ => 0,
         };
         Ok(Self {
-            result: fields.number(1)?,
+            result: fields.number(compare::RESULT)?,
             target,
-            key: fields.bytes(3)?.to_vec(),
-            end: fields.bytes(64)?.to_vec(),
+            key: fields.bytes(compare::KEY)?.to_vec(),
+            end: fields.bytes(compare::RANGE_END)?.to_vec(),
             number,
-            value: fields.bytes(7)?.to_vec(),
+            value: fields.bytes(compare::VALUE)?.to_vec(),
             raw: raw.to_vec(),
         })
     }
@@ -90,10 +94,11 @@ impl Compare {
         spans
             .map(|span| {
                 let mut request = Vec::new();
-                put_bytes(&mut request, 1, &span.key);
-                put_bytes(&mut request, 2, &span.end);
+                put_bytes(&mut request, range::KEY, &span.key);
+                put_bytes(&mut request, range::RANGE_END, &span.end);
                 // `keys_only`, where the key's revisions are enough: etcd 3.7 leaves out the lease then, too.
-                put_number(&mut request, 8, i64::from((VERSION..=MOD).contains(&self.target)));
+                let keys_only = (VERSION..=MOD).contains(&self.target);
+                put_number(&mut request, range::KEYS_ONLY, i64::from(keys_only));
                 request
             })
             .collect()
@@ -110,10 +115,10 @@ impl Compare {
         for part in &read.parts {
             let mut fields = Raw::new(part);
             while let Some((number, field, _)) = fields.next()? {
-                if number != 2 {
+                if number != range_response::KVS {
                     continue;
                 }
-                let kv = KeyValue::read(field.bytes()?)?;
+                let kv = KeyValue::parse_strict(field.bytes()?)?;
                 let holds = self.holds(&kv, rewriter)?;
                 if !holds || witness.is_none() {
                     witness = Some((kv.key.to_vec(), kv.mod_revision));
@@ -178,17 +183,17 @@ impl Compare {
     /// A comparison of the same key that is never true: no version is below 0.
     pub(super) fn never(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_number(&mut out, 1, LESS);
-        put_bytes(&mut out, 3, &self.key);
+        put_number(&mut out, compare::RESULT, LESS);
+        put_bytes(&mut out, compare::KEY, &self.key);
         out
     }
 
     /// A comparison of the same key that is always true.
     pub(super) fn always(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_number(&mut out, 1, GREATER);
-        put_bytes(&mut out, 3, &self.key);
-        put_number(&mut out, 4, -1);
+        put_number(&mut out, compare::RESULT, GREATER);
+        put_bytes(&mut out, compare::KEY, &self.key);
+        put_number(&mut out, compare::VERSION, -1);
         out
     }
 }
@@ -196,10 +201,10 @@ impl Compare {
 /// A `Compare` of modification revisions.
 fn compare_mod(key: &[u8], end: &[u8], result: i64, revision: i64) -> Vec<u8> {
     let mut out = Vec::new();
-    put_number(&mut out, 1, result);
-    put_number(&mut out, 2, MOD);
-    put_bytes(&mut out, 3, key);
-    put_number(&mut out, 6, revision);
-    put_bytes(&mut out, 64, end);
+    put_number(&mut out, compare::RESULT, result);
+    put_number(&mut out, compare::TARGET, MOD);
+    put_bytes(&mut out, compare::KEY, key);
+    put_number(&mut out, compare::MOD_REVISION, revision);
+    put_bytes(&mut out, compare::RANGE_END, end);
     out
 }

@@ -12,8 +12,6 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::budget::{Budget, Room};
-use super::rewrite::Lenient;
-use super::skim::{Kind, skim};
 use super::status::broke_off;
 
 const PREFIX: usize = 5;
@@ -112,25 +110,22 @@ impl Frames {
         }
     }
 
-    /// As [`next`](Self::next), for the answer to a write. That has happened: if there is no room for the answer, its
-    /// values are left out, and their keys are returned.
-    pub(super) async fn written(
-        &mut self,
-        kind: Kind,
-    ) -> Result<Option<(Bytes, Option<Lenient>)>, Status> {
+    /// The length of an answer that comes, and whether there is room for it; none at the end.
+    pub(super) async fn announced(&mut self) -> Result<Option<(usize, bool)>, Status> {
         let length = loop {
-            match self.announced()? {
+            match self.prefix()? {
                 Some(length) => break length,
                 None if self.more().await? => {}
                 None => return self.end().map(|_| None),
             }
         };
-        if length > self.limit || length > GRANULE && !self.has_room(length).await {
-            self.buffer.advance(PREFIX);
-            let (message, left_out) = skim(self, kind, length).await?;
-            return Ok(Some((message.into(), Some(left_out))));
-        }
-        Ok(self.next().await?.map(|message| (message, None)))
+        let fits = length <= self.limit && (length <= GRANULE || self.has_room(length).await);
+        Ok(Some((length, fits)))
+    }
+
+    /// Leaves out the prefix of the message that comes.
+    pub(super) fn skip_prefix(&mut self) {
+        self.buffer.advance(PREFIX);
     }
 
     /// Takes room for the message that is being read, if there is any in time.
@@ -195,7 +190,7 @@ impl Frames {
 
     /// The length of the message that comes, once that is known.
     fn length(&self) -> Result<Option<usize>, Status> {
-        let length = self.announced()?;
+        let length = self.prefix()?;
         if let Some(length) = length
             && length > self.limit
         {
@@ -209,7 +204,7 @@ impl Frames {
     }
 
     /// As [`length`](Self::length), of any length.
-    fn announced(&self) -> Result<Option<usize>, Status> {
+    fn prefix(&self) -> Result<Option<usize>, Status> {
         let Some(&[flag, a, b, c, d]) = self.buffer.first_chunk::<PREFIX>() else {
             return Ok(None);
         };

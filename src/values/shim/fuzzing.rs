@@ -6,8 +6,8 @@ use super::method::Method;
 use super::op::Op;
 use super::rewrite::{Logs, Rewriter};
 use super::scope::{Reserved, Scope};
-use super::service::Parsed;
 use super::txn::{Txn, responses};
+use super::upstream::Parsed;
 use crate::crypto::system_rng;
 use crate::values::{ValueCipher, keyring};
 

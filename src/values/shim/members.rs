@@ -1,14 +1,10 @@
 //! Members of the cluster as clients of the proxy should see them.
 
-use crate::protobuf::Malformed;
-use crate::protobuf::{Raw, put_message, without};
+use crate::protobuf::fields::{member, member_add_response, member_list_response};
+use crate::protobuf::{Malformed, Raw, put_message, without};
 
-/// Field of `MemberListResponse` and of the answers to changes that holds members.
-const MEMBERS: u64 = 2;
-/// The same of `MemberAddResponse`, whose field 2 is the added one.
-const ADDED_AMONG: u64 = 3;
-/// `Member.clientURLs`.
-const CLIENT_URLS: u64 = 4;
+/// Where members are in the answers: in that to an addition the added one is apart, where the others have them all.
+const MEMBERS: [u64; 2] = [member_list_response::MEMBERS, member_add_response::MEMBERS];
 
 /// The answer with `url` as the only client URL of each member that has one: a client that follows etcd's own would
 /// leave the proxy, and write unencrypted values (etcd's gRPC proxy does the same, `server/proxy/grpcproxy/cluster.go`).
@@ -16,15 +12,15 @@ pub(crate) fn with_client_urls(answer: &[u8], url: &str) -> Result<Vec<u8>, Malf
     let mut out = Vec::with_capacity(answer.len());
     let mut fields = Raw::new(answer);
     while let Some((number, field, raw)) = fields.next()? {
-        if number != MEMBERS && number != ADDED_AMONG {
+        if !MEMBERS.contains(&number) {
             out.extend_from_slice(raw);
             continue;
         }
-        let (member, mut changed) = (field.bytes()?, Vec::new());
-        without(member, &[CLIENT_URLS], &mut changed)?;
+        let (unchanged, mut changed) = (field.bytes()?, Vec::new());
+        without(unchanged, &[member::CLIENT_URLS], &mut changed)?;
         // A member that has not started yet has none.
-        if changed.len() < member.len() {
-            put_message(&mut changed, CLIENT_URLS, url.as_bytes());
+        if changed.len() < unchanged.len() {
+            put_message(&mut changed, member::CLIENT_URLS, url.as_bytes());
         }
         put_message(&mut out, number, &changed);
     }
@@ -39,11 +35,11 @@ mod tests {
     #[test]
     fn no_url_of_etcds_is_left() {
         let member = |urls: &[&str]| {
-            let mut member = Vec::new();
-            put_bytes(&mut member, 2, b"m0");
-            put_bytes(&mut member, 3, b"http://peer:2380");
-            urls.iter().for_each(|url| put_bytes(&mut member, 4, url.as_bytes()));
-            member
+            let mut message = Vec::new();
+            put_bytes(&mut message, 2, b"m0");
+            put_bytes(&mut message, 3, b"http://peer:2380");
+            urls.iter().for_each(|url| put_bytes(&mut message, 4, url.as_bytes()));
+            message
         };
         let answer = |first: &[&str]| {
             let mut answer = Vec::new();

@@ -21,6 +21,7 @@ mod streams;
 #[cfg(feature = "proxy")]
 mod touched;
 mod txn;
+mod upstream;
 
 #[cfg(feature = "proxy")]
 pub(crate) use budget::{Budget, DEFAULT_MEMORY, Room};
@@ -34,11 +35,11 @@ pub(super) use rewrite::is_lock;
 pub(super) use scope::Reserved;
 pub use scope::Scope;
 #[cfg(feature = "proxy")]
-pub(crate) use service::{Answer, PASSED_ON, Parsed};
-pub use service::{Shim, Unreadable};
-#[cfg(feature = "proxy")]
 pub(crate) use session::Judge;
 #[cfg(feature = "proxy")]
 pub(crate) use status::Failure;
 #[cfg(feature = "proxy")]
 pub(crate) use touched::{About, Touched, granted, lease_keys, revision_of, text_of, time_to_live};
+#[cfg(feature = "proxy")]
+pub(crate) use upstream::{Answer, PASSED_ON, Parsed};
+pub use upstream::{Shim, Unreadable};

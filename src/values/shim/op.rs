@@ -4,13 +4,8 @@ use super::rewrite::{Rewriter, Shape};
 use super::scope::{Outside, Scope, Span};
 use super::status::Failure;
 use super::txn::Txn;
+use crate::protobuf::fields::{delete_range_response, op, put, put_response, range};
 use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
-
-/// Field numbers of `RequestOp`, and of `ResponseOp` likewise.
-const RANGE: u64 = 1;
-const PUT: u64 = 2;
-const DELETE: u64 = 3;
-const TXN: u64 = 4;
 
 /// One operation: what is sent, which may be two requests on the two sides of the reserved prefix, and how the
 /// answers become one.
@@ -49,14 +44,12 @@ impl Op {
     /// Of a `RequestOp`.
     pub(super) fn read(rewriter: &Rewriter<'_>, op: &[u8]) -> Result<Self, Failure> {
         let fields = Singles::<4>::read(op)?;
-        let mut asked = (1..=4).filter_map(|kind| fields.message(kind).transpose());
-        let Some(request) = asked.next().transpose()? else {
-            return Ok(Self::Other(Vec::new()));
-        };
-        match fields.first() {
-            Some(1) => Self::range(rewriter, request),
-            Some(2) => Ok(Self::Put(rewriter.put_request(request)?)),
-            Some(3) => Self::delete(rewriter, request),
+        let Some(kind) = fields.first() else { return Ok(Self::Other(Vec::new())) };
+        let request = fields.bytes(kind)?;
+        match kind {
+            op::RANGE => Self::range(rewriter, request),
+            op::PUT => Ok(Self::Put(rewriter.put_request(request)?)),
+            op::DELETE_RANGE => Self::delete(rewriter, request),
             _ => Ok(Self::Txn(Box::new(Txn::read(rewriter, request)?))),
         }
     }
@@ -75,7 +68,7 @@ impl Op {
         match self {
             Self::Range { .. } | Self::Other(_) | Self::Delete { .. } => false,
             Self::Put(request) => Singles::<1>::read(request)
-                .and_then(|fields| fields.bytes(1))
+                .and_then(|fields| fields.bytes(put::KEY))
                 .map_or(true, |key| scope.encrypts(key)),
             Self::Txn(txn) => txn.stores(scope),
         }
@@ -85,9 +78,9 @@ impl Op {
     pub(super) fn put_unrun(&self, out: &mut Vec<u8>, number: u64) {
         match self {
             Self::Txn(txn) => {
-                let mut op = Vec::new();
-                put_message(&mut op, TXN, &txn.unrun());
-                put_message(out, number, &op);
+                let mut message = Vec::new();
+                put_message(&mut message, op::TXN, &txn.unrun());
+                put_message(out, number, &message);
             }
             _ => self.put(out, number, &[], true),
         }
@@ -96,16 +89,16 @@ impl Op {
     /// Appends what is sent as fields `number` of a `TxnRequest`. See [`Txn::encode`].
     pub(super) fn put(&self, out: &mut Vec<u8>, number: u64, never: &[u8], whole: bool) {
         let mut put = |kind: u64, request: &[u8]| {
-            let mut op = Vec::with_capacity(request.len().saturating_add(6));
-            put_message(&mut op, kind, request);
-            put_message(out, number, &op);
+            let mut message = Vec::with_capacity(request.len().saturating_add(6));
+            put_message(&mut message, kind, request);
+            put_message(out, number, &message);
         };
         match self {
-            Self::Range { parts, .. } => parts.iter().for_each(|part| put(RANGE, part)),
-            Self::Put(request) => put(PUT, request),
-            Self::Delete { parts } => parts.iter().for_each(|part| put(DELETE, part)),
-            Self::Txn(txn) => put(TXN, &txn.encode(never, whole)),
-            Self::Other(op) => put_message(out, number, op),
+            Self::Range { parts, .. } => parts.iter().for_each(|part| put(op::RANGE, part)),
+            Self::Put(request) => put(op::PUT, request),
+            Self::Delete { parts } => parts.iter().for_each(|part| put(op::DELETE_RANGE, part)),
+            Self::Txn(txn) => put(op::TXN, &txn.encode(never, whole)),
+            Self::Other(message) => put_message(out, number, message),
         }
     }
 
@@ -121,14 +114,14 @@ impl Op {
     fn answer(&self, given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
         let mut responses = Vec::with_capacity(given.len());
         let kind = match self {
-            Self::Range { .. } => RANGE,
-            Self::Put(_) => PUT,
-            Self::Delete { .. } => DELETE,
-            Self::Txn(_) => TXN,
+            Self::Range { .. } => op::RANGE,
+            Self::Put(_) => op::PUT,
+            Self::Delete { .. } => op::DELETE_RANGE,
+            Self::Txn(_) => op::TXN,
             Self::Other(_) => return Ok(given.concat()),
         };
-        for op in given {
-            let response = Singles::<4>::read(op)?.message(kind as usize)?;
+        for one in given {
+            let response = Singles::<4>::read(one)?.message(kind)?;
             responses.push(response.ok_or_else(Failure::malformed)?);
         }
         let mut out = Vec::new();
@@ -144,7 +137,7 @@ impl Op {
     ) -> Result<Vec<u8>, Failure> {
         match (self, given) {
             (Self::Range { shape, .. }, _) => shape.answer(given, rewriter),
-            (Self::Put(_), [response]) => rewriter.with_key_values(response, 2),
+            (Self::Put(_), [response]) => rewriter.with_key_values(response, put_response::PREV_KV),
             (Self::Delete { .. }, _) => deleted(given, rewriter),
             (Self::Txn(txn), [response]) => txn.answer(response, rewriter),
             _ => Err(Failure::malformed()),
@@ -172,18 +165,21 @@ pub(super) fn put_answers(
 fn deleted(given: &[&[u8]], rewriter: &Rewriter<'_>) -> Result<Vec<u8>, Failure> {
     let (mut out, mut count) = (Vec::new(), 0_i64);
     // The header of the last one: the first deletion may have found nothing, and then tells the revision before.
-    without(given.last().copied().unwrap_or_default(), &[2, 3], &mut out)?;
+    let rewritten = [delete_range_response::DELETED, delete_range_response::PREV_KVS];
+    without(given.last().copied().unwrap_or_default(), &rewritten, &mut out)?;
     for response in given {
         let mut fields = Raw::new(response);
         while let Some((number, field, _)) = fields.next()? {
             match number {
-                2 => count = count.saturating_add(field.int64()?),
-                3 => put_message(&mut out, 3, &rewriter.key_value(field.bytes()?)?),
+                delete_range_response::DELETED => count = count.saturating_add(field.int64()?),
+                delete_range_response::PREV_KVS => {
+                    put_message(&mut out, number, &rewriter.key_value(field.bytes()?)?);
+                }
                 _ => {}
             }
         }
     }
-    put_number(&mut out, 2, count);
+    put_number(&mut out, delete_range_response::DELETED, count);
     Ok(out)
 }
 
@@ -203,12 +199,15 @@ impl Rewriter<'_> {
     /// A `RangeRequest` or `DeleteRangeRequest` without the reserved keys.
     fn split(&self, request: &[u8], inside: Inside) -> Result<Vec<Vec<u8>>, Failure> {
         let fields = Singles::<2>::read(request)?;
-        let asked = Span { key: fields.bytes(1)?.into(), end: fields.bytes(2)?.into() };
+        let asked = Span {
+            key: fields.bytes(range::KEY)?.into(),
+            end: fields.bytes(range::RANGE_END)?.into(),
+        };
         let with = |span: &Span<'_>| -> Result<Vec<u8>, Failure> {
             let mut out = Vec::with_capacity(request.len().saturating_add(span.end.len()));
-            without(request, &[1, 2], &mut out)?;
-            put_bytes(&mut out, 1, &span.key);
-            put_bytes(&mut out, 2, &span.end);
+            without(request, &[range::KEY, range::RANGE_END], &mut out)?;
+            put_bytes(&mut out, range::KEY, &span.key);
+            put_bytes(&mut out, range::RANGE_END, &span.end);
             Ok(out)
         };
         match self.reserved.outside(&asked) {

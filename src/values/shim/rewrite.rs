@@ -10,7 +10,11 @@ use super::status::Failure;
 use crate::error::{Error, ErrorKind, clean};
 use crate::format::ValueHeader;
 use crate::limit::limited;
+use crate::mvcc::KeyValue;
 use crate::protobuf::Field;
+use crate::protobuf::fields::{
+    campaign, event, key_value, put, range, range_response, watch_response,
+};
 use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
 use crate::values::ValueCipher;
 
@@ -87,31 +91,6 @@ impl Lenient {
     }
 }
 
-/// `mvccpb.KeyValue`, as far as it matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct KeyValue<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) create_revision: i64,
-    pub(super) mod_revision: i64,
-    pub(super) version: i64,
-    pub(super) value: &'a [u8],
-    pub(super) lease: i64,
-}
-
-impl<'a> KeyValue<'a> {
-    pub(super) fn read(message: &'a [u8]) -> Result<Self, Failure> {
-        let fields = Singles::<6>::read(message)?;
-        Ok(Self {
-            key: fields.bytes(1)?,
-            create_revision: fields.number(2)?,
-            mod_revision: fields.number(3)?,
-            version: fields.number(4)?,
-            value: fields.bytes(5)?,
-            lease: fields.number(6)?,
-        })
-    }
-}
-
 /// Whether it is one that etcd's lock made (`client/v3/concurrency/mutex.go`): `<prefix>/<lease in hex>`, empty. Its
 /// lease of now says nothing: a client can change that and leave the value (`PutRequest.ignore_value`).
 pub(in crate::values) fn is_lock(key: &[u8], value: &[u8]) -> bool {
@@ -182,33 +161,33 @@ impl Rewriter<'_> {
 
     /// A `KeyValue` with its value opened.
     pub(super) fn key_value(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
-        let kv = KeyValue::read(message)?;
+        let kv = KeyValue::parse_strict(message)?;
         let value = self.open(&kv)?;
         let mut out = Vec::with_capacity(message.len());
-        without(message, &[5], &mut out)?;
-        put_bytes(&mut out, 5, &value);
+        without(message, &[key_value::VALUE], &mut out)?;
+        put_bytes(&mut out, key_value::VALUE, &value);
         Ok(out)
     }
 
     /// A `PutRequest` with its value sealed.
     pub(super) fn put_request(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
         let fields = Singles::<6>::read(message)?;
-        let key = fields.bytes(1)?;
+        let key = fields.bytes(put::KEY)?;
         self.allow(key)?;
         // With ignore_value etcd keeps the value it has, and refuses a request that brings one.
-        if fields.flag(5)? {
+        if fields.flag(put::IGNORE_VALUE)? {
             return Ok(message.to_vec());
         }
-        let value = self.seal(key, fields.bytes(2)?)?;
+        let value = self.seal(key, fields.bytes(put::VALUE)?)?;
         let mut out = Vec::with_capacity(message.len().saturating_add(64));
-        without(message, &[2], &mut out)?;
-        put_bytes(&mut out, 2, &value);
+        without(message, &[put::VALUE], &mut out)?;
+        put_bytes(&mut out, put::VALUE, &value);
         Ok(out)
     }
 
     /// Refuses a `LeaderRequest` or `LockRequest` whose keys, which are below its name, would be reserved.
     pub(super) fn allow_below(&self, request: &[u8]) -> Result<(), Failure> {
-        self.allow(&[Singles::<1>::read(request)?.bytes(1)?, b"/"].concat())
+        self.allow(&[Singles::<1>::read(request)?.bytes(campaign::NAME)?, b"/"].concat())
     }
 
     /// Refuses a reserved key.
@@ -226,7 +205,7 @@ impl Rewriter<'_> {
                 continue;
             }
             let kv = field.bytes()?;
-            if !self.reserved.holds(KeyValue::read(kv)?.key) {
+            if !self.reserved.holds(KeyValue::parse_strict(kv)?.key) {
                 put_message(&mut out, number, &self.key_value(kv)?);
             }
         }
@@ -240,16 +219,16 @@ impl Rewriter<'_> {
         let (mut events, mut kept) = (false, false);
         let mut fields = Raw::new(message);
         while let Some((number, field, raw)) = fields.next()? {
-            if number != 11 {
+            if number != watch_response::EVENTS {
                 // A fragment's end must arrive even when all its events are reserved ones.
-                kept |= number == 7;
+                kept |= number == watch_response::FRAGMENT;
                 out.extend_from_slice(raw);
                 continue;
             }
             events = true;
             if let Some(event) = self.event(field)? {
                 kept = true;
-                put_message(&mut out, 11, &event);
+                put_message(&mut out, watch_response::EVENTS, &event);
             }
         }
         // A response without events would read as a report of progress.
@@ -260,18 +239,19 @@ impl Rewriter<'_> {
     fn event(&self, field: Field<'_>) -> Result<Option<Vec<u8>>, Failure> {
         let message = field.bytes()?;
         let fields = Singles::<3>::read(message)?;
-        let (kind, kv, previous) = (fields.number(1)?, fields.message(2)?, fields.message(3)?);
+        let (kind, kv) = (fields.number(event::TYPE)?, fields.message(event::KV)?);
+        let previous = fields.message(event::PREV_KV)?;
         let Some(kv) = kv else { return Ok(Some(message.to_vec())) };
-        if self.reserved.holds(KeyValue::read(kv)?.key) {
+        if self.reserved.holds(KeyValue::parse_strict(kv)?.key) {
             return Ok(None);
         }
         let mut out = Vec::with_capacity(message.len());
-        without(message, &[2, 3], &mut out)?;
+        without(message, &[event::KV, event::PREV_KV], &mut out)?;
         // A deletion's key has no value.
         let kv = if kind == 0 { self.key_value(kv)? } else { kv.to_vec() };
-        put_message(&mut out, 2, &kv);
+        put_message(&mut out, event::KV, &kv);
         if let Some(previous) = previous {
-            put_message(&mut out, 3, &self.key_value(previous)?);
+            put_message(&mut out, event::PREV_KV, &self.key_value(previous)?);
         }
         Ok(Some(out))
     }
@@ -281,7 +261,7 @@ impl Rewriter<'_> {
 pub(super) fn kvs(message: &[u8]) -> Result<i64, Failure> {
     let (mut count, mut fields) = (0_i64, Raw::new(message));
     while let Some((number, _, _)) = fields.next()? {
-        count = count.saturating_add(i64::from(number == 2));
+        count = count.saturating_add(i64::from(number == range_response::KVS));
     }
     Ok(count)
 }
@@ -303,15 +283,15 @@ impl Shape {
     pub(super) fn read(request: &[u8]) -> Result<Self, Failure> {
         let fields = Singles::<13>::read(request)?;
         let mut filtered = false;
-        for bound in 10..=13 {
+        for bound in range::MIN_MOD_REVISION..=range::MAX_CREATE_REVISION {
             filtered |= fields.number(bound)? != 0;
         }
         Ok(Self {
-            limit: fields.number(3)?,
-            order: fields.number(5)?,
-            target: fields.number(6)?,
+            limit: fields.number(range::LIMIT)?,
+            order: fields.number(range::SORT_ORDER)?,
+            target: fields.number(range::SORT_TARGET)?,
             filtered,
-            keys_only: fields.flag(8)?,
+            keys_only: fields.flag(range::KEYS_ONLY)?,
         })
     }
 
@@ -333,10 +313,11 @@ impl Shape {
             return Ok(());
         }
         // Values to sort by must be there even if the client wants keys only.
-        let left_out: &[u64] = if self.target == BY_VALUE { &[3, 5, 6, 8] } else { &[3, 5, 6] };
-        without(request, left_out, out)?;
+        let mut left_out = vec![range::LIMIT, range::SORT_ORDER, range::SORT_TARGET];
+        left_out.extend((self.target == BY_VALUE).then_some(range::KEYS_ONLY));
+        without(request, &left_out, out)?;
         if self.cuts_first() {
-            put_number(out, 3, self.limit.saturating_add(1));
+            put_number(out, range::LIMIT, self.limit.saturating_add(1));
         }
         Ok(())
     }
@@ -354,7 +335,7 @@ impl Shape {
             return if self.keys_only {
                 Ok(only.to_vec())
             } else {
-                rewriter.with_key_values(only, 2)
+                rewriter.with_key_values(only, range_response::KVS)
             };
         }
         let (mut found, mut more, mut count) = (Vec::new(), false, 0_i64);
@@ -363,9 +344,9 @@ impl Shape {
             let mut fields = Raw::new(part);
             while let Some((number, field, raw)) = fields.next()? {
                 match number {
-                    2 => found.push(self.entry(field.bytes()?, rewriter)?),
-                    3 => more |= field.int64()? != 0,
-                    4 => count = count.saturating_add(field.int64()?),
+                    range_response::KVS => found.push(self.entry(field.bytes()?, rewriter)?),
+                    range_response::MORE => more |= field.int64()? != 0,
+                    range_response::COUNT => count = count.saturating_add(field.int64()?),
                     _ if at == 0 => out.extend_from_slice(raw),
                     _ => {}
                 }
@@ -382,15 +363,15 @@ impl Shape {
             more = true;
         }
         for entry in &found {
-            put_message(&mut out, 2, &entry.message);
+            put_message(&mut out, range_response::KVS, &entry.message);
         }
-        put_number(&mut out, 3, i64::from(more));
-        put_number(&mut out, 4, count);
+        put_number(&mut out, range_response::MORE, i64::from(more));
+        put_number(&mut out, range_response::COUNT, count);
         Ok(out)
     }
 
     fn entry(self, message: &[u8], rewriter: &Rewriter<'_>) -> Result<Entry, Failure> {
-        let kv = KeyValue::read(message)?;
+        let kv = KeyValue::parse_strict(message)?;
         let value = if self.keys_only && self.target != BY_VALUE {
             Vec::new()
         } else {
@@ -403,9 +384,9 @@ impl Shape {
             _ => 0,
         };
         let mut out = Vec::with_capacity(message.len());
-        without(message, &[5], &mut out)?;
+        without(message, &[key_value::VALUE], &mut out)?;
         if !self.keys_only {
-            put_bytes(&mut out, 5, &value);
+            put_bytes(&mut out, key_value::VALUE, &value);
         }
         Ok(Entry { number, value, key: kv.key.to_vec(), message: out })
     }

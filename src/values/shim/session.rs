@@ -20,9 +20,10 @@ use tonic::body::Body;
 use super::budget::Room;
 use super::frames::{Frames, framed, held};
 use super::method::Method;
-use super::service::{MAX_ANSWERS, Parsed, Shim};
 use super::status::Failure;
 use super::streams::trailers_of;
+use super::upstream::{MAX_ANSWERS, Parsed, Shim};
+use crate::protobuf::fields::{HEADER, watch, watch_cancel, watch_response};
 use crate::protobuf::{Singles, put_bytes, put_message, put_number};
 
 /// Decides on each message of a stream, or on why it cannot be parsed; an error refuses that message alone.
@@ -154,7 +155,8 @@ impl Client {
             };
             match (self.judge)(Parsed::parse(self.method, &message)).await {
                 Ok(parsed) => {
-                    let create = Singles::<1>::read(&parsed.message).and_then(|one| one.message(1));
+                    let create = Singles::<1>::read(&parsed.message)
+                        .and_then(|one| one.message(watch::CREATE));
                     if self.method == Method::Watch && matches!(create, Ok(Some(_))) {
                         self.created = self.created.saturating_add(1);
                     }
@@ -179,14 +181,14 @@ impl Client {
     /// As etcd refuses to create a watch (`server/etcdserver/api/v3rpc/watch.go`). It ends no other of the stream.
     async fn refusal(&mut self, status: &Status) -> Bytes {
         let mut out = Vec::new();
-        put_message(&mut out, 1, &self.shim.header(&self.headers).await);
+        put_message(&mut out, HEADER, &self.shim.header(&self.headers).await);
         // `clientv3.InvalidWatchID`, created, canceled, and the reason as Go prints a status.
-        put_number(&mut out, 2, -1);
-        put_number(&mut out, 3, 1);
-        put_number(&mut out, 4, 1);
+        put_number(&mut out, watch_response::WATCH_ID, -1);
+        put_number(&mut out, watch_response::CREATED, 1);
+        put_number(&mut out, watch_response::CANCELED, 1);
         let (code, text) = (super::status::go_name(status.code()), status.message());
         let reason = format!("rpc error: code = {code} desc = {text}");
-        put_bytes(&mut out, 6, reason.as_bytes());
+        put_bytes(&mut out, watch_response::CANCEL_REASON, reason.as_bytes());
         out.into()
     }
 }
@@ -194,8 +196,8 @@ impl Client {
 /// A `WatchRequest` that cancels.
 fn cancel(id: i64) -> Bytes {
     let (mut cancel, mut request) = (Vec::new(), Vec::new());
-    put_number(&mut cancel, 1, id);
-    put_message(&mut request, 2, &cancel);
+    put_number(&mut cancel, watch_cancel::WATCH_ID, id);
+    put_message(&mut request, watch::CANCEL, &cancel);
     request.into()
 }
 
@@ -247,7 +249,9 @@ impl Answers {
             return Ok(Some(message.clone()));
         }
         let fields = Singles::<4>::read(message)?;
-        let (id, created, ended) = (fields.number(2)?, fields.flag(3)?, fields.flag(4)?);
+        let id = fields.number(watch_response::WATCH_ID)?;
+        let created = fields.flag(watch_response::CREATED)?;
+        let ended = fields.flag(watch_response::CANCELED)?;
         self.created = self.created.saturating_add(u64::from(created));
         if self.cancelled.contains(&id) {
             // What etcd still sends before it hears of the end, and that end.
@@ -265,10 +269,12 @@ impl Answers {
                 self.cancelled.insert(id);
                 let _ = self.cancel.send(id).await;
                 let mut out = Vec::new();
-                put_message(&mut out, 1, fields.bytes(1)?);
-                put_number(&mut out, 2, id);
-                put_number(&mut out, 4, 1);
-                put_bytes(&mut out, 6, failure.status().message().as_bytes());
+                put_message(&mut out, HEADER, fields.bytes(HEADER)?);
+                put_number(&mut out, watch_response::WATCH_ID, id);
+                put_number(&mut out, watch_response::CANCELED, 1);
+                let reason = failure.status();
+                let reason = reason.message().as_bytes();
+                put_bytes(&mut out, watch_response::CANCEL_REASON, reason);
                 Ok(Some(out.into()))
             }
         }

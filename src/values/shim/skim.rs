@@ -3,15 +3,17 @@
 //! The write has happened, and its client has to learn that. The answer is read as it comes, and what is kept of it is
 //! small: everything but values, and of their keys as many as there is room for.
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use tonic::Status;
 
 use super::frames::Frames;
 use super::method::Method;
 use super::rewrite::Lenient;
 use super::txn::MAX_DEPTH;
-use crate::protobuf::put_message;
-use crate::protobuf::put_varint;
+use crate::protobuf::fields::{
+    delete_range_response, key_value, op, put_response, range_response, txn_response,
+};
+use crate::protobuf::{put_message, put_varint};
 
 /// Bytes of keys and the like that are kept; the call's room covers them.
 const KEPT: usize = 16 << 10;
@@ -45,18 +47,24 @@ impl Kind {
     /// The message in its field `number`, if that is looked into.
     fn within(self, number: u64) -> Option<Self> {
         Some(match (self, number) {
-            (Self::Range | Self::Put, 2) | (Self::Delete, 3) => Self::KeyValue,
-            (Self::Txn, 3) => Self::Op,
-            (Self::Op, 1) => Self::Range,
-            (Self::Op, 2) => Self::Put,
-            (Self::Op, 3) => Self::Delete,
-            (Self::Op, 4) => Self::Txn,
+            (Self::Range, range_response::KVS)
+            | (Self::Put, put_response::PREV_KV)
+            | (Self::Delete, delete_range_response::PREV_KVS) => Self::KeyValue,
+            (Self::Txn, txn_response::RESPONSES) => Self::Op,
+            (Self::Op, op::RANGE) => Self::Range,
+            (Self::Op, op::PUT) => Self::Put,
+            (Self::Op, op::DELETE_RANGE) => Self::Delete,
+            (Self::Op, op::TXN) => Self::Txn,
             _ => return None,
         })
     }
 
+    fn is_key(self, number: u64) -> bool {
+        self == Self::KeyValue && number == key_value::KEY
+    }
+
     fn is_value(self, number: u64) -> bool {
-        self == Self::KeyValue && number == 5
+        self == Self::KeyValue && number == key_value::VALUE
     }
 }
 
@@ -82,8 +90,22 @@ impl Open {
     }
 }
 
+/// The answer to a write. That has happened: if there is no room for the answer, its values are left out, and their keys
+/// are returned.
+pub(super) async fn written(
+    frames: &mut Frames,
+    kind: Kind,
+) -> Result<Option<(Bytes, Option<Lenient>)>, Status> {
+    if let Some((length, false)) = frames.announced().await? {
+        frames.skip_prefix();
+        let (message, left_out) = skim(frames, kind, length).await?;
+        return Ok(Some((message.into(), Some(left_out))));
+    }
+    Ok(frames.next().await?.map(|message| (message, None)))
+}
+
 /// Reads a message of `length` bytes, which begins now. The message without its values, and whose they were.
-pub(super) async fn skim(
+async fn skim(
     frames: &mut Frames,
     kind: Kind,
     length: usize,
@@ -108,9 +130,7 @@ pub(super) async fn skim(
                 put_varint(&mut top.kept, number);
             }
             2 => {
-                let length = varint(frames, &mut top).await?;
-                let length = usize::try_from(length).map_err(|_| malformed())?;
-                top.takes(length)?;
+                let length = field_length(frames, &mut top).await?;
                 let (number, full) = (tag >> 3, kept.saturating_add(length) > KEPT);
                 match top.kind.within(number) {
                     Some(Kind::KeyValue) if kept > KEPT => {
@@ -129,7 +149,7 @@ pub(super) async fn skim(
                         let bytes = take(frames, length).await?;
                         put_message(&mut top.kept, number, &bytes);
                         kept = kept.saturating_add(length);
-                        if (top.kind, number) == (Kind::KeyValue, 1) {
+                        if top.kind.is_key(number) {
                             top.key = bytes;
                         }
                     }
@@ -156,6 +176,14 @@ async fn varint(frames: &mut Frames, of: &mut Open) -> Result<u64, Status> {
         }
         shift = shift.saturating_add(7);
     }
+}
+
+/// Length of the field that comes, which is part of `of`.
+async fn field_length(frames: &mut Frames, of: &mut Open) -> Result<usize, Status> {
+    let length = varint(frames, of).await?;
+    let length = usize::try_from(length).map_err(|_| malformed())?;
+    of.takes(length)?;
+    Ok(length)
 }
 
 /// The next bytes, which are few.

@@ -14,9 +14,12 @@ use tonic::body::Body;
 use super::budget::Budget;
 use super::frames::{Frames, framed, held, single};
 use super::method::Method;
-use super::service::{MAX_ANSWERS, Shared, Shim};
 use super::status::{Failure, broke_off};
-use crate::protobuf::{Singles, put_message, put_number, without};
+use super::upstream::{MAX_ANSWERS, Shared, Shim};
+use crate::protobuf::fields::{
+    HEADER, header, leader_response, range, range_response, range_stream_response,
+};
+use crate::protobuf::{Raw, Singles, put_message, put_number, without};
 
 /// A stream's end: `status` as trailers.
 pub(super) fn trailers_of(status: &Status) -> HeaderMap {
@@ -71,7 +74,7 @@ pub(super) fn key_values(
             Box::pin(async move {
                 match frames.next().await {
                     Ok(Some(message)) => shared
-                        .opened(|with| with.with_key_values(&message, 2))
+                        .opened(|with| with.with_key_values(&message, leader_response::KV))
                         .await
                         .map(|message| held(framed(&message), frames.room()))
                         .map_err(|failure| trailers_of(&failure.status())),
@@ -124,7 +127,7 @@ pub(super) async fn range(
     parts: Vec<Vec<u8>>,
 ) -> Result<Response<Body>, Failure> {
     let fields = Singles::<9>::read(request)?;
-    let limit = fields.number(3)?;
+    let limit = fields.number(range::LIMIT)?;
     let mut parts = VecDeque::from(parts);
     let first = parts.pop_front().ok_or_else(Failure::malformed)?;
     let response = shim.send(Method::RangeStream, headers, single(&first)).await?;
@@ -137,11 +140,11 @@ pub(super) async fn range(
         headers: headers.clone(),
         parts,
         frames: Frames::of_etcd(body, MAX_ANSWERS, shim.memory.clone()),
-        keys_only: fields.flag(8)?,
-        counts_only: fields.flag(9)?,
+        keys_only: fields.flag(range::KEYS_ONLY)?,
+        counts_only: fields.flag(range::COUNT_ONLY)?,
         left: (limit > 0).then_some(limit),
         header: None,
-        revision: fields.number(4)?,
+        revision: fields.number(range::REVISION)?,
         count: 0,
     };
     let body = until_end(ranges, |ranges| {
@@ -173,45 +176,48 @@ impl Ranges {
     }
 
     async fn message(&mut self, message: &Bytes) -> Result<Option<Vec<u8>>, Failure> {
-        let part = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
+        let part = Singles::<1>::read(message)?.bytes(range_stream_response::RANGE_RESPONSE)?;
         let fields = Singles::<1>::read(part)?;
         let mut opened = if self.keys_only {
             part.to_vec()
         } else {
-            self.shim.shared.clone().opened(|with| with.with_key_values(part, 2)).await?
+            let shared = self.shim.shared.clone();
+            shared.opened(|with| with.with_key_values(part, range_response::KVS)).await?
         };
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(super::rewrite::kvs(part)?);
         }
-        if let Some(header) = fields.message(1)? {
-            let (count, more) = (numbered(part, 4)?, numbered(part, 3)? != 0);
+        if let Some(header) = fields.message(HEADER)? {
+            let count = numbered(part, range_response::COUNT)?;
+            let more = numbered(part, range_response::MORE)? != 0;
             self.count = self.count.saturating_add(count);
             if self.header.is_none() {
                 self.header = Some(message.slice_ref(header));
                 if self.revision == 0 {
-                    self.revision = Singles::<3>::read(header)?.number(3)?;
+                    self.revision = Singles::<3>::read(header)?.number(header::REVISION)?;
                 }
             }
             let rest = self.rest(more).await?;
             let mut kept = Vec::new();
-            without(&opened, &[1, 3, 4], &mut kept)?;
+            let rewritten = [HEADER, range_response::MORE, range_response::COUNT];
+            without(&opened, &rewritten, &mut kept)?;
             opened = match rest {
                 // Without keys the message would say that there are none.
                 Rest::Follows if kept.is_empty() => return Ok(None),
                 Rest::Follows => kept,
                 Rest::Ended { more } => {
                     let mut last = Vec::new();
-                    put_message(&mut last, 1, self.header.as_deref().unwrap_or_default());
+                    put_message(&mut last, HEADER, self.header.as_deref().unwrap_or_default());
                     last.extend_from_slice(&kept);
-                    put_number(&mut last, 3, i64::from(more));
-                    put_number(&mut last, 4, self.count);
+                    put_number(&mut last, range_response::MORE, i64::from(more));
+                    put_number(&mut last, range_response::COUNT, self.count);
                     last
                 }
             };
         }
         let mut out = Vec::new();
-        without(message, &[1], &mut out)?;
-        put_message(&mut out, 1, &opened);
+        without(message, &[range_stream_response::RANGE_RESPONSE], &mut out)?;
+        put_message(&mut out, range_stream_response::RANGE_RESPONSE, &opened);
         Ok(Some(out))
     }
 
@@ -219,17 +225,17 @@ impl Ranges {
     async fn rest(&mut self, more: bool) -> Result<Rest, Failure> {
         let Some(next) = self.parts.pop_front() else { return Ok(Rest::Ended { more }) };
         let mut request = Vec::new();
-        without(&next, &[3, 4, 9], &mut request)?;
-        put_number(&mut request, 4, self.revision);
+        without(&next, &[range::LIMIT, range::REVISION, range::COUNT_ONLY], &mut request)?;
+        put_number(&mut request, range::REVISION, self.revision);
         let full = self.left == Some(0) || more;
-        put_number(&mut request, 9, i64::from(full || self.counts_only));
+        put_number(&mut request, range::COUNT_ONLY, i64::from(full || self.counts_only));
         if full && !self.counts_only {
             let answer = self.shim.ask(Method::Range, &self.headers, &request).await?;
-            let count = numbered(&answer.message, 4)?;
+            let count = numbered(&answer.message, range_response::COUNT)?;
             self.count = self.count.saturating_add(count);
             return Ok(Rest::Ended { more: more || count > 0 });
         }
-        put_number(&mut request, 3, self.left.unwrap_or(0));
+        put_number(&mut request, range::LIMIT, self.left.unwrap_or(0));
         let response = self.shim.send(Method::RangeStream, &self.headers, single(&request)).await?;
         if let Some(status) = Status::from_header_map(response.headers()) {
             return Err(status.into());
@@ -248,7 +254,7 @@ enum Rest {
 
 /// The number in field `number` of a `RangeResponse`.
 fn numbered(message: &[u8], number: u64) -> Result<i64, Failure> {
-    let mut fields = crate::protobuf::Raw::new(message);
+    let mut fields = Raw::new(message);
     while let Some((at, field, _)) = fields.next()? {
         if at == number {
             return Ok(field.int64()?);

@@ -1,9 +1,13 @@
 //! What a request is about, for those who decide on it or write it to a log.
 
 use super::method::Method;
-use super::service::Parsed;
-use crate::protobuf::Malformed;
-use crate::protobuf::{Raw, Singles, put_number};
+use super::upstream::Parsed;
+use crate::protobuf::fields::{
+    HEADER, alarm, campaign, compaction, compare, downgrade, grant_permission, header, leader_key,
+    lease_grant, lease_grant_response, lease_time_to_live, lease_time_to_live_response, member_add,
+    member_update, named, op, permission, proclaim, put, range, txn, unlock, watch, watch_create,
+};
+use crate::protobuf::{Malformed, Raw, Singles, put_number};
 
 /// A key, or a range of keys, that a request reads or writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,60 +62,43 @@ impl About {
     /// When a message is malformed; a message that was parsed is not.
     pub(crate) fn of(request: &Parsed) -> Result<Self, Malformed> {
         let (mut about, message) = (Self::default(), &request.message[..]);
-        let keys = &mut about.keys;
         match request.method {
-            Method::Range | Method::RangeStream => range(message, 4, keys)?,
-            Method::DeleteRange => range(message, 0, keys)?,
-            Method::Put => put(message, keys, &mut about.leases)?,
-            Method::Unlock => key(message, keys)?,
-            Method::Txn => txn(message, keys, &mut about.leases)?,
-            Method::Watch => {
-                let fields = Singles::<3>::read(message)?;
-                if let Some(create) = fields.message(1)? {
-                    range(create, 3, keys)?;
-                    for one in keys.iter_mut().filter(|one| one.key.is_empty()) {
-                        // As etcd reads it (`server/etcdserver/api/v3rpc/watch.go`).
-                        one.key = vec![0];
-                    }
-                }
-            }
+            Method::Txn => about.txn(message)?,
+            Method::Put => about.put(message)?,
+            Method::Range | Method::RangeStream => about.range(message, Some(range::REVISION))?,
+            Method::DeleteRange => about.range(message, None)?,
+            Method::Unlock => about.key(Singles::<1>::read(message)?.bytes(unlock::KEY)?),
+            Method::Watch => about.watch(message)?,
             Method::Campaign | Method::Lock => {
                 let fields = Singles::<2>::read(message)?;
-                keys.push(Touched::below(fields.bytes(1)?));
-                about.leases.extend(Some(fields.number(2)?).filter(|lease| *lease != 0));
+                about.keys.push(Touched::below(fields.bytes(campaign::NAME)?));
+                about.attach(fields.number(campaign::LEASE)?);
             }
             Method::Leader | Method::Observe => {
-                keys.push(Touched::below(Singles::<1>::read(message)?.bytes(1)?));
+                let name = Singles::<1>::read(message)?.bytes(campaign::NAME)?;
+                about.keys.push(Touched::below(name));
             }
             Method::Proclaim | Method::Resign => {
-                let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
+                let leader = Singles::<1>::read(message)?.bytes(proclaim::LEADER)?;
                 let fields = Singles::<4>::read(leader)?;
-                keys.push(Touched::new(fields.bytes(2)?, &[], 0));
+                about.key(fields.bytes(leader_key::KEY)?);
                 // etcd keeps this lease alive, and attaches the key to it (`v3election/election.go`).
-                about.leases.extend(Some(fields.number(4)?).filter(|lease| *lease != 0));
+                about.attach(fields.number(leader_key::LEASE)?);
             }
             Method::LeaseRevoke | Method::LeaseKeepAlive | Method::LeaseTimeToLive => {
-                let lease = Singles::<1>::read(message)?.number(1)?;
+                let lease = Singles::<1>::read(message)?.number(lease_time_to_live::ID)?;
                 about.leases.push(lease);
                 about.subject = Some(format!("lease {lease:x}"));
             }
             Method::LeaseGrant => {
-                let lease = Singles::<2>::read(message)?.number(2)?;
+                let lease = Singles::<2>::read(message)?.number(lease_grant::ID)?;
                 about.subject = (lease != 0).then(|| format!("lease {lease:x}"));
             }
             Method::RoleGrantPermission | Method::RoleRevokePermission => {
-                let fields = Singles::<3>::read(message)?;
-                let granted = match request.method {
-                    Method::RoleGrantPermission => {
-                        Singles::<3>::read(fields.message(2)?.unwrap_or_default())?
-                    }
-                    _ => fields,
-                };
-                keys.push(Touched::new(granted.bytes(2)?, granted.bytes(3)?, 0));
-                about.subject = subject(request.method, message)?;
+                about.permission(request.method, message)?;
             }
             Method::Compact | Method::HashKv => {
-                about.revision = Some(Singles::<1>::read(message)?.number(1)?);
+                about.revision = Some(Singles::<1>::read(message)?.number(compaction::REVISION)?);
             }
             method => about.subject = subject(method, message)?,
         }
@@ -119,6 +106,79 @@ impl About {
             about.subject = attached(&about.leases);
         }
         Ok(about)
+    }
+
+    fn key(&mut self, key: &[u8]) {
+        self.keys.push(Touched::new(key, &[], 0));
+    }
+
+    fn attach(&mut self, lease: i64) {
+        self.leases.extend((lease != 0).then_some(lease));
+    }
+
+    fn put(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let fields = Singles::<3>::read(message)?;
+        self.key(fields.bytes(put::KEY)?);
+        self.attach(fields.number(put::LEASE)?);
+        Ok(())
+    }
+
+    /// Of a request for a range, with the field that holds the revision it asks for.
+    fn range(&mut self, message: &[u8], revision: Option<u64>) -> Result<(), Malformed> {
+        let fields = Singles::<4>::read(message)?;
+        let (key, end) = (fields.bytes(range::KEY)?, fields.bytes(range::RANGE_END)?);
+        let revision = revision.map_or(Ok(0), |number| fields.number(number))?;
+        self.keys.push(Touched::new(key, end, revision));
+        Ok(())
+    }
+
+    fn txn(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let mut fields = Raw::new(message);
+        while let Some((number, field, _)) = fields.next()? {
+            if number == txn::COMPARE {
+                let fields = Singles::<64>::read(field.bytes()?)?;
+                let (key, end) = (fields.bytes(compare::KEY)?, fields.bytes(compare::RANGE_END)?);
+                self.keys.push(Touched::new(key, end, 0));
+                continue;
+            }
+            let fields = Singles::<4>::read(field.bytes()?)?;
+            for kind in op::RANGE..=op::TXN {
+                match (kind, fields.message(kind)?) {
+                    (op::RANGE, Some(op)) => self.range(op, Some(range::REVISION))?,
+                    (op::PUT, Some(op)) => self.put(op)?,
+                    (op::DELETE_RANGE, Some(op)) => self.range(op, None)?,
+                    (_, Some(op)) => self.txn(op)?,
+                    (_, None) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let Some(create) = Singles::<3>::read(message)?.message(watch::CREATE)? else {
+            return Ok(());
+        };
+        self.range(create, Some(watch_create::START_REVISION))?;
+        for one in self.keys.iter_mut().filter(|one| one.key.is_empty()) {
+            // As etcd reads it (`server/etcdserver/api/v3rpc/watch.go`).
+            one.key = vec![0];
+        }
+        Ok(())
+    }
+
+    fn permission(&mut self, method: Method, message: &[u8]) -> Result<(), Malformed> {
+        let fields = Singles::<3>::read(message)?;
+        let permission = match method {
+            Method::RoleGrantPermission => {
+                Singles::<3>::read(fields.bytes(grant_permission::PERMISSION)?)?
+            }
+            _ => fields,
+        };
+        let key = permission.bytes(permission::KEY)?;
+        self.keys.push(Touched::new(key, permission.bytes(permission::RANGE_END)?, 0));
+        self.subject = subject(method, message)?;
+        Ok(())
     }
 }
 
@@ -153,75 +213,35 @@ fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> 
         | Method::UserAdd
         | Method::UserGet
         | Method::UserDelete
-        | Method::UserChangePassword => format!("user {}", text(1)?),
+        | Method::UserChangePassword => format!("user {}", text(named::NAME)?),
         Method::UserGrantRole | Method::UserRevokeRole => {
-            format!("user {} role {}", text(1)?, text(2)?)
+            format!("user {} role {}", text(named::NAME)?, text(named::ROLE)?)
         }
         Method::RoleAdd | Method::RoleGet | Method::RoleDelete | Method::RoleRevokePermission => {
-            format!("role {}", text(1)?)
+            format!("role {}", text(named::NAME)?)
         }
-        Method::RoleGrantPermission => format!("role {}", text(1)?),
+        Method::RoleGrantPermission => format!("role {}", text(named::NAME)?),
         Method::MemberRemove
         | Method::MemberUpdate
         | Method::MemberPromote
-        | Method::MoveLeader => member(1)?,
-        Method::MemberAdd => format!("member at {}", text(1)?),
+        | Method::MoveLeader => member(member_update::ID)?,
+        Method::MemberAdd => format!("member at {}", text(member_add::PEER_URLS)?),
         Method::Alarm => {
             let action = ["get", "activate", "deactivate"];
-            let action = usize::try_from(fields.number(1)?).ok().and_then(|at| action.get(at));
+            let action =
+                usize::try_from(fields.number(alarm::ACTION)?).ok().and_then(|at| action.get(at));
             format!("alarm {}", action.unwrap_or(&"?"))
         }
-        Method::Downgrade => format!("version {}", text(2)?),
+        Method::Downgrade => format!("version {}", text(downgrade::VERSION)?),
         _ => return Ok(None),
     }))
-}
-
-fn put(message: &[u8], found: &mut Vec<Touched>, leases: &mut Vec<i64>) -> Result<(), Malformed> {
-    let fields = Singles::<3>::read(message)?;
-    found.push(Touched::new(fields.bytes(1)?, &[], 0));
-    leases.extend(Some(fields.number(3)?).filter(|lease| *lease != 0));
-    Ok(())
-}
-
-fn key(message: &[u8], found: &mut Vec<Touched>) -> Result<(), Malformed> {
-    found.push(Touched::new(Singles::<1>::read(message)?.bytes(1)?, &[], 0));
-    Ok(())
-}
-
-fn range(message: &[u8], revision: usize, found: &mut Vec<Touched>) -> Result<(), Malformed> {
-    let fields = Singles::<4>::read(message)?;
-    let revision = if revision == 0 { 0 } else { fields.number(revision)? };
-    found.push(Touched::new(fields.bytes(1)?, fields.bytes(2)?, revision));
-    Ok(())
-}
-
-fn txn(message: &[u8], found: &mut Vec<Touched>, leases: &mut Vec<i64>) -> Result<(), Malformed> {
-    let mut fields = Raw::new(message);
-    while let Some((number, field, _)) = fields.next()? {
-        if number == 1 {
-            let fields = Singles::<64>::read(field.bytes()?)?;
-            found.push(Touched::new(fields.bytes(3)?, fields.bytes(64)?, 0));
-            continue;
-        }
-        let op = Singles::<4>::read(field.bytes()?)?;
-        for kind in 1..=4 {
-            match (kind, op.message(kind)?) {
-                (1, Some(op)) => range(op, 4, found)?,
-                (2, Some(op)) => put(op, found, leases)?,
-                (3, Some(op)) => range(op, 0, found)?,
-                (_, Some(op)) => txn(op, found, leases)?,
-                (_, None) => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The keys of a lease, and whether it is there, in a `LeaseTimeToLiveResponse`.
 pub(crate) fn lease_keys(answer: &[u8]) -> Result<Vec<Touched>, Malformed> {
     let (mut keys, mut fields) = (Vec::new(), Raw::new(answer));
     while let Some((number, field, _)) = fields.next()? {
-        if number == 5 {
+        if number == lease_time_to_live_response::KEYS {
             keys.push(Touched::new(field.bytes()?, &[], 0));
         }
     }
@@ -231,25 +251,26 @@ pub(crate) fn lease_keys(answer: &[u8]) -> Result<Vec<Touched>, Malformed> {
 /// A `LeaseTimeToLiveRequest` for a lease and its keys.
 pub(crate) fn time_to_live(lease: i64) -> Vec<u8> {
     let mut request = Vec::new();
-    put_number(&mut request, 1, lease);
-    put_number(&mut request, 2, 1);
+    put_number(&mut request, lease_time_to_live::ID, lease);
+    put_number(&mut request, lease_time_to_live::KEYS, 1);
     request
 }
 
 /// The revision in an answer's header.
 pub(crate) fn revision_of(answer: &[u8]) -> Option<i64> {
-    let header = Singles::<1>::read(answer).ok()?.message(1).ok()??;
-    Singles::<3>::read(header).ok()?.number(3).ok().filter(|revision| *revision > 0)
+    let header = Singles::<1>::read(answer).ok()?.message(HEADER).ok()??;
+    let revision = Singles::<3>::read(header).ok()?.number(header::REVISION).ok();
+    revision.filter(|revision| *revision > 0)
 }
 
 /// What the log calls the lease that a `LeaseGrantResponse` grants.
 pub(crate) fn granted(answer: &[u8]) -> Option<String> {
-    let lease = Singles::<2>::read(answer).ok()?.number(2).ok()?;
+    let lease = Singles::<2>::read(answer).ok()?.number(lease_grant_response::ID).ok()?;
     Some(format!("lease {lease:x}"))
 }
 
-/// The name in an `AuthenticateRequest`, or with `field` 2 the token in the answer to it.
-pub(crate) fn text_of(message: &[u8], field: usize) -> Option<String> {
+/// The text in one of the first two fields of a message, such as a user's name.
+pub(crate) fn text_of(message: &[u8], field: u64) -> Option<String> {
     let bytes = Singles::<2>::read(message).ok()?.bytes(field).ok()?;
     Some(String::from_utf8_lossy(bytes).into_owned())
 }

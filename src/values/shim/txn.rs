@@ -16,6 +16,7 @@ use super::scope::Scope;
 use super::status::Failure;
 #[cfg(feature = "proxy")]
 use crate::protobuf::Malformed;
+use crate::protobuf::fields::{op, txn, txn_response};
 use crate::protobuf::{Raw, Singles, put_message, put_number};
 
 /// Transactions within transactions, at most. etcd has no limit but that of a request's size.
@@ -44,8 +45,8 @@ impl Txn {
         let mut fields = Raw::new(request);
         while let Some((number, field, _)) = fields.next()? {
             match number {
-                1 => compares.push(Compare::read(field.bytes()?)?),
-                2 => success.push(Op::read(rewriter, field.bytes()?)?),
+                txn::COMPARE => compares.push(Compare::read(field.bytes()?)?),
+                txn::SUCCESS => success.push(Op::read(rewriter, field.bytes()?)?),
                 _ => failure.push(Op::read(rewriter, field.bytes()?)?),
             }
         }
@@ -117,8 +118,8 @@ impl Txn {
         let never = all.first().ok_or_else(Failure::malformed)?.never();
         let check = |ops: &[Op]| {
             let mut request = Vec::new();
-            put_message(&mut request, 1, &never);
-            ops.iter().for_each(|op| op.put_unrun(&mut request, 2));
+            put_message(&mut request, txn::COMPARE, &never);
+            ops.iter().for_each(|op| op.put_unrun(&mut request, txn::SUCCESS));
             padded(request, 1, &never, needs)
         };
         Ok(vec![check(&self.success)?, check(&self.failure)?])
@@ -127,9 +128,11 @@ impl Txn {
     /// It, as etcd is to look at it and never to run it.
     pub(super) fn unrun(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.compares.iter().for_each(|compare| put_message(&mut out, 1, &compare.never()));
-        self.success.iter().for_each(|op| op.put_unrun(&mut out, 2));
-        self.failure.iter().for_each(|op| op.put_unrun(&mut out, 3));
+        for compare in &self.compares {
+            put_message(&mut out, txn::COMPARE, &compare.never());
+        }
+        self.success.iter().for_each(|op| op.put_unrun(&mut out, txn::SUCCESS));
+        self.failure.iter().for_each(|op| op.put_unrun(&mut out, txn::FAILURE));
         out
     }
 
@@ -173,19 +176,21 @@ impl Txn {
     pub(super) fn encode(&self, never: &[u8], whole: bool) -> Vec<u8> {
         let mut out = Vec::new();
         let Some(verdict) = self.verdict else {
-            self.compares.iter().for_each(|compare| put_message(&mut out, 1, compare.raw()));
-            self.success.iter().for_each(|op| op.put(&mut out, 2, never, whole));
-            self.failure.iter().for_each(|op| op.put(&mut out, 3, never, whole));
+            for compare in &self.compares {
+                put_message(&mut out, txn::COMPARE, compare.raw());
+            }
+            self.success.iter().for_each(|op| op.put(&mut out, txn::SUCCESS, never, whole));
+            self.failure.iter().for_each(|op| op.put(&mut out, txn::FAILURE, never, whole));
             return out;
         };
         let (chosen, other) = self.chosen(verdict);
-        chosen.iter().for_each(|op| op.put(&mut out, 2, never, whole));
+        chosen.iter().for_each(|op| op.put(&mut out, txn::SUCCESS, never, whole));
         if whole && !other.is_empty() {
-            let (mut unchosen, mut op) = (Vec::new(), Vec::new());
-            put_message(&mut unchosen, 1, never);
-            other.iter().for_each(|op| op.put(&mut unchosen, 2, never, whole));
-            put_message(&mut op, 4, &unchosen);
-            put_message(&mut out, 3, &op);
+            let (mut unchosen, mut nested) = (Vec::new(), Vec::new());
+            put_message(&mut unchosen, txn::COMPARE, never);
+            other.iter().for_each(|op| op.put(&mut unchosen, txn::SUCCESS, never, whole));
+            put_message(&mut nested, op::TXN, &unchosen);
+            put_message(&mut out, txn::FAILURE, &nested);
         }
         out
     }
@@ -203,29 +208,30 @@ impl Txn {
         let mut out = Vec::with_capacity(response.len());
         let mut fields = Raw::new(response);
         while let Some((number, _, raw)) = fields.next()? {
-            if !matches!(number, 2 | 3) {
+            if !matches!(number, txn_response::SUCCEEDED | txn_response::RESPONSES) {
                 out.extend_from_slice(raw);
             }
         }
         let succeeded = match self.verdict {
             Some(verdict) => verdict,
-            None => Singles::<2>::read(response)?.flag(2)?,
+            None => took_effect(response)?,
         };
-        put_number(&mut out, 2, i64::from(succeeded));
-        put_answers(self.chosen(succeeded).0, &responses(response)?, rewriter, &mut out, 3)?;
+        put_number(&mut out, txn_response::SUCCEEDED, i64::from(succeeded));
+        let (chosen, responses) = (self.chosen(succeeded).0, responses(response)?);
+        put_answers(chosen, &responses, rewriter, &mut out, txn_response::RESPONSES)?;
         Ok(out)
     }
 }
 
 /// Whether etcd ran a [`Guarded`] one, of which this is the answer; otherwise another client was faster.
 pub(super) fn took_effect(response: &[u8]) -> Result<bool, Failure> {
-    Ok(Singles::<2>::read(response)?.flag(2)?)
+    Ok(Singles::<2>::read(response)?.flag(txn_response::SUCCEEDED)?)
 }
 
 /// `request`, which has no comparisons, if all `guards` hold.
 fn guarded(guards: &[Vec<u8>], request: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    guards.iter().for_each(|guard| put_message(&mut out, 1, guard));
+    guards.iter().for_each(|guard| put_message(&mut out, txn::COMPARE, guard));
     out.extend_from_slice(request);
     out
 }
@@ -238,7 +244,7 @@ fn padded(request: Vec<u8>, own: usize, with: &[u8], needs: usize) -> Result<Vec
         return Ok(request);
     }
     let mut out = Vec::new();
-    (own..wanted).for_each(|_| put_message(&mut out, 1, with));
+    (own..wanted).for_each(|_| put_message(&mut out, txn::COMPARE, with));
     out.extend(request);
     Ok(out)
 }
@@ -256,13 +262,13 @@ fn measures(request: &[u8]) -> Result<(usize, usize), Failure> {
     while let Some((number, field, _)) = fields.next()? {
         let [compares, success, failure] = &mut counts;
         let count = match number {
-            1 => compares,
-            2 => success,
+            txn::COMPARE => compares,
+            txn::SUCCESS => success,
             _ => failure,
         };
         *count = count.saturating_add(1);
-        if number != 1
-            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(4)?
+        if number != txn::COMPARE
+            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(op::TXN)?
         {
             within = within.max(need(txn)?);
         }
@@ -276,8 +282,8 @@ pub(super) fn parts(request: &[u8]) -> Result<usize, Malformed> {
     let (mut count, mut fields) = (0_usize, Raw::new(request));
     while let Some((number, field, _)) = fields.next()? {
         count = count.saturating_add(1);
-        if number != 1
-            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(4)?
+        if number != txn::COMPARE
+            && let Some(txn) = Singles::<4>::read(field.bytes()?)?.message(op::TXN)?
         {
             count = count.saturating_add(parts(txn)?);
         }
@@ -289,7 +295,7 @@ pub(super) fn parts(request: &[u8]) -> Result<usize, Malformed> {
 pub(super) fn responses(response: &[u8]) -> Result<Vec<&[u8]>, Failure> {
     let (mut ops, mut fields) = (Vec::new(), Raw::new(response));
     while let Some((number, field, _)) = fields.next()? {
-        if number == 3 {
+        if number == txn_response::RESPONSES {
             ops.push(field.bytes()?);
         }
     }

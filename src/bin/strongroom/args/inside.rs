@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 
 use clap::Args;
+use strongroom::settings::ValueSettings;
 
-use super::{NamespaceArgs, Which};
+use super::Which;
 
 /// Parts of a key that can make a group.
 const DEPTHS: RangeInclusive<i64> = 1..=16;
@@ -47,7 +48,7 @@ pub(crate) struct GetArgs {
     #[arg(long, requires = "show_value")]
     pub(crate) as_stored: bool,
     #[command(flatten)]
-    pub(crate) namespace: NamespaceArgs,
+    pub(crate) values: ValueSettings,
 }
 
 /// `history`

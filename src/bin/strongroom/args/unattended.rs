@@ -1,18 +1,16 @@
 //! What keeps a repository in order: `copy`, `prune`.
 
 use clap::Args;
-use serde::Deserialize;
-use strongroom::backup::Retention;
+use strongroom::backup::{CopySettings, Retention};
 use strongroom::format::SnapshotId;
-
-use crate::duration::Span;
+use strongroom::values::DEFAULT_PREFIX;
 
 /// `prune`
 #[derive(Args)]
 #[group(id = "instead", multiple = false, args = ["remove", "undo", "pin", "unpin"])]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
-    pub(crate) keep: KeepArgs,
+    pub(crate) keep: Retention,
     /// Print the plan, and do nothing
     #[arg(long, conflicts_with_all = ["undo", "pin", "unpin"])]
     pub(crate) dry_run: bool,
@@ -30,60 +28,13 @@ pub(crate) struct PruneArgs {
     pub(crate) unpin: Option<SnapshotId>,
 }
 
-/// What to keep; in the configuration file the table `prune`.
-#[derive(Args, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[command(next_help_heading = "What to keep")]
-pub(crate) struct KeepArgs {
-    /// The newest N
-    #[arg(long, value_name = "N")]
-    keep_last: Option<u32>,
-    /// The newest of each of the last N hours that have any
-    #[arg(long, value_name = "N")]
-    keep_hourly: Option<u32>,
-    /// The newest of each of the last N days that have any
-    #[arg(long, value_name = "N")]
-    keep_daily: Option<u32>,
-    /// The newest of each of the last N weeks that have any
-    #[arg(long, value_name = "N")]
-    keep_weekly: Option<u32>,
-    /// The newest of each of the last N months that have any
-    #[arg(long, value_name = "N")]
-    keep_monthly: Option<u32>,
-    /// The newest of each of the last N years that have any
-    #[arg(long, value_name = "N")]
-    keep_yearly: Option<u32>,
-    /// All that are at most so much older than the newest, such as 14d
-    #[arg(long, value_name = "SPAN")]
-    keep_within: Option<Span>,
-    /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
-    #[arg(long, value_name = "SPAN")]
-    pub(crate) grace: Option<Span>,
-}
-
-impl KeepArgs {
-    pub(crate) fn retention(&self) -> Retention {
-        let mut retention = Retention::default();
-        retention.last = self.keep_last.unwrap_or_default();
-        retention.hourly = self.keep_hourly.unwrap_or_default();
-        retention.daily = self.keep_daily.unwrap_or_default();
-        retention.weekly = self.keep_weekly.unwrap_or_default();
-        retention.monthly = self.keep_monthly.unwrap_or_default();
-        retention.yearly = self.keep_yearly.unwrap_or_default();
-        retention.within = self.keep_within.map(|span| span.0);
-        retention.grace = self.grace.map(|span| span.0);
-        retention
-    }
-}
-
 /// `copy`
 #[derive(Args)]
 pub(crate) struct CopyArgs {
     /// Snapshots to copy [default: all, or those of --cluster]
     pub(crate) ids: Vec<String>,
-    /// The second repository; created if there is none
-    #[arg(long, value_name = "URL")]
-    pub(crate) to: Option<String>,
+    #[command(flatten)]
+    pub(crate) copy: CopySettings,
     /// Do not test that the second store never overwrites an object
     #[arg(long)]
     pub(crate) trust_store: bool,
@@ -106,6 +57,12 @@ pub(crate) struct SetupAuthArgs {
     #[arg(long, value_name = "NAME", default_value = "strongroom-proxy")]
     pub(crate) proxy_user: String,
     /// The proxy's --reserved-prefix
-    #[arg(long, value_name = "PREFIX", default_value = "/strongroom/")]
+    #[arg(
+        id = "values.reserved_prefix",
+        long = "reserved-prefix",
+        value_name = "PREFIX",
+        env = "STRONGROOM_RESERVED_PREFIX",
+        default_value = DEFAULT_PREFIX
+    )]
     pub(crate) reserved_prefix: String,
 }

@@ -4,31 +4,34 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strongroom::agent::{self, AgentOptions, OpenReplica, Places, Schedule, Schedules, listen};
+use strongroom::agent::{self, AgentOptions, OpenReplica, Places, listen};
+use strongroom::settings::AgentSettings;
 use strongroom::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::Context;
-use super::copy::replica;
+use crate::args::Command;
 use crate::log;
-use crate::settings::Settings;
+use crate::output::Output;
+use crate::settings::{Mistake, parse};
+use crate::usage;
 
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let first = options(context)?;
-    let config = &context.settings.agent;
-    let listener = match &config.listen {
+    let settings = read()?;
+    let listener = match &settings.listen {
         None => None,
         Some(address) => Some(listen(address).await?),
     };
-    log::begin(config.log)?;
+    log::begin(settings.log)?;
     let (sender, changes) = watch::channel(Arc::new(first));
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
     let reload = async {
         while hangup.recv().await.is_some() {
             notify(&[sd_notify::NotifyState::Reloading]);
-            match again(context).and_then(|context| options(&context)) {
+            match options(context) {
                 Ok(again) if again.cluster == sender.borrow().cluster => {
                     sender.send_replace(Arc::new(again));
                 }
@@ -80,64 +83,72 @@ async fn watchdog() {
     }
 }
 
-/// The same, with the settings read again.
-fn again(context: &Context) -> Result<Context> {
-    Ok(Context {
-        global: context.global.clone(),
-        settings: Settings::resolve(context.global.clone())?,
-        output: context.output,
-        control: context.control.clone(),
-        stop: context.stop.clone(),
-    })
+/// The settings as they are now.
+fn read() -> Result<AgentSettings> {
+    let args: Vec<_> = std::env::args_os().collect();
+    let parsed = parse(usage::command(), &args).map_err(|mistake| match mistake {
+        Mistake::Set(error) => error,
+        Mistake::Typed(error) => Error::usage(error.to_string()),
+    })?;
+    match parsed.cli.command {
+        Command::Agent(mut settings) => {
+            settings.common = parsed.cli.global.common;
+            Ok(*settings)
+        }
+        _ => Err(Error::usage("another command")),
+    }
 }
 
 fn options(context: &Context) -> Result<AgentOptions> {
-    let (settings, config) = (&context.settings, &context.settings.agent);
-    let or = |schedule: &Option<Schedule>, otherwise: &str| {
-        schedule.clone().map_or_else(|| otherwise.parse(), Ok)
-    };
-    let retention = settings.prune.retention();
-    if config.prune.is_some() && retention.is_empty() {
-        return Err(Error::usage("configuration: agent.prune without any prune.keep_…"));
+    let settings = Arc::new(read()?);
+    let common = &settings.common;
+    if settings.schedules.prune.is_some() && settings.retention.is_empty() {
+        return Err(Error::usage("agent.prune is set, and none of prune.keep_…")
+            .hint("say what to keep, such as keep_daily = 14 in [prune]"));
     }
     // Whatever is wrong with them is to be said now, not at night.
-    settings.repository_url()?;
-    settings.etcd()?;
-    if settings.master_keys.is_empty() {
-        return Err(Error::usage("no master key given").hint("name one in the configuration file"));
-    }
+    common.repository_url()?;
+    common.etcd()?;
+    common.check_keys()?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let own = Arc::new(again(context)?);
-    let (places, second, etcd) = (Arc::clone(&own), Arc::clone(&own), own);
+    let output = context.output;
+    let (places, second, etcd) =
+        (Arc::clone(&settings), Arc::clone(&settings), Arc::clone(&settings));
     let replica: OpenReplica = Box::new(move |source| {
-        let context = Arc::clone(&second);
-        Box::pin(async move { Ok(replica(&source, None, false, &context).await?.0) })
+        let settings = Arc::clone(&second);
+        Box::pin(async move {
+            Ok(settings.common.open_replica(&settings.copy, &source, false).await?.repository)
+        })
     });
+    let mut backup = settings.backup.clone();
+    backup.cluster = common.cluster.clone().unwrap_or_default();
     Ok(AgentOptions {
-        cluster: settings.cluster.clone().unwrap_or_default(),
-        name: config.name.clone().unwrap_or(host),
+        cluster: backup.cluster.clone(),
+        name: settings.name.clone().unwrap_or(host),
         places: Box::new(move || {
-            let context = Arc::clone(&places);
-            Box::pin(async move { open(&context).await })
+            let settings = Arc::clone(&places);
+            Box::pin(async move { open(&settings, output).await })
         }),
         replica: settings.copy.url.is_some().then_some(replica),
-        etcd: Box::new(move || etcd.settings.etcd()),
-        backup: settings.backup_options(),
-        retention,
-        schedules: Schedules {
-            backup: or(&config.backup, "0 * * * *")?,
-            prune: config.prune.clone(),
-            verify: config.verify.clone(),
-            verify_all: config.verify_all.clone(),
-            drill: config.drill.clone(),
-        },
-        jitter: config.jitter.map(|span| span.0).unwrap_or_default(),
-        drill_etcd: config.etcd.clone().unwrap_or_else(|| "etcd".into()),
+        etcd: Box::new(move || etcd.common.etcd()),
+        backup,
+        retention: settings.retention.clone(),
+        schedules: settings.schedules.clone(),
+        jitter: settings.jitter.unwrap_or_default(),
+        drill_etcd: settings.drill.etcd.clone(),
     })
 }
 
-async fn open(context: &Context) -> Result<Places> {
-    let repository = context.swept_repository().await?;
-    let keys = context.needed_keys(&repository).await?;
-    Ok(Places { repository, keys })
+async fn open(settings: &AgentSettings, output: Output) -> Result<Places> {
+    let opened = settings.common.open_repository().await?;
+    opened.warnings.iter().for_each(|warning| output.warn(warning));
+    if let Err(error) = opened.sweep().await {
+        output.warn(&format!("leftovers of killed backups stay: {error}"));
+    }
+    let ask = || {
+        Err(Error::usage("a passphrase is needed")
+            .hint("set STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND"))
+    };
+    let keys = settings.common.open_keys(&opened.repository, ask).await?;
+    Ok(Places { repository: opened.repository, keys })
 }

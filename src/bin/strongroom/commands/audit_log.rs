@@ -14,8 +14,8 @@ use crate::output;
 
 pub(super) async fn run(command: AuditCommand, context: &Context) -> Result<ExitCode> {
     match command {
-        AuditCommand::Verify { file } => {
-            let report = verify(&files(&file)?, &*masters(context).await?)?;
+        AuditCommand::Verify { file, keys } => {
+            let report = verify(&files(&file)?, &*masters(&keys, context).await?)?;
             let findings: Vec<_> = report
                 .findings
                 .iter()

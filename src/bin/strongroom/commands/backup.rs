@@ -16,19 +16,12 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         Some(path) => Source::File(path),
         None => Source::Etcd(settings.etcd()?),
     };
-    let mut options = settings.backup_options();
-    options.level = args.level.unwrap_or(options.level);
-    options.suite = args.suite.unwrap_or(options.suite);
+    let mut options = args.options;
+    options.cluster = settings.cluster.clone().unwrap_or_default();
     options.compare_members = !args.no_compare;
     options.taken = args.taken.map(|time| {
         UNIX_EPOCH + Duration::from_millis(time.as_millisecond().max(0).unsigned_abs())
     });
-    if !args.include.is_empty() {
-        options.include = args.include;
-    }
-    if let Some(mib) = args.read_ahead {
-        options.read_ahead = (mib as usize) << 20;
-    }
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;

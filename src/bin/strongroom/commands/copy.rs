@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use strongroom::backup::{CopyReport, copy, open_replica};
+use strongroom::backup::{CopyReport, copy};
 use strongroom::keys::KeySet;
-use strongroom::store::{Repository, RepositoryUrl, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -21,10 +20,12 @@ struct Document<'a> {
 
 pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let source = context.repository().await?;
-    let (target, url) = replica(&source, args.to.as_deref(), args.trust_store, context).await?;
+    let opened = context.settings.open_replica(&args.copy, &source, args.trust_store).await?;
+    opened.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let (target, url) = (opened.repository, opened.url);
     let mut keys = context.master_keys(&source).await?;
+    // Keys that only open cannot tell what counts.
     if !keys.can_vouch() {
-        // Keys that only open cannot tell what counts.
         keys = KeySet::new();
     }
     let ids = context.find_all(&source, &keys, &args.ids).await?;
@@ -58,24 +59,4 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     }
     Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are damaged", report.failed.len()))
         .hint("`strongroom verify` shows what is wrong with each"))
-}
-
-/// The second repository, which is made if it is not there.
-pub(super) async fn replica(
-    source: &Repository,
-    to: Option<&str>,
-    trust_store: bool,
-    context: &Context,
-) -> Result<(Repository, RepositoryUrl)> {
-    let config = &context.settings.copy;
-    let url: RepositoryUrl = to
-        .or(config.url.as_deref())
-        .ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?
-        .parse()?;
-    create_directory(&url)?;
-    let connected = connect(&url, config.options.as_ref().unwrap_or(&context.settings.options))?;
-    connected.warnings.iter().for_each(|warning| context.output.warn(warning));
-    let named = |error: Error| error.context(format!("repository {url}"));
-    let (target, _) = open_replica(source, connected.store, trust_store).await.map_err(named)?;
-    Ok((target, url))
 }

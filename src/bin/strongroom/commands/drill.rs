@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{DrillOptions, DrillReport, ListedReport, drill, reports, store_report};
+use strongroom::backup::{DrillReport, ListedReport, drill, reports, store_report};
 use strongroom::format::{CheckOutcome, Report, ReportOutcome};
 use strongroom::{ErrorKind, Result};
 
@@ -17,13 +17,9 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
     let id = args.id.unwrap_or_else(|| "latest".into());
     let which = Which { id, before: args.before, accept_untrusted: false };
     let id = context.find(&repository, &mut keys, &which).await?;
-    let default = DrillOptions::default();
-    let options = DrillOptions {
-        etcd: args.etcd.unwrap_or(default.etcd),
-        dir: args.scratch_dir,
-        live: Some(context.settings.etcd()?),
-        allow_untested: context.settings.allow_untested_etcd(),
-    };
+    let mut options = args.options;
+    options.live = Some(context.settings.etcd()?);
+    options.allow_untested = context.settings.etcd.allow_untested;
     let drilled = drill(&repository, &keys, id, &options, &context.control).await?;
     let stored = store_report(&repository, &keys, &drilled.report).await?;
     let DrillReport { report, recovery, .. } = &drilled;

@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::crypto::{Argon2Cost, system_rng};
-use strongroom::custody::{MasterKeyUri, create_passphrase_key, passphrase_keys};
-
+use strongroom::custody::{create_passphrase_key, passphrase_keys};
 use strongroom::store::{Probe, Repository, connect, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -14,20 +13,18 @@ use crate::args::InitArgs;
 use crate::secrets::{Passphrase, passphrase};
 
 pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
-    let url = context.settings.repository_url()?;
+    let url = context.settings.repository_url()?.clone();
     // Asked before anything is created, so that a mistyped one leaves nothing behind.
-    let keys = &context.settings.master_keys;
-    if keys.iter().any(|key| matches!(key, MasterKeyUri::Passphrase(Some(_)))) {
+    let mut passphrases = context.settings.passphrases();
+    let bare = context.settings.passphrases().any(|named| named.is_none());
+    if passphrases.any(|named| named.is_some()) {
         return Err(Error::usage("init makes a passphrase key of its own")
             .hint("give `--master-key passphrase` without an id; init prints the id"));
     }
-    let word = if keys.contains(&MasterKeyUri::Passphrase(None)) {
-        Some(passphrase(Passphrase::New)?)
-    } else {
-        None
-    };
+    let word =
+        if bare { Some(passphrase(Passphrase::New, &context.settings.passphrase)?) } else { None };
     create_directory(&url)?;
-    let connected = connect(&url, &context.settings.options)?;
+    let connected = connect(&url, &context.settings.repository.options)?;
     connected.warnings.iter().for_each(|warning| context.output.warn(warning));
     let store = connected.store;
     let made = Repository::init(store.clone(), args.trust_store, &mut system_rng()).await;
@@ -42,7 +39,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         }
         // An init that was interrupted, or a repository that is to have a passphrase from now on.
         Err(error) if error.kind() == ErrorKind::AlreadyExists && word.is_some() => {
-            let repository = Repository::open(store, context.settings.repository_id).await?;
+            let repository = Repository::open(store, context.settings.repository.id).await?;
             refuse_second_passphrase(&repository, error.kind(), context).await?;
             repository
         }

@@ -56,7 +56,7 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
         }
     }
     let mut usage = KeyUsage::default();
-    if context.settings.has_repository() {
+    if context.settings.repository.url.is_some() {
         let repository = context.repository().await?;
         for id in passphrase_keys(&repository).await?.into_keys() {
             let named = context.settings.passphrases().flatten().find(|named| named.id == id);
@@ -225,8 +225,8 @@ pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<E
     if keys.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key"));
     }
-    let old = secrets::passphrase(Passphrase::Present)?;
-    let new = secrets::passphrase(Passphrase::Replacement)?;
+    let old = secrets::passphrase(Passphrase::Present, &context.settings.passphrase)?;
+    let new = secrets::passphrase(Passphrase::Replacement, &context.settings.passphrase)?;
     let id = change_passphrase(&repository, id, old, new, Argon2Cost::default()).await?;
     context.output.result(json!({"id": id.to_string()}), || {
         format!("key {id} opens with the new passphrase")

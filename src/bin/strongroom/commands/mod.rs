@@ -19,32 +19,30 @@ mod to_cluster;
 mod values;
 mod verify;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use strongroom::backup::{LONGEST_BACKUP, Listing, Scope, cluster_of, latest, select, snapshots};
+use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
 use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{KeyState, SnapshotId};
 use strongroom::keys::KeySet;
-use strongroom::store::{Repository, connect, sweep_staged};
+use strongroom::settings::{CommonSettings, Opened};
+use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 
-use crate::args::{Command, Global, KeyCommand, Which};
+use crate::args::{Command, KeyCommand, Which};
 use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
-use crate::settings::Settings;
 
 /// Exit status of a command that did its work and found something to look at.
 pub(crate) const FINDINGS: u8 = 3;
 
 /// What every command gets.
 pub(crate) struct Context {
-    /// What the settings were made of, beside the configuration file.
-    pub(crate) global: Global,
-    pub(crate) settings: Settings,
+    pub(crate) settings: CommonSettings,
+    /// The master keys are for this command, and not from the configuration file.
+    pub(crate) explicit_keys: bool,
     pub(crate) output: Output,
     pub(crate) control: Control,
     /// Turns true when the program is to stop.
@@ -75,7 +73,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
-        Command::Agent => {
+        Command::Agent(_) => {
             crate::harden::all_files();
             agent::run(context).await
         }
@@ -104,37 +102,28 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
 impl Context {
     /// Opens the repository that the settings name.
     async fn repository(&self) -> Result<Repository> {
-        Ok(self.repository_and_directory().await?.0)
+        Ok(self.open().await?.repository)
     }
 
-    /// As [`repository`](Self::repository), rid of what killed backups were still writing: in a directory nobody else
-    /// removes it.
+    /// As [`repository`](Self::repository), rid of what killed backups were still writing.
     async fn swept_repository(&self) -> Result<Repository> {
-        let (repository, directory) = self.repository_and_directory().await?;
-        if let Some(directory) = directory {
-            let swept = spawn_blocking(move || sweep_staged(&directory, LONGEST_BACKUP));
-            if let Ok(Err(error)) = swept.await {
-                self.output.warn(&format!("leftovers of killed backups stay: {error}"));
-            }
+        let opened = self.open().await?;
+        if let Err(error) = opened.sweep().await {
+            self.output.warn(&format!("leftovers of killed backups stay: {error}"));
         }
-        Ok(repository)
+        Ok(opened.repository)
     }
 
-    async fn repository_and_directory(&self) -> Result<(Repository, Option<PathBuf>)> {
-        let url = self.settings.repository_url()?;
-        let named = |error: Error| error.context(format!("repository {url}"));
-        let connected = connect(&url, &self.settings.options).map_err(named)?;
-        connected.warnings.iter().for_each(|warning| self.output.warn(warning));
-        let opened = Repository::open(connected.store, self.settings.repository_id).await;
-        Ok((opened.map_err(named)?, connected.directory))
+    async fn open(&self) -> Result<Opened> {
+        let opened = self.settings.open_repository().await?;
+        opened.warnings.iter().for_each(|warning| self.output.warn(warning));
+        Ok(opened)
     }
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
-        let keys = custody::open(&self.settings.master_keys, repository, || {
-            passphrase(Passphrase::Present)
-        })
-        .await?;
+        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
+        let keys = self.settings.open_keys(repository, ask).await?;
         for id in keys.in_state(KeyState::Retiring) {
             self.output.warn(&format!(
                 "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
@@ -146,7 +135,7 @@ impl Context {
     /// The master keys in keyring files.
     async fn keyrings(&self) -> Result<KeySet> {
         let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
-        let files: Vec<_> = self.settings.master_keys.iter().filter(is_file).cloned().collect();
+        let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
         match files.is_empty() {
             true => Ok(KeySet::new()),
             false => custody::open_without_repository(&files).await,
@@ -155,10 +144,7 @@ impl Context {
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.
     async fn needed_keys(&self, repository: &Repository) -> Result<KeySet> {
-        if self.settings.master_keys.is_empty() {
-            return Err(Error::usage("no master key given")
-                .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID"));
-        }
+        self.settings.check_keys()?;
         self.master_keys(repository).await
     }
 

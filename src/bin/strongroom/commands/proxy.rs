@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use strongroom::audit_log::{AuditLog, Options};
 use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, bind, listen};
+use strongroom::settings::ProxySettings;
 use strongroom::values::Scope;
 use strongroom::{Error, Result};
 use tokio::net::{TcpListener, TcpSocket};
@@ -13,17 +14,16 @@ use tracing::warn;
 
 use super::Context;
 use super::values::masters;
-use crate::args::ProxyArgs;
 use crate::log;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-pub(super) async fn proxy(mut args: ProxyArgs, context: &Context) -> Result<ExitCode> {
+pub(super) async fn proxy(mut args: ProxySettings, context: &Context) -> Result<ExitCode> {
     log::begin(args.log)?;
     let (log, max_bytes) = (args.audit_log.take(), args.audit_log_max_size << 20);
     let (address, metrics) = (std::mem::take(&mut args.listen), args.metrics_listen.take());
-    let masters = masters(context).await?;
+    let masters = masters(&args.values.keys, context).await?;
     let mut options = options(args, context)?;
     let unencrypted = options.tls.is_none();
     let socket = bind(&address).await?;
@@ -53,7 +53,7 @@ pub(super) async fn proxy(mut args: ProxyArgs, context: &Context) -> Result<Exit
 }
 
 /// How to serve, without the audit log.
-fn options(args: ProxyArgs, context: &Context) -> Result<ProxyOptions> {
+fn options(args: ProxySettings, context: &Context) -> Result<ProxyOptions> {
     let bytes = |names: Vec<String>| names.into_iter().map(String::into_bytes).collect();
     let tls = args.listen_cert.zip(args.listen_key).map(|(cert, key)| ServerTls {
         cert,
@@ -64,7 +64,7 @@ fn options(args: ProxyArgs, context: &Context) -> Result<ProxyOptions> {
         etcd: context.settings.etcd()?,
         client_certificate: args.client_cert.zip(args.client_key),
         insecure_no_client_auth: args.insecure_no_client_auth,
-        prefix: args.namespace.reserved_prefix.into_bytes(),
+        prefix: args.values.reserved_prefix.into_bytes(),
         scope: Scope::new(bytes(args.include), bytes(args.exclude)),
         tls,
         access: Access::parse(args.allow.iter().map(String::as_str))?,

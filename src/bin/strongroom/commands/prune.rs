@@ -21,18 +21,12 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     if let Some(done) = one(&args, context).await? {
         return Ok(done);
     }
-    let mut retention = args.keep.retention();
-    if retention.is_empty() {
-        let grace = retention.grace;
-        retention = settings.prune.retention();
-        retention.grace = grace.or(retention.grace);
-    }
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let begun = Instant::now();
     let cluster = settings.cluster.as_ref();
     let plan = match args.remove.as_slice() {
-        [] => plan_prune(&repository, &keys, &retention, cluster, &context.control).await?,
+        [] => plan_prune(&repository, &keys, &args.keep, cluster, &context.control).await?,
         ids => plan_removal(&repository, &keys, ids).await?,
     };
     let planned = begun.elapsed();

@@ -62,7 +62,7 @@ async fn to_file(
     context: &Context,
 ) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
-    let allow_untested = context.settings.allow_untested_etcd();
+    let allow_untested = context.settings.etcd.allow_untested;
     let target = match (stdout, args.revision) {
         (true, None) => Target::Stream(Box::new(std::io::stdout())),
         (true, Some(_)) => {
@@ -107,7 +107,7 @@ async fn to_data_dir(
     context: &Context,
 ) -> Result<ExitCode> {
     let mut options = options(args)?;
-    options.allow_untested = context.settings.allow_untested_etcd();
+    options.allow_untested = context.settings.etcd.allow_untested;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let id = context.find(&repository, &mut keys, &args.which).await?;
@@ -185,7 +185,7 @@ fn other_members(
         if let Ok(url) = context.settings.repository_url() {
             add("-r", url.to_string());
         }
-        context.settings.master_keys.iter().for_each(|key| add("-k", key.to_string()));
+        context.settings.master_keys().for_each(|key| add("-k", key.to_string()));
         add("restore", report.id.to_string());
         add("--data-dir", options.data_dir.display().to_string());
         if let Some(dir) = &options.wal_dir {

@@ -153,7 +153,7 @@ async fn of_passphrase(
             "give one keyring file, or one passphrase:KEYID; `strongroom key list` shows the ids",
         ));
     };
-    let word = passphrase(Passphrase::Present)?;
+    let word = passphrase(Passphrase::Present, &context.settings.passphrase)?;
     let again = SecretBytes::new(word.expose().to_vec());
     let uris: Vec<_> = named.iter().map(|key| MasterKeyUri::Passphrase(Some(*key))).collect();
     let mut keys = custody::open(&uris, repository, || Ok(again)).await?;

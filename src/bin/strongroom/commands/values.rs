@@ -10,14 +10,13 @@ use serde_json::json;
 use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::KeySet;
+use strongroom::settings::{ValueKeys, ValueSettings};
 use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::inside::cipher_of;
 use super::{Context, FINDINGS, now};
-use crate::args::{
-    KeyArgs, MigrateArgs, NamespaceArgs, RotateArgs, ValueCommand, ValueKeyringCommand, Which,
-};
+use crate::args::{KeyArgs, MigrateArgs, RotateArgs, ValueCommand, ValueKeyringCommand, Which};
 use crate::output::{self, table};
 
 /// The longest record that an import reads.
@@ -27,32 +26,32 @@ const MAX_VALUE: u64 = 1 << 30;
 
 pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<ExitCode> {
     match command {
-        ValueCommand::Init { force, namespace } => init(force, &namespace, context).await,
-        ValueCommand::Seal { etcd_key, namespace } => {
-            let opened = open(&namespace, context).await?;
+        ValueCommand::Init { force, values } => init(force, &values, context).await,
+        ValueCommand::Seal { etcd_key, values } => {
+            let opened = open(&values, context).await?;
             let sealed = opened.writable()?.seal(etcd_key.as_bytes(), &stdin()?)?;
             print(&sealed)?;
             opened.flush_usage().await?;
             Ok(ExitCode::SUCCESS)
         }
-        ValueCommand::Open { etcd_key, snapshot, namespace } => {
+        ValueCommand::Open { etcd_key, snapshot, values } => {
             let cipher = match snapshot {
-                None => open(&namespace, context).await?.cipher(),
+                None => open(&values, context).await?.cipher(),
                 Some(id) => {
                     let which = Which { id, before: None, accept_untrusted: false };
-                    Arc::new(cipher_of(&which, &namespace.reserved_prefix, context).await?)
+                    Arc::new(cipher_of(&which, &values, context).await?)
                 }
             };
             print(&cipher.open(etcd_key.as_bytes(), &stdin()?)?)?;
             Ok(ExitCode::SUCCESS)
         }
-        ValueCommand::Status { prefix, namespace } => status(&prefix, &namespace, context).await,
+        ValueCommand::Status { prefix, values } => status(&prefix, &values, context).await,
         ValueCommand::Rotate(args) => rotate(args, context).await,
         ValueCommand::Migrate(args) => migrate(args, context).await,
         ValueCommand::Disable(args) => change(args, "disabled", keyring::disable, context).await,
         ValueCommand::Enable(args) => change(args, "enabled", keyring::enable, context).await,
         ValueCommand::Destroy(args) => {
-            let opened = open(&args.namespace, context).await?;
+            let opened = open(&args.values, context).await?;
             if let Some(left) = opened.survey(b"").await?.keys.get(&args.id) {
                 return Err(Error::new(
                     ErrorKind::Refused,
@@ -68,10 +67,10 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
     }
 }
 
-async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
-    let prefix = namespace.reserved_prefix.as_bytes();
+async fn init(force: bool, values: &ValueSettings, context: &Context) -> Result<ExitCode> {
+    let prefix = values.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    let (masters, now) = (masters(context).await?, now());
+    let (masters, now) = (masters(&values.keys, context).await?, now());
     let opened = if force {
         Namespace::init_beside_values(client, prefix, masters, &now).await?
     } else {
@@ -80,21 +79,26 @@ async fn init(force: bool, namespace: &NamespaceArgs, context: &Context) -> Resu
     let primary = opened.cipher().primary().to_string();
     let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
     context.output.result(json, || {
-        format!("value keyring under {}: primary key {primary}", namespace.reserved_prefix)
+        format!("value keyring under {}: primary key {primary}", values.reserved_prefix)
     })?;
     context.output.note("next: `strongroom value keyring export -o FILE` makes a copy of it: without it no value opens");
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(namespace: &NamespaceArgs, context: &Context) -> Result<Namespace> {
-    let prefix = namespace.reserved_prefix.as_bytes();
+async fn open(values: &ValueSettings, context: &Context) -> Result<Namespace> {
+    let prefix = values.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    Namespace::open(client, prefix, masters(context).await?).await
+    Namespace::open(client, prefix, masters(&values.keys, context).await?).await
 }
 
-/// The master keys, without a repository: a passphrase's key lies in one.
-pub(super) async fn masters(context: &Context) -> Result<Arc<KeySet>> {
-    strongroom::custody::open_without_repository(&context.settings.master_keys).await.map(Arc::new)
+/// The master keys of values: those given to this command, else those of `values`. They are in files: a passphrase's key
+/// is in a repository.
+pub(super) async fn masters(values: &ValueKeys, context: &Context) -> Result<Arc<KeySet>> {
+    let uris = match context.explicit_keys {
+        true => context.settings.master_keys().cloned().collect(),
+        false => values.master_keys()?,
+    };
+    strongroom::custody::open_without_repository(&uris).await.map(Arc::new)
 }
 
 fn stdin() -> Result<Vec<u8>> {
@@ -111,8 +115,8 @@ fn print(value: &[u8]) -> Result<()> {
     output::stream(|out| out.write_all(value))
 }
 
-async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> Result<ExitCode> {
-    let opened = open(namespace, context).await?;
+async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Result<ExitCode> {
+    let opened = open(values, context).await?;
     let (keys, migrate) = opened.describe().await?;
     let survey = opened.survey(prefix.as_bytes()).await?;
     let count = |id: &ValueKeyId| survey.keys.get(id).copied().unwrap_or(0);
@@ -156,14 +160,14 @@ async fn status(prefix: &str, namespace: &NamespaceArgs, context: &Context) -> R
 }
 
 async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
-    let opened = open(&args.namespace, context).await?;
+    let opened = open(&args.values, context).await?;
     if args.older_than.is_some() || args.used.is_some() {
         let (keys, _) = opened.describe().await?;
         let primary = keys.iter().find(|key| key.state == "primary");
         let due = primary.is_none_or(|key| {
             let created: Option<jiff::Timestamp> = key.created.parse().ok();
             let age = created.and_then(|at| Duration::try_from(jiff::Timestamp::now() - at).ok());
-            let old = args.older_than.is_some_and(|limit| age.is_none_or(|age| age > limit.0));
+            let old = args.older_than.is_some_and(|limit| age.is_none_or(|age| age > limit));
             old || args.used.is_some_and(|limit| key.used > limit)
         });
         if !due {
@@ -174,7 +178,7 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let settle = args.settle.0;
+    let settle = args.settle;
     context.output.note(&format!("waiting {settle:?} until every program has the new key"));
     let id = opened.rotate(&now(), settle).await?.to_string();
     context
@@ -185,7 +189,7 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
 }
 
 async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
-    let opened = open(&args.namespace, context).await?;
+    let opened = open(&args.values, context).await?;
     let prefix = args.prefix.as_bytes();
     // Every other phase only changes what programs read and write.
     let converts = args
@@ -193,7 +197,7 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         .is_none_or(|phase| matches!(phase, MigrationPhase::Encrypt | MigrationPhase::Decrypt));
     if let (Some(phase), false) = (args.phase, args.dry_run) {
         let settled = async {
-            let (phase, settle) = (phase.name(), args.settle.0);
+            let (phase, settle) = (phase.name(), args.settle);
             context.output.note(&format!(
                 "phase {phase}: waiting {settle:?} until every program has followed"
             ));
@@ -202,7 +206,7 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         opened.set_phase_after(prefix, phase, settled).await?;
         if converts {
             // A program that has not followed yet still writes as in the phase before.
-            tokio::time::sleep(args.settle.0).await;
+            tokio::time::sleep(args.settle).await;
         }
     }
     let done = match args.phase {
@@ -261,7 +265,7 @@ async fn change(
     step: fn(&mut strongroom::format::ValueKeyring, ValueKeyId) -> Result<()>,
     context: &Context,
 ) -> Result<ExitCode> {
-    let opened = open(&args.namespace, context).await?;
+    let opened = open(&args.values, context).await?;
     opened.change(|keyring| step(keyring, args.id)).await?;
     let id = args.id.to_string();
     context
@@ -282,8 +286,8 @@ fn write_new(path: &Path, record: &[u8]) -> Result<()> {
 async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<ExitCode> {
     let client = context.settings.etcd()?.connect().await?;
     match command {
-        ValueKeyringCommand::Export { output, namespace } => {
-            let record = Namespace::export(&client, namespace.reserved_prefix.as_bytes()).await?;
+        ValueKeyringCommand::Export { output, values } => {
+            let record = Namespace::export(&client, values.reserved_prefix.as_bytes()).await?;
             match output {
                 None => print(&record)?,
                 Some(path) => {
@@ -295,8 +299,8 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
                 }
             }
         }
-        ValueKeyringCommand::Import { file, force, namespace } => {
-            let prefix = namespace.reserved_prefix.as_bytes();
+        ValueKeyringCommand::Import { file, force, values } => {
+            let prefix = values.reserved_prefix.as_bytes();
             let file_size =
                 std::fs::metadata(&file).map_err(|error| Error::io(&file, error))?.len();
             if file_size > MAX_RECORD {
@@ -306,11 +310,11 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
                 )));
             }
             let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
-            let masters = masters(context).await?;
+            let masters = masters(&values.keys, context).await?;
             let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
             context.output.result(json!({"imported": imported}), || {
                 let done = if imported { "imported" } else { "already in etcd" };
-                format!("value keyring under {}: {done}", namespace.reserved_prefix)
+                format!("value keyring under {}: {done}", values.reserved_prefix)
             })?;
         }
     }

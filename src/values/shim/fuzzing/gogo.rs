@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::schema::{Count, Kind, Schema};
+use super::super::schema::{Count, Kind, Schema, Spec};
 
 /// What Go's struct holds: the fields that are not at their default.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,16 +71,23 @@ fn merge(schema: &Schema, mut data: &[u8], into: &mut Decoded, depth: usize) -> 
             }
             _ => return None,
         };
+        into.set(schema, spec, one);
+    }
+    Some(())
+}
+
+impl Decoded {
+    /// Takes note of a value that is no part of a packed field.
+    fn set(&mut self, schema: &Schema, spec: &Spec, one: Value) {
         if spec.count == Count::OneOf {
-            into.0.retain(|number, _| {
-                schema
-                    .fields
-                    .iter()
-                    .all(|spec| spec.number != *number || spec.count != Count::OneOf)
-            });
+            let stays = |number: &u64| {
+                let chosen = |spec: &Spec| spec.number == *number && spec.count == Count::OneOf;
+                !schema.fields.iter().any(chosen)
+            };
+            self.0.retain(|number, _| stays(number));
         }
-        let values = into.0.entry(number).or_default();
-        if !many {
+        let values = self.0.entry(spec.number).or_default();
+        if spec.count != Count::Many {
             values.clear();
         }
         values.push(one);
@@ -90,10 +97,9 @@ fn merge(schema: &Schema, mut data: &[u8], into: &mut Decoded, depth: usize) -> 
             _ => false,
         };
         if is_default && matches!(spec.count, Count::One | Count::Key) {
-            into.0.remove(&number);
+            self.0.remove(&spec.number);
         }
     }
-    Some(())
 }
 
 /// `for shift := uint(0); ; shift += 7 { if shift >= 64 { return ErrIntOverflow } … }`

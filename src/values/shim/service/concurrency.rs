@@ -3,9 +3,14 @@
 use http::HeaderMap;
 
 use super::super::method::Method;
-use super::super::rewrite::{KeyValue, lease_name};
+use super::super::rewrite::lease_name;
 use super::super::status::Failure;
-use super::{Answer, Parsed, Shim};
+use super::super::upstream::{Answer, Parsed, Shim};
+use crate::mvcc::KeyValue;
+use crate::protobuf::fields::{
+    campaign, leader_key, leader_response, lease_grant, lease_grant_response, proclaim, range,
+    range_response, unlock,
+};
 use crate::protobuf::{Singles, put_bytes, put_number, without};
 
 /// Seconds of the lease that etcd's server grants when a campaign brings none (`v3election/election.go`).
@@ -23,18 +28,19 @@ impl Shim {
             Method::Campaign => self.campaign(headers, message).await?,
             Method::Proclaim => {
                 let fields = Singles::<2>::read(message)?;
-                let leader = fields.message(1)?.unwrap_or_default();
-                let key = Singles::<2>::read(leader)?.bytes(2)?;
-                self.with_value(message, 2, key, fields.bytes(2)?).await?
+                let leader = fields.bytes(proclaim::LEADER)?;
+                let key = Singles::<2>::read(leader)?.bytes(leader_key::KEY)?;
+                let value = fields.bytes(proclaim::VALUE)?;
+                self.with_value(message, proclaim::VALUE, key, value).await?
             }
             Method::Resign => {
-                let leader = Singles::<1>::read(message)?.message(1)?.unwrap_or_default();
-                let key = Singles::<2>::read(leader)?.bytes(2)?;
+                let leader = Singles::<1>::read(message)?.bytes(proclaim::LEADER)?;
+                let key = Singles::<2>::read(leader)?.bytes(leader_key::KEY)?;
                 shared.opened(|with| with.allow(key)).await?;
                 message.to_vec()
             }
             Method::Unlock => {
-                let key = Singles::<1>::read(message)?.bytes(1)?;
+                let key = Singles::<1>::read(message)?.bytes(unlock::KEY)?;
                 shared.opened(|with| with.allow(key)).await?;
                 message.to_vec()
             }
@@ -51,31 +57,32 @@ impl Shim {
             return Ok(answer);
         }
         let message = &answer.message.clone();
-        self.rewritten(answer, false, |with| with.with_key_values(message, 2)).await
+        self.rewritten(answer, false, |with| with.with_key_values(message, leader_response::KV))
+            .await
     }
 
     /// A `CampaignRequest` with its value sealed for the key that the server will write, which is named for its lease.
     async fn campaign(&mut self, headers: &HeaderMap, message: &[u8]) -> Result<Vec<u8>, Failure> {
         let fields = Singles::<3>::read(message)?;
-        let mut lease = fields.number(2)?;
+        let mut lease = fields.number(campaign::LEASE)?;
         let mut request = message.to_vec();
         if lease == 0 {
             let mut grant = Vec::new();
-            put_number(&mut grant, 1, DEFAULT_TTL);
+            put_number(&mut grant, lease_grant::TTL, DEFAULT_TTL);
             let answer = self.ask(Method::LeaseGrant, headers, &grant).await?;
-            lease = Singles::<2>::read(&answer.message)?.number(2)?;
+            lease = Singles::<2>::read(&answer.message)?.number(lease_grant_response::ID)?;
             request.clear();
-            without(message, &[2], &mut request)?;
-            put_number(&mut request, 2, lease);
+            without(message, &[campaign::LEASE], &mut request)?;
+            put_number(&mut request, campaign::LEASE, lease);
         }
-        let key = [fields.bytes(1)?, b"/", lease_name(lease).as_bytes()].concat();
-        let value = fields.bytes(3)?;
+        let key = [fields.bytes(campaign::NAME)?, b"/", lease_name(lease).as_bytes()].concat();
+        let value = fields.bytes(campaign::VALUE)?;
         let Some(stored) = self.stored(headers, &key, value).await? else {
-            return self.with_value(&request, 3, &key, value).await;
+            return self.with_value(&request, campaign::VALUE, &key, value).await;
         };
         let mut out = Vec::new();
-        without(&request, &[3], &mut out)?;
-        put_bytes(&mut out, 3, &stored);
+        without(&request, &[campaign::VALUE], &mut out)?;
+        put_bytes(&mut out, campaign::VALUE, &stored);
         Ok(out)
     }
 
@@ -90,13 +97,14 @@ impl Shim {
         let shared = self.shared.clone();
         shared.opened(|with| with.allow(key)).await?;
         let mut request = Vec::new();
-        put_bytes(&mut request, 1, key);
+        put_bytes(&mut request, range::KEY, key);
         // A client that may not read campaigns all the same.
         let Ok(answer) = self.ask(Method::Range, headers, &request).await else {
             return Ok(None);
         };
-        let Some(kv) = Singles::<2>::read(&answer.message)?.message(2)? else { return Ok(None) };
-        let kv = KeyValue::read(kv)?;
+        let kv = Singles::<2>::read(&answer.message)?.message(range_response::KVS)?;
+        let Some(kv) = kv else { return Ok(None) };
+        let kv = KeyValue::parse_strict(kv)?;
         let same = shared.opened(|with| with.open(&kv)).await.is_ok_and(|found| found == value);
         Ok(same.then(|| kv.value.to_vec()))
     }

@@ -14,7 +14,8 @@ use super::super::op::Op;
 use super::super::rewrite::Rewriter;
 use super::super::status::Failure;
 use super::super::txn::{Txn, responses, took_effect};
-use super::{Answer, Shim};
+use super::super::upstream::{Answer, Shim};
+use crate::protobuf::fields::{HEADER, header, op, range, txn};
 use crate::protobuf::{Singles, put_message, put_number, without};
 
 /// Pauses between attempts at a transaction when another client was faster: from, to.
@@ -28,13 +29,13 @@ impl Shim {
     /// An operation on both sides of the reserved prefix, at one moment.
     pub(super) async fn split(&mut self, headers: &HeaderMap, op: &Op) -> Result<Answer, Failure> {
         let mut request = Vec::new();
-        op.put(&mut request, 2, &[], true);
+        op.put(&mut request, txn::SUCCESS, &[], true);
         let answer = if op.writes() {
             self.write(Method::Txn, headers, &request, None).await?
         } else {
             self.ask(Method::Txn, headers, &request).await?
         };
-        let kind = if matches!(op, Op::Range { .. }) { 1 } else { 3 };
+        let kind = if matches!(op, Op::Range { .. }) { op::RANGE } else { op::DELETE_RANGE };
         let given = &answer.message.clone();
         let work = |with: &Rewriter<'_>| {
             let mut parts = Vec::new();
@@ -42,12 +43,12 @@ impl Shim {
                 let part = Singles::<3>::read(op)?.message(kind)?.unwrap_or_default();
                 // Its header would be one read before the request.
                 parts.push(Vec::new());
-                without(part, &[1], parts.last_mut().ok_or_else(Failure::malformed)?)?;
+                without(part, &[HEADER], parts.last_mut().ok_or_else(Failure::malformed)?)?;
             }
             let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
             let mut message = Vec::new();
-            if let Some(header) = Singles::<1>::read(given)?.message(1)? {
-                put_message(&mut message, 1, header);
+            if let Some(header) = Singles::<1>::read(given)?.message(HEADER)? {
+                put_message(&mut message, HEADER, header);
             }
             message.extend(op.response(&parts, with)?);
             Ok(message)
@@ -115,19 +116,19 @@ impl Shim {
         for chunk in all.chunks(MOST_READS) {
             let mut request = Vec::new();
             for range in chunk {
-                let (mut range, mut op) = ((*range).clone(), Vec::new());
-                put_number(&mut range, 4, revision);
-                put_message(&mut op, 1, &range);
-                put_message(&mut request, 2, &op);
+                let (mut range, mut message) = ((*range).clone(), Vec::new());
+                put_number(&mut range, range::REVISION, revision);
+                put_message(&mut message, op::RANGE, &range);
+                put_message(&mut request, txn::SUCCESS, &message);
             }
             let answer = self.ask(Method::Txn, headers, &request).await?;
-            for op in responses(&answer.message)? {
-                let part = Singles::<1>::read(op)?.message(1)?.unwrap_or_default();
+            for response in responses(&answer.message)? {
+                let part = Singles::<1>::read(response)?.bytes(op::RANGE)?;
                 parts.push(answer.message.slice_ref(part));
             }
             if revision == 0 {
-                let header = Singles::<1>::read(&answer.message)?.message(1)?.unwrap_or_default();
-                revision = Singles::<3>::read(header)?.number(3)?;
+                let header = Singles::<1>::read(&answer.message)?.bytes(HEADER)?;
+                revision = Singles::<3>::read(header)?.number(header::REVISION)?;
             }
             rooms.extend(answer.room);
         }

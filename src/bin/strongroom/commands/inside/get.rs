@@ -18,7 +18,8 @@ use crate::output::{stream, table};
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
     let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
-    let prefix = args.namespace.reserved_prefix;
+    let own = super::values::own_masters(&args.values).await?;
+    let prefix = args.values.reserved_prefix;
     let looked = context
         .look_with_keys(&args.which, move |inside, masters| {
             let state = contents::get(&inside.db, &key, revision)?;
@@ -28,8 +29,9 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
             if let Some(stored) = value.as_mut().filter(|_| !as_stored)
                 && let Some((header, _)) = ValueHeader::split(stored)?
             {
-                let opened = super::values::cipher(inside, &prefix, masters)
-                    .and_then(|cipher| cipher.open(&key, stored));
+                let opened =
+                    super::values::cipher(inside, &prefix, own.as_ref().unwrap_or(masters))
+                        .and_then(|cipher| cipher.open(&key, stored));
                 *stored = opened.map_err(|error| match error.hint_text() {
                     Some(_) => error,
                     None => error.hint("--as-stored writes it as etcd holds it"),

@@ -2,9 +2,11 @@
 
 use strongroom::backup::Inside;
 use strongroom::contents;
+use strongroom::custody;
 use strongroom::error::Context as _;
 use strongroom::keys::KeySet;
 use strongroom::mvcc::value_at;
+use strongroom::settings::ValueSettings;
 use strongroom::values::{ValueCipher, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -14,12 +16,22 @@ use crate::args::Which;
 /// The cipher with the value keys that a snapshot holds.
 pub(in crate::commands) async fn cipher_of(
     snapshot: &Which,
-    reserved_prefix: &str,
+    values: &ValueSettings,
     context: &Context,
 ) -> Result<ValueCipher> {
-    let prefix = reserved_prefix.to_owned();
-    let look = move |inside: &Inside, masters: &KeySet| cipher(inside, &prefix, masters);
+    let (prefix, own) = (values.reserved_prefix.clone(), own_masters(values).await?);
+    let look = move |inside: &Inside, masters: &KeySet| {
+        cipher(inside, &prefix, own.as_ref().unwrap_or(masters))
+    };
     Ok(context.look_with_keys(snapshot, look).await?.answer)
+}
+
+/// The master keys that are for values; without any those of the snapshot are tried.
+pub(super) async fn own_masters(values: &ValueSettings) -> Result<Option<KeySet>> {
+    match values.keys.master_keys() {
+        Ok(uris) => custody::open_without_repository(&uris).await.map(Some),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The cipher with the value keys in `inside`, as they were last.

@@ -1,18 +1,17 @@
 //! When something is due: crontab expressions in a time zone, or a plain interval.
 
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cronexpr::{Crontab, MakeTimestamp, parse_crontab};
 
 use crate::error::{Error, Result};
+use crate::format::parse_duration;
 
 /// Occurrences looked at for the longest gap between two.
 const LOOK_AHEAD: usize = 50;
 
-const INTERVALS: RangeInclusive<Duration> =
-    Duration::from_millis(1)..=Duration::from_secs(10 * 366 * 86_400);
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// A schedule.
 ///
@@ -71,14 +70,13 @@ impl FromStr for Schedule {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
-            Error::usage(format!("{text:?} is no schedule: {why}"))
+            Error::usage(format!("{text:?} is not a schedule: {why}"))
                 .hint("write \"0 3 * * * Europe/Berlin\" or \"@every 15m\"")
         };
         if let Some(interval) = text.strip_prefix("@every ") {
-            let interval = humantime::parse_duration(interval.trim());
-            let interval = interval.map_err(|error| bad(&error.to_string()))?;
-            if !INTERVALS.contains(&interval) {
-                return Err(bad("from a millisecond to ten years are possible"));
+            let interval = parse_duration(interval).map_err(|error| bad(&error.to_string()))?;
+            if interval > LONGEST {
+                return Err(bad("the interval is longer than ten years"));
             }
             return Ok(Self { text: text.to_owned(), kind: Kind::Every(interval) });
         }
@@ -86,19 +84,13 @@ impl FromStr for Schedule {
         let whole = match fields.len() {
             5 => format!("{} UTC", fields.join(" ")),
             6 => fields.join(" "),
-            _ => return Err(bad("five fields, and perhaps a time zone, make one")),
+            _ => return Err(bad("it has five fields, and optionally a time zone")),
         };
         let cron = parse_crontab(&whole).map_err(|error| bad(&error.to_string()))?;
         if next(&cron, SystemTime::now()).is_none() {
-            return Err(bad("it never comes"));
+            return Err(bad("that date never comes"));
         }
         Ok(Self { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)) })
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Schedule {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

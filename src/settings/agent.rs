@@ -1,0 +1,135 @@
+//! What an agent is set to do.
+
+use std::time::Duration;
+
+use super::{CommonSettings, LogFormat, Schedule};
+use crate::backup::{BackupOptions, CopySettings, DrillOptions, Retention};
+#[cfg(feature = "cli")]
+use crate::format::parse_duration;
+
+/// What an agent is set to do.
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct AgentSettings {
+    /// The repository, the master keys and etcd.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub common: CommonSettings,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// When.
+    pub schedules: Schedules,
+    /// Work begins up to so much later than its time, so that many clusters do not begin at once
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.jitter",
+            long = "jitter",
+            value_name = "TIME",
+            env = "STRONGROOM_AGENT_JITTER",
+            value_parser = parse_duration
+        )
+    )]
+    pub jitter: Option<Duration>,
+    /// Address of the status page, /metrics, /healthz and /readyz
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.listen",
+            long = "listen",
+            value_name = "HOST:PORT",
+            env = "STRONGROOM_AGENT_LISTEN"
+        )
+    )]
+    pub listen: Option<String>,
+    /// Format of the log on standard error
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.log",
+            long = "log",
+            value_name = "FORMAT",
+            env = "STRONGROOM_AGENT_LOG",
+            value_enum,
+            default_value_t
+        )
+    )]
+    pub log: LogFormat,
+    /// Which agent this is, for people [default: the host's name]
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "agent.name", long = "name", value_name = "NAME", env = "STRONGROOM_AGENT_NAME")
+    )]
+    pub name: Option<String>,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// How backups are taken.
+    pub backup: BackupOptions,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// What is kept.
+    pub retention: Retention,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// The second repository.
+    pub copy: CopySettings,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// How drills are done.
+    pub drill: DrillOptions,
+}
+
+/// When an agent does what: crontab fields with a time zone, or `@every 15m`.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct Schedules {
+    /// When backups are taken
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.backup",
+            long = "backup",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_BACKUP",
+            default_value = "0 * * * *"
+        )
+    )]
+    pub backup: Schedule,
+    /// When retention is applied, by the rules of [prune] [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.prune",
+            long = "prune",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_PRUNE"
+        )
+    )]
+    pub prune: Option<Schedule>,
+    /// When the newest snapshot and a random other one are verified [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.verify",
+            long = "verify",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_VERIFY"
+        )
+    )]
+    pub verify: Option<Schedule>,
+    /// When all snapshots are verified [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.verify_all",
+            long = "verify-all",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_VERIFY_ALL"
+        )
+    )]
+    pub verify_all: Option<Schedule>,
+    /// When an etcd is started from the newest snapshot [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.drill",
+            long = "drill",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_DRILL"
+        )
+    )]
+    pub drill: Option<Schedule>,
+}

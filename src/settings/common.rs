@@ -1,0 +1,227 @@
+//! What most commands and services need: a repository, master keys, etcd.
+
+use std::path::{Path, PathBuf};
+
+use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
+use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings};
+use crate::error::{Error, Result};
+use crate::etcd::EtcdSettings;
+use crate::format::ClusterName;
+use crate::keys::KeySet;
+use crate::secret::SecretBytes;
+use crate::store::{
+    Repository, RepositorySettings, RepositoryUrl, connect, create_directory, sweep_staged,
+};
+use crate::task::run_blocking;
+
+/// What most commands and services need: a repository, master keys, etcd.
+#[derive(Default)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct CommonSettings {
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// The repository.
+    pub repository: RepositorySettings,
+    /// Your name for the etcd cluster [default for backups: default]
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "cluster", long, value_name = "NAME", env = "STRONGROOM_CLUSTER")
+    )]
+    pub cluster: Option<ClusterName>,
+    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or separated by commas or line breaks) all seal, any one opens
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "master_keys",
+            short = 'k',
+            long = "master-key",
+            value_name = "URI",
+            env = "STRONGROOM_MASTER_KEY"
+        )
+    )]
+    pub master_keys: Vec<MasterKeyUris>,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// Where the passphrase comes from, if a master key needs one.
+    pub passphrase: PassphraseSettings,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// etcd's connection.
+    pub etcd: EtcdSettings,
+}
+
+/// An opened repository.
+pub struct Opened {
+    /// The repository.
+    pub repository: Repository,
+    /// Where it is.
+    pub url: RepositoryUrl,
+    /// Its directory, if it is in one.
+    pub directory: Option<PathBuf>,
+    /// Sentences for a person about its settings.
+    pub warnings: Vec<String>,
+}
+
+impl Opened {
+    /// Removes what killed backups were still writing: in a directory nobody else does.
+    ///
+    /// # Errors
+    /// Those of [`sweep_staged`].
+    pub async fn sweep(&self) -> Result<()> {
+        match self.directory.clone() {
+            Some(directory) => {
+                run_blocking(move || sweep_staged(&directory, LONGEST_BACKUP)).await.map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl CommonSettings {
+    /// The repository's URL.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when none is set.
+    pub fn repository_url(&self) -> Result<&RepositoryUrl> {
+        self.repository.url.as_ref().ok_or_else(|| {
+            Error::usage("no repository given")
+                .hint("give one with --repository, STRONGROOM_REPOSITORY or the configuration file")
+        })
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// Those of [`repository_url`](Self::repository_url), [`connect`] and [`Repository::open`].
+    pub async fn open_repository(&self) -> Result<Opened> {
+        let url = self.repository_url()?.clone();
+        let named = |error: Error| error.context(format!("repository {url}"));
+        let connected = connect(&url, &self.repository.options).map_err(named)?;
+        let opened = Repository::open(connected.store, self.repository.id).await;
+        let (directory, warnings) = (connected.directory, connected.warnings);
+        Ok(Opened { repository: opened.map_err(named)?, directory, warnings, url })
+    }
+
+    /// Opens the repository that snapshots of `source` are copied to, and makes it if there is none.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when `copy` names none; those of [`connect`] and [`open_replica`].
+    pub async fn open_replica(
+        &self,
+        copy: &CopySettings,
+        source: &Repository,
+        trust_store: bool,
+    ) -> Result<Opened> {
+        let url = copy.url.clone();
+        let url =
+            url.ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?;
+        create_directory(&url)?;
+        let options = copy.options.as_ref().unwrap_or(&self.repository.options);
+        let connected = connect(&url, options)?;
+        let named = |error: Error| error.context(format!("repository {url}"));
+        let opened = open_replica(source, connected.store, trust_store).await;
+        let (directory, warnings) = (connected.directory, connected.warnings);
+        Ok(Opened { repository: opened.map_err(named)?.0, directory, warnings, url })
+    }
+
+    /// Opens the master keys; `ask` gives a passphrase that is needed and comes from neither file nor command.
+    ///
+    /// # Errors
+    /// Those of [`custody::open`], of the passphrase's source and of `ask`.
+    pub async fn open_keys(
+        &self,
+        repository: &Repository,
+        ask: impl FnOnce() -> Result<SecretBytes>,
+    ) -> Result<KeySet> {
+        let uris: Vec<_> = self.master_keys().cloned().collect();
+        let word = || match self.passphrase.read()? {
+            Some(word) => Ok(word),
+            None => ask(),
+        };
+        custody::open(&uris, repository, word).await
+    }
+
+    /// The master keys that are named.
+    pub fn master_keys(&self) -> impl Iterator<Item = &MasterKeyUri> {
+        self.master_keys.iter().flat_map(|uris| &uris.0)
+    }
+
+    /// That there is a master key.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when none is named.
+    pub fn check_keys(&self) -> Result<()> {
+        match self.master_keys().next() {
+            Some(_) => Ok(()),
+            None => Err(Error::usage("no master key given")
+                .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID")),
+        }
+    }
+
+    /// The keyring files among the master keys.
+    pub fn keyring_paths(&self) -> impl Iterator<Item = &Path> {
+        self.master_keys().filter_map(|key| match key {
+            MasterKeyUri::File(path) => Some(path.as_path()),
+            MasterKeyUri::Passphrase(_) => None,
+        })
+    }
+
+    /// The one keyring file among the master keys, for commands that change it.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when there is none, or more than one.
+    pub fn keyring_path(&self) -> Result<&Path> {
+        let mut files = self.keyring_paths();
+        match (files.next(), files.next()) {
+            (Some(path), None) => Ok(path),
+            _ => Err(Error::usage("exactly one keyring file is needed here")
+                .hint("give it with --master-key file:PATH")),
+        }
+    }
+
+    /// The passphrase keys among the master keys; `None` is one without a name.
+    pub fn passphrases(&self) -> impl Iterator<Item = Option<NamedKey>> {
+        self.master_keys().filter_map(|key| match key {
+            MasterKeyUri::File(_) => None,
+            MasterKeyUri::Passphrase(named) => Some(*named),
+        })
+    }
+
+    /// etcd's settings with the user's password, read from its file.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when a user has no password or its name holds one; those of
+    /// [`custody::read_secret`].
+    pub fn etcd(&self) -> Result<EtcdSettings> {
+        open_etcd(&self.etcd)
+    }
+}
+
+/// etcd's settings with the user's password, read from its file.
+///
+/// # Errors
+/// As [`CommonSettings::etcd`].
+pub fn open_etcd(settings: &EtcdSettings) -> Result<EtcdSettings> {
+    check_user(settings)?;
+    let mut opened = settings.duplicate();
+    if let Some(path) = &settings.password_file {
+        opened.password = Some(custody::read_secret(path)?);
+    }
+    if let (Some(user), None) = (&opened.user, &opened.password) {
+        return Err(Error::usage(format!("no password for etcd user {user}"))
+            .hint("give --password-file FILE or ETCDCTL_PASSWORD"));
+    }
+    Ok(opened)
+}
+
+/// A name with a colon is a name with a password, as etcdctl takes it.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage); it does not repeat the name.
+pub fn check_user(settings: &EtcdSettings) -> Result<()> {
+    if settings.user.as_ref().is_some_and(|user| user.contains(':')) {
+        return Err(Error::usage(
+            "the user is a name without a password: \
+             every process on this host can read one on the command line",
+        )
+        .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
+    }
+    Ok(())
+}
