@@ -324,6 +324,6 @@ fn what_cannot_work_is_said_at_once() {
     };
     assert!(says("[agent]\nbackup = \"61 * * * *\"").contains("line 2"));
     assert!(says("[agent]\nprune = \"0 3 * * *\"").contains("keep_"));
-    assert!(says("[agent]\nlog = \"yaml\"").contains("`text` or `json`"));
+    assert!(says("[agent]\nlog = \"yaml\"").contains("text, json"));
     assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
 }
