@@ -18,8 +18,10 @@ use object_store::{
 use crate::error::{Error, ErrorKind, Result};
 
 use super::directory::Directory;
-use super::listing::Tolerant;
+use super::http::Connector;
+use super::listing::Listed;
 use super::options::{self, CA_CERTIFICATE, Settings};
+use super::proxy::Proxies;
 use super::url::{Cloud, Place, RepositoryUrl};
 
 /// A store whose root is the repository's, and what its user should know.
@@ -69,7 +71,6 @@ pub fn connect_with(
         Cloud::S3 => {
             warnings.extend(unread_profile(options, environment));
             let settings = options::read(cloud, options, environment, s3_replaces)?;
-            refuse(&settings, &[AmazonS3ConfigKey::Bucket])?;
             let builder = AmazonS3Builder::new()
                 .with_client_options(client)
                 .with_retry(retries())
@@ -81,37 +82,85 @@ pub fn connect_with(
             let get = |key| builder.get_config_value(&key);
             let endpoint =
                 get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
-            check_client(&mut warnings, endpoint, |key| get(AmazonS3ConfigKey::Client(key)))?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
+            let client = |key| get(AmazonS3ConfigKey::Client(key));
+            check_client(&mut warnings, endpoint, client)?;
+            let metadata = [
+                AmazonS3ConfigKey::MetadataEndpoint,
+                AmazonS3ConfigKey::ContainerCredentialsFullUri,
+            ];
+            let connector = connector(client, metadata.map(get), environment)?;
+            if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
+                need_credentials(get)?;
+            }
+            let built = builder.with_http_connector(connector).build();
+            prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true)
         }
         Cloud::Google => {
             let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            refuse(&settings, &[GoogleConfigKey::Bucket])?;
             let builder =
                 GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retries());
             let builder = apply(builder, &settings, GoogleCloudStorageBuilder::with_config)
                 .with_bucket_name(bucket);
             let get = |key| builder.get_config_value(&key);
-            check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), |key| {
-                get(GoogleConfigKey::Client(key))
-            })?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
+            let client = |key| get(GoogleConfigKey::Client(key));
+            check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), client)?;
+            let connector = connector(client, [], environment)?;
+            let built = builder.with_http_connector(connector).build();
+            prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true)
         }
         Cloud::Azure => {
             let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            refuse(&settings, &[AzureConfigKey::ContainerName])?;
             let builder =
                 MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retries());
             let builder = apply(builder, &settings, MicrosoftAzureBuilder::with_config)
                 .with_container_name(bucket);
             let get = |key| builder.get_config_value(&key);
-            check_client(&mut warnings, get(AzureConfigKey::Endpoint), |key| {
-                get(AzureConfigKey::Client(key))
-            })?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
+            let client = |key| get(AzureConfigKey::Client(key));
+            check_client(&mut warnings, get(AzureConfigKey::Endpoint), client)?;
+            let connector = connector(client, [get(AzureConfigKey::MsiEndpoint)], environment)?;
+            let built = builder.with_http_connector(connector).build();
+            prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, false)
         }
     };
     Ok(Connected { store, directory: None, warnings })
+}
+
+/// What makes the HTTP clients: with the proxies in force, and the hosts of metadata services at `urls`.
+fn connector<const N: usize>(
+    get: impl Fn(ClientConfigKey) -> Option<String>,
+    urls: [Option<String>; N],
+    environment: &BTreeMap<String, String>,
+) -> Result<Connector> {
+    let (proxy, excludes) = (get(ClientConfigKey::ProxyUrl), get(ClientConfigKey::ProxyExcludes));
+    let proxies = Proxies::read(proxy.as_deref(), excludes.as_deref(), environment)?;
+    let hosts = urls
+        .into_iter()
+        .flatten()
+        .filter_map(|url| Some(url.parse::<http::Uri>().ok()?.authority()?.as_str().to_owned()));
+    Ok(Connector::new(proxies, hosts))
+}
+
+fn is_true(value: Option<&String>) -> bool {
+    value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// That there are credentials, where the metadata service is not to be asked for any.
+fn need_credentials(get: impl Fn(AmazonS3ConfigKey) -> Option<String>) -> Result<()> {
+    use AmazonS3ConfigKey as K;
+    let keys = [
+        K::AccessKeyId,
+        K::WebIdentityTokenFile,
+        K::ContainerCredentialsRelativeUri,
+        K::ContainerCredentialsFullUri,
+    ];
+    if keys.into_iter().any(|key| get(key).is_some()) || is_true(get(K::SkipSignature).as_ref()) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Denied,
+        "no credentials: none are set, and AWS_EC2_METADATA_DISABLED forbids asking the metadata service",
+    )
+    .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or [repository.options]."))
 }
 
 fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Result<Connected> {
@@ -135,8 +184,9 @@ fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Resu
 fn prefixed(
     store: impl ObjectStore + PaginatedListStore,
     prefix: &ObjectPath,
+    lists_from: bool,
 ) -> Arc<dyn ObjectStore> {
-    let store = Tolerant::new(store);
+    let store = Listed::new(store, lists_from);
     if prefix.is_root() {
         Arc::new(store)
     } else {
@@ -171,14 +221,6 @@ fn client(options: &BTreeMap<String, String>) -> Result<ClientOptions> {
 
 fn apply<B, K: Copy>(builder: B, settings: &Settings<K>, with: impl Fn(B, K, String) -> B) -> B {
     settings.pairs.iter().fold(builder, |builder, (key, value)| with(builder, *key, value.clone()))
-}
-
-/// The URL alone says which bucket.
-fn refuse<K: PartialEq>(settings: &Settings<K>, keys: &[K]) -> Result<()> {
-    if settings.pairs.iter().any(|(key, _)| keys.contains(key)) {
-        return Err(Error::usage("an option names a bucket: the repository URL alone does that"));
-    }
-    Ok(())
 }
 
 /// An endpoint given as an option beats that of a variable for S3 alone, and keys are not mixed

@@ -9,14 +9,18 @@
 mod connect;
 mod directory;
 mod failure;
+mod gate;
+mod http;
 mod key;
 mod listing;
 mod local;
 mod options;
+mod proxy;
 mod repository;
 mod settings;
 mod upload;
 mod url;
+mod xml;
 
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;

@@ -151,8 +151,14 @@ impl Upload {
             self.wait_one().await?;
         }
         if let Some(multipart) = &mut self.multipart {
-            let completed = multipart.complete().await;
-            completed.map_err(|e| self.failed(&e))?;
+            let completed = multipart.complete().await.map_err(|e| self.failed(&e));
+            if let Err(error) = completed {
+                // It may have been done all the same, and the answer lost: the object tells.
+                match self.repository.len(&self.name).await {
+                    Ok(stored) if stored == self.len => {}
+                    _ => return Err(error),
+                }
+            }
         }
         self.multipart = None;
         let stored = self.repository.len(&self.name).await?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -36,15 +36,12 @@ pub struct Faulty {
     goes: Option<(&'static str, PathBuf)>,
     /// What was created with a name that ends so is overwritten at once: somebody else is at work.
     replaces: Option<&'static str>,
-    /// Each object is listed a second time, empty: its key with a slash at the end.
-    doubles: bool,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
-        let (goes, replaces) = (None, None);
-        Self { inner, left, once, lies: false, blind: false, goes, replaces, doubles: false }
+        Self { inner, left, once, lies: false, blind: false, goes: None, replaces: None }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -63,11 +60,6 @@ impl Faulty {
 
     fn replacing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
         Self { replaces: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
-    }
-
-    /// A store in which somebody put each name with a slash at its end too.
-    pub fn doubling(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { doubles: true, ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -182,13 +174,6 @@ impl ObjectStore for Faulty {
             return futures::stream::iter([Err(error)]).boxed();
         }
         match self.call() {
-            Ok(()) if self.doubles => {
-                let twice = |meta: ObjectMeta| [meta.clone(), ObjectMeta { size: 0, ..meta }];
-                let all = self.inner.list(prefix);
-                all.map_ok(move |meta| futures::stream::iter(twice(meta).map(Ok)))
-                    .try_flatten()
-                    .boxed()
-            }
             Ok(()) => self.inner.list(prefix),
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
         }

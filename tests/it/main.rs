@@ -70,6 +70,7 @@ mod proxy_tenants;
 mod prune;
 mod random_history;
 mod runbooks;
+mod s3_gateway;
 mod service_log;
 mod setup_auth;
 mod support;

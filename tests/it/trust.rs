@@ -391,22 +391,6 @@ async fn the_independent_reader_agrees_on_the_latest() {
     agree(newer);
 }
 
-/// In a bucket anybody who may create objects can put `payload/` beside `payload`; both are listed under one name.
-#[tokio::test]
-async fn names_that_are_listed_twice() {
-    let victim = Victim::new().await;
-    let doubling = Faulty::doubling(local(victim.repo.dir.path()));
-    let doubling = victim.repo.through(Arc::new(doubling)).await.unwrap();
-    for id in &victim.genuine {
-        restore_bytes(&doubling, &owner(), *id).await.unwrap();
-    }
-    let mut retention = Retention::default();
-    retention.last = 1;
-    let control = Control::default();
-    let plan = plan_prune(&doubling, &owner(), &retention, None, &control).await.unwrap();
-    assert_eq!((plan.keep.len(), plan.remove.len()), (1, 2));
-}
-
 /// [S5.18]: who knows a snapshot's id needs no right to list.
 #[tokio::test]
 async fn a_snapshot_by_its_id_where_nothing_is_listed() {
