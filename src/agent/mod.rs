@@ -134,7 +134,7 @@ pub async fn run(
     ended.send_replace(true);
     let ended = leader.await;
     info!(event = "stopped");
-    ended.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
+    ended.map_err(|error| Error::new(ErrorKind::Io, "the agent's task panicked").because(error))
 }
 
 /// Logs what the agent is going to do.

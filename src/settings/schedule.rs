@@ -70,7 +70,7 @@ impl FromStr for Schedule {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
-            Error::usage(format!("{text:?} is not a schedule: {why}"))
+            Error::usage(format!("invalid schedule {text:?}: {why}"))
                 .hint("write \"0 3 * * * Europe/Berlin\" or \"@every 15m\"")
         };
         if let Some(interval) = text.strip_prefix("@every ") {
@@ -84,11 +84,11 @@ impl FromStr for Schedule {
         let whole = match fields.len() {
             5 => format!("{} UTC", fields.join(" ")),
             6 => fields.join(" "),
-            _ => return Err(bad("it has five fields, and optionally a time zone")),
+            _ => return Err(bad("five fields are needed, and optionally a time zone")),
         };
         let cron = parse_crontab(&whole).map_err(|error| bad(&error.to_string()))?;
         if next(&cron, SystemTime::now()).is_none() {
-            return Err(bad("that date never comes"));
+            return Err(bad("the date does not exist"));
         }
         Ok(Self { text: text.to_owned(), kind: Kind::Cron(Box::new(cron)) })
     }

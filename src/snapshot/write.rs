@@ -220,7 +220,7 @@ impl Writer<'_> {
         while let Some(frame) = frames.recv().await {
             let frame: Compressed = frame
                 .await
-                .map_err(|_| Error::new(ErrorKind::Io, "a compressing thread died"))??;
+                .map_err(|_| Error::new(ErrorKind::Io, "a compression thread failed"))??;
             sealer.write(&frame.bytes)?;
             table.push(FrameRef { length: frame.bytes.len() as u64, sha256: frame.sha256 });
             upload.write(sealer.take().into()).await?;
@@ -309,10 +309,10 @@ async fn read(
             .clone()
             .acquire_many_owned(kib(FRAME_LEN) as u32)
             .await
-            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))?;
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was aborted"))?;
         sender
             .send(pool.compress(frame, permit))
-            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was aborted"))
     };
     let mut size = 0;
     let mut frame = buffers.empty(FRAME_LEN);

@@ -143,7 +143,7 @@ async fn open(settings: &AgentSettings, output: Output) -> Result<Places> {
     let opened = settings.common.open_repository().await?;
     opened.warnings.iter().for_each(|warning| output.warn(warning));
     if let Err(error) = opened.sweep().await {
-        output.warn(&format!("leftovers of killed backups stay: {error}"));
+        output.warn(&format!("files of killed backups could not be removed: {error}"));
     }
     let ask = || {
         Err(Error::usage("a passphrase is needed")

@@ -104,7 +104,7 @@ impl Context {
     async fn swept_repository(&self) -> Result<Repository> {
         let opened = self.open().await?;
         if let Err(error) = opened.sweep().await {
-            self.output.warn(&format!("leftovers of killed backups stay: {error}"));
+            self.output.warn(&format!("files of killed backups could not be removed: {error}"));
         }
         Ok(opened.repository)
     }
