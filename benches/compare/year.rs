@@ -184,8 +184,11 @@ impl Year {
         self.hour += 1;
         let now = BEGIN + self.hour * HOUR;
         self.store.now.store(now, Ordering::Relaxed);
-        let taken = Some(UNIX_EPOCH + Duration::from_secs(now));
-        let options = BackupOptions { taken, compare_members: false, ..BackupOptions::default() };
+        let options = BackupOptions {
+            taken: Some(UNIX_EPOCH + Duration::from_secs(now)),
+            compare_members: false,
+            ..BackupOptions::default()
+        };
         let control = Control::default();
         backup(&self.repository, &self.keys, source, &options, &control).await.unwrap();
     }

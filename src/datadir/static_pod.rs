@@ -80,7 +80,7 @@ impl StaticPod {
     pub fn parse(yaml: &str) -> Result<Self> {
         if yaml.len() > MAX_STATIC_POD {
             return Err(Error::usage(format!(
-                "{} bytes are too many for a pod manifest",
+                "{} bytes are too many for a pod manifest manifest",
                 yaml.len()
             )));
         }

@@ -324,6 +324,12 @@ fn what_cannot_work_is_said_at_once() {
     };
     assert!(says("[agent]\nbackup = \"61 * * * *\"").contains("line 2"));
     assert!(says("[agent]\nprune = \"0 3 * * *\"").contains("keep_"));
-    assert!(says("[agent]\nlog = \"yaml\"").contains("text, json"));
+    assert!(
+        says("[agent]\nlog = \"yaml\"").contains("line 2: agent.log: must be one of text, json")
+    );
+    let good = "master_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n";
+    let error =
+        says(&format!("{good}[agent]\ndrill = \"@every 1h\"\netcd = \"/nonexistent/etcd\""));
+    assert!(error.contains("agent.drill") && error.contains("/nonexistent/etcd"), "{error}");
     assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
 }

@@ -165,7 +165,10 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
 fn read_manifest(path: &PathBuf) -> Result<StaticPod> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if length > MAX_STATIC_POD as u64 {
-        return Err(Error::usage(format!("{}: too long for a pod manifest", path.display())));
+        return Err(Error::usage(format!(
+            "{}: too long for a pod manifest manifest",
+            path.display()
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     StaticPod::parse(&text).map_err(|error| error.context(path.display().to_string()))
