@@ -114,7 +114,7 @@ impl Metrics {
         to.register("repository_bytes", help, self.stored.clone());
         let help = "From the first byte fetched to an etcd that answers, in the last drill";
         to.register("drill_recovery_seconds", help, self.recovery.clone());
-        let help = "1 on the agent that works, 0 on those that stand by";
+        let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
         let help = "When the certificate that etcd is shown expires";
         let name = "certificate_expiry_timestamp_seconds";

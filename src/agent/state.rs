@@ -179,7 +179,7 @@ impl Shared {
             if passed {
                 self.metrics.succeeded(options, operation, at);
             } else {
-                run.error = Some("its last report says that something is wrong".into());
+                run.error = Some("its last report has findings".into());
             }
         }
         if let Some(newest) = newest {

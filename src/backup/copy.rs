@@ -440,7 +440,7 @@ impl Copying<'_> {
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
         Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
-        Ok(_) => Err(Error::tampered("is an object of another place")),
+        Ok(_) => Err(Error::tampered("is not the object that its name says")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         Err(error) => Err(error),

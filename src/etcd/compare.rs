@@ -102,7 +102,7 @@ impl Choice {
         }
         for (member, client) in &mut clients {
             if member.learner {
-                comparison.left_out.push(format!("{member}: a learner tells no hash"));
+                comparison.left_out.push(format!("{member}: a learner gives no hash"));
                 continue;
             }
             match ask(member, client, settings, revision).await {

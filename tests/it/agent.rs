@@ -182,7 +182,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
     assert!((now - 60.0..=now).contains(&last), "{last} {now}");
     let page = agent.get("/").1;
-    assert!(page.contains("id=timeline") && page.contains("as it should be"), "{page}");
+    assert!(page.contains("id=timeline") && page.contains("ok"), "{page}");
     in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();

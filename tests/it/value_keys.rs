@@ -201,7 +201,7 @@ async fn migration() {
         let options = (at == 5).then(|| PutOptions::new().with_lease(lease));
         raw.put(format!("app/{at:04}"), format!("clear {at}"), options).await.unwrap();
     }
-    client.put("app/sealed", "as it should be", None).await.unwrap();
+    client.put("app/sealed", "as it was", None).await.unwrap();
     raw.put("other/x", "clear", None).await.unwrap();
     assert!(client.get("app/0001", None).await.is_err());
     let phase = async |phase| namespace.set_phase(b"app/", phase, Duration::ZERO).await;
