@@ -3,24 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::list::PaginatedListStore;
-use object_store::path::Path as ObjectPath;
-use object_store::prefix::PrefixStore;
-use object_store::{
-    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
-};
+use object_store::ObjectStore;
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::clouds;
 use super::directory::Directory;
-use super::listing::Tolerant;
-use super::options::{self, CA_CERTIFICATE, Settings};
-use super::url::{Cloud, Place, RepositoryUrl};
+use super::url::{Place, RepositoryUrl};
 
 /// A store whose root is the repository's, and what its user should know.
 #[derive(Debug)]
@@ -42,6 +32,8 @@ pub struct Connected {
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) for an option that is unknown or makes no sense,
+/// [`Unsupported`](ErrorKind::Unsupported) for a provider that this strongroom is built without (features `s3`, `gcs`,
+/// `azure`),
 /// [`NoRepository`](ErrorKind::NoRepository) when the directory does not exist.
 pub fn connect(url: &RepositoryUrl, options: &BTreeMap<String, String>) -> Result<Connected> {
     let environment = std::env::vars_os()
@@ -59,59 +51,13 @@ pub fn connect_with(
     options: &BTreeMap<String, String>,
     environment: &BTreeMap<String, String>,
 ) -> Result<Connected> {
-    let (cloud, bucket, prefix) = match url.place() {
-        Place::Directory(path) => return directory(path, options),
-        Place::Bucket { cloud, bucket, prefix } => (*cloud, bucket, prefix),
-    };
-    let mut warnings = Vec::new();
-    let client = client(options)?;
-    let store = match cloud {
-        Cloud::S3 => {
-            warnings.extend(unread_profile(options, environment));
-            let settings = options::read(cloud, options, environment, s3_replaces)?;
-            refuse(&settings, &[AmazonS3ConfigKey::Bucket])?;
-            let builder = AmazonS3Builder::new()
-                .with_client_options(client)
-                .with_retry(retries())
-                // One object is deleted at a time: not every S3 has the bulk request, and its
-                // answer hides which refusals are a matter of rights.
-                .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
-            let builder =
-                apply(builder, &settings, AmazonS3Builder::with_config).with_bucket_name(bucket);
-            let get = |key| builder.get_config_value(&key);
-            let endpoint =
-                get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
-            check_client(&mut warnings, endpoint, |key| get(AmazonS3ConfigKey::Client(key)))?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
+    match url.place() {
+        Place::Directory(path) => directory(path, options),
+        Place::Bucket { cloud, bucket, prefix } => {
+            let (store, warnings) = clouds::connect(*cloud, bucket, prefix, options, environment)?;
+            Ok(Connected { store, directory: None, warnings })
         }
-        Cloud::Google => {
-            let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            refuse(&settings, &[GoogleConfigKey::Bucket])?;
-            let builder =
-                GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retries());
-            let builder = apply(builder, &settings, GoogleCloudStorageBuilder::with_config)
-                .with_bucket_name(bucket);
-            let get = |key| builder.get_config_value(&key);
-            check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), |key| {
-                get(GoogleConfigKey::Client(key))
-            })?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
-        }
-        Cloud::Azure => {
-            let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            refuse(&settings, &[AzureConfigKey::ContainerName])?;
-            let builder =
-                MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retries());
-            let builder = apply(builder, &settings, MicrosoftAzureBuilder::with_config)
-                .with_container_name(bucket);
-            let get = |key| builder.get_config_value(&key);
-            check_client(&mut warnings, get(AzureConfigKey::Endpoint), |key| {
-                get(AzureConfigKey::Client(key))
-            })?;
-            prefixed(builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?, prefix)
-        }
-    };
-    Ok(Connected { store, directory: None, warnings })
+    }
 }
 
 fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Result<Connected> {
@@ -132,123 +78,22 @@ fn directory(path: &std::path::Path, options: &BTreeMap<String, String>) -> Resu
     Ok(Connected { store: Arc::new(store), directory: Some(root), warnings })
 }
 
-fn prefixed(
-    store: impl ObjectStore + PaginatedListStore,
-    prefix: &ObjectPath,
-) -> Arc<dyn ObjectStore> {
-    let store = Tolerant::new(store);
-    if prefix.is_root() {
-        Arc::new(store)
-    } else {
-        Arc::new(PrefixStore::new(store, prefix.clone()))
+/// What of a URL is not built in is refused by name.
+#[cfg(all(test, not(feature = "azure")))]
+mod tests_without {
+    use super::*;
+
+    #[test]
+    fn a_provider_that_is_not_built_in_is_named() {
+        let none = BTreeMap::new();
+        let error = connect_with(&"az://c/p".parse().unwrap(), &none, &none).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("az://"), "{error}");
+        assert!(error.hint_text().unwrap().contains("feature azure"), "{error:?}");
     }
 }
 
-/// `object_store` signs a request once for all its retries, and a signature ages: it asks for less than 5 minutes.
-fn retries() -> RetryConfig {
-    RetryConfig {
-        backoff: BackoffConfig::default(),
-        max_retries: 10,
-        retry_timeout: Duration::from_secs(120),
-    }
-}
-
-fn client(options: &BTreeMap<String, String>) -> Result<ClientOptions> {
-    let mut client = ClientOptions::new()
-        .with_config(ClientConfigKey::UserAgent, concat!("strongroom/", env!("CARGO_PKG_VERSION")))
-        .with_connect_timeout(Duration::from_secs(10))
-        .with_timeout(Duration::from_secs(120));
-    if let Some(path) = options.get(CA_CERTIFICATE) {
-        let pem = std::fs::read(path).map_err(|e| Error::io(path, e).context(CA_CERTIFICATE))?;
-        let bundle = Certificate::from_pem_bundle(&pem).unwrap_or_default();
-        if bundle.is_empty() {
-            return Err(Error::usage(format!("{CA_CERTIFICATE}: {path} holds no PEM certificate")));
-        }
-        client = bundle.into_iter().fold(client, ClientOptions::with_root_certificate);
-    }
-    Ok(client)
-}
-
-fn apply<B, K: Copy>(builder: B, settings: &Settings<K>, with: impl Fn(B, K, String) -> B) -> B {
-    settings.pairs.iter().fold(builder, |builder, (key, value)| with(builder, *key, value.clone()))
-}
-
-/// The URL alone says which bucket.
-fn refuse<K: PartialEq>(settings: &Settings<K>, keys: &[K]) -> Result<()> {
-    if settings.pairs.iter().any(|(key, _)| keys.contains(key)) {
-        return Err(Error::usage("an option names a bucket: the repository URL alone does that"));
-    }
-    Ok(())
-}
-
-/// An endpoint given as an option beats that of a variable for S3 alone, and keys are not mixed
-/// with another account's session token.
-fn s3_replaces(option: AmazonS3ConfigKey, variable: AmazonS3ConfigKey) -> bool {
-    use AmazonS3ConfigKey as K;
-    match option {
-        K::Endpoint => matches!(variable, K::Endpoint | K::S3Endpoint),
-        K::AccessKeyId => matches!(variable, K::AccessKeyId | K::SecretAccessKey | K::Token),
-        _ => option == variable,
-    }
-}
-
-fn check_client(
-    warnings: &mut Vec<String>,
-    endpoint: Option<String>,
-    get: impl Fn(ClientConfigKey) -> Option<String>,
-) -> Result<()> {
-    let on = |key| {
-        get(key).is_some_and(|value| {
-            matches!(value.to_ascii_lowercase().as_str(), "true" | "1" | "yes" | "on" | "y" | "t")
-        })
-    };
-    if on(ClientConfigKey::AllowInvalidCertificates) {
-        warnings.push(
-            "allow_invalid_certificates is on: anybody in between can pose as the store. \
-             ca_certificate trusts a private authority safely."
-                .to_owned(),
-        );
-    }
-    let Some(endpoint) = endpoint.and_then(|endpoint| url::Url::parse(&endpoint).ok()) else {
-        return Ok(());
-    };
-    if !endpoint.username().is_empty() || endpoint.password().is_some() {
-        return Err(Error::usage(
-            "the store's endpoint holds a user or password: set the keys as options",
-        ));
-    }
-    if endpoint.scheme() == "http" && !on(ClientConfigKey::AllowHttp) {
-        return Err(Error::usage("the store's endpoint is http://, without TLS")
-            .hint("Use https://, or set the option allow_http = \"true\" if nobody can listen in between."));
-    }
-    Ok(())
-}
-
-/// `object_store` reads no profile, and goes on to ask the metadata service.
-fn unread_profile(
-    options: &BTreeMap<String, String>,
-    environment: &BTreeMap<String, String>,
-) -> Option<String> {
-    let keys = |name: &String| name.to_ascii_lowercase().ends_with("access_key_id");
-    if !environment.contains_key("AWS_PROFILE")
-        || environment.keys().chain(options.keys()).any(keys)
-    {
-        return None;
-    }
-    Some(
-        "AWS_PROFILE is set, but the files in ~/.aws are not read. Export the profile's keys first: \
-         eval \"$(aws configure export-credentials --profile \"$AWS_PROFILE\" --format env)\""
-            .to_owned(),
-    )
-}
-
-/// A builder's complaint, which may quote a value.
-fn unbuilt(error: &object_store::Error, secrets: &[String]) -> Error {
-    let text = secrets.iter().fold(error.to_string(), |text, secret| text.replace(secret, "***"));
-    Error::usage(format!("the repository's options do not work: {text}"))
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "s3", feature = "gcs", feature = "azure"))]
 mod tests {
     use super::*;
 

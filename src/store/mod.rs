@@ -6,12 +6,15 @@
 //! Errors name the object; the caller adds the repository's URL as context. They never hold
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
+mod clouds;
 mod connect;
 mod directory;
 mod failure;
 mod key;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod listing;
 mod local;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod options;
 mod repository;
 mod settings;
@@ -21,8 +24,6 @@ mod url;
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;
 pub use local::create_directory;
-#[cfg(feature = "cli")]
-pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};
 pub use settings::RepositorySettings;
 pub use upload::Upload;

@@ -49,11 +49,6 @@ pub(crate) struct Context {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// This moment, as keyrings note it.
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Runs one command.
 ///
 /// # Errors
