@@ -63,4 +63,4 @@ pub(crate) use shim::{
     time_to_live, with_client_urls,
 };
 #[cfg(feature = "client")]
-pub use shim::{Scope, Shim, Unreadable};
+pub use shim::{Scope, Shim, Unreadable, error_kind};

@@ -20,8 +20,7 @@ pub(crate) const MAX_REQUEST: usize = 2 << 20;
 
 pub(crate) fn masters() -> Arc<KeySet> {
     let mut masters = KeySet::new();
-    let now = NOW;
-    masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
+    masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()).unwrap(), NOW);
     Arc::new(masters)
 }
 
