@@ -102,7 +102,13 @@ pub(crate) async fn check_version(client: &Client, settings: &EtcdSettings) -> R
 /// Connects to `target` and asks for its status, alarms and member list.
 pub(super) async fn probe(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
     let tls = target.channel.uri().scheme_str() == Some("https");
-    ask(settings, target).await.map_err(|error| failure::hinted(error, tls))
+    ask(settings, target).await.map_err(|error| {
+        let unreachable = tls && error.kind() == ErrorKind::Unreachable;
+        match settings.outdated_certificate().filter(|_| unreachable) {
+            Some(why) => error.hint(why),
+            None => failure::hinted(error, tls),
+        }
+    })
 }
 
 async fn ask(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
