@@ -206,30 +206,6 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// The longest text of another program's that a message repeats, in characters.
-#[cfg(feature = "etcd")]
-const MAX_TEXT: usize = 200;
-
-/// Another program's text made fit to print: no control characters, bounded.
-#[cfg(feature = "etcd")]
-pub(crate) fn clean(text: &str) -> String {
-    let mut clean: String = text
-        .chars()
-        .take(MAX_TEXT)
-        .map(|c| if c.is_control() || is_invisible(c) { '?' } else { c })
-        .collect();
-    if text.chars().nth(MAX_TEXT).is_some() {
-        clean.push('…');
-    }
-    clean
-}
-
-/// Characters that reorder or hide text on a terminal.
-#[cfg(feature = "etcd")]
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,6 +131,7 @@ mod status_server;
 pub mod store;
 #[cfg(feature = "backup")]
 pub mod task;
+pub mod text;
 #[cfg(feature = "values")]
 pub mod values;
 

@@ -28,7 +28,7 @@ pub(super) fn page(shared: &Shared) -> Answer {
     let known = shared.seen();
     let options = shared.current();
     let now = SystemTime::now();
-    let cluster = escape(options.cluster.as_str());
+    let cluster = escape(options.cluster().as_str());
     let role = match (*shared.leading.borrow(), &known.unread) {
         (_, Some(why)) => format!("<p class=bad id=unread>{}</p>", escape(why)),
         (true, None) => "<p id=role>This agent works.</p>".into(),
@@ -72,7 +72,7 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
     for operation in Operation::ALL {
         let schedule = options.schedule(operation).map(ToString::to_string);
         let schedule = match operation {
-            Operation::Copy if options.replica.is_some() => Some("after each backup".into()),
+            Operation::Copy if options.copy.url.is_some() => Some("after each backup".into()),
             _ => schedule,
         };
         let Some(schedule) = schedule else { continue };

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::due::{Due, Run};
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
-use super::{AgentOptions, Changes, RETRY};
+use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,18 +42,6 @@ pub(super) struct Known {
     pub(super) unread: Option<String>,
 }
 
-/// What is known of one operation.
-#[derive(Clone, Default)]
-pub(super) struct Run {
-    pub(super) last: Option<SystemTime>,
-    pub(super) failures: u32,
-    pub(super) error: Option<String>,
-    /// When the last one was over, where this agent saw it.
-    ended: Option<SystemTime>,
-    retry: Option<SystemTime>,
-    jitter: Duration,
-}
-
 impl Shared {
     pub(super) fn new(options: Changes) -> Self {
         let metrics = Metrics::new();
@@ -73,7 +62,7 @@ impl Shared {
         self.options.clone()
     }
 
-    pub(super) fn current(&self) -> Arc<AgentOptions> {
+    pub(super) fn current(&self) -> Arc<AgentSettings> {
         self.options.borrow().clone()
     }
 
@@ -129,7 +118,7 @@ impl Shared {
         let mut changes = self.options();
         while changes.changed().await.is_ok() {
             self.metrics.promises(&self.current());
-            info!(event = "config_reloaded", cluster = self.current().cluster.as_str());
+            info!(event = "config_reloaded", cluster = self.current().cluster().as_str());
         }
         std::future::pending().await
     }
@@ -141,7 +130,7 @@ impl Shared {
             limited!(
                 error,
                 event = "repository_unreadable",
-                cluster = self.current().cluster.as_str(),
+                cluster = self.current().cluster().as_str(),
                 error = text,
                 kind = error.kind().name(),
                 hint = error.hint_text()
@@ -157,37 +146,16 @@ impl Shared {
     ) -> Result<(SystemTime, Option<Operation>)> {
         let options = self.current();
         self.read(&options).await?;
-        let known = self.known();
-        let now = SystemTime::now();
-        let due = operations.iter().filter_map(|operation| {
-            let run = known.done.get(operation).cloned().unwrap_or_default();
-            let last = run.last.filter(|last| !is_ahead(*last, now));
-            let due = match operation {
-                Operation::Copy => {
-                    let backup = known.done.get(&Operation::Backup)?;
-                    let backup = backup.ended.max(backup.last)?;
-                    let copied = run.last.is_some_and(|last| last > backup);
-                    (options.replica.is_some() && !copied).then_some(backup)?
-                }
-                _ => {
-                    let schedule = options.schedule(*operation)?;
-                    match last {
-                        Some(last) => schedule.next(last.min(now)) + run.jitter,
-                        None if *operation == Operation::Backup => now,
-                        None => schedule.next(known.since.unwrap_or(now)),
-                    }
-                }
-            };
-            let retry = run.retry.map(|retry| retry.min(now + RETRY.1));
-            Some((retry.map_or(due, |retry| retry.max(due)), *operation))
-        });
-        let next = due.min();
+        let (known, now) = (self.known(), SystemTime::now());
+        let replica = options.copy.url.is_some();
+        let due = Due { done: &known.done, since: known.since, replica };
+        let next = due.next(operations, |operation| options.schedule(operation), now);
         Ok(next
             .map_or((now + Duration::from_secs(60), None), |(at, operation)| (at, Some(operation))))
     }
 
     /// Reads from the repository what was done, by whichever agent, once for each time that this one leads.
-    async fn read(&self, options: &AgentOptions) -> Result<()> {
+    async fn read(&self, options: &AgentSettings) -> Result<()> {
         let _one = self.reading.lock().await;
         if self.known().read {
             return Ok(());
@@ -196,7 +164,7 @@ impl Shared {
         let mut known = self.known();
         known.read = true;
         if known.unread.take().is_some() {
-            info!(event = "repository_readable", cluster = options.cluster.as_str());
+            info!(event = "repository_readable", cluster = options.cluster().as_str());
         }
         known.since = known.since.or(Some(SystemTime::now()));
         let now = SystemTime::now();
@@ -221,7 +189,7 @@ impl Shared {
         Ok(())
     }
 
-    fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
+    fn listed(&self, options: &AgentSettings, known: &mut Known, listing: &Listing) {
         let now = SystemTime::now();
         let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
@@ -235,9 +203,10 @@ impl Shared {
         self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         self.known().running.insert(operation, time);
-        let (cluster, name) = (options.cluster.as_str(), operation.name());
+        let (cluster, name) = (options.cluster().as_str(), operation.name());
         info!(event = %format_args!("{operation}_started"), cluster, operation = name);
-        let done = operation::run(operation, &options, control).await;
+        // On the heap: the jobs' states are large.
+        let done = Box::pin(operation::run(operation, &options, control)).await;
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
@@ -253,7 +222,7 @@ impl Shared {
     fn done(
         &self,
         operation: Operation,
-        options: &AgentOptions,
+        options: &AgentSettings,
         (time, took): (SystemTime, Duration),
         done: Done,
     ) {
@@ -261,7 +230,7 @@ impl Shared {
         if let Some(finding) = &done.finding {
             error!(
                 event = %format_args!("{operation}_finding"),
-                cluster = options.cluster.as_str(),
+                cluster = options.cluster().as_str(),
                 operation = operation.name(),
                 error = %finding,
                 kind = finding.kind().name(),
@@ -278,6 +247,9 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
         }
+        if let Some(copied) = done.copied {
+            self.metrics.copied(options, copied);
+        }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
@@ -292,7 +264,7 @@ impl Shared {
         }
     }
 
-    fn failed(&self, operation: Operation, options: &AgentOptions, took: Duration, error: &Error) {
+    fn failed(&self, operation: Operation, options: &AgentSettings, took: Duration, error: &Error) {
         self.metrics.ended(options, operation, took, Some(error));
         let mut known = self.known();
         let run = known.done.entry(operation).or_default();
@@ -304,7 +276,7 @@ impl Shared {
         drop(known);
         error!(
             event = %format_args!("{operation}_failed"),
-            cluster = options.cluster.as_str(),
+            cluster = options.cluster().as_str(),
             operation = operation.name(),
             error = %error,
             kind = error.kind().name(),
@@ -325,13 +297,13 @@ impl Shared {
     }
 }
 
-fn certificate_expires(options: &AgentOptions) -> Option<SystemTime> {
-    (options.etcd)().ok()?.certificate_expires()
+fn certificate_expires(options: &AgentSettings) -> Option<SystemTime> {
+    options.common.etcd.certificate_expires()
 }
 
-fn jitter(options: &AgentOptions) -> Duration {
+fn jitter(options: &AgentSettings) -> Duration {
     let random = u32::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-    options.jitter.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    options.jitter.unwrap_or_default().mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// Milliseconds since 1970.

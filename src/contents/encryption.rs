@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::text::printable;
 use crate::protobuf::Fields;
+use crate::text::printable;
 
 const ENCRYPTED: &[u8] = b"k8s:enc:";
 /// What Kubernetes' own encoding begins with, encrypted or not.

@@ -1,10 +1,10 @@
 //! One key at a revision.
 
 use super::keys::KeyState;
-use super::text::printable;
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mvcc::{check_reachable, database_facts, scan_records};
+use crate::text::printable;
 
 /// How many revisions are looked through first, second and so on: records are in order of their revisions, not of
 /// their keys. Each step may fetch the same frames again, so there are few.

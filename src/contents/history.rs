@@ -1,9 +1,9 @@
 //! Every change of one key.
 
-use super::text::printable;
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mvcc::{Revision, database_facts, scan_records};
+use crate::text::printable;
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,6 @@ mod groups;
 mod history;
 mod keys;
 mod stats;
-mod text;
 
 pub use diff::{Difference, ValueDigest, diff, digest};
 pub use encryption::{KeyInUse, Protection};
@@ -19,4 +18,3 @@ pub use groups::{Groups, KUBERNETES_ROOTS};
 pub use history::{Change, KeyHistory, What, key_history};
 pub use keys::{Contents, KeyState, Selection, read};
 pub use stats::{Group, Large, Stats, stats};
-pub use text::printable;

@@ -9,8 +9,8 @@ use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys};
 use tonic::{Code, Status};
 
 use super::trust::CA_AS_SERVER;
-pub(super) use crate::error::clean;
 use crate::error::{Error, ErrorKind};
+pub(super) use crate::text::clean;
 
 /// An error and its sources, each said once.
 pub(crate) fn chain(error: &dyn StdError) -> String {

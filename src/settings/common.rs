@@ -6,7 +6,7 @@ use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
 use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings};
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
-use crate::format::ClusterName;
+use crate::format::{ClusterName, KeyState};
 use crate::keys::KeySet;
 use crate::secret::SecretBytes;
 use crate::store::{
@@ -198,6 +198,17 @@ impl CommonSettings {
     pub fn etcd(&self) -> Result<EtcdSettings> {
         open_etcd(&self.etcd)
     }
+}
+
+/// What the operator should know about keys that are being replaced.
+#[must_use]
+pub fn retiring(keys: &KeySet) -> Vec<String> {
+    let tell = |id| {
+        format!(
+            "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
+        )
+    };
+    keys.in_state(KeyState::Retiring).map(tell).collect()
 }
 
 /// etcd's settings with the user's password, read from its file.

@@ -5,7 +5,8 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::error::{Error, ErrorKind, clean};
+use crate::error::{Error, ErrorKind};
+use crate::text::clean;
 
 use super::http::Fault;
 

@@ -14,8 +14,9 @@ use object_store::{
 };
 
 use crate::crypto::{self, CryptoRng};
-use crate::error::{Context, Error, ErrorKind, Result, clean};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_REPOSITORY, ObjectName, RepositoryInfo, Uuid, names};
+use crate::text::clean;
 
 use super::failure::failed;
 use super::key;

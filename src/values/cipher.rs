@@ -12,6 +12,7 @@ use crate::format::{
     ValueKeyState, ValueKeyring,
 };
 use crate::secret::SecretKey;
+use crate::text::printable;
 
 /// The value keys of one namespace, ready for use: seals under the primary key, opens what any of them sealed.
 ///
@@ -290,7 +291,7 @@ impl ValueCipher {
 /// The key as a message may repeat it.
 fn named(key: &[u8]) -> String {
     let (shown, more) = key.split_at_checked(128).map_or((key, ""), |(shown, _)| (shown, "…"));
-    format!("value of {}{more}", shown.escape_ascii())
+    format!("value of {}{more}", printable(shown))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::pages::{Values, find, is_encrypted};
 use super::record::within;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, MigrationPhase, ValueHeader, ValueKeyId};
+use crate::text::printable;
 
 /// How many values are under each value key, and how many are unencrypted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl Namespace {
                 prefix.starts_with(&entry.prefix) || entry.prefix.starts_with(prefix)
             };
             if let Some(other) = migrate.iter().find(overlaps) {
-                let other = other.prefix.escape_ascii();
+                let other = printable(&other.prefix);
                 let text = format!(
                     "keys with this prefix are already under migration, with the prefix \"{other}\""
                 );
@@ -321,7 +322,7 @@ fn check_step(prefix: &[u8], from: MigrationPhase, to: MigrationPhase) -> Result
     let next: Vec<_> = next.map(MigrationPhase::name).collect();
     let text = format!(
         "keys with the prefix \"{}\" are in phase {}: phase {} cannot follow it",
-        prefix.escape_ascii(),
+        printable(prefix),
         from.name(),
         to.name()
     );

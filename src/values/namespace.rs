@@ -14,6 +14,7 @@ use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, ValueKeyId, ValueKeyring};
 use crate::keys::KeySet;
+use crate::text::printable;
 
 /// The default prefix of the keyring.
 pub const DEFAULT_PREFIX: &str = "/strongroom/";
@@ -94,7 +95,7 @@ impl Namespace {
             if !found.is_empty() {
                 let text = format!(
                     "etcd holds no value keyring under {}, but encrypted values, such as those of {}",
-                    prefix.escape_ascii(),
+                    printable(prefix),
                     names(&found)
                 );
                 return Err(Error::new(ErrorKind::Refused, text).hint(PUT_BACK));
@@ -306,7 +307,7 @@ const PUT_BACK: &str = "a new keyring would not open them: put the old one back 
 
 /// There is no keyring. Says whether there are values that need one.
 async fn missing(client: &Client, prefix: &[u8]) -> Error {
-    let text = format!("etcd holds no value keyring under {}", prefix.escape_ascii());
+    let text = format!("etcd holds no value keyring under {}", printable(prefix));
     let error = |text| Error::new(ErrorKind::NotFound, text);
     match pages::encrypted_keys(client, prefix, EXAMPLES, Some(SEARCH)).await {
         Ok(found) if found.is_empty() => {
@@ -325,7 +326,6 @@ async fn missing(client: &Client, prefix: &[u8]) -> Error {
 
 /// Keys as an error names them.
 pub(super) fn names(keys: &[Vec<u8>]) -> String {
-    let names: Vec<_> =
-        keys.iter().map(|key| crate::error::clean(&key.escape_ascii().to_string())).collect();
+    let names: Vec<_> = keys.iter().map(|key| crate::text::clean(&printable(key))).collect();
     names.join(", ")
 }

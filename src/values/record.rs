@@ -5,6 +5,7 @@ use std::time::Duration;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::printable;
 
 /// The longest that a request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,7 +91,7 @@ pub(super) fn check_prefix(prefix: &[u8]) -> Result<()> {
 pub(super) fn deleted(prefix: &[u8]) -> Error {
     Error::new(
         ErrorKind::NotFound,
-        format!("the value keyring under {} was deleted", prefix.escape_ascii()),
+        format!("the value keyring under {} was deleted", printable(prefix)),
     )
     .hint("put it back with `strongroom value keyring import` or, from a backup, `strongroom restore --to-cluster`")
 }

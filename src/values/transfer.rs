@@ -11,6 +11,7 @@ use super::{ValueCipher, follow, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ValueKeyring;
 use crate::keys::KeySet;
+use crate::text::printable;
 
 /// How many encrypted values an import tries, and for how long it looks for them.
 const TRIED: u64 = 100;
@@ -25,7 +26,7 @@ impl Namespace {
         record::check_prefix(prefix)?;
         let record = record::read(client, prefix).await?;
         record.map(|record| record.bytes).ok_or_else(|| {
-            let text = format!("etcd holds no value keyring under {}", prefix.escape_ascii());
+            let text = format!("etcd holds no value keyring under {}", printable(prefix));
             Error::new(ErrorKind::NotFound, text)
         })
     }

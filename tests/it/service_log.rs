@@ -88,9 +88,10 @@ async fn an_agent_logs_in_text_and_json() {
     let place = Place::new();
     let config = |log: &str| {
         let endpoints = etcd.endpoints();
+        let started = Version::NEWEST.programs().join("etcd");
         let text = format!(
             "cluster = \"prod\"\nmaster_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n\
-             [etcd]\nendpoints = {endpoints:?}\n[agent]\n{log}\nbackup = \"@every 1s\"\ndrill = \"5 4 * * 0\"\n"
+             [etcd]\nendpoints = {endpoints:?}\n[agent]\n{log}\nbackup = \"@every 1s\"\ndrill = \"5 4 * * 0\"\n[drill]\netcd = {started:?}\n"
         );
         fs::write(place.path("agent.toml"), text).unwrap();
         let mut command = program();

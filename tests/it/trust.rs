@@ -87,8 +87,7 @@ impl Victim {
     }
 
     async fn plan(&self, count: u32) -> PrunePlan {
-        let mut retention = Retention::default();
-        retention.last = count;
+        let retention = Retention { last: count, ..Retention::default() };
         let control = Control::default();
         plan_prune(&self.repo.repository, &owner(), &retention, None, &control).await.unwrap()
     }
@@ -145,8 +144,10 @@ impl Victim {
 }
 
 async fn taken(repo: &TestRepo, keys: &KeySet, hours_ago: u64) -> SnapshotId {
-    let mut options = BackupOptions::default();
-    options.taken = Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago));
+    let options = BackupOptions {
+        taken: Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago)),
+        ..BackupOptions::default()
+    };
     let (source, control) = (Source::File(small_database()), Control::default());
     backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
 }
@@ -334,8 +335,10 @@ async fn more_seals_than_are_read() {
 async fn the_order_of_ids_is_the_order_of_taking() {
     let repo = TestRepo::new().await;
     let ahead = async |keys: &KeySet, seconds: u64| {
-        let mut options = BackupOptions::default();
-        options.taken = Some(SystemTime::now() + Duration::from_secs(seconds));
+        let options = BackupOptions {
+            taken: Some(SystemTime::now() + Duration::from_secs(seconds)),
+            ..BackupOptions::default()
+        };
         let (source, control) = (Source::File(small_database()), Control::default());
         backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
     };
@@ -358,8 +361,10 @@ async fn the_order_of_ids_is_the_order_of_taking() {
 #[tokio::test]
 async fn the_independent_reader_agrees_on_the_latest() {
     let repo = TestRepo::new().await;
-    let mut options = BackupOptions::default();
-    options.taken = Some(SystemTime::now() + Duration::from_secs(3600));
+    let options = BackupOptions {
+        taken: Some(SystemTime::now() + Duration::from_secs(3600)),
+        ..BackupOptions::default()
+    };
     let (source, control) = (Source::File(small_database()), Control::default());
     let id = backup(&repo.repository, &keys(&[NEW]), source, &options, &control).await.unwrap().id;
     let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \

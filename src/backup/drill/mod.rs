@@ -72,6 +72,18 @@ impl Default for DrillOptions {
     }
 }
 
+/// The version of the etcd that a drill would start.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no such program; [`ErrorKind::Unsupported`] when it is not etcd, or later than
+/// the last one tested.
+pub async fn drill_version(options: &DrillOptions) -> Result<String> {
+    let version = scratch::version(&options.etcd).await?;
+    let program = options.etcd.display().to_string();
+    EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
+    Ok(version)
+}
+
 /// What a drill found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -100,9 +112,8 @@ pub async fn drill(
     options: &DrillOptions,
     control: &Control,
 ) -> Result<DrillReport> {
-    let version = scratch::version(&options.etcd).await?;
+    let version = drill_version(options).await?;
     let program = options.etcd.display().to_string();
-    EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
     let mut steps = Steps::default();
     let bytes = OpenSnapshot::open(repository, id, keys).await?.facts.database_size;
     let mut etcd = ScratchEtcd::plan(options, bytes)?;

@@ -19,8 +19,9 @@ use super::DrillOptions;
 use super::child::Child;
 use super::guard::{GUARD, guard};
 use super::place::Place;
-use crate::error::{Error, ErrorKind, Result, clean};
+use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Choice, EtcdSettings, choose_member};
+use crate::text::clean;
 
 pub(super) const NAME: &str = "drill";
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Action, Leases, Plan, Planned, RESERVED, Wanted, WantedKeys};
 use crate::backup::{Inside, look_inside};
 use crate::bolt::{Db, ReadAt};
-use crate::contents::{self, KeyState, Selection, ValueDigest, digest, printable};
+use crate::contents::{self, KeyState, Selection, ValueDigest, digest};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Choice;
 use crate::format::SnapshotId;
@@ -14,6 +14,7 @@ use crate::mvcc::{KeyValue, RENEWED_LEASE_TTL, database_facts, leases, value_at}
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::{Control, Step};
+use crate::text::printable;
 
 /// What Kubernetes' API server puts before a value that it encrypted; the key is part of what it authenticates.
 const ENCRYPTED: &[u8] = b"k8s:enc:";

@@ -13,6 +13,7 @@ mod log;
 mod output;
 mod progress;
 mod secrets;
+mod service;
 mod settings;
 mod usage;
 

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use strongroom::format::{SnapshotId, Time};
+use strongroom::text::is_hidden;
 use strongroom::{Error, Result};
 
 use crate::args::WriteOut;
@@ -35,10 +36,9 @@ impl Output {
 
     /// Something the operator should look at.
     pub(crate) fn warn(self, warning: &str) {
-        if !log::is_on() {
-            write_stderr(&format!("warning: {warning}"));
-        } else if log::is_new(warning) {
-            tracing::warn!(event = "warning", warning);
+        match log::is_on() {
+            true => tracing::warn!(event = "warning", warning),
+            false => write_stderr(&format!("warning: {warning}")),
         }
     }
 
@@ -154,11 +154,6 @@ pub(crate) fn write_stderr(text: &str) {
 fn safe(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && c != '\n';
     text.chars().map(|c| if obeyed(c) || is_hidden(c) { '?' } else { c }).collect()
-}
-
-/// Characters that reorder or hide text on a terminal.
-pub(crate) fn is_hidden(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A table without rules; columns named in `right` are numbers.

@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::scope::{Reserved, Scope};
 use super::status::Failure;
-use crate::error::{Error, ErrorKind, clean};
+use crate::error::{Error, ErrorKind};
 use crate::format::ValueHeader;
 use crate::limit::limited;
 use crate::mvcc::KeyValue;
@@ -16,6 +16,7 @@ use crate::protobuf::fields::{
     campaign, event, key_value, put, range, range_response, watch_response,
 };
 use crate::protobuf::{Raw, Singles, put_bytes, put_message, put_number, without};
+use crate::text::{clean, printable};
 use crate::values::ValueCipher;
 
 /// What one pass over a message works with.
@@ -66,7 +67,7 @@ impl Lenient {
     pub(super) fn add(&self, key: &[u8]) {
         let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         out.count = out.count.saturating_add(1);
-        // A comma within a key must not read as the end of it.
+        // In ASCII, as a header has to be; a comma within a key must not read as the end of it.
         let name = key.escape_ascii().to_string().replace(',', "\\x2c");
         if out.names.len().saturating_add(name.len()) < MAX_NAMES {
             if out.listed > 0 {
@@ -121,7 +122,7 @@ impl Rewriter<'_> {
         limited!(
             warn,
             event = "value_unreadable",
-            key = %clean(&kv.key.escape_ascii().to_string()),
+            key = %clean(&printable(kv.key)),
             value_key = needs.map(|id| id.to_string()),
             kind = error.kind().name(),
             error = %error,

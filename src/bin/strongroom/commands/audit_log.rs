@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 use strongroom::audit_log::{Entry, Filter, KeyFilter, KeyRange, Record, files, query, verify};
+use strongroom::text::printable;
 use strongroom::{ErrorKind, Result};
 
 use super::inside::put_bytes;
@@ -142,26 +143,26 @@ fn line(entry: &Entry) -> String {
     if record.more > 0 {
         keys.push(format!("and {} more", record.more));
     }
-    keys.extend(record.subject.iter().map(|subject| subject.escape_debug().to_string()));
+    keys.extend(record.subject.iter().map(|subject| printable(subject.as_bytes())));
     if record.repeats > 0 {
         keys.push(format!("(and {} more refused requests)", record.repeats));
     }
     format!(
         "{:.3}  {}  {}  {}  {}  {}",
         record.time,
-        who.escape_debug(),
-        record.peer.escape_debug(),
-        method.escape_debug(),
+        printable(who.as_bytes()),
+        printable(record.peer.as_bytes()),
+        printable(method.as_bytes()),
         keys.join(" "),
-        record.outcome.escape_debug()
+        printable(record.outcome.as_bytes())
     )
 }
 
 fn range(range: &KeyRange) -> String {
-    let key = range.key.escape_ascii();
+    let key = printable(&range.key);
     match range.range_end.as_deref() {
         None => key.to_string(),
         Some([0]) => format!("[{key}, …)"),
-        Some(end) => format!("[{key}, {})", end.escape_ascii()),
+        Some(end) => format!("[{key}, {})", printable(end)),
     }
 }

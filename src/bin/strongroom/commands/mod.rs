@@ -23,9 +23,9 @@ use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
 use strongroom::custody::{self, MasterKeyUri};
-use strongroom::format::{KeyState, SnapshotId};
+use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
-use strongroom::settings::{CommonSettings, Opened};
+use strongroom::settings::{CommonSettings, Opened, retiring};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
@@ -124,11 +124,7 @@ impl Context {
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
         let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
         let keys = self.settings.open_keys(repository, ask).await?;
-        for id in keys.in_state(KeyState::Retiring) {
-            self.output.warn(&format!(
-                "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
-            ));
-        }
+        retiring(&keys).iter().for_each(|warning| self.output.warn(warning));
         Ok(keys)
     }
 

@@ -7,8 +7,8 @@ use strongroom::backup::{
     Action, Applied, DEFAULT_RATE, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
     plan_to_cluster,
 };
-use strongroom::contents::printable;
 use strongroom::etcd::choose_member;
+use strongroom::text::printable;
 use strongroom::{Error, Result};
 
 use super::inside::{lease, put_bytes, raw};

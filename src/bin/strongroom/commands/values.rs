@@ -11,6 +11,7 @@ use strongroom::custody::keyfile;
 use strongroom::format::{MAX_SEALED_RECORD, MigrationPhase, ValueKeyId};
 use strongroom::keys::KeySet;
 use strongroom::settings::{ValueKeys, ValueSettings};
+use strongroom::text::printable;
 use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
@@ -122,10 +123,8 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
     let count = |id: &ValueKeyId| survey.keys.get(id).copied().unwrap_or(0);
     let known: u64 = keys.iter().map(|key| count(&key.id)).sum();
     let unknown = survey.keys.values().sum::<u64>().saturating_sub(known);
-    let phases: Vec<_> = migrate
-        .iter()
-        .map(|entry| (entry.prefix.escape_ascii().to_string(), entry.phase.name()))
-        .collect();
+    let phases: Vec<_> =
+        migrate.iter().map(|entry| (printable(&entry.prefix), entry.phase.name())).collect();
     let json = json!({
         "keys": keys.iter().map(|key| json!({
             "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
@@ -217,11 +216,8 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         _ => opened.plan(prefix, None).await?,
     };
     opened.flush_usage().await?;
-    let failed: Vec<_> = done
-        .failed
-        .iter()
-        .map(|(key, why)| json!({"key": key.escape_ascii().to_string(), "why": why}))
-        .collect();
+    let failed: Vec<_> =
+        done.failed.iter().map(|(key, why)| json!({"key": printable(key), "why": why})).collect();
     let phase = args.phase.map(MigrationPhase::name);
     let json = json!({
         "prefix": args.prefix, "phase": phase, "sealed": done.sealed, "resealed": done.resealed,

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use serde_json::{Map, Value};
 use strongroom::backup::read_live;
 use strongroom::contents::{
-    self, Contents, Difference, KeyState, Selection, ValueDigest, What, digest, printable, read,
+    self, Contents, Difference, KeyState, Selection, ValueDigest, What, digest, read,
 };
+use strongroom::text::printable;
 use strongroom::{Error, Result};
 
 use super::{Context, Looked, put_bytes, raw};

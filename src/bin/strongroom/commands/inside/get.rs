@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
-use strongroom::contents::{self, Change, KeyState, key_history, printable};
+use strongroom::contents::{self, Change, KeyState, key_history};
 use strongroom::format::ValueHeader;
 use strongroom::mvcc::{database_facts, value_at};
 use strongroom::secret::SecretBytes;
+use strongroom::text::printable;
 use strongroom::{Error, Result};
 
 use super::{Context, lease, put_bytes, raw};

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 use strongroom::Result;
-use strongroom::contents::{KeyState, Selection, printable, read};
+use strongroom::contents::{KeyState, Selection, read};
+use strongroom::text::printable;
 
 use super::{Context, lease, put_bytes, raw};
 use crate::args::{LsArgs, WriteOut};

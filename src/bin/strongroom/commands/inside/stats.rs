@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 use strongroom::Result;
-use strongroom::contents::{
-    Group, Groups, KUBERNETES_ROOTS, KeyInUse, Stats, printable, stats as read_stats,
-};
+use strongroom::contents::{Group, Groups, KUBERNETES_ROOTS, KeyInUse, Stats, stats as read_stats};
+use strongroom::text::printable;
 
 use super::{Context, put_bytes, raw};
 use crate::args::StatsArgs;

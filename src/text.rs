@@ -1,8 +1,9 @@
-//! Bytes of etcd's for a terminal.
+//! Text from outside, made fit for people: keys and names of etcd's, other programs' messages.
 
 use std::fmt::Write;
 
 /// `bytes` without anything that a terminal would act on, hide or reorder. Different bytes print differently.
+#[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -18,6 +19,30 @@ pub fn printable(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The longest text of another program's that a message repeats, in characters.
+#[cfg(feature = "etcd")]
+const MAX_TEXT: usize = 200;
+
+/// Another program's text made fit to print: no control characters, bounded.
+#[cfg(feature = "etcd")]
+pub(crate) fn clean(text: &str) -> String {
+    let mut clean: String = text
+        .chars()
+        .take(MAX_TEXT)
+        .map(|c| if c.is_control() || is_hidden(c) { '?' } else { c })
+        .collect();
+    if text.chars().nth(MAX_TEXT).is_some() {
+        clean.push('…');
+    }
+    clean
+}
+
+/// Whether `c` reorders or hides text on a terminal.
+#[must_use]
+pub const fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
