@@ -45,7 +45,7 @@ async fn open(settings: &AgentSettings) -> Result<Places> {
     let opened = settings.common.open_repository().await?;
     warn(&opened.warnings);
     if let Err(error) = opened.sweep().await {
-        warn(&[format!("leftovers of killed backups stay: {error}")]);
+        warn(&[format!("files of killed backups could not be removed: {error}")]);
     }
     settings.common.check_keys()?;
     let ask = || {

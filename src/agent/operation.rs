@@ -81,6 +81,8 @@ pub(super) struct Done {
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
     pub(super) listing: Option<Listing>,
+    /// When the newest snapshot was begun that the replica has.
+    pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
 }
@@ -90,7 +92,14 @@ const MAX_WARNINGS: usize = 10;
 
 impl Done {
     fn new(log: impl FnOnce(f64) + Send + 'static) -> Self {
-        Self { log: Box::new(log), finding: None, newest: None, listing: None, recovery: None }
+        Self {
+            log: Box::new(log),
+            finding: None,
+            newest: None,
+            listing: None,
+            copied: None,
+            recovery: None,
+        }
     }
 }
 
@@ -166,6 +175,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
     let cluster = options.cluster().clone();
+    let copied = report.newest.map(|id| id.begun());
     let log = move |seconds| {
         info!(
             event = "copy_finished",
@@ -178,7 +188,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             differing_seals = report.differing.len(),
         );
     };
-    Ok(Done { finding, ..Done::new(log) })
+    Ok(Done { finding, copied, ..Done::new(log) })
 }
 
 async fn remove(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -235,7 +245,8 @@ async fn prove(
     store_report(repository, keys, &report).await?;
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
         let replica = options.common.open_replica(&options.copy, repository, false).await?;
-        let copies = verify(&replica.repository, keys, scope, VerifyLevel::Full, control).await?;
+        let replica = &replica.repository;
+        let copies = verify(replica, keys, scope, VerifyLevel::Full, control).await?;
         found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
             one.outcome = one.outcome.map_err(|error| error.context("the replica"));
             one

@@ -179,7 +179,7 @@ impl Shared {
             if passed {
                 self.metrics.succeeded(options, operation, at);
             } else {
-                run.error = Some("its last report says that something is wrong".into());
+                run.error = Some("its last report has findings".into());
             }
         }
         if let Some(newest) = newest {
@@ -246,6 +246,9 @@ impl Shared {
         self.metrics.ended(options, operation, took, done.finding.as_ref());
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
+        }
+        if let Some(copied) = done.copied {
+            self.metrics.copied(options, copied);
         }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);

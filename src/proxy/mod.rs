@@ -264,7 +264,7 @@ fn clients_etcd(settings: &ProxySettings) -> Result<EtcdSettings> {
     {
         let text = format!("{}: this certificate has a common name", path.display());
         return Err(Error::usage(text).hint(
-            "give --client-cert one without: etcd would take the name for the user of every client",
+            "give --client-cert a certificate without one: etcd would take the name for the user of every client",
         ));
     }
     Ok(clients)

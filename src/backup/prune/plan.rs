@@ -133,7 +133,7 @@ pub async fn plan_prune(
     control: &Control,
 ) -> Result<PrunePlan> {
     if retention.is_empty() {
-        return Err(Error::usage("nothing says what to keep")
+        return Err(Error::usage("no rule says what to keep")
             .hint("give at least one of --keep-last, --keep-hourly, … --keep-within"));
     }
     let mut plan = PrunePlan::default();
@@ -257,7 +257,7 @@ impl Known {
             match head {
                 Ok(Head::Snapshot(_)) if folder::is_ahead(id.begun(), now) => {
                     plan.findings.push(format!(
-                        "snapshot {id} comes from the future: it stays, and does not count"
+                        "snapshot {id} has a time in the future: it is kept and does not count"
                     ));
                 }
                 Ok(Head::Snapshot(manifest)) => {

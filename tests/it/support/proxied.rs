@@ -6,6 +6,7 @@ use std::sync::Arc;
 use etcd_client::Client;
 use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
+use strongroom::format::Time;
 use strongroom::keys::{KeySet, Keyring};
 use strongroom::proxy::{Proxy, ProxySettings, listen};
 use strongroom::values::{DEFAULT_PREFIX, Namespace};
@@ -14,14 +15,13 @@ use tokio::task::JoinHandle;
 
 use crate::etcd_server::{Etcd, Version};
 
-pub(crate) const NOW: &str = "2026-01-31T12:00:00Z";
+pub(crate) const NOW: Time = Time::from_unix(1_769_860_800);
 /// etcd's 1.5 MiB and 512 KiB.
 pub(crate) const MAX_REQUEST: usize = 2 << 20;
 
 pub(crate) fn masters() -> Arc<KeySet> {
     let mut masters = KeySet::new();
-    let now = NOW.parse().unwrap();
-    masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
+    masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()).unwrap(), NOW);
     Arc::new(masters)
 }
 

@@ -50,11 +50,6 @@ pub(crate) struct Context {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// This moment, as keyrings note it.
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Runs one command.
 ///
 /// # Errors
@@ -111,7 +106,7 @@ impl Context {
     async fn swept_repository(&self) -> Result<Repository> {
         let opened = self.open().await?;
         if let Err(error) = opened.sweep().await {
-            self.output.warn(&format!("leftovers of killed backups stay: {error}"));
+            self.output.warn(&format!("files of killed backups could not be removed: {error}"));
         }
         Ok(opened.repository)
     }

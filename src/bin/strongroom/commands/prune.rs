@@ -48,7 +48,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(Document::new(&plan, Some(&report)), || {
         format!(
-            "{} snapshots kept, {} removed; {} freed, of earlier removals",
+            "{} snapshots kept, {} removed; {} freed by earlier removals",
             plan.keep.len(),
             report.removed.len(),
             bytes(report.freed_bytes),
@@ -144,7 +144,9 @@ fn text(plan: &PrunePlan) -> String {
     let swept = plan.swept().count();
     if swept > 0 {
         let freed = bytes(plan.frees());
-        text += &format!("and deleted: {freed} of {swept} removed earlier or never finished\n");
+        text += &format!(
+            "also deletes {freed} of {swept} snapshots removed earlier or never finished\n"
+        );
     }
     text
 }
