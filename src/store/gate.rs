@@ -5,8 +5,6 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-use super::options::is_secret;
-
 /// Whole files as values.
 const FILES: &[&str] = &["service_account_key", "proxy_ca_certificate"];
 /// Parts of host names.
@@ -25,6 +23,12 @@ const URLS: &[&str] = &[
 /// Paths of local files, which may hold any letters.
 const PATHS: &[&str] =
     &["_file", "application_credentials", "service_account", "service_account_path"];
+
+/// Whether values of this name are not shown.
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
+}
 
 /// The value of `name` as it is used; `None`, if it is as good as not set.
 ///

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::text::distance;
 
-use super::gate;
+use super::gate::{self, is_secret};
 use super::url::Cloud;
 
 /// Path of a PEM file with certificate authorities to trust beside the system's: our own option.
@@ -133,11 +133,6 @@ fn without_prefix(cloud: Cloud, lower: &str) -> &str {
         }
         _ => lower,
     }
-}
-
-pub(super) fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
 }
 
 const fn variables(cloud: Cloud) -> &'static str {
