@@ -66,39 +66,13 @@ pub fn connect_with(
         Place::Bucket { cloud, bucket, prefix } => (*cloud, bucket, prefix),
     };
     let mut warnings = Vec::new();
-    let client = client(options)?;
     let store = match cloud {
-        Cloud::S3 => {
-            warnings.extend(unread_profile(options, environment));
-            let settings = options::read(cloud, options, environment, s3_replaces)?;
-            let builder = AmazonS3Builder::new()
-                .with_client_options(client)
-                .with_retry(retries())
-                // One object is deleted at a time: not every S3 has the bulk request, and its
-                // answer hides which refusals are a matter of rights.
-                .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
-            let builder =
-                apply(builder, &settings, AmazonS3Builder::with_config).with_bucket_name(bucket);
-            let get = |key| builder.get_config_value(&key);
-            let endpoint =
-                get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
-            let client = |key| get(AmazonS3ConfigKey::Client(key));
-            check_client(&mut warnings, endpoint, client)?;
-            let metadata = [
-                AmazonS3ConfigKey::MetadataEndpoint,
-                AmazonS3ConfigKey::ContainerCredentialsFullUri,
-            ];
-            let connector = connector(client, metadata.map(get), environment)?;
-            if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
-                need_credentials(get)?;
-            }
-            let built = builder.with_http_connector(connector).build();
-            prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true)
-        }
+        Cloud::S3 => s3((bucket, prefix), options, environment, &mut warnings)?,
         Cloud::Google => {
             let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            let builder =
-                GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retries());
+            let builder = GoogleCloudStorageBuilder::new()
+                .with_client_options(client(options)?)
+                .with_retry(retries());
             let builder = apply(builder, &settings, GoogleCloudStorageBuilder::with_config)
                 .with_bucket_name(bucket);
             let get = |key| builder.get_config_value(&key);
@@ -110,8 +84,9 @@ pub fn connect_with(
         }
         Cloud::Azure => {
             let settings = options::read(cloud, options, environment, |a, b| a == b)?;
-            let builder =
-                MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retries());
+            let builder = MicrosoftAzureBuilder::new()
+                .with_client_options(client(options)?)
+                .with_retry(retries());
             let builder = apply(builder, &settings, MicrosoftAzureBuilder::with_config)
                 .with_container_name(bucket);
             let get = |key| builder.get_config_value(&key);
@@ -123,6 +98,35 @@ pub fn connect_with(
         }
     };
     Ok(Connected { store, directory: None, warnings })
+}
+
+fn s3(
+    (bucket, prefix): (&str, &ObjectPath),
+    options: &BTreeMap<String, String>,
+    environment: &BTreeMap<String, String>,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<dyn ObjectStore>> {
+    warnings.extend(unread_profile(options, environment));
+    let settings = options::read(Cloud::S3, options, environment, s3_replaces)?;
+    let builder = AmazonS3Builder::new()
+        .with_client_options(client(options)?)
+        .with_retry(retries())
+        // One object is deleted at a time: not every S3 has the bulk request, and its
+        // answer hides which refusals are a matter of rights.
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
+    let builder = apply(builder, &settings, AmazonS3Builder::with_config).with_bucket_name(bucket);
+    let get = |key| builder.get_config_value(&key);
+    let endpoint = get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
+    let client = |key| get(AmazonS3ConfigKey::Client(key));
+    check_client(warnings, endpoint, client)?;
+    let metadata =
+        [AmazonS3ConfigKey::MetadataEndpoint, AmazonS3ConfigKey::ContainerCredentialsFullUri];
+    let connector = connector(client, metadata.map(get), environment)?;
+    if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
+        need_credentials(get)?;
+    }
+    let built = builder.with_http_connector(connector).build();
+    Ok(prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true))
 }
 
 /// What makes the HTTP clients: with the proxies in force, and the hosts of metadata services at `urls`.
