@@ -24,12 +24,6 @@ const URLS: &[&str] = &[
 const PATHS: &[&str] =
     &["_file", "application_credentials", "service_account", "service_account_path"];
 
-/// Whether values of this name are not shown.
-pub(super) fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
-}
-
 /// The value of `name` as it is used; `None`, if it is as good as not set.
 ///
 /// # Errors
@@ -66,6 +60,11 @@ pub(super) fn value(name: &str, text: &str) -> Result<Option<String>> {
         return Err(Error::usage(format!("{name} is not an absolute path without blanks")));
     }
     Ok(Some(text.to_owned()))
+}
+
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
 }
 
 fn without_line_break(text: &str) -> &str {

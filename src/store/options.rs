@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::text::distance;
 
-use super::gate::{self, is_secret};
+use super::gate;
 use super::url::Cloud;
 
 /// Path of a PEM file with certificate authorities to trust beside the system's: our own option.
@@ -115,7 +115,7 @@ pub(super) fn read<K: FromStr + Copy>(
     let secrets = options
         .iter()
         .chain(environment)
-        .filter(|(name, value)| is_secret(name) && value.len() > 3);
+        .filter(|(name, value)| gate::is_secret(name) && value.len() > 3);
     Ok(Settings {
         secrets: secrets.map(|(_, value)| value.clone()).collect(),
         pairs: found.into_iter().chain(own).collect(),
