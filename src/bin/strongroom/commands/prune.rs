@@ -44,6 +44,9 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         let evidence = prune_report(&plan, &report, cluster, planned);
         store_report(&repository, &keys, &evidence).await?;
     }
+    for id in &report.pinned {
+        context.output.warn(&format!("stays: snapshot {id} was pinned meanwhile"));
+    }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(json(&plan, Some(&report)), || {
         format!(
@@ -114,6 +117,7 @@ fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
         map.insert("removed".into(), ids(&report.removed).into());
         map.insert("swept".into(), ids(&report.swept).into());
         map.insert("freed_bytes".into(), report.freed_bytes.into());
+        map.insert("pinned".into(), ids(&report.pinned).into());
         map.insert("refused".into(), report.refused.clone().into());
         map.insert("duration_seconds".into(), report.duration.as_secs_f64().into());
     }
