@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Io,
     /// etcd or the store answered something it must not.
     Protocol,
+    /// A fault of this program: a worker of it panicked.
+    Internal,
 }
 
 impl ErrorKind {
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::Interrupted => ("interrupted", 130),
             Self::Io => ("io", 1),
             Self::Protocol => ("protocol", 1),
+            Self::Internal => ("internal", 70),
         }
     }
 
@@ -85,7 +88,10 @@ impl ErrorKind {
 
     /// Whether it is about what all of a job depends on, a place or the run itself, and not about one object.
     pub const fn is_general(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted)
+        matches!(
+            self,
+            Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted | Self::Internal
+        )
     }
 
     /// Stable lower-case name, as in `-w json` output.

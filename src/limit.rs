@@ -1,5 +1,7 @@
-//! Limits log lines about what others can cause many times a second.
+//! Limits log lines: about what others can cause many times a second, and about what lasts.
 
+#[cfg(feature = "agent")]
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,30 @@ macro_rules! limited {
 }
 pub(crate) use limited;
 
+#[cfg(feature = "agent")]
+/// How often a warning with the same text is written.
+const SAME_WARNING: Duration = Duration::from_secs(24 * 3600);
+#[cfg(feature = "agent")]
+/// Texts of warnings that are remembered.
+const MAX_WARNINGS: usize = 1000;
+
+#[cfg(feature = "agent")]
+/// Whether the warning was not written in the last 24 hours.
+pub(crate) fn is_new(warning: &str) -> bool {
+    static WRITTEN: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
+    let mut written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = written.get_or_insert_default();
+    written.retain(|_, at| at.elapsed() < SAME_WARNING);
+    if written.len() >= MAX_WARNINGS {
+        written.clear();
+    }
+    let is_new = !written.contains_key(warning);
+    if is_new {
+        written.insert(warning.to_owned(), Instant::now());
+    }
+    is_new
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +76,13 @@ mod tests {
         limit.0.lock().unwrap().0 = Instant::now().checked_sub(PAUSE);
         assert_eq!(limit.pass(), Some(Some(999)));
         assert_eq!(limit.pass(), None);
+    }
+
+    #[cfg(feature = "agent")]
+    #[test]
+    fn a_warning_is_written_once_a_day() {
+        assert!(is_new("a"));
+        assert!(!is_new("a"));
+        (0..2 * MAX_WARNINGS).for_each(|at| assert!(is_new(&at.to_string())));
     }
 }

@@ -184,9 +184,11 @@ impl Year {
         self.hour += 1;
         let now = BEGIN + self.hour * HOUR;
         self.store.now.store(now, Ordering::Relaxed);
-        let mut options = BackupOptions::default();
-        options.taken = Some(UNIX_EPOCH + Duration::from_secs(now));
-        options.compare_members = false;
+        let options = BackupOptions {
+            taken: Some(UNIX_EPOCH + Duration::from_secs(now)),
+            compare_members: false,
+            ..BackupOptions::default()
+        };
         let control = Control::default();
         backup(&self.repository, &self.keys, source, &options, &control).await.unwrap();
     }

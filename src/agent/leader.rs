@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::{AgentOptions, Changes};
+use super::{AgentSettings, Changes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::from_client;
 
@@ -48,17 +48,17 @@ pub(super) async fn lead(
 
 /// Waits for the lead, takes it and keeps it until it is lost.
 async fn serve(
-    options: &AgentOptions,
+    options: &AgentSettings,
     leading: &watch::Sender<bool>,
     told: &mut Option<String>,
     end: &mut watch::Receiver<bool>,
 ) -> Result<()> {
-    let client = within("connect", (options.etcd)()?.connect()).await?;
-    let key = format!("/strongroom-agent/{}", options.cluster);
+    let client = within("connect", options.common.etcd()?.connect()).await?;
+    let key = format!("/strongroom-agent/{}", options.cluster());
     let term = loop {
-        let term = Term::begin(&client, &key, &options.name).await?;
+        let term = Term::begin(&client, &key, options.name()).await?;
         if told.take().is_some() {
-            info!(event = "etcd_reachable", cluster = options.cluster.as_str());
+            info!(event = "etcd_reachable", cluster = options.cluster().as_str());
         }
         if let Some(term) = term {
             break term;
@@ -68,7 +68,7 @@ async fn serve(
             () = turns_true(end) => return Ok(()),
         }
     };
-    info!(event = "leader_elected", cluster = options.cluster.as_str(), agent = options.name);
+    info!(event = "leader_elected", cluster = options.cluster().as_str(), agent = options.name());
     leading.send_replace(true);
     let kept = tokio::select! {
         kept = term.keep() => kept,
@@ -79,15 +79,15 @@ async fn serve(
         }
     };
     leading.send_replace(false);
-    warn!(event = "leader_lost", cluster = options.cluster.as_str(), agent = options.name);
+    warn!(event = "leader_lost", cluster = options.cluster().as_str(), agent = options.name());
     kept
 }
 
 /// Logs why the agent cannot become or stay the leader.
-fn unreachable(options: &AgentOptions, error: &Error) {
+fn unreachable(options: &AgentSettings, error: &Error) {
     warn!(
         event = "etcd_unreachable",
-        cluster = options.cluster.as_str(),
+        cluster = options.cluster().as_str(),
         error = %error,
         kind = error.kind().name(),
         hint = error.hint_text(),

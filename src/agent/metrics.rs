@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::AgentOptions;
+use super::AgentSettings;
 use super::operation::{Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
@@ -114,7 +114,7 @@ impl Metrics {
         to.register("repository_bytes", help, self.stored.clone());
         let help = "From the first byte fetched to an etcd that answers, in the last drill";
         to.register("drill_recovery_seconds", help, self.recovery.clone());
-        let help = "1 on the agent that works, 0 on those that stand by";
+        let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
         let help = "When the certificate that etcd is shown expires";
         let name = "certificate_expiry_timestamp_seconds";
@@ -123,12 +123,12 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
     }
 
-    pub(super) fn leads(&self, options: &AgentOptions, leads: bool) {
+    pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
         self.leads.get_or_create(&of(options)).set(i64::from(leads));
     }
 
     /// Sets what the schedules promise.
-    pub(super) fn promises(&self, options: &AgentOptions) {
+    pub(super) fn promises(&self, options: &AgentSettings) {
         let now = SystemTime::now();
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
@@ -142,7 +142,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn succeeded(&self, options: &AgentOptions, operation: Operation, at: SystemTime) {
+    pub(super) fn succeeded(&self, options: &AgentSettings, operation: Operation, at: SystemTime) {
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.last_success.get_or_create(&work(options, operation)).set(seconds);
         if matches!(operation, Operation::Verify | Operation::VerifyAll) {
@@ -152,13 +152,13 @@ impl Metrics {
 
     pub(super) fn ended(
         &self,
-        options: &AgentOptions,
+        options: &AgentSettings,
         operation: Operation,
         took: Duration,
         error: Option<&Error>,
     ) {
         let outcome = Outcome {
-            cluster: options.cluster.to_string(),
+            cluster: options.cluster().to_string(),
             operation: operation.name(),
             result: if error.is_some() { "failure" } else { "success" },
             reason: error.map_or("none", |error| error.kind().name()),
@@ -170,12 +170,12 @@ impl Metrics {
         }
     }
 
-    pub(super) fn verify_failed(&self, options: &AgentOptions) {
+    pub(super) fn verify_failed(&self, options: &AgentSettings) {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
 
     /// The newest snapshot: also one of members that differ.
-    pub(super) fn newest(&self, options: &AgentOptions, newest: &Newest) {
+    pub(super) fn newest(&self, options: &AgentSettings, newest: &Newest) {
         let begun = newest.begun.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.snapshot_success.get_or_create(&of(options)).set(begun.as_secs_f64());
         self.size.get_or_create(&of(options)).set(newest.database_bytes.cast_signed());
@@ -189,25 +189,25 @@ impl Metrics {
         }
     }
 
-    pub(super) fn found(&self, options: &AgentOptions, operation: Operation) {
+    pub(super) fn found(&self, options: &AgentSettings, operation: Operation) {
         self.findings.get_or_create(&work(options, operation)).inc();
     }
 
-    pub(super) fn certificate(&self, options: &AgentOptions, expires: Option<SystemTime>) {
+    pub(super) fn certificate(&self, options: &AgentSettings, expires: Option<SystemTime>) {
         self.certificate.clear();
         if let Some(since) = expires.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
             self.certificate.get_or_create(&of(options)).set(since.as_secs_f64());
         }
     }
 
-    pub(super) fn repository(&self, options: &AgentOptions, listing: &Listing) {
+    pub(super) fn repository(&self, options: &AgentSettings, listing: &Listing) {
         let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
         self.objects.get_or_create(&of(options)).set(listing.objects as i64);
         self.snapshots.get_or_create(&of(options)).set(listing.snapshots.len() as i64);
         self.stored.get_or_create(&of(options)).set(bytes.cast_signed());
     }
 
-    pub(super) fn recovered(&self, options: &AgentOptions, took: Duration) {
+    pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
     }
 
@@ -219,10 +219,10 @@ impl Metrics {
     }
 }
 
-fn of(options: &AgentOptions) -> Cluster {
-    Cluster { cluster: options.cluster.to_string() }
+fn of(options: &AgentSettings) -> Cluster {
+    Cluster { cluster: options.cluster().to_string() }
 }
 
-fn work(options: &AgentOptions, operation: Operation) -> Work {
-    Work { cluster: options.cluster.to_string(), operation: operation.name() }
+fn work(options: &AgentSettings, operation: Operation) -> Work {
+    Work { cluster: options.cluster().to_string(), operation: operation.name() }
 }

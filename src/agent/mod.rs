@@ -10,24 +10,22 @@ mod operation;
 mod page;
 mod state;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
 
-pub use crate::settings::{Schedule, Schedules};
+pub use crate::settings::{AgentSettings, Schedule, Schedules};
 pub use crate::status_server::listen;
 pub use operation::Operation;
 
-use crate::backup::{BackupOptions, Retention};
-use crate::error::{Error, ErrorKind, Result};
-use crate::etcd::EtcdSettings;
-use crate::format::{ClusterName, Time};
+use crate::error::{Error, Result};
+use crate::format::Time;
 use crate::keys::KeySet;
+use crate::limit::is_new;
+use crate::settings::retiring;
 use crate::status_server::Answer;
 use crate::store::Repository;
 use crate::task::Control;
@@ -37,45 +35,36 @@ use state::{Shared, unix_ms};
 const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// Where snapshots go, and what seals them.
-pub struct Places {
-    /// The repository.
-    pub repository: Repository,
-    /// The master keys.
-    pub keys: KeySet,
+struct Places {
+    repository: Repository,
+    keys: KeySet,
 }
 
-/// Opens the places, anew for each piece of work: keys and credentials may have been rotated.
-pub type OpenPlaces = Box<dyn Fn() -> BoxFuture<'static, Result<Places>> + Send + Sync>;
-
-/// Opens the second repository, which snapshots of the first are copied to.
-pub type OpenReplica =
-    Box<dyn Fn(Repository) -> BoxFuture<'static, Result<Repository>> + Send + Sync>;
-
-/// What an agent is to do.
-pub struct AgentOptions {
-    /// The owner's name for the etcd cluster.
-    pub cluster: ClusterName,
-    /// Which agent this is, for people: a host's name.
-    pub name: String,
-    /// Opens repository and keys.
-    pub places: OpenPlaces,
-    /// Opens the second repository, if there is one.
-    pub replica: Option<OpenReplica>,
-    /// How to reach etcd; asked anew for each piece of work.
-    pub etcd: Box<dyn Fn() -> Result<EtcdSettings> + Send + Sync>,
-    /// How backups are taken.
-    pub backup: BackupOptions,
-    /// What is kept.
-    pub retention: Retention,
-    /// When.
-    pub schedules: Schedules,
-    /// Work begins up to so much later than its time, so that many clusters do not begin at once.
-    pub jitter: Duration,
-    /// The etcd that drills start.
-    pub drill_etcd: PathBuf,
+/// Opens repository and keys, again for each piece of work: keys and credentials may have been rotated.
+async fn open(settings: &AgentSettings) -> Result<Places> {
+    let opened = settings.common.open_repository().await?;
+    warn(&opened.warnings);
+    if let Err(error) = opened.sweep().await {
+        warn(&[format!("files of killed backups could not be removed: {error}")]);
+    }
+    settings.common.check_keys()?;
+    let ask = || {
+        Err(Error::usage("a passphrase is needed")
+            .hint("set STRONGROOM_PASSPHRASE_FILE or STRONGROOM_PASSPHRASE_COMMAND"))
+    };
+    let keys = settings.common.open_keys(&opened.repository, ask).await?;
+    warn(&retiring(&keys));
+    Ok(Places { repository: opened.repository, keys })
 }
 
-impl AgentOptions {
+/// Logs warnings, each once a day: what they tell of may last.
+fn warn(warnings: &[String]) {
+    for warning in warnings.iter().filter(|warning| is_new(warning)) {
+        tracing::warn!(event = "warning", warning);
+    }
+}
+
+impl AgentSettings {
     /// When `operation` is done; `None` for never, and for copies, which follow backups.
     pub fn schedule(&self, operation: Operation) -> Option<&Schedule> {
         let Schedules { backup, prune, verify, verify_all, drill } = &self.schedules;
@@ -91,7 +80,7 @@ impl AgentOptions {
 }
 
 /// The options, which may change while the agent runs; the cluster may not.
-pub type Changes = watch::Receiver<Arc<AgentOptions>>;
+pub type Changes = watch::Receiver<Arc<AgentSettings>>;
 
 /// Works until `stop` turns true; what is under way then is ended, and leaves nothing half-visible.
 ///
@@ -135,11 +124,11 @@ pub async fn run(
     ended.send_replace(true);
     let ended = leader.await;
     info!(event = "stopped");
-    ended.map_err(|error| Error::new(ErrorKind::Io, "the agent's task died").because(error))
+    ended.map_err(crate::task::task_died)
 }
 
 /// Logs what the agent is going to do.
-fn started(options: &AgentOptions) {
+fn started(options: &AgentSettings) {
     let schedule = |operation| options.schedule(operation).map(ToString::to_string);
     let next = |operation| {
         let next = options.schedule(operation)?.next(SystemTime::now());
@@ -148,9 +137,9 @@ fn started(options: &AgentOptions) {
     info!(
         event = "started",
         version = env!("CARGO_PKG_VERSION"),
-        cluster = options.cluster.as_str(),
-        agent = options.name,
-        replica = options.replica.is_some(),
+        cluster = options.cluster().as_str(),
+        agent = options.name(),
+        replica = options.copy.url.is_some(),
         backup = schedule(Operation::Backup),
         backup_next = next(Operation::Backup),
         prune = schedule(Operation::Prune),

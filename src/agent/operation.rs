@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::{AgentOptions, Places};
+use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup, copy,
     drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
@@ -97,10 +97,10 @@ impl Done {
 /// Carries out `operation`.
 pub(super) async fn run(
     operation: Operation,
-    options: &AgentOptions,
+    options: &AgentSettings,
     control: &Control,
 ) -> Result<Done> {
-    let places = (options.places)().await?;
+    let places = open(options).await?;
     let mut done = match operation {
         Operation::Backup => take(options, &places, control).await,
         Operation::Copy => replicate(options, &places, control).await,
@@ -111,18 +111,22 @@ pub(super) async fn run(
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
     if matches!(operation, Operation::Backup | Operation::Prune) {
-        done.listing = snapshots(&places.repository, Some(&options.cluster)).await.ok();
+        done.listing = snapshots(&places.repository, Some(options.cluster())).await.ok();
     }
     Ok(done)
 }
 
-async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
-    let source = Source::Etcd((options.etcd)()?);
+async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+    let source = Source::Etcd(options.common.etcd()?);
     let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
-    let cluster = options.cluster.clone();
+    let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
+    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
+    let finding = match (differ, report.clocks_differ) {
+        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
+        (false, clocks_differ) => clocks_differ.then(clocks),
+    };
     Ok(Done {
         finding,
         newest: Some(Newest {
@@ -149,15 +153,19 @@ async fn take(options: &AgentOptions, places: &Places, control: &Control) -> Res
     })
 }
 
-async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
-    let Some(open) = &options.replica else { return Ok(Done::new(|_| {})) };
-    let target = &open(places.repository.clone()).await?;
-    let scope = Scope::Cluster(&options.cluster);
+async fn replicate(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+    if options.copy.url.is_none() {
+        return Ok(Done::new(|_| {}));
+    }
+    let opened = options.common.open_replica(&options.copy, &places.repository, false).await?;
+    warn(&opened.warnings);
+    let target = &opened.repository;
+    let scope = Scope::Cluster(options.cluster());
     let report = copy(&places.repository, target, &places.keys, scope, control).await?;
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
-    let cluster = options.cluster.clone();
+    let cluster = options.cluster().clone();
     let log = move |seconds| {
         info!(
             event = "copy_finished",
@@ -173,10 +181,10 @@ async fn replicate(options: &AgentOptions, places: &Places, control: &Control) -
     Ok(Done { finding, ..Done::new(log) })
 }
 
-async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+async fn remove(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
     let begun = Instant::now();
     let (repository, keys) = (&places.repository, &places.keys);
-    let cluster = Some(&options.cluster);
+    let cluster = Some(options.cluster());
     let plan = plan_prune(repository, keys, &options.retention, cluster, control).await?;
     let planned = begun.elapsed();
     let report = apply_prune(repository, &plan, control).await?;
@@ -184,7 +192,7 @@ async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> R
     store_report(repository, keys, &prune_report(&plan, &report, cluster, planned)).await?;
     let refused = report.refused.iter().chain(&plan.blocked).next();
     let finding = refused.map(|why| Error::new(ErrorKind::Denied, why.clone()));
-    let cluster = options.cluster.clone();
+    let cluster = options.cluster().clone();
     let log = move |seconds| {
         for warning in plan.findings.iter().take(MAX_WARNINGS) {
             warn!(event = "prune_warning", cluster = %cluster, warning);
@@ -206,7 +214,7 @@ async fn remove(options: &AgentOptions, places: &Places, control: &Control) -> R
 
 async fn prove(
     operation: Operation,
-    options: &AgentOptions,
+    options: &AgentSettings,
     places: &Places,
     control: &Control,
 ) -> Result<Done> {
@@ -214,18 +222,26 @@ async fn prove(
     let (repository, keys) = (&places.repository, &places.keys);
     let sample;
     let scope = match operation {
-        Operation::VerifyAll => Scope::Cluster(&options.cluster),
+        Operation::VerifyAll => Scope::Cluster(options.cluster()),
         _ => {
-            let listing = snapshots(repository, Some(&options.cluster)).await?;
+            let listing = snapshots(repository, Some(options.cluster())).await?;
             let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
             sample = sample_of(&ids);
             Scope::Ids(&sample)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
-    let report = found.evidence(Some(&options.cluster), begun.elapsed());
+    let mut found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let report = found.evidence(Some(options.cluster()), begun.elapsed());
     store_report(repository, keys, &report).await?;
-    let (checked, cluster) = (found.snapshots.len(), options.cluster.clone());
+    if operation == Operation::VerifyAll && options.copy.url.is_some() {
+        let replica = options.common.open_replica(&options.copy, repository, false).await?;
+        let copies = verify(&replica.repository, keys, scope, VerifyLevel::Full, control).await?;
+        found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
+            one.outcome = one.outcome.map_err(|error| error.context("the replica"));
+            one
+        }));
+    }
+    let (checked, cluster) = (found.snapshots.len(), options.cluster().clone());
     let failed = found.snapshots.iter().filter(|one| one.outcome.is_err()).count();
     let log = move |seconds| {
         info!(
@@ -250,23 +266,23 @@ fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
     other.into_iter().chain([newest]).copied().collect()
 }
 
-async fn rehearse(options: &AgentOptions, places: &Places, control: &Control) -> Result<Done> {
+async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
     let (repository, keys) = (&places.repository, &places.keys);
-    let listing = snapshots(repository, Some(&options.cluster)).await?;
+    let listing = snapshots(repository, Some(options.cluster())).await?;
     let (id, _) = latest(repository, keys, &listing, None).await?;
-    let live = (options.etcd)()?;
+    let live = options.common.etcd()?;
     let how = DrillOptions {
-        etcd: options.drill_etcd.clone(),
+        etcd: options.drill.etcd.clone(),
+        dir: options.drill.dir.clone(),
         allow_untested: live.allow_untested,
         live: Some(live),
-        ..DrillOptions::default()
     };
     let drilled = drill(repository, keys, id, &how, control).await?;
     store_report(repository, keys, &drilled.report).await?;
     let finding = (!drilled.report.passed()).then(|| {
         Error::new(ErrorKind::Tampered, format!("an etcd started from {id} serves other data"))
     });
-    let (recovery, cluster) = (drilled.recovery, options.cluster.clone());
+    let (recovery, cluster) = (drilled.recovery, options.cluster().clone());
     let log = move |seconds| {
         info!(
             event = "drill_finished",
@@ -310,11 +326,11 @@ pub(super) struct Found {
 }
 
 /// Reads what was done, by whichever agent or person.
-pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
-    let places = (options.places)().await?;
+pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
+    let places = open(options).await?;
     let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
-    let listing = snapshots(repository, Some(&options.cluster)).await?;
+    let listing = snapshots(repository, Some(options.cluster())).await?;
     let newest = newest(&places, &listing).await?;
     last.extend(newest.iter().map(|newest| LastRun {
         operation: Operation::Backup,
@@ -323,7 +339,7 @@ pub(super) async fn last_runs(options: &AgentOptions) -> Result<Found> {
     }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
-        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(&options.cluster))
+        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(options.cluster()))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });

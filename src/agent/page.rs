@@ -28,12 +28,13 @@ pub(super) fn page(shared: &Shared) -> Answer {
     let known = shared.seen();
     let options = shared.current();
     let now = SystemTime::now();
-    let cluster = escape(options.cluster.as_str());
+    let cluster = escape(options.cluster().as_str());
     let role = match (*shared.leading.borrow(), &known.unread) {
         (_, Some(why)) => format!("<p class=bad id=unread>{}</p>", escape(why)),
-        (true, None) => "<p id=role>This agent works.</p>".into(),
+        (true, None) => "<p id=role>This agent leads.</p>".into(),
         (false, None) => {
-            "<p id=role>This agent stands by: another works, or etcd cannot be reached.</p>".into()
+            "<p id=role>This agent stands by: another one leads, or etcd cannot be reached.</p>"
+                .into()
         }
     };
     let mut html = format!(
@@ -72,7 +73,7 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
     for operation in Operation::ALL {
         let schedule = options.schedule(operation).map(ToString::to_string);
         let schedule = match operation {
-            Operation::Copy if options.replica.is_some() => Some("after each backup".into()),
+            Operation::Copy if options.copy.url.is_some() => Some("after each backup".into()),
             _ => schedule,
         };
         let Some(schedule) = schedule else { continue };
@@ -85,7 +86,7 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
         } else if let Some(due) = shared.overdue(known, operation) {
             format!("<span class=bad>overdue since {}</span>", time(due))
         } else {
-            "as it should be".into()
+            "ok".into()
         };
         let (name, schedule) = (operation.name(), escape(&schedule));
         write!(html, "<tr id={name}><td>{name}<td>{schedule}<td>{last}<td>{state}")?;

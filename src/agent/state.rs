@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::due::{Due, Run};
 use super::metrics::Metrics;
 use super::operation::{self, Done, Found, LastRun, Operation};
-use super::{AgentOptions, Changes, RETRY};
+use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,7 +62,7 @@ impl Shared {
         self.options.clone()
     }
 
-    pub(super) fn current(&self) -> Arc<AgentOptions> {
+    pub(super) fn current(&self) -> Arc<AgentSettings> {
         self.options.borrow().clone()
     }
 
@@ -118,7 +118,7 @@ impl Shared {
         let mut changes = self.options();
         while changes.changed().await.is_ok() {
             self.metrics.promises(&self.current());
-            info!(event = "config_reloaded", cluster = self.current().cluster.as_str());
+            info!(event = "config_reloaded", cluster = self.current().cluster().as_str());
         }
         std::future::pending().await
     }
@@ -130,7 +130,7 @@ impl Shared {
             limited!(
                 error,
                 event = "repository_unreadable",
-                cluster = self.current().cluster.as_str(),
+                cluster = self.current().cluster().as_str(),
                 error = text,
                 kind = error.kind().name(),
                 hint = error.hint_text()
@@ -147,7 +147,7 @@ impl Shared {
         let options = self.current();
         self.read(&options).await?;
         let (known, now) = (self.known(), SystemTime::now());
-        let replica = options.replica.is_some();
+        let replica = options.copy.url.is_some();
         let due = Due { done: &known.done, since: known.since, replica };
         let next = due.next(operations, |operation| options.schedule(operation), now);
         Ok(next
@@ -155,7 +155,7 @@ impl Shared {
     }
 
     /// Reads from the repository what was done, by whichever agent, once for each time that this one leads.
-    async fn read(&self, options: &AgentOptions) -> Result<()> {
+    async fn read(&self, options: &AgentSettings) -> Result<()> {
         let _one = self.reading.lock().await;
         if self.known().read {
             return Ok(());
@@ -164,7 +164,7 @@ impl Shared {
         let mut known = self.known();
         known.read = true;
         if known.unread.take().is_some() {
-            info!(event = "repository_readable", cluster = options.cluster.as_str());
+            info!(event = "repository_readable", cluster = options.cluster().as_str());
         }
         known.since = known.since.or(Some(SystemTime::now()));
         let now = SystemTime::now();
@@ -179,7 +179,7 @@ impl Shared {
             if passed {
                 self.metrics.succeeded(options, operation, at);
             } else {
-                run.error = Some("its last report says that something is wrong".into());
+                run.error = Some("its last report has findings".into());
             }
         }
         if let Some(newest) = newest {
@@ -189,7 +189,7 @@ impl Shared {
         Ok(())
     }
 
-    fn listed(&self, options: &AgentOptions, known: &mut Known, listing: &Listing) {
+    fn listed(&self, options: &AgentSettings, known: &mut Known, listing: &Listing) {
         let now = SystemTime::now();
         let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
@@ -203,9 +203,10 @@ impl Shared {
         self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         self.known().running.insert(operation, time);
-        let (cluster, name) = (options.cluster.as_str(), operation.name());
+        let (cluster, name) = (options.cluster().as_str(), operation.name());
         info!(event = %format_args!("{operation}_started"), cluster, operation = name);
-        let done = operation::run(operation, &options, control).await;
+        // On the heap: the jobs' states are large.
+        let done = Box::pin(operation::run(operation, &options, control)).await;
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
@@ -221,7 +222,7 @@ impl Shared {
     fn done(
         &self,
         operation: Operation,
-        options: &AgentOptions,
+        options: &AgentSettings,
         (time, took): (SystemTime, Duration),
         done: Done,
     ) {
@@ -229,7 +230,7 @@ impl Shared {
         if let Some(finding) = &done.finding {
             error!(
                 event = %format_args!("{operation}_finding"),
-                cluster = options.cluster.as_str(),
+                cluster = options.cluster().as_str(),
                 operation = operation.name(),
                 error = %finding,
                 kind = finding.kind().name(),
@@ -260,7 +261,7 @@ impl Shared {
         }
     }
 
-    fn failed(&self, operation: Operation, options: &AgentOptions, took: Duration, error: &Error) {
+    fn failed(&self, operation: Operation, options: &AgentSettings, took: Duration, error: &Error) {
         self.metrics.ended(options, operation, took, Some(error));
         let mut known = self.known();
         let run = known.done.entry(operation).or_default();
@@ -272,7 +273,7 @@ impl Shared {
         drop(known);
         error!(
             event = %format_args!("{operation}_failed"),
-            cluster = options.cluster.as_str(),
+            cluster = options.cluster().as_str(),
             operation = operation.name(),
             error = %error,
             kind = error.kind().name(),
@@ -293,13 +294,13 @@ impl Shared {
     }
 }
 
-fn certificate_expires(options: &AgentOptions) -> Option<SystemTime> {
-    (options.etcd)().ok()?.certificate_expires()
+fn certificate_expires(options: &AgentSettings) -> Option<SystemTime> {
+    options.common.etcd.certificate_expires()
 }
 
-fn jitter(options: &AgentOptions) -> Duration {
+fn jitter(options: &AgentSettings) -> Duration {
     let random = u32::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-    options.jitter.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    options.jitter.unwrap_or_default().mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 /// Milliseconds since 1970.

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::catalog::Scope;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
-    PassphraseObject, SnapshotId, names,
+    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
+    Part, PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
@@ -47,7 +50,7 @@ pub struct CopySettings {
 }
 
 /// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CopyReport {
     /// Snapshots that are there now and were not, oldest first.
@@ -57,12 +60,16 @@ pub struct CopyReport {
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
+    #[serde(serialize_with = "serial::details")]
     pub failed: BTreeMap<SnapshotId, String>,
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
+    #[serde(serialize_with = "serial::details")]
     pub left_out: BTreeMap<SnapshotId, String>,
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
+    #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -141,7 +148,10 @@ pub async fn copy(
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
     for id in present {
-        let written = work.seals(id, &mut report).await;
+        let written = match work.same_manifest(id).await {
+            Ok(()) => work.seals(id, &mut report).await,
+            Err(error) => Err(error),
+        };
         report.note(id, written)?;
     }
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
@@ -335,6 +345,25 @@ impl Copying<'_> {
         Ok(written)
     }
 
+    /// That a snapshot which is in both places is the same one: lengths alone do not tell.
+    async fn same_manifest(&self, id: SnapshotId) -> Result<()> {
+        let name = Part::Manifest.of(id);
+        let folders = (self.from.get(&id), self.there.get(&id));
+        let (Some(from), Some(there)) = folders else { return Ok(()) };
+        if from.manifest.is_none() || there.manifest.is_none() {
+            return Ok(());
+        }
+        let (source, copy) = futures::try_join!(
+            self.source.get(&name, MAX_MANIFEST as u64),
+            self.target.get(&name, MAX_MANIFEST as u64),
+        )?;
+        if source == copy {
+            return Ok(());
+        }
+        Err(Error::tampered(format!("{name} is another one in the copy"))
+            .hint("`strongroom verify` in both places shows which one is good"))
+    }
+
     async fn is_same(&self, name: &str) -> Result<bool> {
         let source = self.source.get(name, MAX_SEAL as u64).await?;
         Ok(source == self.target.get(name, MAX_SEAL as u64).await?)
@@ -411,7 +440,7 @@ impl Copying<'_> {
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
         Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
-        Ok(_) => Err(Error::tampered("is an object of another place")),
+        Ok(_) => Err(Error::tampered("is not the object that its name says")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         Err(error) => Err(error),

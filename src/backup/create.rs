@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catalog;
+use serde::Serialize;
+
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
+use crate::format::serial;
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::KeySet;
 use crate::snapshot::companions;
@@ -17,7 +20,7 @@ use crate::task::Control;
 use crate::task::run_blocking;
 
 /// What a backup did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BackupReport {
     /// The new snapshot.
@@ -40,9 +43,13 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
+    /// This host's clock and the store's are more than 5 minutes apart, as one of the warnings says.
+    #[serde(skip)]
+    pub clocks_differ: bool,
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -87,6 +94,9 @@ pub async fn backup(
     let content = Content { id, companions };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
+    let clocks_differ = written.skew.is_some();
+    warnings
+        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
     Ok(BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -98,6 +108,7 @@ pub async fn backup(
         member,
         reason,
         members: written.members,
+        clocks_differ,
         warnings,
         duration: started.elapsed(),
     })
@@ -140,7 +151,7 @@ async fn moment(
 fn unix_ms(time: SystemTime) -> Result<u64> {
     let now = time.duration_since(UNIX_EPOCH);
     now.map(|now| now.as_millis() as u64).map_err(|_| {
-        Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock")
+        Error::new(ErrorKind::Refused, "the clock is before 1970").hint("set the clock")
     })
 }
 
@@ -149,8 +160,7 @@ fn doubts(members: &Comparison) -> Vec<String> {
     let first = members.answers.first().map_or("", |first| first.name.as_str());
     let differing = members.differing().map(|member| {
         format!(
-            "member {} ({:x}) has other data than member {first} at revision {}: etcd is corrupt, and this \
-             snapshot is one of two truths (`etcdctl endpoint hashkv --cluster` shows who stands alone)",
+            "member {} ({:x}) has other data than member {first} at revision {}: etcd is corrupt, and this snapshot may hold the wrong data (`etcdctl endpoint hashkv --cluster` shows which member differs from the others)",
             member.name, member.id, members.revision
         )
     });

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
+use serde::{Serialize, Serializer};
+
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::HashKvFacts;
@@ -17,7 +19,7 @@ use crate::task::Scratch;
 use crate::task::{run_blocking, task_panicked};
 
 /// What etcd's structure in a snapshot came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Deep {
     /// Pages of the database.
@@ -27,7 +29,18 @@ pub struct Deep {
     /// Changes in the history, deletions included.
     pub records: u64,
     /// What became of the HashKV that etcd's members gave when the backup was taken.
+    #[serde(rename = "hash_kv")]
     pub hash: HashCheck,
+}
+
+impl Serialize for HashCheck {
+    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        out.serialize_str(match self {
+            Self::Equal => "equal",
+            Self::Inconclusive(_) => "inconclusive",
+            Self::NotRecorded => "not recorded",
+        })
+    }
 }
 
 /// A HashKV computed anew, beside the one recorded.
@@ -67,7 +80,7 @@ pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<D
     let frames = || Frames::over(reader.clone(), spool.clone());
     let (for_pages, for_hash) = (frames(), frames());
     let recorded = snapshot.facts.etcd.hash_kv.clone();
-    control.begin("walking over its pages and records", None);
+    control.begin("checking pages and records", None);
     run_blocking(move || {
         thread::scope(|scope| {
             let structure = scope.spawn(move || mvcc::check_all(&Db::open(for_pages)?));

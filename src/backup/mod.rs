@@ -32,7 +32,7 @@ pub use companions::restore_companions;
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, backup};
 pub use deep::{Deep, HashCheck};
-pub use drill::{DrillOptions, DrillReport, drill, exec_guarded};
+pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use prune::{

@@ -201,7 +201,7 @@ impl Verdict {
         } else if self.leader {
             "it leads, and a follower answers too".into()
         } else {
-            "as good as the one chosen, which comes first".into()
+            "equally good, but listed later".into()
         }
     }
 }
@@ -241,7 +241,7 @@ fn none_answers(failures: Vec<(String, Error)>) -> Error {
     let hint = first.and_then(|(_, error)| error.hint_text().map(str::to_owned));
     let each: Vec<_> =
         failures.iter().map(|(endpoint, error)| format!("{endpoint}: {error}")).collect();
-    let error = Error::new(kind, each.join("; ")).context("no etcd endpoint is of use");
+    let error = Error::new(kind, each.join("; ")).context("no etcd endpoint can be used");
     match hint {
         Some(hint) => error.hint(hint),
         None => error,

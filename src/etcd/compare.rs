@@ -9,7 +9,10 @@ use super::choose::Choice;
 use super::failure;
 use super::probe::{Listed, probe};
 use super::settings::EtcdSettings;
+use serde::{Serialize, Serializer};
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::serial;
 
 /// How often members are asked again that are behind, or between two compactions.
 const ROUNDS: usize = 5;
@@ -29,9 +32,10 @@ pub struct Comparison {
 }
 
 /// One member's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MemberHash {
     /// Member id.
+    #[serde(serialize_with = "serial::hex")]
     pub id: u64,
     /// Member name; empty when the member list could not be read.
     pub name: String,
@@ -39,6 +43,27 @@ pub struct MemberHash {
     pub hash: u32,
     /// The compact revision it was computed from.
     pub compact_revision: i64,
+}
+
+impl Serialize for Comparison {
+    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Answer<'a> {
+            #[serde(flatten)]
+            answer: &'a MemberHash,
+            agrees: bool,
+        }
+        #[derive(Serialize)]
+        struct Text<'a> {
+            revision: i64,
+            hashes: Vec<Answer<'a>>,
+            left_out: &'a [String],
+        }
+        let differing: Vec<u64> = self.differing().map(|member| member.id).collect();
+        let answer = |answer| Answer { answer, agrees: !differing.contains(&answer.id) };
+        let hashes = self.answers.iter().map(answer).collect();
+        Text { revision: self.revision, hashes, left_out: &self.left_out }.serialize(out)
+    }
 }
 
 impl Comparison {
@@ -77,7 +102,7 @@ impl Choice {
         }
         for (member, client) in &mut clients {
             if member.learner {
-                comparison.left_out.push(format!("{member}: a learner tells no hash"));
+                comparison.left_out.push(format!("{member}: a learner gives no hash"));
                 continue;
             }
             match ask(member, client, settings, revision).await {
@@ -89,7 +114,7 @@ impl Choice {
         comparison
     }
 
-    /// Asks anew those that had not seen the latest compaction: hashes of two compactions do not compare.
+    /// Asks again those that had not seen the latest compaction: hashes of two compactions do not compare.
     async fn settle(
         &self,
         comparison: &mut Comparison,
@@ -162,7 +187,7 @@ async fn ask(
     revision: i64,
 ) -> Result<MemberHash> {
     let limit = settings.command_timeout.max(PATIENCE);
-    let mut round = 1;
+    let (mut round, mut logged_in) = (1, false);
     loop {
         let answered = timeout(limit, client.hash_kv(revision)).await;
         match answered.map_err(|_| failure::timed_out("HashKV", limit))? {
@@ -177,6 +202,14 @@ async fn ask(
             Err(error) if round < ROUNDS && error.to_string().contains("future revision") => {
                 round += 1;
                 sleep(PAUSE).await;
+            }
+            // The backup took longer than etcd lets a login last.
+            Err(error) if !logged_in && failure::is_logged_out(&error) => {
+                logged_in = true;
+                let login = timeout(settings.command_timeout, client.refresh_token()).await;
+                let login =
+                    login.map_err(|_| failure::timed_out("log in", settings.command_timeout));
+                login?.map_err(|error| failure::from_client("log in", &error))?;
             }
             Err(error) => return Err(failure::from_client("HashKV", &error)),
         }

@@ -6,18 +6,23 @@ use tokio::time::timeout;
 use super::connect::{answer, login};
 use super::failure;
 use super::settings::{EtcdSettings, Target};
+use serde::Serialize;
+
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::serial;
 #[cfg(feature = "proxy")]
 use crate::mvcc::EtcdVersion;
 
 /// A member as its Status told it. Texts are cleaned of control characters and bounded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Member {
     /// The endpoint as it was given in the settings.
     pub endpoint: String,
     /// Member id.
+    #[serde(serialize_with = "serial::hex")]
     pub id: u64,
     /// Cluster id.
+    #[serde(serialize_with = "serial::hex")]
     pub cluster_id: u64,
     /// Member name; empty when the member list could not be read.
     pub name: String,

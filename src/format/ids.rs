@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
 
+use super::Time;
 use crate::error::{Error, Result};
 
 /// Names a master key and tells nothing of it: 16 bytes, 32 hex digits in text.
@@ -153,6 +154,11 @@ impl SnapshotId {
     /// When the snapshot was begun, in milliseconds since 1970-01-01 UTC.
     pub fn unix_ms(self) -> u64 {
         (self.0 >> 80) as u64
+    }
+
+    /// When the snapshot was begun, to the second.
+    pub fn created(self) -> Time {
+        Time::from_unix(i64::try_from(self.unix_ms() / 1000).unwrap_or(i64::MAX))
     }
 
     /// When the snapshot was begun.

@@ -21,6 +21,7 @@ mod report;
 mod repository;
 mod seal;
 mod sealed_record;
+pub(crate) mod serial;
 mod text;
 mod time;
 mod value;

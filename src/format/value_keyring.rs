@@ -218,14 +218,14 @@ impl ValueKeyring {
         let mut keys = Vec::new();
         for key in read.keys {
             let state = ValueKeyState::of(&key.state)
-                .ok_or_else(|| Error::tampered(format!("{WHAT}: no state of a key")))?;
+                .ok_or_else(|| Error::tampered(format!("{WHAT}: unknown state of a key")))?;
             let (id, created, key) = (key.id.0, key.created.0, key.key.map(|key| key.0));
             keys.push(ValueKeyEntry { id, state, created, key });
         }
         let mut migrate = Vec::new();
         for entry in read.migrate {
             let phase = MigrationPhase::of(&entry.phase)
-                .ok_or_else(|| Error::tampered(format!("{WHAT}: no phase of a migration")))?;
+                .ok_or_else(|| Error::tampered(format!("{WHAT}: unknown phase of a migration")))?;
             migrate.push(Migration { prefix: entry.prefix.0, phase });
         }
         let keyring = Self { namespace, serial, keys, migrate };

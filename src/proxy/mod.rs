@@ -278,7 +278,7 @@ impl Proxy {
 fn acceptor(options: &mut ProxyOptions) -> Result<Option<Acceptor>> {
     let checks_names = options.tls.as_ref().is_some_and(|tls| tls.trusted_ca.is_some());
     if !options.access.is_open() && !checks_names {
-        return Err(Error::usage("rules about clients' certificates need certificates")
+        return Err(Error::usage("--allow needs clients with certificates")
             .hint("give --listen-trusted-ca"));
     }
     options.tls.take().map(Acceptor::new).transpose()
@@ -293,7 +293,7 @@ fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
     {
         let text = format!("{}: this certificate has a common name", path.display());
         return Err(Error::usage(text).hint(
-            "give --client-cert one without: etcd would take the name for the user of every client",
+            "give --client-cert a certificate without one: etcd would take the name for the user of every client",
         ));
     }
     Ok(clients)

@@ -26,7 +26,7 @@ pub async fn bind(address: &str) -> Result<TcpSocket> {
     let failed = |error| {
         Error::new(ErrorKind::Io, format!("cannot listen at {address}: {error}")).because(error)
     };
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address of that name");
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in lookup_host(address).await.map_err(failed)? {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         let socket = socket.map_err(failed)?;

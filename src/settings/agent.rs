@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{CommonSettings, LogFormat, Schedule};
-use crate::backup::{BackupOptions, CopySettings, DrillOptions, Retention};
+use crate::backup::{BackupOptions, CopySettings, DrillOptions, Retention, drill_version};
+use crate::error::{Error, Result};
+use crate::format::ClusterName;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
 
@@ -70,6 +72,53 @@ pub struct AgentSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// How drills are done.
     pub drill: DrillOptions,
+}
+
+impl AgentSettings {
+    /// The same for the repository, the keys and the etcd of `common`.
+    #[must_use]
+    pub fn with_common(mut self, common: CommonSettings) -> Self {
+        self.backup.cluster = common.cluster.clone().unwrap_or_default();
+        self.drill.allow_untested = common.etcd.allow_untested;
+        self.common = common;
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.name.get_or_insert_with(host);
+        self
+    }
+
+    /// The owner's name for the etcd cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        &self.backup.cluster
+    }
+
+    /// Which agent this is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// That all is there that the schedules need: what is missing is to be said now, not at night.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) without a repository, a master key, rules for what to keep or an etcd to drill
+    /// with.
+    pub async fn check(&self) -> Result<()> {
+        if self.schedules.prune.is_some() && self.retention.is_empty() {
+            return Err(Error::usage("agent.prune is set, and none of prune.keep_…")
+                .hint("say what to keep, such as keep_daily = 14 in [prune]"));
+        }
+        self.common.repository_url()?;
+        self.common.etcd()?;
+        self.common.check_keys()?;
+        if self.schedules.drill.is_some() {
+            drill_version(&self.drill).await.map_err(|error| {
+                Error::usage(format!("agent.drill is set, and drills cannot start etcd: {error}"))
+                    .hint("install etcd, or name it with etcd = \"…\" in [drill]")
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// When an agent does what: crontab fields with a time zone, or `@every 15m`.

@@ -6,7 +6,7 @@ use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
 use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings};
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
-use crate::format::ClusterName;
+use crate::format::{ClusterName, KeyState};
 use crate::keys::KeySet;
 use crate::secret::SecretBytes;
 use crate::store::{
@@ -96,7 +96,13 @@ impl CommonSettings {
         let connected = connect(&url, &self.repository.options).map_err(named)?;
         let opened = Repository::open(connected.store, self.repository.id).await;
         let (directory, warnings) = (connected.directory, connected.warnings);
-        Ok(Opened { repository: opened.map_err(named)?, directory, warnings, url })
+        // What may be why it does not open.
+        let opened = opened.map_err(|error| {
+            let hints = error.hint_text().into_iter().chain(warnings.iter().map(String::as_str));
+            let hints = hints.collect::<Vec<_>>().join(" ");
+            named(if hints.is_empty() { error } else { error.hint(hints) })
+        });
+        Ok(Opened { repository: opened?, directory, warnings, url })
     }
 
     /// Opens the repository that snapshots of `source` are copied to, and makes it if there is none.
@@ -110,8 +116,9 @@ impl CommonSettings {
         trust_store: bool,
     ) -> Result<Opened> {
         let url = copy.url.clone();
-        let url =
-            url.ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?;
+        let url = url.ok_or_else(|| {
+            Error::usage("no repository to copy to").hint("give one with --to URL")
+        })?;
         create_directory(&url)?;
         let options = copy.options.as_ref().unwrap_or(&self.repository.options);
         let connected = connect(&url, options)?;
@@ -194,6 +201,17 @@ impl CommonSettings {
     }
 }
 
+/// What the operator should know about keys that are being replaced.
+#[must_use]
+pub fn retiring(keys: &KeySet) -> Vec<String> {
+    let tell = |id| {
+        format!(
+            "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
+        )
+    };
+    keys.in_state(KeyState::Retiring).map(tell).collect()
+}
+
 /// etcd's settings with the user's password, read from its file.
 ///
 /// # Errors
@@ -218,8 +236,7 @@ pub fn open_etcd(settings: &EtcdSettings) -> Result<EtcdSettings> {
 pub fn check_user(settings: &EtcdSettings) -> Result<()> {
     if settings.user.as_ref().is_some_and(|user| user.contains(':')) {
         return Err(Error::usage(
-            "the user is a name without a password: \
-             every process on this host can read one on the command line",
+            "give the user without a password: every process on this host can read the command line",
         )
         .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
     }

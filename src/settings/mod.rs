@@ -20,7 +20,7 @@ mod values;
 #[cfg(feature = "agent")]
 pub use agent::{AgentSettings, Schedules};
 #[cfg(feature = "backup")]
-pub use common::{CommonSettings, Opened, check_user, open_etcd};
+pub use common::{CommonSettings, Opened, check_user, open_etcd, retiring};
 #[cfg(feature = "cli")]
 pub use file::{Entry, File, Shape};
 #[cfg(feature = "proxy")]

@@ -127,8 +127,6 @@ fn sort(listing: Vec<ObjectInfo>) -> Folders {
     for info in listing {
         let Some(ObjectName::Snapshot { id, part }) = ObjectName::parse(&info.name) else {
             match folder_of(&info.name) {
-                // A folder, as some programs make one in a bucket.
-                Some(id) if info.len == 0 && info.name.ends_with(&id.to_string()) => {}
                 Some(id) => folders.snapshots.entry(id).or_default().foreign.push(info.name),
                 None => folders.foreign.push(info.name),
             }

@@ -46,8 +46,11 @@ mod s3 {
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     use object_store::path::Path as ObjectPath;
 
-    use super::common::{apply, check_client, client, prefixed, refuse, retries, unbuilt};
-    use super::{Options, Result, Store};
+    use super::common::{
+        apply, check_client, client, connector, is_true, prefixed, retries, unbuilt,
+    };
+    use super::{Error, Options, Result, Store};
+    use crate::error::ErrorKind;
     use crate::store::options;
     use crate::store::url::Cloud;
 
@@ -60,7 +63,6 @@ mod s3 {
         let client = client(options)?;
         let mut warnings: Vec<_> = unread_profile(options, environment).into_iter().collect();
         let settings = options::read(Cloud::S3, options, environment, replaces)?;
-        refuse(&settings, &[AmazonS3ConfigKey::Bucket])?;
         let builder = AmazonS3Builder::new()
             .with_client_options(client)
             .with_retry(retries())
@@ -72,9 +74,16 @@ mod s3 {
         let get = |key| builder.get_config_value(&key);
         let endpoint =
             get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
-        check_client(&mut warnings, endpoint, |key| get(AmazonS3ConfigKey::Client(key)))?;
-        let store = builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?;
-        Ok((prefixed(store, prefix), warnings))
+        let client = |key| get(AmazonS3ConfigKey::Client(key));
+        check_client(&mut warnings, endpoint, client)?;
+        let metadata =
+            [AmazonS3ConfigKey::MetadataEndpoint, AmazonS3ConfigKey::ContainerCredentialsFullUri];
+        let connector = connector(client, metadata.map(get), environment)?;
+        if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
+            need_credentials(get)?;
+        }
+        let built = builder.with_http_connector(connector).build();
+        Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
     }
 
     /// An endpoint given as an option beats that of a variable for S3 alone, and keys are not mixed
@@ -86,6 +95,24 @@ mod s3 {
             K::AccessKeyId => matches!(variable, K::AccessKeyId | K::SecretAccessKey | K::Token),
             _ => option == variable,
         }
+    }
+
+    /// That there are credentials, where the metadata service is not to be asked for any.
+    fn need_credentials(get: impl Fn(AmazonS3ConfigKey) -> Option<String>) -> Result<()> {
+        use AmazonS3ConfigKey as K;
+        let keys = [
+            K::AccessKeyId,
+            K::WebIdentityTokenFile,
+            K::ContainerCredentialsRelativeUri,
+            K::ContainerCredentialsFullUri,
+        ];
+        if keys.into_iter().any(|key| get(key).is_some()) || is_true(get(K::SkipSignature).as_ref())
+        {
+            return Ok(());
+        }
+        let text = "no credentials: none are set, and AWS_EC2_METADATA_DISABLED forbids asking the metadata service";
+        Err(Error::new(ErrorKind::Denied, text)
+            .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or [repository.options]."))
     }
 
     /// `object_store` reads no profile, and goes on to ask the metadata service.
@@ -109,7 +136,7 @@ mod gcs {
     use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
     use object_store::path::Path as ObjectPath;
 
-    use super::common::{apply, check_client, client, prefixed, refuse, retries, unbuilt};
+    use super::common::{apply, check_client, client, connector, prefixed, retries, unbuilt};
     use super::{Options, Result, Store};
     use crate::store::options;
     use crate::store::url::Cloud;
@@ -122,17 +149,16 @@ mod gcs {
     ) -> Result<Store> {
         let (client, mut warnings) = (client(options)?, Vec::new());
         let settings = options::read(Cloud::Google, options, environment, |a, b| a == b)?;
-        refuse(&settings, &[GoogleConfigKey::Bucket])?;
         let builder =
             GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retries());
         let builder = apply(builder, &settings, GoogleCloudStorageBuilder::with_config)
             .with_bucket_name(bucket);
         let get = |key| builder.get_config_value(&key);
-        check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), |key| {
-            get(GoogleConfigKey::Client(key))
-        })?;
-        let store = builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?;
-        Ok((prefixed(store, prefix), warnings))
+        let client = |key| get(GoogleConfigKey::Client(key));
+        check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), client)?;
+        let connector = connector(client, [], environment)?;
+        let built = builder.with_http_connector(connector).build();
+        Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
     }
 }
 
@@ -141,7 +167,7 @@ mod azure {
     use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
     use object_store::path::Path as ObjectPath;
 
-    use super::common::{apply, check_client, client, prefixed, refuse, retries, unbuilt};
+    use super::common::{apply, check_client, client, connector, prefixed, retries, unbuilt};
     use super::{Options, Result, Store};
     use crate::store::options;
     use crate::store::url::Cloud;
@@ -154,17 +180,16 @@ mod azure {
     ) -> Result<Store> {
         let (client, mut warnings) = (client(options)?, Vec::new());
         let settings = options::read(Cloud::Azure, options, environment, |a, b| a == b)?;
-        refuse(&settings, &[AzureConfigKey::ContainerName])?;
         let builder =
             MicrosoftAzureBuilder::new().with_client_options(client).with_retry(retries());
         let builder = apply(builder, &settings, MicrosoftAzureBuilder::with_config)
             .with_container_name(container);
         let get = |key| builder.get_config_value(&key);
-        check_client(&mut warnings, get(AzureConfigKey::Endpoint), |key| {
-            get(AzureConfigKey::Client(key))
-        })?;
-        let store = builder.build().map_err(|e| unbuilt(&e, &settings.secrets))?;
-        Ok((prefixed(store, prefix), warnings))
+        let client = |key| get(AzureConfigKey::Client(key));
+        check_client(&mut warnings, get(AzureConfigKey::Endpoint), client)?;
+        let connector = connector(client, [get(AzureConfigKey::MsiEndpoint)], environment)?;
+        let built = builder.with_http_connector(connector).build();
+        Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, false), warnings))
     }
 }
 
@@ -182,14 +207,17 @@ mod common {
     };
 
     use super::{Error, Options, Result};
-    use crate::store::listing::Tolerant;
+    use crate::store::http::Connector;
+    use crate::store::listing::Listed;
     use crate::store::options::{CA_CERTIFICATE, Settings};
+    use crate::store::proxy::Proxies;
 
     pub(super) fn prefixed(
         store: impl ObjectStore + PaginatedListStore,
         prefix: &ObjectPath,
+        lists_from: bool,
     ) -> Arc<dyn ObjectStore> {
-        let store = Tolerant::new(store);
+        let store = Listed::new(store, lists_from);
         if prefix.is_root() {
             Arc::new(store)
         } else {
@@ -239,14 +267,23 @@ mod common {
             .fold(builder, |builder, (key, value)| with(builder, *key, value.clone()))
     }
 
-    /// The URL alone says which bucket.
-    pub(super) fn refuse<K: PartialEq>(settings: &Settings<K>, keys: &[K]) -> Result<()> {
-        if settings.pairs.iter().any(|(key, _)| keys.contains(key)) {
-            return Err(Error::usage(
-                "an option names a bucket: the repository URL alone does that",
-            ));
-        }
-        Ok(())
+    /// What makes the HTTP clients: with the proxies in force, and the hosts of metadata services at `urls`.
+    pub(super) fn connector<const N: usize>(
+        get: impl Fn(ClientConfigKey) -> Option<String>,
+        urls: [Option<String>; N],
+        environment: &Options,
+    ) -> Result<Connector> {
+        let (proxy, excludes) =
+            (get(ClientConfigKey::ProxyUrl), get(ClientConfigKey::ProxyExcludes));
+        let proxies = Proxies::read(proxy.as_deref(), excludes.as_deref(), environment)?;
+        let host =
+            |url: String| Some(url.parse::<http::Uri>().ok()?.authority()?.as_str().to_owned());
+        Ok(Connector::new(proxies, urls.into_iter().flatten().filter_map(host)))
+    }
+
+    #[cfg(feature = "s3")]
+    pub(super) fn is_true(value: Option<&String>) -> bool {
+        value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
     pub(super) fn check_client(

@@ -8,6 +8,8 @@ use object_store::client::{HttpError, HttpErrorKind};
 use crate::error::{Error, ErrorKind};
 use crate::text::clean;
 
+use super::http::Fault;
+
 /// How `object_store` words a failed answer; its type is private, so its text must do.
 const STATUS: &str = "Server returned non-2xx status code: ";
 const ANSWER: &str = "Server returned error response: ";
@@ -29,11 +31,14 @@ pub(super) fn failed(what: &str, error: &object_store::Error) -> Error {
         E::NotFound { .. } => {
             Error::new(ErrorKind::NotFound, format!("{what}: not in the repository"))
         }
+        E::AlreadyExists { .. } if cause.status == Some(409) => {
+            says(ErrorKind::AlreadyExists, "the store reports a conflict with another request")
+        }
         E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => Error::new(
             ErrorKind::AlreadyExists,
             format!("{what}: exists already and is not overwritten"),
         ),
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => denied(says),
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => denied(&cause, says),
         E::NotSupported { .. } | E::NotImplemented { .. } => {
             says(ErrorKind::Unsupported, "the store cannot do this")
         }
@@ -43,29 +48,60 @@ pub(super) fn failed(what: &str, error: &object_store::Error) -> Error {
     }
 }
 
-fn denied(says: impl Fn(ErrorKind, &str) -> Error) -> Error {
-    says(ErrorKind::Denied, "the store refuses").hint(
-        "Check the credentials and what they may do: get, put, list, and for prune delete. \
-         Without the right to list, S3 says this of an object that does not exist.",
+fn denied(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    let code = cause.code.as_deref().unwrap_or_default();
+    says(ErrorKind::Denied, "the store refuses").hint(match code {
+        "RequestTimeTooSkewed" => "This host's clock and the store's differ too much: set the clock.",
+        _ if code.contains("Expired") || code == "TokenRefreshRequired" => {
+            "The credentials have expired: get new ones."
+        }
+        "InvalidAccessKeyId" | "InvalidToken" | "InvalidSecurity" => {
+            "The store does not know this access key or token: check the credentials and the endpoint."
+        }
+        "SignatureDoesNotMatch" => "The secret key is not the one that belongs to the access key.",
+        _ if code.starts_with("KMS") => {
+            "The store may not use the KMS key: check its policy, and the option aws_sse_kms_key_id."
+        }
+        _ => {
+            "Check the credentials and what they may do: get, put, list, and for prune delete. \
+             Without the right to list, S3 says this of an object that does not exist. If only writing is refused, \
+             the bucket may demand encryption: see aws_server_side_encryption and aws_sse_kms_key_id."
+        }
+    })
+}
+
+fn faulty(fault: &Fault, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    match fault {
+        Fault::Proxy(_) => says(ErrorKind::Unreachable, "the store cannot be reached")
+            .hint("Check the proxy, or name the store's host in NO_PROXY."),
+        Fault::Metadata(_) => no_credentials(says),
+        Fault::Listing(_) => says(ErrorKind::Protocol, "the store's listing cannot be used"),
+    }
+}
+
+fn no_credentials(says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    says(ErrorKind::Denied, "no credentials: none are set, and no metadata service gives any").hint(
+        "Set the cloud's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+         GOOGLE_SERVICE_ACCOUNT or AZURE_STORAGE_ACCOUNT_KEY, or [repository.options].",
     )
 }
 
 fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
+    if let Some(fault) = &cause.fault {
+        return faulty(fault, says);
+    }
     if cause.metadata_service {
-        return says(
-            ErrorKind::Denied,
-            "no credentials: none are set, and no metadata service gives any",
-        )
-        .hint(
-            "Set the cloud's variables, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-             GOOGLE_SERVICE_ACCOUNT or AZURE_STORAGE_ACCOUNT_KEY, or [repository.options].",
-        );
+        return no_credentials(says);
     }
     match (cause.status, cause.transport, cause.io) {
-        (Some(401 | 403), _, _) => denied(says),
-        (Some(405 | 501), _, _) => says(ErrorKind::Unsupported, "the store cannot do this"),
+        (Some(401 | 403), _, _) => denied(cause, says),
+        (Some(405 | 501), _, _) => says(ErrorKind::Unsupported, "the store cannot do this").hint(
+            "strongroom creates objects with If-None-Match and reads ranges of them: use a store that supports both.",
+        ),
         (Some(408 | 429 | 500..), _, _) => says(ErrorKind::Unreachable, "the store fails"),
-        (Some(_), _, _) if cause.code.as_deref().is_some_and(about_credentials) => denied(says),
+        (Some(_), _, _) if cause.code.as_deref().is_some_and(about_credentials) => {
+            denied(cause, says)
+        }
         (Some(_), _, _) => says(ErrorKind::Protocol, "the store refuses the request"),
         (_, Some(HttpErrorKind::Decode), _) => {
             says(ErrorKind::Unreachable, "the store's answer broke off")
@@ -103,9 +139,9 @@ fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
     }
 }
 
-/// Codes that S3 sends with status 400.
+/// Codes about credentials and keys that S3 sends with status 400.
 fn about_credentials(code: &str) -> bool {
-    ["Token", "AccessKey", "Signature", "Credential", "Authorization"]
+    ["Token", "AccessKey", "Signature", "Credential", "Authorization", "KMS"]
         .iter()
         .any(|part| code.contains(part))
 }
@@ -118,6 +154,7 @@ struct Cause {
     transport: Option<HttpErrorKind>,
     io: Option<io::ErrorKind>,
     metadata_service: bool,
+    fault: Option<Fault>,
 }
 
 impl Cause {
@@ -132,6 +169,7 @@ impl Cause {
             metadata_service: ["169.254.169.254", "169.254.170.2", "metadata.google.internal"]
                 .iter()
                 .any(|host| whole.contains(host)),
+            fault: None,
         };
         let mut next: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(current) = next {
@@ -146,6 +184,10 @@ impl Cause {
             } else if let Some(answer) = text.strip_prefix(ANSWER) {
                 // S3 reports a failure inside an answer that began well: worth retrying.
                 cause.answered(Some(500), answer);
+                return cause;
+            } else if let Some(fault) = current.downcast_ref::<Fault>() {
+                cause.fault = Some(fault.clone());
+                cause.text = without_urls(&text);
                 return cause;
             } else if let Some(http) = current.downcast_ref::<HttpError>() {
                 cause.transport = Some(http.kind());

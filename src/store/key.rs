@@ -19,7 +19,9 @@ pub(super) fn path_of(key: &[u8]) -> Path {
 
 /// Whether `key` is the one and only spelling of a path.
 pub(super) fn is_path(key: &str) -> bool {
-    !key.contains(MARK) && Path::parse(key).is_ok_and(|path| path.as_ref() == key)
+    !key.contains(MARK)
+        && key.trim() == key
+        && Path::parse(key).is_ok_and(|path| path.as_ref() == key)
 }
 
 /// A path that stands for `key`: its folders as far as they are paths, then the rest in hexadecimal.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::text::distance;
 
+use super::gate;
 use super::url::Cloud;
 
 /// Path of a PEM file with certificate authorities to trust beside the system's: our own option.
@@ -86,30 +87,55 @@ pub(super) fn read<K: FromStr + Copy>(
 ) -> Result<Settings<K>> {
     let mut own = Vec::new();
     for (name, value) in options.iter().filter(|(name, _)| *name != CA_CERTIFICATE) {
-        let key = name.to_ascii_lowercase().parse::<K>().map_err(|_| unknown(cloud, name))?;
-        own.push((key, value.clone()));
+        let lower = name.to_ascii_lowercase();
+        let key = lower.parse::<K>().map_err(|_| unknown(cloud, name))?;
+        if BUCKETS.contains(&without_prefix(cloud, &lower)) {
+            return Err(Error::usage(format!(
+                "the option {name} names a bucket: the repository URL alone does that"
+            )));
+        }
+        let value = gate::value(name, value)?;
+        own.push((key, value.ok_or_else(|| Error::usage(format!("the option {name} is empty")))?));
     }
     let prefix = variables(cloud);
-    let found = environment
-        .iter()
-        .filter(|(name, _)| {
-            name.starts_with(prefix) || (cloud == Cloud::Azure && *name == "IDENTITY_ENDPOINT")
-        })
-        .filter_map(|(name, value)| {
-            Some((name.to_ascii_lowercase().parse::<K>().ok()?, value.clone()))
-        })
-        .filter(|(variable, _)| !own.iter().any(|(option, _)| replaces(*option, *variable)));
+    let mut found = Vec::new();
+    for (name, value) in environment {
+        if !name.starts_with(prefix) && (cloud != Cloud::Azure || name != "IDENTITY_ENDPOINT") {
+            continue;
+        }
+        let lower = name.to_ascii_lowercase();
+        let Ok(key) = lower.parse::<K>() else { continue };
+        // What other programs make of it is not this repository's bucket.
+        let is_void = BUCKETS.contains(&without_prefix(cloud, &lower))
+            || own.iter().any(|(option, _)| replaces(*option, key));
+        if let Some(value) = gate::value(name, value)?.filter(|_| !is_void) {
+            found.push((key, value));
+        }
+    }
     let secrets = options
         .iter()
         .chain(environment)
         .filter(|(name, value)| is_secret(name) && value.len() > 3);
     Ok(Settings {
         secrets: secrets.map(|(_, value)| value.clone()).collect(),
-        pairs: found.chain(own.iter().cloned()).collect(),
+        pairs: found.into_iter().chain(own).collect(),
     })
 }
 
-fn is_secret(name: &str) -> bool {
+/// Options that name a bucket, without their cloud's prefix.
+const BUCKETS: &[&str] = &["bucket", "bucket_name", "container_name"];
+
+fn without_prefix(cloud: Cloud, lower: &str) -> &str {
+    let prefix = variables(cloud);
+    match lower.get(..prefix.len()) {
+        Some(start) if start.eq_ignore_ascii_case(prefix) => {
+            lower.get(prefix.len()..).unwrap_or_default()
+        }
+        _ => lower,
+    }
+}
+
+pub(super) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
 }

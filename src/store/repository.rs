@@ -15,18 +15,25 @@ use object_store::{
 
 use crate::crypto::{self, CryptoRng};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{MAX_REPOSITORY, RepositoryInfo, Uuid, names};
+use crate::format::{MAX_REPOSITORY, ObjectName, RepositoryInfo, Uuid, names};
+use crate::text::clean;
 
 use super::failure::failed;
 use super::key;
 use super::upload::Upload;
 
-/// What `init` writes to prove create-if-absent, before 32 random hex digits.
+/// What `init` writes to test the store, before 32 random hex digits.
 pub(super) const PROBE_PREFIX: &str = "probe-";
-/// Most objects one listing returns: a hundred times what ten thousand snapshots hold.
-const LIST_LIMIT: usize = 5_000_000;
-/// Attempts at a create that is refused although nothing is there (a concurrent create that failed).
-const CREATE_ATTEMPTS: u32 = 3;
+/// Most objects one listing returns: twenty times what ten thousand snapshots hold.
+const LIST_LIMIT: usize = 1_000_000;
+/// Most keys one listing goes through: what the store can list in an hour.
+const SEEN_LIMIT: usize = 10_000_000;
+/// Attempts at a create that is refused although nothing is there: another is in flight, or a removal has just won. With
+/// growing pauses they take as long as those at a store that fails.
+const CREATE_ATTEMPTS: u32 = 12;
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Names of foreign objects that a listing gives out; the rest are counted.
+const FOREIGN_LIMIT: usize = 1_000;
 
 /// What a listing says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +46,7 @@ pub struct ObjectInfo {
     pub modified: SystemTime,
 }
 
-/// How the probe of create-if-absent went.
+/// How the tests of the store went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Probe {
@@ -47,7 +54,7 @@ pub enum Probe {
     Skipped,
     /// Proven, and the probe removed.
     Proven,
-    /// Proven; the object of this name stays, since the credentials may not delete.
+    /// Proven; the folder of this name stays, since the credentials may not delete.
     ProvenAndLeft(String),
 }
 
@@ -61,38 +68,57 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Proves that the store refuses to create an object that exists.
+    /// Verifies that the store refuses to create an object that exists, and that its listings can be followed to their end.
     ///
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) if it does not; those of the store.
-    async fn probe_create_if_absent(&self, rng: &mut (dyn CryptoRng + Send)) -> Result<Probe> {
-        let store = &self.store;
-        let name = format!("{PROBE_PREFIX}{}", HEXLOWER.encode(&crypto::random::<16>(rng)));
-        let path = path_of(&name)?;
+    async fn probe(&self, rng: &mut (dyn CryptoRng + Send)) -> Result<Probe> {
+        let folder = format!("{PROBE_PREFIX}{}", HEXLOWER.encode(&crypto::random::<16>(rng)));
+        let names = ["1", "2", "3"].map(|name| format!("{folder}/{name}"));
+        let probed = self.probe_with(&folder, &names).await;
+        let mut left = Ok(());
+        for name in &names {
+            left = self.delete(name).await.and(left);
+        }
+        probed?;
+        match left {
+            Ok(()) => Ok(Probe::Proven),
+            Err(e) if e.kind() == ErrorKind::Denied => Ok(Probe::ProvenAndLeft(folder)),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn probe_with(&self, folder: &str, names: &[String; 3]) -> Result<()> {
         let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
-        store
-            .put_opts(&path, first.clone().into(), PutMode::Create.into())
-            .await
-            .map_err(|e| failed(&name, &e))?;
-        let refused = store
-            .put_opts(&path, second.into(), PutMode::Create.into())
-            .await
-            .map_err(|e| failed(&name, &e));
-        let kept = self.get(&name, 16).await;
-        let left = self.delete(&name).await;
-        match refused {
+        let put = async |name: &str, bytes: &Bytes| {
+            let path = path_of(name)?;
+            let created = self.store.put_opts(&path, bytes.clone().into(), PutMode::Create.into());
+            created.await.map_err(|e| failed(name, &e))
+        };
+        for name in names {
+            put(name, &first).await?;
+        }
+        let [name, ..] = names;
+        match put(name, &second).await {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
             Ok(_) => return Err(lying("The store accepted a second create of the same object.")),
         }
-        if kept? != first {
-            return Err(lying("The store refused a second create, yet took its bytes."));
+        if self.get(name, 16).await? != first {
+            return Err(lying("The store refused a second create but stored its bytes."));
         }
-        match left {
-            Ok(()) => Ok(Probe::Proven),
-            Err(e) if e.kind() == ErrorKind::Denied => Ok(Probe::ProvenAndLeft(name)),
-            Err(e) => Err(e),
+        // Page by page, from the first name on; and at once.
+        let paged = self.store.list_with_offset(Some(&path_of(folder)?), &path_of(name)?);
+        let paged: Vec<_> = paged.try_collect().await.map_err(|e| failed("list", &e))?;
+        let mut paged: Vec<_> = paged.into_iter().map(|meta| meta.location.to_string()).collect();
+        paged.sort_unstable();
+        let listed = self.list(folder).await?;
+        let listed: Vec<_> = listed.into_iter().map(|info| info.name).collect();
+        if paged.as_slice() != names.get(1..).unwrap_or_default() || listed != *names {
+            return Err(Error::unsupported("the store does not list what was just written")
+                .hint("Snapshots would not be found: use a store whose listings are complete."));
         }
+        Ok(())
     }
 
     /// Makes the place a repository of a fresh id: probes the store, unless `trust_store`, then writes
@@ -127,11 +153,7 @@ impl Repository {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let probe = if trust_store {
-            Probe::Skipped
-        } else {
-            repository.probe_create_if_absent(rng).await?
-        };
+        let probe = if trust_store { Probe::Skipped } else { repository.probe(rng).await? };
         let info = RepositoryInfo { id: repository.id }.print();
         match repository.put_once(names::REPOSITORY, info.into()).await {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(already()),
@@ -148,7 +170,7 @@ impl Repository {
         let repository = Self { store, id: Uuid([0; 16]) };
         match repository.get(names::REPOSITORY, MAX_REPOSITORY as u64).await {
             Ok(info) => {
-                let id = RepositoryInfo::parse(&info)?.id;
+                let id = RepositoryInfo::parse(&info).map_err(|e| not_ours(&info, e))?.id;
                 if let Some(pinned) = pinned.filter(|pinned| *pinned != id) {
                     return Err(Error::new(
                         ErrorKind::Refused,
@@ -184,23 +206,40 @@ impl Repository {
 
     pub(super) async fn create(&self, name: &str, payload: PutPayload) -> Result<()> {
         let path = path_of(name)?;
+        let length = u64::try_from(payload.content_length()).unwrap_or(u64::MAX);
         let mut attempt = 1;
         loop {
             let put = self.store.put_opts(&path, payload.clone(), PutMode::Create.into()).await;
-            let exists = match put.map_err(|e| failed(name, &e)) {
+            let refused = match put.map_err(|e| failed(name, &e)) {
                 Ok(_) => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => e,
+                // It may have been done all the same, and the answer lost.
+                Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::Unreachable) => {
+                    e
+                }
                 Err(e) => return Err(e),
             };
-            let length = u64::try_from(payload.content_length()).unwrap_or(u64::MAX);
+            let conflicts = refused.kind() == ErrorKind::AlreadyExists;
             match self.get(name, length).await {
                 Ok(there) if there == Bytes::from(payload.clone()) => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::NotFound && attempt < CREATE_ATTEMPTS => {
-                    tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+                Err(e) if e.kind() == ErrorKind::NotFound && conflicts => {
+                    if attempt == CREATE_ATTEMPTS {
+                        let text = format!(
+                            "{name}: the store keeps refusing to create it, although it does not exist"
+                        );
+                        return Err(Error::new(ErrorKind::Unreachable, text).because(refused));
+                    }
+                    let pause = Duration::from_millis(200) * (1 << attempt.min(8));
+                    tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
                     attempt += 1;
                 }
                 Err(e) if e.kind() == ErrorKind::Unreachable => return Err(e),
-                Ok(_) | Err(_) => return Err(exists),
+                Ok(_) if conflicts => {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyExists,
+                        format!("{name}: exists already and is not overwritten"),
+                    ));
+                }
+                Ok(_) | Err(_) => return Err(refused),
             }
         }
     }
@@ -267,44 +306,41 @@ impl Repository {
 
     /// All objects below the folder `prefix` (empty: the whole repository), ascending by name.
     ///
+    /// Of foreign ones a thousand at most, then one entry that says how many more there are. An empty object whose key
+    /// ends in `/` is a folder to the programs that make it, and is not listed.
+    ///
     /// # Errors
-    /// Those of the store; [`Protocol`](ErrorKind::Protocol) beyond five million objects.
+    /// Those of the store; [`Protocol`](ErrorKind::Protocol) for a listing that does not end, is not complete, or holds
+    /// more than a million objects.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let folder = Path::parse(prefix).map_err(|_| odd_name(prefix))?;
         let mut stream = self.store.list((!folder.is_root()).then_some(&folder));
-        let mut found = Vec::new();
-        while let Some(meta) = stream.try_next().await.map_err(|e| failed("list", &e))? {
-            if found.len() == LIST_LIMIT {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    format!("the store lists more than {LIST_LIMIT} objects"),
-                ));
+        let what = format!("list {prefix}");
+        let (mut found, mut seen, mut foreign) = (Vec::new(), 0, 0);
+        while let Some(meta) = stream.try_next().await.map_err(|e| failed(what.trim(), &e))? {
+            seen += 1;
+            if found.len() == LIST_LIMIT || seen == SEEN_LIMIT {
+                return Err(too_many(what.trim(), seen));
+            }
+            let name = key::name_of(meta.location.as_ref());
+            if meta.size == 0 && name.ends_with('/') {
+                continue;
+            }
+            if ObjectName::parse(&name).is_none() {
+                foreign += 1;
+                if foreign > FOREIGN_LIMIT {
+                    continue;
+                }
             }
             let modified = SystemTime::from(meta.last_modified);
-            found.push(ObjectInfo {
-                name: key::name_of(meta.location.as_ref()),
-                len: meta.size,
-                modified,
-            });
+            found.push(ObjectInfo { name, len: meta.size, modified });
+        }
+        if let Some(more) = foreign.checked_sub(FOREIGN_LIMIT).filter(|more| *more > 0) {
+            let name = format!("{}/… and {more} more", prefix.trim_end_matches('/'));
+            found.push(ObjectInfo { name, len: 0, modified: SystemTime::UNIX_EPOCH });
         }
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        self.without_doubles(found).await
-    }
-
-    /// A key with a slash at its end is listed under the name without it, which is another object's: that one counts.
-    async fn without_doubles(&self, found: Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>> {
-        let mut single: Vec<ObjectInfo> = Vec::with_capacity(found.len());
-        for info in found {
-            match single.last_mut().filter(|last| last.name == info.name) {
-                Some(last) => match self.info(&info.name).await {
-                    Ok(own) => *last = own,
-                    Err(e) if e.kind() == ErrorKind::NotFound => {}
-                    Err(e) => return Err(e),
-                },
-                None => single.push(info),
-            }
-        }
-        Ok(single)
+        Ok(found)
     }
 
     /// Begins to write an object of unknown length, which must not exist.
@@ -342,12 +378,24 @@ impl Repository {
     }
 }
 
+/// What stands where a repository's own object should: a login page, another program's file.
+fn not_ours(bytes: &[u8], error: Error) -> Error {
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return error;
+    }
+    let start = String::from_utf8_lossy(bytes.get(..40).unwrap_or(bytes)).into_owned();
+    let text =
+        format!("this is not a repository: {} begins with {:?}", names::REPOSITORY, clean(&start));
+    Error::new(error.kind(), text)
+        .hint("Check the URL and the endpoint. A proxy or captive portal may answer instead of the store.")
+}
+
 fn path_of(name: &str) -> Result<Path> {
     Path::parse(name).ok().filter(|path| !path.is_root()).ok_or_else(|| odd_name(name))
 }
 
 fn odd_name(name: &str) -> Error {
-    Error::usage(format!("{name:?} is no name of an object"))
+    Error::usage(format!("{name:?} is not an object's name"))
 }
 
 fn too_long(name: &str, limit: u64) -> Error {
@@ -391,11 +439,18 @@ async fn collect(name: &str, result: GetResult, expected: u64) -> Result<Bytes> 
     if bytes.len() == expected { Ok(bytes.freeze()) } else { Err(short()) }
 }
 
+fn too_many(what: &str, seen: usize) -> Error {
+    Error::new(ErrorKind::Protocol, format!("{what}: more than {seen} objects")).hint(
+        "Somebody fills the repository. `restore`, `verify` and `show` with a snapshot's full id need no listing; \
+         look in the bucket for what does not belong there, and remove it.",
+    )
+}
+
 fn lying(what: &str) -> Error {
     Error::unsupported(format!("the store does not honour create-if-absent. {what}"))
         .hint(
             "Two writers could then overwrite each other's snapshots and master keys unnoticed. \
              Use a store that honours If-None-Match (AWS S3, MinIO, Ceph, Cloudflare R2, Google, Azure), or trust this \
-             one expressly if only one host will ever write.",
+             one with `init --trust-store` if only one host will ever write.",
         )
 }

@@ -136,9 +136,10 @@ impl Upload {
     async fn wait_one(&mut self) -> Result<()> {
         match self.in_flight.join_next().await {
             Some(Ok(sent)) => sent.map_err(|e| self.failed(&e)),
-            Some(Err(e)) => {
-                Err(Error::new(ErrorKind::Io, format!("{}: upload of a part: {e}", self.name)))
-            }
+            Some(Err(e)) => Err(Error::new(
+                ErrorKind::Internal,
+                format!("{}: upload of a part: {e}", self.name),
+            )),
             None => Ok(()),
         }
     }
@@ -151,8 +152,14 @@ impl Upload {
             self.wait_one().await?;
         }
         if let Some(multipart) = &mut self.multipart {
-            let completed = multipart.complete().await;
-            completed.map_err(|e| self.failed(&e))?;
+            let completed = multipart.complete().await.map_err(|e| self.failed(&e));
+            if let Err(error) = completed {
+                // It may have been done all the same, and the answer lost: the object tells.
+                match self.repository.len(&self.name).await {
+                    Ok(stored) if stored == self.len => {}
+                    _ => return Err(error),
+                }
+            }
         }
         self.multipart = None;
         let stored = self.repository.len(&self.name).await?;
@@ -168,7 +175,7 @@ impl Upload {
         match self.cancel().await {
             Ok(()) => Err(error),
             Err(left) => Err(error.hint(format!(
-                "The parts sent so far could not be removed ({left}): a lifecycle rule for incomplete uploads does it."
+                "The parts sent so far could not be removed ({left}): a lifecycle rule for incomplete uploads removes them."
             ))),
         }
     }

@@ -70,7 +70,7 @@ impl RepositoryUrl {
         &self.0
     }
 
-    fn bucket(cloud: Cloud, url: &Url) -> Result<Self> {
+    fn bucket(cloud: Cloud, url: &Url, text: &str) -> Result<Self> {
         let form = format!("{}://bucket/prefix", cloud.scheme());
         let bucket = url.host_str().unwrap_or_default();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '$');
@@ -78,8 +78,17 @@ impl RepositoryUrl {
             return Err(Error::usage(format!("the repository URL names no bucket: use {form}"))
                 .hint("An endpoint goes into the options, such as aws_endpoint."));
         }
+        let odd = |part: &str| {
+            let part = part.to_ascii_lowercase().replace("%2e", ".");
+            part == "." || part == ".."
+        };
+        if text.split(['?', '#']).next().unwrap_or_default().split('/').any(odd) {
+            return Err(Error::usage(format!(
+                "the prefix in the repository URL holds . or ..: use {form}"
+            )));
+        }
         let prefix = ObjectPath::from_url_path(url.path().trim_matches('/')).map_err(|_| {
-            Error::usage(format!("the prefix in the repository URL is odd: use {form}"))
+            Error::usage(format!("the prefix in the repository URL is malformed: use {form}"))
         })?;
         Ok(Self(Place::Bucket { cloud, bucket: bucket.to_owned(), prefix }))
     }
@@ -102,7 +111,7 @@ impl FromStr for RepositoryUrl {
         })?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::usage(
-                "the repository URL holds a user or password: a secret never goes there",
+                "the repository URL holds a user or password: do not put secrets there",
             )
             .hint(
                 "Use the cloud's variables (AWS_*, GOOGLE_*, AZURE_*) or [repository.options].",
@@ -114,14 +123,13 @@ impl FromStr for RepositoryUrl {
             )));
         }
         match (Cloud::of_scheme(url.scheme()), scheme) {
-            (Some(cloud), _) => Self::bucket(cloud, &url),
+            (Some(cloud), _) => Self::bucket(cloud, &url, text),
             (None, "file") => match url.to_file_path() {
                 Ok(path) => Ok(Self(Place::Directory(path))),
                 Err(()) => Err(Error::usage("a file URL is file:///absolute/path, on this host")),
             },
             (None, other) => {
-                Err(Error::usage(format!("\"{other}://\" is no place for a repository"))
-                    .hint(FORMS))
+                Err(Error::usage(format!("\"{other}://\" cannot hold a repository")).hint(FORMS))
             }
         }
     }
@@ -171,6 +179,9 @@ mod tests {
             "gcs://bucket",
             "s3://b%2Fc/x",
             "s3://b/a//b",
+            "s3://a/../b",
+            "s3://a/./b",
+            "s3://a/b/%2E%2e/c",
         ] {
             assert_eq!(text.parse::<RepositoryUrl>().unwrap_err().kind().exit_code(), 2, "{text}");
         }

@@ -164,7 +164,7 @@ pub async fn open_judged(record: &[u8], keys: &KeySet) -> Result<(ValueKeyring, 
     for entry in &keyring.keys {
         if entry.key.as_ref().is_some_and(|key| id(namespace, key) != entry.id) {
             return Err(Error::tampered(format!(
-                "value key {} stands under another's id",
+                "value key {} has the id of another key",
                 entry.id
             )));
         }

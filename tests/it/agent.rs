@@ -182,7 +182,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
     assert!((now - 60.0..=now).contains(&last), "{last} {now}");
     let page = agent.get("/").1;
-    assert!(page.contains("id=timeline") && page.contains("as it should be"), "{page}");
+    assert!(page.contains("id=timeline") && page.contains("ok"), "{page}");
     in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();
@@ -324,6 +324,12 @@ fn what_cannot_work_is_said_at_once() {
     };
     assert!(says("[agent]\nbackup = \"61 * * * *\"").contains("line 2"));
     assert!(says("[agent]\nprune = \"0 3 * * *\"").contains("keep_"));
-    assert!(says("[agent]\nlog = \"yaml\"").contains("`text` or `json`"));
+    assert!(
+        says("[agent]\nlog = \"yaml\"").contains("line 2: agent.log: must be one of text, json")
+    );
+    let good = "master_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n";
+    let error =
+        says(&format!("{good}[agent]\ndrill = \"@every 1h\"\netcd = \"/nonexistent/etcd\""));
+    assert!(error.contains("agent.drill") && error.contains("/nonexistent/etcd"), "{error}");
     assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
 }

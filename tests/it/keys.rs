@@ -59,8 +59,7 @@ async fn one_clusters_snapshots_and_those_that_do_not_say_whose_they_are() {
     let repo = TestRepo::new().await;
     let mut ids = Vec::new();
     for name in ["east", "west", "west"] {
-        let mut options = BackupOptions::default();
-        options.cluster = name.parse().unwrap();
+        let options = BackupOptions { cluster: name.parse().unwrap(), ..BackupOptions::default() };
         let source = Source::File(small_database());
         let control = Control::default();
         let done = backup(&repo.repository, &keys(&[1]), source, &options, &control).await;

@@ -53,15 +53,20 @@ impl Moto {
     }
 
     pub fn request(&self, method: &str, path: &str) -> String {
+        self.request_with(method, path, "")
+    }
+
+    pub fn request_with(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let host = "Host: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n";
-        write!(stream, "{method} {path} HTTP/1.1\r\n{host}\r\n").unwrap();
+        let host =
+            format!("Host: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        write!(stream, "{method} {path} HTTP/1.1\r\n{host}\r\n{body}").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    fn program(&self) -> Command {
+    pub fn program(&self) -> Command {
         let mut command = program();
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("AWS_") {
@@ -85,7 +90,7 @@ impl Drop for Moto {
     }
 }
 
-fn run(command: &mut Command) -> (i32, String, String) {
+pub fn run(command: &mut Command) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
@@ -137,19 +142,35 @@ fn the_program_on_s3() {
     let listing = moto.request("GET", "/backups?list-type=2");
     assert_eq!(listing.matches("/seal.").count(), 1, "the older seal is gone: {listing}");
 
-    // Keys that are no paths, and one that ends in a slash beside its namesake, hide nothing ([S3.1.1]).
+    // Keys that are no paths, and some that differ from an object's in a slash or blank, hide nothing ([S3.1.1]).
     let (_, listed, _) = on(&["snapshots", "-w", "json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let id = listed[0]["id"].as_str().unwrap();
-    for name in
-        ["snapshots//x", &format!("snapshots/{id}/a//b"), &format!("snapshots/{id}/payload/")]
-    {
-        let answer = moto.request("PUT", &format!("/backups/some/prefix/{name}"));
+    for name in [
+        "snapshots//x",
+        "snapshots/%01",
+        &format!("snapshots/{id}/a//b"),
+        &format!("snapshots/{id}/payload/"),
+        &format!("snapshots/{id}/index%20"),
+    ] {
+        let path = format!("/backups/some/prefix/{name}");
+        let answer = moto.request_with("PUT", &path, "junk");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+    // Folders, as the web consoles of stores make them.
+    for name in ["", "snapshots/", &format!("snapshots/{id}/")] {
+        moto.request("PUT", &format!("/backups/some/prefix/{name}"));
+    }
     let (_, _, findings) = on(&["snapshots"]);
-    assert!(findings.contains("snapshots/%2Fx%2F: unknown object"), "{findings}");
-    assert!(findings.contains(&format!("{id}/a/%2Fb%2F: unknown object")), "{findings}");
+    for (finding, count) in [
+        ("snapshots//x: unknown object".to_owned(), 1),
+        (format!("{id}/a//b: unknown object"), 1),
+        (format!("{id}/payload/: unknown object"), 1),
+        (format!("{id}/index : unknown object"), 1),
+        ("unknown object".to_owned(), 5),
+    ] {
+        assert_eq!(findings.matches(&finding).count(), count, "{finding}: {findings}");
+    }
     let again = key("again.db");
     let (code, _, error) = on(&["restore", "latest", "--output", &again]);
     assert_eq!(code, 0, "{error}");

@@ -169,8 +169,12 @@ async fn calls_have_lines_with_what_they_are_about() {
         for method in ["Put", "Lock", "Campaign"] {
             one(method, "subject", format!("lease {granted:x}").into());
         }
-        let keys = serde_json::json!([{"key": "/granted/", "range_end": "/granted0"}]);
-        one("RoleGrantPermission", "keys", keys);
+        let range = |key: &str, end: &str| {
+            serde_json::json!([{
+                "key": key, "key_base64": null, "range_end": end, "range_end_base64": null, "cut": false
+            }])
+        };
+        one("RoleGrantPermission", "keys", range("/granted/", "/granted0"));
         one("Compact", "revision", 4.into());
         one("RoleAdd", "subject", "role reader".into());
         one("UserAdd", "subject", "user jane".into());
@@ -178,7 +182,7 @@ async fn calls_have_lines_with_what_they_are_about() {
         one("Defragment", "outcome", "OK".into());
         one("Put", "outcome", "INVALID_ARGUMENT".into());
         one("Burn", "outcome", "UNIMPLEMENTED".into());
-        one("Watch", "keys", serde_json::json!([{"key": "/w/", "range_end": "/w0"}]));
+        one("Watch", "keys", range("/w/", "/w0"));
         let all = std::fs::read_to_string(&logged.log).unwrap();
         assert!(!all.contains("plaintext"), "a value or a password in the log");
         let (status, text) = output(&["audit-log", "query", &logged.log]);

@@ -23,9 +23,7 @@ use crate::support::{TestRepo, keys, local};
 const LENGTH: usize = 160 << 10;
 
 pub fn last(count: u32) -> Retention {
-    let mut retention = Retention::default();
-    retention.last = count;
-    retention
+    Retention { last: count, ..Retention::default() }
 }
 
 /// Snapshots of a database that changes, and the databases in them.

@@ -58,7 +58,7 @@ fn the_guide_lists_every_event() {
 }
 
 /// Runs a service until `done` sees what it logged, ends it by SIGTERM; the lines.
-fn until(command: &mut Command, dir: &Path, done: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn until(command: &mut Command, dir: &Path, done: impl Fn(&str) -> bool) -> Vec<String> {
     let path = dir.join("log");
     let log = fs::File::create(&path).unwrap();
     let mut child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
@@ -88,9 +88,10 @@ async fn an_agent_logs_in_text_and_json() {
     let place = Place::new();
     let config = |log: &str| {
         let endpoints = etcd.endpoints();
+        let started = Version::NEWEST.programs().join("etcd");
         let text = format!(
             "cluster = \"prod\"\nmaster_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n\
-             [etcd]\nendpoints = {endpoints:?}\n[agent]\n{log}\nbackup = \"@every 1s\"\ndrill = \"5 4 * * 0\"\n"
+             [etcd]\nendpoints = {endpoints:?}\n[agent]\n{log}\nbackup = \"@every 1s\"\ndrill = \"5 4 * * 0\"\n[drill]\netcd = {started:?}\n"
         );
         fs::write(place.path("agent.toml"), text).unwrap();
         let mut command = program();

@@ -87,8 +87,7 @@ impl Victim {
     }
 
     async fn plan(&self, count: u32) -> PrunePlan {
-        let mut retention = Retention::default();
-        retention.last = count;
+        let retention = Retention { last: count, ..Retention::default() };
         let control = Control::default();
         plan_prune(&self.repo.repository, &owner(), &retention, None, &control).await.unwrap()
     }
@@ -145,8 +144,10 @@ impl Victim {
 }
 
 async fn taken(repo: &TestRepo, keys: &KeySet, hours_ago: u64) -> SnapshotId {
-    let mut options = BackupOptions::default();
-    options.taken = Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago));
+    let options = BackupOptions {
+        taken: Some(SystemTime::now() - Duration::from_secs(3600 * hours_ago)),
+        ..BackupOptions::default()
+    };
     let (source, control) = (Source::File(small_database()), Control::default());
     backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
 }
@@ -334,8 +335,10 @@ async fn more_seals_than_are_read() {
 async fn the_order_of_ids_is_the_order_of_taking() {
     let repo = TestRepo::new().await;
     let ahead = async |keys: &KeySet, seconds: u64| {
-        let mut options = BackupOptions::default();
-        options.taken = Some(SystemTime::now() + Duration::from_secs(seconds));
+        let options = BackupOptions {
+            taken: Some(SystemTime::now() + Duration::from_secs(seconds)),
+            ..BackupOptions::default()
+        };
         let (source, control) = (Source::File(small_database()), Control::default());
         backup(&repo.repository, keys, source, &options, &control).await.unwrap().id
     };
@@ -358,8 +361,10 @@ async fn the_order_of_ids_is_the_order_of_taking() {
 #[tokio::test]
 async fn the_independent_reader_agrees_on_the_latest() {
     let repo = TestRepo::new().await;
-    let mut options = BackupOptions::default();
-    options.taken = Some(SystemTime::now() + Duration::from_secs(3600));
+    let options = BackupOptions {
+        taken: Some(SystemTime::now() + Duration::from_secs(3600)),
+        ..BackupOptions::default()
+    };
     let (source, control) = (Source::File(small_database()), Control::default());
     let id = backup(&repo.repository, &keys(&[NEW]), source, &options, &control).await.unwrap().id;
     let script = "import open, pathlib, sys; repo = pathlib.Path(sys.argv[1]); \
@@ -389,22 +394,6 @@ async fn the_independent_reader_agrees_on_the_latest() {
     agree(newer);
     fs::copy(repo.object(newer, "manifest"), repo.object(newer, "tombstone")).unwrap();
     agree(newer);
-}
-
-/// In a bucket anybody who may create objects can put `payload/` beside `payload`; both are listed under one name.
-#[tokio::test]
-async fn names_that_are_listed_twice() {
-    let victim = Victim::new().await;
-    let doubling = Faulty::doubling(local(victim.repo.dir.path()));
-    let doubling = victim.repo.through(Arc::new(doubling)).await.unwrap();
-    for id in &victim.genuine {
-        restore_bytes(&doubling, &owner(), *id).await.unwrap();
-    }
-    let mut retention = Retention::default();
-    retention.last = 1;
-    let control = Control::default();
-    let plan = plan_prune(&doubling, &owner(), &retention, None, &control).await.unwrap();
-    assert_eq!((plan.keep.len(), plan.remove.len()), (1, 2));
 }
 
 /// [S5.18]: who knows a snapshot's id needs no right to list.

@@ -205,7 +205,7 @@ async fn migration() {
         let options = (at == 5).then(|| PutOptions::new().with_lease(lease));
         raw.put(format!("app/{at:04}"), format!("clear {at}"), options).await.unwrap();
     }
-    client.put("app/sealed", "as it should be", None).await.unwrap();
+    client.put("app/sealed", "as it was", None).await.unwrap();
     raw.put("other/x", "clear", None).await.unwrap();
     let error = client.get("app/0001", None).await.unwrap_err();
     assert_eq!(error_kind(&error), Some(ErrorKind::Tampered), "{error}");

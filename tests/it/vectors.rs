@@ -110,8 +110,7 @@ impl Draft {
     }
 
     async fn backup(repo: &TestRepo, database: PathBuf, suite: Suite, keys: &KeySet) -> SnapshotId {
-        let mut options = BackupOptions::default();
-        options.suite = suite;
+        let options = BackupOptions { suite, ..BackupOptions::default() };
         let control = Control::default();
         backup(&repo.repository, keys, Source::File(database), &options, &control).await.unwrap().id
     }

@@ -72,6 +72,18 @@ impl Default for DrillOptions {
     }
 }
 
+/// The version of the etcd that a drill would start.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is no such program; [`ErrorKind::Unsupported`] when it is not etcd, or later than
+/// the last one tested.
+pub async fn drill_version(options: &DrillOptions) -> Result<String> {
+    let version = scratch::version(&options.etcd).await?;
+    let program = options.etcd.display().to_string();
+    EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
+    Ok(version)
+}
+
 /// What a drill found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -100,9 +112,8 @@ pub async fn drill(
     options: &DrillOptions,
     control: &Control,
 ) -> Result<DrillReport> {
-    let version = scratch::version(&options.etcd).await?;
+    let version = drill_version(options).await?;
     let program = options.etcd.display().to_string();
-    EtcdVersion::check_tested(&program, &version, options.allow_untested)?;
     let mut steps = Steps::default();
     let bytes = OpenSnapshot::open(repository, id, keys).await?.facts.database_size;
     let mut etcd = ScratchEtcd::plan(options, bytes)?;
@@ -221,7 +232,7 @@ async fn compare(
     if let Some(live) = live {
         checks.push(match live {
             Ok((cluster, _)) if expected.facts.etcd.cluster_id.is_some_and(|id| id != cluster) => {
-                skipped(LIVE, "the etcd that answers is another cluster")
+                skipped(LIVE, "the etcd that answers belongs to another cluster")
             }
             Ok((_, answer)) => check_hash(LIVE, &answer, hash_at),
             Err(error) => skipped(LIVE, &error.to_string()),
@@ -296,7 +307,7 @@ fn check_hash(
                 );
                 return check(name, false, detail);
             }
-            _ => return skipped(name, "a compaction came between: it cannot be computed"),
+            _ => return skipped(name, "etcd was compacted in between: it cannot be computed"),
         }
     }
     let members = answer.answers.len();
@@ -320,7 +331,7 @@ async fn values(choice: &Choice, sample: &[(Vec<u8>, Option<Vec<u8>>)]) -> Resul
         }
     }
     let all = sample.len();
-    Ok(check("values", differing == 0, format!("{} of {all} drawn are equal", all - differing)))
+    Ok(check("values", differing == 0, format!("{} of {all} sampled are equal", all - differing)))
 }
 
 fn asked(error: &etcd_client::Error) -> Error {

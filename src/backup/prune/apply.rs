@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::plan::{PrunePlan, Removal, Sweep};
+use serde::Serialize;
+
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::format::{
     CheckOutcome, ClusterName, MAX_MANIFEST, Part, Report, ReportCheck, ReportDetails,
     ReportOutcome, ReportScope, ReportStep, SnapshotId,
@@ -26,7 +29,7 @@ const AT_ONCE: usize = 32;
 const MOST_CHECKS: usize = 1000;
 
 /// What a removal did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PruneReport {
     /// Snapshots that were removed, oldest first.
@@ -40,6 +43,7 @@ pub struct PruneReport {
     /// What the store does not let go of: a lock, a retention rule, missing rights.
     pub refused: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
 }
 
@@ -55,6 +59,13 @@ pub async fn apply_prune(
 ) -> Result<PruneReport> {
     let begun = Instant::now();
     let mut report = PruneReport::default();
+    // What is due is told by the clocks of both.
+    if !plan.is_empty()
+        && let Some(skew) = repository.skew().await?
+    {
+        return Err(Error::new(ErrorKind::Refused, format!("nothing is removed: {skew}"))
+            .hint("set the clocks of this host and of the store, then run prune again"));
+    }
     for id in &plan.revive {
         // Somebody else may be removing it just now.
         if exists(repository, *id, &Part::Manifest).await? {

@@ -7,6 +7,8 @@ use futures::{StreamExt, stream};
 
 use super::policy::Retention;
 use super::proved::last_proved;
+use serde::Serialize;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
 use crate::keys::KeySet;
@@ -23,7 +25,7 @@ const READS: usize = 256;
 const ORDER: [Part; 3] = [Part::Companions, Part::Index, Part::Payload];
 
 /// A snapshot that stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Keeping {
     /// The snapshot.
@@ -35,7 +37,7 @@ pub struct Keeping {
 }
 
 /// A snapshot that is removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Removal {
     /// The snapshot.
@@ -45,8 +47,10 @@ pub struct Removal {
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
     /// A tombstone lies beside its manifest already, from an interrupted removal or planted: when it was put.
+    #[serde(skip)]
     pub(super) old_tombstone: Option<SystemTime>,
     /// So does a mark of a sweep.
+    #[serde(skip)]
     pub(super) old_mark: bool,
 }
 
@@ -115,7 +119,7 @@ pub async fn plan_prune(
     control: &Control,
 ) -> Result<PrunePlan> {
     if retention.is_empty() {
-        return Err(Error::usage("nothing says what to keep")
+        return Err(Error::usage("no rule says what to keep")
             .hint("give at least one of --keep-last, --keep-hourly, … --keep-within"));
     }
     let mut plan = PrunePlan::default();
@@ -128,7 +132,7 @@ pub async fn plan_prune(
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
     for (cluster, ids) in &known.clusters {
-        for (id, mut reasons) in retention.keep(ids) {
+        for (id, mut reasons) in retention.keep(ids, known.clock) {
             let Some(folder) = known.folders.get(&id) else { continue };
             if proved.snapshots.contains(&id) {
                 reasons.push("last verified");
@@ -237,7 +241,7 @@ impl Known {
             match head {
                 Ok(Head::Snapshot(_)) if folder::is_ahead(id.begun(), now) => {
                     plan.findings.push(format!(
-                        "snapshot {id} comes from the future: it stays, and does not count"
+                        "snapshot {id} has a time in the future: it is kept and does not count"
                     ));
                 }
                 Ok(Head::Snapshot(manifest)) => {

@@ -1,7 +1,7 @@
 //! Retention: which of a cluster's snapshots are kept, and why.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -130,8 +130,13 @@ impl Retention {
         *self == Self { grace: self.grace, ..Self::default() }
     }
 
-    /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not.
-    pub fn keep(&self, ids: &BTreeSet<SnapshotId>) -> Vec<(SnapshotId, Vec<&'static str>)> {
+    /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not. `within` counts back from
+    /// `clock`, without one from the newest.
+    pub fn keep(
+        &self,
+        ids: &BTreeSet<SnapshotId>,
+        clock: Option<SystemTime>,
+    ) -> Vec<(SnapshotId, Vec<&'static str>)> {
         let rules: [(&'static str, u32, Option<Bucket>); 6] = [
             ("last", self.last, None),
             ("hourly", self.hourly, Some(|ms| ms.cast_signed() / 3_600_000)),
@@ -146,7 +151,8 @@ impl Retention {
             ("yearly", self.yearly, Some(|ms| i64::from(date(ms).year()))),
         ];
         let mut left = rules.map(|(_, count, _)| (count, None));
-        let newest = ids.last().map_or(0, |id| id.unix_ms());
+        let newest = ids.last().map(|id| id.begun());
+        let clock = clock.or(newest).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut kept: Vec<_> = ids
             .iter()
             .rev()
@@ -160,7 +166,7 @@ impl Retention {
                         reasons.push(*name);
                     }
                 }
-                let age = Duration::from_millis(newest.saturating_sub(id.unix_ms()));
+                let age = clock.duration_since(id.begun()).unwrap_or_default();
                 if self.within.is_some_and(|within| age <= within) {
                     reasons.push("within");
                 }
@@ -193,7 +199,8 @@ mod tests {
 
     fn kept(retention: &Retention, times: &[&str]) -> Vec<String> {
         let ids = times.iter().map(|time| at(time)).collect();
-        let kept = retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty());
+        let kept =
+            retention.keep(&ids, None).into_iter().filter(|(_, reasons)| !reasons.is_empty());
         let time =
             |id: SnapshotId| Timestamp::from_millisecond(id.unix_ms() as i64).unwrap().to_string();
         kept.map(|(id, _)| time(id)).collect()
@@ -232,7 +239,7 @@ mod tests {
         fn rules_only_add(times in prop::collection::btree_set(0_u64..200_000_000_000, 0..60), last in 0_u32..9, daily in 0_u32..9) {
             let ids: BTreeSet<_> = times.iter().map(|ms| SnapshotId::new(*ms, [1; 10])).collect();
             let count = |retention: &Retention| {
-                retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(|(id, _)| id).collect::<BTreeSet<_>>()
+                retention.keep(&ids, None).into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(|(id, _)| id).collect::<BTreeSet<_>>()
             };
             let a = count(&Retention { last, ..Retention::default() });
             let b = count(&Retention { daily, ..Retention::default() });

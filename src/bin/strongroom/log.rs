@@ -1,10 +1,7 @@
 //! The log of the services: one line on standard error for each event of this crate.
 
-use std::collections::HashMap;
 use std::fmt::{Debug, Write as _};
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use strongroom::settings::LogFormat;
@@ -15,11 +12,6 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use strongroom::text::is_hidden;
-
-/// How often a warning with the same text is written.
-const SAME_WARNING: Duration = Duration::from_secs(24 * 3600);
-/// Texts of warnings that are remembered.
-const MAX_WARNINGS: usize = 1000;
 
 /// Writes lines in `format` from now on.
 ///
@@ -33,22 +25,6 @@ pub(crate) fn begin(format: LogFormat) -> Result<()> {
 /// Whether this process writes a log.
 pub(crate) fn is_on() -> bool {
     tracing::dispatcher::has_been_set()
-}
-
-/// Whether the warning was not written in the last 24 hours.
-pub(crate) fn is_new(warning: &str) -> bool {
-    static WRITTEN: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
-    let mut written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let written = written.get_or_insert_default();
-    written.retain(|_, at| at.elapsed() < SAME_WARNING);
-    if written.len() >= MAX_WARNINGS {
-        written.clear();
-    }
-    let is_new = !written.contains_key(warning);
-    if is_new {
-        written.insert(warning.to_owned(), Instant::now());
-    }
-    is_new
 }
 
 /// Takes the events of this crate and its library, and of no other.
@@ -183,12 +159,5 @@ mod tests {
         assert_eq!((&json["level"], &json["try"]), (&"warning".into(), &3.into()));
         let names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(names, ["time", "level", "event", "error", "try"]);
-    }
-
-    #[test]
-    fn a_warning_is_written_once_a_day() {
-        assert!(is_new("a"));
-        assert!(!is_new("a"));
-        (0..2 * MAX_WARNINGS).for_each(|at| assert!(is_new(&at.to_string())));
     }
 }

@@ -3,8 +3,9 @@
 use std::io::{self, BufWriter, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
-use strongroom::format::SnapshotId;
+use strongroom::format::{SnapshotId, Time};
 use strongroom::text::is_hidden;
 use strongroom::{Error, Result};
 
@@ -19,10 +20,15 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The result of a command: `json`, or what `table` prints for a person.
-    pub(crate) fn result(self, json: Value, table: impl FnOnce() -> String) -> Result<()> {
+    /// The result of a command: `document` as JSON, or what `table` prints for a person.
+    pub(crate) fn result(
+        self,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<()> {
         let text = match self.format {
-            WriteOut::Json => format!("{json:#}"),
+            WriteOut::Json => serde_json::to_string_pretty(&document)
+                .map_err(|error| Error::io("standard output", error.into()))?,
             WriteOut::Table => safe(&table()),
         };
         write_stdout(text.trim_end())
@@ -30,10 +36,9 @@ impl Output {
 
     /// Something the operator should look at.
     pub(crate) fn warn(self, warning: &str) {
-        if !log::is_on() {
-            write_stderr(&format!("warning: {warning}"));
-        } else if log::is_new(warning) {
-            tracing::warn!(event = "warning", warning);
+        match log::is_on() {
+            true => tracing::warn!(event = "warning", warning),
+            false => write_stderr(&format!("warning: {warning}")),
         }
     }
 
@@ -54,11 +59,9 @@ impl Output {
                 hint = error.hint_text(),
             ),
             WriteOut::Json => {
-                let mut inner = json!({"kind": error.kind().name(), "message": error.to_string()});
-                if let (Some(hint), Some(map)) = (error.hint_text(), inner.as_object_mut()) {
-                    map.insert("hint".into(), hint.into());
-                }
-                write_stderr(&json!({ "error": inner }).to_string());
+                let (kind, hint) = (error.kind().name(), error.hint_text());
+                let error = json!({"kind": kind, "message": error.to_string(), "hint": hint});
+                write_stderr(&json!({ "error": error }).to_string());
             }
             WriteOut::Table => {
                 write_stderr(&format!("strongroom: {error}"));
@@ -176,13 +179,21 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// A snapshot's time, RFC 3339 in UTC, to the second.
 pub(crate) fn created(id: SnapshotId) -> String {
-    i64::try_from(id.unix_ms())
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(
-            || "beyond the calendar".into(),
-            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        )
+    id.created().to_string()
+}
+
+/// A report about a snapshot, and when that was taken.
+#[derive(Serialize)]
+pub(crate) struct Dated<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    created: Time,
+}
+
+impl<'a, T> Dated<'a, T> {
+    pub(crate) fn new(report: &'a T, id: SnapshotId) -> Self {
+        Self { report, created: id.created() }
+    }
 }
 
 /// `word` as a shell takes it for one word.

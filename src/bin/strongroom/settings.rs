@@ -373,7 +373,13 @@ fn etcdctl(variables: Variables<'_>) -> BTreeMap<&'static str, (&'static str, Ve
         let value = variables(name).filter(|value| !value.is_empty())?;
         Some((id, (name, values(id, value))))
     });
-    set.collect()
+    let mut set: BTreeMap<_, _> = set.collect();
+    // An endpoint that is refused where etcd is asked, rather than another cluster's that is there.
+    const SRV: &str = "ETCDCTL_DISCOVERY_SRV";
+    if let Some(domain) = variables(SRV).filter(|domain| !domain.is_empty()) {
+        set.entry("etcd.endpoints").or_insert((SRV, vec![format!("srv://{domain}")]));
+    }
+    set
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::key;
+use super::repository::PROBE_PREFIX;
 use files::{Found, Root, Staged};
 
 /// Entries of a listing that wait to be taken.
@@ -288,33 +289,36 @@ pub fn sweep_staged(root: &FilePath, older_than: Duration) -> crate::Result<u64>
     let failed = |path: PathBuf| move |error| crate::Error::io(path, error);
     let opened = Root::open(root).map_err(failed(root.to_owned()))?;
     let mut removed = 0;
-    for folder in ["keys", "reports", "snapshots"] {
-        let mut sweep = |found: &Found<'_>| {
-            if found.modified() < before {
-                let is_staged = !found.is_folder() && files::is_staged(found.part);
-                if is_staged {
-                    match found.remove() {
-                        // Its writer was still alive, and has finished.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                        other => other.map(|()| removed += 1)?,
-                    }
-                } else if found.is_folder() {
-                    // This removes an empty one only.
-                    let _ = found.remove();
-                }
-            }
-            Ok(true)
-        };
-        opened.walk(folder, files::DEPTH, &mut sweep).map_err(failed(root.join(folder)))?;
-    }
+    let mut folders = vec!["keys".to_owned(), "reports".to_owned(), "snapshots".to_owned()];
     let mut sweep_top = |found: &Found<'_>| {
-        let ours = found.name.starts_with(b"repository.json#")
-            || found.name.starts_with(super::repository::PROBE_PREFIX.as_bytes());
-        if ours && files::is_staged(found.part) && found.modified() < before {
+        let name = String::from_utf8_lossy(found.name);
+        if found.is_folder() && name.starts_with(PROBE_PREFIX) {
+            folders.push(name.into_owned());
+        } else if name.starts_with("repository.json#") && is_left(found, before) {
             found.remove().map(|()| removed += 1)?;
         }
         Ok(true)
     };
     opened.walk("", 0, &mut sweep_top).map_err(failed(root.to_owned()))?;
+    for folder in folders {
+        let mut sweep = |found: &Found<'_>| {
+            if is_left(found, before) {
+                match found.remove() {
+                    // Its writer was still alive, and has finished.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => other.map(|()| removed += 1)?,
+                }
+            } else if found.is_folder() && found.modified() < before {
+                // This removes an empty one only.
+                let _ = found.remove();
+            }
+            Ok(true)
+        };
+        opened.walk(&folder, files::DEPTH, &mut sweep).map_err(failed(root.join(&folder)))?;
+    }
     Ok(removed)
+}
+
+fn is_left(found: &Found<'_>, before: SystemTime) -> bool {
+    !found.is_folder() && files::is_staged(found.part) && found.modified() < before
 }

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
-use strongroom::audit_log::{Entry, Filter, KeyFilter, KeyRange, files, query, verify};
+use serde_json::{Map, Value, json};
+use strongroom::audit_log::{Entry, Filter, KeyFilter, KeyRange, Record, files, query, verify};
 use strongroom::text::printable;
 use strongroom::{ErrorKind, Result};
 
+use super::inside::put_bytes;
 use super::values::masters;
 use super::{Context, FINDINGS};
 use crate::args::{AuditCommand, QueryArgs, WriteOut};
@@ -94,7 +95,7 @@ fn search(args: QueryArgs, context: &Context) -> Result<ExitCode> {
             };
             if json {
                 let comma = if first { "" } else { "," };
-                write!(out, "{comma}\n{}", serde_json::to_string(&entry.record)?)?;
+                write!(out, "{comma}\n{}", document(&entry.record))?;
             } else {
                 writeln!(out, "{}", line(&entry))?;
             }
@@ -106,6 +107,32 @@ fn search(args: QueryArgs, context: &Context) -> Result<ExitCode> {
         Ok(())
     })?;
     Ok(failed.map_or(ExitCode::SUCCESS, |kind| ExitCode::from(kind.exit_code())))
+}
+
+/// As the line has it, with null for what it leaves out.
+fn document(record: &Record) -> Value {
+    let key = |range: &KeyRange| {
+        let mut map = Map::new();
+        let end = range.range_end.as_deref();
+        put_bytes(&mut map, "key", Some(&range.key));
+        put_bytes(&mut map, "range_end", end);
+        map.insert("cut".into(), range.cut.into());
+        map
+    };
+    json!({
+        "time": format!("{:.6}", record.time),
+        "client": record.client,
+        "user": record.user,
+        "peer": record.peer,
+        "method": record.method,
+        "keys": record.keys.iter().map(key).collect::<Vec<_>>(),
+        "more": record.more,
+        "subject": record.subject,
+        "repeats": record.repeats,
+        "revision": record.revision,
+        "outcome": record.outcome,
+        "duration_us": record.duration_us,
+    })
 }
 
 fn line(entry: &Entry) -> String {

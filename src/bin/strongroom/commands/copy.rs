@@ -2,14 +2,21 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
-use strongroom::backup::copy;
+use serde::Serialize;
+use strongroom::backup::{CopyReport, copy};
 use strongroom::keys::KeySet;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::CopyArgs;
 use crate::output::bytes;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    to: String,
+    #[serde(flatten)]
+    report: &'a CopyReport,
+}
 
 pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let source = context.repository().await?;
@@ -35,32 +42,14 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
         ));
     }
-    let strings = |ids: &[strongroom::format::SnapshotId]| {
-        ids.iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    let failed = report.failed.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
-    let left_out =
-        report.left_out.iter().map(|(id, why)| json!({"id": id.to_string(), "detail": why}));
-    context.output.result(
-        json!({
-            "to": url.to_string(),
-            "copied": strings(&report.copied),
-            "present": report.present,
-            "written_bytes": report.written_bytes,
-            "failed": failed.collect::<Vec<_>>(),
-            "left_out": left_out.collect::<Vec<_>>(),
-            "differing_seals": report.differing,
-            "duration_seconds": report.duration.as_secs_f64(),
-        }),
-        || {
-            format!(
-                "{} snapshots copied to {url}, {} were there; {} written",
-                report.copied.len(),
-                report.present,
-                bytes(report.written_bytes),
-            )
-        },
-    )?;
+    context.output.result(Document { to: url.to_string(), report: &report }, || {
+        format!(
+            "{} snapshots copied to {url}, {} existed already; {} written",
+            report.copied.len(),
+            report.present,
+            bytes(report.written_bytes),
+        )
+    })?;
     context.output.note(&format!(
         "next: `strongroom verify --all --digests -r {url}` reads the copy, without a key"
     ));

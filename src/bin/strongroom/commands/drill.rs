@@ -29,7 +29,8 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
         map.insert("recovery_seconds".into(), recovery.as_secs_f64().into());
     }
     context.output.result(json, || text_of(report))?;
-    let outcome = if report.passed() { "it serves the snapshot's data" } else { "it DIFFERS" };
+    let outcome =
+        if report.passed() { "it serves the snapshot's data" } else { "its data DIFFERS" };
     context.output.note(&format!(
         "snapshot {id}: restored and serving after {:.1} s; {outcome}; report {stored}",
         recovery.as_secs_f64()
@@ -89,7 +90,7 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
                 }
                 context.output.result(json, || text_of(report))?;
                 if report.details.is_none() {
-                    context.output.note("no key that is available opens the details");
+                    context.output.note("no available key opens the details");
                 }
                 if !standing.counts() {
                     context.output.warn(&format!("the report is {standing}"));
@@ -106,26 +107,27 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
     }
     let row = |one: &ListedReport| match &one.report {
         Ok(report) => {
-            let snapshot = report.snapshot.map(|id| id.to_string()).unwrap_or_default();
+            let snapshot = report.snapshot.map(|id| id.to_string());
             let outcome = match report.outcome {
                 ReportOutcome::Failed => "FAILED",
                 outcome => outcome.name(),
             };
-            [report.kind.clone(), outcome.into(), snapshot, one.standing.to_string()]
+            (Some(report.kind.clone()), outcome, snapshot, one.standing.to_string())
         }
-        Err(error) => ["".into(), "broken".into(), "".into(), error.to_string()],
+        Err(error) => (None, "broken", None, error.to_string()),
     };
     let json = |one: &ListedReport| {
-        let [kind, outcome, snapshot, trust] = row(one);
+        let (kind, outcome, snapshot, trust) = row(one);
         json!({
-            "id": one.id.to_string(), "created": created(one.id), "kind": kind,
+            "id": one.id, "created": one.id.created(), "kind": kind,
             "outcome": outcome.to_lowercase(), "snapshot": snapshot, "trust": trust,
         })
     };
-    context.output.result(listed.iter().map(json).collect(), || {
+    context.output.result(listed.iter().map(json).collect::<Vec<_>>(), || {
         let rows = listed.iter().map(|one| {
-            let [kind, outcome, snapshot, trust] = row(one);
-            vec![one.id.to_string(), created(one.id), kind, outcome, snapshot, trust]
+            let (kind, outcome, snapshot, trust) = row(one);
+            let [kind, snapshot] = [kind, snapshot].map(Option::unwrap_or_default);
+            vec![one.id.to_string(), created(one.id), kind, outcome.into(), snapshot, trust]
         });
         table(&["ID", "CREATED", "KIND", "OUTCOME", "SNAPSHOT", "TRUST"], &[], rows.collect())
     })?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
@@ -12,13 +11,13 @@ use strongroom::backup::{
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::keyfile;
 use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
-use strongroom::format::{KeyId, KeyState};
+use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::Keyring;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::ResealArgs;
-use crate::output::{created, table};
+use crate::output::{Dated, created, table};
 use crate::secrets::{self, Passphrase};
 
 pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
@@ -35,10 +34,15 @@ pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
 
 /// One line of `key list`.
 struct Row {
-    kind: &'static str,
-    state: String,
-    since: String,
-    place: String,
+    kind: Option<&'static str>,
+    state: &'static str,
+    since: Option<Time>,
+    place: Option<String>,
+}
+
+impl Row {
+    /// A key that the repository's seals name, and that is in no keyring given.
+    const ELSEWHERE: Self = Self { kind: None, state: "elsewhere", since: None, place: None };
 }
 
 pub(super) async fn list(context: &Context) -> Result<ExitCode> {
@@ -46,8 +50,9 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     for path in context.settings.keyring_paths() {
         let keyring = keyfile::load(path)?;
         for (id, state, since) in keyring.list(keyfile::now()) {
-            let (state, since) = (state.name().to_owned(), since.to_string());
-            rows.insert(id, Row { kind: "local", state, since, place: path.display().to_string() });
+            let place = Some(path.display().to_string());
+            let (kind, state, since) = (Some("local"), state.name(), Some(since));
+            rows.insert(id, Row { kind, state, since, place });
         }
     }
     let mut usage = KeyUsage::default();
@@ -60,13 +65,12 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
                 true => KeyState::Retiring,
                 false => KeyState::Sealing,
             });
-            let (state, since) = (state.name().to_owned(), String::new());
-            rows.insert(id, Row { kind: "passphrase", state, since, place: "repository".into() });
+            let (kind, place) = (Some("passphrase"), Some("repository".into()));
+            rows.insert(id, Row { kind, state: state.name(), since: None, place });
         }
         usage = key_usage(&repository).await?;
         for id in usage.named.keys() {
-            let (state, since) = ("elsewhere".to_owned(), String::new());
-            rows.entry(*id).or_insert(Row { kind: "-", state, since, place: String::new() });
+            rows.entry(*id).or_insert(Row::ELSEWHERE);
         }
         usage.unreadable.iter().for_each(|what| context.output.warn(what));
     }
@@ -79,22 +83,22 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     let only = |id: &KeyId| usage.only.get(id).map_or(0, Vec::len);
     let json = rows.iter().map(|(id, row)| {
         json!({
-            "id": id.to_string(), "type": row.kind, "state": row.state, "since": row.since,
+            "id": id, "type": row.kind, "state": row.state, "since": row.since,
             "place": row.place, "opens": opens(id), "only_key_of": only(id),
         })
     });
-    context.output.result(json.collect(), || {
+    context.output.result(json.collect::<Vec<_>>(), || {
         let row = |(id, row): (&KeyId, &Row)| {
             let counts = [opens(id), only(id)].map(|count| count.to_string());
             let [opens, only] = counts;
             vec![
                 id.to_string(),
-                row.kind.into(),
-                row.state.clone(),
-                row.since.clone(),
+                row.kind.unwrap_or("-").into(),
+                row.state.into(),
+                row.since.map(|since| since.to_string()).unwrap_or_default(),
                 opens,
                 only,
-                row.place.clone(),
+                row.place.clone().unwrap_or_default(),
             ]
         };
         let header = ["KEY", "TYPE", "STATE", "SINCE", "OPENS", "ALONE", "WHERE"];
@@ -102,7 +106,7 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     })?;
     let alone: usize = usage.only.values().map(Vec::len).sum();
     if alone > 0 {
-        context.output.warn(&format!("{alone} snapshot(s) open with one key only"));
+        context.output.warn(&format!("{alone} snapshot(s) open with only one key"));
     }
     Ok(())
 }
@@ -118,39 +122,30 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
     let (json, text, code) = resealed(&report, context);
     context.output.result(json, || text)?;
     context.output.note(
-        "re-sealing does not revoke: who kept an old seal and its master key can still open that snapshot",
+        "sealing again does not revoke: anyone who kept an old seal and its master key can still open that snapshot",
     );
     Ok(code)
 }
 
 /// What re-sealing did, for programs and for people, and its exit status; what to look at is warned of.
 pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, String, ExitCode) {
-    let time = |time: SystemTime| {
-        let time = jiff::Timestamp::try_from(time).unwrap_or_default();
-        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-    };
     for old in &report.lingering {
         context.output.warn(&format!("a seal stays, and its keys still open it: {old}"));
     }
     for Untrusted { id, written, standing, .. } in &report.untrusted {
-        let written = written.map_or_else(|| "unknown".into(), time);
+        let written = written.map_or_else(|| "unknown".into(), |time| Time::from(time).to_string());
         context.output.warn(&format!(
             "snapshot {id} is not sealed again: begun {}, manifest written {written}: {standing}",
             created(*id)
         ));
     }
     for (id, error) in &report.failed {
-        context.output.warn(&format!("snapshot {id} is as it was: {error}"));
+        context.output.warn(&format!("snapshot {id} was not changed: {error}"));
     }
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
     });
-    let untrusted = report.untrusted.iter().map(|one| {
-        json!({
-            "id": one.id.to_string(), "created": created(one.id),
-            "written": one.written.map(time), "trust": one.standing.to_string(),
-        })
-    });
+    let untrusted = report.untrusted.iter().map(|one| Dated::new(one, one.id));
     let (again, unchanged) = (report.resealed.len(), report.unchanged.len());
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
@@ -198,7 +193,7 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
     }
     let places = places.join(" and ");
     context.output.result(json!({"id": id.to_string(), "removed_from": places}), || {
-        format!("key {id} is gone from {places}")
+        format!("key {id} was removed from {places}")
     })?;
     context
         .output
@@ -217,7 +212,7 @@ fn refuse_after_rotation(context: &Context) -> Result<()> {
         if !alone && age.is_some_and(|age| age < LONGEST_BACKUP.as_secs()) {
             let message = format!("{}: its primary key is younger than a day", path.display());
             return Err(Error::new(ErrorKind::Refused, message).hint(
-                "a backup that began before the rotation would need the old key: wait a day, or say --now if no backup is running",
+                "a backup that began before the rotation would need the old key: wait a day, or give --now if no backup is running",
             ));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use strongroom::Result;
 use strongroom::backup::{Details, Summary, judge, snapshots as snapshots_of};
 use strongroom::format::{EtcdFacts, KeyId};
@@ -10,7 +10,7 @@ use strongroom::keys::trust::Standing;
 
 use super::Context;
 use crate::args::ShowArgs;
-use crate::output::{bytes, created, table};
+use crate::output::{Dated, bytes, created, table};
 
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
@@ -21,18 +21,8 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
         judge(&repository, &keys, &mut listing).await?;
     }
     listing.findings.iter().for_each(|finding| context.output.warn(finding));
-    let json = |summary: &Summary| {
-        json!({
-            "id": summary.id.to_string(),
-            "cluster": summary.cluster.as_str(),
-            "created": created(summary.id),
-            "revision": summary.revision,
-            "database_bytes": summary.database_bytes,
-            "stored_bytes": summary.stored_bytes,
-            "trust": summary.standing.to_string(),
-        })
-    };
-    context.output.result(listing.snapshots.iter().map(json).collect(), || {
+    let documents = listing.snapshots.iter().map(|summary| Dated::new(summary, summary.id));
+    context.output.result(documents.collect::<Vec<_>>(), || {
         let row = |summary: &Summary| {
             vec![
                 summary.id.to_string(),
@@ -62,68 +52,67 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
     let details = strongroom::backup::show(&repository, &keys, id).await?;
     details.findings.iter().for_each(|finding| context.output.warn(finding));
     if details.facts.is_none() {
-        context.output.warn("no key that is available opens it: what follows is not authenticated");
+        context.output.warn("no available key opens it: the following is not authenticated");
     } else if details.standing != Standing::Counts {
         context.output.warn(&format!("the snapshot is {}", details.standing));
     }
-    let json = json(&details);
-    let rows = |json: &Value| {
-        let Some(map) = json.as_object() else { return Vec::new() };
-        let text = |value: &Value| match value {
-            Value::String(text) => text.clone(),
-            Value::Array(items) if items.iter().all(Value::is_string) => {
-                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
-            }
-            other => other.to_string(),
-        };
-        map.iter().map(|(key, value)| vec![key.replace('_', " "), text(value)]).collect()
-    };
-    let text = table(&["", ""], &[], rows(&json));
-    context.output.result(json, || text.trim_start().to_owned())?;
+    let document = document(&details);
+    let text = table(&["", ""], &[], rows(&document));
+    context.output.result(document, || text.trim_start().to_owned())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(details: &Details) -> Value {
-    let manifest = details.manifest.body();
-    let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut json = json!({
-        "id": manifest.snapshot.to_string(),
-        "cluster": manifest.cluster.as_str(),
-        "created": created(manifest.snapshot),
-        "revision": manifest.revision,
-        "database_bytes": manifest.database_bytes,
-        "stored_bytes": details.stored_bytes,
-        "origin": manifest.origin.to_string(),
-        "tool": manifest.tool,
-        "seal_generation": details.generation,
-        "sealed_by": ids(&details.sealed_by),
-        "opened_by": details.opened_by.map(|id| id.to_string()),
-        "trust": details.standing.to_string(),
-    });
-    if let (Some(facts), Some(map)) = (&details.facts, json.as_object_mut()) {
-        etcd(&facts.etcd, map);
-    }
-    json
+/// A document for people: a line for each of its fields that is known.
+fn rows(document: &Map<String, Value>) -> Vec<Vec<String>> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    };
+    let known = document.iter().filter(|(_, value)| !value.is_null());
+    known.map(|(key, value)| vec![key.replace('_', " "), text(value)]).collect()
 }
 
-fn etcd(facts: &EtcdFacts, map: &mut serde_json::Map<String, Value>) {
-    let hex = |id: u64| Value::from(format!("{id:016x}"));
-    let known = [
-        ("compact_revision", Some(facts.compact_revision.into())),
-        ("raft_term", Some(facts.raft_term.into())),
-        ("raft_index", Some(facts.raft_index.into())),
-        ("etcd_version", facts.version.clone().map(Value::from)),
-        ("storage_version", facts.storage_version.clone().map(Value::from)),
-        ("member_name", facts.member_name.clone().map(Value::from)),
-        ("member_id", facts.member_id.map(hex)),
-        ("etcd_cluster_id", facts.cluster_id.map(hex)),
+fn document(details: &Details) -> Map<String, Value> {
+    let manifest = details.manifest.body();
+    let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let fields = [
+        ("id", Value::from(manifest.snapshot.to_string())),
+        ("cluster", manifest.cluster.as_str().into()),
+        ("created", created(manifest.snapshot).into()),
+        ("revision", manifest.revision.into()),
+        ("database_bytes", manifest.database_bytes.into()),
+        ("stored_bytes", details.stored_bytes.into()),
+        ("origin", manifest.origin.to_string().into()),
+        ("tool", manifest.tool.clone().into()),
+        ("seal_generation", details.generation.into()),
+        ("sealed_by", ids(&details.sealed_by).into()),
+        ("opened_by", details.opened_by.map(|id| id.to_string()).into()),
+        ("trust", details.standing.to_string().into()),
     ];
-    map.extend(known.into_iter().filter_map(|(key, value)| Some((key.into(), value?))));
-    if let Some(hash) = &facts.hash_kv {
-        let members = |ids: &[u64]| ids.iter().copied().map(hex).collect::<Vec<_>>();
-        map.insert("hash_kv".into(), hash.hash.into());
-        map.insert("hash_kv_revision".into(), hash.revision.into());
-        map.insert("hash_kv_agreed_by".into(), members(&hash.agreed_by).into());
-        map.insert("hash_kv_differing".into(), members(&hash.differing).into());
-    }
+    let facts = etcd(details.facts.as_ref().map(|facts| &facts.etcd));
+    fields.into_iter().chain(facts).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What only a key shows; null without one.
+fn etcd(facts: Option<&EtcdFacts>) -> [(&'static str, Value); 12] {
+    let hex = |id: u64| Value::from(format!("{id:016x}"));
+    let members = |ids: &[u64]| ids.iter().copied().map(hex).collect::<Vec<_>>();
+    let hash = facts.and_then(|facts| facts.hash_kv.as_ref());
+    [
+        ("compact_revision", facts.map(|facts| facts.compact_revision).into()),
+        ("raft_term", facts.map(|facts| facts.raft_term).into()),
+        ("raft_index", facts.map(|facts| facts.raft_index).into()),
+        ("etcd_version", facts.and_then(|facts| facts.version.clone()).into()),
+        ("storage_version", facts.and_then(|facts| facts.storage_version.clone()).into()),
+        ("member_name", facts.and_then(|facts| facts.member_name.clone()).into()),
+        ("member_id", facts.and_then(|facts| facts.member_id).map(hex).into()),
+        ("etcd_cluster_id", facts.and_then(|facts| facts.cluster_id).map(hex).into()),
+        ("hash_kv", hash.map(|hash| hash.hash).into()),
+        ("hash_kv_revision", hash.map(|hash| hash.revision).into()),
+        ("hash_kv_agreed_by", hash.map(|hash| members(&hash.agreed_by)).into()),
+        ("hash_kv_differing", hash.map(|hash| members(&hash.differing)).into()),
+    ]
 }

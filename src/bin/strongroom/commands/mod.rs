@@ -23,9 +23,9 @@ use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
 use strongroom::custody::{self, MasterKeyUri};
-use strongroom::format::{KeyState, SnapshotId};
+use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
-use strongroom::settings::{CommonSettings, Opened};
+use strongroom::settings::{CommonSettings, Opened, retiring};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
@@ -104,7 +104,7 @@ impl Context {
     async fn swept_repository(&self) -> Result<Repository> {
         let opened = self.open().await?;
         if let Err(error) = opened.sweep().await {
-            self.output.warn(&format!("leftovers of killed backups stay: {error}"));
+            self.output.warn(&format!("files of killed backups could not be removed: {error}"));
         }
         Ok(opened.repository)
     }
@@ -119,11 +119,7 @@ impl Context {
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
         let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
         let keys = self.settings.open_keys(repository, ask).await?;
-        for id in keys.in_state(KeyState::Retiring) {
-            self.output.warn(&format!(
-                "master key {id} is being retired: `strongroom key rotate --finish` ends the rotation"
-            ));
-        }
+        retiring(&keys).iter().for_each(|warning| self.output.warn(warning));
         Ok(keys)
     }
 

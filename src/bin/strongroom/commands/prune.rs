@@ -3,17 +3,18 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    PrunePlan, PruneReport, apply_prune, pin, plan_prune, plan_removal, prune_report, store_report,
-    undo_removal, unpin,
+    Keeping, PrunePlan, PruneReport, Removal, apply_prune, pin, plan_prune, plan_removal,
+    prune_report, store_report, undo_removal, unpin,
 };
 use strongroom::format::SnapshotId;
 
 use super::{Context, FINDINGS};
 use crate::args::{PruneArgs, WriteOut};
-use crate::output::{bytes, created, table, write_stdout};
+use crate::output::{Dated, bytes, created, table, write_stdout};
 
 pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> {
     let settings = &context.settings;
@@ -32,7 +33,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     plan.findings.iter().for_each(|finding| context.output.warn(finding));
     plan.blocked.iter().for_each(|blocked| context.output.warn(blocked));
     if args.dry_run {
-        context.output.result(json(&plan, None), || text(&plan))?;
+        context.output.result(Document::new(&plan, None), || text(&plan))?;
         context.output.note("nothing was removed; run it without --dry-run to do this");
         return Ok(status(plan.blocked.is_empty()));
     }
@@ -48,9 +49,9 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         context.output.warn(&format!("stays: snapshot {id} was pinned meanwhile"));
     }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
-    context.output.result(json(&plan, Some(&report)), || {
+    context.output.result(Document::new(&plan, Some(&report)), || {
         format!(
-            "{} snapshots kept, {} removed; {} freed, of earlier removals",
+            "{} snapshots kept, {} removed; {} freed by earlier removals",
             plan.keep.len(),
             report.removed.len(),
             bytes(report.freed_bytes),
@@ -82,46 +83,45 @@ async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
     } else {
         return Ok(None);
     };
-    let json = json!({ "id": id.to_string(), "done": done });
+    let json = json!({ "id": id, "done": done });
     context.output.result(json, || format!("snapshot {id}: {done}"))?;
     Ok(Some(ExitCode::SUCCESS))
 }
 
-fn json(plan: &PrunePlan, report: Option<&PruneReport>) -> Value {
-    let keep = plan.keep.iter().map(|keeping| {
-        json!({
-            "id": keeping.id.to_string(),
-            "cluster": keeping.cluster.as_str(),
-            "created": created(keeping.id),
-            "reasons": keeping.reasons,
-        })
-    });
-    let remove = plan.remove.iter().map(|removal| {
-        json!({
-            "id": removal.id.to_string(),
-            "cluster": removal.cluster.as_str(),
-            "created": created(removal.id),
-            "stored_bytes": removal.stored_bytes,
-        })
-    });
-    let mut json = json!({
-        "keep": keep.collect::<Vec<_>>(),
-        "remove": remove.collect::<Vec<_>>(),
-        "sweep": plan.swept().map(|id| id.to_string()).collect::<Vec<_>>(),
-        "frees_bytes": plan.frees(),
-        "findings": plan.findings,
-        "blocked": plan.blocked,
-    });
-    if let (Some(report), Some(map)) = (report, json.as_object_mut()) {
-        let ids = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-        map.insert("removed".into(), ids(&report.removed).into());
-        map.insert("swept".into(), ids(&report.swept).into());
-        map.insert("freed_bytes".into(), report.freed_bytes.into());
-        map.insert("pinned".into(), ids(&report.pinned).into());
-        map.insert("refused".into(), report.refused.clone().into());
-        map.insert("duration_seconds".into(), report.duration.as_secs_f64().into());
+/// A plan, and what came of it; null for a plan that is only shown.
+#[derive(Serialize)]
+struct Document<'a> {
+    keep: Vec<Dated<'a, Keeping>>,
+    remove: Vec<Dated<'a, Removal>>,
+    sweep: Vec<SnapshotId>,
+    frees_bytes: u64,
+    findings: &'a [String],
+    blocked: &'a [String],
+    removed: Option<&'a [SnapshotId]>,
+    swept: Option<&'a [SnapshotId]>,
+    freed_bytes: Option<u64>,
+    pinned: Option<&'a [SnapshotId]>,
+    refused: Option<&'a [String]>,
+    duration_seconds: Option<f64>,
+}
+
+impl<'a> Document<'a> {
+    fn new(plan: &'a PrunePlan, report: Option<&'a PruneReport>) -> Self {
+        Self {
+            keep: plan.keep.iter().map(|keeping| Dated::new(keeping, keeping.id)).collect(),
+            remove: plan.remove.iter().map(|removal| Dated::new(removal, removal.id)).collect(),
+            sweep: plan.swept().collect(),
+            frees_bytes: plan.frees(),
+            findings: &plan.findings,
+            blocked: &plan.blocked,
+            removed: report.map(|report| &*report.removed),
+            swept: report.map(|report| &*report.swept),
+            freed_bytes: report.map(|report| report.freed_bytes),
+            pinned: report.map(|report| &*report.pinned),
+            refused: report.map(|report| &*report.refused),
+            duration_seconds: report.map(|report| report.duration.as_secs_f64()),
+        }
     }
-    json
 }
 
 fn text(plan: &PrunePlan) -> String {
@@ -142,7 +142,9 @@ fn text(plan: &PrunePlan) -> String {
     let swept = plan.swept().count();
     if swept > 0 {
         let freed = bytes(plan.frees());
-        text += &format!("and deleted: {freed} of {swept} removed earlier or never finished\n");
+        text += &format!(
+            "also deletes {freed} of {swept} snapshots removed earlier or never finished\n"
+        );
     }
     text
 }

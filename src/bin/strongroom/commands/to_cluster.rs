@@ -35,7 +35,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     match applied.stopped {
         Some(error) if error.hint_text().is_some() => Err(error),
         Some(error) => {
-            Err(error.hint("run it again: what is done stays, and the rest is planned again"))
+            Err(error.hint("run it again: what is done is kept, and the rest is planned again"))
         }
         None if findings > 0 => Ok(ExitCode::from(FINDINGS)),
         None => Ok(ExitCode::SUCCESS),
@@ -50,7 +50,7 @@ fn wanted(args: &RestoreArgs) -> Result<Wanted> {
             from: raw(prefix),
             to: raw(flags.to_prefix.as_ref().unwrap_or(prefix)),
         },
-        _ => return Err(Error::usage("which keys? Give --only KEY or --prefix P")),
+        _ => return Err(Error::usage("no keys are selected: give --only KEY or --prefix P")),
     };
     Ok(Wanted {
         keys,
@@ -123,16 +123,13 @@ fn row(planned: &Planned) -> [String; 6] {
 
 fn json(planned: &Planned) -> Value {
     let mut map = Map::new();
-    put_bytes(&mut map, "key", &planned.key);
+    put_bytes(&mut map, "key", Some(&planned.key));
     map.insert("action".into(), planned.action.name().into());
-    if let Some(source) = planned.source {
-        map.insert("snapshot_mod_revision".into(), source.main.into());
-        map.insert("value_bytes".into(), planned.value_bytes.into());
-        map.insert("lease".into(), lease(planned.lease).into());
-    }
-    if planned.live_mod_revision != 0 {
-        map.insert("live_mod_revision".into(), planned.live_mod_revision.into());
-    }
+    let (source, live) = (planned.source, planned.live_mod_revision);
+    map.insert("snapshot_mod_revision".into(), source.map(|source| source.main).into());
+    map.insert("value_bytes".into(), source.map(|_| planned.value_bytes).into());
+    map.insert("lease".into(), source.and_then(|_| lease(planned.lease)).into());
+    map.insert("live_mod_revision".into(), (live != 0).then_some(live).into());
     map.into()
 }
 
@@ -173,7 +170,7 @@ fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context
     json.insert("refused".into(), applied.refused.iter().map(refused).collect());
     json.insert("stopped".into(), applied.stopped.as_ref().map(|error| error.kind().name()).into());
     json.insert("duration_seconds".into(), applied.duration.as_secs_f64().into());
-    context.output.result(json.into(), || table(applied, &summary))?;
+    context.output.result(json, || table(applied, &summary))?;
     advise(plan, applied, context);
     Ok(())
 }
@@ -181,7 +178,7 @@ fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context
 /// A key alone, in JSON.
 fn named(key: &[u8]) -> Value {
     let mut map = Map::new();
-    put_bytes(&mut map, "key", key);
+    put_bytes(&mut map, "key", Some(key));
     map.into()
 }
 
@@ -200,8 +197,7 @@ fn advise(plan: &Plan, applied: &Applied, context: &Context) {
     let output = &context.output;
     if !applied.conflicts.is_empty() {
         output.note(&format!(
-            "{} of the keys were changed by somebody else meanwhile and are left as they are: look at them with --dry-run, \
-             then run it again",
+            "{} of the keys were changed by another client and were not written: look at them with --dry-run, then run it again",
             applied.conflicts.len()
         ));
     }

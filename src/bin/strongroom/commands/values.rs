@@ -173,6 +173,7 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
         let primary = keys.iter().find(|key| key.state == "primary");
         let due = primary.is_none_or(|key| {
             let age = keyfile::now().unix().saturating_sub(key.created.unix());
+            // One from the future has an age that nobody knows.
             let age = u64::try_from(age).ok().map(Duration::from_secs);
             let old = args.older_than.is_some_and(|limit| age.is_none_or(|age| age > limit));
             old || args.used.is_some_and(|limit| key.used > limit)

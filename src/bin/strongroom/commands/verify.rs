@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-use strongroom::backup::{
-    Deep, HashCheck, Verified, VerifyLevel, VerifyReport, store_report, verify,
-};
-use strongroom::format::SnapshotId;
+use serde::Serialize;
+use serde_json::json;
+use strongroom::backup::{Deep, Verified, VerifyLevel, VerifyReport, store_report, verify};
+use strongroom::format::{KeyId, SnapshotId};
 use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
@@ -41,26 +40,23 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     };
     let failed = report.snapshots.iter().filter(|verified| verified.outcome.is_err()).count();
     let checked = report.snapshots.len();
-    let rows = report.snapshots.iter().map(|verified| row(level, verified)).collect::<Vec<_>>();
+    let rows: Vec<_> = report.snapshots.iter().map(|one| Row::new(level, one)).collect();
     context.output.result(
         json!({
             "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
-            "report": recorded.map(|id| id.to_string()),
+            "report": recorded,
         }),
         || {
-            let cell = |row: &Value, key: &str| {
-                row.get(key).and_then(Value::as_str).unwrap_or("").to_owned()
-            };
-            let rows = rows
-                .iter()
-                .map(|row| ["id", "status", "level", "detail"].map(|key| cell(row, key)).to_vec());
+            let rows = rows.iter().map(|row| {
+                vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
+            });
             table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
         },
     )?;
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
-            "next: delete nothing; try another key or another copy of the repository, or restore an older snapshot that verifies",
+            "next: delete nothing; try another key or another copy of the repository, or restore an older verified snapshot",
         );
     }
     Ok(exit(&report))
@@ -97,39 +93,41 @@ fn exit(report: &VerifyReport) -> ExitCode {
     ExitCode::from(report.worst().map_or(findings, |error| error.kind().exit_code()))
 }
 
-fn row(level: VerifyLevel, verified: &Verified) -> Value {
-    let opened_by = verified.opened_by.map(|id| id.to_string());
-    let (status, detail) = match &verified.outcome {
-        Ok(()) => {
-            let opened_by = opened_by.as_ref().map(|id| format!("opened by {id}"));
-            let parts =
-                opened_by.into_iter().chain(verified.deep.as_ref().map(ToString::to_string));
-            ("ok", parts.collect::<Vec<_>>().join("; "))
-        }
-        Err(error) if error.kind() == ErrorKind::WrongKey => ("locked", error.to_string()),
-        Err(error) => ("failed", error.to_string()),
-    };
-    let error = verified.outcome.as_ref().err().map(|error| error.kind().name());
-    json!({
-        "id": verified.id.to_string(),
-        "status": status,
-        "level": level.name(),
-        "detail": detail,
-        "opened_by": opened_by,
-        "trust": verified.standing.to_string(),
-        "error": error,
-        "findings": verified.findings,
-        "deep": verified.deep.as_ref().map(deep),
-    })
+/// One snapshot in the document and in the table.
+#[derive(Serialize)]
+struct Row<'a> {
+    id: SnapshotId,
+    status: &'static str,
+    level: &'static str,
+    detail: String,
+    opened_by: Option<KeyId>,
+    trust: Standing,
+    error: Option<&'static str>,
+    findings: &'a [String],
+    deep: Option<&'a Deep>,
 }
 
-fn deep(deep: &Deep) -> Value {
-    json!({
-        "pages": deep.pages, "free_pages": deep.free_pages, "records": deep.records,
-        "hash_kv": match &deep.hash {
-            HashCheck::Equal => "equal",
-            HashCheck::Inconclusive(_) => "inconclusive",
-            _ => "not recorded",
-        },
-    })
+impl<'a> Row<'a> {
+    fn new(level: VerifyLevel, verified: &'a Verified) -> Self {
+        let (status, detail) = match &verified.outcome {
+            Ok(()) => {
+                let opened_by = verified.opened_by.map(|id| format!("opened by {id}"));
+                let deep = verified.deep.as_ref().map(ToString::to_string);
+                ("ok", opened_by.into_iter().chain(deep).collect::<Vec<_>>().join("; "))
+            }
+            Err(error) if error.kind() == ErrorKind::WrongKey => ("locked", error.to_string()),
+            Err(error) => ("failed", error.to_string()),
+        };
+        Self {
+            id: verified.id,
+            status,
+            level: level.name(),
+            detail,
+            opened_by: verified.opened_by,
+            trust: verified.standing,
+            error: verified.outcome.as_ref().err().map(|error| error.kind().name()),
+            findings: &verified.findings,
+            deep: verified.deep.as_ref(),
+        }
+    }
 }

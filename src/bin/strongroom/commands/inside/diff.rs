@@ -20,7 +20,9 @@ const LIVE: &str = "live";
 
 pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Result<ExitCode> {
     if args.which.id == LIVE {
-        return Err(Error::usage("live stands second").hint("strongroom diff ID live"));
+        return Err(
+            Error::usage("`live` must be the second snapshot").hint("strongroom diff ID live")
+        );
     }
     let prefix = raw(&args.prefix);
     let before = snapshot(&args.which, &prefix, context).await?;
@@ -110,13 +112,13 @@ fn row(difference: &Difference<'_>) -> [String; 6] {
 
 fn json(difference: &Difference<'_>) -> Value {
     let mut map = Map::new();
-    put_bytes(&mut map, "key", difference.key);
+    put_bytes(&mut map, "key", Some(difference.key));
     map.insert("change".into(), name(difference.what()).into());
     let sides = [("from", difference.before), ("to", difference.after)];
     for (side, state) in sides {
-        let Some(state) = state else { continue };
-        map.insert(format!("{side}_mod_revision"), state.modified.main.into());
-        map.insert(format!("{side}_value_bytes"), state.value_bytes.into());
+        let modified = state.map(|state| state.modified.main);
+        map.insert(format!("{side}_mod_revision"), modified.into());
+        map.insert(format!("{side}_value_bytes"), state.map(|state| state.value_bytes).into());
     }
     map.into()
 }

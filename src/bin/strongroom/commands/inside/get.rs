@@ -45,14 +45,11 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
     let (at, state, value, value_key) = &looked.answer;
     let json = || {
         let mut map = looked.head(*at);
-        put_bytes(&mut map, "key", &raw(&args.key));
+        put_bytes(&mut map, "key", Some(&raw(&args.key)));
         map.extend(self::json(state));
-        if let Some(value) = value {
-            map.insert("value_base64".into(), BASE64.encode(value.expose()).into());
-        }
-        if let Some(id) = value_key {
-            map.insert("value_key".into(), id.to_string().into());
-        }
+        let value = value.as_ref().map(|value| BASE64.encode(value.expose()));
+        map.insert("value_base64".into(), value.into());
+        map.insert("value_key".into(), value_key.map(|id| id.to_string()).into());
         Value::from(map)
     };
     match (context.output.format, value) {
@@ -100,9 +97,9 @@ pub(super) fn json(state: &KeyState) -> Map<String, Value> {
         ("version", state.version.into()),
         ("lease", lease(state.lease).into()),
         ("value_bytes", state.value_bytes.into()),
+        ("deleted", state.deleted().into()),
     ];
-    let deleted = state.deleted().then_some(("deleted", true.into()));
-    told.into_iter().chain(deleted).map(|(name, value)| (name.to_owned(), value)).collect()
+    told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -> Result<ExitCode> {
@@ -111,7 +108,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
     let history = &looked.answer;
     let mut map = looked.head(history.revision);
     map.insert("compact_revision".into(), history.compact_revision.into());
-    put_bytes(&mut map, "key", &raw(&args.key));
+    put_bytes(&mut map, "key", Some(&raw(&args.key)));
     let change = |change: &Change| {
         json!({
             "revision": change.revision.main,
@@ -122,7 +119,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
         })
     };
     map.insert("changes".into(), history.changes.iter().map(change).collect());
-    context.output.result(map.into(), || {
+    context.output.result(map, || {
         let row = |change: &Change| {
             vec![
                 change.revision.main.to_string(),
@@ -137,7 +134,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
     })?;
     let known = match history.compact_revision {
         0 => "all changes are known".to_owned(),
-        compacted => format!("what came before revision {compacted} is compacted away"),
+        compacted => format!("changes before revision {compacted} were compacted"),
     };
     context.output.note(&format!("{known}; {}", looked.cost()));
     Ok(ExitCode::SUCCESS)

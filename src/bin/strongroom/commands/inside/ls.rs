@@ -60,7 +60,7 @@ fn row(key: &[u8], state: &KeyState) -> [String; 5] {
 
 fn json(key: &[u8], state: &KeyState, key_only: bool) -> Value {
     let mut map = Map::new();
-    put_bytes(&mut map, "key", key);
+    put_bytes(&mut map, "key", Some(key));
     if !key_only {
         map.extend(super::get::json(state));
     }

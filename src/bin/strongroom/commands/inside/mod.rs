@@ -89,12 +89,13 @@ pub(super) fn raw(text: &OsStr) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-/// A name of etcd's in JSON: `name` if it is plain text, else `name_base64`.
-pub(super) fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.contains(char::is_control) => map.insert(name.into(), text.into()),
-        _ => map.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
-    };
+/// A name of etcd's in JSON: `name` if it is plain text, else `name_base64`; the other is null.
+pub(super) fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
+    let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let text = text.filter(|text| !text.contains(char::is_control));
+    let base64 = bytes.filter(|_| text.is_none()).map(|bytes| BASE64.encode(bytes));
+    map.insert(name.into(), text.into());
+    map.insert(format!("{name}_base64"), base64.into());
 }
 
 /// A lease as etcdctl writes it; `None` for none.

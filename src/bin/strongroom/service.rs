@@ -1,0 +1,89 @@
+//! What services have in common: signals, and what systemd is told.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use strongroom::{Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::settings::{Mistake, Parsed, parse};
+use crate::usage;
+
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// Tells systemd; where there is none, nobody.
+fn notify(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]);
+}
+
+/// The service does its work from now on.
+pub(crate) fn ready() {
+    READY.store(true, Ordering::Relaxed);
+    notify(NotifyState::Ready);
+}
+
+/// Does `work` until it ends; `reload` is called at each SIGHUP. systemd is told, and its watchdog served.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) async fn serve(
+    mut stop: watch::Receiver<bool>,
+    mut reload: impl AsyncFnMut() -> Result<()>,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| Error::io("signals", error))?;
+    let reloading = async {
+        while hangup.recv().await.is_some() {
+            notify(NotifyState::Reloading);
+            if let Err(error) = reload().await {
+                warn!(
+                    event = "config_rejected",
+                    error = %error,
+                    kind = error.kind().name(),
+                    hint = error.hint_text(),
+                );
+            }
+            if READY.load(Ordering::Relaxed) {
+                notify(NotifyState::Ready);
+            }
+        }
+    };
+    let stopping = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        notify(NotifyState::Stopping);
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        done = work => done,
+        () = reloading => Ok(()),
+        () = stopping => Ok(()),
+        () = watchdog() => Ok(()),
+    }
+}
+
+/// Tells systemd that this process still runs its tasks.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    let mut beat = tokio::time::interval((limit / 3).max(Duration::from_millis(10)));
+    loop {
+        beat.tick().await;
+        notify(NotifyState::Watchdog);
+    }
+}
+
+/// What was typed and set, with the file as it is now.
+///
+/// # Errors
+/// Whatever is wrong with it.
+pub(crate) fn read() -> Result<Parsed> {
+    let args: Vec<_> = std::env::args_os().collect();
+    parse(usage::command(), &args).map_err(|mistake| match mistake {
+        Mistake::Set(error) => error,
+        Mistake::Typed(error) => Error::usage(error.to_string()),
+    })
+}

@@ -1,0 +1,55 @@
+//! How reports are written for programs: ids, names and times as their text, durations in seconds, etcd's ids in hex.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+
+use super::{ClusterName, KeyId, Sha256, SnapshotId, Time, Uuid, ValueKeyId};
+
+macro_rules! as_text {
+    ($($name:ty),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+                out.collect_str(self)
+            }
+        }
+    )*};
+}
+
+as_text!(ClusterName, KeyId, Sha256, SnapshotId, Time, Uuid, ValueKeyId);
+
+pub(crate) fn seconds<S: Serializer>(duration: &Duration, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_f64(duration.as_secs_f64())
+}
+
+/// One of etcd's 64-bit ids: 16 lower-case hex digits.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+pub(crate) fn hex<S: Serializer>(id: &u64, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_str(&format_args!("{id:016x}"))
+}
+
+pub(crate) fn time<S: Serializer>(time: &Option<SystemTime>, out: S) -> Result<S::Ok, S::Error> {
+    time.map(Time::from).serialize(out)
+}
+
+/// Snapshots, each with what is wrong with it: `[{"id": …, "detail": …}]`.
+pub(crate) fn details<S: Serializer>(
+    of: &BTreeMap<SnapshotId, String>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Of<'a> {
+        id: &'a SnapshotId,
+        detail: &'a str,
+    }
+    out.collect_seq(of.iter().map(|(id, detail)| Of { id, detail }))
+}
+
+impl From<SystemTime> for Time {
+    /// The second that `time` is in; what lies before 1970 is its beginning.
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    }
+}

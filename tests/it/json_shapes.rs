@@ -1,0 +1,324 @@
+//! What every command prints with `-w json`, against `tests/shapes.json`.
+//!
+//! A shape is `string`, `time`, `id`, `integer`, `number` or `boolean`, with `?` behind it if it may be null; a list of one
+//! shape; or an object with exactly these fields, `{"?": shape}` if it may be null.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use strongroom::format::SnapshotId;
+
+use crate::etcd_server::{Etcd, Version};
+use crate::place::{Place, text, write_secret};
+use crate::service_log::until;
+use crate::support::vector;
+
+/// Commands without a document: services, bytes on standard output, help.
+const OTHERS: [&str; 8] = [
+    "agent",
+    "proxy",
+    "completions",
+    "man",
+    "help",
+    "value seal",
+    "value open",
+    "value keyring export",
+];
+
+/// What is wrong with `value` at `at`.
+fn faults(shape: &Value, value: &Value, at: &str, out: &mut Vec<String>) {
+    match (shape, value) {
+        (Value::String(name), _) => {
+            let plain = name.strip_suffix('?');
+            let fits = match (plain.unwrap_or(name), value) {
+                (_, Value::Null) => plain.is_some(),
+                ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => true,
+                ("time", Value::String(text)) => {
+                    text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok()
+                }
+                ("id", Value::String(text)) => text.parse::<SnapshotId>().is_ok(),
+                ("integer", Value::Number(number)) => !number.is_f64(),
+                ("number", Value::Number(_)) => true,
+                _ => false,
+            };
+            if !fits {
+                out.push(format!("{at} is {value}, not {name}"));
+            }
+        }
+        (Value::Array(shapes), Value::Array(items)) => {
+            for item in items {
+                faults(&shapes[0], item, &format!("{at}[]"), out);
+            }
+        }
+        (Value::Object(fields), _) if fields.contains_key("?") => {
+            if !value.is_null() {
+                faults(&fields["?"], value, at, out);
+            }
+        }
+        (Value::Object(fields), Value::Object(found)) => {
+            let names: BTreeSet<_> = fields.keys().chain(found.keys()).collect();
+            for name in names {
+                match (fields.get(name), found.get(name)) {
+                    (Some(shape), Some(value)) => {
+                        faults(shape, value, &format!("{at}.{name}"), out)
+                    }
+                    (Some(_), None) => out.push(format!("{at}.{name} is absent")),
+                    _ => out.push(format!("{at}.{name} is in no shape")),
+                }
+            }
+        }
+        _ => out.push(format!("{at} is {value}, not {shape}")),
+    }
+}
+
+#[test]
+fn a_document_of_another_shape_is_named() {
+    let shape = serde_json::json!({
+        "id": "id", "at": "time", "none": "integer?", "list": [{"a": "string"}], "maybe": {"?": {"b": "number"}},
+    });
+    let good = serde_json::json!({
+        "id": "01J9ZB0G7W8D5VQ3M2K4T6XYRA", "at": "2026-01-31T12:00:00Z", "none": null, "list": [{"a": ""}], "maybe": null,
+    });
+    let told = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let mut value = good.clone();
+        change(value.as_object_mut().unwrap());
+        let mut out = Vec::new();
+        faults(&shape, &value, "x", &mut out);
+        out.join(", ")
+    };
+    assert_eq!(told(&|_| {}), "");
+    assert_eq!(told(&|map| drop(map.remove("none"))), "x.none is absent");
+    assert_eq!(told(&|map| drop(map.insert("new".into(), 1.into()))), "x.new is in no shape");
+    for (name, bad) in [
+        ("id", Value::from("x")),
+        ("at", "2026-01-31".into()),
+        ("none", 0.5.into()),
+        ("list", serde_json::json!([{}])),
+        ("maybe", serde_json::json!({"b": null})),
+        ("maybe", Value::from(1)),
+    ] {
+        assert!(told(&|map| drop(map.insert(name.into(), bad.clone()))).contains(name), "{name}");
+    }
+}
+
+/// The program's documents, each checked as it is made.
+struct Documents {
+    place: Place,
+    endpoint: String,
+    shapes: Map<String, Value>,
+    seen: BTreeSet<String>,
+    faults: Vec<String>,
+}
+
+impl Documents {
+    fn new(etcd: &Etcd) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shapes.json");
+        let shapes = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let endpoint = etcd.endpoint().to_owned();
+        let (seen, faults) = (BTreeSet::new(), Vec::new());
+        Self { place: Place::new(), endpoint, shapes, seen, faults }
+    }
+
+    fn check(&mut self, name: &str, document: &Value) {
+        self.seen.insert(name.to_owned());
+        match self.shapes.get(name) {
+            Some(shape) => faults(shape, document, name, &mut self.faults),
+            None => self.faults.push(format!("{name} has no shape: {document}")),
+        }
+    }
+
+    /// Runs `args` with `-w json`; `name` is the shape.
+    fn run(&mut self, name: &str, args: &[&str]) -> Value {
+        self.run_with("file:keyring", name, args, 0)
+    }
+
+    fn run_with(&mut self, key: &str, name: &str, args: &[&str], status: i32) -> Value {
+        let endpoint = self.endpoint.clone();
+        let mut command = self.place.command_with(key, &["-w", "json", "--endpoints", &endpoint]);
+        let out = command.env("STRONGROOM_PASSPHRASE_FILE", "word").args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(status), "{args:?}: {}", text(&out.stderr));
+        let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+        self.check(name, &document);
+        document
+    }
+
+    fn backups(&mut self) -> (String, String) {
+        let id = |document: Value| document["id"].as_str().unwrap().to_owned();
+        let old = id(self.run("backup", &["backup", "--include", "word"]));
+        let file = vector("etcd/etcd-3.5.db");
+        let file = self.run("backup", &["backup", "--file", file.to_str().unwrap()]);
+        (old, id(file))
+    }
+
+    fn lists(&mut self, old: &str) {
+        self.run("snapshots", &["snapshots"]);
+        self.run("show", &["show", old]);
+        let other = self.place.run(&["key", "generate", "-o", "other"]);
+        assert!(other.status.success());
+        self.run_with("file:other", "show", &["show", old], 0);
+        self.run("verify", &["verify", "--all", "--deep", "--record"]);
+        self.run("verify", &["verify", "--all", "--quick"]);
+        self.run_with("file:other", "verify", &["verify", "--all"], 12);
+    }
+
+    fn inside(&mut self, old: &str) {
+        self.run("ls", &["ls", old, "--deleted"]);
+        self.run("ls --keys-only", &["ls", old, "--keys-only"]);
+        self.run("get", &["get", old, "/app/a"]);
+        self.run("get", &["get", old, "/app/a", "--show-value"]);
+        self.run("history", &["history", old, "/app/a"]);
+        self.run("stats", &["stats", old]);
+        self.run_with("file:keyring", "diff", &["diff", old, "live"], 3);
+    }
+
+    fn restores(&mut self, old: &str) {
+        self.run("restore --output", &["restore", old, "--output", "etcd.db"]);
+        let both = ["restore", old, "--companions-to", "c1", "--output", "etcd2.db"];
+        self.run("restore --output", &both);
+        self.run("restore --companions-to", &["restore", old, "--companions-to", "c2"]);
+        let member = ["restore", old, "--data-dir", "data", "--name", "a", "--initial-cluster"];
+        let members = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+        self.run("restore --data-dir", &[&member[..], &[members]].concat());
+        let keys = ["restore", old, "--to-cluster", "--prefix", "/app/"];
+        self.run("restore --to-cluster --dry-run", &[&keys[..], &["--dry-run"]].concat());
+        self.run("restore --to-cluster", &[&keys[..], &["--delete"]].concat());
+    }
+
+    fn jobs(&mut self, old: &str, etcd: &str) {
+        let drilled = self.run("drill", &["drill", old, "--etcd", etcd]);
+        self.run("reports", &["reports"]);
+        self.run("reports ID", &["reports", drilled["report"].as_str().unwrap()]);
+        self.run("copy", &["copy", "--to", "second"]);
+        self.run("prune", &["prune", "--keep-last", "1", "--dry-run"]);
+        self.run("prune", &["prune", "--remove", old]);
+        self.run("prune --pin", &["prune", "--undo", old]);
+        self.run("prune --pin", &["prune", "--unpin", old]);
+        self.run("setup-auth", &["setup-auth", "--print"]);
+    }
+
+    fn keys(&mut self) {
+        self.run("key generate", &["key", "generate", "-o", "another"]);
+        let made = self.run_with("passphrase", "init", &["init", "-r", "third"], 0);
+        assert!(made["passphrase_key"].is_string());
+        write_secret(&self.place.path("word2"), "another long passphrase of mine");
+        self.run("init", &["init", "-r", "fourth"]);
+        self.run("key list", &["key", "list"]);
+        self.run_with("passphrase", "key list", &["key", "list", "-r", "third"], 0);
+        self.run("key reseal", &["key", "reseal", "--all"]);
+        let first = self.run("key rotate", &["key", "rotate"]);
+        self.run("key rotate --finish", &["key", "rotate", "--finish"]);
+        let id = first["old"][0].as_str().unwrap().to_owned();
+        self.run("key remove", &["key", "remove", &id, "--now"]);
+    }
+
+    fn values(&mut self) {
+        self.run("value init", &["value", "init"]);
+        let settle = ["--settle", "1ms"];
+        let admit = ["value", "migrate", "--prefix", "/app/", "--phase", "admit"];
+        self.run("value migrate", &[&admit[..], &settle].concat());
+        self.run("value status", &["value", "status"]);
+        self.run("value rotate", &["value", "rotate", "--older-than", "1d"]);
+        let status = self.run("value status", &["value", "status"]);
+        self.run("value rotate", &["value", "rotate", "--settle", "1ms"]);
+        let id = status["keys"][0]["id"].as_str().unwrap().to_owned();
+        self.run("value disable", &["value", "disable", &id]);
+        self.run("value enable", &["value", "enable", &id]);
+        self.run("value disable", &["value", "disable", &id]);
+        self.run("value destroy", &["value", "destroy", &id]);
+        let endpoint = self.endpoint.clone();
+        let export = ["--endpoints", &endpoint, "value", "keyring", "export", "-o", "exported"];
+        self.place.succeed(&export);
+        self.run("value keyring import", &["value", "keyring", "import", "exported"]);
+    }
+
+    fn audit_log(&mut self) {
+        let mut proxy = self.place.command(&["proxy", "--endpoints", &self.endpoint]);
+        proxy.args(["--listen", "127.0.0.1:0", "--audit-log", "audit.log"]);
+        let lines = until(&mut proxy, self.place.dir.path(), |log| {
+            let Some((_, rest)) = log.split_once("listen=\"") else { return false };
+            let address = rest.split_once('"').unwrap().0.to_owned();
+            let put = Version::NEWEST
+                .program("etcdctl")
+                .args(["--endpoints", &address, "put", "/q", "v"])
+                .output();
+            put.unwrap().status.success()
+        });
+        assert!(!lines.is_empty());
+        self.run("audit-log verify", &["audit-log", "verify", "audit.log"]);
+        self.run("audit-log query", &["audit-log", "query", "audit.log"]);
+        let log = fs::read_to_string(self.place.path("audit.log")).unwrap();
+        fs::write(
+            self.place.path("audit.log"),
+            log.replacen("put", "pat", 1).replacen("/q", "/r", 1).replacen("Put", "Pat", 1),
+        )
+        .unwrap();
+        self.run_with(
+            "file:keyring",
+            "audit-log verify",
+            &["audit-log", "verify", "audit.log"],
+            13,
+        );
+    }
+
+    fn errors(&mut self) {
+        for args in [&["show", "ZZZZ"][..], &["restore", "latest", "--output", "etcd.db"]] {
+            let out = self.place.command(&["-w", "json"]).args(args).output().unwrap();
+            assert!(!out.status.success(), "{args:?}");
+            let error = serde_json::from_slice(&out.stderr).unwrap();
+            self.check("error", &error);
+        }
+    }
+}
+
+/// The commands that help names.
+fn commands(place: &Place, path: &[&str]) -> Vec<String> {
+    let out = place.succeed(&[path, &["-h"]].concat());
+    let text = text(&out.stdout);
+    let Some((_, list)) = text.split_once("Commands:\n") else { return vec![path.join(" ")] };
+    let names = list.lines().take_while(|line| !line.is_empty()).filter_map(|line| {
+        let name = line.strip_prefix("  ")?.split(' ').next()?;
+        (!name.is_empty()).then_some(name)
+    });
+    names
+        .filter(|name| *name != "help")
+        .flat_map(|name| commands(place, &[path, &[name]].concat()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_document_has_its_shape() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    etcd.fill(5, 100).await;
+    for (key, value) in [("/app/a", "1"), ("/app/a", "2"), ("/app/b\n", "3"), ("/app/c", "4")] {
+        etcd.put(key, value).await;
+    }
+    etcd.etcdctl(&["del", "/app/c"]);
+    let secret = "/registry/secrets/default/s";
+    etcd.put(secret, "k8s:enc:aescbc:v1:key1:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").await;
+    let mut documents = Documents::new(&etcd);
+    write_secret(&documents.place.path("word"), "a long passphrase of mine, for tests");
+    let (old, _) = documents.backups();
+    etcd.put("/app/a", "5").await;
+    etcd.put("/app/new", "6").await;
+    documents.lists(&old);
+    documents.inside(&old);
+    documents.restores(&old);
+    documents.jobs(&old, Version::NEWEST.programs().join("etcd").to_str().unwrap());
+    documents.errors();
+    documents.values();
+    documents.audit_log();
+    documents.keys();
+    assert!(documents.faults.is_empty(), "{}", documents.faults.join("\n"));
+    // Every shape is seen, and every command is among them.
+    let shapes: BTreeSet<_> = documents.shapes.keys().cloned().collect();
+    assert_eq!(shapes, documents.seen);
+    for command in commands(&documents.place, &[]) {
+        let is_command =
+            |name: &String| *name == command || name.starts_with(&format!("{command} "));
+        let known = shapes.iter().any(is_command) || OTHERS.contains(&&*command);
+        // Changes what no document says.
+        assert!(known || command == "key passphrase", "no document of {command} is checked");
+    }
+}
