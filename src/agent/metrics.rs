@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
@@ -90,6 +91,8 @@ impl Metrics {
     }
 
     fn register(&self, to: &mut Registry) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The running version", version);
         let help = "Work that ended, by its result (success, failure) and the kind of error";
         to.register("operations", help, self.outcomes.clone());
         let help = "How long work took that succeeded";
