@@ -8,7 +8,7 @@ use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use strongroom::crypto::{CHUNK_LEN, Opener, PREFIX_LEN, Sealer, Suite, seal, system_rng};
-use strongroom::format::VALUE_OVERHEAD;
+use strongroom::format::{Time, VALUE_OVERHEAD};
 use strongroom::secret::SecretKey;
 use strongroom::values::{ValueCipher, keyring};
 
@@ -89,7 +89,7 @@ fn values(c: &mut Criterion) {
             criterion::BatchSize::SmallInput,
         );
     });
-    let keyring = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+    let keyring = keyring::generate(Time::from_unix(1_769_860_800), &mut system_rng());
     let cipher = ValueCipher::new(&keyring).unwrap();
     let mut buffer = vec![7; VALUE + VALUE_OVERHEAD];
     group.bench_function("seal", |b| {

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
@@ -90,6 +91,8 @@ impl Metrics {
     }
 
     fn register(&self, to: &mut Registry) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The running version", version);
         let help = "Work that ended, by its result (success, failure) and the kind of error";
         to.register("operations", help, self.outcomes.clone());
         let help = "How long work took that succeeded";
@@ -119,7 +122,7 @@ impl Metrics {
         let help = "When the newest snapshot was begun that the replica has: the lag of the copy is what is missing to \
                     snapshot_last_success";
         to.register("copy_newest_snapshot_timestamp_seconds", help, self.copied.clone());
-        let help = "1 on the agent that works, 0 on those that stand by";
+        let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
         let help = "When the certificate that etcd is shown expires";
         let name = "certificate_expiry_timestamp_seconds";

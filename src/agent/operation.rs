@@ -77,6 +77,8 @@ pub(super) struct Done {
     pub(super) log: Box<dyn FnOnce(f64) + Send>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
+    /// What a backup found to look at.
+    pub(super) warnings: Vec<String>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
@@ -96,6 +98,7 @@ impl Done {
             log: Box::new(log),
             finding: None,
             newest: None,
+            warnings: Vec::new(),
             listing: None,
             copied: None,
             recovery: None,
@@ -139,10 +142,12 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
     Ok(Done {
         finding,
         newest: Some(Newest {
+            id: report.id,
             begun: report.id.begun(),
             database_bytes: report.database_bytes,
             revision: report.revision,
         }),
+        warnings: report.warnings.iter().take(MAX_WARNINGS).cloned().collect(),
         ..Done::new(move |seconds| {
             for warning in report.warnings.iter().take(MAX_WARNINGS) {
                 warn!(event = "backup_warning", cluster = %cluster, snapshot = %report.id, warning);
@@ -315,8 +320,9 @@ pub(super) struct LastRun {
 }
 
 /// The newest snapshot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Newest {
+    pub(super) id: SnapshotId,
     pub(super) begun: SystemTime,
     pub(super) database_bytes: u64,
     pub(super) revision: u64,
@@ -325,7 +331,7 @@ pub(super) struct Newest {
 impl Newest {
     fn of(manifest: &ManifestBody) -> Self {
         let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
-        Self { begun: snapshot.begun(), database_bytes, revision }
+        Self { id: snapshot, begun: snapshot.begun(), database_bytes, revision }
     }
 }
 

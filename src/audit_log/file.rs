@@ -90,7 +90,7 @@ impl End {
 }
 
 fn no_log(path: &Path) -> Error {
-    Error::tampered(format!("{}: it does not begin as an audit log", path.display()))
+    Error::tampered(format!("{}: this is not an audit log", path.display()))
         .hint("move the file away and keep it; the log then starts a new one")
 }
 
@@ -280,7 +280,7 @@ pub(super) fn lock(path: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => {
             let message = format!("{}: another process writes this audit log", path.display());
-            Err(Error::new(ErrorKind::Refused, message).hint("give each proxy a log of its own"))
+            Err(Error::new(ErrorKind::Refused, message).hint("give each proxy its own log"))
         }
         Err(fs::TryLockError::Error(error)) => Err(Error::io(&name, error)),
     }

@@ -123,7 +123,9 @@ impl Iterator for Query {
                 Ok(_) => {}
                 Err(why) => {
                     let message = format!("{}: line {line}: {why}", file.display());
-                    return Some(Err(Error::tampered(message).hint("audit-log verify tells more")));
+                    return Some(Err(
+                        Error::tampered(message).hint("`strongroom audit-log verify` says more")
+                    ));
                 }
             }
         }

@@ -65,7 +65,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
         files.push(path.into());
     }
     if files.is_empty() {
-        let message = format!("{}: no audit log there", path.display());
+        let message = format!("{}: there is no audit log", path.display());
         return Err(Error::new(ErrorKind::NotFound, message)
             .hint("give the path of the current file; the rotated ones beside it are found"));
     }

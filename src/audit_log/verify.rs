@@ -28,7 +28,7 @@ pub struct Report {
     pub first_seq: Option<u64>,
     /// Number of the last line and its chain value in hexadecimal. Kept elsewhere, they show a log that was cut since.
     pub last: Option<(u64, String)>,
-    /// What is not as it should be.
+    /// What is wrong.
     pub findings: Vec<Finding>,
     /// How many more findings there were.
     pub omitted: u64,
@@ -42,7 +42,7 @@ impl Report {
     }
 }
 
-/// Something that is not as it should be, and where.
+/// Something that is wrong, and where.
 #[derive(Debug)]
 pub struct Finding {
     /// The file.

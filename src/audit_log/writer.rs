@@ -392,7 +392,7 @@ fn settle(path: &Path) -> Result<(Option<End>, Option<Resumed>)> {
 fn set_aside(path: &Path, first: u64) -> Result<()> {
     let to = rotated(path, first);
     if to.try_exists().map_err(|error| Error::io(&to, error))? {
-        let message = format!("{}: it is there already", to.display());
+        let message = format!("{}: it exists already", to.display());
         return Err(Error::new(ErrorKind::AlreadyExists, message)
             .hint("two logs are mixed up in this directory: move one of them away"));
     }

@@ -102,7 +102,9 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
                  a backup that was killed, or a manifest that was deleted"
             ));
         } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
-            listing.findings.push(format!("snapshot {id} was given up before it was sealed"));
+            listing
+                .findings
+                .push(format!("the backup of snapshot {id} was aborted before it was sealed"));
         }
     }
     let mut read = stream::iter(whole)
@@ -112,9 +114,9 @@ pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -
         match manifest {
             Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
                 if folder::is_ahead(id.begun(), now) {
-                    listing.findings.push(format!(
-                        "snapshot {id} comes from the future; `latest` passes it over"
-                    ));
+                    listing
+                        .findings
+                        .push(format!("snapshot {id} has a time in the future; `latest` skips it"));
                 }
                 listing.snapshots.push(Summary::new(&manifest, &folder));
             }
@@ -272,9 +274,8 @@ pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<Snap
     let mut found = ids().filter(fits);
     match (found.next(), found.next()) {
         (Some(id), None) if !name.is_empty() => Ok(id),
-        (Some(_), _) => {
-            Err(Error::usage(format!("{name} fits several snapshots")).hint("give more of the id"))
-        }
+        (Some(_), _) => Err(Error::usage(format!("{name} fits several snapshots"))
+            .hint("give more characters of the id")),
         (None, _) => Err(not_found(&format!("no snapshot {name}"))),
     }
 }
@@ -316,13 +317,13 @@ fn one_cluster(listing: &Listing) -> Result<()> {
     clusters.dedup();
     if clusters.len() > 1 {
         let message = format!("this repository holds the clusters {}", clusters.join(", "));
-        return Err(Error::usage(message).hint("say which one with --cluster"));
+        return Err(Error::usage(message).hint("select one with --cluster"));
     }
     Ok(())
 }
 
 fn none_yet() -> Error {
-    not_found("there is no snapshot yet, or none that old")
+    not_found("there is no snapshot, or none before that time")
 }
 
 fn not_found(message: &str) -> Error {

@@ -151,7 +151,7 @@ async fn moment(
 fn unix_ms(time: SystemTime) -> Result<u64> {
     let now = time.duration_since(UNIX_EPOCH);
     now.map(|now| now.as_millis() as u64).map_err(|_| {
-        Error::new(ErrorKind::Refused, "the clock stands before 1970").hint("set the clock")
+        Error::new(ErrorKind::Refused, "the clock is before 1970").hint("set the clock")
     })
 }
 
@@ -160,8 +160,7 @@ fn doubts(members: &Comparison) -> Vec<String> {
     let first = members.answers.first().map_or("", |first| first.name.as_str());
     let differing = members.differing().map(|member| {
         format!(
-            "member {} ({:x}) has other data than member {first} at revision {}: etcd is corrupt, and this \
-             snapshot is one of two truths (`etcdctl endpoint hashkv --cluster` shows who stands alone)",
+            "member {} ({:x}) has other data than member {first} at revision {}: etcd is corrupt, and this snapshot may hold the wrong data (`etcdctl endpoint hashkv --cluster` shows which member differs from the others)",
             member.name, member.id, members.revision
         )
     });

@@ -80,7 +80,7 @@ pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<D
     let frames = || Frames::over(reader.clone(), spool.clone());
     let (for_pages, for_hash) = (frames(), frames());
     let recorded = snapshot.facts.etcd.hash_kv.clone();
-    control.begin("walking over its pages and records", None);
+    control.begin("checking pages and records", None);
     run_blocking(move || {
         thread::scope(|scope| {
             let structure = scope.spawn(move || mvcc::check_all(&Db::open(for_pages)?));

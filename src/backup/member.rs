@@ -298,7 +298,7 @@ fn not_empty(target: &Path, name: &str) -> Error {
         format!("{} is not empty: {name:?} is in it", target.display()),
     );
     if name.starts_with(SCRATCH) {
-        return error.hint("a restore that was killed left it: delete it when none is running");
+        return error.hint("a killed restore left it: delete it if no restore is running");
     }
     error.hint("a restore never replaces data: stop etcd and move the old directory away, do not delete it yet")
 }

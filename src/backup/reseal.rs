@@ -93,7 +93,7 @@ pub async fn reseal(
     control: &Control,
 ) -> Result<ResealReport> {
     if let Some(key) = keys.sealing().map(|key| key.id()).find(|id| drop.contains(id)) {
-        return Err(Error::usage(format!("key {key} is to be dropped, and to be sealed to"))
+        return Err(Error::usage(format!("key {key} cannot be dropped: it also seals"))
             .hint("it is the primary key of a keyring given, or the passphrase's: rotate, or leave it out"));
     }
     control
@@ -173,8 +173,9 @@ impl Resealing<'_> {
             self.report.unchanged.push(id);
             seal
         } else {
-            let generation = next
-                .ok_or_else(|| Error::tampered(format!("{id} has a seal of every generation")))?;
+            let generation = next.ok_or_else(|| {
+                Error::tampered(format!("{id} has used up its generations of seals"))
+            })?;
             let new = NewSeal { generation, object: seal.body().object(), kept, signatures };
             let seal = self.write(id, new, &data_key).await?;
             self.report.resealed.push(id);
@@ -264,10 +265,12 @@ impl Resealing<'_> {
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
                 Some(_) if old.number > number && !old.opens => {
-                    Some("no key that is available opens it".into())
+                    Some("no available key opens it".into())
                 }
                 Some(old) => self.lost(&old, seal).await.map(|key| {
-                    format!("the stanza of key {key} in it is in no newer seal (--drop {key} gives it up)")
+                    format!(
+                        "its stanza for key {key} is in no newer seal (--drop {key} removes it)"
+                    )
                 }),
             };
             let stays = match stays {
@@ -410,8 +413,9 @@ pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId)
     let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
     for (id, folder) in catalog::folders_without_manifest(repository).await? {
         if folder.seals.is_empty() {
-            let message =
-                format!("snapshot {id} is being written, or was given up: it may need the key");
+            let message = format!(
+                "snapshot {id} is being written, or its backup was aborted: it may need the key"
+            );
             return Err(Error::new(ErrorKind::Refused, message)
                 .hint("wait until no backup runs; a folder that a killed backup left has to be deleted first"));
         }
@@ -436,9 +440,8 @@ pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId)
         }
     }
     let Some((id, error)) = first else { return Ok(()) };
-    let message = format!(
-        "{lost} snapshot(s) open with no other key that is available, such as {id}: {error}"
-    );
+    let message =
+        format!("{lost} snapshot(s) open with no other available key, such as {id}: {error}");
     Err(Error::new(ErrorKind::Refused, message).hint(format!(
         "give the other keys too, or seal the snapshots to them first: \
          `strongroom key reseal --all --drop {key}`"

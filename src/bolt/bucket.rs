@@ -167,9 +167,7 @@ impl<R: ReadAt> Bucket<'_, R> {
             }
             id = page.child(at).ok_or_else(|| tampered(page.id(), "a branch without children"))?;
         }
-        Err(Error::tampered(format!(
-            "database page {id}: deeper than any tree, so the pages form a circle"
-        )))
+        Err(Error::tampered(format!("database page {id}: too deep: the pages form a cycle")))
     }
 }
 

@@ -106,7 +106,7 @@ fn check_freelist<R: ReadAt>(db: &Db<R>, page: u64, visited: &mut Visited) -> Re
     let header = Header::parse(&header);
     let extent = u64::from(header.overflow).saturating_add(1);
     if header.flags != FREELIST || header.id != page {
-        return Err(tampered(page, "it is no freelist"));
+        return Err(tampered(page, "it is not a freelist"));
     }
     if page.saturating_add(extent) > db.meta().high_water {
         return Err(tampered(page, "its overflow pages are outside the database"));

@@ -179,7 +179,7 @@ impl<R: ReadAt> Cursor<'_, R> {
                 None => return Ok(()),
             }
         }
-        Err(tampered(id, "it lies deeper than any tree reaches"))
+        Err(tampered(id, "the tree is too deep"))
     }
 
     /// The least key that the child under the cursor may hold.

@@ -101,7 +101,7 @@ impl<R: ReadAt> Db<R> {
         let header = bytes.first_chunk().map(Header::parse);
         let header = header.ok_or_else(|| tampered(id, "it is shorter than a page header"))?;
         if header.id != id {
-            return Err(tampered(id, &format!("it calls itself page {}", header.id)));
+            return Err(tampered(id, &format!("its header says page {}", header.id)));
         }
         let overflow = u64::from(header.overflow);
         if id.saturating_add(overflow) >= self.meta.high_water {
@@ -128,7 +128,7 @@ impl<R: ReadAt> Db<R> {
             return Err(tampered(
                 id,
                 &format!(
-                    "named by another, and the database has pages 2 to {}",
+                    "out of range: the database has pages 2 to {}",
                     self.meta.high_water.saturating_sub(1)
                 ),
             ));

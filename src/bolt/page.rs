@@ -146,7 +146,7 @@ impl Page {
     fn check_order(&self) -> Result<()> {
         let keys = (0..self.len()).map(|at| self.key(at));
         if keys.clone().zip(keys.skip(1)).any(|(one, next)| one >= next) {
-            return Err(tampered(self.id, "its keys do not ascend"));
+            return Err(tampered(self.id, "its keys are not in order"));
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl<R: ReadAt> Bucket<'_, R> {
             }
             level = next;
         }
-        Err(tampered(root, "it is deeper than any tree reaches"))
+        Err(tampered(root, "the tree is too deep"))
     }
 }
 

@@ -19,8 +19,8 @@ const MAX_KEYS: usize = 10_000;
 /// How a value is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protection {
-    /// Readable by whoever has the database (`identity`, or no encryption configured).
-    Clear,
+    /// Readable by anyone who has the database (`identity`, or no encryption configured).
+    Unencrypted,
     /// Encrypted by the API server.
     Encrypted(KeyInUse),
     /// It begins as an encrypted value does, and no known version of Kubernetes goes on like that.
@@ -44,7 +44,7 @@ impl Protection {
     /// That of `value`.
     pub fn of(value: &[u8]) -> Self {
         match value.strip_prefix(ENCRYPTED) {
-            None => Self::Clear,
+            None => Self::Unencrypted,
             Some(rest) => KeyInUse::parse(rest).map_or(Self::Unknown, Self::Encrypted),
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn clear_and_unknown() {
         for clear in [&b"k8s\0\n\x02v1"[..], b"{\"kind\":\"Foo\"}", b"", b"k8s:en"] {
-            assert_eq!(Protection::of(clear), Protection::Clear);
+            assert_eq!(Protection::of(clear), Protection::Unencrypted);
         }
         let long = [b"k8s:enc:aescbc:v1:", &[b'x'; 254][..], b":"].concat();
         for unknown in [

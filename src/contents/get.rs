@@ -40,14 +40,14 @@ pub fn get<R: ReadAt>(db: &Db<R>, key: &[u8], at: Option<i64>) -> Result<KeyStat
     Err(Error::new(ErrorKind::NotFound, message).hint(if before >= facts.compact_revision {
         format!("--revision {before} has its last value")
     } else {
-        "its last value is compacted away: an older snapshot may hold it".to_owned()
+        "its last value was compacted: an older snapshot may have it".to_owned()
     }))
 }
 
 /// The latest change of `key` up to main revision `at`.
 fn latest<R: ReadAt>(db: &Db<R>, key: &[u8], at: i64) -> Result<Option<KeyState>> {
     if key.is_empty() {
-        // etcd knows no empty key, and the record that --bump-revision adds has one.
+        // A key in etcd cannot be empty, and the record that --bump-revision adds has one.
         return Ok(None);
     }
     let mut end = at;

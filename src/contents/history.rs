@@ -81,7 +81,7 @@ pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
         Ok(())
     })?;
     changes.sort_unstable_by_key(|change: &Change| change.revision);
-    // etcd knows no empty key, and the record that --bump-revision adds has one.
+    // A key in etcd cannot be empty, and the record that --bump-revision adds has one.
     if changes.is_empty() || key.is_empty() {
         let message = format!("key {}: no change of it in this snapshot", printable(key));
         return Err(

@@ -64,13 +64,13 @@ pub struct Group {
     /// Bytes of all changes' records.
     pub record_bytes: u64,
     /// Values at the last revision that whoever has the database can read.
-    pub clear: u64,
+    pub unencrypted: u64,
     /// Values at the last revision that Kubernetes' API server encrypted.
     pub encrypted: u64,
     /// Values at the last revision that begin as an encrypted one does, and go on like none.
     pub unknown: u64,
     /// Values of earlier revisions that whoever has the database can read.
-    pub clear_before: u64,
+    pub unencrypted_before: u64,
 }
 
 /// A key with a large value.
@@ -153,7 +153,7 @@ impl Collected {
             None
         } else {
             let protection = Protection::of(value);
-            add(&mut group.clear_before, (protection == Protection::Clear).into());
+            add(&mut group.unencrypted_before, (protection == Protection::Unencrypted).into());
             Some(self.protections.count(protection))
         };
         let latest = Latest {
@@ -184,10 +184,10 @@ impl Collected {
             add(&mut group.keys, 1);
             add(&mut group.bytes, size);
             match protections.get(protection) {
-                Some((Protection::Clear, _)) => {
-                    add(&mut group.clear, 1);
+                Some((Protection::Unencrypted, _)) => {
+                    add(&mut group.unencrypted, 1);
                     // All were counted, the latest among them.
-                    group.clear_before = group.clear_before.saturating_sub(1);
+                    group.unencrypted_before = group.unencrypted_before.saturating_sub(1);
                 }
                 Some((Protection::Encrypted(_), _)) => add(&mut group.encrypted, 1),
                 _ => add(&mut group.unknown, 1),

@@ -160,13 +160,13 @@ pub fn replace(path: &Path, keyring: &Keyring) -> Result<()> {
     replaced.map_err(|error: std::io::Error| {
         if error.kind() == std::io::ErrorKind::AlreadyExists {
             return Error::io(&staged, error)
-                .hint("another process is changing this keyring, or one was killed: look at the file, then remove it");
+                .hint("another process is changing this keyring, or was killed while doing so: if none runs, remove the file");
         }
         let _ = fs::remove_file(&staged);
         Error::io(path, error)
     })?;
     sync_directory(path).map_err(|error| {
-        io(error).hint("the new keyring is in force, and may be lost if the machine fails now")
+        io(error).hint("the new keyring is in use, but may be lost if the machine crashes now")
     })
 }
 

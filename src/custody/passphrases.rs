@@ -74,7 +74,7 @@ pub(super) async fn open_named(
     };
     for NamedKey { id, retiring } in named.iter().flatten().copied() {
         let Some(at) = opened.iter().position(|key| key.id() == id) else {
-            let message = format!("the passphrase opens no key {id}");
+            let message = format!("the passphrase does not open key {id}");
             return Err(Error::new(ErrorKind::WrongKey, message)
                 .hint("`strongroom key list` shows the passphrase keys of the repository"));
         };
@@ -132,7 +132,7 @@ async fn open_some(
             let cost = object.as_ref().map_or(0, work_of);
             if cost > work {
                 failure = failure.or(Some(Error::tampered(
-                    "the passphrase keys cost more Argon2id than any honest ones: some were not tried",
+                    "the passphrase keys ask for more Argon2id work than is reasonable: some were not tried",
                 )));
                 continue;
             }
@@ -227,7 +227,8 @@ pub async fn change_passphrase(
     let id = key.id();
     let generations = passphrase_keys(repository).await?.remove(&id).unwrap_or_default();
     let next = generations.last().copied().unwrap_or(0).checked_add(1);
-    let next = next.ok_or_else(|| Error::tampered(format!("key {id} has its last generation")))?;
+    let next =
+        next.ok_or_else(|| Error::tampered(format!("key {id} has used up its generations")))?;
     let object = run_blocking(move || {
         let object = create_passphrase_object(&key, next, &new, cost, &mut crypto::system_rng())?;
         open_passphrase_object(&object, &new, MAX_ARGON2_KIB)?;
@@ -240,7 +241,7 @@ pub async fn change_passphrase(
     if repository.get(&name, MAX_PASSPHRASE_OBJECT as u64).await? != text {
         return Err(Error::new(
             ErrorKind::Protocol,
-            format!("{name}: the store gives back other bytes"),
+            format!("{name}: the store returns different bytes"),
         )
         .hint("the old passphrase still opens the key"));
     }

@@ -66,16 +66,16 @@ impl Cluster {
             let url = peer_url(url)?;
             if !seen.insert(url.clone()) {
                 let message = format!("initial cluster: peer URL {url} is there twice");
-                return Err(Error::usage(message).hint("each member has URLs of its own"));
+                return Err(Error::usage(message).hint("each member needs its own URLs"));
             }
             urls.entry(name).or_default().push(url);
         }
         if urls.is_empty() || urls.len() > MAX_MEMBERS {
-            let message = format!("an initial cluster of {} members", urls.len());
+            let message = format!("the initial cluster has {} members", urls.len());
             return Err(Error::usage(message).hint("such as m1=https://10.0.0.1:2380"));
         }
         if token.is_empty() {
-            return Err(Error::usage("an empty cluster token"));
+            return Err(Error::usage("the cluster token is empty"));
         }
         let mut members: Vec<_> =
             urls.into_iter().map(|(name, urls)| Member::new(name, urls, token)).collect();
@@ -223,11 +223,11 @@ fn peer_url(url: &str) -> Result<String> {
     }
     let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
-        return Err(wrong("its port is no number up to 65535"));
+        return Err(wrong("its port is not a number up to 65535"));
     }
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
-        return Err(wrong("what is in brackets is no IPv6 address"));
+        return Err(wrong("what is in brackets is not an IPv6 address"));
     }
     if bracketed.is_none() && (host.is_empty() || host.contains([':', '[', ']'])) {
         return Err(wrong("it has no host, or an IPv6 address without brackets"));

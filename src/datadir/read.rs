@@ -125,11 +125,11 @@ pub fn read_snap(bytes: &[u8]) -> Result<SnapFile<'_>> {
         .number(snap_file::CRC)
         .zip(file.bytes(snap_file::DATA))
         .ok_or_else(|| wrong("it is none"))?;
-    file.end().ok_or_else(|| wrong("there is more behind it"))?;
+    file.end().ok_or_else(|| wrong("there is more data after it"))?;
     if crc != u64::from(crc32c::crc32c(snapshot)) {
         return Err(wrong("a wrong checksum"));
     }
-    parse_snapshot(snapshot).ok_or_else(|| wrong("what it holds is no snapshot"))
+    parse_snapshot(snapshot).ok_or_else(|| wrong("it does not hold a snapshot"))
 }
 
 fn parse_snapshot(bytes: &[u8]) -> Option<SnapFile<'_>> {

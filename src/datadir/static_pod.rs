@@ -79,10 +79,13 @@ impl StaticPod {
     /// does not come from the host.
     pub fn parse(yaml: &str) -> Result<Self> {
         if yaml.len() > MAX_STATIC_POD {
-            return Err(Error::usage(format!("{} bytes are too many for a pod", yaml.len())));
+            return Err(Error::usage(format!(
+                "{} bytes are too many for a pod manifest manifest",
+                yaml.len()
+            )));
         }
         let pod: Pod = serde_saphyr::from_str(yaml)
-            .map_err(|error| Error::usage("it is no pod in YAML").because(error))?;
+            .map_err(|error| Error::usage("it is not a pod in YAML").because(error))?;
         let mut containers = pod.spec.containers.iter();
         let etcd = containers.find(|container| container.runs_etcd()).ok_or_else(|| {
             Error::usage("none of its containers runs etcd")

@@ -150,7 +150,7 @@ fn wrong_key(seal: &Seal) -> Error {
     let ids: Vec<String> = key_ids(seal).iter().map(ToString::to_string).collect();
     Error::new(
         ErrorKind::WrongKey,
-        format!("no master key that is available opens it; these would: {}", ids.join(", ")),
+        format!("no available master key opens it; these would: {}", ids.join(", ")),
     )
     .hint("give the keyring or passphrase that holds one of them with --master-key")
 }

@@ -102,7 +102,7 @@ impl Choice {
         }
         for (member, client) in &mut clients {
             if member.learner {
-                comparison.left_out.push(format!("{member}: a learner tells no hash"));
+                comparison.left_out.push(format!("{member}: a learner gives no hash"));
                 continue;
             }
             match ask(member, client, settings, revision).await {
@@ -156,6 +156,9 @@ impl Choice {
 
     /// Connects to a member at one of the client URLs that etcd tells.
     async fn seek(&self, settings: &EtcdSettings, member: &Listed) -> Result<Client> {
+        if self.alone {
+            return Err(Error::usage("not asked: the backup was given a client of its own"));
+        }
         let mut failed = Error::new(ErrorKind::Unreachable, "etcd lists no client URL for it");
         for url in member.client_urls.iter().take(4) {
             // Never without TLS where the endpoints that were given have it.

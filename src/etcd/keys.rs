@@ -31,7 +31,7 @@ impl Choice {
         prefix: &[u8],
         visit: impl FnMut(KeyValue<'_>),
     ) -> Result<i64> {
-        // etcd knows no empty key; a range from "\0" to "\0" is everything.
+        // A key in etcd cannot be empty; a range from "\0" to "\0" is everything.
         let first = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
         self.for_each_between(first, prefix_end(prefix), visit).await
     }

@@ -60,7 +60,7 @@ impl EtcdSettings {
 
 async fn plain(url: &Url, path: &str) -> Result<Response<Bytes>, BoxError> {
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
-        return Err("an endpoint without a host".into());
+        return Err("the endpoint has no host".into());
     };
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
     let (mut sender, connection) =

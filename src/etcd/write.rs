@@ -104,7 +104,7 @@ fn concerns_this_change(status: &Status) -> bool {
 fn explained(error: Error, status: &Status) -> Error {
     let text = status.message();
     if text.contains("too large") || text.contains("larger") {
-        error.hint("etcd's --max-request-bytes bounds what it takes")
+        error.hint("the limit is etcd's --max-request-bytes")
     } else if text.contains("lease not found") {
         error.hint("its lease is gone: --leases new or --leases drop restores the key without it")
     } else if error.kind() == ErrorKind::Denied {

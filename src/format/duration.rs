@@ -17,27 +17,30 @@ const UNITS: [(&str, u64); 5] =
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for any other text, for zero and for more than a hundred years.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let bad = |why: &str| Error::usage(format!("{text:?} is not a duration{why}"));
+    let bad = |why: &str| Error::usage(format!("invalid duration {text:?}: {why}"));
     let mut milliseconds = 0_u64;
     let mut rest = text.trim();
     while !rest.is_empty() {
         let (number, unit, after) = part(rest);
         let Some(&(_, scale)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(bad(" such as 5s, 1m30s, 500ms or 7d (units: ms, s, m for minutes, h, d)"));
+            return Err(bad(
+                "write one such as 5s, 1m30s, 500ms or 7d (units: ms, s, m for minutes, h, d)",
+            ));
         };
-        let number: u64 = number.parse().map_err(|_| bad(" such as 5s, 1m30s, 500ms or 7d"))?;
+        let number: u64 =
+            number.parse().map_err(|_| bad("write one such as 5s, 1m30s, 500ms or 7d"))?;
         milliseconds = number
             .checked_mul(scale)
             .and_then(|part| milliseconds.checked_add(part))
-            .ok_or_else(|| bad(": it is too long"))?;
+            .ok_or_else(|| bad("it is too long"))?;
         rest = after.trim_start();
     }
     let duration = Duration::from_millis(milliseconds);
     if duration.is_zero() {
-        return Err(bad(": it must be longer than 0, such as 5s, 1m30s, 500ms or 7d"));
+        return Err(bad("it must be longer than 0, such as 5s, 1m30s, 500ms or 7d"));
     }
     if duration > LONGEST {
-        return Err(bad(": it is longer than a hundred years"));
+        return Err(bad("it is longer than a hundred years"));
     }
     Ok(duration)
 }

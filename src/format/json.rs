@@ -212,7 +212,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if !seen.insert(key) {
-                return Err(A::Error::custom("a key stands twice in one object"));
+                return Err(A::Error::custom("a key occurs twice in one object"));
             }
             if seen.len() > MAX_KEYS {
                 return Err(A::Error::custom("an object has too many keys"));

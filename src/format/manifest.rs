@@ -207,7 +207,7 @@ impl ManifestBody {
             return Err("objects do not ascend by role".into());
         }
         if !others.iter().all(|other| matches!(other.part, Part::Companions | Part::Other(_))) {
-            return Err("an object that is no other role".into());
+            return Err("an unknown role of an object".into());
         }
         for ObjectEntry { part, length, .. } in &self.objects {
             let possible = matches!(part, Part::Other(_)) || message_length(*length).is_some();

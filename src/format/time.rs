@@ -18,8 +18,12 @@ impl Time {
 
     /// The time so many seconds after 1970-01-01T00:00:00Z, or the nearest that can be written.
     #[must_use]
-    pub fn from_unix(seconds: i64) -> Self {
-        Self(seconds.clamp(Self::FIRST, Self::LAST))
+    pub const fn from_unix(seconds: i64) -> Self {
+        match seconds {
+            ..Self::FIRST => Self(Self::FIRST),
+            Self::FIRST..=Self::LAST => Self(seconds),
+            _ => Self(Self::LAST),
+        }
     }
 
     /// Seconds after 1970-01-01T00:00:00Z.

@@ -60,8 +60,8 @@ pub struct ValueKeyEntry {
     pub id: ValueKeyId,
     /// Where it is in its life.
     pub state: ValueKeyState,
-    /// When it was made: `YYYY-MM-DDTHH:MM:SSZ`.
-    pub created: String,
+    /// When it was made.
+    pub created: Time,
     /// The key; `None` exactly when destroyed.
     pub key: Option<SecretKey>,
 }
@@ -184,7 +184,7 @@ struct ReadKey {
     id: Text<ValueKeyId>,
     key: Option<Key<SecretKey>>,
     state: String,
-    created: String,
+    created: Text<Time>,
 }
 
 #[derive(Serialize)]
@@ -205,7 +205,7 @@ struct WrittenKey<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Key<&'a SecretKey>>,
     state: &'static str,
-    created: &'a str,
+    created: Text<Time>,
 }
 
 impl ValueKeyring {
@@ -218,14 +218,14 @@ impl ValueKeyring {
         let mut keys = Vec::new();
         for key in read.keys {
             let state = ValueKeyState::of(&key.state)
-                .ok_or_else(|| Error::tampered(format!("{WHAT}: no state of a key")))?;
-            let (id, created, key) = (key.id.0, key.created, key.key.map(|key| key.0));
+                .ok_or_else(|| Error::tampered(format!("{WHAT}: unknown state of a key")))?;
+            let (id, created, key) = (key.id.0, key.created.0, key.key.map(|key| key.0));
             keys.push(ValueKeyEntry { id, state, created, key });
         }
         let mut migrate = Vec::new();
         for entry in read.migrate {
             let phase = MigrationPhase::of(&entry.phase)
-                .ok_or_else(|| Error::tampered(format!("{WHAT}: no phase of a migration")))?;
+                .ok_or_else(|| Error::tampered(format!("{WHAT}: unknown phase of a migration")))?;
             migrate.push(Migration { prefix: entry.prefix.0, phase });
         }
         let keyring = Self { namespace, serial, keys, migrate };
@@ -243,7 +243,7 @@ impl ValueKeyring {
             id: Text(entry.id),
             key: entry.key.as_ref().map(Key),
             state: entry.state.name(),
-            created: &entry.created,
+            created: Text(entry.created),
         });
         let migrate = self.migrate.iter().map(|entry| WrittenMigration {
             prefix: Base64(entry.prefix.as_slice()),
@@ -269,9 +269,6 @@ impl ValueKeyring {
             .any(|entry| entry.key.is_none() != (entry.state == ValueKeyState::Destroyed))
         {
             return Err("a key is absent exactly when destroyed");
-        }
-        if self.keys.iter().any(|entry| entry.created.parse::<Time>().is_err()) {
-            return Err("no time of creation");
         }
         self.check_migrate()
     }

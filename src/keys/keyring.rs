@@ -54,10 +54,9 @@ impl Keyring {
         for (entry, state) in entries.iter_mut().zip(states) {
             match (entry.state, state) {
                 (KeyState::Primary, KeyState::Staged) => {
-                    let message =
-                        format!("key {} is to become primary at {}", entry.id, entry.since);
+                    let message = format!("key {} becomes primary at {}", entry.id, entry.since);
                     return Err(Error::new(ErrorKind::Refused, message)
-                        .hint("wait until then: that is a rotation already"));
+                        .hint("wait until then: this rotation is already planned"));
                 }
                 // The successor's time would be exact for an older one; nothing is decided by it.
                 (KeyState::Primary, _) => (entry.state, entry.since) = (KeyState::Retiring, now),

@@ -75,7 +75,7 @@ impl KeySet {
         for source in &self.sources {
             for (id, state) in source()? {
                 if state >= KeyState::Retired && self.state(id).is_some_and(KeyState::seals) {
-                    let message = format!("master key {id} was {} meanwhile", state.name());
+                    let message = format!("master key {id} was {} during the run", state.name());
                     return Err(Error::new(ErrorKind::Refused, message)
                         .hint("run the command again: it then seals to the present key"));
                 }

@@ -102,7 +102,7 @@ fn check_record(record: &Record<'_>) -> Result<()> {
         return Err(wrong(
             *revision,
             &format!(
-                "it tells of revision {}, created at {}, version {}",
+                "its revision is {}, created at {}, version {}",
                 kv.mod_revision, kv.create_revision, kv.version
             ),
         ));

@@ -30,7 +30,7 @@ pub fn leases<R: ReadAt>(db: &Db<R>) -> Result<Vec<Lease>> {
     bucket.for_each(&[], |key, value| {
         let lease = parse(value).ok().filter(|lease| lease.id.to_be_bytes() == key);
         leases.push(lease.ok_or_else(|| {
-            Error::tampered(format!("database: lease {} is no lease", leases.len()))
+            Error::tampered(format!("database: lease {} is malformed", leases.len()))
         })?);
         Ok(ControlFlow::Continue(()))
     })?;

@@ -87,7 +87,7 @@ impl<'a> Record<'a> {
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Result<Self> {
         let (revision, tombstone) = parse_key(key)?;
         let kv = KeyValue::parse(value)
-            .ok_or_else(|| wrong(revision, "its value is no mvccpb.KeyValue"))?;
+            .ok_or_else(|| wrong(revision, "its value is not an mvccpb.KeyValue"))?;
         Ok(Self { revision, tombstone, kv, raw: (key, value) })
     }
 }

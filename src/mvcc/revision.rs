@@ -55,7 +55,7 @@ impl fmt::Display for Revision {
 pub(super) fn parse_key(key: &[u8]) -> Result<(Revision, bool)> {
     Revision::parse(key).ok_or_else(|| {
         Error::tampered(format!(
-            "database: a key of {} bytes in the bucket \"key\" is no revision",
+            "database: a key of {} bytes in the bucket \"key\" is not a revision",
             key.len()
         ))
     })

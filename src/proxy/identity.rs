@@ -182,8 +182,7 @@ impl Identity {
     pub(super) fn begin(&self) -> Result<()> {
         if self.everybody && self.auth() == Auth::Off {
             return Err(Error::new(ErrorKind::Refused, EVERYBODY).hint(
-                "give --listen-trusted-ca, switch on etcd's authentication, or let everybody in with \
-                 --insecure-no-client-auth",
+                "give --listen-trusted-ca, switch on etcd's authentication, or serve all clients with --insecure-no-client-auth",
             ));
         }
         Ok(())
@@ -192,7 +191,7 @@ impl Identity {
 
 const EVERYBODY: &str =
     "clients show no certificates and etcd's authentication is off: anybody could read everything";
-const UNKNOWN: &str = "etcd does not tell whether its authentication is on";
+const UNKNOWN: &str = "etcd does not say whether its authentication is on";
 
 /// Keeps what is known of etcd's authentication up to date until `stop` turns true.
 pub(super) async fn follow(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {

@@ -116,8 +116,9 @@ impl CommonSettings {
         trust_store: bool,
     ) -> Result<Opened> {
         let url = copy.url.clone();
-        let url =
-            url.ok_or_else(|| Error::usage("no place to copy to").hint("give one with --to URL"))?;
+        let url = url.ok_or_else(|| {
+            Error::usage("no repository to copy to").hint("give one with --to URL")
+        })?;
         create_directory(&url)?;
         let options = copy.options.as_ref().unwrap_or(&self.repository.options);
         let connected = connect(&url, options)?;
@@ -235,8 +236,7 @@ pub fn open_etcd(settings: &EtcdSettings) -> Result<EtcdSettings> {
 pub fn check_user(settings: &EtcdSettings) -> Result<()> {
     if settings.user.as_ref().is_some_and(|user| user.contains(':')) {
         return Err(Error::usage(
-            "the user is a name without a password: \
-             every process on this host can read one on the command line",
+            "give the user without a password: every process on this host can read the command line",
         )
         .hint("give --user NAME and --password-file FILE, or ETCDCTL_USER and ETCDCTL_PASSWORD"));
     }

@@ -94,7 +94,7 @@ impl Cron {
         let cron = Self { fields, zone, follows_the_clock };
         match cron.next(SystemTime::now()) {
             Some(_) => Ok(cron),
-            None => Err("that date never comes".into()),
+            None => Err("the date does not exist".into()),
         }
     }
 
@@ -157,7 +157,7 @@ impl FromStr for Schedule {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |why: &str| {
-            Error::usage(format!("{text:?} is not a schedule: {why}"))
+            Error::usage(format!("invalid schedule {text:?}: {why}"))
                 .hint("write \"0 3 * * * Europe/Berlin\" or \"@every 15m\"")
         };
         if let Some(interval) = text.strip_prefix("@every ") {
@@ -187,14 +187,14 @@ impl FromStr for Schedule {
                 (*fields).to_owned()
             }
             None if words.len() < 5 => {
-                return Err(bad("it has five fields, and optionally a time zone"));
+                return Err(bad("five fields are needed, and optionally a time zone"));
             }
             None => words.drain(..5).collect::<Vec<_>>().join(" "),
         };
         zone = match (zone, &words[..]) {
             (zone, []) => zone,
             (None, [name]) => Some(name),
-            _ => return Err(bad("it has five fields, and optionally one time zone")),
+            _ => return Err(bad("five fields are needed, and optionally one time zone")),
         };
         let zone = match zone {
             None | Some("UTC") => TimeZone::UTC,

@@ -90,7 +90,7 @@ fn measure(path: &Path, total: &mut u64) -> Result<()> {
     let found = path.symlink_metadata().map_err(failed)?;
     let kind: FileType = found.file_type();
     if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
-        let message = format!("companions: {} is no file, directory or link", path.display());
+        let message = format!("companions: {} is not a file, directory or link", path.display());
         return Err(Error::usage(message));
     }
     // Header, and as much again for a long name.
@@ -142,7 +142,7 @@ pub(crate) fn list(tar: &[u8]) -> Result<Vec<PathBuf>> {
         }
         let kind = entry.header().entry_type();
         if !matches!(kind, EntryType::Regular | EntryType::Directory | EntryType::Symlink) {
-            return refuse("is no file, directory or symbolic link");
+            return refuse("is not a file, directory or symbolic link");
         }
         if entry.header().mode().map_err(unread)? & !(MODES | TYPES) != 0 {
             return refuse("has a set-id bit");

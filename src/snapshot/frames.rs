@@ -166,7 +166,7 @@ pub(crate) fn decompress(
         return Err(bad("its content size is not the one its place asks for"));
     }
     if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
-        return Err(bad("it ends before or behind its place"));
+        return Err(bad("it ends before or after its place"));
     }
     match decompressor.decompress_to_buffer(bytes, into) {
         Ok(length) if length == into.len() => Ok(()),

@@ -30,7 +30,7 @@ impl Since {
     /// [`Refused`](ErrorKind::Refused) when a prune may have begun to remove what was there then.
     pub(crate) fn check(&self, what: impl FnOnce() -> String) -> Result<()> {
         if self.elapsed() > GRACE / 2 {
-            let message = format!("this took so long that {} may be gone", what());
+            let message = format!("this took so long that {} may have been deleted", what());
             return Err(Error::new(ErrorKind::Refused, message).hint("run it again"));
         }
         Ok(())

@@ -230,7 +230,7 @@ impl ReadAt for Frames {
         while !buf.is_empty() {
             let length = self.copy(offset, buf)?;
             if length == 0 {
-                let message = format!("offset {offset} lies behind the database's end");
+                let message = format!("offset {offset} is beyond the end of the database");
                 return Err(Error::tampered(message));
             }
             buf = buf.split_at_mut(length).1;

@@ -50,7 +50,7 @@ impl Unsealed {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Refused, self.standing.to_string()).hint(
-            "who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
+            "anyone anyone who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
         ))
     }
 }
@@ -77,7 +77,7 @@ fn check_place(
     }
     if body.origin != repository.id() {
         return Err(Error::tampered(format!("it was made in repository {}", body.origin))
-            .hint("a snapshot copied here by hand; use the repository it was made in"));
+            .hint("it was copied here by hand: use the repository it was made in"));
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
             .hint("`strongroom snapshots` lists what is there");
     }
     Error::truncated(format!("snapshot {id} has no manifest"))
-        .hint("an interrupted backup leaves such a folder; one older than that lost its manifest")
+        .hint("an interrupted backup leaves such a folder; otherwise the manifest was deleted")
 }
 
 impl OpenSnapshot {
@@ -225,10 +225,10 @@ pub(crate) async fn read_message(
         let longest = crypto::sealed_len(most) + ObjectOpener::HEAD_LEN;
         let mut bytes = repository.get(&name, object.length.min(longest)).await?.to_vec();
         if bytes.len() as u64 != object.length {
-            return Err(Error::truncated("its length is not the manifest's"));
+            return Err(Error::truncated("its length differs from the one in the manifest"));
         }
         if crypto::sha256(&[&bytes]) != object.sha256.0 {
-            return Err(Error::tampered("its SHA-256 is not the manifest's"));
+            return Err(Error::tampered("its SHA-256 differs from the one in the manifest"));
         }
         let (head, sealed) = bytes
             .split_at_mut_checked(ObjectOpener::HEAD_LEN as usize)

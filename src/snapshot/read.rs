@@ -137,7 +137,7 @@ pub(crate) async fn open_frames(
     }
 }
 
-/// An object as it is stored, in pieces. The last item is an error when its SHA-256 is not the manifest's: nothing is
+/// An object as it is stored, in pieces. The last item is an error when its SHA-256 differs from the one in the manifest: nothing is
 /// to be made of the pieces before the stream has ended.
 pub(crate) fn pieces(
     repository: &Repository,
@@ -155,7 +155,7 @@ pub(crate) fn pieces(
                 Ok(Some((piece, (fetched, hasher))))
             }
             None if Sha256(hasher.finalize().into()) == object.sha256 => Ok(None),
-            None => Err(Error::tampered("its SHA-256 is not the manifest's")),
+            None => Err(Error::tampered("its SHA-256 differs from the one in the manifest")),
         }
     })
 }

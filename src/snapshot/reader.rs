@@ -143,7 +143,9 @@ impl SealedBatch {
                 .ok_or_else(|| named(Error::tampered("it ends after its payload")))?;
             rest = later;
             if crypto::sha256(&[stored]) != frame.sha256.0 {
-                return Err(named(Error::tampered("its SHA-256 is not the index's")));
+                return Err(named(Error::tampered(
+                    "its SHA-256 differs from the one in the index",
+                )));
             }
             let mut plain = buffers.of_length(length as usize);
             frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;

@@ -58,7 +58,8 @@ pub(crate) fn too_many(id: SnapshotId) -> Error {
         "snapshot {id} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
         MOST_SEAL_BYTES >> 20
     );
-    Error::tampered(message).hint("somebody put them there: remove those that do not belong to it")
+    Error::tampered(message)
+        .hint("remove those that do not belong to it: somebody else put them there")
 }
 
 /// The generations to read, from the highest down, and whether those are all. Of too many the highest and the lowest are
@@ -142,7 +143,7 @@ impl<'a> Tried<'a> {
         let (rank, error) = match seal {
             Err(error) => (1, error),
             Ok(seal) if *seal.body().commitment() != body.commitment => {
-                (1, Error::tampered("it seals another data key than the manifest's"))
+                (1, Error::tampered("it seals a different data key than the manifest names"))
             }
             Ok(seal) => match open_seal(&seal, self.object, self.keys).await {
                 Ok(opened) => {

@@ -130,14 +130,8 @@ impl Writer<'_> {
         let own =
             objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
-        let object = Sha256(crypto::sha256(&[&manifest]));
-        self.keys.check_current()?;
-        let (new, rng) = (NewSeal::first(object), &mut crypto::system_rng());
-        let seal = seal_data_key(&self.data_key, new, self.keys, rng).await?.print();
+        let (name, seal) = self.seal(&manifest).await?;
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
-        self.control.check()?;
-        let name = Part::Seal(1).of(self.content.id);
-        self.repository.put_once(&name, seal.clone().into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
@@ -156,6 +150,18 @@ impl Writer<'_> {
             stored_bytes,
             skew,
         })
+    }
+
+    /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
+    async fn seal(&self, manifest: &[u8]) -> Result<(String, Vec<u8>)> {
+        self.keys.check_current()?;
+        let new = NewSeal::first(Sha256(crypto::sha256(&[manifest])));
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
+        let seal = seal.print();
+        self.control.check()?;
+        let name = Part::Seal(1).of(self.content.id);
+        self.repository.put_once(&name, seal.clone().into()).await?;
+        Ok((name, seal))
     }
 
     /// The manifest, which the data key proves.
@@ -312,10 +318,10 @@ async fn read(
             .clone()
             .acquire_many_owned(kib(FRAME_LEN) as u32)
             .await
-            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))?;
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was aborted"))?;
         sender
             .send(pool.compress(frame, permit))
-            .map_err(|_| Error::new(ErrorKind::Io, "the backup was given up"))
+            .map_err(|_| Error::new(ErrorKind::Io, "the backup was aborted"))
     };
     let mut size = 0;
     let mut frame = buffers.empty(FRAME_LEN);

@@ -57,9 +57,7 @@ pub(super) fn value(name: &str, text: &str) -> Result<Option<String>> {
     if is(&["relative_uri"])
         && (!text.starts_with('/') || format!("http://h{text}").parse::<http::Uri>().is_err())
     {
-        return Err(Error::usage(format!(
-            "{name} is no path: it begins with / and holds no blank"
-        )));
+        return Err(Error::usage(format!("{name} is not an absolute path without blanks")));
     }
     Ok(Some(text.to_owned()))
 }
@@ -75,8 +73,9 @@ fn without_line_break(text: &str) -> &str {
 }
 
 fn url(name: &str, text: &str) -> Result<()> {
-    let form =
-        || Error::usage(format!("{name} is no URL of the form https://host or https://host:port"));
+    let form = || {
+        Error::usage(format!("{name} is not a URL of the form https://host or https://host:port"))
+    };
     let parsed = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let Some(url) = parsed.filter(|_| !text.contains(' ') && text.parse::<http::Uri>().is_ok())
     else {

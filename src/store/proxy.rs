@@ -119,7 +119,7 @@ pub(super) fn without(options: ClientOptions) -> ClientOptions {
 fn parse(name: &'static str, value: &str) -> Result<Proxy> {
     let text = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     let url = Url::parse(&text).ok().filter(|url| url.has_host());
-    let url = url.ok_or_else(|| Error::usage(format!("{name} is no URL of a proxy")))?;
+    let url = url.ok_or_else(|| Error::usage(format!("{name} is not a proxy's URL")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(Error::usage(format!(
             "{name} names a {} proxy, and only HTTP proxies are supported",

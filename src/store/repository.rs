@@ -105,7 +105,7 @@ impl Repository {
             Ok(_) => return Err(lying("The store accepted a second create of the same object.")),
         }
         if self.get(name, 16).await? != first {
-            return Err(lying("The store refused a second create, yet took its bytes."));
+            return Err(lying("The store refused a second create but stored its bytes."));
         }
         // Page by page, from the first name on; and at once.
         let paged = self.store.list_with_offset(Some(&path_of(folder)?), &path_of(name)?);
@@ -116,7 +116,7 @@ impl Repository {
         let listed: Vec<_> = listed.into_iter().map(|info| info.name).collect();
         if paged.as_slice() != names.get(1..).unwrap_or_default() || listed != *names {
             return Err(Error::unsupported("the store does not list what was just written")
-                .hint("Nothing would then show which snapshots there are: use a store whose listings are complete."));
+                .hint("Snapshots would not be found: use a store whose listings are complete."));
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Repository {
                 Err(e) if e.kind() == ErrorKind::NotFound && conflicts => {
                     if attempt == CREATE_ATTEMPTS {
                         let text = format!(
-                            "{name}: the store refuses to create it again and again, and it is not there"
+                            "{name}: the store keeps refusing to create it, although it does not exist"
                         );
                         return Err(Error::new(ErrorKind::Unreachable, text).because(refused));
                     }
@@ -387,7 +387,7 @@ fn not_ours(bytes: &[u8], error: Error) -> Error {
     let text =
         format!("this is not a repository: {} begins with {:?}", names::REPOSITORY, clean(&start));
     Error::new(error.kind(), text)
-        .hint("Check the URL and the endpoint. A proxy or captive portal may answer in the store's place.")
+        .hint("Check the URL and the endpoint. A proxy or captive portal may answer instead of the store.")
 }
 
 fn path_of(name: &str) -> Result<Path> {
@@ -395,7 +395,7 @@ fn path_of(name: &str) -> Result<Path> {
 }
 
 fn odd_name(name: &str) -> Error {
-    Error::usage(format!("{name:?} is no name of an object"))
+    Error::usage(format!("{name:?} is not an object's name"))
 }
 
 fn too_long(name: &str, limit: u64) -> Error {

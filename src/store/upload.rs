@@ -175,7 +175,7 @@ impl Upload {
         match self.cancel().await {
             Ok(()) => Err(error),
             Err(left) => Err(error.hint(format!(
-                "The parts sent so far could not be removed ({left}): a lifecycle rule for incomplete uploads does it."
+                "The parts sent so far could not be removed ({left}): a lifecycle rule for incomplete uploads removes them."
             ))),
         }
     }

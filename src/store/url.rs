@@ -31,11 +31,21 @@ pub(super) enum Cloud {
 }
 
 impl Cloud {
-    const fn scheme(self) -> &'static str {
+    pub(super) const fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
             Self::Google => "gs",
             Self::Azure => "az",
+        }
+    }
+
+    /// The feature that it is built in with.
+    #[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure")))]
+    pub(super) const fn feature(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gcs",
+            Self::Azure => "azure",
         }
     }
 
@@ -78,7 +88,7 @@ impl RepositoryUrl {
             )));
         }
         let prefix = ObjectPath::from_url_path(url.path().trim_matches('/')).map_err(|_| {
-            Error::usage(format!("the prefix in the repository URL is odd: use {form}"))
+            Error::usage(format!("the prefix in the repository URL is malformed: use {form}"))
         })?;
         Ok(Self(Place::Bucket { cloud, bucket: bucket.to_owned(), prefix }))
     }
@@ -101,7 +111,7 @@ impl FromStr for RepositoryUrl {
         })?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::usage(
-                "the repository URL holds a user or password: a secret never goes there",
+                "the repository URL holds a user or password: do not put secrets there",
             )
             .hint(
                 "Use the cloud's variables (AWS_*, GOOGLE_*, AZURE_*) or [repository.options].",

@@ -37,7 +37,7 @@ impl Listing {
             Self::Azure => ("<EnumerationResults", "Blob", "Name"),
         };
         if !text.contains(root) {
-            return Err("the answer is no listing: is this the store?");
+            return Err("the answer is not a listing: check the endpoint");
         }
         let truncated = element(text, "IsTruncated").is_some_and(|value| value.trim() == "true");
         let next = element(text, "NextContinuationToken").unwrap_or_default();

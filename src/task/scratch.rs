@@ -96,7 +96,7 @@ impl Scratch {
 
     fn failed(&self, error: std::io::Error) -> Error {
         Error::io(&self.dir, error).hint(
-            "a walk over a snapshot keeps what it has read, encrypted, in TMPDIR: name a directory with room",
+            "what is read from a snapshot is kept in TMPDIR, encrypted: set TMPDIR to a directory with enough space",
         )
     }
 }

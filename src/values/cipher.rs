@@ -300,9 +300,10 @@ mod tests {
 
     use super::*;
     use crate::crypto::system_rng;
+    use crate::format::Time;
     use crate::values::keyring;
 
-    const NOW: &str = "2026-01-31T12:00:00Z";
+    const NOW: Time = Time::from_unix(1_769_860_800);
 
     #[test]
     fn what_is_not_as_sealed_does_not_open() {

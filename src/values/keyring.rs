@@ -4,14 +4,15 @@ use crate::crypto::{self, CryptoRng, Label, Suite};
 use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    SealedRecord, Sha256, Subject, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState, ValueKeyring,
+    SealedRecord, Sha256, Subject, Time, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState,
+    ValueKeyring,
 };
 use crate::keys::{KeySet, at_once};
 use crate::secret::SecretKey;
 
-/// A namespace of its own with one value key, made at `now` (`YYYY-MM-DDTHH:MM:SSZ`).
+/// A namespace of its own with one value key, made at `now`.
 #[must_use]
-pub fn generate(now: &str, rng: &mut dyn CryptoRng) -> ValueKeyring {
+pub fn generate(now: Time, rng: &mut dyn CryptoRng) -> ValueKeyring {
     let namespace = Uuid::from_random(crypto::random(rng));
     let mut keyring = ValueKeyring { namespace, serial: 1, keys: Vec::new(), migrate: Vec::new() };
     add(&mut keyring, ValueKeyState::Primary, now, rng);
@@ -19,14 +20,14 @@ pub fn generate(now: &str, rng: &mut dyn CryptoRng) -> ValueKeyring {
 }
 
 /// Adds a key that opens but does not seal yet, so that every reader has it before a writer uses it.
-pub fn stage(keyring: &mut ValueKeyring, now: &str, rng: &mut dyn CryptoRng) -> ValueKeyId {
+pub fn stage(keyring: &mut ValueKeyring, now: Time, rng: &mut dyn CryptoRng) -> ValueKeyId {
     add(keyring, ValueKeyState::Staged, now, rng)
 }
 
 fn add(
     keyring: &mut ValueKeyring,
     state: ValueKeyState,
-    now: &str,
+    now: Time,
     rng: &mut dyn CryptoRng,
 ) -> ValueKeyId {
     loop {
@@ -34,7 +35,7 @@ fn add(
         let id = id(keyring.namespace, &key);
         // Four bytes collide now and then: another key is drawn (SPEC.md [S10.2.3]).
         if id.0 != [0; 4] && keyring.keys.iter().all(|entry| entry.id != id) {
-            keyring.keys.push(ValueKeyEntry { id, state, created: now.into(), key: Some(key) });
+            keyring.keys.push(ValueKeyEntry { id, state, created: now, key: Some(key) });
             return id;
         }
     }
@@ -152,7 +153,7 @@ pub async fn open(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
     for entry in &keyring.keys {
         if entry.key.as_ref().is_some_and(|key| id(namespace, key) != entry.id) {
             return Err(Error::tampered(format!(
-                "value key {} stands under another's id",
+                "value key {} has the id of another key",
                 entry.id
             )));
         }
@@ -195,12 +196,11 @@ mod tests {
     use crate::crypto::system_rng;
     use crate::keys::Keyring;
 
-    const NOW: &str = "2026-01-31T12:00:00Z";
+    const NOW: Time = Time::from_unix(1_769_860_800);
 
     fn masters() -> KeySet {
         let mut masters = KeySet::new();
-        let now = NOW.parse().unwrap();
-        masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
+        masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()).unwrap(), NOW);
         masters
     }
 

@@ -15,7 +15,7 @@
 //! masters.add_keyring(&Keyring::generate(now, &mut system_rng())?, now);
 //!
 //! // The value keys, once for all programs that share values; `record` is kept wherever they can read it.
-//! let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+//! let keys = keyring::generate(now, &mut system_rng());
 //! let record = keyring::seal_at_once(&keys, &masters, &mut system_rng())?;
 //!
 //! let cipher = ValueCipher::new(&keyring::open_at_once(&record, &masters)?)?;
@@ -58,9 +58,8 @@ pub use namespace::{DEFAULT_PREFIX, Namespace, ValueKeyInfo};
 pub use shim::fuzzing;
 #[cfg(feature = "proxy")]
 pub(crate) use shim::{
-    About, Answer, Budget, DEFAULT_MEMORY, Failure, Frames, Judge, Method, Needs, PASSED_ON,
-    Parsed, Room, Shape, Touched, compressed, granted, lease_keys, revision_of, text_of,
-    time_to_live, with_client_urls,
+    About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Room, Shape,
+    Touched, compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 #[cfg(feature = "client")]
-pub use shim::{Scope, Shim, Unreadable};
+pub use shim::{Scope, Shim, Unreadable, error_kind};

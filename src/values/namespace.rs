@@ -12,7 +12,7 @@ use super::record::{self, Record};
 use super::{ValueCipher, keyring, pages};
 use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Migration, ValueKeyId, ValueKeyring};
+use crate::format::{Migration, Time, ValueKeyId, ValueKeyring};
 use crate::keys::KeySet;
 use crate::text::printable;
 
@@ -50,7 +50,7 @@ pub struct ValueKeyInfo {
     /// Its state: `staged`, `primary`, `enabled`, `disabled` or `destroyed`.
     pub state: &'static str,
     /// When it was made.
-    pub created: String,
+    pub created: Time,
     /// How many values it has sealed, as far as it was counted: advice.
     pub used: u64,
 }
@@ -71,7 +71,7 @@ impl Namespace {
         }
     }
 
-    /// As [`open`](Self::open); creates the keyring first, with a first key made at `now` (`YYYY-MM-DDTHH:MM:SSZ`), if
+    /// As [`open`](Self::open); creates the keyring first, with a first key made at `now`, if
     /// there is none. Of several processes that try at once one creates it, and all use it.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Namespace {
         client: Client,
         prefix: &[u8],
         masters: Arc<KeySet>,
-        now: &str,
+        now: Time,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
         if record::read(&client, prefix).await?.is_none() {
@@ -113,7 +113,7 @@ impl Namespace {
         client: Client,
         prefix: &[u8],
         masters: Arc<KeySet>,
-        now: &str,
+        now: Time,
     ) -> Result<Self> {
         record::check_prefix(prefix)?;
         if record::read(&client, prefix).await?.is_none() {
@@ -260,7 +260,7 @@ impl Namespace {
     ///
     /// # Errors
     /// As [`change`](Self::change).
-    pub async fn rotate(&self, now: &str, settle: Duration) -> Result<ValueKeyId> {
+    pub async fn rotate(&self, now: Time, settle: Duration) -> Result<ValueKeyId> {
         let staged = self
             .change(|keyring| {
                 let staged = keyring.keys.iter().find(|key| key.state.name() == "staged");

@@ -61,8 +61,11 @@ impl Namespace {
         if record::put_if_unchanged(client, &record::key(prefix), revision, bytes.into()).await? {
             return Ok(true);
         }
-        Err(Error::new(ErrorKind::Refused, "another process wrote the value keyring meanwhile")
-            .hint("check `strongroom value status` before you run the command again"))
+        Err(Error::new(
+            ErrorKind::Refused,
+            "another process wrote the value keyring at the same time",
+        )
+        .hint("check `strongroom value status` before you run the command again"))
     }
 }
 

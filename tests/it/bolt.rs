@@ -123,7 +123,7 @@ fn refuses_each_forgery() {
         ("the root is page 999", meta(16, 999), ErrorKind::Tampered),
         ("hold less", meta(40, 1 << 30), ErrorKind::Truncated),
         ("hold less", meta(40, u64::MAX), ErrorKind::Truncated),
-        ("calls itself", root_page(0, &[9]), ErrorKind::Tampered),
+        ("header says", root_page(0, &[9]), ErrorKind::Tampered),
         ("flags", root_page(8, &[3]), ErrorKind::Tampered),
         ("flags", root_page(8, &[0x10]), ErrorKind::Tampered),
         ("elements do not fit", root_page(10, &[0xff, 0xff]), ErrorKind::Tampered),
@@ -162,7 +162,7 @@ fn refuses_keys_out_of_order_and_shared_data() {
     let mut bad = good.clone();
     bad[root + 16 + pos as usize] = 0xff;
     let error = facts(&bad).unwrap_err();
-    assert!(error.to_string().contains("do not ascend"), "{error}");
+    assert!(error.to_string().contains("not in order"), "{error}");
 
     // Free pages are in the file too, so any branch may be the one that counts.
     let branches = (2..good.len() / 4096).map(|page| page * 4096).filter(|at| good[at + 8] == 1);
@@ -198,7 +198,7 @@ fn a_circle_ends() {
     bad[2 * 4096..3 * 4096].copy_from_slice(&page);
     forge(&mut bad, |meta| meta[16..24].copy_from_slice(&2_u64.to_le_bytes()));
     let error = facts(&bad).unwrap_err();
-    assert!(error.to_string().contains("circle"), "{error}");
+    assert!(error.to_string().contains("cycle"), "{error}");
 }
 
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
@@ -314,8 +314,8 @@ fn the_check_refuses_each_forgery() {
     forged(&|db| child(db, branch, 1, leaves[0] / PAGE), "its place elsewhere");
     forged(&|db| child(db, branch, 0, branch / PAGE), "its place elsewhere");
     forged(&|db| child(db, branch, 2, branch / PAGE), "its place elsewhere");
-    forged(&|db| child(db, branch, 0, 0), "named by another");
-    forged(&|db| child(db, branch, 0, 1 << 40), "named by another");
+    forged(&|db| child(db, branch, 0, 0), "out of range");
+    forged(&|db| child(db, branch, 0, 1 << 40), "out of range");
     // The leaf takes the next one for its overflow page.
     forged(&|db| db[leaves[0] + 12] = 1, "it covers page 3");
     forged(&|db| db[leaves[0] + 12..leaves[0] + 16].fill(0xff), "outside the database");
@@ -362,9 +362,9 @@ fn the_check_refuses_each_forged_freelist() {
     };
     let first_of =
         |at: usize| u64::from_le_bytes(good[list + at..list + at + 8].try_into().unwrap());
-    forged(&|db| freelist(db, 16), "it is no freelist");
-    forged(&|db| freelist(db, 1), "named by another");
-    forged(&|db| freelist(db, u64::MAX - 1), "named by another");
+    forged(&|db| freelist(db, 16), "it is not a freelist");
+    forged(&|db| freelist(db, 1), "out of range");
+    forged(&|db| freelist(db, u64::MAX - 1), "out of range");
     forged(&|db| db[list + 12..list + 16].fill(0xff), "outside the database");
     forged(&|db| db[list + 12] = 60, "outside the database");
     forged(&|db| db[list + 10] = 0xfe, "do not fit");
@@ -377,8 +377,8 @@ fn the_check_refuses_each_forged_freelist() {
     );
     forged(&|db| db[list + 16] = 16, "in use");
     forged(&|db| db[list + 16..list + 24].copy_from_slice(&first_of(24).to_le_bytes()), "twice");
-    forged(&|db| db[list + 16..list + 24].fill(0), "named by another");
-    forged(&|db| db[list + 16..list + 24].fill(0xff), "named by another");
+    forged(&|db| db[list + 16..list + 24].fill(0), "out of range");
+    forged(&|db| db[list + 16..list + 24].fill(0xff), "out of range");
 }
 
 /// Each of 60,000 pages calls itself a leaf of 64 MiB: read one by one they would be terabytes.

@@ -62,7 +62,7 @@ fn what_is_missing_or_too_much_stops_the_backup() {
     let error = place.fail(2, &refs(&with("big")));
     assert!(error.contains("more than 64 MiB"), "{error}");
     let error = place.fail(2, &refs(&with("/dev/null")));
-    assert!(error.contains("no file, directory or link"), "{error}");
+    assert!(error.contains("not a file, directory or link"), "{error}");
     assert!(place.objects().is_empty());
     // A snapshot without any says so.
     place.backup();

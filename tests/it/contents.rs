@@ -179,7 +179,7 @@ fn deletions(inside: &Inside, states: &States) {
         );
         let before = state.modified.main - 1;
         if before < *states.keys().next().unwrap() {
-            assert!(error.hint_text().unwrap().contains("compacted away"));
+            assert!(error.hint_text().unwrap().contains("compacted"));
             continue;
         }
         assert!(error.hint_text().unwrap().contains(&format!("--revision {before} ")));
@@ -373,7 +373,16 @@ async fn stats_tell_what_is_encrypted_and_by_which_key() {
     let group = |prefix: &str| {
         let group = stats.groups.iter().find(|group| group.prefix == prefix.as_bytes()).unwrap();
         let resource = group.resource.as_ref().map(|it| String::from_utf8(it.clone()).unwrap());
-        (resource, [group.keys, group.clear, group.encrypted, group.unknown, group.clear_before])
+        (
+            resource,
+            [
+                group.keys,
+                group.unencrypted,
+                group.encrypted,
+                group.unknown,
+                group.unencrypted_before,
+            ],
+        )
     };
     let named = |name: &str| Some(name.to_owned());
     assert_eq!(group("/registry/secrets/"), (named("secrets"), [7, 0, 7, 0, 1]));
@@ -485,7 +494,7 @@ async fn the_program_looks_inside() {
     assert_eq!(out.stdout, b"first");
     let shown = place.json(&["get", "latest", "app/config", "--show-value"], 0);
     assert_eq!(shown["value_base64"], "bGluZQoA/xs=");
-    assert!(place.json(&["get", "latest", "app/config"], 0).get("value_base64").is_none());
+    assert!(place.json(&["get", "latest", "app/config"], 0)["value_base64"].is_null());
     let out = place.run(&["get", "latest", "app/gone"]);
     assert_eq!(out.status.code(), Some(1));
     let told = text(&out.stderr);

@@ -116,7 +116,7 @@ fn programs_that_are_no_etcd() {
     let place = Place::new();
     place.backup();
     fs::create_dir(place.path("scratch")).unwrap();
-    for (program, says) in [("/no/such/etcd", "No such file"), ("/bin/false", "does not tell")] {
+    for (program, says) in [("/no/such/etcd", "No such file"), ("/bin/false", "does not print")] {
         let args = ["drill", "--etcd", program, "--scratch-dir", "scratch"];
         let error = place.fail(1, &args);
         assert!(error.contains(says), "{error}");

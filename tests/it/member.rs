@@ -421,7 +421,7 @@ fn places_that_are_taken() {
             "peer URLs",
         ),
         ("new", &["--owner", "nobody-of-this-name"], 2, "no user"),
-        ("new", &["--from-manifest", "afile"], 2, "no pod"),
+        ("new", &["--from-manifest", "afile"], 2, "not a pod"),
         ("new", &["--mark-compacted"], 2, "--bump-revision"),
         ("new", &["--output", "x"], 2, "cannot be used"),
     ] {

@@ -25,7 +25,7 @@ fn masters() -> KeySet {
     let text =
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only/keyring")).unwrap();
     let mut keys = KeySet::new();
-    keys.add_keyring(&Keyring::parse(&text).unwrap(), NOW.parse().unwrap());
+    keys.add_keyring(&Keyring::parse(&text).unwrap(), NOW);
     keys
 }
 

@@ -20,7 +20,10 @@ fn planted_words_are_found_where_people_read() {
         let out = Command::new("python3").arg(place.path("scripts/check-words")).output().unwrap();
         (out.status.code(), text(&out.stdout))
     };
-    write("README.md", "improve, approve, wholesale, `key prove`\n");
+    write(
+        "README.md",
+        "improve, approve, wholesale, `key prove`, there is no such key, it is no longer here\n",
+    );
     write(
         "src/a.rs",
         "// It is proved.\n/// The whole.\nfn a() { b(\"good\") }\n#[cfg(test)]\nmod tests { const A: &str = \"anew\"; }\n",
@@ -32,7 +35,7 @@ fn planted_words_are_found_where_people_read() {
     write("src/a.rs", "fn a() { b(\"a value in \\\n  clear\", \"begins so\") }\n");
     write(
         "src/bin/strongroom/args.rs",
-        "struct A {\n    /// The key, whole\n    key: String,\n}\n",
+        "struct A {\n    /// The key, whole\n    key: String,\n    /// It is no key\n    b: u8,\n}\n",
     );
     let (code, said) = check();
     let found: Vec<_> = said.lines().map(|line| line.rsplit_once(": write").unwrap().0).collect();
@@ -42,6 +45,7 @@ fn planted_words_are_found_where_people_read() {
         "src/a.rs:1: \"in clear\"",
         "src/a.rs:2: \"begins so\"",
         "src/bin/strongroom/args.rs:2: \"whole\"",
+        "src/bin/strongroom/args.rs:4: \"is no key\"",
     ];
     assert_eq!((code, found), (Some(1), wanted.to_vec()), "{said}");
 }

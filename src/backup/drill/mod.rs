@@ -232,7 +232,7 @@ async fn compare(
     if let Some(live) = live {
         checks.push(match live {
             Ok((cluster, _)) if expected.facts.etcd.cluster_id.is_some_and(|id| id != cluster) => {
-                skipped(LIVE, "the etcd that answers is another cluster")
+                skipped(LIVE, "the etcd that answers belongs to another cluster")
             }
             Ok((_, answer)) => check_hash(LIVE, &answer, hash_at),
             Err(error) => skipped(LIVE, &error.to_string()),
@@ -307,7 +307,7 @@ fn check_hash(
                 );
                 return check(name, false, detail);
             }
-            _ => return skipped(name, "a compaction came between: it cannot be computed"),
+            _ => return skipped(name, "etcd was compacted in between: it cannot be computed"),
         }
     }
     let members = answer.answers.len();
@@ -331,7 +331,7 @@ async fn values(choice: &Choice, sample: &[(Vec<u8>, Option<Vec<u8>>)]) -> Resul
         }
     }
     let all = sample.len();
-    Ok(check("values", differing == 0, format!("{} of {all} drawn are equal", all - differing)))
+    Ok(check("values", differing == 0, format!("{} of {all} sampled are equal", all - differing)))
 }
 
 fn asked(error: &etcd_client::Error) -> Error {

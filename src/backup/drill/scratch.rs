@@ -59,7 +59,7 @@ pub(super) async fn version(program: &Path) -> Result<String> {
     let version = text.lines().find_map(|line| line.strip_prefix("etcd Version: "));
     let version = version.map(|version| clean(version.trim()));
     version.ok_or_else(|| {
-        Error::unsupported(format!("{} does not tell etcd's version", program.display()))
+        Error::unsupported(format!("{} does not print etcd's version", program.display()))
     })
 }
 

@@ -81,7 +81,7 @@ async fn read_live(choice: &Choice, wanted: &Wanted) -> Result<(i64, LiveKeys)> 
     };
     let revision = match &wanted.keys {
         WantedKeys::One(key) if key.is_empty() => {
-            return Err(Error::usage("etcd knows no empty key"));
+            return Err(Error::usage("a key in etcd cannot be empty"));
         }
         WantedKeys::One(key) => choice.key(key, note).await?,
         WantedKeys::Prefix { to, .. } => choice.for_each_key(to, note).await?,
@@ -108,8 +108,10 @@ fn read_snapshot<R: ReadAt>(db: &Db<R>, wanted: &Wanted) -> Result<(i64, Source)
     let found = contents::read(db, &selection, seen)?;
     if found.keys.is_empty() {
         let prefix = printable(from);
-        let message =
-            format!("no key begins with {prefix:?} at revision {} of the snapshot", found.revision);
+        let message = format!(
+            "no key has the prefix {prefix:?} at revision {} of the snapshot",
+            found.revision
+        );
         return Err(Error::new(ErrorKind::NotFound, message)
             .hint("`strongroom ls` lists its keys, --deleted those that were there before"));
     }

@@ -47,7 +47,7 @@ Take one encrypted snapshot of a live etcd.
 
 The database is streamed from one healthy member, compressed, encrypted and stored; it is never written to a disk \
 unencrypted. The snapshot exists only once its last object is written: an interrupted backup leaves nothing that looks like \
-one. Seal it to two master keys that are kept in different places: with one, whoever loses that key loses the backups.";
+one. Seal it to two master keys that are kept in different places: if you have only one and lose it, you lose the backups.";
 pub(crate) const BACKUP_MORE: &str = "\
 Examples:
   strongroom backup --endpoints https://10.0.0.1:2379 \\
@@ -57,19 +57,17 @@ Examples:
 
 Every snapshot stands alone: it needs no other one to be restored.
 
-Of several endpoints a healthy follower is read. While the stream lasts, etcd holds one read transaction open and its \
+Of several endpoints, it reads a healthy follower. During the stream, etcd holds one read transaction open and its \
 database grows: --read-ahead lets etcd run ahead of a slow store.
 
-After the stream every member is asked for a hash of its data at the snapshot's revision (HashKV), one after the other. \
-Members that differ are an alarm: exit status 3. A member reads all its data for that, and writes nothing meanwhile; \
---no-compare spares it, and `verify --deep` then has no hash to compare with.";
+After the stream, strongroom asks every member, one after the other, for a hash of its data at the snapshot's revision (HashKV). If members differ, the exit status is 3. While a member reads all its data for this, it writes nothing; \
+--no-compare skips this, and `verify --deep` then has no hash to compare with.";
 
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.
 
 Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say. With a keyring file, \
-TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that \
-who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
+TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that anyone who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
 passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
 Examples:
@@ -89,7 +87,7 @@ pub(crate) const VERIFY: &str = "\
 Verify snapshots.
 
 By default every byte is fetched, decrypted and hashed, and nothing is written: a snapshot that verifies can be restored \
-with the same key. Run it with each copy of your keys, also with the one in the safe.";
+with the same key. Run it with each copy of your keys, including the one kept off-site.";
 pub(crate) const VERIFY_MORE: &str = "\
 Examples:
   strongroom verify latest                        # every byte
@@ -99,8 +97,7 @@ Examples:
   strongroom verify --all --digests               # SHA-256, without any key
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
-members answered when the backup was taken (\"inconclusive\" where it cannot be computed). It stores the database in \
-TMPDIR meanwhile, encrypted under a key that is never written.
+members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
 --all looks at every cluster's snapshots, or with --cluster at one cluster's.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
@@ -115,16 +112,14 @@ Restore a snapshot to one of three targets:
 File and directory get their name only when every byte is verified; an existing file is not replaced without --force. They \
 hold every secret of the cluster unencrypted. Delete a snapshot file when you do not need it any more.
 
-latest often holds the accident itself: --before picks the last snapshot begun before it, and --revision goes back within \
-one snapshot, to any revision between its compact revision and its last (`show` tells both).
+latest often contains the mistake itself: --before picks the last snapshot begun before it, and --revision goes back within \
+one snapshot, to any revision between its compact revision and its last (`show` prints both).
 
-Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and passed over. \
+Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
 
 With --to-cluster no cluster is replaced: one key, or all keys with a prefix, are written to the running etcd of --endpoints. \
---dry-run shows first what would be created and changed, and what only etcd has: that stays unless --delete is given. Each \
-change is made only if its key still is as it was when it was compared: what somebody else changed meanwhile is left as it \
-is and listed, with exit status 3. An interrupted run can be started again and continues.
+--dry-run shows first what would be created and changed, and what only etcd has: that stays unless --delete is given. Each key is written only if it is unchanged since it was compared: a key that another client changed in between is not written but listed, with exit status 3. An interrupted run can be started again and continues.
 
 A key that had a lease gets a new one, granted for as long as the old one was. Without a lease, a lock or a \
 registration would stay permanently although nobody holds it; use --leases drop only for data that is to stay.";
@@ -143,9 +138,9 @@ Examples:
       --prefix /registry/secrets/prod/
   strongroom restore latest --to-cluster --prefix app/ --to-prefix restored/app/
 
-Trust what went through a pipe only if strongroom exits with 0.
+Trust data that went through a pipe only if strongroom exits with 0.
 
-Run --data-dir on every node, each with its own --name: the nodes come to the same cluster. After --output run on every \
+Run --data-dir on every node, each with its own --name: the nodes form the same cluster. After --output run on every \
 member, with a token that was never used before:
   etcdutl snapshot restore etcd.db --data-dir /var/lib/etcd-new \\
       --name … --initial-cluster … --initial-cluster-token NEW \\
@@ -191,16 +186,14 @@ Example:
   strongroom key list -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_ROTATE: &str = "\
-Replace the key that seals by a new one, and seal the snapshots to it.
+Replace the key that seals with a new one, and seal the snapshots to it.
 
 A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
 still counts. Then it seals every snapshot that counts to the new key too. `key rotate --finish`, when every host that \
 backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
-refused while the newest snapshot of a cluster is sealed by the old key alone. Interrupted, each step goes on when it is \
-run again.
+refused while the newest snapshot of a cluster is sealed by the old key alone. An interrupted step continues when it is run again.
 
-What only a retired key sealed does not count: it is not the latest, pushes nothing out, and is neither copied nor sealed \
-again. So whoever keeps an old keyring cannot make snapshots that anyone takes for genuine.
+A snapshot that only a retired key sealed does not count: it is never `latest`, makes `prune` remove nothing, and is neither copied nor sealed again. So nobody with an old keyring can make a snapshot that counts.
 
 With a keyring file the new key is added to the file. With --master-key passphrase:KEYID it is a new key in the repository, \
 behind the same passphrase; the command prints what to configure.";
@@ -213,8 +206,7 @@ Examples:
 
 --compromised is for a keyring that was stolen. All its keys are retired at once. A snapshot is sealed to the new key only if its \
 id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
-`strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before anybody knew, \
-run it with the present keyring and the same TIME. In a directory anyone who can write can set a file's time.";
+`strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before the theft was known, run it with the present keyring and the same TIME. In a local directory, anyone with write access can set a file's time.";
 
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.
@@ -227,11 +219,11 @@ Examples:
   strongroom key reseal --all                                # after key rotate --offline
   strongroom key reseal --all --cluster prod                 # one cluster's only
   strongroom key reseal --all -k file:keyring -k file:second # adds a key
-  strongroom key reseal --all --drop KEYID                   # gives up a key
+  strongroom key reseal --all --drop KEYID                   # drops a key
   strongroom key reseal ID --accept-untrusted                # makes it count
 
 Stanzas of keys that are not available or are retiring are kept unless dropped. Headers only: this does not revoke anything. \
-Who kept an old seal and its master key can still open that snapshot.";
+Anyone who kept an old seal and its master key can still open that snapshot.";
 
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.

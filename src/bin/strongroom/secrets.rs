@@ -63,7 +63,7 @@ fn not_asked(error: std::io::Error, infix: &str) -> Error {
         // At the prompt the terminal sends no signal: Ctrl-C arrives as this error.
         std::io::ErrorKind::Interrupted => Error::new(ErrorKind::Interrupted, "interrupted"),
         std::io::ErrorKind::UnexpectedEof => Error::usage("no passphrase was entered"),
-        _ => Error::usage("a passphrase is needed, and there is no terminal to ask on")
+        _ => Error::usage("a passphrase is needed, and there is no terminal")
             .hint(format!("set STRONGROOM_{infix}_FILE or STRONGROOM_{infix}_COMMAND"))
             .because(error),
     }

@@ -9,6 +9,7 @@ use super::scope::{Reserved, Scope};
 use super::txn::{Txn, responses};
 use super::upstream::Parsed;
 use crate::crypto::system_rng;
+use crate::format::Time;
 use crate::values::{ValueCipher, keyring};
 
 /// Takes any bytes.
@@ -19,7 +20,7 @@ pub const ALL: &[(&str, Target)] =
     &[("requests", requests), ("answers", answers), ("two_parsers", two_parsers)];
 
 fn with(work: impl FnOnce(&Rewriter<'_>)) {
-    let keys = keyring::generate("2026-01-31T12:00:00Z", &mut system_rng());
+    let keys = keyring::generate(Time::from_unix(1_769_860_800), &mut system_rng());
     if let Ok(cipher) = ValueCipher::new(&keys) {
         let (scope, reserved) = (Scope::default(), Reserved::new(b"/strongroom/"));
         let (scope, reserved) = (&scope, &reserved);

@@ -10,7 +10,7 @@ use strongroom::backup::Leases;
 #[derive(Args)]
 #[command(next_help_heading = "To a running etcd, key by key")]
 pub(crate) struct ToClusterArgs {
-    /// Write keys to the etcd of --endpoints, each only if nobody else changed it meanwhile
+    /// Write keys to the etcd of --endpoints, each only if no other client changed it in between
     #[arg(
         long,
         requires = "wanted_keys",

@@ -29,7 +29,8 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
         map.insert("recovery_seconds".into(), recovery.as_secs_f64().into());
     }
     context.output.result(json, || text_of(report))?;
-    let outcome = if report.passed() { "it serves the snapshot's data" } else { "it DIFFERS" };
+    let outcome =
+        if report.passed() { "it serves the snapshot's data" } else { "its data DIFFERS" };
     context.output.note(&format!(
         "snapshot {id}: restored and serving after {:.1} s; {outcome}; report {stored}",
         recovery.as_secs_f64()
@@ -89,7 +90,7 @@ pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCo
                 }
                 context.output.result(json, || text_of(report))?;
                 if report.details.is_none() {
-                    context.output.note("no key that is available opens the details");
+                    context.output.note("no available key opens the details");
                 }
                 if !standing.counts() {
                     context.output.warn(&format!("the report is {standing}"));

@@ -32,7 +32,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         Ok((repository, probe)) => {
             if let Probe::ProvenAndLeft(name) = probe {
                 context.output.note(&format!(
-                    "the store does not let us delete: {name} stays, and is harmless"
+                    "the store does not allow deletion: {name} stays and is harmless"
                 ));
             }
             repository
@@ -66,7 +66,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     }
     context
         .output
-        .note("next: `strongroom backup`; pin the id with --repository-id where it matters");
+        .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,7 +81,7 @@ async fn refuse_second_passphrase(
             .hint("`strongroom key passphrase` changes its passphrase"));
     }
     context.output.note(
-        "the repository was there already; `strongroom key reseal --all` seals its snapshots to the passphrase too",
+        "the repository existed already; `strongroom key reseal --all` seals its snapshots to the passphrase too",
     );
     Ok(())
 }

@@ -106,7 +106,7 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
     })?;
     let alone: usize = usage.only.values().map(Vec::len).sum();
     if alone > 0 {
-        context.output.warn(&format!("{alone} snapshot(s) open with one key only"));
+        context.output.warn(&format!("{alone} snapshot(s) open with only one key"));
     }
     Ok(())
 }
@@ -122,7 +122,7 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
     let (json, text, code) = resealed(&report, context);
     context.output.result(json, || text)?;
     context.output.note(
-        "re-sealing does not revoke: who kept an old seal and its master key can still open that snapshot",
+        "sealing again does not revoke: anyone who kept an old seal and its master key can still open that snapshot",
     );
     Ok(code)
 }
@@ -140,7 +140,7 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
         ));
     }
     for (id, error) in &report.failed {
-        context.output.warn(&format!("snapshot {id} is as it was: {error}"));
+        context.output.warn(&format!("snapshot {id} was not changed: {error}"));
     }
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
@@ -193,7 +193,7 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
     }
     let places = places.join(" and ");
     context.output.result(json!({"id": id.to_string(), "removed_from": places}), || {
-        format!("key {id} is gone from {places}")
+        format!("key {id} was removed from {places}")
     })?;
     context
         .output
@@ -212,7 +212,7 @@ fn refuse_after_rotation(context: &Context) -> Result<()> {
         if !alone && age.is_some_and(|age| age < LONGEST_BACKUP.as_secs()) {
             let message = format!("{}: its primary key is younger than a day", path.display());
             return Err(Error::new(ErrorKind::Refused, message).hint(
-                "a backup that began before the rotation would need the old key: wait a day, or say --now if no backup is running",
+                "a backup that began before the rotation would need the old key: wait a day, or give --now if no backup is running",
             ));
         }
     }

@@ -52,7 +52,7 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
     let details = strongroom::backup::show(&repository, &keys, id).await?;
     details.findings.iter().for_each(|finding| context.output.warn(finding));
     if details.facts.is_none() {
-        context.output.warn("no key that is available opens it: what follows is not authenticated");
+        context.output.warn("no available key opens it: the following is not authenticated");
     } else if details.standing != Standing::Counts {
         context.output.warn(&format!("the snapshot is {}", details.standing));
     }

@@ -3,6 +3,7 @@
 mod agent;
 mod audit_log;
 mod backup;
+mod config;
 mod copy;
 mod drill;
 mod init;
@@ -49,11 +50,6 @@ pub(crate) struct Context {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// This moment, as keyrings note it.
-fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Runs one command.
 ///
 /// # Errors
@@ -94,6 +90,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             proxy::proxy(*args, context).await
         }
         Command::AuditLog(command) => audit_log::run(command, context).await,
+        Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }
@@ -109,7 +106,7 @@ impl Context {
     async fn swept_repository(&self) -> Result<Repository> {
         let opened = self.open().await?;
         if let Err(error) = opened.sweep().await {
-            self.output.warn(&format!("leftovers of killed backups stay: {error}"));
+            self.output.warn(&format!("files of killed backups could not be removed: {error}"));
         }
         Ok(opened.repository)
     }

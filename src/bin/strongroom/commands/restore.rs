@@ -31,7 +31,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         (None, companions) => {
             let names = companions.unwrap_or_default();
             context.output.result(json!({ "companions": names }), || names.join("\n"))?;
-            context.output.note("next: look at what differs from what is there, then move it");
+            context.output.note("next: compare the files with those in place, then move them");
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -165,7 +165,10 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
 fn read_manifest(path: &PathBuf) -> Result<StaticPod> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if length > MAX_STATIC_POD as u64 {
-        return Err(Error::usage(format!("{}: too long for a pod", path.display())));
+        return Err(Error::usage(format!(
+            "{}: too long for a pod manifest manifest",
+            path.display()
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     StaticPod::parse(&text).map_err(|error| error.context(path.display().to_string()))
@@ -255,15 +258,13 @@ fn advise(
     }
     if report.database.renewed_leases > 0 {
         output.warn(&format!(
-            "{} lease(s) had been revoked later: they are there again, for {RENEWED_LEASE_TTL} s",
+            "{} lease(s) that were revoked after this revision exist again, for {RENEWED_LEASE_TTL} s",
             report.database.renewed_leases
         ));
     }
     if report.kubernetes && report.bump > 0 {
         output.note(&format!(
-            "the data is Kubernetes': its revisions leap by {} and all before is marked compacted. Controllers and kubelets \
-             watch from revisions they have seen, and would never notice that time went back; so each must list again. \
-             Restart API servers, controller managers, schedulers and kubelets once etcd runs",
+            "this is Kubernetes' data: its revisions are raised by {} and earlier ones are marked compacted, so that controllers and kubelets list again instead of watching from revisions that no longer exist. Restart API servers, controller managers, schedulers and kubelets once etcd runs",
             report.bump
         ));
     }
@@ -272,7 +273,7 @@ fn advise(
         output.note(&format!("on the node of member {name}, before any is started:\n  {command}"));
     }
     if args.member.initial_cluster_token.is_none() {
-        output.note("restoring this once more? Give a new --initial-cluster-token: with the same, members left over from this restore could join");
+        output.note("if you restore this again, give a new --initial-cluster-token: with the same one, members of this restore could join");
     }
     let [own, next] = report.versions;
     let versions =

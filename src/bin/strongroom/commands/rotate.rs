@@ -99,7 +99,7 @@ fn json_of(rotated: &Rotated, snapshots: Value) -> Value {
 fn text_of(rotated: &Rotated) -> String {
     match rotated.new {
         Some(id) => format!("{}: new primary key {id}", rotated.place),
-        None => format!("{}: the rotation goes on; no new key was made", rotated.place),
+        None => format!("{}: the rotation continues; no new key was made", rotated.place),
     }
 }
 
@@ -190,7 +190,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     let late = newest_by_retiring(&repository, &keys).await?;
     if let Some((cluster, id)) = late.first() {
         let message = format!(
-            "the newest snapshot of cluster {cluster}, {id}, is sealed by a key that is being retired alone"
+            "only a key that is being retired seals the newest snapshot of cluster {cluster}, {id}"
         );
         return Err(Error::new(ErrorKind::Refused, message).hint(
             "give the host that took it the new key, and take a snapshot; or seal this one with `strongroom key reseal`",

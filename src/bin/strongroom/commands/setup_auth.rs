@@ -41,7 +41,7 @@ pub(super) async fn run(args: SetupAuthArgs, context: &Context) -> Result<ExitCo
         || {
             let mut text = lines.join("\n");
             if args.apply && lines.is_empty() {
-                text += "everything was there already";
+                text += "everything existed already";
             }
             for plan in &plans {
                 text += &format!("\n# {} may {}", plan.user, may(plan));

@@ -35,7 +35,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     match applied.stopped {
         Some(error) if error.hint_text().is_some() => Err(error),
         Some(error) => {
-            Err(error.hint("run it again: what is done stays, and the rest is planned again"))
+            Err(error.hint("run it again: what is done is kept, and the rest is planned again"))
         }
         None if findings > 0 => Ok(ExitCode::from(FINDINGS)),
         None => Ok(ExitCode::SUCCESS),
@@ -50,7 +50,7 @@ fn wanted(args: &RestoreArgs) -> Result<Wanted> {
             from: raw(prefix),
             to: raw(flags.to_prefix.as_ref().unwrap_or(prefix)),
         },
-        _ => return Err(Error::usage("which keys? Give --only KEY or --prefix P")),
+        _ => return Err(Error::usage("no keys are selected: give --only KEY or --prefix P")),
     };
     Ok(Wanted {
         keys,
@@ -197,8 +197,7 @@ fn advise(plan: &Plan, applied: &Applied, context: &Context) {
     let output = &context.output;
     if !applied.conflicts.is_empty() {
         output.note(&format!(
-            "{} of the keys were changed by somebody else meanwhile and are left as they are: look at them with --dry-run, \
-             then run it again",
+            "{} of the keys were changed by another client and were not written: look at them with --dry-run, then run it again",
             applied.conflicts.len()
         ));
     }

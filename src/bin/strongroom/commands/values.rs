@@ -16,7 +16,7 @@ use strongroom::values::{Migrated, Namespace, keyring};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::inside::cipher_of;
-use super::{Context, FINDINGS, now};
+use super::{Context, FINDINGS};
 use crate::args::{KeyArgs, MigrateArgs, RotateArgs, ValueCommand, ValueKeyringCommand, Which};
 use crate::output::{self, table};
 
@@ -71,11 +71,11 @@ pub(super) async fn run(command: ValueCommand, context: &Context) -> Result<Exit
 async fn init(force: bool, values: &ValueSettings, context: &Context) -> Result<ExitCode> {
     let prefix = values.reserved_prefix.as_bytes();
     let client = context.settings.etcd()?.connect().await?;
-    let (masters, now) = (masters(&values.keys, context).await?, now());
+    let (masters, now) = (masters(&values.keys, context).await?, keyfile::now());
     let opened = if force {
-        Namespace::init_beside_values(client, prefix, masters, &now).await?
+        Namespace::init_beside_values(client, prefix, masters, now).await?
     } else {
-        Namespace::init(client, prefix, masters, &now).await?
+        Namespace::init(client, prefix, masters, now).await?
     };
     let primary = opened.cipher().primary().to_string();
     let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
@@ -127,7 +127,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
         migrate.iter().map(|entry| (printable(&entry.prefix), entry.phase.name())).collect();
     let json = json!({
         "keys": keys.iter().map(|key| json!({
-            "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
+            "id": key.id.to_string(), "state": key.state, "created": key.created.to_string(), "used": key.used,
             "values": count(&key.id),
         })).collect::<Vec<_>>(),
         "unencrypted": survey.unencrypted,
@@ -138,7 +138,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
     context.output.result(json, || {
         let rows = keys.iter().map(|key| {
             let (id, used) = (key.id.to_string(), key.used.to_string());
-            vec![id, key.state.into(), key.created.clone(), used, count(&key.id).to_string()]
+            vec![id, key.state.into(), key.created.to_string(), used, count(&key.id).to_string()]
         });
         let mut text =
             table(&["KEY", "STATE", "CREATED", "USED", "VALUES"], &[3, 4], rows.collect());
@@ -164,8 +164,9 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
         let (keys, _) = opened.describe().await?;
         let primary = keys.iter().find(|key| key.state == "primary");
         let due = primary.is_none_or(|key| {
-            let created: Option<jiff::Timestamp> = key.created.parse().ok();
-            let age = created.and_then(|at| Duration::try_from(jiff::Timestamp::now() - at).ok());
+            let age = keyfile::now().unix().saturating_sub(key.created.unix());
+            // One from the future has an age that nobody knows.
+            let age = u64::try_from(age).ok().map(Duration::from_secs);
             let old = args.older_than.is_some_and(|limit| age.is_none_or(|age| age > limit));
             old || args.used.is_some_and(|limit| key.used > limit)
         });
@@ -179,7 +180,7 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
     }
     let settle = args.settle;
     context.output.note(&format!("waiting {settle:?} until every program has the new key"));
-    let id = opened.rotate(&now(), settle).await?.to_string();
+    let id = opened.rotate(keyfile::now(), settle).await?.to_string();
     context
         .output
         .result(json!({"id": id, "rotated": true}), || format!("value key {id} is primary"))?;

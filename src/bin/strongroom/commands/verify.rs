@@ -56,7 +56,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
-            "next: delete nothing; try another key or another copy of the repository, or restore an older snapshot that verifies",
+            "next: delete nothing; try another key or another copy of the repository, or restore an older verified snapshot",
         );
     }
     Ok(exit(&report))

@@ -43,8 +43,7 @@ Examples:
 pub(crate) const DIFF: &str = "\
 Compare a snapshot with another, or with the running etcd.
 
-Shows which keys were added, changed and removed from the first to the second, by their values: a key written again with \
-the same value is no difference. Values are never shown. live means the etcd of --endpoints, which is read page by page \
+Shows which keys were added, changed and removed from the first to the second, by their values: a key written again with the same value does not count as a difference. Values are never shown. live means the etcd of --endpoints, which is read page by page \
 at one revision; the user must be allowed to read the keys.";
 pub(crate) const DIFF_MORE: &str = "\
 Examples:
@@ -60,7 +59,7 @@ Show what takes the space in a snapshot, and what Kubernetes stored unencrypted.
 
 Keys, bytes and changes by prefix, the largest values, free pages, leases; below Kubernetes' prefix by resource. Of \
 values that Kubernetes' API server encrypted it names provider and key: a cluster restored without one of these keys cannot read \
-them. CLEAR counts values that whoever has the database can read, CLEAR BEFORE those of earlier revisions.";
+them. UNENCRYPTED counts values that anyone with the database can read, UNENCRYPTED BEFORE those of earlier revisions.";
 pub(crate) const STATS_MORE: &str = "\
 Examples:
   strongroom stats latest

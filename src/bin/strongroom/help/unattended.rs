@@ -3,12 +3,11 @@
 pub(crate) const PRUNE: &str = "\
 Remove the snapshots that no --keep-… rule keeps.
 
-The plan is printed first, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
-in UTC. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
+The plan is printed first, with the date that --keep-within reaches back to, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
+in UTC. Rules given as flags replace those of the environment and the configuration file. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
 `drill`) says is good. Without any rule, here or in the configuration file, nothing is done.
 
-Only snapshots that an available key authenticates count and are removed: whoever can write to the store but has no key \
-cannot push good ones out with planted ones. A snapshot from the future does not count either.
+Only snapshots that an available key authenticates count and are removed: someone who can write to the store but has no key cannot push good ones out with planted ones. A snapshot with a time in the future does not count either.
 
 A removed snapshot is in no list any more, but its objects stay for a day (--grace): until then --undo brings it back. A \
 later prune deletes them. Objects of backups that never finished are deleted too, at the earliest two days after the last \
@@ -27,7 +26,7 @@ Replicate snapshots to a second repository: another region, provider or disk.
 Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
 snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
-not sent again, so an interrupted copy goes on where it was stopped.
+not sent again, so an interrupted copy continues where it stopped.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \
@@ -44,7 +43,7 @@ file's [copy.options].";
 pub(crate) const SETUP_AUTH: &str = "\
 Prepare etcd's users and roles, with the least that strongroom needs.
 
-etcd streams its database only to a user with the role root, so whoever backs up could also do everything else. To \
+etcd streams its database only to a user with the role root, so the backup user can also do everything else. To \
 limit that, the user has no password, so that only a client certificate with that common name can be this user (etcd with \
 --client-cert-auth). Keep the certificate's key only where the agent runs, best on a member itself, with \
 --endpoints https://127.0.0.1:2379 and readable by nobody else.
@@ -62,10 +61,11 @@ clients are there: etcdctl auth enable.";
 pub(crate) const AGENT: &str = "\
 Back up, replicate, prune, verify and drill on a schedule, unattended.
 
-The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a span. \
-What was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
-was done and when. Of several agents of one cluster one works, by a lease in the cluster's etcd; another one takes over \
-within twenty seconds.
+The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
+The settings of [backup], [prune], [copy] and [drill], their variables and their flags mean the same here as for those commands: \
+see `strongroom help backup` and so on. \
+Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
+was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 
 What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification or drill \
 that finds something is an error in the log and in the metrics, and runs again at its next time.";
@@ -85,3 +85,29 @@ Examples:
 
 SIGHUP reads the configuration again, except listen, log and the cluster. SIGTERM ends the agent and leaves no \
 half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";
+
+pub(crate) const CONFIG: &str = "\
+Show what a configuration means, or print an example of one.
+
+A setting comes from its flag, else its STRONGROOM_* variable, else the configuration file, else, for the connection to \
+etcd, the ETCDCTL_* variable. An empty variable is unset.";
+pub(crate) const CONFIG_MORE: &str = "\
+Examples:
+  strongroom config check
+  strongroom config example > strongroom.toml";
+
+pub(crate) const CONFIG_CHECK: &str = "\
+Show each setting and where it comes from, and list everything that is wrong.
+
+The file, the environment and the flags are read as the agent reads them, and as the proxy does if the file has a table \
+[proxy]. Secrets are not shown. Nothing is opened: neither the repository, nor keys, nor etcd.";
+pub(crate) const CONFIG_CHECK_MORE: &str = "\
+Examples:
+  strongroom config check
+  strongroom config check --for backup -- --level 3
+  strongroom config check -w json
+
+Exit status 2 if anything is wrong.";
+
+pub(crate) const CONFIG_EXAMPLE: &str = "\
+Print a configuration file with every setting, its help and its default, all of it commented out.";

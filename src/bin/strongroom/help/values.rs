@@ -71,7 +71,7 @@ Examples:
 pub(crate) const VALUE_MIGRATE: &str = "\
 Encrypt stored values, encrypt them with a new key, or decrypt them, phase by phase.
 
-Programs behind the proxy and programs that still use etcd directly continue to work meanwhile. A phase applies to \
+Programs behind the proxy and programs that still use etcd directly continue to work. A phase applies to \
 all keys with the prefix. It is stored in the value keyring: every proxy follows within a second, or refuses writes.
 
   admit       read both, write unencrypted
@@ -87,7 +87,7 @@ No phase can be skipped; each can be taken back. Keys without a phase are in don
 Without --phase, values are converted to what their phase writes. After `value rotate` they are encrypted with the \
 new key.
 
-A value is converted only if nobody changed it meanwhile; leases stay. Each conversion is a write: it takes a \
+A value is converted only if no other client changed it in between; leases stay. Each conversion is a write: it takes a \
 revision, and watches see it. The command can be interrupted and run again.";
 pub(crate) const VALUE_MIGRATE_MORE: &str = "\
 Examples:
@@ -178,7 +178,8 @@ and /readyz says why it is not ready. If the keyring in etcd was deleted, or etc
 the proxy refuses writes of encrypted values with UNAVAILABLE and continues to serve reads.
 Differences from etcd: keys under the reserved prefix are hidden from clients; the largest value is 48 bytes \
 shorter; /v3 (JSON) is not served; while etcd is unreachable a call fails at once with UNAVAILABLE, where a direct \
-client would wait. Certificates are read again when their files change. On SIGTERM the proxy finishes the calls in \
+client would wait. Certificates are read again when their files change; SIGHUP reads the settings again and logs which \
+of the changes need a restart. On SIGTERM the proxy finishes the calls in \
 progress, for at most five seconds.";
 
 pub(crate) const AUDIT: &str = "\

@@ -20,7 +20,9 @@ const LIVE: &str = "live";
 
 pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Result<ExitCode> {
     if args.which.id == LIVE {
-        return Err(Error::usage("live stands second").hint("strongroom diff ID live"));
+        return Err(
+            Error::usage("`live` must be the second snapshot").hint("strongroom diff ID live")
+        );
     }
     let prefix = raw(&args.prefix);
     let before = snapshot(&args.which, &prefix, context).await?;

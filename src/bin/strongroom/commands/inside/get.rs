@@ -134,7 +134,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
     })?;
     let known = match history.compact_revision {
         0 => "all changes are known".to_owned(),
-        compacted => format!("what came before revision {compacted} is compacted away"),
+        compacted => format!("changes before revision {compacted} were compacted"),
     };
     context.output.note(&format!("{known}; {}", looked.cost()));
     Ok(ExitCode::SUCCESS)

@@ -42,13 +42,13 @@ fn is_secrets(group: &&Group) -> bool {
 
 fn warnings(stats: &Stats) -> Vec<String> {
     let secrets = || stats.groups.iter().filter(is_secrets);
-    let clear: u64 = secrets().map(|group| group.clear).sum();
-    let before: u64 = secrets().map(|group| group.clear_before).sum();
+    let unencrypted: u64 = secrets().map(|group| group.unencrypted).sum();
+    let before: u64 = secrets().map(|group| group.unencrypted_before).sum();
     let unknown: u64 = stats.groups.iter().map(|group| group.unknown).sum();
     let mut warnings = Vec::new();
-    if clear > 0 {
+    if unencrypted > 0 {
         warnings.push(format!(
-            "Kubernetes stores {clear} Secrets unencrypted: whoever reads etcd or its files reads them; configure encryption at rest and write them again"
+            "Kubernetes stores {unencrypted} Secrets unencrypted: anyone who can read etcd or its files can read them; configure encryption at rest and write them again"
         ));
     } else if before > 0 {
         warnings.push(format!(
@@ -57,7 +57,7 @@ fn warnings(stats: &Stats) -> Vec<String> {
     }
     if unknown > 0 {
         warnings.push(format!(
-            "{unknown} values begin with k8s:enc: and go on as no known version of Kubernetes writes them"
+            "{unknown} values start with k8s:enc: but are not in a format of any known version of Kubernetes"
         ));
     }
     if stats.kubernetes_elsewhere > 0 {
@@ -79,10 +79,10 @@ fn json(stats: &Stats) -> Map<String, Value> {
             ("bytes", group.bytes),
             ("changes", group.records),
             ("change_bytes", group.record_bytes),
-            ("clear", group.clear),
+            ("unencrypted", group.unencrypted),
             ("encrypted", group.encrypted),
             ("unknown", group.unknown),
-            ("clear_before", group.clear_before),
+            ("unencrypted_before", group.unencrypted_before),
         ];
         map.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
         Value::from(map)
@@ -182,7 +182,7 @@ fn groups_text(stats: &Stats) -> String {
             group.records.to_string(),
             bytes(group.record_bytes),
         ];
-        let protection = [group.clear, group.encrypted, group.clear_before];
+        let protection = [group.unencrypted, group.encrypted, group.unencrypted_before];
         if kubernetes && group.resource.is_some() {
             row.extend(protection.map(|count| count.to_string()));
         } else if kubernetes {
@@ -196,9 +196,9 @@ fn groups_text(stats: &Stats) -> String {
         "BYTES",
         "CHANGES",
         "CHANGE BYTES",
-        "CLEAR",
+        "UNENCRYPTED",
         "ENCRYPTED",
-        "CLEAR BEFORE",
+        "UNENCRYPTED BEFORE",
     ];
     let columns = if kubernetes { header.len() } else { 5 };
     let header = header.get(..columns).unwrap_or_default();
