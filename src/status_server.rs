@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,13 @@ impl Answer {
             Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         };
         Self { status, kind: "text/plain; charset=utf-8", body }
+    }
+
+    /// For a request to another host's name: a page in a browser may have made it come here (DNS rebinding).
+    fn misdirected() -> Self {
+        let kind = "text/plain; charset=utf-8";
+        let body = "use this host's address or name, or localhost\n".into();
+        Self { status: StatusCode::MISDIRECTED_REQUEST, kind, body }
     }
 
     /// For any other path: `paths` is what there is.
@@ -87,8 +95,15 @@ pub(crate) async fn serve<F>(
         let answer = answer.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let answered = answer(request.uri().path().to_owned());
-                async move { Ok::<_, Infallible>(Response::from(answered.await)) }
+                let answered = is_here(request.headers().get(header::HOST))
+                    .then(|| answer(request.uri().path().to_owned()));
+                async move {
+                    let answered = match answered {
+                        Some(answered) => answered.await,
+                        None => Answer::misdirected(),
+                    };
+                    Ok::<_, Infallible>(Response::from(answered))
+                }
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
@@ -97,6 +112,22 @@ pub(crate) async fn serve<F>(
             drop(slot);
         });
     }
+}
+
+/// Whether a `Host` is an address, localhost or this host's own name. Clients without the header are no browsers.
+fn is_here(host: Option<&HeaderValue>) -> bool {
+    let Some(host) = host else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let own = rustix::system::uname();
+    let own = own.nodename().to_string_lossy();
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || name.eq_ignore_ascii_case(&own)
 }
 
 /// Checks that `address` has the form HOST:PORT.
@@ -120,4 +151,24 @@ pub async fn listen(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         Error::new(ErrorKind::Io, format!("cannot listen at {address}")).because(error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_other_hosts_are_refused() {
+        let own = rustix::system::uname();
+        let own = format!("{}:9481", own.nodename().to_string_lossy());
+        let here = |host: &str| is_here(Some(&HeaderValue::from_str(host).unwrap()));
+        for host in ["127.0.0.1:9481", "10.0.0.1", "[::1]:9481", "[::1]", "LocalHost:1", &own] {
+            assert!(here(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9481", "127.0.0.1.evil.example:9481", "", "[::1"]
+        {
+            assert!(!here(host), "{host}");
+        }
+        assert!(is_here(None));
+    }
 }

@@ -19,23 +19,21 @@ const BEAT: Duration = Duration::from_secs(4);
 /// One request to etcd.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Becomes the leader whenever it can, until `end` turns true; `leading` tells.
+/// Becomes the leader whenever it can, until `end` turns true; `leading` tells. `trouble` says why etcd cannot be reached.
 pub(super) async fn lead(
     options: Changes,
     leading: Arc<watch::Sender<bool>>,
+    trouble: Arc<watch::Sender<Option<String>>>,
     mut end: watch::Receiver<bool>,
 ) {
-    let mut told = None;
     loop {
         let current = options.borrow().clone();
-        let term = serve(&current, &leading, &mut told, &mut end).await;
-        if leading.send_replace(false) {
-            told = None;
-        }
+        let term = serve(&current, &leading, &trouble, &mut end).await;
+        let led = leading.send_replace(false);
         if let Err(error) = term {
             // Once, not every four seconds.
-            if told.as_ref().is_none_or(|told| *told != error.to_string()) {
-                told = Some(error.to_string());
+            let before = trouble.send_replace(Some(error.to_string()));
+            if led || before.is_none_or(|before| before != error.to_string()) {
                 unreachable(&current, &error);
             }
         }
@@ -50,14 +48,14 @@ pub(super) async fn lead(
 async fn serve(
     options: &AgentSettings,
     leading: &watch::Sender<bool>,
-    told: &mut Option<String>,
+    trouble: &watch::Sender<Option<String>>,
     end: &mut watch::Receiver<bool>,
 ) -> Result<()> {
     let client = within("connect", options.common.etcd()?.connect()).await?;
     let key = format!("/strongroom-agent/{}", options.cluster());
     let term = loop {
         let term = Term::begin(&client, &key, options.name()).await?;
-        if told.take().is_some() {
+        if trouble.send_replace(None).is_some() {
             info!(event = "etcd_reachable", cluster = options.cluster().as_str());
         }
         if let Some(term) = term {

@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
@@ -56,6 +57,7 @@ pub(super) struct Metrics {
     snapshots: Family<Cluster, Gauge>,
     stored: Family<Cluster, Gauge>,
     recovery: Family<Cluster, Float>,
+    copied: Family<Cluster, Float>,
     leads: Family<Cluster, Gauge>,
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
@@ -79,6 +81,7 @@ impl Metrics {
             snapshots: Family::default(),
             stored: Family::default(),
             recovery: Family::default(),
+            copied: Family::default(),
             leads: Family::default(),
             certificate: Family::default(),
             objects: Family::default(),
@@ -88,6 +91,8 @@ impl Metrics {
     }
 
     fn register(&self, to: &mut Registry) {
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        to.register("build", "The running version", version);
         let help = "Work that ended, by its result (success, failure) and the kind of error";
         to.register("operations", help, self.outcomes.clone());
         let help = "How long work took that succeeded";
@@ -114,6 +119,9 @@ impl Metrics {
         to.register("repository_bytes", help, self.stored.clone());
         let help = "From the first byte fetched to an etcd that answers, in the last drill";
         to.register("drill_recovery_seconds", help, self.recovery.clone());
+        let help = "When the newest snapshot was begun that the replica has: the lag of the copy is what is missing to \
+                    snapshot_last_success";
+        to.register("copy_newest_snapshot_timestamp_seconds", help, self.copied.clone());
         let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
         let help = "When the certificate that etcd is shown expires";
@@ -209,6 +217,11 @@ impl Metrics {
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {
+        let begun = begun.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.copied.get_or_create(&of(options)).set(begun.as_secs_f64());
     }
 
     pub(super) fn print(&self) -> String {

@@ -105,7 +105,7 @@ pub async fn run(
     }
     let (leading, halted) = (Arc::clone(&shared.leading), shared.halted(stop.clone()));
     let (ended, end) = watch::channel(false);
-    let leader = tokio::spawn(leader::lead(options, leading, end));
+    let leader = tokio::spawn(leader::lead(options, leading, Arc::clone(&shared.trouble), end));
     // A long verification must not keep a backup waiting.
     let backups = lane(&shared, &[Operation::Backup], halted.clone(), stop.clone());
     let rest = [

@@ -77,10 +77,14 @@ pub(super) struct Done {
     pub(super) log: Box<dyn FnOnce(f64) + Send>,
     /// What it found wrong, although it was carried out.
     pub(super) finding: Option<Error>,
+    /// What a backup found to look at.
+    pub(super) warnings: Vec<String>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
     pub(super) listing: Option<Listing>,
+    /// When the newest snapshot was begun that the replica has.
+    pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
 }
@@ -90,7 +94,15 @@ const MAX_WARNINGS: usize = 10;
 
 impl Done {
     fn new(log: impl FnOnce(f64) + Send + 'static) -> Self {
-        Self { log: Box::new(log), finding: None, newest: None, listing: None, recovery: None }
+        Self {
+            log: Box::new(log),
+            finding: None,
+            newest: None,
+            warnings: Vec::new(),
+            listing: None,
+            copied: None,
+            recovery: None,
+        }
     }
 }
 
@@ -130,10 +142,12 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
     Ok(Done {
         finding,
         newest: Some(Newest {
+            id: report.id,
             begun: report.id.begun(),
             database_bytes: report.database_bytes,
             revision: report.revision,
         }),
+        warnings: report.warnings.iter().take(MAX_WARNINGS).cloned().collect(),
         ..Done::new(move |seconds| {
             for warning in report.warnings.iter().take(MAX_WARNINGS) {
                 warn!(event = "backup_warning", cluster = %cluster, snapshot = %report.id, warning);
@@ -166,6 +180,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
     let cluster = options.cluster().clone();
+    let copied = report.newest.map(|id| id.begun());
     let log = move |seconds| {
         info!(
             event = "copy_finished",
@@ -178,7 +193,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             differing_seals = report.differing.len(),
         );
     };
-    Ok(Done { finding, ..Done::new(log) })
+    Ok(Done { finding, copied, ..Done::new(log) })
 }
 
 async fn remove(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -235,7 +250,8 @@ async fn prove(
     store_report(repository, keys, &report).await?;
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
         let replica = options.common.open_replica(&options.copy, repository, false).await?;
-        let copies = verify(&replica.repository, keys, scope, VerifyLevel::Full, control).await?;
+        let replica = &replica.repository;
+        let copies = verify(replica, keys, scope, VerifyLevel::Full, control).await?;
         found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
             one.outcome = one.outcome.map_err(|error| error.context("the replica"));
             one
@@ -304,8 +320,9 @@ pub(super) struct LastRun {
 }
 
 /// The newest snapshot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Newest {
+    pub(super) id: SnapshotId,
     pub(super) begun: SystemTime,
     pub(super) database_bytes: u64,
     pub(super) revision: u64,
@@ -314,7 +331,7 @@ pub(super) struct Newest {
 impl Newest {
     fn of(manifest: &ManifestBody) -> Self {
         let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
-        Self { begun: snapshot.begun(), database_bytes, revision }
+        Self { id: snapshot, begun: snapshot.begun(), database_bytes, revision }
     }
 }
 

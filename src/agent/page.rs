@@ -21,6 +21,7 @@ dt { opacity: .7; } dd { margin: 0; font-size: 1.4rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 svg { width: 100%; height: 5rem; background: #8881; } rect { fill: #2a78d6; }
+.good { color: #2e7d32; font-weight: 600; } dd small { font-size: .75rem; opacity: .7; overflow-wrap: anywhere; }
 .bad { color: #c62828; font-weight: 600; } @media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } }";
 
 /// The page as it is now.
@@ -29,38 +30,86 @@ pub(super) fn page(shared: &Shared) -> Answer {
     let options = shared.current();
     let now = SystemTime::now();
     let cluster = escape(options.cluster().as_str());
-    let role = match (*shared.leading.borrow(), &known.unread) {
-        (_, Some(why)) => format!("<p class=bad id=unread>{}</p>", escape(why)),
-        (true, None) => "<p id=role>This agent leads.</p>".into(),
-        (false, None) => {
-            "<p id=role>This agent stands by: another one leads, or etcd cannot be reached.</p>"
-                .into()
-        }
-    };
+    let version = env!("CARGO_PKG_VERSION");
     let mut html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content=30>\
          <meta name=viewport content=\"width=device-width\"><title>{cluster}: strongroom</title>\
-         <style>{STYLE}</style><h1>Backups of {cluster}</h1>{role}"
+         <style>{STYLE}</style><h1>Backups of {cluster}</h1>"
     );
     // Writing to a string does not fail.
-    let _ = summary(&mut html, &known, now)
+    let _ = verdict(&mut html, shared, &known)
+        .and_then(|()| summary(&mut html, &known, now))
         .and_then(|()| work(&mut html, shared, &known, now))
-        .and_then(|()| timeline(&mut html, &known));
+        .and_then(|()| warnings(&mut html, &known))
+        .and_then(|()| timeline(&mut html, &known))
+        .and_then(|()| {
+            let name = escape(options.name());
+            write!(html, "<p id=version>strongroom {version}, agent {name}</p>")
+        });
     Answer { status: StatusCode::OK, kind: "text/html; charset=utf-8", body: html }
 }
 
+/// Whether all is well, or what is wrong.
+fn verdict(html: &mut String, shared: &Shared, known: &Known) -> std::fmt::Result {
+    let problems = problems(shared, known);
+    match (*shared.leading.borrow(), problems.as_slice()) {
+        (true, []) if known.newest.is_none() => {
+            write!(
+                html,
+                "<p id=verdict>Starting: this agent leads, and there is no snapshot yet.</p>"
+            )
+        }
+        (true, []) => write!(html, "<p id=verdict class=good>Healthy. This agent leads.</p>"),
+        (false, []) => {
+            write!(html, "<p id=verdict>Standby: another agent leads. Its page has the state.</p>")
+        }
+        (_, problems) => {
+            write!(html, "<div id=verdict class=bad>Needs attention:<ul>")?;
+            problems.iter().try_for_each(|problem| write!(html, "<li>{}", escape(problem)))?;
+            write!(html, "</ul></div>")
+        }
+    }
+}
+
+fn problems(shared: &Shared, known: &Known) -> Vec<String> {
+    let mut problems: Vec<_> = shared.ready().err().into_iter().collect();
+    if !*shared.leading.borrow() {
+        return problems;
+    }
+    for operation in Operation::ALL {
+        let error = known.done.get(&operation).and_then(|run| run.error.as_ref());
+        if let Some(error) = error {
+            problems.push(format!("{operation}: {error}"));
+        } else if let Some(due) = shared.overdue(known, operation) {
+            problems.push(format!("{operation}: overdue since {}", time(due)));
+        }
+    }
+    problems
+}
+
+fn warnings(html: &mut String, known: &Known) -> std::fmt::Result {
+    if known.warnings.is_empty() {
+        return Ok(());
+    }
+    write!(html, "<h2>Warnings of the last backup</h2><ul id=warnings>")?;
+    known.warnings.iter().try_for_each(|warning| write!(html, "<li>{}", escape(warning)))?;
+    write!(html, "</ul>")
+}
+
 fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Result {
-    let point = known.done.get(&Operation::Backup).and_then(|run| run.last);
-    let age = point.map(|at| ago(at, now));
+    let newest = known.newest.as_ref().map(|newest| {
+        let (id, revision) = (newest.id, newest.revision);
+        format!("{}<br><small>{id}, revision {revision}</small>", ago(newest.begun, now))
+    });
     let stored: u64 = known.snapshots.iter().map(|(_, bytes)| bytes).sum();
     let recovery = known.recovery.map(|took| format!("{:.1} s", took.as_secs_f64()));
     write!(
         html,
-        "<dl><div><dt>Recovery point</dt><dd id=point>{}</dd></div>\
+        "<dl><div><dt>Newest snapshot that counts</dt><dd id=point>{}</dd></div>\
          <div><dt>Last measured recovery time</dt><dd id=recovery>{}</dd></div>\
          <div><dt>Snapshots</dt><dd id=snapshots>{}</dd></div>\
          <div><dt>Stored</dt><dd>{:.1} MiB</dd></div></dl>",
-        age.as_deref().unwrap_or("<span class=bad>none</span>"),
+        newest.as_deref().unwrap_or("<span class=bad>none</span>"),
         recovery.as_deref().unwrap_or("no drill yet"),
         known.snapshots.len(),
         stored as f64 / f64::from(1 << 20),
@@ -68,7 +117,7 @@ fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Resul
 }
 
 fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> std::fmt::Result {
-    html.push_str("<h2>Work</h2><table id=work><tr><th>What<th>Schedule<th>Last<th>State");
+    html.push_str("<h2>Work</h2><table id=work><tr><th>What<th>Schedule<th>Last<th>Next<th>State");
     let options = shared.current();
     for operation in Operation::ALL {
         let schedule = options.schedule(operation).map(ToString::to_string);
@@ -79,6 +128,9 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
         let Some(schedule) = schedule else { continue };
         let run = known.done.get(&operation).cloned().unwrap_or_default();
         let last = run.last.map_or_else(|| "never".into(), |last| ago(last, now));
+        let next = shared.due(known, &[operation]);
+        let next = next
+            .map_or_else(|| "-".into(), |(at, _)| if at <= now { "now".into() } else { time(at) });
         let state = if let Some(error) = &run.error {
             format!("<span class=bad>{}</span>", escape(error))
         } else if let Some(since) = known.running.get(&operation) {
@@ -89,7 +141,7 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
             "ok".into()
         };
         let (name, schedule) = (operation.name(), escape(&schedule));
-        write!(html, "<tr id={name}><td>{name}<td>{schedule}<td>{last}<td>{state}")?;
+        write!(html, "<tr id={name}><td>{name}<td>{schedule}<td>{last}<td>{next}<td>{state}")?;
     }
     html.push_str("</table>");
     Ok(())

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::due::{Due, Run};
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Operation};
+use super::operation::{self, Done, Found, LastRun, Newest, Operation};
 use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
@@ -22,6 +22,8 @@ use crate::task::Control;
 pub(super) struct Shared {
     options: Changes,
     pub(super) leading: Arc<watch::Sender<bool>>,
+    /// Why etcd cannot be reached.
+    pub(super) trouble: Arc<watch::Sender<Option<String>>>,
     metrics: Metrics,
     known: Mutex<Known>,
     reading: tokio::sync::Mutex<()>,
@@ -37,6 +39,10 @@ pub(super) struct Known {
     /// The snapshots' times and lengths, oldest first.
     pub(super) snapshots: Vec<(SnapshotId, u64)>,
     pub(super) recovery: Option<Duration>,
+    /// The newest snapshot that counts.
+    pub(super) newest: Option<Newest>,
+    /// What the last backup found to look at.
+    pub(super) warnings: Vec<String>,
     pub(super) running: BTreeMap<Operation, SystemTime>,
     /// Why the repository cannot be read.
     pub(super) unread: Option<String>,
@@ -52,6 +58,7 @@ impl Shared {
         Self {
             options,
             leading: Arc::new(watch::Sender::new(false)),
+            trouble: Arc::new(watch::Sender::new(None)),
             metrics,
             known: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
@@ -79,10 +86,13 @@ impl Shared {
         self.metrics.print()
     }
 
-    /// Whether it leads and can read its repository, or stands by.
+    /// Whether it reaches etcd, and leads and can read its repository, or stands by.
     pub(super) fn ready(&self) -> std::result::Result<(), String> {
+        if let Some(why) = &*self.trouble.borrow() {
+            return Err(format!("etcd cannot be reached: {why}"));
+        }
         match &self.known().unread {
-            Some(why) => Err(why.clone()),
+            Some(why) => Err(format!("the repository cannot be read: {why}")),
             None => Ok(()),
         }
     }
@@ -146,12 +156,22 @@ impl Shared {
     ) -> Result<(SystemTime, Option<Operation>)> {
         let options = self.current();
         self.read(&options).await?;
-        let (known, now) = (self.known(), SystemTime::now());
-        let replica = options.copy.url.is_some();
-        let due = Due { done: &known.done, since: known.since, replica };
-        let next = due.next(operations, |operation| options.schedule(operation), now);
-        Ok(next
-            .map_or((now + Duration::from_secs(60), None), |(at, operation)| (at, Some(operation))))
+        let next = self.due(&self.known(), operations);
+        Ok(next.map_or((SystemTime::now() + Duration::from_secs(60), None), |(at, operation)| {
+            (at, Some(operation))
+        }))
+    }
+
+    /// Which of `operations` is due first, and when.
+    pub(super) fn due(
+        &self,
+        known: &Known,
+        operations: &[Operation],
+    ) -> Option<(SystemTime, Operation)> {
+        let options = self.current();
+        let due =
+            Due { done: &known.done, since: known.since, replica: options.copy.url.is_some() };
+        due.next(operations, |operation| options.schedule(operation), SystemTime::now())
     }
 
     /// Reads from the repository what was done, by whichever agent, once for each time that this one leads.
@@ -182,9 +202,10 @@ impl Shared {
                 run.error = Some("its last report has findings".into());
             }
         }
-        if let Some(newest) = newest {
-            self.metrics.newest(options, &newest);
+        if let Some(newest) = &newest {
+            self.metrics.newest(options, newest);
         }
+        known.newest = newest;
         self.listed(options, &mut known, &listing);
         Ok(())
     }
@@ -247,11 +268,17 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
         }
+        if let Some(copied) = done.copied {
+            self.metrics.copied(options, copied);
+        }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
+        if let Some(newest) = done.newest {
+            (known.newest, known.warnings) = (Some(newest), done.warnings);
+        }
         let error = done.finding.map(|finding| finding.to_string());
         let ended = Some(SystemTime::now());
         let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };

@@ -68,6 +68,9 @@ pub struct CopyReport {
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
     #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
+    /// The newest snapshot in the scope that the copy has now.
+    #[serde(skip)]
+    pub newest: Option<SnapshotId>,
     /// Wall time.
     #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
@@ -147,13 +150,7 @@ pub async fn copy(
     let (present, wanted): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
-    for id in present {
-        let written = match work.same_manifest(id).await {
-            Ok(()) => work.seals(id, &mut report).await,
-            Err(error) => Err(error),
-        };
-        report.note(id, written)?;
-    }
+    work.look_at(present, scope, &mut report).await?;
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     for group in wanted.chunks(TOGETHER) {
         if work.since.elapsed() > GRACE / 8 {
@@ -173,6 +170,7 @@ pub async fn copy(
         }
         work.group(manifests, &mut report).await?;
     }
+    report.newest = report.newest.max(report.copied.last().copied());
     report.duration = begun.elapsed();
     Ok(report)
 }
@@ -345,20 +343,48 @@ impl Copying<'_> {
         Ok(written)
     }
 
-    /// That a snapshot which is in both places is the same one: lengths alone do not tell.
-    async fn same_manifest(&self, id: SnapshotId) -> Result<()> {
+    /// Compares what is in both places, and brings the seals that the copy lacks.
+    async fn look_at(
+        &self,
+        present: Vec<SnapshotId>,
+        scope: Scope<'_>,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        let looked_at: Vec<_> =
+            present.into_iter().map(|id| (id, self.same_manifest(id))).collect();
+        let mut looked_at = stream::iter(looked_at)
+            .map(|(id, looking)| async move { (id, looking.await) })
+            .buffered(TOGETHER);
+        while let Some((id, same)) = looked_at.next().await {
+            self.control.check()?;
+            let written = match same {
+                Ok(Some(manifest)) if is_outside(scope, &manifest) => Ok(0),
+                Ok(manifest) => {
+                    report.newest = report.newest.max(manifest.map(|_| id));
+                    self.seals(id, report).await
+                }
+                Err(error) => Err(error),
+            };
+            report.note(id, written)?;
+        }
+        Ok(())
+    }
+
+    /// That a snapshot which is in both places is the same one: lengths alone do not tell. Its manifest, unless it was
+    /// removed in one of them.
+    async fn same_manifest(&self, id: SnapshotId) -> Result<Option<Manifest>> {
         let name = Part::Manifest.of(id);
         let folders = (self.from.get(&id), self.there.get(&id));
-        let (Some(from), Some(there)) = folders else { return Ok(()) };
+        let (Some(from), Some(there)) = folders else { return Ok(None) };
         if from.manifest.is_none() || there.manifest.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let (source, copy) = futures::try_join!(
             self.source.get(&name, MAX_MANIFEST as u64),
             self.target.get(&name, MAX_MANIFEST as u64),
         )?;
         if source == copy {
-            return Ok(());
+            return Manifest::parse(&source).map(Some);
         }
         Err(Error::tampered(format!("{name} is another one in the copy"))
             .hint("`strongroom verify` in both places shows which one is good"))
@@ -440,7 +466,7 @@ impl Copying<'_> {
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
         Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
-        Ok(_) => Err(Error::tampered("is not the object that its name says")),
+        Ok(_) => Err(Error::tampered("is an object of another place")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         Err(error) => Err(error),

@@ -59,10 +59,18 @@ pub(super) fn not_connected(error: &(dyn StdError + 'static)) -> Error {
 /// A server that speaks TLS, or misses the client's certificate, may break off only after the
 /// connection seemed up, so this looks at errors of every request.
 pub(super) fn hinted(error: Error, tls: bool) -> Error {
+    let text = error.to_string();
+    // After the handshake: TLS was spoken.
+    let closed = ["connection closed", "stream closed because of a broken pipe"];
+    if tls && closed.iter().any(|end| text.contains(end)) && certificate_hint(&text).is_none() {
+        return error.hint(
+            "etcd closed the connection: it may want a client certificate that its --trusted-ca-file signed, \
+             or not accept the one given; its log says which",
+        );
+    }
     if error.kind() != ErrorKind::Unreachable || error.hint_text().is_some() {
         return error;
     }
-    let text = error.to_string();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     // The last is what a request meets on a connection that the server closed before it was sent.
     let broke_off = has(&["broken pipe", "reset", "closed", "connection was not ready"]);
@@ -72,9 +80,9 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
         error.hint("nothing listens there: check the endpoint and that etcd runs")
     } else if tls && has(&["InvalidContentType", "corrupt message"]) {
         error.hint("the server does not use TLS: write http:// if that is meant")
-    } else if tls && has(&["handshake", "alert"]) {
+    } else if tls && has(&["alert"]) {
         error.hint("the server refuses the TLS connection: see etcd's log for the reason")
-    } else if tls && broke_off {
+    } else if tls && (broke_off || has(&["handshake"])) {
         error.hint("the server may not use TLS (write http://), or it asks for a client certificate that it trusts")
     } else if broke_off || has(&["frame"]) {
         error.hint("the server may use TLS: write https:// and give its CA")

@@ -107,7 +107,13 @@ pub(super) async fn probe(settings: &EtcdSettings, target: &Target) -> Result<Pr
         let client = connect(settings, target, &mut warnings).await?;
         ask(settings, &target.name, client, warnings).await
     };
-    asked.await.map_err(|error| failure::hinted(error, tls))
+    asked.await.map_err(|error| {
+        let unreachable = tls && error.kind() == ErrorKind::Unreachable;
+        match settings.outdated_certificate().filter(|_| unreachable) {
+            Some(why) => error.hint(why),
+            None => failure::hinted(error, tls),
+        }
+    })
 }
 
 /// Asks the member that `client` reaches for its status, alarms and member list; `name` is what it is called.

@@ -66,8 +66,12 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> (u16, String) {
+        self.get_of("localhost", path)
+    }
+
+    fn get_of(&self, host: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -182,7 +186,12 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
     assert!((now - 60.0..=now).contains(&last), "{last} {now}");
     let page = agent.get("/").1;
-    assert!(page.contains("id=timeline") && page.contains("ok"), "{page}");
+    assert!(page.contains("id=timeline") && page.contains("id=verdict class=good"), "{page}");
+    assert!(page.contains(place.snapshots().last().unwrap()), "{page}");
+    let warning = "<ul id=warnings><li>only one master key";
+    assert!(page.contains(warning) && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
+    let version = format!("strongroom_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(agent.metric(&version), 1.0);
     in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();
@@ -296,6 +305,30 @@ async fn what_fails_is_tried_again_and_counted() {
     place.succeed(&["verify", "--all"]);
 }
 
+/// And a page in a browser that another name led here gets no answer.
+#[test]
+fn an_agent_that_cannot_reach_etcd_says_so() {
+    let place = Place::new();
+    let config = format!(
+        "master_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n\
+         [etcd]\nendpoints = [\"http://127.0.0.1:{}\"]\n[agent]\nlog = \"json\"\nlisten = \"LISTEN\"\n",
+        free_ports(1)[0]
+    );
+    let agent = Agent::start(&place, &config);
+    agent.wait("etcd_unreachable", 1);
+    let (status, why) = agent.get("/readyz");
+    assert!(status == 503 && why.starts_with("etcd cannot be reached: "), "{why}");
+    let page = agent.get("/").1;
+    let verdict = "<div id=verdict class=bad>Needs attention:<ul><li>etcd cannot be reached: ";
+    assert!(page.contains(verdict), "{page}");
+    assert_eq!(agent.get("/healthz").0, 200);
+    for path in ["/", "/metrics", "/healthz"] {
+        assert_eq!(agent.get_of("rebound.example:9481", path).0, 421, "{path}");
+        assert_eq!(agent.get_of(&agent.address, path).0, 200, "{path}");
+    }
+    agent.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
     let etcd = Etcd::start(Version::NEWEST).await;
@@ -310,6 +343,33 @@ async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
     agent.wait("backup_finished", 3);
     let lines = agent.lines.lock().unwrap().clone();
     assert!(lines.iter().all(|line| line["event"] != "copy_finished"));
+    agent.end();
+}
+
+/// What rots in the second place is found by the full verification, although lengths and listings stay the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_rots_is_found() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let place = Place::new();
+    let more = config(&etcd, "[copy]\nurl = \"second\"\n") + "verify_all = \"@every 2s\"\n";
+    let agent = Agent::start(&place, &more);
+    agent.wait("verify_all_finished", 2);
+    let lines = agent.lines.lock().unwrap().clone();
+    assert!(lines.iter().all(|line| line["event"] != "verify_all_finding"), "{lines:?}");
+    let copied = fs::read_dir(place.path("second/snapshots")).unwrap().next().unwrap().unwrap();
+    let payload = copied.path().join("payload");
+    let mut bytes = fs::read(&payload).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(payload, bytes).unwrap();
+    agent.wait("verify_all_finding", 1);
+    let lines = agent.lines.lock().unwrap().clone();
+    let found = lines.iter().find(|line| line["event"] == "verify_all_finding").unwrap();
+    assert!(found["error"].as_str().unwrap().contains("the replica"), "{found}");
+    // The newest that the replica has is none that the source has not.
+    let newest = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
+    let copied = agent.metric("strongroom_copy_newest_snapshot_timestamp_seconds");
+    assert!(copied > 0.0 && copied <= newest, "{copied} {newest}");
     agent.end();
 }
 

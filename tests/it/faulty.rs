@@ -419,8 +419,7 @@ async fn clocks_that_differ_are_named_and_stop_prune() {
             let warned = report.warnings.iter().any(|warning| warning.contains("the store's"));
             assert_eq!(warned, !says.is_empty(), "{:?}", report.warnings);
         }
-        let mut retention = strongroom::backup::Retention::default();
-        retention.last = 1;
+        let retention = strongroom::backup::Retention { last: 1, ..Default::default() };
         let control = Control::default();
         let plan = plan_prune(&repository, &keys(&[1]), &retention, None, &control).await.unwrap();
         assert_eq!(plan.remove.len(), 1);

@@ -81,7 +81,7 @@ impl Server {
         use std::io::Write;
         let mut text = String::new();
         if let Ok(mut stream) = Socket::connect(self.metrics) {
-            let _ = write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+            let _ = write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
             let _ = stream.read_to_string(&mut text);
         }
         text

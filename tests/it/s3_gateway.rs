@@ -266,7 +266,7 @@ fn answers_that_are_lost_cost_nothing() {
     let puts = AtomicUsize::new(0);
     let lost_put = gateway(move |request| {
         let answer = pass(port, request);
-        let is_lost = request.creates() && puts.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+        let is_lost = request.creates() && puts.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
         if is_lost { None } else { Some(answer) }
     });
     lab.backup(Some(&lost_put));

@@ -132,7 +132,7 @@ async fn a_proxy_logs_what_does_not_open_and_stays_in_one_line() {
     let mut direct = etcd.client().await;
     // A value that was encrypted under a key that is not in the keyring.
     let hostile = "/app/a\n2026-01-01T00:00:00Z INFO stopped\u{1b}[2J\u{9b}31m\u{202e}\"x";
-    let name = hostile.as_bytes().escape_ascii().to_string();
+    let name = strongroom::text::printable(hostile.as_bytes());
     let missing = "01020304";
     let mut value = b"\0SR\x01\x01\x02\x03\x04".to_vec();
     value.resize(80, 7);

@@ -24,7 +24,7 @@ mod txn;
 mod upstream;
 
 #[cfg(feature = "proxy")]
-pub(crate) use budget::{Budget, DEFAULT_MEMORY, Room};
+pub(crate) use budget::{Budget, Room};
 #[cfg(feature = "proxy")]
 pub(crate) use frames::{Frames, compressed};
 #[cfg(feature = "proxy")]
