@@ -19,7 +19,7 @@ pub enum ErrorKind {
     NotFound,
     /// It is there already and must not be overwritten.
     AlreadyExists,
-    /// No master key at hand opens it.
+    /// No master key that is available opens it.
     WrongKey,
     /// Bytes are not what their author wrote.
     Tampered,
@@ -37,6 +37,8 @@ pub enum ErrorKind {
     Io,
     /// etcd or the store answered something it must not.
     Protocol,
+    /// A fault of this program: a worker of it panicked.
+    Internal,
 }
 
 impl ErrorKind {
@@ -57,12 +59,39 @@ impl ErrorKind {
             Self::Interrupted => ("interrupted", 130),
             Self::Io => ("io", 1),
             Self::Protocol => ("protocol", 1),
+            Self::Internal => ("internal", 70),
         }
+    }
+
+    const ALL: [Self; 14] = [
+        Self::Usage,
+        Self::Unreachable,
+        Self::NoRepository,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::WrongKey,
+        Self::Tampered,
+        Self::Truncated,
+        Self::Unsupported,
+        Self::Denied,
+        Self::Refused,
+        Self::Interrupted,
+        Self::Io,
+        Self::Protocol,
+    ];
+
+    /// The kind of this [`name`](Self::name).
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Whether it is about what all of a job depends on, a place or the run itself, and not about one object.
     pub const fn is_general(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted)
+        matches!(
+            self,
+            Self::Unreachable | Self::Denied | Self::Io | Self::Interrupted | Self::Internal
+        )
     }
 
     /// Stable lower-case name, as in `-w json` output.
@@ -203,6 +232,14 @@ impl<T> Context<T> for Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_lead_back_to_kinds() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::of_name(kind.name()), Some(kind));
+        }
+        assert_eq!(ErrorKind::of_name("other"), None);
+    }
 
     #[test]
     fn displays_outermost_context_first() {

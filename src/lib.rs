@@ -23,8 +23,9 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `cli` (default) | the program; all below but `internals` |
+//! | `cli` (default) | the program; all below but `internals` and the providers of object storage |
 //! | `backup` | [`backup`], [`contents`], [`store`], [`task`]; needs protoc at build time, as do all that talk to etcd |
+//! | `s3`, `gcs`, `azure` (default) | repositories in S3, Google Cloud Storage, Azure Blob: URLs `s3://`, `gs://`, `az://` |
 //! | `agent` | [`agent`] |
 //! | `values` | [`values::ValueCipher`] |
 //! | `client` | [`values::Shim`] and the value keyring in etcd |
@@ -35,11 +36,10 @@
 //!
 //! Types of the crate `etcd_client` are in this API; it is re-exported as [`etcd_client`], in the version used here.
 //!
-//! # Back up and restore
+//! # Take a snapshot
 //!
 //! ```no_run
-//! use std::path::PathBuf;
-//! use strongroom::backup::{self, BackupOptions, Source, Target};
+//! use strongroom::backup::{self, BackupOptions, Source};
 //! use strongroom::task::Control;
 //! use strongroom::{custody, etcd::EtcdSettings, store};
 //!
@@ -55,10 +55,26 @@
 //! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
 //! let (options, control) = (BackupOptions::default(), Control::default());
 //! let taken = backup::backup(&repository, &keys, source, &options, &control).await?;
+//! println!("{} holds revision {}", taken.id, taken.revision);
+//! # Ok(())
+//! # }
+//! ```
 //!
-//! let target = Target::File { path: PathBuf::from("etcd.db"), force: false, revision: None, allow_untested: false };
-//! let restored = backup::restore(&repository, &keys, taken.id, target, &control).await?;
-//! assert_eq!(restored.revision, taken.revision);
+//! A program that has a client of etcd gives that: [`backup::Source::Client`].
+//!
+//! # Restore one
+//!
+//! ```no_run
+//! use strongroom::backup::{self, Target};
+//! use strongroom::{keys::KeySet, store::Repository, task::Control};
+//!
+//! # async fn example(repository: &Repository, keys: &KeySet) -> strongroom::Result<()> {
+//! let listing = backup::snapshots(repository, None).await?;
+//! let (newest, _) = backup::latest(repository, keys, &listing, None).await?;
+//!
+//! let target = Target::File { path: "etcd.db".into(), force: false, revision: None, allow_untested: false };
+//! let restored = backup::restore(repository, keys, newest, target, &Control::default()).await?;
+//! println!("revision {}", restored.revision);
 //! # Ok(())
 //! # }
 //! ```

@@ -45,6 +45,24 @@ pub const fn is_hidden(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
+#[cfg(any(feature = "cli", feature = "s3", feature = "gcs", feature = "azure"))]
+/// Levenshtein's edit distance in bytes.
+pub(crate) fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (above, y) in row.windows(2).zip(b.bytes()) {
+            if let [diagonal, up] = above {
+                left = (diagonal + usize::from(x != y)).min(up + 1).min(left + 1);
+                next.push(left);
+            }
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -73,6 +91,16 @@ mod tests {
             (b"\\xff", "\\\\xff"),
         ] {
             assert_eq!(printable(bytes), text);
+        }
+    }
+
+    #[cfg(any(feature = "cli", feature = "s3", feature = "gcs", feature = "azure"))]
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, steps) in
+            [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "", 2)]
+        {
+            assert_eq!(distance(a, b), steps, "{a} {b}");
         }
     }
 }

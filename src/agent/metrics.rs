@@ -57,6 +57,7 @@ pub(super) struct Metrics {
     snapshots: Family<Cluster, Gauge>,
     stored: Family<Cluster, Gauge>,
     recovery: Family<Cluster, Float>,
+    copied: Family<Cluster, Float>,
     leads: Family<Cluster, Gauge>,
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
@@ -80,6 +81,7 @@ impl Metrics {
             snapshots: Family::default(),
             stored: Family::default(),
             recovery: Family::default(),
+            copied: Family::default(),
             leads: Family::default(),
             certificate: Family::default(),
             objects: Family::default(),
@@ -117,6 +119,9 @@ impl Metrics {
         to.register("repository_bytes", help, self.stored.clone());
         let help = "From the first byte fetched to an etcd that answers, in the last drill";
         to.register("drill_recovery_seconds", help, self.recovery.clone());
+        let help = "When the newest snapshot was begun that the replica has: the lag of the copy is what is missing to \
+                    snapshot_last_success";
+        to.register("copy_newest_snapshot_timestamp_seconds", help, self.copied.clone());
         let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
         let help = "When the certificate that etcd is shown expires";
@@ -212,6 +217,11 @@ impl Metrics {
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {
+        let begun = begun.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.copied.get_or_create(&of(options)).set(begun.as_secs_f64());
     }
 
     pub(super) fn print(&self) -> String {

@@ -21,7 +21,7 @@ pub use crate::settings::{AgentSettings, Schedule, Schedules};
 pub use crate::status_server::listen;
 pub use operation::Operation;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::Time;
 use crate::keys::KeySet;
 use crate::limit::is_new;
@@ -124,7 +124,7 @@ pub async fn run(
     ended.send_replace(true);
     let ended = leader.await;
     info!(event = "stopped");
-    ended.map_err(|error| Error::new(ErrorKind::Io, "the agent's task panicked").because(error))
+    ended.map_err(crate::task::task_died)
 }
 
 /// Logs what the agent is going to do.

@@ -83,6 +83,8 @@ pub(super) struct Done {
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
     pub(super) listing: Option<Listing>,
+    /// When the newest snapshot was begun that the replica has.
+    pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
 }
@@ -92,8 +94,15 @@ const MAX_WARNINGS: usize = 10;
 
 impl Done {
     fn new(log: impl FnOnce(f64) + Send + 'static) -> Self {
-        let (finding, newest, listing, recovery) = (None, None, None, None);
-        Self { log: Box::new(log), finding, newest, warnings: Vec::new(), listing, recovery }
+        Self {
+            log: Box::new(log),
+            finding: None,
+            newest: None,
+            warnings: Vec::new(),
+            listing: None,
+            copied: None,
+            recovery: None,
+        }
     }
 }
 
@@ -125,7 +134,11 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let finding = differ.then(|| Error::new(ErrorKind::Tampered, "etcd's members differ"));
+    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
+    let finding = match (differ, report.clocks_differ) {
+        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
+        (false, clocks_differ) => clocks_differ.then(clocks),
+    };
     Ok(Done {
         finding,
         newest: Some(Newest {
@@ -167,6 +180,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
     let cluster = options.cluster().clone();
+    let copied = report.newest.map(|id| id.begun());
     let log = move |seconds| {
         info!(
             event = "copy_finished",
@@ -179,7 +193,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             differing_seals = report.differing.len(),
         );
     };
-    Ok(Done { finding, ..Done::new(log) })
+    Ok(Done { finding, copied, ..Done::new(log) })
 }
 
 async fn remove(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -231,9 +245,18 @@ async fn prove(
             Scope::Ids(&sample)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let mut found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
     let report = found.evidence(Some(options.cluster()), begun.elapsed());
     store_report(repository, keys, &report).await?;
+    if operation == Operation::VerifyAll && options.copy.url.is_some() {
+        let replica = options.common.open_replica(&options.copy, repository, false).await?;
+        let replica = &replica.repository;
+        let copies = verify(replica, keys, scope, VerifyLevel::Full, control).await?;
+        found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
+            one.outcome = one.outcome.map_err(|error| error.context("the replica"));
+            one
+        }));
+    }
     let (checked, cluster) = (found.snapshots.len(), options.cluster().clone());
     let failed = found.snapshots.iter().filter(|one| one.outcome.is_err()).count();
     let log = move |seconds| {

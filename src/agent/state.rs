@@ -268,6 +268,9 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
         }
+        if let Some(copied) = done.copied {
+            self.metrics.copied(options, copied);
+        }
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }

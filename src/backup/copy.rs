@@ -15,8 +15,8 @@ use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
 use crate::format::{
-    MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
-    PassphraseObject, SnapshotId, names,
+    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
+    Part, PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
@@ -68,6 +68,9 @@ pub struct CopyReport {
     /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
     #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
+    /// The newest snapshot in the scope that the copy has now.
+    #[serde(skip)]
+    pub newest: Option<SnapshotId>,
     /// Wall time.
     #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
@@ -147,10 +150,23 @@ pub async fn copy(
     let (present, wanted): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
-    for id in present {
-        let written = work.seals(id, &mut report).await;
+    let looked_at: Vec<_> = present.into_iter().map(|id| (id, work.same_manifest(id))).collect();
+    let mut looked_at = stream::iter(looked_at)
+        .map(|(id, looking)| async move { (id, looking.await) })
+        .buffered(TOGETHER);
+    while let Some((id, same)) = looked_at.next().await {
+        control.check()?;
+        let written = match same {
+            Ok(Some(manifest)) if is_outside(scope, &manifest) => Ok(0),
+            Ok(manifest) => {
+                report.newest = report.newest.max(manifest.map(|_| id));
+                work.seals(id, &mut report).await
+            }
+            Err(error) => Err(error),
+        };
         report.note(id, written)?;
     }
+    drop(looked_at);
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     for group in wanted.chunks(TOGETHER) {
         if work.since.elapsed() > GRACE / 8 {
@@ -170,6 +186,7 @@ pub async fn copy(
         }
         work.group(manifests, &mut report).await?;
     }
+    report.newest = report.newest.max(report.copied.last().copied());
     report.duration = begun.elapsed();
     Ok(report)
 }
@@ -340,6 +357,26 @@ impl Copying<'_> {
             self.target.put_once(&name, bytes.into()).await?;
         }
         Ok(written)
+    }
+
+    /// That a snapshot which is in both places is the same one: lengths alone do not tell. Its manifest, unless it was
+    /// removed in one of them.
+    async fn same_manifest(&self, id: SnapshotId) -> Result<Option<Manifest>> {
+        let name = Part::Manifest.of(id);
+        let folders = (self.from.get(&id), self.there.get(&id));
+        let (Some(from), Some(there)) = folders else { return Ok(None) };
+        if from.manifest.is_none() || there.manifest.is_none() {
+            return Ok(None);
+        }
+        let (source, copy) = futures::try_join!(
+            self.source.get(&name, MAX_MANIFEST as u64),
+            self.target.get(&name, MAX_MANIFEST as u64),
+        )?;
+        if source == copy {
+            return Manifest::parse(&source).map(Some);
+        }
+        Err(Error::tampered(format!("{name} is another one in the copy"))
+            .hint("`strongroom verify` in both places shows which one is good"))
     }
 
     async fn is_same(&self, name: &str) -> Result<bool> {

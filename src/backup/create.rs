@@ -43,6 +43,9 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
+    /// This host's clock and the store's are more than 5 minutes apart, as one of the warnings says.
+    #[serde(skip)]
+    pub clocks_differ: bool,
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Wall time.
@@ -91,6 +94,9 @@ pub async fn backup(
     let content = Content { id, companions };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
+    let clocks_differ = written.skew.is_some();
+    warnings
+        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
     Ok(BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -102,6 +108,7 @@ pub async fn backup(
         member,
         reason,
         members: written.members,
+        clocks_differ,
         warnings,
         duration: started.elapsed(),
     })

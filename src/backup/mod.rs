@@ -36,8 +36,8 @@ pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use prune::{
-    Keeping, PrunePlan, PruneReport, Removal, Retention, apply_prune, pin, plan_prune,
-    plan_removal, prune_report, undo_removal, unpin,
+    Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
+    plan_prune, plan_removal, prune_report, undo_removal, unpin,
 };
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
 pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};

@@ -48,6 +48,44 @@ pub enum Target {
     Stream(Box<dyn Write + Send>),
 }
 
+impl Target {
+    /// The target with links in its path resolved, if a file can be written there: decided before anything is fetched.
+    fn checked(mut self) -> Result<Self> {
+        if let Self::File { path, force, .. } = &mut self {
+            *path = file_at(path, *force)?;
+        }
+        Ok(self)
+    }
+}
+
+/// Where a file is to be made that is called `path`.
+fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
+    let shown = path.display();
+    match path.metadata() {
+        Ok(there) if there.is_dir() => {
+            Err(Error::usage(format!("{shown} is a directory"))
+                .hint("give the name of a file in it"))
+        }
+        Ok(there) if !there.is_file() => Err(Error::usage(format!(
+            "{shown} is a device, pipe or socket, and --force replaces regular files only"
+        ))
+        .hint("use `--output -` for a stream")),
+        Ok(_) if !force => Err(exists(path)),
+        // The file that a link names is replaced, not the link.
+        Ok(_) => path.canonicalize().map_err(|error| Error::io(path, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, error)),
+        Err(_) if path.symlink_metadata().is_ok() => {
+            Err(Error::usage(format!("{shown} is a symbolic link to a file that does not exist"))
+                .hint("give the name of the file itself"))
+        }
+        Err(_) if !parent(path).is_dir() => {
+            Err(Error::usage(format!("{shown}: there is no such directory"))
+                .hint("create the directory first"))
+        }
+        Err(_) => Ok(path.to_owned()),
+    }
+}
+
 /// What a restore did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -87,6 +125,7 @@ pub async fn restore(
     control: &Control,
 ) -> Result<RestoreReport> {
     let started = Instant::now();
+    let target = target.checked()?;
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let body = snapshot.manifest.body();
     let database = *snapshot.database.index().database();
@@ -213,9 +252,11 @@ impl<'a> Staged<'a> {
         }
         let parent = parent(path);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        // An unnamed file gets its name through /proc.
+        let names = Path::new("/proc/self/fd").is_dir();
         let temporary = match rustix::fs::open(parent, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Temporary::Unnamed(file.into()),
-            Err(_) => Temporary::Named(
+            Ok(file) if names => Temporary::Unnamed(file.into()),
+            _ => Temporary::Named(
                 tempfile::Builder::new()
                     .prefix(STAGED)
                     .tempfile_in(parent)
@@ -248,6 +289,8 @@ impl<'a> Staged<'a> {
         // Here, not in the blocking thread: a restore that is dropped while that syncs must take the file with it.
         self.name().map_err(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => exists(&path),
+            std::io::ErrorKind::ResourceBusy => Error::io(&path, error)
+                .hint("it may be a mount point, which cannot be replaced: give another name"),
             _ => Error::io(&path, error),
         })?;
         run_blocking(move || {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{AlarmType, Client};
 use futures::future::join_all;
 
-use super::probe::{Listed, Member, Probe, probe};
+use super::probe::{self, Listed, Member, Probe, probe};
 use super::settings::EtcdSettings;
 use super::stream::SnapshotStream;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +31,8 @@ pub struct Choice {
     /// All members, as the chosen one lists them.
     pub(super) members: Vec<Listed>,
     client: Client,
+    /// Only this one may be asked: how others are reached is not known.
+    pub(super) alone: bool,
     idle: Duration,
 }
 
@@ -89,11 +91,32 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
             Err(error) => failures.push((target.name.clone(), error)),
         }
     }
+    choose(settings, probes, failures, plan.warnings)
+}
+
+/// The member that `client` reaches, which is the one to back up. It has to be the same for all calls: a channel to one
+/// member. Others are not sought.
+///
+/// # Errors
+/// As [`choose_member`].
+#[cfg(feature = "backup")]
+pub(crate) async fn member_of(client: Client) -> Result<Choice> {
+    let settings = EtcdSettings::default();
+    let probe = probe::ask(&settings, "the client given", client, Vec::new()).await?;
+    let choice = choose(&settings, vec![probe], Vec::new(), Vec::new())?;
+    Ok(Choice { alone: true, ..choice })
+}
+
+fn choose(
+    settings: &EtcdSettings,
+    probes: Vec<Probe>,
+    failures: Vec<(String, Error)>,
+    mut warnings: Vec<String>,
+) -> Result<Choice> {
     one_cluster(&probes)?;
     for Probe { member, .. } in &probes {
         EtcdVersion::check_tested(&member.endpoint, &member.version, settings.allow_untested)?;
     }
-    let mut warnings = plan.warnings;
     warnings.extend(warnings_of(&probes, &failures));
     let committed =
         probes.iter().map(|p| p.member.raft_index.max(p.member.raft_applied)).max().unwrap_or(0);
@@ -133,6 +156,7 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
         others,
         members: probe.members,
         client: probe.client,
+        alone: false,
         idle: settings.command_timeout,
     })
 }

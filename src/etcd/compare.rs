@@ -114,7 +114,7 @@ impl Choice {
         comparison
     }
 
-    /// Asks anew those that had not seen the latest compaction: hashes of two compactions do not compare.
+    /// Asks again those that had not seen the latest compaction: hashes of two compactions do not compare.
     async fn settle(
         &self,
         comparison: &mut Comparison,
@@ -156,6 +156,9 @@ impl Choice {
 
     /// Connects to a member at one of the client URLs that etcd tells.
     async fn seek(&self, settings: &EtcdSettings, member: &Listed) -> Result<Client> {
+        if self.alone {
+            return Err(Error::usage("not asked: the backup was given a client of its own"));
+        }
         let mut failed = Error::new(ErrorKind::Unreachable, "etcd lists no client URL for it");
         for url in member.client_urls.iter().take(4) {
             // Never without TLS where the endpoints that were given have it.
@@ -184,7 +187,7 @@ async fn ask(
     revision: i64,
 ) -> Result<MemberHash> {
     let limit = settings.command_timeout.max(PATIENCE);
-    let mut round = 1;
+    let (mut round, mut logged_in) = (1, false);
     loop {
         let answered = timeout(limit, client.hash_kv(revision)).await;
         match answered.map_err(|_| failure::timed_out("HashKV", limit))? {
@@ -199,6 +202,14 @@ async fn ask(
             Err(error) if round < ROUNDS && error.to_string().contains("future revision") => {
                 round += 1;
                 sleep(PAUSE).await;
+            }
+            // The backup took longer than etcd lets a login last.
+            Err(error) if !logged_in && failure::is_logged_out(&error) => {
+                logged_in = true;
+                let login = timeout(settings.command_timeout, client.refresh_token()).await;
+                let login =
+                    login.map_err(|_| failure::timed_out("log in", settings.command_timeout));
+                login?.map_err(|error| failure::from_client("log in", &error))?;
             }
             Err(error) => return Err(failure::from_client("HashKV", &error)),
         }

@@ -98,6 +98,29 @@ impl EtcdSettings {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(expires).ok()?))
     }
 
+    /// What is wrong with the dates of the certificate that etcd is shown, if it can be read and anything is.
+    pub(super) fn outdated_certificate(&self) -> Option<String> {
+        let path = self.cert.as_ref()?;
+        let pem = super::settings::read_pem(path).ok()?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+        let parsed = pem.parse_x509().ok()?;
+        let (validity, path) = (parsed.validity(), path.display());
+        let now = x509_parser::time::ASN1Time::now();
+        if now > validity.not_after {
+            Some(format!(
+                "the client certificate {path} expired on {}: renew it",
+                validity.not_after
+            ))
+        } else if now < validity.not_before {
+            Some(format!(
+                "the client certificate {path} is not valid before {}: check this machine's clock",
+                validity.not_before
+            ))
+        } else {
+            None
+        }
+    }
+
     /// When the TLS files last changed.
     #[cfg(feature = "proxy")]
     pub(crate) fn files_changed(&self) -> Vec<Option<SystemTime>> {

@@ -59,10 +59,17 @@ pub(super) fn not_connected(error: &(dyn StdError + 'static)) -> Error {
 /// A server that speaks TLS, or misses the client's certificate, may break off only after the
 /// connection seemed up, so this looks at errors of every request.
 pub(super) fn hinted(error: Error, tls: bool) -> Error {
+    let text = error.to_string();
+    // After the handshake: TLS was spoken.
+    if tls && text.contains("connection closed") && certificate_hint(&text).is_none() {
+        return error.hint(
+            "etcd closed the connection: it may want a client certificate that its --trusted-ca-file signed, \
+             or not accept the one given; its log says which",
+        );
+    }
     if error.kind() != ErrorKind::Unreachable || error.hint_text().is_some() {
         return error;
     }
-    let text = error.to_string();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     // The last is what a request meets on a connection that the server closed before it was sent.
     let broke_off = has(&["broken pipe", "reset", "closed", "connection was not ready"]);
@@ -70,7 +77,11 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
         error.hint(hint)
     } else if has(&["Connection refused"]) {
         error.hint("nothing listens there: check the endpoint and that etcd runs")
-    } else if tls && (broke_off || has(&["handshake", "alert"])) {
+    } else if tls && has(&["InvalidContentType", "corrupt message"]) {
+        error.hint("the server does not use TLS: write http:// if that is meant")
+    } else if tls && has(&["alert"]) {
+        error.hint("the server refuses the TLS connection: see etcd's log for the reason")
+    } else if tls && (broke_off || has(&["handshake"])) {
         error.hint("the server may not use TLS (write http://), or it asks for a client certificate that it trusts")
     } else if broke_off || has(&["frame"]) {
         error.hint("the server may use TLS: write https:// and give its CA")
@@ -82,8 +93,17 @@ pub(super) fn hinted(error: Error, tls: bool) -> Error {
 /// What helps against a refused certificate, if that is what `text` tells of. The words are rustls'.
 fn certificate_hint(text: &str) -> Option<&'static str> {
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    Some(if has(&["CertificateRequired", "BadCertificate"]) {
+    Some(if has(&["alert: CertificateRequired"]) {
         "the server asks for a client certificate: give one, and its key, signed by the CA it trusts"
+    } else if has(&["alert: CertificateExpired"]) {
+        "etcd says that the client certificate has expired: renew the one given as --cert; if it has not, etcd's clock is wrong"
+    } else if has(&[
+        "alert: UnknownCA",
+        "alert: BadCertificate",
+        "alert: CertificateUnknown",
+        "alert: DecryptError",
+    ]) {
+        "etcd does not accept the client certificate: give one, and its key, that the CA in etcd's --trusted-ca-file signed"
     } else if !has(&["certificate"]) {
         return None;
     } else if has(&[CA_AS_SERVER]) {
@@ -169,6 +189,12 @@ fn kind(status: &Status) -> ErrorKind {
         | Code::FailedPrecondition => ErrorKind::Protocol,
         _ => ErrorKind::Unreachable,
     }
+}
+
+/// Whether etcd knows a login no longer: it lasts for `--auth-token-ttl`.
+pub(super) fn is_logged_out(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.message().contains("invalid auth token"))
 }
 
 /// Whether etcd says that it has no users: then a login is not needed, as etcdctl also takes it.

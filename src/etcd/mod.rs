@@ -26,6 +26,8 @@ mod trust;
 mod write;
 
 pub use auth::{AuthFor, AuthPlan};
+#[cfg(feature = "backup")]
+pub(crate) use choose::member_of;
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
 #[cfg(feature = "client")]

@@ -102,19 +102,34 @@ pub(crate) async fn check_version(client: &Client, settings: &EtcdSettings) -> R
 /// Connects to `target` and asks for its status, alarms and member list.
 pub(super) async fn probe(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
     let tls = target.channel.uri().scheme_str() == Some("https");
-    ask(settings, target).await.map_err(|error| failure::hinted(error, tls))
+    let asked = async {
+        let mut warnings = Vec::new();
+        let client = connect(settings, target, &mut warnings).await?;
+        ask(settings, &target.name, client, warnings).await
+    };
+    asked.await.map_err(|error| {
+        let unreachable = tls && error.kind() == ErrorKind::Unreachable;
+        match settings.outdated_certificate().filter(|_| unreachable) {
+            Some(why) => error.hint(why),
+            None => failure::hinted(error, tls),
+        }
+    })
 }
 
-async fn ask(settings: &EtcdSettings, target: &Target) -> Result<Probe> {
-    let mut warnings = Vec::new();
-    let mut client = connect(settings, target, &mut warnings).await?;
+/// Asks the member that `client` reaches for its status, alarms and member list; `name` is what it is called.
+pub(super) async fn ask(
+    settings: &EtcdSettings,
+    name: &str,
+    mut client: Client,
+    warnings: Vec<String>,
+) -> Result<Probe> {
     let limit = settings.command_timeout;
     let status = answer("status", limit, client.status()).await?;
     let header = status
         .header()
         .ok_or_else(|| Error::new(ErrorKind::Protocol, "status: the answer has no header"))?;
     let mut member = Member {
-        endpoint: target.name.clone(),
+        endpoint: name.to_owned(),
         id: header.member_id(),
         cluster_id: header.cluster_id(),
         name: String::new(),

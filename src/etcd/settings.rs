@@ -184,7 +184,7 @@ impl EtcdSettings {
     /// [`Usage`](crate::ErrorKind::Usage) when the settings contradict each other,
     /// [`Io`](crate::ErrorKind::Io) when a file cannot be read.
     pub(super) fn plan(&self) -> Result<Plan> {
-        if self.endpoints.is_empty() {
+        if self.endpoints.iter().all(String::is_empty) {
             return Err(Error::usage("no etcd endpoint is given"));
         }
         if self.user.is_some() != self.password.is_some() {
@@ -193,7 +193,7 @@ impl EtcdSettings {
             ));
         }
         let mut plan = Plan { targets: Vec::new(), warnings: Vec::new() };
-        for name in &self.endpoints {
+        for name in self.endpoints.iter().filter(|name| !name.is_empty()) {
             let target = self.target(name)?;
             if target.channel.uri().scheme_str() == Some("http") && self.password.is_some() {
                 plan.warnings
@@ -231,6 +231,16 @@ impl EtcdSettings {
     pub(super) fn url(&self, name: &str) -> Result<Url> {
         let text = match name.split_once("://") {
             Some(("http" | "https", _)) => name.to_owned(),
+            Some(("srv", domain)) => {
+                return Err(Error::usage(format!(
+                    "etcd's endpoints are not looked up in DNS, and ETCDCTL_DISCOVERY_SRV is {domain:?}"
+                ))
+                .hint("give the endpoints themselves with --endpoints"));
+            }
+            Some(("unix" | "unixs", _)) => {
+                return Err(Error::usage(format!("etcd endpoint {name:?}: unix sockets are not supported"))
+                    .hint("give etcd a client URL of TCP, such as --listen-client-urls http://127.0.0.1:2379"));
+            }
             Some((scheme, _)) => {
                 return Err(Error::usage(format!(
                     "etcd endpoint of the scheme {scheme:?}: only http and https are known"
@@ -246,6 +256,13 @@ impl EtcdSettings {
             return Err(Error::usage(
                 "an etcd endpoint holds a user name: use the user and password settings",
             ));
+        }
+        // A URL's default port, 80 or 443, is never meant, and parsing drops it where it is written.
+        let authority = text.split_once("://").map_or("", |(_, rest)| rest.trim_end_matches('/'));
+        let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+        if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(Error::usage(format!("etcd endpoint {name:?} has no port"))
+                .hint(format!("etcd's own port is 2379: {name}:2379")));
         }
         if url.host_str().is_none_or(str::is_empty)
             || url.path() != "/"
@@ -373,7 +390,22 @@ pub(super) fn read_pem(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
             path.display()
         )));
     }
-    std::fs::read(path).map(Zeroizing::new).map_err(|error| Error::io(path, error))
+    let pem = std::fs::read(path).map(Zeroizing::new).map_err(|error| Error::io(path, error))?;
+    if ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"]
+        .iter()
+        .any(|mark| pem.windows(mark.len()).any(|part| part == mark.as_bytes()))
+    {
+        return Err(Error::usage(format!(
+            "{}: the key is encrypted with a passphrase",
+            path.display()
+        ))
+        .hint("decrypt it into a file that only you can read: openssl pkey -in KEY -out NEW"));
+    }
+    // Editors of Windows begin a text with a byte order mark.
+    Ok(match pem.strip_prefix(b"\xef\xbb\xbf") {
+        Some(bare) => Zeroizing::new(bare.to_vec()),
+        None => pem,
+    })
 }
 
 #[cfg(test)]

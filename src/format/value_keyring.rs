@@ -60,7 +60,7 @@ pub struct ValueKeyEntry {
     pub id: ValueKeyId,
     /// Where it is in its life.
     pub state: ValueKeyState,
-    /// When it was made: `YYYY-MM-DDTHH:MM:SSZ`.
+    /// When it was made.
     pub created: Time,
     /// The key; `None` exactly when destroyed.
     pub key: Option<SecretKey>,

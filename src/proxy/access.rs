@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::settings::AccessRule;
 use crate::values::Touched;
 
 /// Which keys the clients may touch: by the common name of their certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Access(BTreeMap<String, Vec<Vec<u8>>>);
+pub(super) struct Access(BTreeMap<String, Vec<Vec<u8>>>);
 
 /// What one client may do.
 pub(super) enum Rule<'a> {
@@ -33,31 +33,17 @@ impl Rule<'_> {
 }
 
 impl Access {
-    /// Lets `name` touch keys with `prefix`; the empty prefix is everything, and every call.
-    pub fn allow(&mut self, name: String, prefix: Vec<u8>) {
-        self.0.entry(name).or_default().push(prefix);
-    }
-
-    /// Of rules such as `name=/prefix/`.
-    ///
-    /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) for a rule without `=`.
-    pub fn parse<'a>(rules: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+    /// Of rules; the empty prefix is everything, and every call.
+    pub(super) fn new(rules: &[AccessRule]) -> Self {
         let mut access = Self::default();
-        for rule in rules {
-            let (name, prefix) =
-                rule.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                    Error::usage(format!("invalid access rule {rule:?}"))
-                        .hint("write NAME=PREFIX, as in --allow app=/app/")
-                })?;
-            access.allow(name.into(), prefix.into());
+        for AccessRule { name, prefix } in rules {
+            access.0.entry(name.clone()).or_default().push(prefix.clone().into_bytes());
         }
-        Ok(access)
+        access
     }
 
     /// Whether there are no rules: every client may touch everything.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -81,7 +67,8 @@ mod tests {
 
     #[test]
     fn rules() {
-        let access = Access::parse(["app=/app/", "app=/shared/", "admin="]).unwrap();
+        let rules = ["app=/app/", "app=/shared/", "admin="].map(|rule| rule.parse().unwrap());
+        let access = Access::new(&rules);
         let may = |name: Option<&str>, key: &str| {
             let message = [&[0x0a, key.len() as u8], key.as_bytes()].concat();
             let put = Parsed::parse(Method::Put, &message).unwrap();
@@ -92,6 +79,6 @@ mod tests {
         assert!(may(Some("admin"), "/anything"));
         assert!(matches!(access.rule(None), Rule::Nothing));
         assert!(matches!(Access::default().rule(None), Rule::Everything));
-        assert!(Access::parse(["app"]).is_err() && Access::parse(["=/x"]).is_err());
+        assert!("app".parse::<AccessRule>().is_err() && "=/x".parse::<AccessRule>().is_err());
     }
 }

@@ -18,7 +18,6 @@ mod wait;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,9 +37,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tracing::{info, warn};
 
+pub use crate::settings::ProxySettings;
 pub use crate::status_server::listen;
-pub use access::Access;
-pub use tls::ServerTls;
 pub use wait::bind;
 
 use crate::audit_log::AuditLog;
@@ -48,7 +46,8 @@ use crate::error::{Error, Result};
 use crate::etcd::{EtcdSettings, check_version, gathered};
 use crate::keys::KeySet;
 use crate::limit::limited;
-use crate::values::{Budget, Namespace, Room, Scope, Shim, Unreadable};
+use crate::values::{Budget, Namespace, Room, Scope, Shim};
+use access::Access;
 use clients::{Clients, Held};
 use first::Protocol;
 use gate::{Audit, Gate, Users};
@@ -56,7 +55,7 @@ use identity::Identity;
 use metrics::Metrics;
 use pages::Pages;
 use threads::Threads;
-use tls::Acceptor;
+use tls::{Acceptor, ServerTls};
 
 /// Calls and watches' streams of one connection at once. etcd's own default has no limit.
 const MAX_STREAMS: u32 = 16_384;
@@ -80,44 +79,10 @@ const WINDOW: (u32, u32) = (128 << 10, 512 << 10);
 const ANSWER_WINDOW: u32 = 64 << 10;
 /// The pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What `max_memory` is by default.
-pub const DEFAULT_MEMORY: usize = crate::values::DEFAULT_MEMORY;
+/// Bytes of a request beyond etcd's `--max-request-bytes`: what etcd allows its envelope.
+const MORE: usize = 512 << 10;
 /// How long `/readyz` waits for etcd.
 const READY: Duration = Duration::from_secs(5);
-
-/// How to serve.
-pub struct ProxyOptions {
-    /// The etcd behind the proxy. Its user, if there is one, is only for the proxy's own keyring: clients log in
-    /// themselves.
-    pub etcd: EtcdSettings,
-    /// The prefix that strongroom keeps for itself; ends with `/`.
-    pub prefix: Vec<u8>,
-    /// PEM files of the certificate that etcd is shown for clients' calls, and of its key. It has no common name:
-    /// etcd would take that for the user of every client. Without it the certificate in `etcd` is shown, and while
-    /// authentication is on, clients that have not logged in are refused.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
-    /// The keys whose values are encrypted.
-    pub scope: Scope,
-    /// TLS towards clients; without it their connections are unencrypted.
-    pub tls: Option<ServerTls>,
-    /// With TLS, serve clients without certificates even if etcd has no authentication.
-    pub insecure_no_client_auth: bool,
-    /// Bytes of the largest request; etcd's `--max-request-bytes` and 512 KiB.
-    pub max_request: usize,
-    /// Bytes that the messages of all clients may take at once.
-    pub max_memory: usize,
-    /// Which client certificate may touch which keys.
-    pub access: Access,
-    /// Where every request is noted down.
-    pub audit: Option<AuditLog>,
-    /// Whether requests are answered when the audit log cannot be written.
-    pub audit_fail_open: bool,
-    /// The client URL of every member in member lists, such as `https://proxy:2479`. Without it, the address that the
-    /// client has connected to.
-    pub advertise: Option<String>,
-    /// What a read answers when one of several values does not open.
-    pub unreadable: Unreadable,
-}
 
 /// A proxy that is ready to serve.
 pub struct Proxy(Arc<Shared>);
@@ -176,43 +141,52 @@ impl Proxy {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for an etcd later than the last one tested. Those of
     /// [`Namespace::open`], and [`Usage`](crate::ErrorKind::Usage) or [`Io`](crate::ErrorKind::Io) for what is wrong
     /// with the TLS files.
-    pub async fn prepare(mut options: ProxyOptions, masters: Arc<KeySet>) -> Result<Self> {
-        let acceptor = acceptor(&mut options)?;
-        let namespace = open(&options, &masters).await?;
-        Self::with(options, acceptor, namespace).await
+    pub async fn prepare(
+        settings: ProxySettings,
+        masters: Arc<KeySet>,
+        audit: Option<AuditLog>,
+    ) -> Result<Self> {
+        settings.check()?;
+        let acceptor = acceptor(&settings)?;
+        let namespace = open(&settings, &masters).await?;
+        Self::with(settings, acceptor, namespace, audit).await
     }
 
     async fn with(
-        options: ProxyOptions,
+        settings: ProxySettings,
         acceptor: Option<Acceptor>,
         namespace: Namespace,
+        audit: Option<AuditLog>,
     ) -> Result<Self> {
-        let clients_etcd = clients_etcd(&options)?;
-        let shim = Shim::new(options.etcd.balanced()?, namespace.clone(), options.scope)
-            .with_max_request(options.max_request)
-            .with_unreadable(options.unreadable);
+        let clients_etcd = clients_etcd(&settings)?;
+        let bytes = |names: &[String]| names.iter().map(|name| name.clone().into()).collect();
+        let scope = Scope::new(bytes(&settings.include), bytes(&settings.exclude));
+        let max_request = (settings.max_request_bytes as usize).saturating_add(MORE);
+        let shim = Shim::new(settings.etcd.balanced()?, namespace.clone(), scope)
+            .with_max_request(max_request)
+            .with_unreadable(settings.unreadable_values);
         let asks = acceptor.as_ref().is_none_or(Acceptor::asks_for_certificates);
-        let identity = Identity::new(!asks && !options.insecure_no_client_auth);
+        let identity = Identity::new(!asks && !settings.insecure_no_client_auth);
         identity.learn(&shim, &clients_etcd).await;
         identity.begin()?;
-        let fail_open = options.audit_fail_open;
+        let fail_open = settings.audit_fail_open;
         Ok(Self(Arc::new(Shared {
-            members: options.etcd.endpoints.len(),
-            advertise: options.advertise.map(Arc::from),
-            etcd: options.etcd,
+            members: settings.etcd.endpoints.len(),
+            advertise: settings.advertise_client_url.map(Arc::from),
+            etcd: settings.etcd,
             clients_etcd,
             identity,
             acceptor,
             shim,
             namespace,
-            access: options.access,
-            audit: options.audit.map(|log| Audit { log, fail_open }),
+            access: Access::new(&settings.allow),
+            audit: audit.map(|log| Audit { log, fail_open }),
             unwritable: AtomicBool::new(false),
             users: Users::default(),
             metrics: Metrics::new(),
-            clients: Clients::new(options.max_memory),
+            clients: Clients::new((settings.max_memory as usize) << 20),
             pages: Pages::default(),
-            max_request: options.max_request,
+            max_request,
         })))
     }
 
@@ -275,20 +249,17 @@ impl Proxy {
 }
 
 /// TLS towards clients.
-fn acceptor(options: &mut ProxyOptions) -> Result<Option<Acceptor>> {
-    let checks_names = options.tls.as_ref().is_some_and(|tls| tls.trusted_ca.is_some());
-    if !options.access.is_open() && !checks_names {
-        return Err(Error::usage("--allow needs clients with certificates")
-            .hint("give --listen-trusted-ca"));
-    }
-    options.tls.take().map(Acceptor::new).transpose()
+fn acceptor(settings: &ProxySettings) -> Result<Option<Acceptor>> {
+    ServerTls::of(settings).map(Acceptor::new).transpose()
 }
 
-/// How etcd is reached for clients' calls.
-fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
-    let given = options.client_certificate.clone();
-    let clients = options.etcd.without_user(given);
-    if let Some((path, _)) = &options.client_certificate
+/// How etcd is reached for clients' calls. A certificate that is given for them has no common name: etcd would take that for
+/// the user of every client. Without one the certificate in the settings of etcd is shown, and while authentication is on,
+/// clients that have not logged in are refused.
+fn clients_etcd(settings: &ProxySettings) -> Result<EtcdSettings> {
+    let given = settings.client_cert.clone().zip(settings.client_key.clone());
+    let clients = settings.etcd.without_user(given);
+    if let Some(path) = &settings.client_cert
         && clients.shows_a_name()
     {
         let text = format!("{}: this certificate has a common name", path.display());
@@ -300,10 +271,10 @@ fn clients_etcd(options: &ProxyOptions) -> Result<EtcdSettings> {
 }
 
 /// The value keys in etcd.
-async fn open(options: &ProxyOptions, masters: &Arc<KeySet>) -> Result<Namespace> {
-    let client = options.etcd.connect().await?;
-    check_version(&client, &options.etcd).await?;
-    Namespace::open(client, &options.prefix, Arc::clone(masters)).await
+async fn open(settings: &ProxySettings, masters: &Arc<KeySet>) -> Result<Namespace> {
+    let client = settings.etcd.connect().await?;
+    check_version(&client, &settings.etcd).await?;
+    Namespace::open(client, settings.values.reserved_prefix.as_bytes(), Arc::clone(masters)).await
 }
 
 impl Shared {

@@ -13,15 +13,24 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::error::{Error, Result};
 use crate::etcd::{Gathered, key_mismatch};
+use crate::settings::ProxySettings;
 
 /// PEM files.
-pub struct ServerTls {
+pub(super) struct ServerTls {
     /// The server's certificate and those between it and its authority.
-    pub cert: PathBuf,
+    pub(super) cert: PathBuf,
     /// Its key.
-    pub key: PathBuf,
+    pub(super) key: PathBuf,
     /// The authorities of clients' certificates; when given, a client without one is refused.
-    pub trusted_ca: Option<PathBuf>,
+    pub(super) trusted_ca: Option<PathBuf>,
+}
+
+impl ServerTls {
+    /// Without a certificate there is none.
+    pub(super) fn of(settings: &ProxySettings) -> Option<Self> {
+        let (cert, key) = settings.listen_cert.clone().zip(settings.listen_key.clone())?;
+        Some(Self { cert, key, trusted_ca: settings.listen_trusted_ca.clone() })
+    }
 }
 
 /// Takes connections with the files as they are at that moment.

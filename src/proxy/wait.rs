@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::threads::LOOK;
-use super::{Proxy, ProxyOptions, Shared};
+use super::{Proxy, ProxySettings, Shared};
+use crate::audit_log::AuditLog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::KeySet;
 use crate::status_server::{self, Answer};
@@ -45,14 +46,16 @@ impl Proxy {
     /// # Errors
     /// As [`prepare`](Self::prepare), but for [`Unreachable`](ErrorKind::Unreachable).
     pub async fn prepare_when_reachable(
-        mut options: ProxyOptions,
+        settings: ProxySettings,
         masters: Arc<KeySet>,
+        audit: Option<AuditLog>,
         metrics: Option<&TcpListener>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<Option<Self>> {
-        let acceptor = super::acceptor(&mut options)?;
+        settings.check()?;
+        let acceptor = super::acceptor(&settings)?;
         // Wrong files are an error now, not only when etcd has been reached.
-        super::clients_etcd(&options)?.balanced()?;
+        super::clients_etcd(&settings)?.balanced()?;
         let waiting = Waiting::default();
         // Ends with this function.
         let (_serving, end) = watch::channel(false);
@@ -62,7 +65,7 @@ impl Proxy {
         let mut pause = PAUSE.0;
         loop {
             let opened = tokio::select! {
-                opened = super::open(&options, &masters) => opened,
+                opened = super::open(&settings, &masters) => opened,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             match opened {
@@ -70,7 +73,7 @@ impl Proxy {
                     if waiting.is_waiting() {
                         info!(event = "etcd_reachable");
                     }
-                    return Self::with(options, acceptor, namespace).await.map(Some);
+                    return Self::with(settings, acceptor, namespace, audit).await.map(Some);
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     if waiting.changed(&error) {
@@ -90,7 +93,7 @@ impl Proxy {
             }
             pause = pause.saturating_mul(2).min(PAUSE.1);
         }
-        if let Some(log) = options.audit {
+        if let Some(log) = audit {
             log.close().await?;
         }
         Ok(None)

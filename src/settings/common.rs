@@ -96,7 +96,13 @@ impl CommonSettings {
         let connected = connect(&url, &self.repository.options).map_err(named)?;
         let opened = Repository::open(connected.store, self.repository.id).await;
         let (directory, warnings) = (connected.directory, connected.warnings);
-        Ok(Opened { repository: opened.map_err(named)?, directory, warnings, url })
+        // What may be why it does not open.
+        let opened = opened.map_err(|error| {
+            let hints = error.hint_text().into_iter().chain(warnings.iter().map(String::as_str));
+            let hints = hints.collect::<Vec<_>>().join(" ");
+            named(if hints.is_empty() { error } else { error.hint(hints) })
+        });
+        Ok(Opened { repository: opened?, directory, warnings, url })
     }
 
     /// Opens the repository that snapshots of `source` are copied to, and makes it if there is none.

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::distance;
+use crate::text::distance;
 
 /// Tables whose keys are a store's own options. They may hold secrets.
 const FREE: [&str; 2] = ["repository.options", "copy.options"];

@@ -24,7 +24,7 @@ pub use common::{CommonSettings, Opened, check_user, open_etcd, retiring};
 #[cfg(feature = "cli")]
 pub use file::{Entry, File, Shape};
 #[cfg(feature = "proxy")]
-pub use proxy::ProxySettings;
+pub use proxy::{AccessRule, ProxySettings};
 #[cfg(feature = "agent")]
 pub use schedule::Schedule;
 #[cfg(feature = "client")]

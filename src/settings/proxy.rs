@@ -1,8 +1,10 @@
 //! What a proxy is set to do.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use super::{LogFormat, ValueSettings};
+use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::values::Unreadable;
 
@@ -20,7 +22,7 @@ pub struct ProxySettings {
             id = "proxy.listen",
             long = "listen",
             value_name = "HOST:PORT",
-            default_value = "127.0.0.1:2479",
+            default_value_t = ProxySettings::default().listen,
             env = "STRONGROOM_LISTEN"
         )
     )]
@@ -124,7 +126,7 @@ pub struct ProxySettings {
     )]
     pub audit_log: Option<PathBuf>,
     /// Size in MiB at which the audit log starts a new file
-    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_log_max_size", long = "audit-log-max-size", value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576), env = "STRONGROOM_AUDIT_LOG_MAX_SIZE"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_log_max_size", long = "audit-log-max-size", value_name = "MIB", default_value_t = ProxySettings::default().audit_log_max_size, value_parser = clap::value_parser!(u64).range(1..=1_048_576), env = "STRONGROOM_AUDIT_LOG_MAX_SIZE"))]
     pub audit_log_max_size: u64,
     /// Continue to serve when the audit log cannot be written
     #[cfg_attr(feature = "cli", arg(id = "proxy.audit_fail_open", long = "audit-fail-open", env = "STRONGROOM_AUDIT_FAIL_OPEN", value_parser = clap::builder::BoolishValueParser::new()))]
@@ -135,7 +137,7 @@ pub struct ProxySettings {
         feature = "cli",
         arg(id = "proxy.allow", long = "allow", value_name = "NAME=PREFIX")
     )]
-    pub allow: Vec<String>,
+    pub allow: Vec<AccessRule>,
     /// Address of /metrics, /healthz and /readyz
     #[cfg_attr(
         feature = "cli",
@@ -161,14 +163,95 @@ pub struct ProxySettings {
     )]
     pub log: LogFormat,
     /// The value of etcd's own --max-request-bytes
-    #[cfg_attr(feature = "cli", arg(id = "proxy.max_request_bytes", long = "max-request-bytes", value_name = "BYTES", default_value_t = 1_572_864, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824), env = "STRONGROOM_MAX_REQUEST_BYTES"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.max_request_bytes", long = "max-request-bytes", value_name = "BYTES", default_value_t = ProxySettings::default().max_request_bytes, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824), env = "STRONGROOM_MAX_REQUEST_BYTES"))]
     pub max_request_bytes: u32,
     /// Memory in MiB for requests, answers and connections of all clients; one client gets a part of it
-    #[cfg_attr(feature = "cli", arg(id = "proxy.max_memory", long = "max-memory", value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_MAX_MEMORY"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.max_memory", long = "max-memory", value_name = "MIB", default_value_t = ProxySettings::default().max_memory, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_MAX_MEMORY"))]
     pub max_memory: u32,
     #[cfg_attr(feature = "cli", command(flatten))]
     /// The value keyring, and the master keys that open it.
     pub values: ValueSettings,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            etcd: EtcdSettings::default(),
+            listen: "127.0.0.1:2479".into(),
+            listen_cert: None,
+            listen_key: None,
+            listen_trusted_ca: None,
+            insecure_no_client_auth: false,
+            client_cert: None,
+            client_key: None,
+            advertise_client_url: None,
+            unreadable_values: Unreadable::default(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            audit_log: None,
+            audit_log_max_size: 256,
+            audit_fail_open: false,
+            allow: Vec::new(),
+            metrics_listen: None,
+            log: LogFormat::default(),
+            max_request_bytes: 1_572_864,
+            max_memory: 512,
+            values: ValueSettings::default(),
+        }
+    }
+}
+
+impl ProxySettings {
+    /// That the settings go together.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) for one that needs another or contradicts it.
+    pub fn check(&self) -> Result<()> {
+        let (cert, key) = (self.listen_cert.is_some(), self.listen_key.is_some());
+        let (ca, log) = (self.listen_trusted_ca.is_some(), self.audit_log.is_some());
+        let needs = [
+            (cert, "listen_cert", key, "listen_key"),
+            (key, "listen_key", cert, "listen_cert"),
+            (ca, "listen_trusted_ca", cert, "listen_cert"),
+            (self.insecure_no_client_auth, "insecure_no_client_auth", cert, "listen_cert"),
+            (self.client_cert.is_some(), "client_cert", self.client_key.is_some(), "client_key"),
+            (self.client_key.is_some(), "client_key", self.client_cert.is_some(), "client_cert"),
+            (self.audit_fail_open, "audit_fail_open", log, "audit_log"),
+            (!self.allow.is_empty(), "allow", ca, "listen_trusted_ca"),
+        ];
+        for (_, name, _, other) in needs.iter().filter(|(set, _, met, _)| *set && !*met) {
+            let flag = |name: &str| format!("--{}", name.replace('_', "-"));
+            return Err(Error::usage(format!("{} needs {}", flag(name), flag(other)))
+                .hint(format!("in the configuration file: {name} and {other} in [proxy]")));
+        }
+        if self.insecure_no_client_auth && ca {
+            return Err(Error::usage(
+                "--insecure-no-client-auth contradicts --listen-trusted-ca: give one of them",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A rule for clients: whoever shows a certificate with this common name may use keys with this prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRule {
+    /// The common name.
+    pub name: String,
+    /// The prefix; empty for all keys.
+    pub prefix: String,
+}
+
+impl FromStr for AccessRule {
+    type Err = Error;
+
+    fn from_str(rule: &str) -> Result<Self> {
+        match rule.rsplit_once('=').filter(|(name, _)| !name.is_empty()) {
+            Some((name, prefix)) => Ok(Self { name: name.into(), prefix: prefix.into() }),
+            None => Err(Error::usage(format!("invalid access rule {rule:?}"))
+                .hint("write NAME=PREFIX, as in --allow app=/app/")),
+        }
+    }
 }
 
 /// A URL as etcd's members advertise theirs: a scheme, a host and a port.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use etcd_client::Client;
 use sha2::{Digest, Sha256 as Hasher};
 
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -27,6 +28,9 @@ const SECTOR: u64 = 512;
 pub enum Source {
     /// A live etcd.
     Etcd(EtcdSettings),
+    /// A live etcd through a client of the caller's own, which reaches one member: by `Client::from_channel` of a
+    /// channel, for example. Its HashKV is not compared with that of other members.
+    Client(Client),
     /// A snapshot file that exists already, with or without etcd's 32-byte trailer.
     File(PathBuf),
 }
@@ -48,12 +52,20 @@ impl Input {
         match source {
             Source::Etcd(settings) => {
                 let choice = etcd::choose_member(&settings).await?;
-                control.step(Step::Note(choice.reason.clone()));
-                let stream = Box::new(choice.snapshot().await?);
-                Ok(Self::Etcd { live: Arc::new(Live { choice, settings }), stream })
+                Self::live_etcd(choice, settings, control).await
+            }
+            Source::Client(client) => {
+                let choice = etcd::member_of(client).await?;
+                Self::live_etcd(choice, EtcdSettings::default(), control).await
             }
             Source::File(path) => Ok(Self::File(FileInput::open(path)?)),
         }
+    }
+
+    async fn live_etcd(choice: Choice, settings: EtcdSettings, control: &Control) -> Result<Self> {
+        control.step(Step::Note(choice.reason.clone()));
+        let stream = Box::new(choice.snapshot().await?);
+        Ok(Self::Etcd { live: Arc::new(Live { choice, settings }), stream })
     }
 
     /// Bytes that will come.

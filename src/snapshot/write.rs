@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -22,10 +23,8 @@ use crate::format::{
 };
 use crate::keys::KeySet;
 use crate::secret::SecretKey;
-use crate::store::{Repository, Upload};
-use crate::task::AbortOnDrop;
-use crate::task::{Buffer, Buffers};
-use crate::task::{Control, Step};
+use crate::store::{Repository, Skew, Upload};
+use crate::task::{AbortOnDrop, Buffer, Buffers, Control, Step, task_panicked};
 use zeroize::Zeroizing;
 
 /// Padding is written in pieces of this.
@@ -80,6 +79,8 @@ pub(crate) struct Written {
     pub(crate) compact_revision: u64,
     pub(crate) database_bytes: u64,
     pub(crate) stored_bytes: u64,
+    /// How far the store's clock is from this host's.
+    pub(crate) skew: Option<Skew>,
 }
 
 /// One snapshot being written.
@@ -101,7 +102,9 @@ impl Writer<'_> {
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let since = Since::now();
+        let before = SystemTime::now();
         let index_object = self.index(&index).await?;
+        let skew = self.repository.skew_by(&Part::Index.of(self.content.id), before).await?;
         let mut objects = vec![entry(Part::Payload, &payload), entry(Part::Index, &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
@@ -129,15 +132,8 @@ impl Writer<'_> {
         let own =
             objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
-        let object = Sha256(crypto::sha256(&[&manifest]));
-        self.keys.check_current()?;
-        let new = NewSeal::first(object);
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
-        let seal = seal.print();
+        let (name, seal) = self.seal(&manifest).await?;
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
-        self.control.check()?;
-        let name = Part::Seal(1).of(self.content.id);
-        self.repository.put_once(&name, seal.clone().into()).await?;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
@@ -154,7 +150,20 @@ impl Writer<'_> {
             compact_revision,
             database_bytes: database.size,
             stored_bytes,
+            skew,
         })
+    }
+
+    /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
+    async fn seal(&self, manifest: &[u8]) -> Result<(String, Vec<u8>)> {
+        self.keys.check_current()?;
+        let new = NewSeal::first(Sha256(crypto::sha256(&[manifest])));
+        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
+        let seal = seal.print();
+        self.control.check()?;
+        let name = Part::Seal(1).of(self.content.id);
+        self.repository.put_once(&name, seal.clone().into()).await?;
+        Ok((name, seal))
     }
 
     /// The manifest, which the data key proves.
@@ -218,9 +227,7 @@ impl Writer<'_> {
         let reading = AbortOnDrop(reading);
         let mut table = Vec::new();
         while let Some(frame) = frames.recv().await {
-            let frame: Compressed = frame
-                .await
-                .map_err(|_| Error::new(ErrorKind::Io, "a compression thread failed"))??;
+            let frame: Compressed = frame.await.map_err(|_| task_panicked())??;
             sealer.write(&frame.bytes)?;
             table.push(FrameRef { length: frame.bytes.len() as u64, sha256: frame.sha256 });
             upload.write(sealer.take().into()).await?;

@@ -139,9 +139,9 @@ fn other(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
     }
 }
 
-/// Codes that S3 sends with status 400.
+/// Codes about credentials and keys that S3 sends with status 400.
 fn about_credentials(code: &str) -> bool {
-    ["Token", "AccessKey", "Signature", "Credential", "Authorization"]
+    ["Token", "AccessKey", "Signature", "Credential", "Authorization", "KMS"]
         .iter()
         .any(|part| code.contains(part))
 }

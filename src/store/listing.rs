@@ -219,7 +219,8 @@ mod tests {
             let mut page_token = (keys.len() > most).then(|| keys[most - 1].clone());
             keys.truncate(most);
             if let Some(stops) = self.stops {
-                (keys.truncate(stops), page_token = None);
+                keys.truncate(stops);
+                page_token = None;
             }
             if self.same_token {
                 page_token = Some("x".into());

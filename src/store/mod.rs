@@ -6,15 +6,21 @@
 //! Errors name the object; the caller adds the repository's URL as context. They never hold
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
+mod clock;
+mod clouds;
 mod connect;
 mod directory;
 mod failure;
 mod gate;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod http;
 mod key;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod listing;
 mod local;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod options;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod proxy;
 mod repository;
 mod settings;
@@ -22,11 +28,10 @@ mod upload;
 mod url;
 mod xml;
 
+pub(crate) use clock::Skew;
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;
 pub use local::create_directory;
-#[cfg(feature = "cli")]
-pub(crate) use options::distance;
 pub use repository::{ObjectInfo, Probe, Repository};
 pub use settings::RepositorySettings;
 pub use upload::Upload;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::text::distance;
 
 use super::gate;
 use super::url::Cloud;
@@ -178,24 +179,7 @@ fn nearest(cloud: Cloud, name: &str) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// Levenshtein's edit distance in bytes.
-pub(crate) fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (above, y) in row.windows(2).zip(b.bytes()) {
-            if let [diagonal, up] = above {
-                left = (diagonal + usize::from(x != y)).min(up + 1).min(left + 1);
-                next.push(left);
-            }
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "s3", feature = "gcs", feature = "azure"))]
 mod tests {
     use object_store::aws::AmazonS3ConfigKey;
     use object_store::azure::AzureConfigKey;
@@ -213,15 +197,6 @@ mod tests {
         }
         for name in names(Cloud::Azure).filter(|name| *name != CA_CERTIFICATE) {
             name.parse::<AzureConfigKey>().unwrap();
-        }
-    }
-
-    #[test]
-    fn distance_counts_edits() {
-        for (a, b, steps) in
-            [("", "", 0), ("", "ab", 2), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "", 2)]
-        {
-            assert_eq!(distance(a, b), steps, "{a} {b}");
         }
     }
 

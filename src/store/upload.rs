@@ -136,9 +136,10 @@ impl Upload {
     async fn wait_one(&mut self) -> Result<()> {
         match self.in_flight.join_next().await {
             Some(Ok(sent)) => sent.map_err(|e| self.failed(&e)),
-            Some(Err(e)) => {
-                Err(Error::new(ErrorKind::Io, format!("{}: upload of a part: {e}", self.name)))
-            }
+            Some(Err(e)) => Err(Error::new(
+                ErrorKind::Internal,
+                format!("{}: upload of a part: {e}", self.name),
+            )),
             None => Ok(()),
         }
     }

@@ -31,11 +31,21 @@ pub(super) enum Cloud {
 }
 
 impl Cloud {
-    const fn scheme(self) -> &'static str {
+    pub(super) const fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
             Self::Google => "gs",
             Self::Azure => "az",
+        }
+    }
+
+    /// The feature that it is built in with.
+    #[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure")))]
+    pub(super) const fn feature(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gcs",
+            Self::Azure => "azure",
         }
     }
 

@@ -16,7 +16,8 @@ pub(crate) fn task_died(error: JoinError) -> Error {
 }
 
 pub(crate) fn task_panicked() -> Error {
-    Error::new(ErrorKind::Io, "a worker died")
+    Error::new(ErrorKind::Internal, "a worker of this program failed")
+        .hint("Please report it, with the line before.")
 }
 
 /// A task that ends when this is dropped.

@@ -200,8 +200,7 @@ mod tests {
 
     fn masters() -> KeySet {
         let mut masters = KeySet::new();
-        let now = NOW;
-        masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
+        masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()).unwrap(), NOW);
         masters
     }
 

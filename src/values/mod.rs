@@ -58,9 +58,8 @@ pub use namespace::{DEFAULT_PREFIX, Namespace, ValueKeyInfo};
 pub use shim::fuzzing;
 #[cfg(feature = "proxy")]
 pub(crate) use shim::{
-    About, Answer, Budget, DEFAULT_MEMORY, Failure, Frames, Judge, Method, Needs, PASSED_ON,
-    Parsed, Room, Shape, Touched, compressed, granted, lease_keys, revision_of, text_of,
-    time_to_live, with_client_urls,
+    About, Answer, Budget, Failure, Frames, Judge, Method, Needs, PASSED_ON, Parsed, Room, Shape,
+    Touched, compressed, granted, lease_keys, revision_of, text_of, time_to_live, with_client_urls,
 };
 #[cfg(feature = "client")]
-pub use shim::{Scope, Shim, Unreadable};
+pub use shim::{Scope, Shim, Unreadable, error_kind};

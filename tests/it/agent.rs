@@ -346,6 +346,33 @@ async fn a_second_place_that_is_away_is_a_failure_of_copies_alone() {
     agent.end();
 }
 
+/// What rots in the second place is found by the full verification, although lengths and listings stay the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_rots_is_found() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let place = Place::new();
+    let more = config(&etcd, "[copy]\nurl = \"second\"\n") + "verify_all = \"@every 2s\"\n";
+    let agent = Agent::start(&place, &more);
+    agent.wait("verify_all_finished", 2);
+    let lines = agent.lines.lock().unwrap().clone();
+    assert!(lines.iter().all(|line| line["event"] != "verify_all_finding"), "{lines:?}");
+    let copied = fs::read_dir(place.path("second/snapshots")).unwrap().next().unwrap().unwrap();
+    let payload = copied.path().join("payload");
+    let mut bytes = fs::read(&payload).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(payload, bytes).unwrap();
+    agent.wait("verify_all_finding", 1);
+    let lines = agent.lines.lock().unwrap().clone();
+    let found = lines.iter().find(|line| line["event"] == "verify_all_finding").unwrap();
+    assert!(found["error"].as_str().unwrap().contains("the replica"), "{found}");
+    // The newest that the replica has is none that the source has not.
+    let newest = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
+    let copied = agent.metric("strongroom_copy_newest_snapshot_timestamp_seconds");
+    assert!(copied > 0.0 && copied <= newest, "{copied} {newest}");
+    agent.end();
+}
+
 #[test]
 fn what_cannot_work_is_said_at_once() {
     let place = Place::new();

@@ -226,3 +226,73 @@ async fn a_server_needs_the_key_of_its_certificate() {
     assert!(!serving.is_finished());
     serving.abort();
 }
+
+/// What a server says of a client's certificate chooses the hint; and `http://` is no advice where TLS was spoken.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificates_that_etcd_refuses() {
+    let dir = TempDir::new().unwrap();
+    let (ca_key, other_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let ca_pem = self_signed("ca").self_signed(&ca_key).unwrap().pem();
+    fs::write(dir.path().join("ca.crt"), ca_pem).unwrap();
+    let ca = Issuer::new(self_signed("ca"), ca_key);
+    let other = Issuer::new(self_signed("other"), other_key);
+    let leaf = |name: &str, issuer: &Issuer<'_, KeyPair>, years: (i32, i32)| {
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        (params.not_before, params.not_after) =
+            (date_time_ymd(years.0, 1, 1), date_time_ymd(years.1, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        let at = dir.path().join(format!("{name}.crt"));
+        fs::write(&at, params.signed_by(&key, issuer).unwrap().pem()).unwrap();
+        fs::write(at.with_extension("key"), key.serialize_pem()).unwrap();
+        Pem { key: at.with_extension("key"), cert: at }
+    };
+    let server = leaf("server", &ca, (2000, 2090));
+    let cacert = dir.path().join("ca.crt");
+    let args: [&std::ffi::OsStr; 7] = [
+        "--cert-file".as_ref(),
+        server.cert.as_os_str(),
+        "--key-file".as_ref(),
+        server.key.as_os_str(),
+        "--trusted-ca-file".as_ref(),
+        cacert.as_os_str(),
+        "--client-cert-auth".as_ref(),
+    ];
+    let etcd = Server::start(Version::NEWEST, &args);
+    let cases = [
+        (leaf("good", &ca, (2000, 2090)), None),
+        (leaf("expired", &ca, (2000, 2001)), Some("client certificate")),
+        (leaf("early", &ca, (2080, 2090)), Some("client certificate")),
+        (leaf("foreign", &other, (2000, 2090)), Some("client certificate")),
+    ];
+    for (pem, hint) in cases {
+        let settings = EtcdSettings {
+            endpoints: vec![format!("https://127.0.0.1:{}", etcd.port)],
+            cacert: Some(cacert.clone()),
+            cert: Some(pem.cert.clone()),
+            key: Some(pem.key),
+            command_timeout: Duration::from_secs(5),
+            ..EtcdSettings::default()
+        };
+        let error = choose_member(&settings).await.err();
+        assert_eq!(error.is_some(), hint.is_some(), "{}: {error:?}", pem.cert.display());
+        let Some((error, hint)) = error.zip(hint) else { continue };
+        let given = error.hint_text().unwrap_or_default();
+        assert!(given.contains(hint) && !given.contains("http://"), "{error:?}");
+    }
+    // A key behind a passphrase, and a file that an editor of Windows has saved.
+    let good = dir.path().join("good.crt");
+    let bom = [&b"\xef\xbb\xbf"[..], &fs::read(&good).unwrap()].concat();
+    fs::write(&good, bom).unwrap();
+    let settings = |key: PathBuf| EtcdSettings {
+        endpoints: vec![format!("https://127.0.0.1:{}", etcd.port)],
+        cacert: Some(cacert.clone()),
+        cert: Some(good.clone()),
+        key: Some(key),
+        ..EtcdSettings::default()
+    };
+    choose_member(&settings(good.with_extension("key"))).await.map(drop).unwrap();
+    let locked = dir.path().join("locked.key");
+    fs::write(&locked, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n").unwrap();
+    let error = choose_member(&settings(locked)).await.err().unwrap();
+    assert!(error.to_string().contains("locked.key: the key is encrypted"), "{error}");
+}

@@ -212,6 +212,67 @@ async fn planted_seals_do_not_bury_the_copy() {
     restore_bytes(&target, &series.keys, id).await.unwrap();
 }
 
+/// Of the same lengths as the good one, so that no listing tells.
+#[tokio::test]
+async fn a_manifest_that_is_another_in_the_copy_is_named() {
+    let series = Series::new(2).await;
+    let id = series.ids()[0];
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let control = Control::default();
+    let again = async || {
+        let repository = &series.repo.repository;
+        copy(repository, &target, &series.keys, Scope::All, &control).await.unwrap()
+    };
+    assert_eq!(again().await.copied.len(), 2);
+    assert!(again().await.failed.is_empty());
+    let path = dir.path().join(format!("snapshots/{id}/manifest"));
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 5;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let failed = again().await.failed;
+    assert!(failed.len() == 1 && failed[&id].contains("another one in the copy"), "{failed:?}");
+}
+
+/// What is no part of a snapshot is not published, although the manifest names it by its digest.
+#[tokio::test]
+async fn a_copy_takes_nothing_but_parts_of_snapshots() {
+    let series = Series::new(2).await;
+    let ids = series.ids();
+    let (payload, index) = ("payload", "index");
+    // Another snapshot's, and another part: both begin as objects of ours do.
+    for (id, part, other) in [(ids[0], payload, ids[1]), (ids[1], index, ids[1])] {
+        let manifest = series.repo.object(id, "manifest");
+        let planted = series.repo.object(other, payload);
+        let bytes = fs::read(planted).unwrap();
+        let old = fs::read(series.repo.object(id, part)).unwrap();
+        let text = fs::read_to_string(&manifest).unwrap();
+        let sha = |bytes: &[u8]| {
+            let digest = <sha2::Sha256 as sha2::Digest>::digest(bytes);
+            data_encoding::HEXLOWER.encode(&digest)
+        };
+        let length = |bytes: &[u8]| format!("\"length\":{}", bytes.len());
+        let (was, is) = (sha(&old), sha(&bytes));
+        assert!(text.contains(&was), "{text}");
+        let text = text.replace(&was, &is).replace(&length(&old), &length(&bytes));
+        fs::write(manifest, text).unwrap();
+        fs::write(series.repo.object(id, part), bytes).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let control = Control::default();
+    let nothing = KeySet::new();
+    let report =
+        copy(&series.repo.repository, &target, &nothing, Scope::All, &control).await.unwrap();
+    assert!(report.copied.is_empty(), "{report:?}");
+    assert_eq!(report.failed.len(), 2);
+    for (id, part) in [(ids[0], payload), (ids[1], index)] {
+        assert!(report.failed[&id].contains("of another place"), "{:?}", report.failed);
+        assert!(!dir.path().join(format!("snapshots/{id}/{part}")).exists());
+    }
+}
+
 #[tokio::test]
 async fn another_repository_is_no_copy() {
     let (series, other) = (Series::new(1).await, Series::new(0).await);

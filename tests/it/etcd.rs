@@ -121,6 +121,41 @@ async fn authentication() {
     }
 }
 
+/// A login lasts 300 s unless etcd is told otherwise, and a backup may take longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_ends_during_a_backup_is_made_again() {
+    for version in Version::ENDS {
+        let etcd = Etcd::builder(version).with_auth().arg("--auth-token-ttl=1").start().await;
+        let settings = etcd.settings();
+        let choice = choose_member(&settings).await.unwrap();
+        let revision = choice.member.revision;
+        tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+        let compared = choice.compare(&settings, revision).await;
+        assert!(compared.left_out.is_empty(), "{:?}", compared.left_out);
+        assert_eq!(compared.answers.len(), 1);
+    }
+}
+
+/// Endpoints that etcdctl or an operator's notes may have, and this program does not take.
+#[tokio::test]
+async fn endpoints_that_are_refused_by_name() {
+    for (endpoint, says) in [
+        ("unix:///run/etcd.sock", "unix sockets"),
+        ("unixs://localhost:1", "unix sockets"),
+        ("srv://example.com", "ETCDCTL_DISCOVERY_SRV"),
+        ("etcd.example", "has no port"),
+        ("https://etcd.example", "has no port"),
+        ("https://[::1]", "has no port"),
+        ("http://h:2379/v3", "no port"),
+        ("", "no etcd endpoint"),
+    ] {
+        let settings = EtcdSettings { endpoints: vec![endpoint.into()], ..EtcdSettings::default() };
+        let error = choose_member(&settings).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{endpoint}");
+        assert!(error.to_string().contains(says), "{endpoint}: {error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_where_authentication_is_off() {
     let etcd = Etcd::start(Version::NEWEST).await;

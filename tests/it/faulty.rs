@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -36,12 +37,15 @@ pub struct Faulty {
     goes: Option<(&'static str, PathBuf)>,
     /// What was created with a name that ends so is overwritten at once: somebody else is at work.
     replaces: Option<&'static str>,
+    /// By so much the store's clock is ahead, or behind if it is negative: in seconds.
+    clock: i64,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
-        Self { inner, left, once, lies: false, blind: false, goes: None, replaces: None }
+        let (goes, replaces) = (None, None);
+        Self { inner, left, once, lies: false, blind: false, goes, replaces, clock: 0 }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -60,6 +64,11 @@ impl Faulty {
 
     fn replacing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
         Self { replaces: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// A store whose clock is so many seconds ahead of this host's.
+    pub fn ahead(inner: Arc<dyn ObjectStore>, clock: i64) -> Self {
+        Self { clock, ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     /// Whether the failure has happened.
@@ -149,7 +158,11 @@ impl ObjectStore for Faulty {
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
         self.call()?;
-        self.inner.get_opts(from, options).await
+        let mut found = self.inner.get_opts(from, options).await?;
+        let written = SystemTime::from(found.meta.last_modified);
+        let by = Duration::from_secs(self.clock.unsigned_abs());
+        found.meta.last_modified = if self.clock < 0 { written - by } else { written + by }.into();
+        Ok(found)
     }
 
     async fn get_ranges(&self, from: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -390,4 +403,42 @@ async fn a_store_that_ignores_create_if_absent_is_refused() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     // Who trusts it expressly may.
     Repository::init(lying(), true, rng).await.unwrap();
+}
+
+/// [S3.3.8]: more than 5 minutes apart, either way.
+#[tokio::test]
+async fn clocks_that_differ_are_named_and_stop_prune() {
+    use strongroom::backup::{apply_prune, plan_prune};
+    for (clock, says) in [(-400, "ahead of the store's"), (400, "behind the store's"), (200, "")] {
+        let repo = TestRepo::new().await;
+        let store = Faulty::ahead(local(repo.dir.path()), clock);
+        let repository = repo.through(Arc::new(store)).await.unwrap();
+        for _ in 0..2 {
+            let report = backup_of(&repository, &keys(&[1]), &small_database()).await.unwrap();
+            assert_eq!(report.clocks_differ, !says.is_empty());
+            let warned = report.warnings.iter().any(|warning| warning.contains("the store's"));
+            assert_eq!(warned, !says.is_empty(), "{:?}", report.warnings);
+        }
+        let retention = strongroom::backup::Retention { last: 1, ..Default::default() };
+        let control = Control::default();
+        let plan = plan_prune(&repository, &keys(&[1]), &retention, None, &control).await.unwrap();
+        assert_eq!(plan.remove.len(), 1);
+        match apply_prune(&repository, &plan, &control).await {
+            Ok(report) => assert_eq!((report.removed.len(), says), (1, "")),
+            Err(error) => {
+                assert_eq!(error.kind(), strongroom::ErrorKind::Refused);
+                assert!(!says.is_empty() && error.to_string().contains(says), "{error}");
+            }
+        }
+        let listed = snapshots(&repo.repository, None).await.unwrap().snapshots;
+        assert_eq!(listed.len(), if says.is_empty() { 1 } else { 2 });
+        assert!(
+            !repo
+                .dir
+                .path()
+                .read_dir()
+                .unwrap()
+                .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("probe") })
+        );
+    }
 }

@@ -16,7 +16,8 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
+    "config example",
     "agent",
     "proxy",
     "completions",
@@ -153,6 +154,7 @@ impl Documents {
     }
 
     fn lists(&mut self, old: &str) {
+        self.run("config check", &["config", "check"]);
         self.run("snapshots", &["snapshots"]);
         self.run("show", &["show", old]);
         let other = self.place.run(&["key", "generate", "-o", "other"]);
@@ -192,7 +194,14 @@ impl Documents {
         self.run("reports ID", &["reports", drilled["report"].as_str().unwrap()]);
         self.run("copy", &["copy", "--to", "second"]);
         self.run("prune", &["prune", "--keep-last", "1", "--dry-run"]);
+        self.run("prune", &["prune", "--keep-last", "1", "--keep-within", "1m", "--dry-run"]);
         self.run("prune", &["prune", "--remove", old]);
+        let check = ["config", "check", "--for", "backup"];
+        self.run("config check", &check);
+        for bad in ["--level=99", "--suite=rot13"] {
+            let args = [&check[..], &["--", bad]].concat();
+            self.run_with("file:keyring", "config check", &args, 2);
+        }
         self.run("prune --pin", &["prune", "--undo", old]);
         self.run("prune --pin", &["prune", "--unpin", old]);
         self.run("setup-auth", &["setup-auth", "--print"]);

@@ -72,6 +72,7 @@ mod random_history;
 mod runbooks;
 mod s3_gateway;
 mod service_log;
+mod settings;
 mod setup_auth;
 mod support;
 mod to_cluster;

@@ -4,13 +4,15 @@ use std::fs;
 use std::io::Cursor;
 use std::ops::ControlFlow;
 
+use strongroom::backup::{BackupOptions, Source, backup};
 use strongroom::bolt::{Db, Writer};
 use strongroom::mvcc::{HashKv, check_history, database_facts, hash_kv};
+use strongroom::task::Control;
 
 use crate::etcd_server::{Etcd, Version};
 use crate::fake_etcd::{self, Script, good_steps};
 use crate::place::{Place, exits};
-use crate::support::small_database;
+use crate::support::{TestRepo, keys, small_database};
 
 /// Writes the database anew with another last byte in one record, counted from the last: one member that is silently
 /// corrupt.
@@ -147,4 +149,23 @@ fn pages_and_history_that_do_not_hold() {
         assert!(said.contains(says), "{said}");
         place.succeed(&["verify", "latest"]);
     }
+}
+
+/// A program that has a client of its own gives that. Other members are not sought: how to reach them is not known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_callers_own() {
+    let etcd = Etcd::builder(Version::NEWEST).members(3).start().await;
+    etcd.fill(20, 100).await;
+    let channel = tonic::transport::Channel::from_shared(etcd.endpoint().to_owned()).unwrap();
+    let channel = etcd_client::Channel::Tonic(channel.connect_lazy());
+    let client = etcd_client::Client::from_channel(channel, None).await.unwrap();
+    let (repo, keys) = (TestRepo::new().await, keys(&[1]));
+    let (options, control) = (BackupOptions::default(), Control::default());
+    let source = Source::Client(client);
+    let taken = backup(&repo.repository, &keys, source, &options, &control).await.unwrap();
+    assert_eq!(taken.revision, 21);
+    let members = taken.members.unwrap();
+    assert_eq!((members.answers.len(), members.left_out.len()), (1, 2), "{members:?}");
+    let restored = repo.restore(&keys, taken.id).await.unwrap();
+    assert_eq!(database_facts(&Db::open(&restored[..]).unwrap()).unwrap().revision, 21);
 }

@@ -164,3 +164,45 @@ fn a_directory_that_others_may_write_is_named() {
     mode(0o1777);
     assert!(!warned().contains("chmod go-w"));
 }
+
+/// `--force` replaces regular files, and all else is refused before anything is fetched.
+#[test]
+fn a_restore_replaces_regular_files_only() {
+    let place = Place::new();
+    let id = place.backup();
+    mkfifo(&place.path("fifo"));
+    let _socket = std::os::unix::net::UnixListener::bind(place.path("socket")).unwrap();
+    fs::write(place.path("old.db"), "old").unwrap();
+    symlink("old.db", place.path("link")).unwrap();
+    symlink("nowhere", place.path("dangling")).unwrap();
+    symlink("/dev/null", place.path("null")).unwrap();
+    fs::create_dir(place.path("dir")).unwrap();
+    // Nothing is fetched: there is nothing to fetch.
+    fs::rename(place.path(&format!("repo/snapshots/{id}/payload")), place.path("payload")).unwrap();
+    for (output, says) in [
+        ("fifo", "--output -"),
+        ("socket", "--output -"),
+        ("null", "--output -"),
+        ("/dev/full", "--output -"),
+        ("dangling", "does not exist"),
+        ("dir", "is a directory"),
+        ("missing/x.db", "create the directory first"),
+    ] {
+        let said = place.fail(2, &["restore", &id, "-o", output, "--force"]);
+        assert!(said.contains(says), "{output}: {said}");
+        if output != "missing/x.db" {
+            let said = place.fail(2, &["restore", &id, "-o", output]);
+            assert!(said.contains(says), "{output}: {said}");
+        }
+    }
+    let said = place.fail(1, &["restore", &id, "-o", "link"]);
+    assert!(said.contains("--force"), "{said}");
+    fs::rename(place.path("payload"), place.path(&format!("repo/snapshots/{id}/payload"))).unwrap();
+    assert_eq!(fs::read(place.path("old.db")).unwrap(), b"old");
+    place.succeed(&["restore", &id, "-o", "link", "--force"]);
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+    assert!(fs::read(place.path("old.db")).unwrap().len() > 4096);
+    for name in ["fifo", "socket"] {
+        assert!(!fs::symlink_metadata(place.path(name)).unwrap().is_file());
+    }
+}

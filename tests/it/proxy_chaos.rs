@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, EventType, Txn, TxnOp, WatchOptions};
-use strongroom::values::Scope;
 
 use crate::etcd_server::{Etcd, Version};
 use crate::proxied::{NOW, Running, masters};
@@ -58,7 +57,7 @@ async fn history(endpoint: String, last: u64) -> Vec<u64> {
 }
 
 async fn survives<F: Future<Output = Etcd>>(etcd: Etcd, trouble: impl FnOnce(Etcd, Running) -> F) {
-    let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
+    let proxy = Running::start(etcd.settings(), None, masters()).await;
     let endpoint = proxy.endpoint.clone();
     proxy.client().await.put("n", "0", None).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, WatchOptions};
 use strongroom::format::MigrationPhase;
-use strongroom::values::{DEFAULT_PREFIX, Scope};
+use strongroom::values::DEFAULT_PREFIX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::etcd_server::{Etcd, Version};
@@ -12,7 +12,7 @@ use crate::proxied::{Running, masters};
 
 async fn started() -> (Etcd, Running, Client, Client) {
     let etcd = Etcd::start(Version::NEWEST).await;
-    let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
+    let proxy = Running::start(etcd.settings(), None, masters()).await;
     let (behind, client) = (etcd.client().await, proxy.client().await);
     (etcd, proxy, behind, client)
 }
@@ -64,8 +64,8 @@ async fn what_was_tampered_with_is_an_error() {
 async fn a_value_of_another_namespace_does_not_open() {
     let masters = masters();
     let (one, other) = (Etcd::start(Version::NEWEST).await, Etcd::start(Version::NEWEST).await);
-    let first = Running::start(one.settings(), Scope::default(), None, masters.clone()).await;
-    let second = Running::start(other.settings(), Scope::default(), None, masters).await;
+    let first = Running::start(one.settings(), None, masters.clone()).await;
+    let second = Running::start(other.settings(), None, masters).await;
     first.client().await.put("a", "secret", None).await.unwrap();
     let stored = one.client().await.get("a", None).await.unwrap().kvs()[0].value().to_vec();
     other.client().await.put("a", stored, None).await.unwrap();

@@ -2,8 +2,6 @@
 
 use std::process::Command;
 
-use strongroom::proxy::ServerTls;
-use strongroom::values::Scope;
 use tempfile::TempDir;
 
 use crate::etcd_server::{Etcd, Version, make_tls};
@@ -38,12 +36,9 @@ async fn pages_are_etcds() {
             let files = make_tls(dir.path());
             let [ca, cert, key] =
                 [&files.ca, &files.cert, &files.key].map(|path| path.to_str().unwrap().to_owned());
-            let tls = with_tls.then(|| ServerTls {
-                cert: files.cert.clone(),
-                key: files.key.clone(),
-                trusted_ca: Some(files.ca.clone()),
-            });
-            let proxy = Running::start(etcd.settings(), Scope::default(), tls, masters()).await;
+            let tls =
+                with_tls.then(|| (files.cert.clone(), files.key.clone(), Some(files.ca.clone())));
+            let proxy = Running::start(etcd.settings(), tls, masters()).await;
             let settings = etcd.settings();
             let text = |path: Option<std::path::PathBuf>| {
                 path.map(|path| path.to_str().unwrap().to_owned()).unwrap_or_default()
@@ -77,7 +72,7 @@ async fn pages_are_etcds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_etcds_and_not_the_proxys() {
     let mut etcd = Etcd::start(Version::NEWEST).await;
-    let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
+    let proxy = Running::start(etcd.settings(), None, masters()).await;
     let url = format!("{}/health", proxy.endpoint);
     assert!(curl(&[&url]).0.starts_with("200 "));
     let mut client = etcd.client().await;
@@ -99,7 +94,7 @@ async fn health_is_etcds_and_not_the_proxys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_requests_of_http_1_are_told_what_is_served() {
     let etcd = Etcd::start(Version::NEWEST).await;
-    let proxy = Running::start(etcd.settings(), Scope::default(), None, masters()).await;
+    let proxy = Running::start(etcd.settings(), None, masters()).await;
     let url = |path: &str| format!("{}{path}", proxy.endpoint);
     for args in [
         &["-d", r#"{"key":"YQ==","value":"Yg=="}"#, &url("/v3/kv/put")][..],

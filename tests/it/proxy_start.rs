@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
-use strongroom::values::Scope;
 use tempfile::TempDir;
 
 use crate::etcd_server::{Etcd, Version, free_ports, make_tls};
@@ -203,7 +202,7 @@ async fn the_keyring_is_followed_with_new_certificates() {
     let mut etcd = Etcd::builder(Version::NEWEST).with_tls().start().await;
     let settings = etcd.settings();
     let dir = settings.cacert.as_ref().unwrap().parent().unwrap().to_owned();
-    let proxy = Running::start(settings, Scope::default(), None, masters()).await;
+    let proxy = Running::start(settings, None, masters()).await;
     let mut client = proxy.client().await;
     client.put("/k", "v", None).await.unwrap();
     etcd.kill(0);

@@ -485,7 +485,12 @@ fn the_program_prints_the_plan_first() {
     assert_eq!(place.snapshots(), [&ids[0][..], &ids[2], &ids[3]]);
     place.succeed(&["verify", "--all", "--quick"]);
     place.succeed(&["verify", &ids[3], "--record"]);
-    let done = place.json(&["prune", "--keep-within", "1ms"]);
+    // Six months, not six minutes.
+    let plan = text(&place.succeed(&["prune", "--keep-within", "6m", "--dry-run"]).stdout);
+    let first = "default: every snapshot of the last 6 months is kept, back to 20";
+    assert!(plan.starts_with(first) && !plan.contains("remove"), "{plan}");
+    assert!(place.fail(2, &["prune", "--keep-within", "6M"]).contains("m is months"));
+    let done = place.json(&["prune", "--keep-last", "1"]);
     assert_eq!(done["removed"], serde_json::json!([ids[0], ids[2]]));
     assert_eq!(place.snapshots(), [ids[3].as_str()]);
     assert!(place.json(&["reports"]).as_array().unwrap().iter().any(|row| row["kind"] == "prune"));

@@ -8,7 +8,7 @@ use strongroom::ErrorKind;
 use strongroom::crypto::system_rng;
 use strongroom::format::MigrationPhase;
 use strongroom::secret::SecretBytes;
-use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, keyring};
+use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, error_kind, keyring};
 
 use crate::etcd_server::{Etcd, Version};
 use crate::proxied::{NOW, masters};
@@ -203,7 +203,12 @@ async fn migration() {
     }
     client.put("app/sealed", "as it was", None).await.unwrap();
     raw.put("other/x", "clear", None).await.unwrap();
-    assert!(client.get("app/0001", None).await.is_err());
+    let error = client.get("app/0001", None).await.unwrap_err();
+    assert_eq!(error_kind(&error), Some(ErrorKind::Tampered), "{error}");
+    let error = client.get("", None).await.unwrap_err();
+    assert_eq!(error_kind(&error), None, "etcd's own: {error}");
+    let error = client.put("/strongroom/keyring", "x", None).await.unwrap_err();
+    assert_eq!(error_kind(&error), Some(ErrorKind::Refused), "{error}");
     let phase = async |phase| namespace.set_phase(b"app/", phase, Duration::ZERO).await;
     phase(MigrationPhase::AdmitBack).await.unwrap();
     phase(MigrationPhase::Encrypt).await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions, Txn, TxnOp};
 use strongroom::ErrorKind;
 use strongroom::format::MigrationPhase;
-use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope};
+use strongroom::values::{DEFAULT_PREFIX, Namespace};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -114,7 +114,7 @@ async fn there_and_back_while_everybody_works() {
     let mut proxies = Vec::new();
     for _ in 0..2 {
         let settings = etcd.settings();
-        proxies.push(Running::start(settings, Scope::default(), None, masters.clone()).await);
+        proxies.push(Running::start(settings, None, masters.clone()).await);
     }
     let stop = Arc::new(AtomicBool::new(false));
     let one = Writer::start("one", proxies[0].client().await, Arc::clone(&stop));
@@ -203,7 +203,7 @@ async fn there_and_back_while_everybody_works() {
 async fn a_migration_is_of_one_prefix() {
     let etcd = Etcd::start(Version::V3_4).await;
     let masters = masters();
-    let proxy = Running::start(etcd.settings(), Scope::default(), None, masters).await;
+    let proxy = Running::start(etcd.settings(), None, masters).await;
     let mut client = proxy.client().await;
     let now = Duration::ZERO;
     let set =

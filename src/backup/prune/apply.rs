@@ -57,6 +57,13 @@ pub async fn apply_prune(
 ) -> Result<PruneReport> {
     let begun = Instant::now();
     let mut report = PruneReport::default();
+    // What is due is told by the clocks of both.
+    if !plan.is_empty()
+        && let Some(skew) = repository.skew().await?
+    {
+        return Err(Error::new(ErrorKind::Refused, format!("nothing is removed: {skew}"))
+            .hint("set the clocks of this host and of the store, then run prune again"));
+    }
     for id in &plan.revive {
         // Somebody else may be removing it just now.
         if exists(repository, *id, &Part::Manifest).await? {

@@ -1,10 +1,12 @@
 //! Removing snapshots that nobody needs any more: a plan that can be printed, then exactly that (SPEC.md §3.3).
 
 mod apply;
+mod period;
 mod plan;
 mod policy;
 mod proved;
 
 pub use apply::{PruneReport, apply_prune, pin, prune_report, undo_removal, unpin};
-pub use plan::{Keeping, PrunePlan, Removal, plan_prune, plan_removal};
+pub use period::Period;
+pub use plan::{Keeping, PrunePlan, Removal, Within, plan_prune, plan_removal};
 pub use policy::Retention;

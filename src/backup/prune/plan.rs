@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 
+use super::period::Period;
 use super::policy::Retention;
 use super::proved::last_proved;
 use serde::Serialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, Manifest, Part, SnapshotId};
+use crate::format::{ClusterName, Manifest, Part, SnapshotId, Time};
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
@@ -63,10 +64,23 @@ pub(super) struct Sweep {
     pub(super) bytes: u64,
 }
 
+/// How far back the rule about a span reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Within {
+    /// For this cluster.
+    pub cluster: ClusterName,
+    /// The span, before the store's clock.
+    pub span: Period,
+    /// When it begins.
+    pub since: Time,
+}
+
 /// What [`apply_prune`](super::apply_prune) is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PrunePlan {
+    /// How far back the rule about a span reaches, if there is one.
+    pub within: Vec<Within>,
     /// Snapshots that stay, oldest first.
     pub keep: Vec<Keeping>,
     /// Snapshots that are removed, oldest first.
@@ -128,7 +142,13 @@ pub async fn plan_prune(
     // An object from the future would make everything old.
     known.clock = known.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
     for (cluster, ids) in &known.clusters {
-        for (id, mut reasons) in retention.keep(ids) {
+        if let Some(since_ms) = retention.since_ms(ids, known.clock)
+            && let Some(span) = retention.within
+        {
+            let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
+            plan.within.push(Within { cluster: cluster.clone(), span, since });
+        }
+        for (id, mut reasons) in retention.keep(ids, known.clock) {
             let Some(folder) = known.folders.get(&id) else { continue };
             if proved.contains(&id) {
                 reasons.push("last verified");

@@ -1,12 +1,13 @@
 //! Retention: which of a cluster's snapshots are kept, and why.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use super::period::Period;
 use crate::format::SnapshotId;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
@@ -95,18 +96,17 @@ pub struct Retention {
         )
     )]
     pub yearly: u32,
-    /// All that are at most so much older than the newest, such as 14d
+    /// All of the last years (y), months (m), weeks (w), days (d) and hours (h), by the store's clock: 1y6m, 14d
     #[cfg_attr(
         feature = "cli",
         arg(
             id = "prune.keep_within",
             long = "keep-within",
             value_name = "SPAN",
-            env = "STRONGROOM_KEEP_WITHIN",
-            value_parser = parse_duration
+            env = "STRONGROOM_KEEP_WITHIN"
         )
     )]
-    pub within: Option<Duration>,
+    pub within: Option<Period>,
     /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
     #[cfg_attr(
         feature = "cli",
@@ -130,8 +130,24 @@ impl Retention {
         *self == Self { grace: self.grace, ..Self::default() }
     }
 
-    /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not.
-    pub fn keep(&self, ids: &BTreeSet<SnapshotId>) -> Vec<(SnapshotId, Vec<&'static str>)> {
+    /// Since when `within` keeps all of `ids`, in Unix milliseconds.
+    pub(super) fn since_ms(
+        &self,
+        ids: &BTreeSet<SnapshotId>,
+        clock: Option<SystemTime>,
+    ) -> Option<u64> {
+        let clock = clock.or(ids.last().map(|id| id.begun()))?;
+        let clock = clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Some(self.within?.before(u64::try_from(clock.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// For each of `ids`, which are of one cluster, why it is kept; no reason: it is not. `within` counts back from
+    /// `clock`, without one from the newest.
+    pub fn keep(
+        &self,
+        ids: &BTreeSet<SnapshotId>,
+        clock: Option<SystemTime>,
+    ) -> Vec<(SnapshotId, Vec<&'static str>)> {
         let rules: [(&'static str, u32, Option<Bucket>); 6] = [
             ("last", self.last, None),
             ("hourly", self.hourly, Some(|ms| ms.cast_signed() / 3_600_000)),
@@ -146,7 +162,7 @@ impl Retention {
             ("yearly", self.yearly, Some(|ms| i64::from(date(ms).year()))),
         ];
         let mut left = rules.map(|(_, count, _)| (count, None));
-        let newest = ids.last().map_or(0, |id| id.unix_ms());
+        let since = self.since_ms(ids, clock);
         let mut kept: Vec<_> = ids
             .iter()
             .rev()
@@ -160,8 +176,7 @@ impl Retention {
                         reasons.push(*name);
                     }
                 }
-                let age = Duration::from_millis(newest.saturating_sub(id.unix_ms()));
-                if self.within.is_some_and(|within| age <= within) {
+                if since.is_some_and(|since| id.unix_ms() >= since) {
                     reasons.push("within");
                 }
                 (*id, reasons)
@@ -193,7 +208,8 @@ mod tests {
 
     fn kept(retention: &Retention, times: &[&str]) -> Vec<String> {
         let ids = times.iter().map(|time| at(time)).collect();
-        let kept = retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty());
+        let kept =
+            retention.keep(&ids, None).into_iter().filter(|(_, reasons)| !reasons.is_empty());
         let time =
             |id: SnapshotId| Timestamp::from_millisecond(id.unix_ms() as i64).unwrap().to_string();
         kept.map(|(id, _)| time(id)).collect()
@@ -223,7 +239,7 @@ mod tests {
         assert_eq!(of(|keep| keep.weekly = 3), pick(&[1, 4, 7]));
         assert_eq!(of(|keep| keep.monthly = 3), pick(&[0, 2, 7]));
         assert_eq!(of(|keep| keep.yearly = 9), pick(&[0, 2, 7]));
-        assert_eq!(of(|keep| keep.within = Some(Duration::from_secs(90_000))), pick(&[4, 5, 6, 7]));
+        assert_eq!(of(|keep| keep.within = Some("1d1h".parse().unwrap())), pick(&[4, 5, 6, 7]));
         assert!(of(|_| ()).is_empty());
     }
 
@@ -232,7 +248,7 @@ mod tests {
         fn rules_only_add(times in prop::collection::btree_set(0_u64..200_000_000_000, 0..60), last in 0_u32..9, daily in 0_u32..9) {
             let ids: BTreeSet<_> = times.iter().map(|ms| SnapshotId::new(*ms, [1; 10])).collect();
             let count = |retention: &Retention| {
-                retention.keep(&ids).into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(|(id, _)| id).collect::<BTreeSet<_>>()
+                retention.keep(&ids, None).into_iter().filter(|(_, reasons)| !reasons.is_empty()).map(|(id, _)| id).collect::<BTreeSet<_>>()
             };
             let a = count(&Retention { last, ..Retention::default() });
             let b = count(&Retention { daily, ..Retention::default() });

@@ -6,6 +6,7 @@ mod to_cluster;
 mod unattended;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,6 +146,9 @@ pub(crate) enum Command {
     /// Verify and search a proxy's audit log
     #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_long_help = help::AUDIT_MORE)]
     AuditLog(AuditCommand),
+    /// Show what a configuration means, or print an example of one
+    #[command(subcommand, long_about = help::CONFIG, after_long_help = help::CONFIG_MORE)]
+    Config(ConfigCommand),
     /// Print a completion script for a shell
     #[command(long_about = help::COMPLETIONS, after_long_help = help::COMPLETIONS_MORE)]
     Completions {
@@ -157,6 +161,28 @@ pub(crate) enum Command {
         /// Where to write them
         dir: Option<PathBuf>,
     },
+}
+
+/// `config …`
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show each setting and where it comes from; list everything that is wrong
+    #[command(long_about = help::CONFIG_CHECK, after_long_help = help::CONFIG_CHECK_MORE)]
+    Check {
+        /// Read the settings as this command does [default: agent, and proxy if the file has a table [proxy]]
+        #[arg(
+            long = "for",
+            value_name = "COMMAND",
+            value_parser = ["agent", "proxy", "backup", "copy", "drill", "prune", "snapshots"]
+        )]
+        command: Option<String>,
+        /// Arguments of that command, after --
+        #[arg(last = true, value_name = "ARGUMENT")]
+        args: Vec<OsString>,
+    },
+    /// Print a configuration file with every setting and its default
+    #[command(long_about = help::CONFIG_EXAMPLE)]
+    Example,
 }
 
 /// `init`
@@ -308,7 +334,7 @@ pub(crate) struct ResealArgs {
 impl Command {
     /// Whether SIGHUP means to read the configuration again, rather than to end.
     pub(crate) fn reloads(&self) -> bool {
-        matches!(self, Self::Agent(_))
+        matches!(self, Self::Agent(_) | Self::Proxy(_))
     }
 
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.

@@ -25,7 +25,7 @@ Examples:
   strongroom restore latest --output etcd.db
 
 Exit status: 0 done, 1 failure, 2 usage, 3 done with findings, 4 etcd or store unreachable, 10 no repository, \
-12 no key opens it, 13 integrity, 130 interrupted.";
+12 no key opens it, 13 integrity, 70 internal error, 130 interrupted.";
 
 pub(crate) const INIT: &str = "\
 Create a repository, and test its store.

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         return ExitCode::from(error.kind().exit_code());
     }
     harden::process();
+    std::panic::set_hook(Box::new(panicked));
     if let Some(help) = usage::globals() {
         return match output::write_stdout(help.trim_end()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +61,19 @@ fn main() -> ExitCode {
             output.error(&error);
             ExitCode::from(error.kind().exit_code())
         }
+    }
+}
+
+/// Says in one line that this program has a fault, without what formatted texts may hold. On the main thread that is the
+/// end; what another thread did ends as an error of the job that waits for it.
+fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let text = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("panic");
+    output::write_stderr(&format!(
+        "strongroom: internal error, please report it: {text} at {place}"
+    ));
+    if std::thread::current().name() == Some("main") {
+        std::process::exit(i32::from(ErrorKind::Internal.exit_code()));
     }
 }
 

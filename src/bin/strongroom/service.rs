@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::settings::{Mistake, Parsed, parse};
+use crate::settings::{Mistake, Parsed, Row, Sources, environment, parse};
 use crate::usage;
 
 static READY: AtomicBool = AtomicBool::new(false);
@@ -76,14 +76,30 @@ async fn watchdog() {
     }
 }
 
+/// The settings of this service as they are now.
+///
+/// # Errors
+/// Whatever is wrong with them.
+pub(crate) fn rows() -> Result<Vec<Row>> {
+    read()?;
+    let args: Vec<_> = std::env::args_os().collect();
+    let sources = Sources::read(usage::command(), &args, &environment).map_err(told)?;
+    Ok(sources.inspect().0)
+}
+
+/// What is wrong, as one error.
+pub(crate) fn told(mistake: Mistake) -> Error {
+    match mistake {
+        Mistake::Set(error) => error,
+        Mistake::Typed(error) => Error::usage(usage::message(&error.to_string())),
+    }
+}
+
 /// What was typed and set, with the file as it is now.
 ///
 /// # Errors
 /// Whatever is wrong with it.
 pub(crate) fn read() -> Result<Parsed> {
     let args: Vec<_> = std::env::args_os().collect();
-    parse(usage::command(), &args).map_err(|mistake| match mistake {
-        Mistake::Set(error) => error,
-        Mistake::Typed(error) => Error::usage(error.to_string()),
-    })
+    parse(usage::command(), &args).map_err(told)
 }

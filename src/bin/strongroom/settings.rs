@@ -2,6 +2,8 @@
 //! connection, `ETCDCTL_*` variables. A setting is an argument whose id is its path in the file, so that clap checks it
 //! wherever it comes from.
 
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,6 +19,8 @@ use strongroom::store::RepositoryUrl;
 use strongroom::{Error, Result};
 
 use crate::args::{self, Cli};
+
+pub(crate) use rows::Row;
 
 const DEFAULT_CONFIG: &str = "/etc/strongroom/strongroom.toml";
 /// Rules for what to keep: those of the first source that has any count, and no others.
@@ -43,7 +47,7 @@ pub(crate) enum Mistake {
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A variable of this process; one that is empty is unset.
-fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -133,6 +137,14 @@ impl Sources {
             (source != ValueSource::DefaultValue).then(|| (id.to_string(), source))
         });
         let given = given.collect();
+        // What `config check` looks at must not keep it from working.
+        if path.first().is_some_and(|name| name == "config") {
+            let command = all_args(command, &|arg| {
+                if is_setting(arg.get_id().as_str()) { arg.env(None::<&str>) } else { arg }
+            });
+            let (file, etcdctl) = (File::default(), BTreeMap::new());
+            return Ok(Self { command, args: args.to_vec(), given, path, file, etcdctl });
+        }
         let config = first.get_one::<std::path::PathBuf>("config").map(|path| path.as_path());
         let file = File::read(config.unwrap_or(Path::new(DEFAULT_CONFIG)), config.is_some())
             .map_err(Mistake::Set)?;
@@ -158,7 +170,7 @@ impl Sources {
         self.filled(without).try_get_matches_from(&self.args)
     }
 
-    fn filled(&self, without: &BTreeSet<String>) -> Command {
+    pub(crate) fn filled(&self, without: &BTreeSet<String>) -> Command {
         let keep = self.given.iter().filter(|(id, _)| id.starts_with(KEEP));
         let keep = keep.map(|(_, source)| *source).max();
         all_args(self.command.clone(), &|arg| {
@@ -211,12 +223,7 @@ impl Sources {
         let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
             return None;
         };
-        let mut command = self.command.clone();
-        command.build();
-        let mut leaf = &command;
-        for name in &self.path {
-            leaf = leaf.find_subcommand(name)?;
-        }
+        let leaf = self.leaf()?;
         leaf.get_arguments().find(|arg| arg.to_string() == *shown).cloned()
     }
 
@@ -245,7 +252,7 @@ impl Sources {
         let what = match (ours, cause, error.get(ContextKind::ValidValue)) {
             (Some(ours), ..) => ours.to_string(),
             (None, Some(cause), _) => cause.to_string(),
-            (None, None, Some(ContextValue::Strings(valid))) if !typed && !valid.is_empty() => {
+            (None, None, Some(ContextValue::Strings(valid))) if !valid.is_empty() => {
                 format!("must be one of {}", valid.join(", "))
             }
             _ => return Mistake::Typed(error),
@@ -373,7 +380,13 @@ fn etcdctl(variables: Variables<'_>) -> BTreeMap<&'static str, (&'static str, Ve
         let value = variables(name).filter(|value| !value.is_empty())?;
         Some((id, (name, values(id, value))))
     });
-    set.collect()
+    let mut set: BTreeMap<_, _> = set.collect();
+    // An endpoint that is refused where etcd is asked, rather than another cluster's that is there.
+    const SRV: &str = "ETCDCTL_DISCOVERY_SRV";
+    if let Some(domain) = variables(SRV).filter(|domain| !domain.is_empty()) {
+        set.entry("etcd.endpoints").or_insert((SRV, vec![format!("srv://{domain}")]));
+    }
+    set
 }
 
 #[cfg(test)]

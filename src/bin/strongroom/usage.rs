@@ -93,7 +93,7 @@ fn wants_json(args: impl Iterator<Item = OsString>, variable: Option<&str>) -> b
 }
 
 /// The first paragraph of clap's text, on one line.
-fn message(text: &str) -> String {
+pub(crate) fn message(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let first = text.split("\n\n").next().unwrap_or(text);
     first.split_whitespace().collect::<Vec<_>>().join(" ")

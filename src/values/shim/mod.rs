@@ -24,7 +24,7 @@ mod txn;
 mod upstream;
 
 #[cfg(feature = "proxy")]
-pub(crate) use budget::{Budget, DEFAULT_MEMORY, Room};
+pub(crate) use budget::{Budget, Room};
 #[cfg(feature = "proxy")]
 pub(crate) use frames::{Frames, compressed};
 #[cfg(feature = "proxy")]
@@ -38,6 +38,7 @@ pub use scope::Scope;
 pub(crate) use session::Judge;
 #[cfg(feature = "proxy")]
 pub(crate) use status::Failure;
+pub use status::error_kind;
 #[cfg(feature = "proxy")]
 pub(crate) use touched::{About, Touched, granted, lease_keys, revision_of, text_of, time_to_live};
 #[cfg(feature = "proxy")]

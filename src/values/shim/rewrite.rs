@@ -3,10 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use http::HeaderValue;
-use tonic::Status;
 
 use super::scope::{Reserved, Scope};
-use super::status::Failure;
+use super::status::{Failure, status_of};
 use crate::error::{Error, ErrorKind};
 use crate::format::ValueHeader;
 use crate::limit::limited;
@@ -155,7 +154,7 @@ impl Rewriter<'_> {
             return Ok(value.to_vec());
         }
         if let Some(trouble) = &self.trouble {
-            return Err(Status::unavailable(format!("strongroom: {trouble}")).into());
+            return Err(status_of(trouble).into());
         }
         Ok(self.cipher.store(key, value)?)
     }

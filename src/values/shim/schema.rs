@@ -9,6 +9,8 @@
 use smallvec::SmallVec;
 use tonic::Status;
 
+use super::status::ours;
+use crate::error::ErrorKind;
 use crate::protobuf::put_message;
 use crate::protobuf::{Field, Fields, Malformed, put_varint};
 
@@ -81,10 +83,12 @@ impl Refused {
             // The words of etcd's `rpctypes.ErrGRPCEmptyKey`.
             Self::EmptyKey => Status::invalid_argument("etcdserver: key is not provided"),
             Self::Invalid { message, field: Some(field), reason } => {
-                Status::invalid_argument(format!("strongroom: {message}: field {field} {reason}"))
+                let text = format!("strongroom: {message}: field {field} {reason}");
+                ours(Status::invalid_argument(text), ErrorKind::Usage)
             }
             Self::Invalid { message, field: None, reason } => {
-                Status::invalid_argument(format!("strongroom: {message}: {reason}"))
+                let text = format!("strongroom: {message}: {reason}");
+                ours(Status::invalid_argument(text), ErrorKind::Usage)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Why a request is not answered, as a gRPC status.
 
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status, TimeoutExpired};
 use tower::BoxError;
 
@@ -17,9 +18,8 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(super) fn reserved() -> Self {
-        Self::Status(Status::permission_denied(
-            "strongroom: clients may not use keys under the reserved prefix",
-        ))
+        let text = "strongroom: clients may not use keys under the reserved prefix";
+        Self::Status(ours(Status::permission_denied(text), ErrorKind::Refused))
     }
 
     /// An answer of etcd's that is not what its API says.
@@ -29,7 +29,8 @@ impl Failure {
 
     /// A method that is not served.
     pub(super) fn unknown() -> Self {
-        Self::Status(Status::unimplemented("strongroom: unknown method"))
+        let text = "strongroom: unknown method";
+        Self::Status(ours(Status::unimplemented(text), ErrorKind::Unsupported))
     }
 
     pub(crate) fn status(self) -> Status {
@@ -61,13 +62,47 @@ impl From<Error> for Failure {
     }
 }
 
-fn status_of(error: &Error) -> Status {
+pub(super) fn status_of(error: &Error) -> Status {
     let code = match error.kind() {
         ErrorKind::Usage => Code::InvalidArgument,
         ErrorKind::Unreachable => Code::Unavailable,
         _ => Code::DataLoss,
     };
-    Status::new(code, format!("strongroom: {error}"))
+    ours(Status::new(code, format!("strongroom: {error}")), error.kind())
+}
+
+/// `status` marked as an error of strongroom's.
+pub(super) fn ours(mut status: Status, kind: ErrorKind) -> Status {
+    status.metadata_mut().insert(KIND, MetadataValue::from_static(kind.name()));
+    status
+}
+
+/// The trailer that says which kind of error of strongroom's a status is.
+const KIND: &str = "strongroom-error";
+
+/// The kind of an error of the encrypting client's ([`Shim::client`](super::Shim::client)) that came from strongroom;
+/// `None` for one of etcd's own or of the connection.
+///
+/// ```
+/// use strongroom::ErrorKind;
+/// use strongroom::values::error_kind;
+///
+/// # fn example(result: Result<etcd_client::GetResponse, etcd_client::Error>) {
+/// match result {
+///     Ok(found) => println!("{} keys", found.count()),
+///     Err(error) => match error_kind(&error) {
+///         Some(ErrorKind::WrongKey) => eprintln!("a value key is missing: {error}"),
+///         Some(ErrorKind::Tampered) => eprintln!("a value was changed in etcd: {error}"),
+///         Some(_) => eprintln!("strongroom: {error}"),
+///         None => eprintln!("etcd: {error}"),
+///     },
+/// }
+/// # }
+/// ```
+#[must_use]
+pub fn error_kind(error: &etcd_client::Error) -> Option<ErrorKind> {
+    let etcd_client::Error::GRpcStatus(status) = error else { return None };
+    ErrorKind::of_name(status.metadata().get(KIND)?.to_str().ok()?)
 }
 
 /// A connection to etcd failed, before or while it answered. Clients try again on `UNAVAILABLE` alone: Go's watchers

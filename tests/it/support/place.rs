@@ -31,6 +31,13 @@ impl Place {
         self.command_with("file:keyring", args)
     }
 
+    /// Without repository and key.
+    pub fn bare(&self, args: &[&str]) -> Command {
+        let mut command = program();
+        command.current_dir(self.dir.path()).args(args);
+        command
+    }
+
     pub fn command_with(&self, key: &str, args: &[&str]) -> Command {
         let mut command = program();
         command.current_dir(self.dir.path()).args(["-r", "repo", "-k", key]).args(args);

@@ -1,5 +1,6 @@
 //! An etcd with a proxy before it, both of this process's making.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use etcd_client::Client;
@@ -7,8 +8,8 @@ use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::Time;
 use strongroom::keys::{KeySet, Keyring};
-use strongroom::proxy::{Access, Proxy, ProxyOptions, ServerTls, listen};
-use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Unreadable};
+use strongroom::proxy::{Proxy, ProxySettings, listen};
+use strongroom::values::{DEFAULT_PREFIX, Namespace};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -20,10 +21,12 @@ pub(crate) const MAX_REQUEST: usize = 2 << 20;
 
 pub(crate) fn masters() -> Arc<KeySet> {
     let mut masters = KeySet::new();
-    let now = NOW;
-    masters.add_keyring(&Keyring::generate(now, &mut system_rng()).unwrap(), now);
+    masters.add_keyring(&Keyring::generate(NOW, &mut system_rng()).unwrap(), NOW);
     Arc::new(masters)
 }
+
+/// PEM files: certificate, key, and the authorities of clients' certificates.
+pub(crate) type Tls = (PathBuf, PathBuf, Option<PathBuf>);
 
 /// A running proxy.
 pub(crate) struct Running {
@@ -34,32 +37,22 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(
-        etcd: EtcdSettings,
-        scope: Scope,
-        tls: Option<ServerTls>,
-        masters: Arc<KeySet>,
-    ) -> Self {
+    pub(crate) async fn start(etcd: EtcdSettings, tls: Option<Tls>, masters: Arc<KeySet>) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let prefix = DEFAULT_PREFIX.into();
-        let options = ProxyOptions {
+        let (cert, key, ca) =
+            tls.map_or((None, None, None), |(cert, key, ca)| (Some(cert), Some(key), ca));
+        let settings = ProxySettings {
             etcd,
-            client_certificate: None,
-            insecure_no_client_auth: false,
-            prefix,
-            scope,
-            tls,
-            max_request: MAX_REQUEST,
-            max_memory: strongroom::proxy::DEFAULT_MEMORY,
-            access: Access::default(),
-            audit: None,
-            audit_fail_open: false,
-            advertise: None,
-            unreadable: Unreadable::default(),
+            listen_cert: cert,
+            listen_key: key,
+            listen_trusted_ca: ca,
+            ..ProxySettings::default()
         };
-        let client = options.etcd.connect().await.unwrap();
-        Namespace::init(client, &options.prefix, Arc::clone(&masters), NOW).await.unwrap();
-        let proxy = Proxy::prepare(options, masters).await.unwrap();
+        let client = settings.etcd.connect().await.unwrap();
+        Namespace::init(client, DEFAULT_PREFIX.as_bytes(), Arc::clone(&masters), NOW)
+            .await
+            .unwrap();
+        let proxy = Proxy::prepare(settings, masters, None).await.unwrap();
         let namespace = proxy.namespace().clone();
         let listener = listen("127.0.0.1:0").await.unwrap();
         let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
@@ -89,7 +82,7 @@ impl Pair {
     /// Both at the same revision.
     pub(crate) async fn start(version: Version) -> Self {
         let (direct, behind) = (Etcd::start(version).await, Etcd::start(version).await);
-        let proxy = Running::start(behind.settings(), Scope::default(), None, masters()).await;
+        let proxy = Running::start(behind.settings(), None, masters()).await;
         // The keyring's record is one revision, and its deletion here would be another.
         let mut client = direct.client().await;
         client.put("x", "", None).await.unwrap();

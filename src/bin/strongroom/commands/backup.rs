@@ -40,5 +40,5 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     context.output.note(&format!("next: `strongroom verify {}` verifies it", report.id));
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    Ok(if differ { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
+    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
 }

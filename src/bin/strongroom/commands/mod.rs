@@ -3,6 +3,7 @@
 mod agent;
 mod audit_log;
 mod backup;
+mod config;
 mod copy;
 mod drill;
 mod init;
@@ -89,6 +90,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             proxy::proxy(*args, context).await
         }
         Command::AuditLog(command) => audit_log::run(command, context).await,
+        Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
         Command::Man { dir } => shell::man(dir.as_deref(), context.output),
     }

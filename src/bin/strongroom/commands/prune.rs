@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    Keeping, PrunePlan, PruneReport, Removal, apply_prune, pin, plan_prune, plan_removal,
+    Keeping, PrunePlan, PruneReport, Removal, Within, apply_prune, pin, plan_prune, plan_removal,
     prune_report, store_report, undo_removal, unpin,
 };
 use strongroom::format::SnapshotId;
@@ -88,6 +88,7 @@ async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
 /// A plan, and what came of it; null for a plan that is only shown.
 #[derive(Serialize)]
 struct Document<'a> {
+    within: &'a [Within],
     keep: Vec<Dated<'a, Keeping>>,
     remove: Vec<Dated<'a, Removal>>,
     sweep: Vec<SnapshotId>,
@@ -104,6 +105,7 @@ struct Document<'a> {
 impl<'a> Document<'a> {
     fn new(plan: &'a PrunePlan, report: Option<&'a PruneReport>) -> Self {
         Self {
+            within: &plan.within,
             keep: plan.keep.iter().map(|keeping| Dated::new(keeping, keeping.id)).collect(),
             remove: plan.remove.iter().map(|removal| Dated::new(removal, removal.id)).collect(),
             sweep: plan.swept().collect(),
@@ -133,7 +135,12 @@ fn text(plan: &PrunePlan) -> String {
     let rows = rows.into_iter().map(|(id, cluster, what, why)| {
         vec![id.to_string(), cluster.to_string(), created(id), what.into(), why]
     });
-    let mut text = table(&["ID", "CLUSTER", "CREATED", "", "WHY"], &[], rows.collect());
+    let within = plan.within.iter().map(|within| {
+        let Within { cluster, span, since } = within;
+        format!("{cluster}: every snapshot of the last {span} is kept, back to {since}\n")
+    });
+    let mut text: String = within.collect();
+    text += &table(&["ID", "CLUSTER", "CREATED", "", "WHY"], &[], rows.collect());
     let swept = plan.swept().count();
     if swept > 0 {
         let freed = bytes(plan.frees());

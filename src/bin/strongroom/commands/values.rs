@@ -127,7 +127,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
         migrate.iter().map(|entry| (printable(&entry.prefix), entry.phase.name())).collect();
     let json = json!({
         "keys": keys.iter().map(|key| json!({
-            "id": key.id.to_string(), "state": key.state, "created": key.created, "used": key.used,
+            "id": key.id.to_string(), "state": key.state, "created": key.created.to_string(), "used": key.used,
             "values": count(&key.id),
         })).collect::<Vec<_>>(),
         "unencrypted": survey.unencrypted,

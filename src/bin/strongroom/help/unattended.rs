@@ -83,3 +83,29 @@ Examples:
 
 SIGHUP reads the configuration again, except listen, log and the cluster. SIGTERM ends the agent and leaves no \
 half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";
+
+pub(crate) const CONFIG: &str = "\
+Show what a configuration means, or print an example of one.
+
+A setting comes from its flag, else its STRONGROOM_* variable, else the configuration file, else, for the connection to \
+etcd, the ETCDCTL_* variable. An empty variable is unset.";
+pub(crate) const CONFIG_MORE: &str = "\
+Examples:
+  strongroom config check
+  strongroom config example > strongroom.toml";
+
+pub(crate) const CONFIG_CHECK: &str = "\
+Show each setting and where it comes from, and list everything that is wrong.
+
+The file, the environment and the flags are read as the agent reads them, and as the proxy does if the file has a table \
+[proxy]. Secrets are not shown. Nothing is opened: neither the repository, nor keys, nor etcd.";
+pub(crate) const CONFIG_CHECK_MORE: &str = "\
+Examples:
+  strongroom config check
+  strongroom config check --for backup -- --level 3
+  strongroom config check -w json
+
+Exit status 2 if anything is wrong.";
+
+pub(crate) const CONFIG_EXAMPLE: &str = "\
+Print a configuration file with every setting, its help and its default, all of it commented out.";
