@@ -150,23 +150,7 @@ pub async fn copy(
     let (present, wanted): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
-    let looked_at: Vec<_> = present.into_iter().map(|id| (id, work.same_manifest(id))).collect();
-    let mut looked_at = stream::iter(looked_at)
-        .map(|(id, looking)| async move { (id, looking.await) })
-        .buffered(TOGETHER);
-    while let Some((id, same)) = looked_at.next().await {
-        control.check()?;
-        let written = match same {
-            Ok(Some(manifest)) if is_outside(scope, &manifest) => Ok(0),
-            Ok(manifest) => {
-                report.newest = report.newest.max(manifest.map(|_| id));
-                work.seals(id, &mut report).await
-            }
-            Err(error) => Err(error),
-        };
-        report.note(id, written)?;
-    }
-    drop(looked_at);
+    work.look_at(present, scope, &mut report).await?;
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     for group in wanted.chunks(TOGETHER) {
         if work.since.elapsed() > GRACE / 8 {
@@ -359,6 +343,33 @@ impl Copying<'_> {
         Ok(written)
     }
 
+    /// Compares what is in both places, and brings the seals that the copy lacks.
+    async fn look_at(
+        &self,
+        present: Vec<SnapshotId>,
+        scope: Scope<'_>,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        let looked_at: Vec<_> =
+            present.into_iter().map(|id| (id, self.same_manifest(id))).collect();
+        let mut looked_at = stream::iter(looked_at)
+            .map(|(id, looking)| async move { (id, looking.await) })
+            .buffered(TOGETHER);
+        while let Some((id, same)) = looked_at.next().await {
+            self.control.check()?;
+            let written = match same {
+                Ok(Some(manifest)) if is_outside(scope, &manifest) => Ok(0),
+                Ok(manifest) => {
+                    report.newest = report.newest.max(manifest.map(|_| id));
+                    self.seals(id, report).await
+                }
+                Err(error) => Err(error),
+            };
+            report.note(id, written)?;
+        }
+        Ok(())
+    }
+
     /// That a snapshot which is in both places is the same one: lengths alone do not tell. Its manifest, unless it was
     /// removed in one of them.
     async fn same_manifest(&self, id: SnapshotId) -> Result<Option<Manifest>> {
@@ -455,7 +466,7 @@ impl Copying<'_> {
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
         Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
-        Ok(_) => Err(Error::tampered("is not the object that its name says")),
+        Ok(_) => Err(Error::tampered("is an object of another place")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         Err(error) => Err(error),

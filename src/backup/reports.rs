@@ -1,5 +1,6 @@
 //! Reports in the repository: written once, sealed, listed for whoever must show what was verified.
 
+use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt, stream};
@@ -13,12 +14,15 @@ use crate::format::{
 };
 use crate::keys::KeySet;
 use crate::keys::trust::{Standing, standing};
-use crate::store::Repository;
+use crate::snapshot::folder::is_ahead;
+use crate::store::{ObjectInfo, Repository};
 
-/// Reports looked through for the newest of each kind.
+/// Reports that count looked through for the newest of each kind.
 const MOST_READ: usize = 1000;
+/// Reports that do not count passed over on the way.
+const MOST_PASSED_OVER: usize = 10_000;
 /// Reports read at once.
-const READS: usize = 16;
+const READS: usize = 64;
 
 /// One report of a listing.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ pub fn proves_bytes(report: &Report) -> bool {
 pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Vec<ListedReport>> {
     let mut listed = Vec::new();
     for info in repository.list("reports").await? {
-        let Some(ObjectName::Report { id }) = ObjectName::parse(&info.name) else { continue };
+        let Some(id) = report_id(&info.name) else { continue };
         let one = match read_report(repository, keys, id).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             Ok((report, standing)) => ListedReport { id, report: Ok(report), standing },
@@ -86,7 +90,7 @@ pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Vec<Liste
     Ok(listed)
 }
 
-/// The newest report of each of the kinds that `of` tells apart, among the last thousand.
+/// The newest report of each of the kinds that `of` tells apart, among the last thousand that count.
 ///
 /// # Errors
 /// Those of the store. Reports that do not count (SPEC.md §5.3) are passed over.
@@ -97,33 +101,68 @@ pub async fn newest_reports<K: Copy + PartialEq>(
     of: impl Fn(&Report) -> Option<K>,
 ) -> Result<Vec<(K, SnapshotId, Report)>> {
     let listed = repository.list("reports").await?;
-    let ids = listed.into_iter().rev().take(MOST_READ).filter_map(|info| {
-        match ObjectName::parse(&info.name) {
-            Some(ObjectName::Report { id }) => Some(id),
-            _ => None,
-        }
-    });
-    let mut read = stream::iter(ids)
-        .map(|id| async move { (id, read_report(repository, keys, id).await) })
-        .buffered(READS);
     let mut found: Vec<(K, SnapshotId, Report)> = Vec::new();
-    while found.len() < wanted.len() {
-        let Some((id, report)) = read.next().await else { break };
-        let report = match report {
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Ok((report, standing)) if standing.counts() => report,
-            _ => continue,
-        };
-        let Some(kind) = of(&report).filter(|kind| wanted.contains(kind)) else { continue };
-        if found.iter().all(|(known, ..)| *known != kind) {
+    let visit = |id, report| {
+        let kind = of(&report).filter(|kind| wanted.contains(kind));
+        if let Some(kind) = kind.filter(|kind| found.iter().all(|(known, ..)| known != kind)) {
             found.push((kind, id, report));
         }
-    }
+        match found.len() < wanted.len() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    };
+    newest_first(repository, keys, listed, MOST_READ, visit).await?;
     Ok(found)
 }
 
+/// Gives `visit` the reports of `listed` that count, the newest first, until it breaks or has had `most`. Those from the
+/// future are not read: anybody can plant them. False when so many others did not count that it was given up.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn newest_first(
+    repository: &Repository,
+    keys: &KeySet,
+    listed: Vec<ObjectInfo>,
+    most: usize,
+    mut visit: impl FnMut(SnapshotId, Report) -> ControlFlow<()>,
+) -> Result<bool> {
+    let now = SystemTime::now();
+    let mut ids: Vec<_> = listed.iter().filter_map(|info| report_id(&info.name)).collect();
+    ids.retain(|id| !is_ahead(id.begun(), now));
+    ids.sort_unstable();
+    let mut read = stream::iter(ids.into_iter().rev())
+        .map(|id| async move { (id, read_report(repository, keys, id).await) })
+        .buffered(READS);
+    let (mut counting, mut others) = (0, 0);
+    while let Some((id, report)) = read.next().await {
+        match report {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Ok((report, standing)) if standing.counts() => {
+                counting += 1;
+                if visit(id, report).is_break() || counting == most {
+                    return Ok(true);
+                }
+            }
+            _ => others += 1,
+        }
+        if others == MOST_PASSED_OVER {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn report_id(name: &str) -> Option<SnapshotId> {
+    match ObjectName::parse(name) {
+        Some(ObjectName::Report { id }) => Some(id),
+        _ => None,
+    }
+}
+
 /// Reads one report, and what it is worth; its details only if a key opens them.
-pub(super) async fn read_report(
+async fn read_report(
     repository: &Repository,
     keys: &KeySet,
     id: SnapshotId,

@@ -124,11 +124,11 @@ struct Resealing<'a> {
     report: ResealReport,
 }
 
-/// One generation, as it was read; whether it authenticates.
+/// One generation, as it was read, and what it is worth if it authenticates.
 struct Generation {
     number: u32,
     seal: Option<Seal>,
-    opens: bool,
+    standing: Option<Standing>,
 }
 
 impl Resealing<'_> {
@@ -159,7 +159,8 @@ impl Resealing<'_> {
     ) -> Result<()> {
         // From the seal by which it counts, never from a manifest fetched again.
         let (seal, data_key) = (authentic.seal, authentic.opened.data_key);
-        let highest = generations.iter().filter(|one| one.opens).map(|one| one.number).max();
+        let highest =
+            generations.iter().filter(|one| one.standing.is_some()).map(|one| one.number).max();
         let next = free_number(highest.unwrap_or_default(), folder);
         let mut kept = kept_stanzas(&seal, self.keys, self.drop);
         // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
@@ -198,8 +199,8 @@ impl Resealing<'_> {
         for number in numbers {
             let read = seals::read_seal(self.repository, id, number).await;
             let seal = read.as_ref().ok().cloned();
-            let opens = tried.add(number, read).await?;
-            generations.push(Generation { number, seal, opens });
+            let standing = tried.add(number, read).await?;
+            generations.push(Generation { number, seal, standing });
         }
         let authentic = tried.finish()?;
         if !all && !authentic.standing.counts() {
@@ -264,14 +265,10 @@ impl Resealing<'_> {
             let name = Part::Seal(old.number).of(id);
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
-                Some(_) if old.number > number && !old.opens => {
+                Some(_) if old.number > number && old.standing.is_none() => {
                     Some("no available key opens it".into())
                 }
-                Some(old) => self.lost(&old, seal).await.map(|key| {
-                    format!(
-                        "its stanza for key {key} is in no newer seal (--drop {key} removes it)"
-                    )
-                }),
+                Some(old) => self.lost(&old, seal).await,
             };
             let stays = match stays {
                 Some(why) => Some(why),
@@ -281,25 +278,33 @@ impl Resealing<'_> {
         }
     }
 
-    /// A key whose way to the data key would go with `old`, as far as one can tell here.
-    async fn lost(&self, old: &Seal, new: &Seal) -> Option<KeyId> {
+    /// What would go with `old`, as far as one can tell here: a key's way to the data key, or a signature.
+    async fn lost(&self, old: &Seal, new: &Seal) -> Option<String> {
         for stanza in old.body().stanzas() {
             let is_safe = self.drop.contains(&stanza.key_id())
                 || new.body().stanzas().contains(stanza)
                 || stanza_opens(old, stanza, self.keys).await;
             if !is_safe {
-                return Some(stanza.key_id());
+                let key = stanza.key_id();
+                return Some(format!(
+                    "its stanza for key {key} is in no newer seal (--drop {key} removes it)"
+                ));
             }
         }
-        None
+        let mut signatures = old.body().signatures().iter();
+        let signature = signatures.find(|one| !new.body().signatures().contains(one))?;
+        Some(format!("the newer seal has no room for its signature by {}", signature.key_id))
     }
 }
 
-/// The signatures of every generation that authenticates and vouches for the same object.
+/// The signatures of every generation that authenticates and vouches for the same object, as many as there is room for:
+/// first those of the seals that are worth most, for whoever knows the data key can make others.
 fn signatures(seal: &Seal, generations: &[Generation]) -> Vec<Signature> {
-    let opened = generations.iter().filter(|one| one.opens).filter_map(|one| one.seal.as_ref());
+    let mut opened: Vec<_> =
+        generations.iter().filter_map(|one| Some((one.standing?, one.seal.as_ref()?))).collect();
+    opened.sort_by_key(|(standing, _)| std::cmp::Reverse(*standing));
     let mut all = seal.body().signatures().to_vec();
-    for signature in opened.flat_map(|other| other.body().signatures()) {
+    for signature in opened.iter().flat_map(|(_, other)| other.body().signatures()) {
         if all.len() < MAX_SIGNATURES && all.iter().all(|known| known.key_id != signature.key_id) {
             all.push(signature.clone());
         }

@@ -61,7 +61,8 @@ pub(super) fn not_connected(error: &(dyn StdError + 'static)) -> Error {
 pub(super) fn hinted(error: Error, tls: bool) -> Error {
     let text = error.to_string();
     // After the handshake: TLS was spoken.
-    if tls && text.contains("connection closed") && certificate_hint(&text).is_none() {
+    let closed = ["connection closed", "stream closed because of a broken pipe"];
+    if tls && closed.iter().any(|end| text.contains(end)) && certificate_hint(&text).is_none() {
         return error.hint(
             "etcd closed the connection: it may want a client certificate that its --trusted-ca-file signed, \
              or not accept the one given; its log says which",

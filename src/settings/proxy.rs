@@ -219,7 +219,7 @@ impl ProxySettings {
             (self.audit_fail_open, "audit_fail_open", log, "audit_log"),
             (!self.allow.is_empty(), "allow", ca, "listen_trusted_ca"),
         ];
-        for (_, name, _, other) in needs.iter().filter(|(set, _, met, _)| *set && !*met) {
+        if let Some((_, name, _, other)) = needs.iter().find(|(set, _, met, _)| *set && !*met) {
             let flag = |name: &str| format!("--{}", name.replace('_', "-"));
             return Err(Error::usage(format!("{} needs {}", flag(name), flag(other)))
                 .hint(format!("in the configuration file: {name} and {other} in [proxy]")));

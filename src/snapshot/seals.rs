@@ -129,11 +129,15 @@ impl<'a> Tried<'a> {
         }
     }
 
-    /// Takes note of a seal; whether it opens.
+    /// Takes note of a seal; what it is worth, if it opens.
     ///
     /// # Errors
     /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
-    pub(crate) async fn add(&mut self, generation: u32, seal: Result<Seal>) -> Result<bool> {
+    pub(crate) async fn add(
+        &mut self,
+        generation: u32,
+        seal: Result<Seal>,
+    ) -> Result<Option<Standing>> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -147,8 +151,7 @@ impl<'a> Tried<'a> {
             }
             Ok(seal) => match open_seal(&seal, self.object, self.keys).await {
                 Ok(opened) => {
-                    self.note(seal, opened);
-                    return Ok(true);
+                    return Ok(Some(self.note(seal, opened)));
                 }
                 Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
                 Err(error) => (3, error),
@@ -162,15 +165,16 @@ impl<'a> Tried<'a> {
         if self.worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
             self.worst = Some((rank, error));
         }
-        Ok(false)
+        Ok(None)
     }
 
-    fn note(&mut self, seal: Seal, opened: Opened) {
+    fn note(&mut self, seal: Seal, opened: Opened) -> Standing {
         self.signed |= !seal.body().signatures().is_empty();
         let standing = standing(&[], [opened.evidence()]);
         if self.best.as_ref().is_none_or(|(best, ..)| standing > *best) {
             self.best = Some((standing, seal, opened));
         }
+        standing
     }
 
     /// Whether no further seal can change what comes out.

@@ -102,9 +102,7 @@ impl Writer<'_> {
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
         let since = Since::now();
-        let before = SystemTime::now();
-        let index_object = self.index(&index).await?;
-        let skew = self.repository.skew_by(&Part::Index.of(self.content.id), before).await?;
+        let (index_object, skew) = self.index(&index).await?;
         let mut objects = vec![entry(Part::Payload, &payload), entry(Part::Index, &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
@@ -253,9 +251,13 @@ impl Writer<'_> {
         Ok((object, index))
     }
 
-    async fn index(&self, index: &Index) -> Result<SealedObject> {
+    /// Writes the index, by which the clocks are compared: the time of a long upload may be when it began.
+    async fn index(&self, index: &Index) -> Result<(SealedObject, Option<Skew>)> {
         let message = compress_padded(&index.print()?, self.options.level, INDEX_BLOCK)?;
-        self.object(Role::Index, &self.data_key.index_key(), &message).await
+        let before = SystemTime::now();
+        let object = self.object(Role::Index, &self.data_key.index_key(), &message).await?;
+        let skew = self.repository.skew_by(&Part::Index.of(self.content.id), before).await?;
+        Ok((object, skew))
     }
 
     /// Seals and stores a small object.

@@ -5,10 +5,9 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::fault::Fault;
 use crate::error::{Error, ErrorKind};
 use crate::text::clean;
-
-use super::http::Fault;
 
 /// How `object_store` words a failed answer; its type is private, so its text must do.
 const STATUS: &str = "Server returned non-2xx status code: ";

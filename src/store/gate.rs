@@ -5,8 +5,6 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-use super::options::is_secret;
-
 /// Whole files as values.
 const FILES: &[&str] = &["service_account_key", "proxy_ca_certificate"];
 /// Parts of host names.
@@ -62,6 +60,11 @@ pub(super) fn value(name: &str, text: &str) -> Result<Option<String>> {
         return Err(Error::usage(format!("{name} is not an absolute path without blanks")));
     }
     Ok(Some(text.to_owned()))
+}
+
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
 }
 
 fn without_line_break(text: &str) -> &str {

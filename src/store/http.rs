@@ -2,7 +2,6 @@
 //! answer, and looks at listings before they are parsed.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use object_store::client::{
     HttpResponseBody, HttpService, ReqwestConnector,
 };
 
+use super::fault::Fault;
 use super::proxy::{self, Proxies, Proxy};
 use super::xml;
 
@@ -30,29 +30,6 @@ const METADATA_HOSTS: &[&str] = &[
     "metadata.google.internal",
     "metadata",
 ];
-
-/// What went wrong below `object_store`, in words fit to show.
-#[derive(Clone, Debug)]
-pub(super) enum Fault {
-    /// The proxy could not be reached, or did not let the request through.
-    Proxy(String),
-    /// The metadata service that was to give credentials did not answer.
-    Metadata(String),
-    /// A listing that cannot be believed.
-    Listing(&'static str),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Proxy(text) => f.write_str(text),
-            Self::Metadata(host) => write!(f, "the metadata service at {host} does not answer"),
-            Self::Listing(text) => f.write_str(text),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// Makes the clients of one store.
 #[derive(Clone, Debug)]

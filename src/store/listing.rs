@@ -17,7 +17,7 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
-use super::http::Fault;
+use super::fault::Fault;
 use super::key;
 
 /// Pages without a key that a listing may have.

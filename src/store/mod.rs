@@ -11,6 +11,8 @@ mod clouds;
 mod connect;
 mod directory;
 mod failure;
+mod fault;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod gate;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod http;
@@ -26,6 +28,7 @@ mod repository;
 mod settings;
 mod upload;
 mod url;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod xml;
 
 pub(crate) use clock::Skew;

@@ -115,7 +115,7 @@ pub(super) fn read<K: FromStr + Copy>(
     let secrets = options
         .iter()
         .chain(environment)
-        .filter(|(name, value)| is_secret(name) && value.len() > 3);
+        .filter(|(name, value)| gate::is_secret(name) && value.len() > 3);
     Ok(Settings {
         secrets: secrets.map(|(_, value)| value.clone()).collect(),
         pairs: found.into_iter().chain(own).collect(),
@@ -133,11 +133,6 @@ fn without_prefix(cloud: Cloud, lower: &str) -> &str {
         }
         _ => lower,
     }
-}
-
-pub(super) fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["key", "secret", "token", "password", "sas", "proxy"].iter().any(|part| name.contains(part))
 }
 
 const fn variables(cloud: Cloud) -> &'static str {

@@ -17,6 +17,7 @@ use super::{ValueCipher, keyring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ValueKeyId, ValueKeyring};
 use crate::keys::KeySet;
+use crate::limit::limited;
 
 /// How long after a change of the keyring every process follows it or does not write. A write begins at most 8 s after
 /// the keyring was last confirmed, and is given up when that was this long ago.
@@ -31,6 +32,9 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(3);
 /// How often usage counts are added to etcd's.
 const USAGE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What to do about a record under a retired master key.
+pub(super) const UNTRUSTED: &str = "`strongroom value rotate` makes a new value key and seals the keyring to the present master key; whoever has the retired one may have written this record";
 
 /// What all clones of a namespace share.
 pub(super) struct Shared {
@@ -234,8 +238,13 @@ impl Shared {
 
 /// Opens the record that etcd holds.
 pub(super) async fn open(record: &[u8], masters: &KeySet) -> Result<ValueKeyring> {
-    let opened = keyring::open(record, masters).await;
-    opened.map_err(|error| error.context("the value keyring in etcd"))
+    let opened = keyring::open_judged(record, masters).await;
+    let (keyring, standing) = opened.map_err(|error| error.context("the value keyring in etcd"))?;
+    if !standing.counts() {
+        // Refusing it would stop every program when a master key is retired before the record is sealed again.
+        limited!(warn, event = "value_keyring_untrusted", error = %standing, hint = UNTRUSTED);
+    }
+    Ok(keyring)
 }
 
 /// Looks at the record again and again.

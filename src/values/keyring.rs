@@ -7,6 +7,7 @@ use crate::format::{
     SealedRecord, Sha256, Subject, Time, Uuid, ValueKeyEntry, ValueKeyId, ValueKeyState,
     ValueKeyring,
 };
+use crate::keys::trust::{self, Standing};
 use crate::keys::{KeySet, at_once};
 use crate::secret::SecretKey;
 
@@ -142,12 +143,22 @@ pub async fn seal(
 /// [`WrongKey`](ErrorKind::WrongKey) when no master key that was given opens it, naming those that would;
 /// [`Tampered`](ErrorKind::Tampered), truncated or unsupported when it is not as specified; those of a remote master key.
 pub async fn open(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
+    Ok(open_judged(record, keys).await?.0)
+}
+
+/// As [`open`]; also whether whoever sealed the record had a key that is in use (SPEC.md §5.3).
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_judged(record: &[u8], keys: &KeySet) -> Result<(ValueKeyring, Standing)> {
     let SealedRecord { seal, message } = SealedRecord::parse(record)?;
     let Subject::Values(namespace) = seal.body().subject() else {
         return Err(Error::tampered("the value keyring's seal is of another subject"));
     };
     let serial = seal.body().generation();
-    let key = open_seal(&seal, object(&message), keys).await?.data_key.value_keyring_key();
+    let opened = open_seal(&seal, object(&message), keys).await?;
+    let standing = trust::standing(&[], [opened.evidence()]);
+    let key = opened.data_key.value_keyring_key();
     let json = crypto::open(Suite::Aes256Gcm, &key, &context(namespace, serial), &message)?;
     let keyring = ValueKeyring::parse(namespace, serial, &json)?;
     for entry in &keyring.keys {
@@ -158,7 +169,7 @@ pub async fn open(record: &[u8], keys: &KeySet) -> Result<ValueKeyring> {
             )));
         }
     }
-    Ok(keyring)
+    Ok((keyring, standing))
 }
 
 /// As [`seal`], at once, for a program without a runtime.

@@ -14,6 +14,7 @@ use crate::crypto::system_rng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Migration, Time, ValueKeyId, ValueKeyring};
 use crate::keys::KeySet;
+use crate::keys::trust::Standing;
 use crate::text::printable;
 
 /// The default prefix of the keyring.
@@ -290,6 +291,18 @@ impl Namespace {
             keys.push(ValueKeyInfo { id, state, created, used });
         }
         Ok((keys, keyring.migrate))
+    }
+
+    /// Whether the master key that sealed the keyring in etcd is in use. One that a retired key sealed opens, and whoever
+    /// has that key may have written it: [`rotate`](Self::rotate) seals it again.
+    ///
+    /// # Errors
+    /// Those of etcd and of the record.
+    pub async fn standing(&self) -> Result<Standing> {
+        let shared = &self.shared;
+        let record = record::read(&shared.client(), &shared.prefix).await?;
+        let record = record.ok_or_else(|| record::deleted(&shared.prefix))?;
+        Ok(keyring::open_judged(&record.bytes, &shared.masters).await?.1)
     }
 
     /// Adds this process's counts to etcd's. Done by itself every minute; call it before the end.

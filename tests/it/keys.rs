@@ -8,15 +8,16 @@ use strongroom::backup::{
     Accept, BackupOptions, Scope, Source, VerifyLevel, backup, check_removable, reseal, show,
     verify,
 };
-use strongroom::crypto::{self, Argon2Cost, CryptoRng, Suite};
+use strongroom::crypto::{self, Argon2Cost, CryptoRng, Suite, system_rng};
 use strongroom::custody::{self, MasterKeyUri, NamedKey, create_passphrase_key};
-use strongroom::format::{KeyId, KeyState, Seal, Stanza};
+use strongroom::envelope::NewSeal;
+use strongroom::format::{KeyId, KeyState, Seal, Signature, Stanza};
 use strongroom::keys::trust::{Distrust, Standing};
 use strongroom::keys::{Binding, Identity, KeyFuture, KeySet, Recipient};
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::task::Control;
 
-use crate::support::{TestRepo, key, keys, open_seal, small_database};
+use crate::support::{TestRepo, key, keys, open_seal, seal_data_key, small_database};
 
 fn opening(fills: &[u8]) -> KeySet {
     let mut keys = KeySet::new();
@@ -280,4 +281,38 @@ async fn a_stanza_of_a_public_key_vouches_for_nothing() {
     let standing = show(&repo.repository, &public, id).await.unwrap().standing;
     assert_eq!(standing, Standing::NotTrusted(Distrust::Public));
     assert_eq!(repo.restore(&public, id).await.unwrap_err().kind(), ErrorKind::Refused);
+}
+
+/// Whoever knows the data key can make seals with as many signatures as fit: they crowd out none of a seal that counts.
+#[tokio::test]
+async fn junk_signatures_crowd_out_no_other() {
+    let repo = TestRepo::new().await;
+    let (old, new) = (key(1).id(), key(2));
+    let id = repo.backup(&keys(&[1, 2])).await.id;
+    let first = Seal::parse(&fs::read(repo.object(id, "seal.1")).unwrap()).unwrap();
+    let object = first.body().object();
+    let data_key = open_seal(&first, object, &keys(&[1])).unwrap().data_key;
+    let signature = |n: u8| Signature { key_id: KeyId([n; 16]), bytes: [n; 64] };
+    let write = |generation: u32, signatures: Vec<Signature>, keys: &KeySet| {
+        let seal = NewSeal { generation, signatures, ..NewSeal::first(object) };
+        let seal = seal_data_key(&data_key, seal, keys, &mut system_rng()).unwrap();
+        fs::write(repo.object(id, &format!("seal.{generation}")), seal.print()).unwrap();
+    };
+    // The genuine signature stands in an older seal that counts; the newest is the thief's.
+    write(1, vec![signature(99)], &keys(&[1, 2]));
+    write(2, Vec::new(), &keys(&[2]));
+    write(3, (1..=16).map(signature).collect(), &keys(&[1]));
+    let mut owner = KeySet::new();
+    owner.add(Arc::new(key(1)), KeyState::Retired);
+    owner.add(Arc::new(new), KeyState::Primary);
+    let (accept, control) = (Accept::Counting, Control::default());
+    let report = reseal(&repo.repository, &owner, Scope::All, &[old], accept, &control).await;
+    let report = report.unwrap();
+    assert_eq!(report.resealed, [id]);
+    let newest = Seal::parse(&fs::read(repo.object(id, "seal.4")).unwrap()).unwrap();
+    let signed: Vec<_> = newest.body().signatures().iter().map(|one| one.key_id).collect();
+    assert!(signed.contains(&KeyId([99; 16])), "{signed:?}");
+    // What has no room is not thrown away.
+    assert!(repo.object(id, "seal.3").exists() && !repo.object(id, "seal.1").exists());
+    assert!(report.lingering[0].contains("no room for its signature"), "{:?}", report.lingering);
 }

@@ -65,6 +65,7 @@ mod proxy_not_etcd;
 mod proxy_pages;
 mod proxy_range_stream;
 mod proxy_raw;
+mod proxy_service;
 mod proxy_start;
 mod proxy_tenants;
 mod prune;

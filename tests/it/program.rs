@@ -207,3 +207,53 @@ fn names_do_not_speak_to_the_terminal() {
     let said = text(&out.stdout) + &text(&out.stderr);
     assert!(!said.contains(['\u{9b}', '\u{202e}']), "{said:?}");
 }
+
+/// Two copies of a keyring, of which the run that was interrupted had finished the first.
+#[test]
+fn a_finish_between_two_keyrings_goes_on() {
+    let place = Place::new();
+    place.backup();
+    place.succeed(&["key", "rotate"]);
+    fs::copy(place.path("keyring"), place.path("second")).unwrap();
+    place.succeed(&["key", "rotate", "--finish"]);
+    let states = |keyring: &str| {
+        let out = place.command_with(keyring, &["-w", "json", "key", "list"]).output().unwrap();
+        let listed: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let rows = listed.as_array().unwrap().iter();
+        let mut states: Vec<_> =
+            rows.map(|row| row["state"].as_str().unwrap().to_owned()).collect();
+        states.sort();
+        states
+    };
+    assert_eq!(states("file:second"), ["primary", "retiring"]);
+    let again = ["-k", "file:second", "key", "rotate", "--finish"];
+    exits(0, &mut place.command_with("file:keyring", &again));
+    assert_eq!(states("file:second"), ["primary", "retired"]);
+    let error = exits(1, &mut place.command_with("file:keyring", &again));
+    assert!(error.contains("no key that is given is being retired"), "{error}");
+}
+
+/// Whoever is interrupted while the snapshots are sealed again knows which key is new.
+#[test]
+fn a_new_passphrase_key_is_named_before_the_work() {
+    let place = Place::new();
+    let with = |keys: &[&str], args: &[&str]| {
+        let mut command = crate::end_to_end::program();
+        command.current_dir(place.dir.path()).args(["-r", "words"]).args(args);
+        for key in keys {
+            command.args(["-k", key]);
+        }
+        command.env("STRONGROOM_PASSPHRASE_COMMAND", "printf horse");
+        command
+    };
+    let made = exits(0, &mut with(&["passphrase"], &["init"]));
+    let uri = made.lines().find(|line| line.starts_with("passphrase:")).unwrap().to_owned();
+    let rotate = ["key", "rotate", "--compromised", "2000-01-01T00:00:00Z"];
+    let out = with(&[&uri], &rotate).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let (said, result) = (text(&out.stderr), text(&out.stdout));
+    let new = result.lines().find_map(|line| line.split(": new primary key").next()).unwrap();
+    let first = said.lines().position(|line| line.contains(&format!("{new}: the new key")));
+    let next = said.lines().position(|line| line.contains("next: configure"));
+    assert!(first.is_some() && first < next, "{said}");
+}

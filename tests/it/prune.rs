@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    BackupOptions, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup, pin,
-    plan_prune, plan_removal, undo_removal, unpin, verify,
+    BackupOptions, PrunePlan, Retention, Scope, Source, VerifyLevel, apply_prune, backup,
+    newest_reports, pin, plan_prune, plan_removal, store_report, undo_removal, unpin, verify,
 };
-use strongroom::format::SnapshotId;
+use strongroom::format::{Report, ReportOutcome, ReportScope, SnapshotId};
 use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -260,6 +260,111 @@ async fn a_sweep_mark_planted_beside_a_manifest_prevents_no_undo() {
 }
 
 /// A pin does not keep what was removed, and so is not accepted there.
+/// [S3.3.1] What is pinned after the plan was made stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_between_plan_and_removal_is_honoured() {
+    let series = Series::new(3).await;
+    let ids = series.ids();
+    let plan = series.plan(&last(1)).await;
+    pin(&series.repo.repository, ids[0], "the audit of May").await.unwrap();
+    let report = apply_prune(&series.repo.repository, &plan, &Control::default()).await.unwrap();
+    assert_eq!((report.pinned, report.removed), (vec![ids[0]], vec![ids[1]]));
+    assert!(series.repo.object(ids[0], "manifest").exists());
+    assert!(!series.repo.object(ids[0], "tombstone").exists());
+    series.repo.restore(&series.keys, ids[0]).await.unwrap();
+}
+
+/// [S3.3.1] A prune that planned while another one was removing leaves that one's tombstone alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_prunes_at_once_leave_a_tombstone() {
+    let series = Series::new(2).await;
+    let (id, control) = (series.ids()[0], Control::default());
+    let first = series.plan(&last(1)).await;
+    // The first has put its tombstone when the second looks.
+    fs::copy(series.repo.object(id, "manifest"), series.repo.object(id, "tombstone")).unwrap();
+    let second = series.plan(&last(1)).await;
+    for plan in [first, second] {
+        apply_prune(&series.repo.repository, &plan, &control).await.unwrap();
+        assert!(series.repo.object(id, "tombstone").exists());
+        assert!(!series.repo.object(id, "manifest").exists());
+    }
+    undo_removal(&series.repo.repository, &series.keys, id).await.unwrap();
+    series.all_whole().await;
+}
+
+/// Anybody can put a mark there: the error names it, and what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_planted_after_a_removal_is_named() {
+    let mut series = Series::new(2).await;
+    let (id, databases) = (series.ids()[0], series.databases.clone());
+    series.prune(&last(1)).await;
+    let mark = series.repo.object(id, "sweep");
+    fs::write(&mark, "strongroom-sweep/1\n").unwrap();
+    let undo = || undo_removal(&series.repo.repository, &series.keys, id);
+    let error = undo().await.unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains(&format!("snapshots/{id}/sweep")), "{said}");
+    assert!(said.contains("all its objects are still there"), "{said}");
+    assert!(error.hint_text().unwrap().contains("delete snapshots/"), "{error:?}");
+    fs::remove_file(&mark).unwrap();
+    undo().await.unwrap();
+    series.databases = databases;
+    series.all_whole().await;
+    // Once something is gone it cannot be brought back, and that is said.
+    series.prune(&last(9)).await;
+    let plan = plan_removal(&series.repo.repository, &series.keys, &series.ids()[1..]).await;
+    apply_prune(&series.repo.repository, &plan.unwrap(), &Control::default()).await.unwrap();
+    let id = series.ids()[1];
+    fs::write(series.repo.object(id, "sweep"), "strongroom-sweep/1\n").unwrap();
+    fs::remove_file(series.repo.object(id, "index")).unwrap();
+    let error = undo_removal(&series.repo.repository, &series.keys, id).await.unwrap_err();
+    assert!(error.to_string().contains("objects of it are gone"), "{error}");
+}
+
+/// Reports from the future, which anybody can plant, hide no genuine one.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_reports_hide_no_genuine_one() {
+    let series = Series::new(3).await;
+    let (repository, keys, ids) = (&series.repo.repository, &series.keys, series.ids());
+    let report = Report {
+        kind: "drill".into(),
+        cluster: None,
+        snapshot: Some(ids[0]),
+        level: None,
+        scope: ReportScope::One,
+        outcome: ReportOutcome::Passed,
+        tool: "test".into(),
+        details: Some(Default::default()),
+    };
+    let genuine = store_report(repository, keys, &report).await.unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    for at in 0..1100_u64 {
+        let planted = SnapshotId::new(now + 86_400_000 + at, [1; 10]);
+        fs::write(series.repo.path(&format!("reports/{planted}")), b"planted").unwrap();
+    }
+    let kind = |report: &Report| (report.kind == "drill").then_some(());
+    let found = newest_reports(repository, keys, &[()], kind).await.unwrap();
+    assert_eq!(found.iter().map(|(_, id, _)| *id).collect::<Vec<_>>(), [genuine]);
+    let kept: Vec<_> = series.plan(&last(1)).await.keep.iter().map(|one| one.id).collect();
+    assert_eq!(kept, [ids[0], ids[2]]);
+}
+
+/// So many that count for nothing that what lies behind them is not read: nothing is removed.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes ten thousand objects"]
+async fn long_too_many_planted_reports_stop_removal() {
+    let series = Series::new(2).await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    fs::create_dir_all(series.repo.path("reports")).unwrap();
+    for at in 0..10_000_u64 {
+        let planted = SnapshotId::new(now - at, [1; 10]);
+        fs::write(series.repo.path(&format!("reports/{planted}")), b"planted").unwrap();
+    }
+    let plan = series.plan(&last(1)).await;
+    assert!(plan.remove.is_empty() && plan.blocked.len() == 1, "{:?}", plan.blocked);
+    assert!(plan.blocked[0].contains("reports/"), "{:?}", plan.blocked);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_snapshot_is_not_pinned_but_brought_back() {
     let mut series = Series::new(2).await;

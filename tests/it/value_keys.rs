@@ -1,17 +1,21 @@
 //! Value keys in etcd: made once, followed, rotated; values migrated where they stand.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_client::{GetOptions, PutOptions};
 use strongroom::ErrorKind;
 use strongroom::crypto::system_rng;
-use strongroom::format::MigrationPhase;
+use strongroom::format::{KeyState, MigrationPhase};
+use strongroom::keys::KeySet;
+use strongroom::keys::trust::{Distrust, Standing};
 use strongroom::secret::SecretBytes;
 use strongroom::values::{DEFAULT_PREFIX, Namespace, Scope, Shim, error_kind, keyring};
 
 use crate::etcd_server::{Etcd, Version};
 use crate::proxied::{NOW, masters};
+use crate::support::{key, keys};
 
 const PREFIX: &[u8] = DEFAULT_PREFIX.as_bytes();
 
@@ -290,4 +294,20 @@ async fn a_user_of_the_reserved_keys_alone() {
     let namespace = Namespace::open(client().await, PREFIX, masters).await.unwrap();
     namespace.writable().unwrap();
     namespace.rotate(NOW, Duration::ZERO).await.unwrap();
+}
+
+/// A keyring that a retired master key sealed opens, for a rotation must stop no program; and that is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_under_a_retired_master_key() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    Namespace::init(etcd.client().await, PREFIX, Arc::new(keys(&[1])), NOW).await.unwrap();
+    let mut rotated = KeySet::new();
+    rotated.add(Arc::new(key(1)), KeyState::Retired);
+    rotated.add(Arc::new(key(2)), KeyState::Primary);
+    let open = Namespace::open(etcd.client().await, PREFIX, Arc::new(rotated));
+    let namespace = open.await.unwrap();
+    assert_eq!(namespace.standing().await.unwrap(), Standing::NotTrusted(Distrust::Retired));
+    namespace.writable().unwrap();
+    namespace.rotate(NOW, Duration::ZERO).await.unwrap();
+    assert_eq!(namespace.standing().await.unwrap(), Standing::Counts);
 }

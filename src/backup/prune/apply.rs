@@ -38,6 +38,8 @@ pub struct PruneReport {
     pub swept: Vec<SnapshotId>,
     /// Bytes deleted of earlier removals and of backups that were never finished.
     pub freed_bytes: u64,
+    /// Snapshots that were pinned after the plan was made: they stay.
+    pub pinned: Vec<SnapshotId>,
     /// What the store does not let go of: a lock, a retention rule, missing rights.
     pub refused: Vec<String>,
     /// Wall time.
@@ -84,8 +86,10 @@ pub async fn apply_prune(
         .buffered(AT_ONCE);
     while let Some(removed) = removals.next().await {
         let (id, outcome) = removed?;
-        if unless_refused(outcome, &mut report)? {
-            report.removed.push(id);
+        match outcome {
+            Ok(true) => report.removed.push(id),
+            Ok(false) => report.pinned.push(id),
+            Err(error) => drop(unless_refused(Err(error), &mut report)?),
         }
         control.step(Step::Advance(1));
     }
@@ -169,23 +173,28 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
     }
 }
 
-/// Step one of a removal: from then on the snapshot is in no list.
-async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
+/// Step one of a removal: from then on the snapshot is in no list. False for one that was pinned since it was planned.
+async fn remove(repository: &Repository, removal: &Removal) -> Result<bool> {
     let id = removal.id;
-    let manifest = Part::Manifest.of(id);
-    let tombstone = Part::Tombstone.of(id);
-    if removal.old_tombstone {
+    let (manifest, tombstone) = (Part::Manifest.of(id), Part::Tombstone.of(id));
+    let folder = folder::list_one(repository, id).await?;
+    if folder.keep.is_some() {
+        return Ok(false);
+    }
+    let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {
+        // Another prune was faster, and its tombstone stays.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        read => read?,
+    };
+    // An old one would be swept at once. One that came after the plan is of another prune at work.
+    let there = folder.tombstone.map(|info| info.modified);
+    if there.is_some() && there == removal.old_tombstone {
         repository.delete(&tombstone).await?;
     }
     // Beside a manifest nothing is swept: an interrupted sweep left it, or it was planted to prevent an undo.
     if removal.old_mark {
         repository.delete(&Part::Sweep.of(id)).await?;
     }
-    let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {
-        // Another prune was faster.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        read => read?,
-    };
     repository.put_once(&tombstone, bytes.clone()).await?;
     if let Err(error) = repository.delete(&manifest).await {
         if error.kind() == ErrorKind::Denied {
@@ -194,11 +203,16 @@ async fn remove(repository: &Repository, removal: &Removal) -> Result<()> {
         }
         return Err(error);
     }
-    // Somebody may have taken the tombstone for an old one, and deleted it.
+    if exists(repository, id, &Part::Keep).await? {
+        repository.put_once(&manifest, bytes).await?;
+        repository.delete(&tombstone).await?;
+        return Ok(false);
+    }
+    // Another prune may have taken the tombstone for an old one, and deleted it.
     if !exists(repository, id, &Part::Tombstone).await? {
         repository.put_once(&tombstone, bytes).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Step two: deletes all that is left, each object only while there is no manifest.
@@ -227,15 +241,13 @@ async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
 /// store.
 pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
-    let swept = || {
-        Error::new(ErrorKind::Refused, format!("snapshot {id} is being swept"))
-            .hint("the grace period is over, and its objects are being deleted")
-    };
     if folder.manifest.is_some() || folder.tombstone.is_none() {
         return Err(Error::new(ErrorKind::NotFound, format!("snapshot {id} was not removed")));
     }
     if folder.sweep.is_some() {
-        return Err(swept());
+        let manifest = open::read_tombstone(repository, id).await;
+        let complete = manifest.and_then(|manifest| open::check_lengths(&manifest, &folder));
+        return Err(marked(id, complete.is_ok()));
     }
     let named = async {
         let manifest = open::read_tombstone(repository, id).await?;
@@ -255,9 +267,27 @@ pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId
     let now = folder::list_one(repository, id).await?;
     if now.sweep.is_some() || open::check_lengths(&manifest, &now).is_err() {
         repository.delete(&name).await?;
-        return Err(swept());
+        return Err(marked(id, open::check_lengths(&manifest, &now).is_ok()));
     }
     repository.delete(&Part::Tombstone.of(id)).await
+}
+
+/// Why a removed snapshot with a mark is not brought back.
+fn marked(id: SnapshotId, complete: bool) -> Error {
+    let mark = Part::Sweep.of(id);
+    let (state, hint) = match complete {
+        true => (
+            "all its objects are still there",
+            format!(
+                "if no prune is running, delete {mark} from the store and run the command again"
+            ),
+        ),
+        false => ("objects of it are gone", "it cannot be brought back; a copy may have it".into()),
+    };
+    let message = format!(
+        "snapshot {id} is marked for sweeping by {mark}: its grace period is over, or somebody put the mark there; {state}"
+    );
+    Error::new(ErrorKind::Refused, message).hint(hint)
 }
 
 /// Makes retention keep snapshot `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
@@ -279,6 +309,12 @@ pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Resul
     match folder.keep {
         Some(_) => Ok(()),
         None => put_mark(repository, id, &Part::Keep, &keep_mark(reason)).await,
+    }?;
+    // A prune that had looked before may have removed it; one that looks after it puts it back.
+    match exists(repository, id, &Part::Manifest).await? {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::Refused, format!("snapshot {id} was being removed"))
+            .hint(format!("if `strongroom show {id}` does not find it, `strongroom prune --undo {id}` brings it back"))),
     }
 }
 

@@ -47,9 +47,9 @@ pub struct Removal {
     pub cluster: ClusterName,
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
-    /// A tombstone lies beside its manifest already, from an interrupted removal or planted.
+    /// A tombstone lies beside its manifest already, from an interrupted removal or planted: when it was put.
     #[serde(skip)]
-    pub(super) old_tombstone: bool,
+    pub(super) old_tombstone: Option<SystemTime>,
     /// So does a mark of a sweep.
     #[serde(skip)]
     pub(super) old_mark: bool,
@@ -138,9 +138,13 @@ pub async fn plan_prune(
     }
     let mut plan = PrunePlan::default();
     let mut known = Known::read(repository, keys, cluster, &mut plan, control).await?;
-    let (proved, reported) = last_proved(repository, keys, &known.clusters).await?;
+    let proved = last_proved(repository, keys, &known.clusters).await?;
     // An object from the future would make everything old.
-    known.clock = known.clock.max(reported).map(|clock| clock.min(SystemTime::now()));
+    known.clock = known.clock.max(proved.reported).map(|clock| clock.min(SystemTime::now()));
+    if !proved.all_looked_at {
+        let why = "nothing is removed: so many reports do not count that the snapshot which was verified last is unknown";
+        plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
+    }
     for (cluster, ids) in &known.clusters {
         if let Some(since_ms) = retention.since_ms(ids, known.clock)
             && let Some(span) = retention.within
@@ -150,7 +154,7 @@ pub async fn plan_prune(
         }
         for (id, mut reasons) in retention.keep(ids, known.clock) {
             let Some(folder) = known.folders.get(&id) else { continue };
-            if proved.contains(&id) {
+            if proved.snapshots.contains(&id) {
                 reasons.push("last verified");
             }
             if folder.keep.is_some() {
@@ -160,7 +164,7 @@ pub async fn plan_prune(
                 plan.keep.push(Keeping { id, cluster: cluster.clone(), reasons });
             } else if let Some(why) = unknown(folder) {
                 plan.blocked.push(format!("snapshot {id} is not removed: {why}"));
-            } else {
+            } else if proved.all_looked_at {
                 plan.remove.push(removal(id, cluster, folder));
             }
         }
@@ -204,7 +208,7 @@ fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
         id,
         cluster: cluster.clone(),
         stored_bytes: folder.every().map(|info| info.len).sum(),
-        old_tombstone: folder.tombstone.is_some(),
+        old_tombstone: folder.tombstone.as_ref().map(|info| info.modified),
         old_mark: folder.sweep.is_some(),
     }
 }

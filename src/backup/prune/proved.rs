@@ -1,18 +1,17 @@
 //! Which snapshots a report in the repository proves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::time::SystemTime;
 
-use futures::{StreamExt, stream};
-
-use crate::backup::reports::{proves_bytes, read_report};
-use crate::error::{ErrorKind, Result};
-use crate::format::{CheckOutcome, ClusterName, ObjectName, Report, SnapshotId};
+use crate::backup::reports::{newest_first, proves_bytes};
+use crate::error::Result;
+use crate::format::{CheckOutcome, ClusterName, Report, SnapshotId};
 use crate::keys::KeySet;
 use crate::store::Repository;
 
-/// Reports read at once.
-const READS: usize = 64;
+/// Reports that count looked through: what an older one proves is too long ago.
+const MOST_READ: usize = 10_000;
 
 /// The snapshots whose every byte `report` says was checked and good.
 fn proves(report: &Report) -> Vec<SnapshotId> {
@@ -24,38 +23,40 @@ fn proves(report: &Report) -> Vec<SnapshotId> {
     passed.filter(|_| whole).filter_map(|check| check.name.parse().ok()).collect()
 }
 
-/// Of each cluster the newest of its snapshots that the newest report about it proves; and when the store wrote the
-/// newest report.
+/// What the reports say.
+pub(super) struct Proved {
+    /// Of each cluster the newest of its snapshots that the newest report about it proves.
+    pub(super) snapshots: BTreeSet<SnapshotId>,
+    /// When the store wrote the newest report.
+    pub(super) reported: Option<SystemTime>,
+    /// False when planted ones are too many to look behind them.
+    pub(super) all_looked_at: bool,
+}
+
+/// Reads reports, the newest first, until each of `clusters` has a snapshot that one of them proves.
 pub(super) async fn last_proved(
     repository: &Repository,
     keys: &KeySet,
     clusters: &BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
-) -> Result<(BTreeSet<SnapshotId>, Option<SystemTime>)> {
+) -> Result<Proved> {
     let listed = repository.list("reports").await?;
-    let newest = listed.iter().map(|info| info.modified).max();
-    let ids = listed.into_iter().rev().filter_map(|info| match ObjectName::parse(&info.name) {
-        Some(ObjectName::Report { id }) => Some(id),
-        _ => None,
-    });
-    let mut open: Vec<_> = clusters.values().collect();
-    let mut found = BTreeSet::new();
-    let mut reports = stream::iter(ids)
-        .map(|id| async move { read_report(repository, keys, id).await })
-        .buffered(READS);
-    while let (false, Some(report)) = (open.is_empty(), reports.next().await) {
-        // What is planted and does not count protects nothing and hides nothing; a store that fails might.
-        let proved = match report {
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Ok((report, standing)) if standing.counts() => proves(&report),
-            _ => Vec::new(),
-        };
+    let reported = listed.iter().map(|info| info.modified).max();
+    let mut open: Vec<_> = clusters.values().filter(|ids| !ids.is_empty()).collect();
+    let mut snapshots = BTreeSet::new();
+    let visit = |_, report: Report| {
+        let proved = proves(&report);
         open.retain(|ids| match proved.iter().filter(|id| ids.contains(id)).max() {
             Some(id) => {
-                found.insert(*id);
+                snapshots.insert(*id);
                 false
             }
             None => true,
         });
-    }
-    Ok((found, newest))
+        match open.is_empty() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let all_looked_at = newest_first(repository, keys, listed, MOST_READ, visit).await?;
+    Ok(Proved { snapshots, reported, all_looked_at })
 }

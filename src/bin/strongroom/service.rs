@@ -81,7 +81,6 @@ async fn watchdog() {
 /// # Errors
 /// Whatever is wrong with them.
 pub(crate) fn rows() -> Result<Vec<Row>> {
-    read()?;
     let args: Vec<_> = std::env::args_os().collect();
     let sources = Sources::read(usage::command(), &args, &environment).map_err(told)?;
     Ok(sources.inspect().0)

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::values::masters;
+use crate::args::Command;
 use crate::{log, service, settings};
 
 /// Connections that may wait to be accepted.
@@ -60,6 +61,10 @@ async fn run(settings: ProxySettings, context: &Context) -> Result<()> {
 
 /// Checks the settings as they are now. Certificates are read again whenever their files change; all else is fixed.
 fn reload(began_with: &[settings::Row]) -> Result<()> {
+    let parsed = service::read()?;
+    if let Command::Proxy(settings) = &parsed.cli.command {
+        settings.check()?;
+    }
     let now = service::rows()?;
     let changed: Vec<_> = now
         .iter()

@@ -45,6 +45,9 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         let evidence = prune_report(&plan, &report, cluster, planned);
         store_report(&repository, &keys, &evidence).await?;
     }
+    for id in &report.pinned {
+        context.output.warn(&format!("stays: snapshot {id} was pinned meanwhile"));
+    }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(Document::new(&plan, Some(&report)), || {
         format!(
@@ -98,6 +101,7 @@ struct Document<'a> {
     removed: Option<&'a [SnapshotId]>,
     swept: Option<&'a [SnapshotId]>,
     freed_bytes: Option<u64>,
+    pinned: Option<&'a [SnapshotId]>,
     refused: Option<&'a [String]>,
     duration_seconds: Option<f64>,
 }
@@ -115,6 +119,7 @@ impl<'a> Document<'a> {
             removed: report.map(|report| &*report.removed),
             swept: report.map(|report| &*report.swept),
             freed_bytes: report.map(|report| report.freed_bytes),
+            pinned: report.map(|report| &*report.pinned),
             refused: report.map(|report| &*report.refused),
             duration_seconds: report.map(|report| report.duration.as_secs_f64()),
         }

@@ -1,5 +1,6 @@
 //! `key rotate`: a new key takes over, the snapshots follow, the old key retires.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,6 +60,10 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
         context.output.note(&format!("next: {}, then `strongroom key reseal --all`", rotated.next));
         return Ok(ExitCode::SUCCESS);
     };
+    // Before the work, which may be interrupted: nobody but this process knows which key is new.
+    if let (Some(_), false) = (rotated.new, of_file) {
+        context.output.note(&format!("{}: the new key; {}", rotated.place, rotated.next));
+    }
     let mut keys = match keys {
         Some(keys) => keys,
         None => context.needed_keys(&repository).await?,
@@ -181,7 +186,7 @@ async fn of_passphrase(
 async fn finish(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
-    let old: Vec<KeyId> = keys.in_state(KeyState::Retiring).collect();
+    let old = retiring(&keys, context)?;
     if old.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "no key that is given is being retired").hint(
             "`strongroom key rotate` begins a rotation; `strongroom key list` shows the states",
@@ -227,6 +232,16 @@ async fn finish(context: &Context) -> Result<ExitCode> {
         context.output.note("next: copy the keyring off this host again, and to every host");
     }
     Ok(code)
+}
+
+/// The keys that are to be retired: also those that only one of several keyrings has retired, where an earlier run was
+/// interrupted.
+fn retiring(keys: &KeySet, context: &Context) -> Result<Vec<KeyId>> {
+    let mut old: BTreeSet<KeyId> = keys.in_state(KeyState::Retiring).collect();
+    for path in context.settings.keyring_paths() {
+        old.extend(keyfile::load(path)?.in_state(KeyState::Retiring, keyfile::now()));
+    }
+    Ok(old.into_iter().collect())
 }
 
 /// What the store did not do, and what counts by the old key alone, must be done before that key is retired.

@@ -120,6 +120,13 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
     let opened = open(values, context).await?;
     let (keys, migrate) = opened.describe().await?;
     let survey = opened.survey(prefix.as_bytes()).await?;
+    let standing = opened.standing().await?;
+    if !standing.counts() {
+        context.output.warn(&format!(
+            "the value keyring is {standing}: whoever has that key may have written it; \
+             `strongroom value rotate` makes a new value key and seals the keyring to the present master key"
+        ));
+    }
     let count = |id: &ValueKeyId| survey.keys.get(id).copied().unwrap_or(0);
     let known: u64 = keys.iter().map(|key| count(&key.id)).sum();
     let unknown = survey.keys.values().sum::<u64>().saturating_sub(known);
@@ -130,6 +137,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
             "id": key.id.to_string(), "state": key.state, "created": key.created.to_string(), "used": key.used,
             "values": count(&key.id),
         })).collect::<Vec<_>>(),
+        "standing": standing.name(),
         "unencrypted": survey.unencrypted,
         "unknown_key": unknown,
         "malformed": survey.malformed,
@@ -154,7 +162,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
         }
         text
     })?;
-    let fine = unknown == 0 && survey.malformed == 0;
+    let fine = unknown == 0 && survey.malformed == 0 && standing.counts();
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 

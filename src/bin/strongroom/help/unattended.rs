@@ -3,8 +3,8 @@
 pub(crate) const PRUNE: &str = "\
 Remove the snapshots that no --keep-… rule keeps.
 
-The plan is printed first, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
-in UTC. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
+The plan is printed first, with the date that --keep-within reaches back to, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
+in UTC. Rules given as flags replace those of the environment and the configuration file. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
 `drill`) says is good. Without any rule, here or in the configuration file, nothing is done.
 
 Only snapshots that an available key authenticates count and are removed: someone who can write to the store but has no key cannot push good ones out with planted ones. A snapshot with a time in the future does not count either.
@@ -61,7 +61,9 @@ clients are there: etcdctl auth enable.";
 pub(crate) const AGENT: &str = "\
 Back up, replicate, prune, verify and drill on a schedule, unattended.
 
-The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a span. \
+The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
+The settings of [backup], [prune], [copy] and [drill], their variables and their flags mean the same here as for those commands: \
+see `strongroom help backup` and so on. \
 Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
 was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 

@@ -178,7 +178,8 @@ and /readyz says why it is not ready. If the keyring in etcd was deleted, or etc
 the proxy refuses writes of encrypted values with UNAVAILABLE and continues to serve reads.
 Differences from etcd: keys under the reserved prefix are hidden from clients; the largest value is 48 bytes \
 shorter; /v3 (JSON) is not served; while etcd is unreachable a call fails at once with UNAVAILABLE, where a direct \
-client would wait. Certificates are read again when their files change. On SIGTERM the proxy finishes the calls in \
+client would wait. Certificates are read again when their files change; SIGHUP reads the settings again and logs which \
+of the changes need a restart. On SIGTERM the proxy finishes the calls in \
 progress, for at most five seconds.";
 
 pub(crate) const AUDIT: &str = "\
