@@ -163,3 +163,57 @@ pub(crate) fn list(tar: &[u8]) -> Result<Vec<PathBuf>> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use tar::Header;
+
+    use super::*;
+
+    /// A tar of one entry that says what `change` makes it say, padded as ours are.
+    fn tar_of(change: impl Fn(&mut Header)) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_mode(0o600);
+        header.set_size(0);
+        header.set_entry_type(EntryType::Regular);
+        change(&mut header);
+        header.set_cksum();
+        let mut tar = header.as_bytes().to_vec();
+        let length = padme(tar.len() as u64 + END).unwrap();
+        tar.resize(length as usize, 0);
+        tar
+    }
+
+    /// Half a kilobyte that describes exabytes, or more than a file: refused at once, with nothing written.
+    #[test]
+    fn hostile_entries_are_refused() {
+        assert_eq!(list(&tar_of(|_| ())).unwrap(), [PathBuf::from("a")]);
+        for size in [1, 1 << 20, 1 << 40, 1 << 62, u64::MAX >> 1] {
+            let error = list(&tar_of(|header| header.set_size(size))).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Tampered, "{size}");
+        }
+        for kind in [
+            EntryType::GNUSparse,
+            EntryType::Link,
+            EntryType::Char,
+            EntryType::Block,
+            EntryType::Fifo,
+            EntryType::Continuous,
+        ] {
+            let tar = tar_of(|header| {
+                header.set_entry_type(kind);
+                if let Some(gnu) = header.as_gnu_mut().filter(|_| kind == EntryType::GNUSparse) {
+                    gnu.realsize = *b"77777777777\0";
+                    gnu.sparse[0].offset = *b"77777777770\0";
+                    gnu.sparse[0].numbytes = *b"00000000000\0";
+                }
+            });
+            let error = list(&tar).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Tampered, "{kind:?}");
+        }
+        for mode in [0o4755, 0o2755] {
+            list(&tar_of(|header| header.set_mode(mode))).unwrap_err();
+        }
+    }
+}
