@@ -55,6 +55,10 @@ impl FromStr for MasterKeyUri {
                 })?;
                 Ok(Self::Passphrase(Some(NamedKey { id, retiring })))
             }
+            _ if text.contains('/') && !text.contains(':') => {
+                Err(Error::usage(format!("{text:?} is not a master key"))
+                    .hint(format!("a keyring file is written file:{text}")))
+            }
             _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
                 "use file:PATH for a keyring file, or passphrase:KEYID for a key in the repository",
             )),

@@ -25,6 +25,7 @@ const SECTOR: u64 = 512;
 
 /// Where the database comes from.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one for each backup")]
 pub enum Source {
     /// A live etcd.
     Etcd(EtcdSettings),

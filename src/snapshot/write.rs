@@ -120,10 +120,14 @@ impl Writer<'_> {
         )
         .await
         .context("reading back")?;
+        self.control.begin("reading back", None);
         let read_back = self.control.guard(read_back(reader, etcd));
         let mut facts = read_back.await.context("reading back")?;
         let members = match live {
-            Some(live) => Some(self.control.guard(compare(&live, &mut facts)).await?),
+            Some(live) => {
+                self.control.begin("comparing members", None);
+                Some(self.control.guard(compare(&live, &mut facts)).await?)
+            }
             None => None,
         };
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
@@ -154,6 +158,7 @@ impl Writer<'_> {
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
     async fn seal(&self, manifest: &[u8]) -> Result<(String, Vec<u8>)> {
+        self.control.begin("writing the seal", None);
         self.keys.check_current()?;
         let new = NewSeal::first(Sha256(crypto::sha256(&[manifest])));
         let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
@@ -232,6 +237,7 @@ impl Writer<'_> {
             self.control.step(Step::Advance(frame.plain as u64));
             drop(frame.memory);
         }
+        self.control.begin("finishing the upload", None);
         let index = Index::new(reading.join().await?, table)?;
         let mut padding = index.payload_message() - index.stored_bytes();
         while padding > 0 {

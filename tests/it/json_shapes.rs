@@ -154,6 +154,7 @@ impl Documents {
     }
 
     fn lists(&mut self, old: &str) {
+        self.run("config check", &["config", "check"]);
         self.run("snapshots", &["snapshots"]);
         self.run("show", &["show", old]);
         let other = self.place.run(&["key", "generate", "-o", "other"]);

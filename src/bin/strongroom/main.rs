@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     let parsed = match settings::parse(usage::command(), &args) {
         Ok(parsed) => parsed,
-        Err(Mistake::Typed(error)) => return usage::explain(&error),
+        Err(Mistake::Typed(error)) => return usage::explain(error),
         Err(Mistake::Set(error)) => {
             usage::output().error(&error);
             return ExitCode::from(error.kind().exit_code());
@@ -95,7 +95,7 @@ fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
         let stopped = stop.clone();
         let grace = cli.command.grace();
         let settings = cli.global.common;
-        let context = Context { settings, explicit_keys, output, control, stop: stopped };
+        let context = Context { settings, explicit_keys, output, progress, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -121,6 +121,7 @@ fn on_signal(output: Output, reloads: bool) -> Result<watch::Receiver<bool>> {
                 _ = hangup.recv() => if reloads { continue },
             }
             if sender.send_replace(true) {
+                output::show_bar(None);
                 std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
             }
             if log::is_on() {

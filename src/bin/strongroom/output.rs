@@ -1,8 +1,11 @@
 //! Results for people and for programs.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use comfy_table::{CellAlignment, Table, presets};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use strongroom::format::{SnapshotId, Time};
@@ -51,6 +54,7 @@ impl Output {
 
     /// Why a command failed.
     pub(crate) fn error(self, error: &Error) {
+        show_bar(None);
         match self.format {
             _ if log::is_on() => tracing::error!(
                 event = "failed",
@@ -64,7 +68,10 @@ impl Output {
                 write_stderr(&json!({ "error": error }).to_string());
             }
             WriteOut::Table => {
-                write_stderr(&format!("strongroom: {error}"));
+                let (red, plain) = if has_colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+                let text = safe(&error.to_string());
+                // There is nobody to tell when that fails.
+                let _ = writeln!(io::stderr().lock(), "{red}strongroom: {text}{plain}");
                 if let Some(hint) = error.hint_text() {
                     write_stderr(&format!("  hint: {hint}"));
                 }
@@ -73,11 +80,17 @@ impl Output {
     }
 }
 
+/// Whether messages may be coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+fn has_colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+}
+
 /// Writes a line to standard output.
 ///
 /// # Errors
 /// [`ErrorKind::Io`](strongroom::ErrorKind::Io); a reader that closed the pipe early is none.
 pub(crate) fn write_stdout(text: &str) -> Result<()> {
+    show_bar(None);
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -92,6 +105,7 @@ pub(crate) fn write_stdout(text: &str) -> Result<()> {
 /// # Errors
 /// As [`write_stdout`].
 pub(crate) fn stream(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    show_bar(None);
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -145,9 +159,31 @@ pub(crate) fn json_lines(
     writeln!(out, "\n]}}")
 }
 
+/// The bar that is shown: what else is written to the terminal must not run into it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Shows `bar` instead of the one before.
+pub(crate) fn show_bar(bar: Option<ProgressBar>) {
+    let mut shown = BAR.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(before) = std::mem::replace(&mut *shown, bar) {
+        before.finish_and_clear();
+    }
+}
+
+/// What `work` does with the bar, if one is shown.
+pub(crate) fn with_bar<T>(work: impl FnOnce(&ProgressBar) -> T) -> Option<T> {
+    BAR.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(work)
+}
+
 /// Writes a line to standard error; there is nobody to tell when that fails.
 pub(crate) fn write_stderr(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", safe(text));
+    let text = safe(text);
+    let write = || {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    };
+    if with_bar(|bar| bar.suspend(write)).is_none() {
+        write();
+    }
 }
 
 /// Without what a terminal would obey or hide: names of objects and keys come from others.
@@ -180,6 +216,17 @@ pub(crate) fn bytes(bytes: u64) -> String {
 /// A snapshot's time, RFC 3339 in UTC, to the second.
 pub(crate) fn created(id: SnapshotId) -> String {
     id.created().to_string()
+}
+
+/// How long ago a snapshot was taken: `5 m`, `3 h`, `12 d`.
+pub(crate) fn age(id: SnapshotId) -> String {
+    let Ok(age) = SystemTime::now().duration_since(id.begun()) else { return "-".into() };
+    match age.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
 }
 
 /// A report about a snapshot, and when that was taken.

@@ -2,13 +2,17 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde_json::json;
 use strongroom::task::{Control, Step, Unit};
 
 use crate::args::ProgressMode;
-use crate::output::{Output, write_stderr};
+use crate::output::{Output, show_bar, with_bar, write_stderr};
+
+/// How often a bar is drawn again while nothing is counted.
+const TICK: Duration = Duration::from_millis(200);
 
 /// A control that shows `mode`'s kind of progress.
 pub(crate) fn control(mode: ProgressMode, output: Output) -> Control {
@@ -21,14 +25,7 @@ pub(crate) fn control(mode: ProgressMode, output: Output) -> Control {
                 }
             })
         }
-        ProgressMode::Auto if std::io::stderr().is_terminal() && !output.quiet => {
-            let bar = Mutex::new(ProgressBar::hidden());
-            Control::default().on_step(move |step| {
-                if let Ok(mut bar) = bar.lock() {
-                    draw(&mut bar, step);
-                }
-            })
-        }
+        ProgressMode::Auto if has_bars(output) => Control::default().on_step(draw),
         _ => Control::default().on_step(move |step| {
             if let Step::Note(note) = step {
                 output.note(&note);
@@ -37,34 +34,64 @@ pub(crate) fn control(mode: ProgressMode, output: Output) -> Control {
     }
 }
 
-fn draw(bar: &mut ProgressBar, step: Step) {
-    const KNOWN: &str =
-        "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-    const UNKNOWN: &str = "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}";
+fn has_bars(output: Output) -> bool {
+    std::io::stderr().is_terminal() && !output.quiet
+}
+
+/// Shows that `what` is under way, until the value is dropped. For work that counts nothing.
+pub(crate) fn busy(mode: ProgressMode, output: Output, what: &str) -> Busy {
+    if mode == ProgressMode::Auto && has_bars(output) {
+        begin(what.to_owned(), None, "{msg} {spinner} {elapsed}");
+    }
+    Busy
+}
+
+/// See [`busy`].
+pub(crate) struct Busy;
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        show_bar(None);
+    }
+}
+
+/// Shows one bar at a time. None is longer than 80 columns: with a snapshot's id before it, little of the bar itself is left.
+fn draw(step: Step) {
     match step {
         Step::Begin { what, total, unit } => {
-            bar.finish_and_clear();
-            *bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
             let template = match (unit, total.is_some()) {
-                (Unit::Bytes, true) => KNOWN,
-                (Unit::Bytes, false) => UNKNOWN,
-                (_, true) => "{msg} {bar:30} {pos}/{len} {eta}",
+                (Unit::Bytes, true) => {
+                    "{msg} {wide_bar} {percent:>3}% {binary_total_bytes} {binary_bytes_per_sec} {eta}"
+                }
+                (Unit::Bytes, false) => "{msg} {spinner} {elapsed}",
+                (_, true) => "{msg} {wide_bar} {pos}/{len} {eta}",
                 (_, false) => "{msg} {spinner} {pos}",
             };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar.set_message(what);
+            begin(what, total, template);
         }
         Step::Advance(by) => {
-            bar.inc(by);
-            if bar.length().is_some_and(|length| bar.position() >= length) {
-                bar.finish_and_clear();
+            let done = with_bar(|bar| {
+                bar.inc(by);
+                bar.length().is_some_and(|length| bar.position() >= length)
+            });
+            if done == Some(true) {
+                show_bar(None);
             }
         }
-        Step::Note(note) => bar.suspend(|| write_stderr(&note)),
+        Step::Note(note) => write_stderr(&note),
         _ => {}
     }
+}
+
+fn begin(what: String, total: Option<u64>, template: &str) {
+    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let bar = bar.with_finish(ProgressFinish::AndClear);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(TICK);
+    show_bar(Some(bar));
 }
 
 /// At most a line for each percent, or each 16 MiB where the end is unknown.

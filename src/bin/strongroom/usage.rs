@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind as Clap;
+use clap::error::{ContextKind, ContextValue, ErrorKind as Clap};
 use clap::{Command, CommandFactory};
 use strongroom::{Error, ErrorKind};
 
@@ -49,16 +49,56 @@ pub(crate) fn globals() -> Option<String> {
 }
 
 /// Prints help and version, or the mistake in what was typed; the exit status.
-pub(crate) fn explain(error: &clap::Error) -> ExitCode {
+pub(crate) fn explain(mut error: clap::Error) -> ExitCode {
+    let tip = tip(&error);
     let mistake =
         error.use_stderr() && error.kind() != Clap::DisplayHelpOnMissingArgumentOrSubcommand;
     if mistake && output().format == WriteOut::Json {
-        output().error(&Error::usage(message(&error.to_string())).hint("see strongroom --help"));
+        let hint = tip.unwrap_or("see strongroom --help");
+        output().error(&Error::usage(message(&error.to_string())).hint(hint));
         return ExitCode::from(ErrorKind::Usage.exit_code());
+    }
+    if let Some(tip) = tip {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     // There is nobody to tell when even this cannot be printed.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ErrorKind::Usage.exit_code()))
+}
+
+/// What users of etcdctl, restic and the like type, and what does that here.
+const TIPS: [(&str, &str); 17] = [
+    ("forget", "`strongroom prune` removes snapshots by rules"),
+    ("check", "`strongroom verify` verifies snapshots"),
+    (
+        "dump",
+        "`strongroom restore ID --output -` writes the database, `strongroom get ID KEY` one key",
+    ),
+    ("snapshot", "`strongroom backup` takes a snapshot, `strongroom snapshots` lists them"),
+    ("save", "`strongroom backup` takes a snapshot"),
+    ("create", "`strongroom backup` takes a snapshot"),
+    ("list", "`strongroom snapshots` lists the snapshots, `strongroom ls ID` the keys in one"),
+    ("status", "`strongroom show latest` describes the newest snapshot"),
+    ("delete", "`strongroom prune --remove ID` removes a snapshot"),
+    ("rm", "`strongroom prune --remove ID` removes a snapshot"),
+    ("find", "`strongroom history ID KEY` lists the changes of a key"),
+    ("mount", "`strongroom ls ID` and `strongroom get ID KEY` look inside a snapshot"),
+    ("rewrap", "`strongroom key reseal` seals snapshots to the present keys"),
+    ("sync", "`strongroom copy --to URL` replicates snapshots"),
+    ("serve", "`strongroom agent` and `strongroom proxy` are the services"),
+    ("--json", "-w json prints JSON"),
+    ("--password", "a password comes from --password-file FILE or ETCDCTL_PASSWORD"),
+];
+
+fn tip(error: &clap::Error) -> Option<&'static str> {
+    let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg];
+    let typed = kinds.into_iter().find_map(|kind| match error.get(kind) {
+        Some(ContextValue::String(typed)) => Some(typed),
+        _ => None,
+    })?;
+    TIPS.iter().find(|(name, _)| name == typed).map(|(_, tip)| *tip)
 }
 
 /// How a mistake is told.

@@ -44,6 +44,9 @@ pub(crate) struct GetArgs {
     /// Write the value, and nothing else, to standard output
     #[arg(long)]
     pub(crate) show_value: bool,
+    /// With --show-value: write the value to a terminal too
+    #[arg(long, requires = "show_value")]
+    pub(crate) force: bool,
     /// With --show-value: write the value as etcd held it, without decrypting it
     #[arg(long, requires = "show_value")]
     pub(crate) as_stored: bool,

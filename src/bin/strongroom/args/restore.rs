@@ -31,7 +31,7 @@ pub(crate) struct RestoreArgs {
         help_heading = "To a file"
     )]
     pub(crate) output: Option<PathBuf>,
-    /// Replace the file if it exists
+    /// Replace the file if it exists; with --output -, write to a terminal too
     #[arg(long, requires = "output", help_heading = "To a file")]
     pub(crate) force: bool,
 

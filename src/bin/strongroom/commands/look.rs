@@ -10,7 +10,7 @@ use strongroom::keys::trust::Standing;
 
 use super::Context;
 use crate::args::ShowArgs;
-use crate::output::{Dated, bytes, created, table};
+use crate::output::{Dated, age, bytes, created, table};
 
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
@@ -28,14 +28,15 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
                 summary.id.to_string(),
                 summary.cluster.to_string(),
                 created(summary.id),
+                age(summary.id),
                 summary.revision.to_string(),
                 bytes(summary.database_bytes),
                 bytes(summary.stored_bytes),
                 summary.standing.to_string(),
             ]
         };
-        let header = ["ID", "CLUSTER", "CREATED", "REVISION", "DATABASE", "STORED", "TRUST"];
-        table(&header, &[3, 4, 5], listing.snapshots.iter().map(row).collect())
+        let header = ["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
+        table(&header, &[3, 4, 5, 6], listing.snapshots.iter().map(row).collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
         0 => "no snapshots; take one with `strongroom backup`".into(),

@@ -32,7 +32,7 @@ use strongroom::task::Control;
 use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
-use crate::args::{Command, KeyCommand, Which};
+use crate::args::{Command, KeyCommand, ProgressMode, Which};
 use crate::output::Output;
 use crate::secrets::{Passphrase, passphrase};
 
@@ -45,6 +45,7 @@ pub(crate) struct Context {
     /// The master keys are for this command, and not from the configuration file.
     pub(crate) explicit_keys: bool,
     pub(crate) output: Output,
+    pub(crate) progress: ProgressMode,
     pub(crate) control: Control,
     /// Turns true when the program is to stop.
     pub(crate) stop: watch::Receiver<bool>,

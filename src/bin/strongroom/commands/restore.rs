@@ -1,5 +1,6 @@
 //! `restore`
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -62,6 +63,10 @@ async fn to_file(
     context: &Context,
 ) -> Result<ExitCode> {
     let stdout = path == Path::new("-");
+    if stdout && !args.force && std::io::stdout().is_terminal() {
+        return Err(Error::usage("the database is not written to a terminal")
+            .hint("redirect it to a file or a pipe, or give --force"));
+    }
     let allow_untested = context.settings.etcd.allow_untested;
     let target = match (stdout, args.revision) {
         (true, None) => Target::Stream(Box::new(std::io::stdout())),

@@ -13,6 +13,7 @@ use strongroom::{Error, Result};
 use super::{Context, Looked, put_bytes, raw};
 use crate::args::{DiffArgs, Which, WriteOut};
 use crate::output::{json_lines, lines, stream};
+use crate::progress::busy;
 
 /// What `diff` ends with when there are differences.
 const DIFFERENT: u8 = 3;
@@ -27,6 +28,7 @@ pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Resu
     let prefix = raw(&args.prefix);
     let before = snapshot(&args.which, &prefix, context).await?;
     let (after, named) = if args.other == LIVE {
+        let _busy = busy(context.progress, context.output, "reading etcd");
         let live = read_live(&context.settings.etcd()?, &prefix).await?;
         live.warnings.iter().for_each(|warning| context.output.warn(warning));
         (live.contents, format!("{LIVE} ({})", live.member))

@@ -19,6 +19,11 @@ use crate::output::{stream, table};
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
     let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
+    let prints = show && context.output.format == WriteOut::Table;
+    if prints && !args.force && std::io::stdout().is_terminal() {
+        return Err(Error::usage("the value is not written to a terminal: it may be a secret")
+            .hint("redirect it to a file or a pipe, or give --force"));
+    }
     let own = super::values::own_masters(&args.values).await?;
     let prefix = args.values.reserved_prefix;
     let looked = context

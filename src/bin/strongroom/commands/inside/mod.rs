@@ -20,6 +20,7 @@ use strongroom::keys::KeySet;
 use super::Context;
 use crate::args::Which;
 use crate::output::bytes;
+use crate::progress::busy;
 
 pub(super) use diff::diff;
 pub(super) use get::{get, history};
@@ -81,6 +82,7 @@ impl Context {
             let (fetched, stored) = inside.db.source().fetched();
             Ok(Looked { id: inside.id, answer, fetched, stored })
         };
+        let _busy = busy(self.progress, self.output, &format!("reading {id}"));
         look_inside(&repository, &keys, id, look).await
     }
 }
