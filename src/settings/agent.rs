@@ -137,7 +137,7 @@ pub struct Schedules {
         )
     )]
     pub backup: Schedule,
-    /// When retention is applied, by the rules of [prune] [default: never]
+    /// When retention is applied, by the rules of `[prune]` [default: never]
     #[cfg_attr(
         feature = "cli",
         arg(
