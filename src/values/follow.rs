@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(3);
 const USAGE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What to do about a record under a retired master key.
-pub(super) const UNTRUSTED: &str = "`strongroom value rotate` makes a new value key and seals the keyring to the present master key; whoever has the retired one may have written this record";
+pub(super) const UNTRUSTED: &str = "`strongroom value rotate` makes a new value key and seals the keyring to the present master key; anyone who has the retired one may have written this record";
 
 /// What all clones of a namespace share.
 pub(super) struct Shared {

@@ -123,7 +123,7 @@ async fn status(prefix: &str, values: &ValueSettings, context: &Context) -> Resu
     let standing = opened.standing().await?;
     if !standing.counts() {
         context.output.warn(&format!(
-            "the value keyring is {standing}: whoever has that key may have written it; \
+            "the value keyring is {standing}: anyone who has that key may have written it; \
              `strongroom value rotate` makes a new value key and seals the keyring to the present master key"
         ));
     }
