@@ -303,8 +303,32 @@ fn not_empty(target: &Path, name: &str) -> Error {
     error.hint("a restore never replaces data: stop etcd and move the old directory away, do not delete it yet")
 }
 
+/// Each directory is built beside its place and then moved there: neither can be in the other.
+fn refuse_nested(data_dir: &Path, wal_dir: &Path) -> Result<()> {
+    let real = |path: &Path| {
+        let above = parent(path);
+        let name = path.file_name().unwrap_or_default();
+        path.canonicalize()
+            .or_else(|_| above.canonicalize().map(|above| above.join(name)))
+            .or_else(|_| std::path::absolute(path))
+            .map_err(|error| Error::io(path, error))
+    };
+    let (data, wal) = (real(data_dir)?, real(wal_dir)?);
+    if !wal.starts_with(&data) && !data.starts_with(&wal) {
+        return Ok(());
+    }
+    let (data, wal) = (data_dir.display(), wal_dir.display());
+    Err(Error::usage(format!(
+        "{data} and {wal}: the data directory and the WAL's lie in each other"
+    ))
+    .hint("leave --wal-dir out, or give a directory beside the data directory"))
+}
+
 impl Place {
     fn new(data_dir: &Path, wal_dir: Option<&Path>) -> Result<Self> {
+        if let Some(wal_dir) = wal_dir {
+            refuse_nested(data_dir, wal_dir)?;
+        }
         let place =
             Self { data: Scratch::new(data_dir)?, wal: wal_dir.map(Scratch::new).transpose()? };
         let mut dirs = DirBuilder::new();

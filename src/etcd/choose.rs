@@ -6,7 +6,9 @@ use std::time::Duration;
 use etcd_client::{AlarmType, Client};
 use futures::future::join_all;
 
-use super::probe::{self, Listed, Member, Probe, probe};
+#[cfg(feature = "backup")]
+use super::probe::ask;
+use super::probe::{Listed, Member, Probe, probe};
 use super::settings::EtcdSettings;
 use super::stream::SnapshotStream;
 use crate::error::{Error, ErrorKind, Result};
@@ -102,7 +104,7 @@ pub async fn choose_member(settings: &EtcdSettings) -> Result<Choice> {
 #[cfg(feature = "backup")]
 pub(crate) async fn member_of(client: Client) -> Result<Choice> {
     let settings = EtcdSettings::default();
-    let probe = probe::ask(&settings, "the client given", client, Vec::new()).await?;
+    let probe = ask(&settings, "the client given", client, Vec::new()).await?;
     let choice = choose(&settings, vec![probe], Vec::new(), Vec::new())?;
     Ok(Choice { alone: true, ..choice })
 }

@@ -62,6 +62,17 @@ pub struct EtcdSettings {
         arg(id = "etcd.key", long = "key", value_name = "FILE", env = "STRONGROOM_KEY")
     )]
     pub key: Option<PathBuf>,
+    /// Accept any server certificate: anyone on the way can then pose as etcd
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "etcd.insecure_skip_tls_verify",
+            long = "insecure-skip-tls-verify",
+            env = "STRONGROOM_INSECURE_SKIP_TLS_VERIFY",
+            value_parser = clap::builder::BoolishValueParser::new()
+        )
+    )]
+    pub insecure_skip_tls_verify: bool,
     /// etcd user; snapshots demand the root role
     #[cfg_attr(
         feature = "cli",
@@ -136,6 +147,7 @@ impl Default for EtcdSettings {
             cacert: None,
             cert: None,
             key: None,
+            insecure_skip_tls_verify: false,
             user: None,
             password_file: None,
             password: None,
@@ -199,6 +211,12 @@ impl EtcdSettings {
                 plan.warnings
                     .push(format!("{name}: the password is sent over a connection without TLS"));
             }
+            if self.insecure_skip_tls_verify && target.channel.uri().scheme_str() == Some("https") {
+                plan.warnings.push(format!(
+                    "{name}: the server's certificate is not verified (insecure_skip_tls_verify): \
+                     anyone on the way can pose as etcd and read or change everything"
+                ));
+            }
             plan.targets.push(target);
         }
         Ok(plan)
@@ -224,8 +242,9 @@ impl EtcdSettings {
         Ok(Some((user.clone(), Zeroizing::new(password.to_owned()))))
     }
 
-    fn has_tls_files(&self) -> bool {
-        self.cacert.is_some() || self.cert.is_some() || self.key.is_some()
+    fn wants_tls(&self) -> bool {
+        let files = [&self.cacert, &self.cert, &self.key];
+        self.insecure_skip_tls_verify || files.into_iter().any(Option::is_some)
     }
 
     pub(super) fn url(&self, name: &str) -> Result<Url> {
@@ -246,7 +265,7 @@ impl EtcdSettings {
                     "etcd endpoint of the scheme {scheme:?}: only http and https are known"
                 )));
             }
-            None if self.has_tls_files() => format!("https://{name}"),
+            None if self.wants_tls() => format!("https://{name}"),
             None => format!("http://{name}"),
         };
         let url = Url::parse(&text)
@@ -273,9 +292,9 @@ impl EtcdSettings {
                 "etcd endpoint {name:?}: a scheme, a host and a port make an endpoint"
             )));
         }
-        if url.scheme() == "http" && self.has_tls_files() {
+        if url.scheme() == "http" && self.wants_tls() {
             return Err(Error::usage(format!(
-                "etcd endpoint {name}: TLS files are given, and http:// would not use them"
+                "etcd endpoint {name}: TLS settings are given, and http:// would not use them"
             ))
             .hint("write https:// or leave the certificates out"));
         }
@@ -343,6 +362,7 @@ impl EtcdSettings {
 
     fn tls(&self) -> Result<Tls> {
         let (options, verifier) = match &self.cacert {
+            _ if self.insecure_skip_tls_verify => (TlsOptions::new(), Some(trust::anyone())),
             Some(path) => {
                 let named = |error: Error| error.context(path.display().to_string());
                 let verifier = trust::verifier(&read_ca(path)?).map_err(named)?;

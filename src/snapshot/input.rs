@@ -25,12 +25,13 @@ const SECTOR: u64 = 512;
 
 /// Where the database comes from.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one for each backup")]
 pub enum Source {
     /// A live etcd.
     Etcd(EtcdSettings),
     /// A live etcd through a client of the caller's own, which reaches one member: by `Client::from_channel` of a
     /// channel, for example. Its HashKV is not compared with that of other members.
-    Client(Client),
+    Client(Box<Client>),
     /// A snapshot file that exists already, with or without etcd's 32-byte trailer.
     File(PathBuf),
 }
@@ -55,7 +56,7 @@ impl Input {
                 Self::live_etcd(choice, settings, control).await
             }
             Source::Client(client) => {
-                let choice = etcd::member_of(client).await?;
+                let choice = etcd::member_of(*client).await?;
                 Self::live_etcd(choice, EtcdSettings::default(), control).await
             }
             Source::File(path) => Ok(Self::File(FileInput::open(path)?)),

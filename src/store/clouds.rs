@@ -82,6 +82,9 @@ mod s3 {
         if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
             need_credentials(get)?;
         }
+        if let Some(path) = get(AmazonS3ConfigKey::ContainerAuthorizationTokenFile) {
+            check_token(&path)?;
+        }
         let built = builder.with_http_connector(connector).build();
         Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
     }
@@ -113,6 +116,16 @@ mod s3 {
         let text = "no credentials: none are set, and AWS_EC2_METADATA_DISABLED forbids asking the metadata service";
         Err(Error::new(ErrorKind::Denied, text)
             .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or [repository.options]."))
+    }
+
+    /// That the token in the file `path` makes a header; one that cannot be read is told of when it is needed.
+    fn check_token(path: &str) -> Result<()> {
+        let token = std::fs::read(path).unwrap_or_default();
+        if token.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
+            return Ok(());
+        }
+        let text = "a character that no token has, such as a line break";
+        Err(Error::usage(format!("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: {path} holds {text}")))
     }
 
     /// `object_store` reads no profile, and goes on to ask the metadata service.

@@ -293,7 +293,7 @@ impl Namespace {
         Ok((keys, keyring.migrate))
     }
 
-    /// Whether the master key that sealed the keyring in etcd is in use. One that a retired key sealed opens, and whoever
+    /// Whether the master key that sealed the keyring in etcd is in use. One that a retired key sealed opens, and anyone who
     /// has that key may have written it: [`rotate`](Self::rotate) seals it again.
     ///
     /// # Errors

@@ -296,3 +296,20 @@ async fn client_certificates_that_etcd_refuses() {
     let error = choose_member(&settings(locked)).await.err().unwrap();
     assert!(error.to_string().contains("locked.key: the key is encrypted"), "{error}");
 }
+
+/// As etcdctl has it, and not without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_certificate_if_that_is_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::with(&write(dir.path(), "self", &self_signed("elsewhere")));
+    let settings = |insecure| EtcdSettings {
+        endpoints: vec![format!("https://127.0.0.1:{}", server.port)],
+        insecure_skip_tls_verify: insecure,
+        command_timeout: Duration::from_secs(5),
+        ..EtcdSettings::default()
+    };
+    assert!(choose_member(&settings(false)).await.is_err());
+    let choice = choose_member(&settings(true)).await.unwrap();
+    let warned = choice.warnings.iter().any(|warning| warning.contains("not verified"));
+    assert!(warned, "{:?}", choice.warnings);
+}

@@ -138,3 +138,77 @@ fn the_units_are_hardened() {
         assert!(number.parse::<f64>().unwrap() <= most, "{line}");
     }
 }
+
+/// The program and arguments of a unit's ExecStart, with its credentials in `credentials`.
+fn exec_start(unit: &str, credentials: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(deploy(unit)).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap().to_owned();
+    line.replace("%d", credentials).split(' ').map(str::to_owned).collect()
+}
+
+/// Each unit reads its settings and keys from its credentials alone, as a user that may read nothing in /etc/strongroom.
+#[test]
+fn the_units_read_what_systemd_gives_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let credentials = dir.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    let given = credentials.to_str().unwrap();
+    let settings = "cluster = \"prod\"\nmaster_keys = [\"file:/etc/strongroom/keyring\"]\n\
+        [repository]\nurl = \"s3://bucket\"\n[etcd]\nkey = \"/etc/strongroom/etcd-client.key\"\n\
+        [proxy]\nlisten_cert = \"proxy.crt\"\nlisten_key = \"/etc/strongroom/proxy.key\"\n";
+    std::fs::write(credentials.join("strongroom.toml"), settings).unwrap();
+    for (unit, key) in [
+        ("strongroom-agent.service", "file:CREDENTIALS/keyring"),
+        ("strongroom-proxy.service", "file:CREDENTIALS/values-keyring"),
+    ] {
+        let text = std::fs::read_to_string(deploy(unit)).unwrap();
+        let exec = exec_start(unit, given);
+        // What is named is given.
+        for arg in exec.iter().filter_map(|arg| arg.split_once(given)) {
+            let name = arg.1.trim_start_matches('/');
+            assert!(
+                text.contains(&format!("LoadCredential={name}:/etc/strongroom/{name}\n")),
+                "{name}"
+            );
+        }
+        // The command as it would run, but for what it opens.
+        let (command, args) = exec[1..].split_first().unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+        check.env_clear().env("CREDENTIALS_DIRECTORY", given).current_dir("/");
+        check.args(["-w", "json", "config", "check", "--for", command, "--"]).args(args);
+        // The options of every command are before the bar.
+        let config = args.iter().position(|arg| arg == "--config").unwrap();
+        check.env("STRONGROOM_CONFIG", &args[config + 1]);
+        let out = check.output().unwrap();
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert!(out.status.success(), "{unit}: {json:#}");
+        let row = |id: &str| {
+            let rows = json["settings"].as_array().unwrap();
+            rows.iter().find(|row| row["setting"] == id).unwrap()["values"][0].clone()
+        };
+        assert_eq!(row("master_keys"), key.replace("CREDENTIALS", given).as_str());
+        assert_eq!(row("etcd.key"), format!("{given}/etcd-client.key").as_str());
+        if *command == "proxy" {
+            assert_eq!(row("proxy.listen_key"), format!("{given}/proxy.key").as_str());
+        }
+    }
+}
+
+#[test]
+fn systemd_takes_the_units() {
+    let dir = tempfile::tempdir().unwrap();
+    for unit in ["strongroom-agent.service", "strongroom-proxy.service"] {
+        let text = std::fs::read_to_string(deploy(unit)).unwrap();
+        let text = text.replace("/usr/local/bin/strongroom", env!("CARGO_BIN_EXE_strongroom"));
+        let path = dir.path().join(unit);
+        std::fs::write(&path, text).unwrap();
+        let mut command = Command::new("systemd-analyze");
+        let out = command.args(["verify", "--man=no"]).arg(&path).output().unwrap();
+        let said = text_of(&out);
+        assert!(out.status.success() && !said.contains(unit), "{said}");
+    }
+}
+
+fn text_of(out: &std::process::Output) -> String {
+    text(&out.stdout) + &text(&out.stderr)
+}

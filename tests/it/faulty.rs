@@ -232,51 +232,61 @@ async fn all_is_whole(repo: &TestRepo, original: &[u8]) {
     }
 }
 
-async fn backups_of(database: &std::path::Path) {
+/// Fails at each call in turn: once, or from then on.
+async fn backups_of(database: &std::path::Path, once: bool) {
     let original = std::fs::read(database).unwrap();
-    for once in [true, false] {
-        let mut failures = 0;
-        for n in 0..MAX_CALLS {
-            let repo = TestRepo::new().await;
-            let store = Faulty::new(local(repo.dir.path()), n, once);
-            let report = match repo.through(Arc::new(store.clone())).await {
-                Ok(repository) => backup_of(&repository, &keys(&[1]), database).await,
-                Err(error) => Err(error),
-            };
-            let listing = snapshots(&repo.repository, None).await.unwrap();
-            if !store.failed() {
-                report.unwrap();
-                break;
-            }
-            failures += 1;
-            match report {
-                Ok(report) => assert_eq!(listing.snapshots[0].id, report.id),
-                Err(error) => {
-                    assert!(error.to_string().contains("injected"), "call {n}: {error:?}");
-                    // Only when the failing store also refused to delete may a manifest have stayed.
-                    assert!(listing.snapshots.is_empty() || !once, "call {n}: {error}");
-                }
-            }
-            all_is_whole(&repo, &original).await;
+    let mut failures = 0;
+    for n in 0..MAX_CALLS {
+        let repo = TestRepo::new().await;
+        let store = Faulty::new(local(repo.dir.path()), n, once);
+        let report = match repo.through(Arc::new(store.clone())).await {
+            Ok(repository) => backup_of(&repository, &keys(&[1]), database).await,
+            Err(error) => Err(error),
+        };
+        let listing = snapshots(&repo.repository, None).await.unwrap();
+        if !store.failed() {
+            report.unwrap();
+            break;
         }
-        assert!(failures > 5 && failures < MAX_CALLS, "{failures}");
+        failures += 1;
+        match report {
+            Ok(report) => assert_eq!(listing.snapshots[0].id, report.id),
+            Err(error) => {
+                assert!(error.to_string().contains("injected"), "call {n}: {error:?}");
+                // Only when the failing store also refused to delete may a manifest have stayed.
+                assert!(listing.snapshots.is_empty() || !once, "call {n}: {error}");
+            }
+        }
+        all_is_whole(&repo, &original).await;
     }
+    assert!(failures > 5 && failures < MAX_CALLS, "{failures}");
 }
 
 #[tokio::test]
 async fn a_backup_whose_store_fails_at_any_call_shows_a_whole_snapshot_or_none() {
-    backups_of(&small_database()).await;
+    for once in [true, false] {
+        backups_of(&small_database(), once).await;
+    }
 }
 
 /// In two parts, so that each call of a multipart upload fails as well.
-#[tokio::test]
-async fn a_long_backup_whose_store_fails_at_any_call() {
+async fn long_backups(once: bool) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("etcd.db");
     let database = long_database(9 << 20);
     let digest = <sha2::Sha256 as sha2::Digest>::digest(&database);
     std::fs::write(&path, [&database[..], &digest].concat()).unwrap();
-    backups_of(&path).await;
+    backups_of(&path, once).await;
+}
+
+#[tokio::test]
+async fn a_long_backup_whose_store_fails_once_at_any_call() {
+    long_backups(true).await;
+}
+
+#[tokio::test]
+async fn a_long_backup_whose_store_is_lost_at_any_call() {
+    long_backups(false).await;
 }
 
 /// A restore fetches many ranges at once; whichever fails, nothing is left (see [`restore_bytes`]).

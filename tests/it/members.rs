@@ -161,7 +161,7 @@ async fn a_client_of_the_callers_own() {
     let client = etcd_client::Client::from_channel(channel, None).await.unwrap();
     let (repo, keys) = (TestRepo::new().await, keys(&[1]));
     let (options, control) = (BackupOptions::default(), Control::default());
-    let source = Source::Client(client);
+    let source = Source::Client(Box::new(client));
     let taken = backup(&repo.repository, &keys, source, &options, &control).await.unwrap();
     assert_eq!(taken.revision, 21);
     let members = taken.members.unwrap();

@@ -206,3 +206,24 @@ fn a_restore_replaces_regular_files_only() {
         assert!(!fs::symlink_metadata(place.path(name)).unwrap().is_file());
     }
 }
+
+#[test]
+fn a_wal_beside_its_data_only() {
+    let place = Place::new();
+    let id = place.backup();
+    fs::create_dir(place.path("there")).unwrap();
+    symlink("there", place.path("link")).unwrap();
+    for (data, wal) in [
+        ("new", "new"),
+        ("new", "new/wal"),
+        ("new/data", "new"),
+        ("there", "link/wal"),
+        ("link", "there"),
+    ] {
+        let args = ["restore", &id, "--name", "m", "--data-dir", data, "--wal-dir", wal];
+        let said = place.fail(2, &args);
+        assert!(said.contains("lie in each other"), "{data} {wal}: {said}");
+    }
+    assert!(!place.path("new").exists());
+    place.succeed(&["restore", &id, "--name", "m", "--data-dir", "data", "--wal-dir", "wal"]);
+}

@@ -445,6 +445,11 @@ fn no_value_of_the_environment_panics() {
         assert_eq!(code, 2, "{name}={value:?}: {error}");
         assert!(error.contains(name) && !error.contains("panicked"), "{name}: {error}");
     }
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "a token\n").unwrap();
+    let name = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+    let (code, _, error) = on("s3://b/p", name, token.path().to_str().unwrap());
+    assert!(code == 2 && error.contains(name), "{error}");
     // What another program's bucket is called does not matter, and an empty variable is not set.
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().to_str().unwrap();

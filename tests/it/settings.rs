@@ -41,6 +41,13 @@ const ROWS: &[Row] = &[
     Row("etcd.password_file", "--password-file", "STRONGROOM_PASSWORD_FILE", "word", ""),
     Row("etcd.dial_timeout", "--dial-timeout", "STRONGROOM_DIAL_TIMEOUT", "3s", BAD_DURATION),
     Row("etcd.command_timeout", "--command-timeout", "STRONGROOM_COMMAND_TIMEOUT", "1m", BAD_DURATION),
+    Row(
+        "etcd.insecure_skip_tls_verify",
+        "--insecure-skip-tls-verify",
+        "STRONGROOM_INSECURE_SKIP_TLS_VERIFY",
+        "true",
+        "",
+    ),
     Row("etcd.allow_untested", "--allow-untested-etcd", "STRONGROOM_ALLOW_UNTESTED_ETCD", "true", ""),
     Row("backup.level", "--level", "STRONGROOM_LEVEL", "-3", "20"),
     Row("backup.suite", "--suite", "STRONGROOM_SUITE", "chacha20-poly1305", "rot13"),

@@ -362,11 +362,12 @@ fn one_key(text: &str) -> Result<MasterKeyUris> {
 
 /// What etcdctl's variables say of its connection.
 fn etcdctl(variables: Variables<'_>) -> BTreeMap<&'static str, (&'static str, Vec<String>)> {
-    const NAMES: [(&str, &str); 7] = [
+    const NAMES: [(&str, &str); 8] = [
         ("etcd.endpoints", "ETCDCTL_ENDPOINTS"),
         ("etcd.cacert", "ETCDCTL_CACERT"),
         ("etcd.cert", "ETCDCTL_CERT"),
         ("etcd.key", "ETCDCTL_KEY"),
+        ("etcd.insecure_skip_tls_verify", "ETCDCTL_INSECURE_SKIP_TLS_VERIFY"),
         ("etcd.user", "ETCDCTL_USER"),
         ("etcd.dial_timeout", "ETCDCTL_DIAL_TIMEOUT"),
         ("etcd.command_timeout", "ETCDCTL_COMMAND_TIMEOUT"),

@@ -46,7 +46,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         store_report(&repository, &keys, &evidence).await?;
     }
     for id in &report.pinned {
-        context.output.warn(&format!("stays: snapshot {id} was pinned during the run"));
+        context.output.warn(&format!("stays: snapshot {id} was pinned after the plan was made"));
     }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(Document::new(&plan, Some(&report)), || {
