@@ -185,9 +185,9 @@ async fn a_random_history_on_3_7() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "soak: twenty histories on each version"]
+#[ignore = "soak: fifty histories on each version"]
 async fn soak_of_histories() {
-    for _ in 0..20 {
+    for _ in 0..50 {
         for version in Version::ALL {
             history(version).await;
         }
