@@ -30,7 +30,7 @@ pub(super) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[cfg_attr(feature = "cli", command(next_help_heading = "Connection to etcd"))]
 pub struct EtcdSettings {
-    /// etcd endpoints, HOST:PORT or a URL each; one healthy member among them is read
+    /// etcd endpoints, HOST:PORT or a URL each; backups read from one healthy member
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -73,7 +73,7 @@ pub struct EtcdSettings {
         )
     )]
     pub insecure_skip_tls_verify: bool,
-    /// etcd user; snapshots demand the root role
+    /// etcd user; needs the role root for snapshots
     #[cfg_attr(
         feature = "cli",
         arg(id = "etcd.user", long = "user", value_name = "NAME", env = "STRONGROOM_USER")
@@ -106,7 +106,7 @@ pub struct EtcdSettings {
         )
     )]
     pub dial_timeout: Duration,
-    /// How long to wait for an answer; for the stream, how long it may stand still
+    /// How long to wait for an answer; for the stream, the longest pause
     #[cfg_attr(
         feature = "cli",
         arg(

@@ -18,7 +18,7 @@ pub struct AgentSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// When.
     pub schedules: Schedules,
-    /// Work begins up to so much later than its time, so that many clusters do not begin at once
+    /// Delay each operation by a random time up to this, so that many clusters do not begin at once
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -54,7 +54,7 @@ pub struct AgentSettings {
         )
     )]
     pub log: LogFormat,
-    /// Which agent this is, for people [default: the host's name]
+    /// Name of this agent in logs and on the status page [default: the host's name]
     #[cfg_attr(
         feature = "cli",
         arg(id = "agent.name", long = "name", value_name = "NAME", env = "STRONGROOM_AGENT_NAME")

@@ -28,7 +28,7 @@ pub struct ValueSettings {
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ValueKeys {
-    /// Master keys of the value keyring; --master-key of the same command goes first
+    /// Master keys of the value keyring; --master-key of the same command overrides it
     #[cfg_attr(
         feature = "cli",
         arg(

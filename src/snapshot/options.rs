@@ -64,7 +64,7 @@ pub struct BackupOptions {
     /// to compare with. Each reads all its data for that, one after the other.
     #[cfg_attr(feature = "cli", arg(skip = true))]
     pub compare_members: bool,
-    /// Store this file or directory too, encrypted: keys, certificates, tokens. Several are repeated
+    /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.

@@ -104,7 +104,7 @@ pub(crate) enum Command {
     /// Show one key of a snapshot; its value only when asked for
     #[command(long_about = help::GET, after_long_help = help::GET_MORE)]
     Get(GetArgs),
-    /// List every change of one key that a snapshot knows
+    /// List every change of one key that a snapshot has
     #[command(long_about = help::HISTORY, after_long_help = help::HISTORY_MORE)]
     History(HistoryArgs),
     /// Compare a snapshot with another, or with the running etcd
@@ -277,7 +277,7 @@ pub(crate) enum KeyCommand {
     /// List the master keys, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_long_help = help::KEY_LIST_MORE)]
     List,
-    /// Replace the key that seals by a new one, and seal the snapshots to it
+    /// Replace the sealing key with a new one, and seal the snapshots to it
     #[command(long_about = help::KEY_ROTATE, after_long_help = help::KEY_ROTATE_MORE)]
     Rotate(RotateKeyArgs),
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are

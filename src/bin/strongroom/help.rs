@@ -33,7 +33,7 @@ Create a repository, and test its store.
 Run it once for each place. It tests that the store never overwrites an object that it was asked to create. Prints the \
 repository's id: if somebody else could replace the repository, pin the id with --repository-id or in the configuration file. With --master-key passphrase it also creates a master key and \
 stores it in the repository, sealed by the passphrase; on a terminal it asks twice. It prints what to configure: \
-passphrase:KEYID. A bare `passphrase` opens snapshots, and seals none. In an existing repository without a \
+passphrase:KEYID. A bare `passphrase` opens snapshots but cannot seal new ones. In an existing repository without a \
 passphrase key it creates only that key.";
 pub(crate) const INIT_MORE: &str = "\
 Examples:
@@ -102,7 +102,7 @@ members answered when the backup was taken (\"inconclusive\" where it cannot be 
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
-Restore a snapshot to one of three targets:
+Restore a snapshot to one of these targets:
 
   --data-dir DIR        a member's data directory, from which etcd can start;
   --from-manifest FILE  the same, with the settings of a static pod, such as kubeadm's etcd.yaml
@@ -186,14 +186,14 @@ Example:
   strongroom key list -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_ROTATE: &str = "\
-Replace the key that seals with a new one, and seal the snapshots to it.
+Replace the sealing key with a new one, and seal the snapshots to it.
 
 A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
 still counts. Then it seals every snapshot that counts to the new key too. `key rotate --finish`, when every host that \
 backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
 refused while the newest snapshot of a cluster is sealed by the old key alone. An interrupted step continues when it is run again.
 
-A snapshot that only a retired key sealed does not count: it is never `latest`, makes `prune` remove nothing, and is neither copied nor sealed again. So nobody with an old keyring can make a snapshot that counts.
+A snapshot that only a retired key sealed does not count: it is never `latest`, does not cause `prune` to remove others, and is neither copied nor sealed again. So nobody with an old keyring can make a snapshot that counts.
 
 With a keyring file the new key is added to the file. With --master-key passphrase:KEYID it is a new key in the repository, \
 behind the same passphrase; the command prints what to configure.";
@@ -222,7 +222,7 @@ Examples:
   strongroom key reseal --all --drop KEYID                   # drops a key
   strongroom key reseal ID --accept-untrusted                # makes it count
 
-Stanzas of keys that are not available or are retiring are kept unless dropped. Headers only: this does not revoke anything. \
+Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
 
 pub(crate) const KEY_REMOVE: &str = "\

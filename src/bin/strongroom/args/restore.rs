@@ -63,7 +63,7 @@ pub(crate) struct MemberArgs {
     /// Where the peers of this member reach it [default: what --initial-cluster says, else http://localhost:2380]
     #[arg(long, value_name = "URL,…", value_delimiter = ',', conflicts_with = "output")]
     pub(crate) initial_advertise_peer_urls: Vec<String>,
-    /// Leap over so many revisions; 0 for none [default: for Kubernetes 1000000000 and --mark-compacted, else 0]
+    /// Raise the revision by N; 0 turns this off [default: for Kubernetes 1000000000 and --mark-compacted, else 0]
     #[arg(long, value_name = "N", conflicts_with = "output", value_parser = clap::value_parser!(i64).range(0..1 << 60))]
     pub(crate) bump_revision: Option<i64>,
     /// Mark what is before the leap as compacted, so that every watch starts again

@@ -46,7 +46,7 @@ pub(crate) struct ToClusterArgs {
 /// `--leases`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LeasesArg {
-    /// Attach them to new leases, granted for as long: they vanish as they were meant to
+    /// Attach them to new leases with the original TTL, so that they still expire
     New,
     /// Attach them to the leases they had; etcd refuses those whose lease is gone
     Keep,

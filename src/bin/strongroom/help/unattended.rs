@@ -5,7 +5,7 @@ Remove the snapshots that no --keep-… rule keeps.
 
 The plan is printed first, with the date that --keep-within reaches back to, and nothing is asked: --dry-run prints it and stops. The rules apply to each cluster separately, \
 in UTC. Rules given as flags replace those of the environment and the configuration file. A snapshot that any rule keeps stays; so does a pinned one, and the last one that a stored report (`verify --record`, \
-`drill`) says is good. Without any rule, here or in the configuration file, nothing is done.
+`drill`) says is good. If no rule keeps a snapshot of a cluster, its newest one stays; --allow-empty removes it too. Without any rule, here or in the configuration file, nothing is done.
 
 Only snapshots that an available key authenticates count and are removed: someone who can write to the store but has no key cannot push good ones out with planted ones. A snapshot with a time in the future does not count either.
 

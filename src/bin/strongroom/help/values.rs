@@ -7,7 +7,7 @@ The value keys are in etcd itself, in one record under the reserved prefix: the 
 keys. Every program that encrypts follows that record, so a rotation reaches all of them within a second.";
 pub(crate) const VALUE_MORE: &str = "\
 Examples:
-  strongroom value init -k file:/etc/strongroom/keyring
+  strongroom value init -k file:/etc/strongroom/values-keyring
   strongroom value status
   strongroom value rotate --older-than 90d
   strongroom value migrate --prefix /app/ --dry-run";
@@ -20,7 +20,7 @@ once: all use the same keyring. It refuses when etcd holds encrypted values but 
 not open them; --force creates one even then, for a second namespace under another --reserved-prefix.";
 pub(crate) const VALUE_INIT_MORE: &str = "\
 Examples:
-  strongroom value init -k file:/etc/strongroom/keyring --endpoints https://10.0.0.1:2379
+  strongroom value init -k file:/etc/strongroom/values-keyring --endpoints https://10.0.0.1:2379
 
 Back up the keyring afterwards, with a backup of etcd or with `strongroom value keyring export`: without it no value \
 opens. The keyring takes one key and one revision of etcd, so revisions of a new etcd are one higher than without \
@@ -131,7 +131,7 @@ The exported keyring is sealed by the master keys and is useless without one of 
 pub(crate) const VALUE_KEYRING_MORE: &str = "\
 Examples:
   strongroom value keyring export -o keyring.sealed
-  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
+  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/values-keyring";
 
 pub(crate) const VALUE_EXPORT: &str = "\
 Write the value keyring to a file, sealed as in etcd. Needs no master key.
@@ -152,7 +152,7 @@ follow the imported keyring within a second. If it is older than the one they ha
 them.";
 pub(crate) const VALUE_IMPORT_MORE: &str = "\
 Examples:
-  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/keyring";
+  strongroom value keyring import keyring.sealed -k file:/etc/strongroom/values-keyring";
 
 pub(crate) const PROXY: &str = "\
 Serve etcd's gRPC API, and encrypt values on the way to etcd.
@@ -164,7 +164,7 @@ reach etcd.
 Run `strongroom value init` once before the first start.";
 pub(crate) const PROXY_MORE: &str = "\
 Examples:
-  strongroom proxy -k file:/etc/strongroom/keyring --endpoints http://127.0.0.1:2379
+  strongroom proxy -k file:/etc/strongroom/values-keyring --endpoints http://127.0.0.1:2379
   strongroom proxy --listen 0.0.0.0:2479 --listen-cert proxy.crt --listen-key proxy.key \\
       --listen-trusted-ca ca.crt --endpoints https://10.0.0.1:2379 \\
       --cacert ca.crt --cert client.crt --key client.key
@@ -189,7 +189,7 @@ Verify and search a proxy's audit log.
 duration, never a value. Each line is chained to the one before; checkpoints carry a MAC whose key the master keys seal.";
 pub(crate) const AUDIT_MORE: &str = "\
 Examples:
-  strongroom audit-log verify /var/log/strongroom/audit.log -k file:/etc/strongroom/keyring
+  strongroom audit-log verify /var/log/strongroom/audit.log -k file:/etc/strongroom/values-keyring
   strongroom audit-log query /var/log/strongroom/audit.log --touched /app/password";
 
 pub(crate) const AUDIT_VERIFY: &str = "\
@@ -199,7 +199,7 @@ Reads all files of the log, and verifies the chain of lines and the MAC of every
 number and chain value in another place: a later log that does not contain them was cut.";
 pub(crate) const AUDIT_VERIFY_MORE: &str = "\
 Examples:
-  strongroom audit-log verify audit.log -k file:/etc/strongroom/keyring
+  strongroom audit-log verify audit.log -k file:/etc/strongroom/values-keyring
   strongroom audit-log verify audit.log -w json
 
 Exit status: 0 verified; 3 verified, with findings such as a crash or a log in use; 12 no master key opens it; 13 \
