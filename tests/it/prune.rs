@@ -600,3 +600,21 @@ fn the_program_prints_the_plan_first() {
     assert_eq!(place.snapshots(), [ids[3].as_str()]);
     assert!(place.json(&["reports"]).as_array().unwrap().iter().any(|row| row["kind"] == "prune"));
 }
+
+/// Backups that stopped do not become backups that are gone.
+#[test]
+fn the_newest_stays_when_the_rules_keep_nothing() {
+    let place = Place::new();
+    fs::copy(crate::support::small_database(), place.path("etcd.db")).unwrap();
+    for taken in ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"] {
+        place.succeed(&["backup", "--file", "etcd.db", "--taken", taken]);
+    }
+    let rules = ["prune", "--keep-within", "14d"];
+    let done = place.succeed(&rules);
+    assert!(text(&done.stderr).contains("--allow-empty"), "{}", text(&done.stderr));
+    assert_eq!(place.snapshots().len(), 1);
+    place.succeed(&rules);
+    assert_eq!(place.snapshots().len(), 1);
+    place.succeed(&[&rules[..], &["--allow-empty"]].concat());
+    assert_eq!(place.snapshots().len(), 0);
+}

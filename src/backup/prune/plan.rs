@@ -142,7 +142,7 @@ pub async fn plan_prune(
     // An object from the future would make everything old.
     known.clock = known.clock.max(proved.reported).map(|clock| clock.min(SystemTime::now()));
     if !proved.all_looked_at {
-        let why = "nothing is removed: so many reports do not count that the snapshot which was verified last is unknown";
+        let why = "no snapshot is removed: so many reports do not count that the snapshot which was verified last is unknown";
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
     for (cluster, ids) in &known.clusters {
@@ -152,7 +152,23 @@ pub async fn plan_prune(
             let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
             plan.within.push(Within { cluster: cluster.clone(), span, since });
         }
-        for (id, mut reasons) in retention.keep(ids, known.clock) {
+        let mut decided = retention.keep(ids, known.clock);
+        let pinned =
+            |id: &SnapshotId| known.folders.get(id).is_some_and(|folder| folder.keep.is_some());
+        let stays = |(id, reasons): &(SnapshotId, Vec<_>)| {
+            !reasons.is_empty() || proved.snapshots.contains(id) || pinned(id)
+        };
+        if !retention.allow_empty
+            && !decided.iter().any(stays)
+            && let Some((_, reasons)) = decided.last_mut()
+        {
+            reasons.push("newest");
+            plan.findings.push(format!(
+                "cluster {cluster}: no rule keeps a snapshot, so the newest stays: are backups still taken? \
+                 (--allow-empty removes it too)"
+            ));
+        }
+        for (id, mut reasons) in decided {
             let Some(folder) = known.folders.get(&id) else { continue };
             if proved.snapshots.contains(&id) {
                 reasons.push("last verified");

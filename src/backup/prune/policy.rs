@@ -119,6 +119,10 @@ pub struct Retention {
         )
     )]
     pub grace: Option<Duration>,
+    /// Plan to remove every snapshot of a cluster if no rule keeps one. Otherwise its newest stays: backups that stopped
+    /// must not become backups that are gone.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub allow_empty: bool,
 }
 
 /// Where a moment lies: snapshots of the same bucket stand for each other.
@@ -127,7 +131,7 @@ type Bucket = fn(u64) -> i64;
 impl Retention {
     /// Whether it keeps nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self { grace: self.grace, ..Self::default() }
+        *self == Self { grace: self.grace, allow_empty: self.allow_empty, ..Self::default() }
     }
 
     /// Since when `within` keeps all of `ids`, in Unix milliseconds.

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    Keeping, PrunePlan, PruneReport, Removal, Within, apply_prune, pin, plan_prune, plan_removal,
-    prune_report, store_report, undo_removal, unpin,
+    Keeping, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin, plan_prune,
+    plan_removal, prune_report, store_report, undo_removal, unpin,
 };
 use strongroom::format::SnapshotId;
 
@@ -25,8 +25,9 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     let keys = context.needed_keys(&repository).await?;
     let begun = Instant::now();
     let cluster = settings.cluster.as_ref();
+    let keep = Retention { allow_empty: args.allow_empty, ..args.keep };
     let plan = match args.remove.as_slice() {
-        [] => plan_prune(&repository, &keys, &args.keep, cluster, &context.control).await?,
+        [] => plan_prune(&repository, &keys, &keep, cluster, &context.control).await?,
         ids => plan_removal(&repository, &keys, ids).await?,
     };
     let planned = begun.elapsed();
