@@ -119,7 +119,7 @@ async fn open_some(
 ) -> Result<Vec<LocalKey>> {
     let mut objects = all_objects(repository, wanted).await?;
     // The cheap ones first: planted ones that cost much must not use up what may be spent on the good one.
-    objects.sort_by_key(|(id, object)| (*id, object.as_ref().map_or(0, work_of)));
+    objects.sort_by_key(|(_, object)| object.as_ref().map_or(0, work_of));
     run_blocking(move || {
         let mut keys: Vec<LocalKey> = Vec::new();
         let mut failure: Option<Error> = None;

@@ -60,6 +60,8 @@ impl KeySet {
         for (key, state) in keyring.usable(now) {
             self.add(Arc::new(key), state);
         }
+        // Also of destroyed keys: an old copy of the keyring may still hold them.
+        keyring.list(now).for_each(|(id, state, _)| self.note(id, state));
     }
 
     /// Lets [`check_current`](Self::check_current) ask `states` what the keys may do by then.
@@ -139,7 +141,12 @@ impl KeySet {
 
     /// The keys in `state`.
     pub fn in_state(&self, state: KeyState) -> impl Iterator<Item = KeyId> {
-        self.states.iter().filter(move |(_, found)| **found == state).map(|(id, _)| *id)
+        let given = move |id: &KeyId| self.is_given(*id);
+        self.states
+            .iter()
+            .filter(move |(_, found)| **found == state)
+            .map(|(id, _)| *id)
+            .filter(given)
     }
 
     /// Puts the key of this id, if it was given, into another state.
@@ -149,11 +156,40 @@ impl KeySet {
 
     /// The ids of every key.
     pub fn ids(&self) -> Vec<KeyId> {
-        self.states.keys().copied().collect()
+        self.states.keys().copied().filter(|id| self.is_given(*id)).collect()
     }
 
     /// True when there is no key at all.
     pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
+        self.identities.is_empty() && self.recipients.is_empty()
+    }
+
+    fn is_given(&self, id: KeyId) -> bool {
+        self.holds(id) || self.recipients.iter().any(|key| key.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::system_rng;
+
+    #[test]
+    fn what_a_keyring_destroyed_an_old_copy_does_not_bring_back() {
+        let (then, now) = (Time::from_unix(1_800_000_000), Time::from_unix(1_800_000_100));
+        let old = Keyring::generate(then, &mut system_rng()).unwrap();
+        let copy = Keyring::parse(old.print().expose()).unwrap();
+        let id = old.list(then).next().unwrap().0;
+        let (new, primary) = old.rotate(now, &mut system_rng()).unwrap();
+        let new = new.retire(now).unwrap().0.destroy(id, now).unwrap();
+        for order in [[&new, &copy], [&copy, &new]] {
+            let mut keys = KeySet::new();
+            order.into_iter().for_each(|keyring| keys.add_keyring(keyring, now));
+            assert_eq!(keys.state(id), Some(KeyState::Destroyed));
+            assert!(keys.sealing().all(|key| key.id() == primary));
+        }
+        let mut keys = KeySet::new();
+        keys.add_keyring(&new, now);
+        assert_eq!(keys.ids(), [primary]);
     }
 }

@@ -50,7 +50,7 @@ impl Unsealed {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Refused, self.standing.to_string()).hint(
-            "anyone anyone who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
+            "anyone who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
         ))
     }
 }
