@@ -376,8 +376,11 @@ impl Copying<'_> {
         let name = Part::Manifest.of(id);
         let folders = (self.from.get(&id), self.there.get(&id));
         let (Some(from), Some(there)) = folders else { return Ok(None) };
-        if from.manifest.is_none() || there.manifest.is_none() {
+        if from.manifest.is_none() {
             return Ok(None);
+        }
+        if there.manifest.is_none() {
+            return self.removed_there(id).await.map(|()| None);
         }
         let (source, copy) = futures::try_join!(
             self.source.get(&name, MAX_MANIFEST as u64),
@@ -388,6 +391,21 @@ impl Copying<'_> {
         }
         Err(Error::tampered(format!("{name} is another one in the copy"))
             .hint("`strongroom verify` in both places shows which one is good"))
+    }
+
+    /// That the tombstone in the copy is this snapshot's: a planted one must not keep the snapshot from being copied
+    /// unnoticed.
+    async fn removed_there(&self, id: SnapshotId) -> Result<()> {
+        let (manifest, tombstone) = (Part::Manifest.of(id), Part::Tombstone.of(id));
+        let (source, copy) = futures::try_join!(
+            self.source.get(&manifest, MAX_MANIFEST as u64),
+            self.target.get(&tombstone, MAX_MANIFEST as u64),
+        )?;
+        if source == copy {
+            return Ok(());
+        }
+        Err(Error::tampered(format!("{tombstone} in the copy is not of this snapshot"))
+            .hint("delete it there, and copy again"))
     }
 
     async fn is_same(&self, name: &str) -> Result<bool> {

@@ -144,6 +144,20 @@ async fn a_tombstone_beside_a_manifest_keeps_nothing_back() {
     assert!(!dir.path().join(format!("snapshots/{}/tombstone", ids[0])).exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_tombstone_in_the_copy_is_reported() {
+    let series = Series::new(1).await;
+    let id = series.ids()[0];
+    let dir = tempfile::tempdir().unwrap();
+    let target = replica(&series, dir.path()).await;
+    let folder = dir.path().join(format!("snapshots/{id}"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("tombstone"), "x").unwrap();
+    let (keys, control) = (KeySet::new(), Control::default());
+    let report = copy(&series.repo.repository, &target, &keys, Scope::All, &control).await.unwrap();
+    assert!(!report.failed.is_empty() && report.newest.is_none());
+}
+
 /// Whoever can create objects in the copy puts a payload of the right length there before the copy does.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_planted_in_the_copy_is_not_taken_for_copied() {

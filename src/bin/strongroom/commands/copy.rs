@@ -44,7 +44,7 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     }
     context.output.result(Document { to: url.to_string(), report: &report }, || {
         format!(
-            "{} snapshots copied to {url}, {} existed already; {} written",
+            "{} copied to {url}, {} existed already; {} written",
             report.copied.len(),
             report.present,
             bytes(report.written_bytes),
