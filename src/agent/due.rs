@@ -58,7 +58,7 @@ impl Due<'_> {
         let none = Run::default();
         let run = self.done.get(&operation).unwrap_or(&none);
         let due = match operation {
-            Operation::Copy => self.copy(run)?,
+            Operation::Copy => self.copy(run, now)?,
             _ => {
                 let schedule = schedule?;
                 // A clock that was ahead must not put off what is due.
@@ -74,10 +74,12 @@ impl Due<'_> {
     }
 
     /// After each backup.
-    fn copy(&self, run: &Run) -> Option<SystemTime> {
+    fn copy(&self, run: &Run, now: SystemTime) -> Option<SystemTime> {
+        // A clock that was ahead must not put off what is due.
+        let past = |time: &SystemTime| !is_ahead(*time, now);
         let backup = self.done.get(&Operation::Backup)?;
-        let backup = backup.ended.max(backup.last)?;
-        let copied = run.last.is_some_and(|last| last > backup);
+        let backup = backup.ended.filter(past).max(backup.last.filter(past))?;
+        let copied = run.last.filter(past).is_some_and(|last| last > backup);
         (self.replica && !copied).then_some(backup)
     }
 }
@@ -138,7 +140,10 @@ mod tests {
         #[test]
         fn waiting_makes_nothing_less_due(mut done in done(), since in around_now(), later in 0..500_000_u64, schedule in schedules()) {
             // What is ahead is not believed until its time comes.
-            done.values_mut().for_each(|run| run.last = run.last.map(|last| last.min(at(NOW))));
+            done.values_mut().for_each(|run| {
+                run.last = run.last.map(|last| last.min(at(NOW)));
+                run.ended = run.ended.map(|ended| ended.min(at(NOW)));
+            });
             let due = Due { done: &done, since: Some(since), replica: true };
             for operation in Operation::ALL {
                 let at_now = due.next(&[operation], |_| Some(&schedule), at(NOW));
@@ -164,13 +169,15 @@ mod tests {
         /// Each backup is copied once.
         #[test]
         fn a_copy_follows_each_backup(backup in runs(), copied in proptest::option::of(around_now())) {
-            let (ended, last) = (backup.ended.max(backup.last), copied);
+            let past = |time: &SystemTime| !is_ahead(*time, at(NOW));
+            let ended = backup.ended.filter(past).max(backup.last.filter(past));
+            let last = copied;
             let copy = Run { last, ..Run::default() };
             let done = BTreeMap::from([(Operation::Backup, backup), (Operation::Copy, copy)]);
             for replica in [true, false] {
                 let due = Due { done: &done, since: None, replica };
                 let due = due.next(&[Operation::Copy], |_| None, at(NOW));
-                let wanted = replica && ended.is_some() && last <= ended;
+                let wanted = replica && ended.is_some() && last.filter(past) <= ended;
                 prop_assert_eq!(due.is_some(), wanted);
             }
         }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::state::NOT_YET;
 use super::{AgentSettings, Changes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::from_client;
@@ -55,7 +56,7 @@ async fn serve(
     let key = format!("/strongroom-agent/{}", options.cluster());
     let term = loop {
         let term = Term::begin(&client, &key, options.name()).await?;
-        if trouble.send_replace(None).is_some() {
+        if trouble.send_replace(None).is_some_and(|before| before != NOT_YET) {
             info!(event = "etcd_reachable", cluster = options.cluster().as_str());
         }
         if let Some(term) = term {

@@ -198,7 +198,8 @@ async fn lane(
                 shared.forget();
                 continue;
             }
-            _ = changes.changed() => continue,
+            // Nobody changes them any more once the sender is gone.
+            Ok(()) = changes.changed() => continue,
         }
         if let Some(operation) = due.1.filter(|_| due.0 <= SystemTime::now()) {
             let control = Control::default().stop_when(halted.clone());

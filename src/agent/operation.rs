@@ -7,14 +7,16 @@ use tracing::{info, warn};
 
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, VerifyLevel, apply_prune, authenticate, backup, copy,
-    drill, is_ahead, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
-    store_report, verify,
+    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
+    authenticate, backup, copy, drill, is_ahead, judge, latest, newest_reports, plan_prune,
+    proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ManifestBody, Report, ReportScope, SnapshotId};
+use crate::format::{
+    CheckOutcome, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+};
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -239,26 +241,44 @@ async fn prove(
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
         _ => {
-            let listing = snapshots(repository, Some(options.cluster())).await?;
-            let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
+            // Planted snapshots and those of the future must not be what is looked at.
+            let mut listing = snapshots(repository, Some(options.cluster())).await?;
+            judge(repository, keys, &mut listing).await?;
+            let now = SystemTime::now();
+            let counts = |one: &&Summary| one.standing.counts() && !is_ahead(one.id.begun(), now);
+            let ids: Vec<_> = listing.snapshots.iter().filter(counts).map(|one| one.id).collect();
             sample = sample_of(&ids);
             Scope::Ids(&sample)
         }
     };
-    let mut found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
-    let report = found.evidence(Some(options.cluster()), begun.elapsed());
-    store_report(repository, keys, &report).await?;
+    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
+    let mut checked = found.snapshots.len();
+    let mut failures: Vec<_> =
+        found.snapshots.into_iter().filter_map(|one| one.outcome.err()).collect();
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
-        let replica = options.common.open_replica(&options.copy, repository, false).await?;
-        let replica = &replica.repository;
-        let copies = verify(replica, keys, scope, VerifyLevel::Full, control).await?;
-        found.snapshots.extend(copies.snapshots.into_iter().map(|mut one| {
-            one.outcome = one.outcome.map_err(|error| error.context("the replica"));
-            one
-        }));
+        let failed = match prove_replica(options, places, control).await {
+            Ok(copies) => {
+                checked += copies.len();
+                copies.into_iter().filter_map(|one| one.outcome.err()).collect()
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) => vec![error],
+        };
+        let failed: Vec<_> = failed.into_iter().map(|error| error.context("the replica")).collect();
+        note_failures(&mut report, &failed);
+        failures.extend(failed);
     }
-    let (checked, cluster) = (found.snapshots.len(), options.cluster().clone());
-    let failed = found.snapshots.iter().filter(|one| one.outcome.is_err()).count();
+    // What was found is told even if it cannot be stored.
+    let stored = store_report(repository, keys, &report).await;
+    let (failed, cluster) = (failures.len(), options.cluster().clone());
+    let finding = match (failures.into_iter().next(), stored) {
+        (None, stored) => stored.map(|_| None)?,
+        (Some(finding), Ok(_)) => Some(finding),
+        (Some(finding), Err(error)) => {
+            Some(finding.hint(format!("the report of it could not be stored: {error}")))
+        }
+    };
     let log = move |seconds| {
         info!(
             event = %format_args!("{operation}_finished"),
@@ -269,8 +289,31 @@ async fn prove(
             failed,
         );
     };
-    let finding = found.snapshots.into_iter().find_map(|one| one.outcome.err());
     Ok(Done { finding, ..Done::new(log) })
+}
+
+/// Verifies the cluster's snapshots in the replica.
+async fn prove_replica(
+    options: &AgentSettings,
+    places: &Places,
+    control: &Control,
+) -> Result<Vec<Verified>> {
+    let source = &places.repository;
+    let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
+    let scope = Scope::Cluster(options.cluster());
+    let found = verify(&replica, &places.keys, scope, VerifyLevel::Full, control).await?;
+    Ok(found.snapshots)
+}
+
+/// Puts what failed in the replica into the report. What is good there says nothing of the repository's own snapshots.
+fn note_failures(report: &mut Report, failed: &[Error]) {
+    let Some(details) = report.details.as_mut().filter(|_| !failed.is_empty()) else { return };
+    report.outcome = ReportOutcome::Failed;
+    details.checks.extend(failed.iter().take(MAX_WARNINGS).map(|error| ReportCheck {
+        name: "replica".into(),
+        outcome: CheckOutcome::Failed,
+        detail: error.to_string().chars().take(500).collect(),
+    }));
 }
 
 /// The newest, and one of the others by chance: in time each comes.

@@ -48,6 +48,9 @@ pub(super) struct Known {
     pub(super) unread: Option<String>,
 }
 
+/// Before etcd has answered for the first time.
+pub(super) const NOT_YET: &str = "it was not asked yet";
+
 impl Shared {
     pub(super) fn new(options: Changes) -> Self {
         let metrics = Metrics::new();
@@ -58,7 +61,7 @@ impl Shared {
         Self {
             options,
             leading: Arc::new(watch::Sender::new(false)),
-            trouble: Arc::new(watch::Sender::new(None)),
+            trouble: Arc::new(watch::Sender::new(Some(NOT_YET.into()))),
             metrics,
             known: Mutex::default(),
             reading: tokio::sync::Mutex::default(),

@@ -47,6 +47,11 @@ impl VerifyLevel {
     }
 }
 
+/// Snapshots that a report names one by one, so that it stays below its limit of 1 MiB however many there are: those that
+/// failed, and the newest that are good.
+const MOST_FAILED: usize = 300;
+const MOST_PASSED: usize = 2000;
+
 /// What one snapshot's verification found.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -135,9 +140,15 @@ impl VerifyReport {
                 }
                 Err(error) => (CheckOutcome::Failed, error.to_string()),
             };
-            let detail = detail.chars().take(500).collect();
+            let detail = detail.chars().take(200).collect();
             ReportCheck { name: verified.id.to_string(), outcome, detail }
         };
+        let counts = format!("{} verified, {} failed", self.snapshots.len(), self.failed().count());
+        let counted =
+            ReportCheck { name: "snapshots".into(), outcome: CheckOutcome::Passed, detail: counts };
+        let failed = self.failed().take(MOST_FAILED).map(check);
+        let rest = self.snapshots.iter().rev().filter(|one| one.outcome.is_ok());
+        let rest = rest.take(MOST_PASSED).map(check);
         let milliseconds = took.as_millis() as u64;
         Report {
             kind: "verify".into(),
@@ -153,9 +164,13 @@ impl VerifyReport {
             },
             details: Some(ReportDetails {
                 steps: vec![ReportStep { name: "verify".into(), milliseconds }],
-                checks: self.snapshots.iter().map(check).collect(),
+                checks: std::iter::once(counted).chain(failed).chain(rest).collect(),
             }),
         }
+    }
+
+    fn failed(&self) -> impl Iterator<Item = &Verified> {
+        self.snapshots.iter().filter(|one| one.outcome.is_err())
     }
 }
 
@@ -315,4 +330,44 @@ async fn digests(repository: &Repository, manifest: &Manifest, control: &Control
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_many_snapshots_fits() {
+        let id = |ms| SnapshotId::new(ms, [7; 10]);
+        let failed = |ms| Verified {
+            outcome: Err(Error::tampered("\u{fffd}".repeat(5000))),
+            ..Verified::new(id(ms))
+        };
+        let mut snapshots: Vec<_> = (0..9000).map(failed).collect();
+        snapshots.extend((9000..20_000).map(|ms| Verified::new(id(ms))));
+        let (findings, scope) = (Vec::new(), ReportScope::Repository);
+        let report = VerifyReport { level: VerifyLevel::Full, snapshots, findings, scope };
+        let details = report.evidence(None, Duration::ZERO).details.unwrap();
+        assert!(details.print().unwrap().len() < 1 << 20);
+        assert_eq!(details.checks[0].detail, "20000 verified, 9000 failed");
+        assert!(details.checks.iter().any(|check| check.name == id(19_999).to_string()));
+    }
+
+    #[test]
+    fn a_report_of_many_snapshots_fits() {
+        let id = |ms| SnapshotId::new(ms, [7; 10]);
+        let failed = |ms| Verified {
+            outcome: Err(Error::tampered("\u{fffd}".repeat(5000))),
+            ..Verified::new(id(ms))
+        };
+        let mut snapshots: Vec<_> = (0..9000).map(failed).collect();
+        snapshots.extend((9000..20_000).map(|ms| Verified::new(id(ms))));
+        let (findings, scope) = (Vec::new(), ReportScope::Repository);
+        let report = VerifyReport { level: VerifyLevel::Full, snapshots, findings, scope };
+        let report = report.evidence(None, Duration::ZERO);
+        let details = report.details.unwrap();
+        assert!(details.print().unwrap().len() < 1 << 20);
+        assert_eq!(details.checks[0].detail, "20000 verified, 9000 failed");
+        assert!(details.checks.iter().any(|check| check.name == id(19_999).to_string()));
+    }
 }
