@@ -47,12 +47,14 @@ impl Place {
         let private = Permissions::from_mode(0o700);
         let dir = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(parent);
         let dir = dir.map_err(|error| Error::io(parent, error))?;
-        let path = dir.path().join(LOCK);
+        // Locked before it has its name: a sweep between the two would take the drill for dead.
+        let (path, new) = (dir.path().join(LOCK), dir.path().join("lock.new"));
         let failed = |error: std::io::Error| Error::io(&path, error);
         let mut options = OpenOptions::new();
-        let lock = options.write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let lock = options.write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|error| failed(error.into()))?;
+        fs::rename(&new, &path).map_err(failed)?;
         Ok(Self { dir, _lock: lock })
     }
 

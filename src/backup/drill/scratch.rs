@@ -27,6 +27,8 @@ pub(super) const NAME: &str = "drill";
 
 /// How long etcd may take to answer: it reads all keys before it does.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long it may take to tell its version.
+const VERSION: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 /// etcd's own default, below which a larger database raises an alarm.
 const QUOTA: u64 = 8 << 30;
@@ -46,7 +48,11 @@ pub(super) struct ScratchEtcd {
 /// The version that `etcd --version` tells, such as `3.5.16`.
 pub(super) async fn version(program: &Path) -> Result<String> {
     let mut ask = tokio::process::Command::from(command(program));
-    let asked = ask.arg("--version").kill_on_drop(true).output().await;
+    let asked = tokio::time::timeout(VERSION, ask.arg("--version").kill_on_drop(true).output());
+    let asked = asked.await.map_err(|_| {
+        let message = format!("{} --version does not answer within 10 s", program.display());
+        Error::new(ErrorKind::Io, message).hint("a drill starts etcd: name it with --etcd")
+    })?;
     let output = asked.map_err(|error| {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
