@@ -19,6 +19,10 @@ use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
 
+/// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out.
+pub const ONE_KEY: &str = "only one master key seals this snapshot: if it is lost, so is the snapshot \
+     (a second one, kept elsewhere, is given with another --master-key)";
+
 /// What a backup did.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -74,11 +78,7 @@ pub async fn backup(
     }
     let mut warnings = Vec::new();
     if sealed_by.len() < 2 {
-        warnings.push(
-            "only one master key seals this snapshot: if it is lost, so is the snapshot \
-             (a second one, kept elsewhere, is given with another --master-key)"
-                .into(),
-        );
+        warnings.push(ONE_KEY.into());
     }
     // Before etcd holds a transaction open for us.
     let include = options.include.clone();

@@ -30,7 +30,7 @@ pub use catalog::{
 };
 pub use companions::restore_companions;
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
-pub use create::{BackupReport, backup};
+pub use create::{BackupReport, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};

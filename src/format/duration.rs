@@ -37,7 +37,9 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     }
     let duration = Duration::from_millis(milliseconds);
     if duration.is_zero() {
-        return Err(bad("it must be longer than 0, such as 5s, 1m30s, 500ms or 7d"));
+        return Err(bad(
+            "it must be longer than 0, such as 5s, 1m30s, 500ms or 7d; for none leave the setting out",
+        ));
     }
     if duration > LONGEST {
         return Err(bad("it is longer than a hundred years"));

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use strongroom::Result;
-use strongroom::backup::{Source, backup};
+use strongroom::backup::{ONE_KEY, Source, backup};
 
 use super::{Context, FINDINGS};
 use crate::args::BackupArgs;
@@ -25,7 +25,9 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
-    report.warnings.iter().for_each(|warning| context.output.warn(warning));
+    let recurs = |warning: &str| context.output.quiet && warning == ONE_KEY;
+    let warnings = report.warnings.iter().filter(|warning| !recurs(warning));
+    warnings.for_each(|warning| context.output.warn(warning));
     context.output.result(Dated::new(&report, report.id), || {
         format!(
             "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",

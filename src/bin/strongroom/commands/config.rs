@@ -42,11 +42,15 @@ async fn check(
         let head = [OsString::from("strongroom")].into_iter().chain(globals.iter().cloned());
         head.chain([OsString::from(name)]).chain(args.iter().cloned()).collect::<Vec<_>>()
     };
-    let mut names = vec![command.clone().unwrap_or("agent".into())];
     let first = Sources::read(usage::command(), &line("agent"), &settings::environment);
-    if command.is_none() && first.is_ok_and(|sources| sources.file.has_table("proxy")) {
-        names.push("proxy".into());
-    }
+    let has = |table| first.as_ref().is_ok_and(|sources| sources.file.has_table(table));
+    let names: Vec<String> = match command {
+        Some(command) => vec![command],
+        // On a host that runs only the proxy the file has nothing for an agent.
+        None if has("proxy") && !has("agent") && !has("repository") => vec!["proxy".into()],
+        None if has("proxy") => vec!["agent".into(), "proxy".into()],
+        None => vec!["agent".into()],
+    };
     let (mut rows, mut problems): (Vec<Row>, Vec<Error>) = (Vec::new(), Vec::new());
     for name in &names {
         let found = inspect(&line(name)).await;
@@ -120,7 +124,7 @@ fn report(
     }
     match problems.len() {
         0 => {
-            context.output.note(&format!("no problem found, as {} reads it", names.join(" and ")));
+            context.output.note(&format!("no problem found for {}", names.join(" and ")));
             Ok(ExitCode::SUCCESS)
         }
         _ => Ok(ExitCode::from(ErrorKind::Usage.exit_code())),

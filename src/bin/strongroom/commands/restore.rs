@@ -101,7 +101,7 @@ async fn to_file(
     })?;
     advise_downgrade(report.downgrade.as_deref(), context);
     context.output.note(&format!(
-        "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW …"
+        "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -21,12 +21,19 @@ pub(crate) struct Row {
 impl Row {
     /// The values as they may be shown: no secret is among them.
     pub(crate) fn shown(&self) -> Vec<String> {
-        let show = |value: &String| match value.split_once("://") {
-            _ if self.id == "keys.passphrase_command" || self.id.contains(".options.") => {
-                "(set)".to_owned()
-            }
-            Some((_, rest)) if rest.contains('@') => "(not shown)".to_owned(),
-            _ => value.clone(),
+        let show = |value: &String| {
+            let (url, rest) = match value.split_once("://") {
+                Some((_, rest)) => (true, rest),
+                None => (false, value.as_str()),
+            };
+            let hidden = match self.id.as_str() {
+                "keys.passphrase_command" => return "(set)".to_owned(),
+                id if id.contains(".options.") => return "(set)".to_owned(),
+                "etcd.user" => value.contains(':'),
+                "etcd.endpoints" | "repository.url" | "copy.url" => rest.contains('@'),
+                _ => url && rest.contains('@'),
+            };
+            if hidden { "(not shown)".to_owned() } else { value.clone() }
         };
         self.values.iter().map(show).collect()
     }
