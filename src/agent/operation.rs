@@ -262,7 +262,10 @@ async fn prove(
                 checked += copies.len();
                 copies.into_iter().filter_map(|one| one.outcome.err()).collect()
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            // Before the first copy there is nothing: this is done again then.
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
+                return Err(error.context("the replica"));
+            }
             Err(error) => vec![error],
         };
         let failed: Vec<_> = failed.into_iter().map(|error| error.context("the replica")).collect();
@@ -272,13 +275,7 @@ async fn prove(
     // What was found is told even if it cannot be stored.
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
-    let finding = match (failures.into_iter().next(), stored) {
-        (None, stored) => stored.map(|_| None)?,
-        (Some(finding), Ok(_)) => Some(finding),
-        (Some(finding), Err(error)) => {
-            Some(finding.hint(format!("the report of it could not be stored: {error}")))
-        }
-    };
+    let finding = first_of(failures, stored)?;
     let log = move |seconds| {
         info!(
             event = %format_args!("{operation}_finished"),
@@ -290,6 +287,17 @@ async fn prove(
         );
     };
     Ok(Done { finding, ..Done::new(log) })
+}
+
+/// What is reported of a verification: the first failure; without one, that its report could not be stored is an error.
+fn first_of(failures: Vec<Error>, stored: Result<SnapshotId>) -> Result<Option<Error>> {
+    match (failures.into_iter().next(), stored) {
+        (None, stored) => stored.map(|_| None),
+        (Some(finding), Ok(_)) => Ok(Some(finding)),
+        (Some(finding), Err(error)) => {
+            Ok(Some(finding.hint(format!("the report of it could not be stored: {error}"))))
+        }
+    }
 }
 
 /// Verifies the cluster's snapshots in the replica.

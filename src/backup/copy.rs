@@ -393,8 +393,7 @@ impl Copying<'_> {
             .hint("`strongroom verify` in both places shows which one is good"))
     }
 
-    /// That the tombstone in the copy is this snapshot's: a planted one must not keep the snapshot from being copied
-    /// unnoticed.
+    /// That the tombstone in the copy is this snapshot's: a planted one must not prevent a copy unnoticed.
     async fn removed_there(&self, id: SnapshotId) -> Result<()> {
         let (manifest, tombstone) = (Part::Manifest.of(id), Part::Tombstone.of(id));
         let (source, copy) = futures::try_join!(

@@ -75,10 +75,11 @@ mod s3 {
         let endpoint =
             get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
         let client = |key| get(AmazonS3ConfigKey::Client(key));
-        check_client(&mut warnings, endpoint, client)?;
+        check_client(&mut warnings, endpoint.clone(), client)?;
         let metadata =
             [AmazonS3ConfigKey::MetadataEndpoint, AmazonS3ConfigKey::ContainerCredentialsFullUri];
-        let connector = connector(client, metadata.map(get), environment)?;
+        let metadata: Vec<String> = metadata.into_iter().filter_map(get).collect();
+        let connector = connector(client, endpoint.as_deref(), &metadata, environment)?;
         if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
             need_credentials(get)?;
         }
@@ -150,9 +151,12 @@ mod gcs {
     use object_store::path::Path as ObjectPath;
 
     use super::common::{apply, check_client, client, connector, prefixed, retries, unbuilt};
-    use super::{Options, Result, Store};
+    use super::{Error, Options, Result, Store};
     use crate::store::options;
     use crate::store::url::Cloud;
+
+    /// Variables that `object_store` itself reads, as hosts of metadata services.
+    const METADATA: [&str; 3] = ["GCE_METADATA_HOST", "GCE_METADATA_ROOT", "GCE_METADATA_IP"];
 
     pub(super) fn connect(
         bucket: &str,
@@ -161,6 +165,7 @@ mod gcs {
         environment: &Options,
     ) -> Result<Store> {
         let (client, mut warnings) = (client(options)?, Vec::new());
+        let metadata = metadata(environment)?;
         let settings = options::read(Cloud::Google, options, environment, |a, b| a == b)?;
         let builder =
             GoogleCloudStorageBuilder::new().with_client_options(client).with_retry(retries());
@@ -168,10 +173,55 @@ mod gcs {
             .with_bucket_name(bucket);
         let get = |key| builder.get_config_value(&key);
         let client = |key| get(GoogleConfigKey::Client(key));
-        check_client(&mut warnings, get(GoogleConfigKey::BaseUrl), client)?;
-        let connector = connector(client, [], environment)?;
+        let endpoint = get(GoogleConfigKey::BaseUrl);
+        check_client(&mut warnings, endpoint.clone(), client)?;
+        let connector = connector(client, endpoint.as_deref(), &metadata, environment)?;
         let built = builder.with_http_connector(connector).build();
         Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
+    }
+
+    /// The URLs of the metadata services that the environment names.
+    fn metadata(environment: &Options) -> Result<Vec<String>> {
+        let mut urls = Vec::new();
+        for name in METADATA {
+            let Some(value) = environment.get(name) else {
+                continue;
+            };
+            let url = format!("http://{value}/");
+            let uri = url.parse::<http::Uri>().ok();
+            let authority = uri.as_ref().and_then(http::Uri::authority);
+            let is_host = authority.is_some_and(|one| one.as_str() == value.as_str());
+            if !is_host || value.is_empty() || value.contains('@') || url::Url::parse(&url).is_err()
+            {
+                return Err(Error::usage(format!("{name} is not a host or host:port")));
+            }
+            urls.push(url);
+        }
+        Ok(urls)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use crate::error::ErrorKind;
+
+        #[test]
+        fn hosts_of_metadata_services_are_hosts_or_refused_by_name() {
+            for name in METADATA {
+                let with = |value: &str| Options::from([(name.to_owned(), value.to_owned())]);
+                for bad in ["bad host", "", "a/b", "a?b", "u@h", "http://h"] {
+                    let (options, root) = (Options::new(), ObjectPath::default());
+                    let found = connect("bucket", &root, &options, &with(bad));
+                    let error = found.map(drop).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Usage, "{bad}");
+                    assert!(error.to_string().starts_with(name), "{error}");
+                }
+                for good in ["h", "h:80", "10.0.0.1:8080", "[::1]:80"] {
+                    assert_eq!(metadata(&with(good)).unwrap(), [format!("http://{good}/")]);
+                }
+            }
+            assert!(metadata(&Options::new()).unwrap().is_empty());
+        }
     }
 }
 
@@ -199,8 +249,10 @@ mod azure {
             .with_container_name(container);
         let get = |key| builder.get_config_value(&key);
         let client = |key| get(AzureConfigKey::Client(key));
-        check_client(&mut warnings, get(AzureConfigKey::Endpoint), client)?;
-        let connector = connector(client, [get(AzureConfigKey::MsiEndpoint)], environment)?;
+        let endpoint = get(AzureConfigKey::Endpoint);
+        check_client(&mut warnings, endpoint.clone(), client)?;
+        let metadata: Vec<String> = get(AzureConfigKey::MsiEndpoint).into_iter().collect();
+        let connector = connector(client, endpoint.as_deref(), &metadata, environment)?;
         let built = builder.with_http_connector(connector).build();
         Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, false), warnings))
     }
@@ -280,18 +332,36 @@ mod common {
             .fold(builder, |builder, (key, value)| with(builder, *key, value.clone()))
     }
 
-    /// What makes the HTTP clients: with the proxies in force, and the hosts of metadata services at `urls`.
-    pub(super) fn connector<const N: usize>(
+    /// What makes the HTTP clients: with the proxies in force, and the hosts of metadata services at `urls`, except
+    /// that of the store's own `endpoint`.
+    pub(super) fn connector(
         get: impl Fn(ClientConfigKey) -> Option<String>,
-        urls: [Option<String>; N],
+        endpoint: Option<&str>,
+        urls: &[String],
         environment: &Options,
     ) -> Result<Connector> {
         let (proxy, excludes) =
             (get(ClientConfigKey::ProxyUrl), get(ClientConfigKey::ProxyExcludes));
         let proxies = Proxies::read(proxy.as_deref(), excludes.as_deref(), environment)?;
-        let host =
-            |url: String| Some(url.parse::<http::Uri>().ok()?.authority()?.as_str().to_owned());
-        Ok(Connector::new(proxies, urls.into_iter().flatten().filter_map(host)))
+        let ours = endpoint.and_then(authority);
+        let ours_in_short = endpoint.and_then(short_authority);
+        let is_ours = |url: &str| {
+            (ours.is_some() && authority(url) == ours)
+                || (ours_in_short.is_some() && short_authority(url) == ours_in_short)
+        };
+        let metadata = urls.iter().filter(|url| !is_ours(url)).filter_map(|url| authority(url));
+        Ok(Connector::new(proxies, metadata))
+    }
+
+    /// Host and port, as they are written.
+    fn authority(url: &str) -> Option<String> {
+        Some(url.parse::<http::Uri>().ok()?.authority()?.as_str().to_owned())
+    }
+
+    /// Host in small letters, and port unless it is the scheme's own.
+    fn short_authority(url: &str) -> Option<(String, Option<u16>)> {
+        let url = url::Url::parse(url).ok()?;
+        Some((url.host_str()?.to_owned(), url.port()))
     }
 
     #[cfg(feature = "s3")]
@@ -339,5 +409,22 @@ mod common {
         let text =
             secrets.iter().fold(error.to_string(), |text, secret| text.replace(secret, "***"));
         Error::usage(format!("the repository's options do not work: {text}"))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_store_s_endpoint_is_no_metadata_service() {
+            let urls = ["http://store:9000/".to_owned(), "http://other:1/".to_owned()];
+            let hosts = |endpoint| {
+                let made = connector(|_| None, endpoint, &urls, &Options::new()).unwrap();
+                [made.metadata.contains("store:9000"), made.metadata.contains("other:1")]
+            };
+            assert_eq!(hosts(None), [true, true]);
+            assert_eq!(hosts(Some("http://store:9000")), [false, true]);
+            assert_eq!(hosts(Some("https://STORE:9000/x")), [false, true]);
+        }
     }
 }

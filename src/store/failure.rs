@@ -71,6 +71,14 @@ fn denied(cause: &Cause, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
 
 fn faulty(fault: &Fault, says: impl Fn(ErrorKind, &str) -> Error) -> Error {
     match fault {
+        Fault::Proxy(text) if text.contains("certificate") => says(
+            ErrorKind::Unreachable,
+            "the certificate is not trusted",
+        )
+        .hint(
+            "For a private certificate authority set the option ca_certificate to its PEM file. \
+                 A proxy may show its own certificate in place of the store's.",
+        ),
         Fault::Proxy(_) => says(ErrorKind::Unreachable, "the store cannot be reached")
             .hint("Check the proxy, or name the store's host in NO_PROXY."),
         Fault::Metadata(_) => no_credentials(says),
@@ -271,6 +279,17 @@ mod tests {
         ] {
             assert_eq!(failed("x", &answer(text)).kind(), kind, "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_seen_through_a_proxy_is_told_of() {
+        let text =
+            "through the proxy http://p:1 (HTTPS_PROXY): invalid peer certificate: UnknownIssuer";
+        let error = failed("x", &generic(Fault::Proxy(text.to_owned())));
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        assert!(error.to_string().contains("the certificate is not trusted"), "{error}");
+        let error = failed("x", &generic(Fault::Proxy("through the proxy: refused".to_owned())));
+        assert!(error.to_string().contains("cannot be reached"), "{error}");
     }
 
     #[test]

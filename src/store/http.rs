@@ -20,6 +20,10 @@ use super::xml;
 
 /// How long a metadata service may take to give credentials, with all tries.
 const METADATA: Duration = Duration::from_secs(10);
+/// After how long a try of a metadata service belongs to another attempt: more than `object_store` waits between two.
+const FORGOTTEN: Duration = Duration::from_secs(20);
+/// The longest answer of a metadata service.
+const MAX_CREDENTIALS: usize = 1 << 20;
 /// The longest page of a listing: a thousand keys of 1 KiB with all that is said of them.
 const MAX_PAGE: usize = 16 << 20;
 /// Where clouds answer with credentials.
@@ -58,7 +62,7 @@ impl HttpConnector for Connector {
             proxied: proxied.collect::<object_store::Result<_>>()?,
             direct: connect(proxy::without(options.clone()))?,
             metadata: Arc::clone(&self.metadata),
-            asking_since: Mutex::default(),
+            asking: Mutex::default(),
         }))
     }
 }
@@ -69,8 +73,14 @@ struct Client {
     proxied: Vec<(Proxy, HttpClient)>,
     direct: HttpClient,
     metadata: Arc<BTreeSet<String>>,
-    /// Since when the metadata service has been asked in vain.
-    asking_since: Mutex<Option<Instant>>,
+    asking: Mutex<Option<Asking>>,
+}
+
+/// A metadata service has been asked in vain.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    since: Instant,
+    last: Instant,
 }
 
 #[async_trait::async_trait]
@@ -108,23 +118,47 @@ impl Client {
         request: HttpRequest,
         host: &str,
     ) -> Result<HttpResponse, HttpError> {
-        let since = self.asking_since.lock().ok();
-        let since =
-            since.map_or_else(Instant::now, |mut since| *since.get_or_insert_with(Instant::now));
-        let left = METADATA.saturating_sub(since.elapsed());
-        let asked = tokio::time::timeout(left, self.direct.execute(request)).await;
-        let gave_up = !matches!(&asked, Ok(Ok(_))) && since.elapsed() >= METADATA;
-        // What is asked later is another attempt.
-        if (gave_up || matches!(&asked, Ok(Ok(_))))
-            && let Ok(mut since) = self.asking_since.lock()
-        {
-            *since = None;
-        }
         let fault = || Fault::Metadata(host.to_owned());
+        let since = self.begin_asking();
+        let left = METADATA.saturating_sub(since.elapsed());
+        let ask = async {
+            let answer = self.direct.execute(request).await?;
+            let (parts, body) = whole(answer, MAX_CREDENTIALS, fault()).await?;
+            Ok::<_, HttpError>(HttpResponse::from_parts(parts, HttpResponseBody::from(body)))
+        };
+        let asked = tokio::time::timeout(left, ask).await;
+        let (is_answer, gave_up) = match &asked {
+            // What fails is asked again, within the same time.
+            Ok(Ok(answer)) => (!answer.status().is_server_error(), false),
+            Ok(Err(_)) => (false, since.elapsed() >= METADATA),
+            Err(_) => (false, true),
+        };
+        self.end_asking(since, is_answer || gave_up);
         match asked {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if !gave_up => Err(HttpError::new(error.kind(), fault())),
             Ok(Err(_)) | Err(_) => Err(HttpError::new(HttpErrorKind::Unknown, fault())),
+        }
+    }
+
+    /// Since when this attempt has been going on, of which a try begins.
+    fn begin_asking(&self) -> Instant {
+        let now = Instant::now();
+        let Ok(mut asking) = self.asking.lock() else {
+            return now;
+        };
+        let before: Option<Asking> = *asking;
+        let since = before
+            .filter(|before| now.saturating_duration_since(before.last) <= FORGOTTEN)
+            .map_or(now, |before| before.since);
+        *asking = Some(Asking { since, last: now });
+        since
+    }
+
+    /// Ends a try; if the attempt is over, what is asked later is another.
+    fn end_asking(&self, since: Instant, is_over: bool) {
+        if let Ok(mut asking) = self.asking.lock() {
+            *asking = (!is_over).then(|| Asking { since, last: Instant::now() });
         }
     }
 }
@@ -140,16 +174,88 @@ fn through(proxy: &Proxy, error: HttpError) -> HttpError {
 }
 
 async fn looked_at(listing: xml::Listing, answer: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let too_long = Fault::Listing("a page of the listing is longer than 16 MiB");
+    let (parts, page) = whole(answer, MAX_PAGE, too_long).await?;
     let listed = |text| HttpError::new(HttpErrorKind::Unknown, Fault::Listing(text));
+    let page: Bytes = listing.rewrite(page).map_err(listed)?;
+    Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(page)))
+}
+
+/// The answer with its body read to the end; a body longer than `most` is the fault `too_long`.
+async fn whole(
+    answer: HttpResponse,
+    most: usize,
+    too_long: Fault,
+) -> Result<(http::response::Parts, Bytes), HttpError> {
     let (parts, body) = answer.into_parts();
-    let mut page = BytesMut::new();
+    let mut read = BytesMut::new();
     let mut body = body.bytes_stream();
     while let Some(piece) = body.next().await {
-        page.extend_from_slice(&piece?);
-        if page.len() > MAX_PAGE {
-            return Err(listed("a page of the listing is longer than 16 MiB"));
+        let piece = piece?;
+        if read.len().saturating_add(piece.len()) > most {
+            return Err(HttpError::new(HttpErrorKind::Unknown, too_long));
+        }
+        read.extend_from_slice(&piece);
+    }
+    Ok((parts, read.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::client::HttpRequestBody;
+
+    use super::*;
+
+    /// Answers with this status and a body of this length.
+    #[derive(Debug)]
+    struct Fake(u16, usize);
+
+    #[async_trait::async_trait]
+    impl HttpService for Fake {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            let body = HttpResponseBody::from(vec![b'x'; self.1]);
+            Ok(http::Response::builder().status(self.0).body(body).unwrap())
         }
     }
-    let page: Bytes = listing.rewrite(page.freeze()).map_err(listed)?;
-    Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(page)))
+
+    fn client(fake: Fake) -> Client {
+        Client {
+            proxies: Proxies::default(),
+            proxied: Vec::new(),
+            direct: HttpClient::new(fake),
+            metadata: Arc::default(),
+            asking: Mutex::default(),
+        }
+    }
+
+    async fn ask(client: &Client) -> Result<Bytes, HttpError> {
+        let request = http::Request::get("http://m/").body(HttpRequestBody::empty()).unwrap();
+        client.ask_metadata(request, "m").await?.into_body().bytes().await
+    }
+
+    #[tokio::test]
+    async fn a_metadata_service_that_fails_is_still_being_asked() {
+        for (status, is_over) in [(200, true), (404, true), (503, false)] {
+            let client = client(Fake(status, 3));
+            assert_eq!(ask(&client).await.unwrap(), "xxx");
+            assert_eq!(client.asking.lock().unwrap().is_none(), is_over, "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_answer_of_a_metadata_service_is_bounded() {
+        assert_eq!(ask(&client(Fake(200, 1 << 20))).await.unwrap().len(), 1 << 20);
+        let error = ask(&client(Fake(200, (1 << 20) + 1))).await.unwrap_err();
+        assert_eq!(error.kind(), HttpErrorKind::Unknown);
+    }
+
+    #[test]
+    fn an_attempt_that_ended_early_is_forgotten() {
+        let client = client(Fake(200, 0));
+        let first = client.begin_asking();
+        assert_eq!(client.begin_asking(), first);
+        let ago = |seconds| first.checked_sub(Duration::from_secs(seconds)).unwrap();
+        *client.asking.lock().unwrap() = Some(Asking { since: ago(30), last: ago(25) });
+        assert!(client.begin_asking() >= first);
+    }
 }

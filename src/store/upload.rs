@@ -151,14 +151,22 @@ impl Upload {
         while !self.in_flight.is_empty() {
             self.wait_one().await?;
         }
-        if let Some(multipart) = &mut self.multipart {
-            let completed = multipart.complete().await.map_err(|e| self.failed(&e));
-            if let Err(error) = completed {
-                // It may have been done all the same, and the answer lost: the object tells.
-                match self.repository.len(&self.name).await {
-                    Ok(stored) if stored == self.len => {}
-                    _ => return Err(error),
-                }
+        let completed = match &mut self.multipart {
+            Some(multipart) => multipart.complete().await.map(drop),
+            None => Ok(()),
+        };
+        if let Err(raw) = completed {
+            let error = self.failed(&raw);
+            // A directory knows for certain that somebody else's file has the name.
+            if let object_store::Error::AlreadyExists { source, .. } = &raw
+                && source.is::<std::io::Error>()
+            {
+                return Err(error);
+            }
+            // It may have been done all the same, and the answer lost: the object tells.
+            match self.repository.len(&self.name).await {
+                Ok(stored) if stored == self.len => {}
+                _ => return Err(error),
             }
         }
         self.multipart = None;

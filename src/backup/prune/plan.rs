@@ -152,21 +152,11 @@ pub async fn plan_prune(
             let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
             plan.within.push(Within { cluster: cluster.clone(), span, since });
         }
+        let pinned = |id: &SnapshotId| known.folders.get(id).is_some_and(|one| one.keep.is_some());
+        let kept_anyway = |id: &SnapshotId| proved.snapshots.contains(id) || pinned(id);
         let mut decided = retention.keep(ids, known.clock);
-        let pinned =
-            |id: &SnapshotId| known.folders.get(id).is_some_and(|folder| folder.keep.is_some());
-        let stays = |(id, reasons): &(SnapshotId, Vec<_>)| {
-            !reasons.is_empty() || proved.snapshots.contains(id) || pinned(id)
-        };
-        if !retention.allow_empty
-            && !decided.iter().any(stays)
-            && let Some((_, reasons)) = decided.last_mut()
-        {
-            reasons.push("newest");
-            plan.findings.push(format!(
-                "cluster {cluster}: no rule keeps a snapshot, so the newest stays: are backups still taken? \
-                 (--allow-empty removes it too)"
-            ));
+        if !retention.allow_empty {
+            plan.findings.extend(keep_newest(&mut decided, cluster, kept_anyway));
         }
         for (id, mut reasons) in decided {
             let Some(folder) = known.folders.get(&id) else { continue };
@@ -189,6 +179,22 @@ pub async fn plan_prune(
     plan.remove.sort_by_key(|removal| removal.id);
     known.settle(&mut plan, retention.grace.unwrap_or(GRACE));
     Ok(plan)
+}
+
+/// Keeps the newest of a cluster's snapshots if nothing else keeps one, and says so.
+fn keep_newest(
+    decided: &mut [(SnapshotId, Vec<&'static str>)],
+    cluster: &ClusterName,
+    kept_anyway: impl Fn(&SnapshotId) -> bool,
+) -> Option<String> {
+    if decided.iter().any(|(id, reasons)| !reasons.is_empty() || kept_anyway(id)) {
+        return None;
+    }
+    decided.last_mut()?.1.push("newest");
+    Some(format!(
+        "cluster {cluster}: no rule keeps a snapshot, so the newest stays: are backups still taken? (--allow-empty \
+         removes it too)"
+    ))
 }
 
 /// A plan that removes `ids` and nothing else.

@@ -40,7 +40,7 @@ pub(super) struct Found<'a> {
     /// Its last part.
     pub(super) part: &'a CStr,
     pub(super) stat: Stat,
-    /// A folder whose inside is not shown: it may not be read, or lies too deep.
+    /// A folder whose inside is not shown: it may not be read or searched, or lies too deep.
     pub(super) is_closed: bool,
 }
 
@@ -181,9 +181,21 @@ impl Root {
         let parts: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();
         match self.folder(&parts) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            folder => walk(&folder?, name.as_bytes(), depth, visit).map(drop),
+            folder => match walk(&folder?, name.as_bytes(), depth, visit)? {
+                // Nothing is left to show it in.
+                Walked::Closed => Err(Errno::ACCESS.into()),
+                Walked::Whole | Walked::Stopped => Ok(()),
+            },
         }
     }
+}
+
+/// How the walk of a folder ended.
+enum Walked {
+    Whole,
+    Stopped,
+    /// It may not be read or searched.
+    Closed,
 }
 
 fn walk(
@@ -191,9 +203,16 @@ fn walk(
     prefix: &[u8],
     depth: usize,
     visit: &mut dyn FnMut(&Found<'_>) -> Result<bool>,
-) -> Result<bool> {
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
+) -> Result<Walked> {
+    let entries = match Dir::read_from(folder) {
+        Err(Errno::ACCESS) => return Ok(Walked::Closed),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = match entry {
+            Err(Errno::ACCESS) => return Ok(Walked::Closed),
+            entry => entry?,
+        };
         let part = entry.file_name();
         if matches!(part.to_bytes(), b"." | b"..") {
             continue;
@@ -201,6 +220,7 @@ fn walk(
         let stat = match statat(folder, part, AtFlags::SYMLINK_NOFOLLOW) {
             // It went meanwhile.
             Err(Errno::NOENT) => continue,
+            Err(Errno::ACCESS) => return Ok(Walked::Closed),
             stat => stat?,
         };
         let mut name = prefix.to_vec();
@@ -215,19 +235,19 @@ fn walk(
                 // It became something else meanwhile.
                 (Err(ErrorKind::NotFound | ErrorKind::InvalidData), _) => continue,
                 (Err(ErrorKind::PermissionDenied), _) | (Ok(_), None) => is_closed = true,
-                (Ok(inside), Some(deeper)) => {
-                    if !walk(&inside, &name, deeper, visit)? {
-                        return Ok(false);
-                    }
-                }
+                (Ok(inside), Some(deeper)) => match walk(&inside, &name, deeper, visit)? {
+                    Walked::Whole => {}
+                    Walked::Stopped => return Ok(Walked::Stopped),
+                    Walked::Closed => is_closed = true,
+                },
                 (Err(kind), _) => return Err(kind.into()),
             }
         }
         if !visit(&Found { folder, name: &name, part, stat, is_closed })? {
-            return Ok(false);
+            return Ok(Walked::Stopped);
         }
     }
-    Ok(true)
+    Ok(Walked::Whole)
 }
 
 /// A file that has its own name only once it is published. Dropped before that, it goes.
@@ -457,5 +477,24 @@ mod tests {
             assert!(root.stage(name).is_err(), "{name}");
             assert!(root.remove(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_searched_is_closed() {
+        use std::{fs, os::unix::fs::PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        fs::create_dir_all(folder.join("c")).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o400)).unwrap();
+        // The superuser may search any.
+        let is_closed = fs::metadata(folder.join("c")).is_err();
+        let mut found = Vec::new();
+        let mut visit = |one: &Found<'_>| {
+            found.push((one.name.to_vec(), one.is_closed));
+            Ok(true)
+        };
+        Root::open(dir.path()).unwrap().walk("", DEPTH, &mut visit).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(found.contains(&(b"a/b".to_vec(), is_closed)), "{found:?}");
     }
 }
