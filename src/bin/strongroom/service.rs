@@ -57,10 +57,12 @@ pub(crate) async fn serve(
         std::future::pending::<()>().await
     };
     tokio::select! {
-        done = work => done,
-        () = reloading => Ok(()),
+        // The work may end as soon as it is to stop: systemd is told before.
+        biased;
         () = stopping => Ok(()),
+        () = reloading => Ok(()),
         () = watchdog() => Ok(()),
+        done = work => done,
     }
 }
 
