@@ -1,11 +1,14 @@
 //! Writing an object of unknown length, in parts.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayloadMut};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::task::task_died;
 
 use super::failure::failed;
 use super::repository::Repository;
@@ -30,6 +33,8 @@ pub struct Upload {
     buffer: PutPayloadMut,
     most_in_flight: usize,
     in_flight: JoinSet<object_store::Result<()>>,
+    /// The multipart upload being begun, until it is one: whoever stops waiting for it leaves it here to be ended.
+    beginning: Option<JoinHandle<object_store::Result<Box<dyn MultipartUpload>>>>,
     multipart: Option<Box<dyn MultipartUpload>>,
     parts: u32,
     len: u64,
@@ -45,6 +50,7 @@ impl Upload {
             buffer: PutPayloadMut::new(),
             most_in_flight: IN_FLIGHT,
             in_flight: JoinSet::new(),
+            beginning: None,
             multipart: None,
             parts: 0,
             len: 0,
@@ -122,8 +128,11 @@ impl Upload {
             self.wait_one().await?;
         }
         if self.multipart.is_none() {
-            let created = self.repository.store().put_multipart(&self.path).await;
-            self.multipart = Some(created.map_err(|e| self.failed(&e))?);
+            let (store, path) = (Arc::clone(self.repository.store()), self.path.clone());
+            let begin = move || tokio::spawn(async move { store.put_multipart(&path).await });
+            let created = self.beginning.get_or_insert_with(begin).await;
+            self.beginning = None;
+            self.multipart = Some(created.map_err(task_died)?.map_err(|e| self.failed(&e))?);
         }
         if let Some(multipart) = &mut self.multipart {
             let part = multipart.put_part(std::mem::take(&mut self.buffer).freeze());
@@ -191,6 +200,10 @@ impl Upload {
     async fn cancel(&mut self) -> Result<()> {
         self.dead = true;
         self.in_flight.shutdown().await;
+        if let Some(beginning) = self.beginning.take() {
+            // One that fails leaves nothing.
+            self.multipart = beginning.await.map_err(task_died)?.ok();
+        }
         match self.multipart.take() {
             Some(mut multipart) => multipart.abort().await.map_err(|e| self.failed(&e)),
             None => Ok(()),
@@ -204,11 +217,22 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let Some(mut multipart) = self.multipart.take() else { return };
+        let (beginning, multipart) = (self.beginning.take(), self.multipart.take());
         self.in_flight.abort_all();
+        if beginning.is_none() && multipart.is_none() {
+            return;
+        }
         // The best that a destructor can do; a failure leaves parts for the lifecycle rule.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { multipart.abort().await });
+            runtime.spawn(async move {
+                let multipart = match beginning {
+                    Some(beginning) => beginning.await.ok().and_then(std::result::Result::ok),
+                    None => multipart,
+                };
+                if let Some(mut multipart) = multipart {
+                    let _ = multipart.abort().await;
+                }
+            });
         }
     }
 }

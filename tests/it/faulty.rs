@@ -22,6 +22,15 @@ use strongroom::task::Control;
 use crate::place::long_database;
 use crate::support::{TestRepo, backup_of, keys, local, restore_bytes, small_database};
 
+/// Uploads that are being begun, told about, and how many were begun and not ended.
+#[derive(Debug, Clone, Default)]
+struct Slow {
+    asked: Arc<tokio::sync::Notify>,
+    open: Arc<AtomicUsize>,
+}
+
+const BEGINNING: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Passes calls on until `countdown` runs out; then every call fails, for ever or once.
 #[derive(Debug, Clone)]
 pub struct Faulty {
@@ -37,6 +46,8 @@ pub struct Faulty {
     goes: Option<(&'static str, PathBuf)>,
     /// What was created with a name that ends so is overwritten at once: somebody else is at work.
     replaces: Option<&'static str>,
+    /// Multipart uploads take a while to begin.
+    slow: Option<Slow>,
     /// By so much the store's clock is ahead, or behind if it is negative: in seconds.
     clock: i64,
 }
@@ -45,7 +56,8 @@ impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
         let (goes, replaces) = (None, None);
-        Self { inner, left, once, lies: false, blind: false, goes, replaces, clock: 0 }
+        let slow = None;
+        Self { inner, left, once, lies: false, blind: false, goes, replaces, slow, clock: 0 }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -121,6 +133,9 @@ impl MultipartUpload for FaultyUpload {
 
     async fn abort(&mut self) -> Result<()> {
         self.store.call()?;
+        if let Some(Slow { open, .. }) = &self.store.slow {
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
         self.inner.abort().await
     }
 }
@@ -152,8 +167,20 @@ impl ObjectStore for Faulty {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         self.call()?;
-        let inner = self.inner.put_multipart_opts(to, opts).await?;
-        Ok(Box::new(FaultyUpload { store: self.clone(), inner }))
+        let Some(Slow { asked, open }) = self.slow.clone() else {
+            let inner = self.inner.put_multipart_opts(to, opts).await?;
+            return Ok(Box::new(FaultyUpload { store: self.clone(), inner }));
+        };
+        // As a request or a thread does, it goes on when nobody waits for it.
+        let (store, to) = (self.clone(), to.clone());
+        let begun = tokio::spawn(async move {
+            asked.notify_one();
+            tokio::time::sleep(BEGINNING).await;
+            let inner = store.inner.put_multipart_opts(&to, opts).await?;
+            open.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(FaultyUpload { store, inner }) as Box<dyn MultipartUpload>)
+        });
+        begun.await.unwrap()
     }
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
@@ -387,6 +414,34 @@ async fn a_verify_whose_store_fails_at_any_call_never_says_that_all_is_well() {
         }
         assert!(failures > 3 && failures < MAX_CALLS, "{failures}");
     }
+}
+
+/// A backup that is stopped while the store begins its upload ends that upload.
+#[tokio::test]
+async fn a_stopped_backup_leaves_no_upload() {
+    use strongroom::backup::{BackupOptions, Source, backup};
+    use strongroom::task::Control;
+    let repo = TestRepo::new().await;
+    let slow = Slow::default();
+    let store = Faulty {
+        slow: Some(slow.clone()),
+        ..Faulty::new(local(repo.dir.path()), usize::MAX - 2, true)
+    };
+    let repository = repo.through(Arc::new(store)).await.unwrap();
+    let database = repo.path("long.db");
+    std::fs::write(&database, long_database(10 << 20)).unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let control = Control::default().stop_when(stopped);
+    let (keys, options) = (keys(&[1]), BackupOptions::default());
+    let done = backup(&repository, &keys, Source::File(database), &options, &control);
+    let stopping = async {
+        slow.asked.notified().await;
+        stop.send_replace(true);
+    };
+    let (done, ()) = tokio::join!(done, stopping);
+    assert_eq!(done.unwrap_err().kind(), strongroom::ErrorKind::Interrupted);
+    tokio::time::sleep(2 * BEGINNING).await;
+    assert_eq!(slow.open.load(Ordering::SeqCst), 0, "an upload was left");
 }
 
 /// Its seal is replaced before the manifest is written: then nothing would open the snapshot.
