@@ -2,6 +2,9 @@
 //! takes a key for another that differs in a slash or a blank at its end, and does not ask whether the page is the last.
 
 use bytes::Bytes;
+use quick_xml::escape::{EscapeError, resolve_predefined_entity};
+use quick_xml::events::{BytesRef, BytesText, Event};
+use quick_xml::{Reader, Writer};
 
 use super::key;
 
@@ -24,121 +27,122 @@ impl Listing {
         }
     }
 
-    /// The page with stand-ins for keys that are no paths.
+    /// The page with stand-ins for keys that are no paths. One that is no XML is given back as it is: `object_store` reads
+    /// it with the same parser, and says so.
     ///
     /// # Errors
-    /// A sentence, if it is no page or not the last and gives no way on.
+    /// A sentence, if it is no listing, or not the last page and gives no way on.
     pub(super) fn rewrite(self, page: Bytes) -> Result<Bytes, &'static str> {
-        let Ok(text) = std::str::from_utf8(&page) else {
-            return Err("the listing is not UTF-8");
-        };
-        let (root, object, name) = match self {
-            Self::S3 => ("<ListBucketResult", "Contents", "Key"),
-            Self::Azure => ("<EnumerationResults", "Blob", "Name"),
-        };
-        if !text.contains(root) {
+        let text = std::str::from_utf8(&page).map_err(|_| "the listing is not UTF-8")?;
+        let Ok(read) = self.read(text) else { return Ok(page) };
+        if !read.is_listing {
             return Err("the answer is not a listing: check the endpoint");
         }
-        let truncated = element(text, "IsTruncated").is_some_and(|value| value.trim() == "true");
-        let next = element(text, "NextContinuationToken").unwrap_or_default();
-        if self == Self::S3 && truncated && next.trim().is_empty() {
+        if self == Self::S3 && read.truncated && !read.has_next {
             return Err("the listing says that it is not complete and gives no way on: \
                         the store does not support ListObjectsV2");
         }
-        let mut new = String::new();
-        let mut rest = text;
-        let mut changed = false;
-        while let Some(found) = find(rest, object) {
-            let (before, inside, after) = found;
-            new.push_str(before);
-            match find(inside, name) {
-                Some((head, written, tail)) => {
-                    let raw = unescape(written);
-                    new.push_str(head);
-                    if key::is_path(&raw) {
-                        new.push_str(written);
-                    } else {
-                        changed = true;
-                        new.push_str(&escape(key::stand_in(raw.as_bytes()).as_ref()));
-                    }
-                    new.push_str(tail);
-                }
-                None => new.push_str(inside),
-            }
-            rest = after;
-        }
-        if !changed {
-            return Ok(page);
-        }
-        new.push_str(rest);
-        Ok(new.into())
+        Ok(if read.changed { read.page.into() } else { page })
     }
-}
 
-/// The text before, inside and after the first element `name`; the tags are with what is around.
-fn find<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str, &'a str)> {
-    let mut from = 0;
-    loop {
-        let open = text.get(from..)?.find(&format!("<{name}"))? + from;
-        let after = open + 1 + name.len();
-        // Another element may begin with the same letters; one may have attributes.
-        if text.get(after..)?.starts_with(['>', ' ', '\t', '\r', '\n']) {
-            let begin = after + text.get(after..)?.find('>')? + 1;
-            let end = begin + text.get(begin..)?.find(&format!("</{name}"))?;
-            return Some((text.get(..begin)?, text.get(begin..end)?, text.get(end..)?));
-        }
-        from = after;
-    }
-}
-
-fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    find(text, name).map(|(_, inside, _)| inside)
-}
-
-/// XML's text as it is meant.
-fn unescape(text: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('&') {
-        plain.push_str(before);
-        // No reference is longer, and to look further each time would take too long where there are many.
-        let end = after.bytes().take(12).position(|b| b == b';');
-        let known = end.and_then(|end| Some((meant(after.get(..end)?)?, after.get(end + 1..)?)));
-        rest = match known {
-            Some((c, after)) => {
-                plain.push(c);
-                after
-            }
-            None => {
-                plain.push('&');
-                after
-            }
+    fn read(self, text: &str) -> quick_xml::Result<Page> {
+        let (root, object, name): (_, _, &[u8]) = match self {
+            Self::S3 => (b"ListBucketResult".as_slice(), b"Contents".as_slice(), b"Key"),
+            Self::Azure => (b"EnumerationResults".as_slice(), b"Blob".as_slice(), b"Name"),
         };
-    }
-    plain.push_str(rest);
-    plain
-}
-
-fn meant(name: &str) -> Option<char> {
-    match name {
-        "amp" => Some('&'),
-        "lt" => Some('<'),
-        "gt" => Some('>'),
-        "quot" => Some('"'),
-        "apos" => Some('\''),
-        _ => {
-            let number = name.strip_prefix('#')?;
-            let code = match number.strip_prefix(['x', 'X']) {
-                Some(hex) => u32::from_str_radix(hex, 16),
-                None => number.parse(),
-            };
-            char::from_u32(code.ok()?)
+        let (mut reader, mut writer) = (Reader::from_str(text), Writer::new(Vec::new()));
+        let mut read = Page::default();
+        let (mut elements, mut in_object) = (0_usize, false);
+        // The text of the element that is being read, if it is one of interest.
+        let mut value: Option<String> = None;
+        loop {
+            let event = reader.read_event()?;
+            match &event {
+                Event::Eof => break,
+                Event::Start(start) => {
+                    let found = start.name();
+                    read.is_listing |= elements == 0 && found.as_ref() == root;
+                    elements = elements.saturating_add(1);
+                    in_object |= found.as_ref() == object;
+                    let key = in_object && found.as_ref() == name;
+                    let wanted = key || matches!(found.as_ref(), TRUNCATED | NEXT);
+                    value = wanted.then(String::new);
+                }
+                Event::End(end) => {
+                    let found = end.name();
+                    if let Some(text) = value.take() {
+                        let text = match found.as_ref() {
+                            TRUNCATED => read.truncates(text),
+                            NEXT => read.continues(text),
+                            _ => read.key(text),
+                        };
+                        writer.write_event(Event::Text(BytesText::new(&text)))?;
+                    }
+                    in_object &= found.as_ref() != object;
+                }
+                Event::Text(text) if value.is_some() => {
+                    value
+                        .iter_mut()
+                        .try_for_each(|value| text.decode().map(|text| *value += &text))?;
+                    continue;
+                }
+                Event::GeneralRef(reference) if value.is_some() => {
+                    let meant = meant(reference)?;
+                    value.iter_mut().for_each(|value| *value += &meant);
+                    continue;
+                }
+                _ => {}
+            }
+            writer.write_event(event)?;
         }
+        read.page = writer.into_inner();
+        Ok(read)
     }
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+const TRUNCATED: &[u8] = b"IsTruncated";
+const NEXT: &[u8] = b"NextContinuationToken";
+
+/// What a page says.
+#[derive(Default)]
+struct Page {
+    page: Vec<u8>,
+    is_listing: bool,
+    truncated: bool,
+    has_next: bool,
+    /// A key got a stand-in.
+    changed: bool,
+}
+
+impl Page {
+    fn truncates(&mut self, text: String) -> String {
+        self.truncated |= text.trim() == "true";
+        text
+    }
+
+    fn continues(&mut self, text: String) -> String {
+        self.has_next |= !text.trim().is_empty();
+        text
+    }
+
+    fn key(&mut self, raw: String) -> String {
+        if key::is_path(&raw) {
+            return raw;
+        }
+        self.changed = true;
+        key::stand_in(raw.as_bytes()).to_string()
+    }
+}
+
+/// The text that a reference such as `&amp;` or `&#x1;` stands for.
+fn meant(reference: &BytesRef<'_>) -> quick_xml::Result<String> {
+    if let Some(c) = reference.resolve_char_ref()? {
+        return Ok(c.into());
+    }
+    let name = reference.decode()?;
+    resolve_predefined_entity(&name).map(str::to_owned).ok_or_else(|| {
+        EscapeError::UnrecognizedEntity(0..name.len(), name.clone().into_owned()).into()
+    })
 }
 
 #[cfg(test)]
@@ -202,8 +206,16 @@ mod tests {
 
     #[test]
     fn text_of_ampersands_ends() {
-        let text = "&".repeat(4 << 20);
-        assert!(unescape(&text) == text);
-        assert_eq!(unescape("&amp;&#x10FFFF;&&lt;"), "&\u{10FFFF}&<");
+        let page = |key: &str| {
+            format!("<ListBucketResult><Contents><Key>{key}</Key></Contents></ListBucketResult>")
+        };
+        let hostile = page(&"&".repeat(4 << 20));
+        assert!(rewritten(Listing::S3, &hostile).unwrap() == hostile);
+        let references = page("&amp;&#x10FFFF;//&lt;");
+        let stand_in = key::stand_in("&\u{10FFFF}//<".as_bytes());
+        assert_eq!(
+            rewritten(Listing::S3, &references).unwrap(),
+            page(stand_in.as_ref()).replace('&', "&amp;")
+        );
     }
 }
