@@ -272,7 +272,7 @@ async fn prove(
         note_failures(&mut report, &failed);
         failures.extend(failed);
     }
-    // What was found is told even if it cannot be stored.
+    // Failures are reported even if the report cannot be stored.
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;

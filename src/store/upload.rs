@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayloadMut};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::task::task_died;
 
 use super::failure::failed;
 use super::repository::Repository;
@@ -132,7 +131,8 @@ impl Upload {
             let begin = move || tokio::spawn(async move { store.put_multipart(&path).await });
             let created = self.beginning.get_or_insert_with(begin).await;
             self.beginning = None;
-            self.multipart = Some(created.map_err(task_died)?.map_err(|e| self.failed(&e))?);
+            let created = created.map_err(|e| self.died(&e))?;
+            self.multipart = Some(created.map_err(|e| self.failed(&e))?);
         }
         if let Some(multipart) = &mut self.multipart {
             let part = multipart.put_part(std::mem::take(&mut self.buffer).freeze());
@@ -145,10 +145,7 @@ impl Upload {
     async fn wait_one(&mut self) -> Result<()> {
         match self.in_flight.join_next().await {
             Some(Ok(sent)) => sent.map_err(|e| self.failed(&e)),
-            Some(Err(e)) => Err(Error::new(
-                ErrorKind::Internal,
-                format!("{}: upload of a part: {e}", self.name),
-            )),
+            Some(Err(e)) => Err(self.died(&e)),
             None => Ok(()),
         }
     }
@@ -202,12 +199,16 @@ impl Upload {
         self.in_flight.shutdown().await;
         if let Some(beginning) = self.beginning.take() {
             // One that fails leaves nothing.
-            self.multipart = beginning.await.map_err(task_died)?.ok();
+            self.multipart = beginning.await.map_err(|e| self.died(&e))?.ok();
         }
         match self.multipart.take() {
             Some(mut multipart) => multipart.abort().await.map_err(|e| self.failed(&e)),
             None => Ok(()),
         }
+    }
+
+    fn died(&self, error: &JoinError) -> Error {
+        Error::new(ErrorKind::Internal, format!("{}: upload: {error}", self.name))
     }
 
     fn failed(&self, error: &object_store::Error) -> Error {

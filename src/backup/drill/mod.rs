@@ -22,7 +22,7 @@ use crate::format::{
 use crate::keys::KeySet;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::snapshot::inside::{Inside, look_inside};
-use crate::snapshot::open::OpenSnapshot;
+use crate::snapshot::open::read_manifest;
 use crate::store::Repository;
 use crate::task::Control;
 
@@ -115,7 +115,8 @@ pub async fn drill(
     let version = drill_version(options).await?;
     let program = options.etcd.display().to_string();
     let mut steps = Steps::default();
-    let bytes = OpenSnapshot::open(repository, id, keys).await?.facts.database_size;
+    // Decides only where the scratch directory is; the restore authenticates it.
+    let bytes = read_manifest(repository, id).await?.body().database_bytes;
     let mut etcd = ScratchEtcd::plan(options, bytes)?;
     let member = MemberOptions {
         data_dir: etcd.data_dir(),

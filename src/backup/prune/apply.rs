@@ -59,7 +59,7 @@ pub async fn apply_prune(
 ) -> Result<PruneReport> {
     let begun = Instant::now();
     let mut report = PruneReport::default();
-    // What is due is told by the clocks of both.
+    // The clocks of both decide what is due.
     if !plan.is_empty()
         && let Some(skew) = repository.skew().await?
     {

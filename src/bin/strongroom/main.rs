@@ -81,7 +81,7 @@ fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
     let Parsed { cli, explicit_keys, notes } = parsed;
     notes.iter().for_each(|note| output.note(note));
     // Half the cores: compression, hashing and files have threads of their own, and each message that one worker
-    // hands to another wakes it (two workers on two cores cost a backup 6 % more processor time).
+    // hands to another wakes it (two workers on two cores cost a backup 7 % more processor time: `perf stat`, four runs each).
     let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))

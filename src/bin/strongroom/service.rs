@@ -1,4 +1,4 @@
-//! What services have in common: signals, and what systemd is told.
+//! What services have in common: signals, and notifications to systemd.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) fn ready() {
     notify(NotifyState::Ready);
 }
 
-/// Does `work` until it ends; `reload` is called at each SIGHUP. systemd is told, and its watchdog served.
+/// Does `work` until it ends; `reload` is called at each SIGHUP. Notifies systemd, its watchdog included.
 ///
 /// # Errors
 /// Those of `work`.
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
         std::future::pending::<()>().await
     };
     tokio::select! {
-        // The work may end as soon as it is to stop: systemd is told before.
+        // Stopping first: the work may end at the same moment, and systemd must still be notified.
         biased;
         () = stopping => Ok(()),
         () = reloading => Ok(()),

@@ -101,7 +101,7 @@ fn tip(error: &clap::Error) -> Option<&'static str> {
     TIPS.iter().find(|(name, _)| name == typed).map(|(_, tip)| *tip)
 }
 
-/// How a mistake is told.
+/// The text that reports a mistake.
 pub(crate) fn output() -> Output {
     let variable = std::env::var("STRONGROOM_WRITE_OUT").ok();
     let json = wants_json(std::env::args_os(), variable.as_deref());
