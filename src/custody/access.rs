@@ -30,7 +30,7 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Errors
 /// [`ErrorKind::Denied`], with what to do; [`ErrorKind::Io`] when that cannot be read.
-pub fn check_private(path: &Path, file: &File, meta: &Metadata) -> Result<()> {
+pub(super) fn check_private(path: &Path, file: &File, meta: &Metadata) -> Result<()> {
     let own = geteuid().as_raw();
     check_mode(path, meta.mode(), without_modes(file))?;
     check_owner(path, meta.uid(), own)?;
