@@ -1,6 +1,7 @@
 //! Where master keys are kept: keyring files, and passphrases over keys in the repository. [`open`] is the way from a URI
 //! to keys.
 
+mod access;
 pub mod keyfile;
 #[cfg(feature = "backup")]
 mod passphrases;

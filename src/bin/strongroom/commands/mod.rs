@@ -10,6 +10,7 @@ mod init;
 mod inside;
 mod key;
 mod look;
+mod promote;
 mod proxy;
 mod prune;
 mod restore;
@@ -80,7 +81,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,
+            KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
+            KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
