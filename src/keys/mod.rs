@@ -23,8 +23,8 @@ pub use keyring::Keyring;
 pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, ReadStates};
-pub use signing::{MAX_SIGNERS, PublicSigner, Signer, SigningKey};
+pub use set::{KeySet, ReadStates, unsigned_refused};
+pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::text::{self, Prefix};
 use crate::crypto::{self, CryptoRng, Label, signature};
 use crate::error::{Error, Result};
-use crate::format::{ClusterName, KeyId, Sha256, Signature, Subject, Time};
+use crate::format::{ClusterName, KeyId, SealBody, Sha256, Signature, Subject, Time};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// The longest file of signers that is read, in bytes.
@@ -106,6 +106,47 @@ impl FromStr for PublicSigner {
             _ => Err(Error::usage("a signer is not a public key that can be verified with")),
         }
     }
+}
+
+/// Which trusted signers signed something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignedBy {
+    /// Those who may: their signatures make it count.
+    pub trusted: Vec<KeyId>,
+    /// Somebody signed who was revoked since.
+    pub revoked: bool,
+}
+
+/// Which of `signers` signed what `seal` vouches for, which is about `cluster`. Lines of others are passed over.
+///
+/// # Errors
+/// Tampered for a line by one of them that does not verify.
+pub(super) fn signed_by(
+    signers: &[Signer],
+    seal: &SealBody,
+    cluster: Option<&ClusterName>,
+) -> Result<SignedBy> {
+    let mut found = SignedBy::default();
+    for signature in seal.signatures() {
+        // One that is given twice must be allowed by each.
+        let mut given =
+            signers.iter().filter(|signer| signer.key.id() == signature.key_id).peekable();
+        let Some(first) = given.peek() else { continue };
+        let key = signature.key_id;
+        if !first.key.verifies(seal.subject(), seal.object(), signature) {
+            return Err(Error::tampered(format!("the signature of signer {key} does not verify")));
+        }
+        let (mut revoked, mut is_for) = (false, true);
+        for signer in given {
+            revoked |= signer.revoked.is_some();
+            is_for &= signer.is_for(cluster);
+        }
+        found.revoked |= revoked;
+        if is_for && !revoked {
+            found.trusted.push(key);
+        }
+    }
+    Ok(found)
 }
 
 /// A signer that is trusted.

@@ -14,6 +14,8 @@ mod file;
 mod proxy;
 #[cfg(feature = "agent")]
 mod schedule;
+#[cfg(feature = "backup")]
+mod trust;
 #[cfg(feature = "client")]
 mod values;
 
@@ -27,6 +29,8 @@ pub use file::{Entry, File, Shape};
 pub use proxy::{AccessRule, ProxySettings};
 #[cfg(feature = "agent")]
 pub use schedule::Schedule;
+#[cfg(feature = "backup")]
+pub use trust::TrustSettings;
 #[cfg(feature = "client")]
 pub use values::{ValueKeys, ValueSettings};
 
