@@ -5,6 +5,7 @@
 
 mod binding;
 mod keyring;
+mod kubernetes;
 mod local;
 mod passphrase;
 mod set;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 pub use binding::Binding;
 pub use keyring::Keyring;
+pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use set::{KeySet, ReadStates};
