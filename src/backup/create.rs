@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::catalog;
+use super::choose;
 use serde::Serialize;
 
 use crate::crypto;
@@ -126,7 +126,7 @@ async fn moment(
     if options.taken.is_some() {
         return Ok(moment);
     }
-    match catalog::newest_after(repository, keys, &options.cluster, moment).await {
+    match choose::newest_after(repository, keys, &options.cluster, moment).await {
         Ok(None) => Ok(moment),
         Ok(Some(newest)) => {
             let seconds = newest.saturating_sub(moment) / 1000;

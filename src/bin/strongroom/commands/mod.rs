@@ -125,10 +125,20 @@ impl Context {
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
-        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
-        let keys = self.settings.open_keys(repository, ask).await?;
+        let keys = self.open_keys(repository).await?;
         retiring(&keys).iter().for_each(|warning| self.output.warn(warning));
         Ok(keys)
+    }
+
+    async fn open_keys(&self, repository: &Repository) -> Result<KeySet> {
+        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
+        self.settings.open_keys(repository, ask).await
+    }
+
+    /// As [`needed_keys`](Self::needed_keys), for the command that ends the rotation which the others warn of.
+    async fn keys_to_finish(&self, repository: &Repository) -> Result<KeySet> {
+        self.settings.check_keys()?;
+        self.open_keys(repository).await
     }
 
     /// The master keys in keyring files.
@@ -137,7 +147,7 @@ impl Context {
         let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
         match files.is_empty() {
             true => Ok(KeySet::new()),
-            false => custody::open_without_repository(&files).await,
+            false => custody::open(&files, None).await,
         }
     }
 
