@@ -7,6 +7,8 @@ pub mod chunked;
 mod extended;
 mod kdf;
 mod labels;
+#[cfg(feature = "backup")]
+pub mod slip39;
 mod suite;
 
 pub use self::argon2::{Argon2Cost, derive};

@@ -33,6 +33,7 @@ mod hostile;
 mod json_shapes;
 mod keys;
 mod kill;
+mod kms_kubernetes;
 mod kms_plugin;
 mod kms_vectors;
 mod layers;

@@ -22,7 +22,7 @@ pub fn fields<const N: usize>(mut message: &[u8]) -> [Vec<u8>; N] {
     let mut found = std::array::from_fn(|_| Vec::new());
     while let [tag, rest @ ..] = message {
         let long = usize::from(rest[0] >= 0x80);
-        let length = usize::from(rest[0] & 0x7f) | long * (usize::from(rest[1]) << 7);
+        let length = usize::from(rest[0] & 0x7f) + long * (usize::from(rest[1]) << 7);
         let (bytes, rest) = rest[1 + long..].split_at(length);
         found[usize::from(tag >> 3) - 1] = bytes.to_vec();
         message = rest;
