@@ -88,6 +88,7 @@ mod value_languages;
 mod value_phases;
 mod value_vectors;
 mod vectors;
+mod walks;
 mod words;
 
 use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};
