@@ -11,6 +11,8 @@ pub enum Label {
     CompanionsKey,
     /// Data key → key of the facts in the manifest.
     FactsKey,
+    /// Data key → key of a journal's segments and bundle.
+    JournalKey,
     /// Data key → key of a report.
     ReportKey,
     /// Data key → key of the value keyring.
@@ -55,6 +57,7 @@ impl Label {
             Self::IndexKey => "strongroom/v1/index-key",
             Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
+            Self::JournalKey => "strongroom/v1/journal-key",
             Self::ReportKey => "strongroom/v1/report-key",
             Self::ValueKeyringKey => "strongroom/v1/value-keyring-key",
             Self::AuditKey => "strongroom/v1/audit-key",
