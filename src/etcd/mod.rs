@@ -5,6 +5,9 @@
 
 mod auth;
 mod balance;
+#[cfg(feature = "backup")]
+#[allow(dead_code, reason = "nothing records yet")]
+pub(crate) mod changes;
 mod choose;
 mod compare;
 mod connect;
