@@ -118,6 +118,8 @@ pub mod audit_log;
 pub mod backup;
 pub mod bolt;
 #[cfg(feature = "backup")]
+mod compress;
+#[cfg(feature = "backup")]
 pub mod contents;
 pub mod crypto;
 pub mod custody;

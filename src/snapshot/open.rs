@@ -2,9 +2,9 @@
 
 use super::facts;
 use super::folder::{self, Folder};
-use super::frames;
 use super::reader::DatabaseReader;
 use super::seals::{Authentic, authenticate};
+use crate::compress::decompress_padded;
 use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener, Opened};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -250,7 +250,7 @@ async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Inde
     let most = MAX_INDEX as u64;
     let place = (Part::Index, Role::Index);
     let message = read_message(repository, &unsealed.manifest, place, &key, most).await?;
-    let parsed = frames::decompress_padded(&message, INDEX_BLOCK, most)
+    let parsed = decompress_padded(&message, INDEX_BLOCK, most)
         .map(Zeroizing::new)
         .and_then(|json| Index::parse(&json, payload_len));
     let index = parsed.context(Part::Index.of(manifest.snapshot))?;

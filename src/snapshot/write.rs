@@ -7,12 +7,13 @@ use std::time::SystemTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::facts;
-use super::frames::{Compressed, FRAME_LEN, FramePool, compress_padded, kib};
+use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::grace::{Since, still_there};
 use super::input::{Input, Live};
 use super::options::BackupOptions;
 use super::read_back::read_back;
 use super::reader::DatabaseReader;
+use crate::compress::compress_padded;
 use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
