@@ -6,14 +6,22 @@ use zstd::zstd_safe;
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// One zstd frame of `plain`.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when zstd has no memory.
+pub(crate) fn compress_at(plain: &[u8], level: i32) -> Result<Zeroizing<Vec<u8>>> {
+    zstd::bulk::compress(plain, level)
+        .map(Zeroizing::new)
+        .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress").because(error))
+}
+
 /// One zstd frame of `plain`, then zeros up to a multiple of `block` bytes.
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when zstd has no memory.
 pub(crate) fn compress_padded(plain: &[u8], level: i32, block: u64) -> Result<Zeroizing<Vec<u8>>> {
-    let compressed = zstd::bulk::compress(plain, level).map(Zeroizing::new);
-    let mut compressed = compressed
-        .map_err(|error| Error::new(ErrorKind::Io, "zstd cannot compress").because(error))?;
+    let mut compressed = compress_at(plain, level)?;
     let padded = (compressed.len() as u64).next_multiple_of(block);
     compressed.resize(padded as usize, 0);
     Ok(compressed)
@@ -24,11 +32,22 @@ pub(crate) fn compress_padded(plain: &[u8], level: i32, block: u64) -> Result<Ze
 /// # Errors
 /// [`ErrorKind::Tampered`].
 pub(crate) fn decompress_padded(bytes: &[u8], block: u64, max: u64) -> Result<Vec<u8>> {
+    decompress_padded_by(bytes, |length| length.next_multiple_of(block), max)
+}
+
+/// Opens one zstd frame, of at most `max` bytes when opened, with zeros behind it up to the length that `padded` names
+/// for the frame's.
+///
+/// # Errors
+/// [`ErrorKind::Tampered`].
+pub(crate) fn decompress_padded_by(
+    bytes: &[u8],
+    padded: impl Fn(u64) -> u64,
+    max: u64,
+) -> Result<Vec<u8>> {
     let length = zstd_safe::find_frame_compressed_size(bytes).unwrap_or(bytes.len());
     let (frame, padding) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
-    if (length as u64).next_multiple_of(block) != bytes.len() as u64
-        || padding.iter().any(|byte| *byte != 0)
-    {
+    if padded(length as u64) != bytes.len() as u64 || padding.iter().any(|byte| *byte != 0) {
         return Err(Error::tampered("zstd frame: what follows is not its padding"));
     }
     decompress_at_most(frame, max)
@@ -72,7 +91,7 @@ pub(crate) fn decompress(
 ///
 /// # Errors
 /// [`ErrorKind::Tampered`].
-pub(crate) fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
+fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
     let length = zstd_safe::get_frame_content_size(bytes).ok().flatten();
     let length = length.filter(|length| *length <= max).ok_or_else(|| {
         Error::tampered(format!("zstd frame: no content size, or one above {max} bytes"))

@@ -131,6 +131,8 @@ pub mod error;
 pub mod etcd;
 pub mod format;
 pub mod guide;
+#[cfg(feature = "backup")]
+mod journal;
 pub mod keys;
 #[cfg(any(feature = "agent", feature = "client"))]
 mod limit;

@@ -115,17 +115,17 @@ impl Revisions {
         self.ids
     }
 
-    /// Begins with another stream, which is to start at the revision returned: the last complete one if there is one, to
-    /// be compared.
-    pub(crate) fn reconnect(&mut self) -> i64 {
+    /// Begins with another stream, which is to start at the revision returned: the last complete one, to be compared, or the
+    /// one behind it where etcd has compacted that. A watch must not start at a compacted revision or at the compaction's
+    /// own: etcd before 3.4.36 and 3.5.18 then leaves deletions out. `None` if what is to come is compacted.
+    pub(crate) fn reconnect(&mut self, compacted: i64) -> Option<i64> {
         self.open.clear();
         self.open_bytes = 0;
         self.created = false;
-        if self.last.is_some() && !self.repeats {
-            self.repeats = true;
-            self.next = self.next.saturating_sub(1);
-        }
-        self.next
+        let last = self.last();
+        self.repeats = self.last.is_some() && last > compacted;
+        self.next = if self.repeats { last } else { last.saturating_add(1) };
+        (self.next > compacted).then_some(self.next)
     }
 
     /// Takes an answer: the revisions that it completes are added to `complete`.
@@ -506,14 +506,16 @@ mod tests {
 
         /// A new stream, which begins with the last complete revision, adds nothing and loses nothing.
         #[test]
-        fn a_reconnect_changes_nothing(history in history(), cuts in prop::collection::vec(0..9_usize, 1..9), at: prop::sample::Index) {
+        fn a_reconnect_changes_nothing(history in history(), cuts in prop::collection::vec(0..9_usize, 1..9), at: prop::sample::Index, compacts: bool) {
             let messages = grouped(&events(&history), &cuts);
             let (mut revisions, mut complete) = (Revisions::new(2), Vec::new());
             for message in &messages[..at.index(messages.len())] {
                 revisions.answer(&sent(message), &mut complete).unwrap();
             }
-            let (last, from) = (revisions.last(), revisions.reconnect());
-            prop_assert_eq!(from, last.max(2));
+            let last = revisions.last();
+            let compacted = if compacts { last } else { 0 };
+            let from = revisions.reconnect(compacted).unwrap();
+            prop_assert_eq!(from, if compacts { last + 1 } else { last.max(2) });
             prop_assert_eq!(revisions.last(), last);
             let again: Vec<_> = events(&history).into_iter().filter(|(_, main)| *main >= from).collect();
             for message in grouped(&again, &cuts) {
@@ -558,7 +560,7 @@ mod tests {
             for message in grouped(&events(&history), &[4]) {
                 revisions.answer(&sent(&message), &mut complete).unwrap();
             }
-            let from = revisions.reconnect();
+            let from = revisions.reconnect(0).unwrap();
             let other = Sent { events: vec![((9, 1), from)], ..Sent::default() };
             prop_assert_eq!(revisions.answer(&sent(&other), &mut complete), Err(Ended::Parted(from)));
             prop_assert_eq!(records(&complete), expected(&history));
@@ -585,6 +587,19 @@ mod tests {
         assert!(!broken(&[of(0, 1), of(0, 2)]));
         assert!(broken(&[Sent { events: vec![put(1)], ..Sent::default() }]));
         assert!(broken(&[Sent { events: vec![put(3)], ..Sent::default() }]));
+    }
+
+    #[test]
+    fn a_watch_does_not_start_where_etcd_has_compacted() {
+        let mut revisions = Revisions::new(5);
+        assert_eq!(revisions.reconnect(4), Some(5));
+        assert_eq!(revisions.reconnect(5), None);
+        let of = |main| sent(&Sent { events: vec![((1, 1), main)], ..Sent::default() });
+        revisions.answer(&of(5), &mut Vec::new()).unwrap();
+        assert_eq!(
+            [4, 5, 6].map(|compacted| revisions.reconnect(compacted)),
+            [Some(5), Some(6), None]
+        );
     }
 
     /// Events that come with a cancellation count: compaction overtakes a watcher behind what it was sent.

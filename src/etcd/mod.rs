@@ -6,7 +6,6 @@
 mod auth;
 mod balance;
 #[cfg(feature = "backup")]
-#[allow(dead_code, reason = "nothing records yet")]
 pub(crate) mod changes;
 mod choose;
 mod compare;
@@ -25,6 +24,8 @@ pub mod protocol;
 mod settings;
 mod stream;
 mod trust;
+#[cfg(feature = "backup")]
+pub(crate) mod watch;
 #[cfg(feature = "backup")]
 mod write;
 

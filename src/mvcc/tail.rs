@@ -63,7 +63,7 @@ impl Tail<'_> {
             if now.main <= base || now.main > until {
                 return Ok(());
             }
-            if !follows(at, now) || at.main == base && now.main == base {
+            if !follows(at, now) {
                 return Err(wrong(now, &format!("it follows {at}, so changes are missing")));
             }
             at = now;
@@ -159,7 +159,7 @@ impl Reading {
             match entry {
                 Entry::Put(value) => {
                     let kv =
-                        KeyValue::parse(value).ok_or_else(|| refuse("a value is no record"))?;
+                        KeyValue::parse(value).ok_or_else(|| refuse("a value is not a record"))?;
                     let record = self.record(kv, false)?;
                     check_first(&mut is_first, head.main, head.sub, record)?;
                     let raw = (&record.to_key(false)[..], value);
