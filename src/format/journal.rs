@@ -1,4 +1,4 @@
-//! A change journal's head and end: what makes it exist, and what it held when it ended (SPEC.md §12.2).
+//! A change journal's head and end: what makes it exist, and what it held when it ended (SPEC.md §13.2).
 //!
 //! Both are texts as a manifest is: print and MAC are two steps.
 
@@ -68,7 +68,7 @@ impl HeadBody {
     /// What the MAC covers: lines 1 and 2 with both LFs.
     ///
     /// # Errors
-    /// Usage when the body breaks a rule of §12.2; refused when it is longer than a reader takes.
+    /// Usage when the body breaks a rule of §13.2; refused when it is longer than a reader takes.
     pub fn signed_bytes(&self) -> Result<Vec<u8>> {
         self.check().map_err(|why| Error::usage(format!("{HEAD}: {why}")))?;
         let wire = WireHead {
@@ -229,7 +229,7 @@ impl EndBody {
     /// What the MAC covers: lines 1 and 2 with both LFs.
     ///
     /// # Errors
-    /// Usage when the body breaks a rule of §12.2; refused when it is longer than a reader takes.
+    /// Usage when the body breaks a rule of §13.2; refused when it is longer than a reader takes.
     pub fn signed_bytes(&self) -> Result<Vec<u8>> {
         self.check().map_err(|why| Error::usage(format!("{END}: {why}")))?;
         let (objects, bundle) = match &self.objects {
@@ -535,7 +535,7 @@ pub(super) mod tests {
 
     #[test]
     fn each_rule_of_a_head_is_enforced() {
-        // [S12.10]
+        // [S13.10]
         use ErrorKind::{Tampered, Truncated, Unsupported};
         let text = String::from_utf8(head()).unwrap();
         for (text, want) in [
@@ -557,7 +557,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_end_names_segments_or_a_bundle() {
-        // [S12.11]
+        // [S13.11]
         let bundle = EndObjects::Bundle(SegmentEntry { length: 4200, sha256: Sha256([1; 32]) });
         for objects in [segments(), bundle] {
             let end = end(objects);

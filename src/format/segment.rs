@@ -1,4 +1,4 @@
-//! The body of a journal's segment, or a piece of its bundle: what was recorded, entry by entry (SPEC.md §12.3).
+//! The body of a journal's segment, or a piece of its bundle: what was recorded, entry by entry (SPEC.md §13.3).
 //!
 //! Bytes only: compression and encryption happen above, and what the records mean is checked in `mvcc`.
 
@@ -338,16 +338,26 @@ impl BodyWriter {
         Ok(())
     }
 
-    /// The body with its head.
-    pub fn finish(mut self, head: &BodyHead) -> Zeroizing<Vec<u8>> {
-        let numbers = [head.number, 0, head.main.cast_unsigned(), head.sub.cast_unsigned()];
-        let [number, _, main, sub] = numbers.map(u64::to_be_bytes);
+    /// Writes the head. Entries may follow that cover it.
+    pub fn set_head(&mut self, head: &BodyHead) {
+        let numbers = [head.number, head.main.cast_unsigned(), head.sub.cast_unsigned()];
+        let [number, main, sub] = numbers.map(u64::to_be_bytes);
         let last = head.last.to_be_bytes();
         let bytes =
             [&number[..], &head.previous.0, &main, &sub, &last, &head.complete_ms.to_be_bytes()];
         for (to, from) in self.0.iter_mut().zip(bytes.concat()) {
             *to = from;
         }
+    }
+
+    /// All bytes so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The body with its head.
+    pub fn finish(mut self, head: &BodyHead) -> Zeroizing<Vec<u8>> {
+        self.set_head(head);
         self.0
     }
 }
@@ -403,7 +413,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_entry_round_trips() {
-        // [S12.12]
+        // [S13.12]
         let bytes = sample();
         assert_eq!(*Body::parse(&bytes).unwrap().head(), head());
         let entries = read(&bytes).unwrap();
@@ -470,7 +480,7 @@ pub(super) mod tests {
 
     #[test]
     fn order_within_a_body() {
-        // [S12.13]
+        // [S13.13]
         let [_, moment, put, _, _, _, _, end, bundled, signature] = ENTRIES;
         for bad in [
             &[end, put][..],

@@ -1,15 +1,15 @@
-//! Opening a journal: its head, its seals, and the end that one of them vouches for (SPEC.md §12.4).
+//! Opening a journal: its head, its seals, and the end that one of them vouches for (SPEC.md §13.4).
 
 use super::folder::Folder;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, Opened, open_seal};
+use crate::envelope::{DataKey, Opened, judge_seal, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END, MAX_HEAD,
-    MAX_SEAL, Seal, Sha256, SnapshotId, Subject,
+    ClusterName, EndBody, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
+    MAX_HEAD, MAX_SEAL, Seal, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
-use crate::keys::trust::{Standing, standing};
+use crate::keys::trust::Standing;
 use crate::store::Repository;
 
 /// The most seals, and the most ends, of one journal that are read.
@@ -73,7 +73,9 @@ async fn opened(
     }
     let mut findings = Vec::new();
     let ends = ends(repository, id, folder, &head, &mut findings).await?;
-    let found = seals(repository, id, folder, keys, (&bytes, &ends), &mut findings).await?;
+    let found =
+        seals(repository, id, folder, keys, (&bytes, &head.body().cluster, &ends), &mut findings)
+            .await?;
     let Found { opened, standing, end } = found;
     let data_key = opened.data_key;
     data_key
@@ -134,7 +136,7 @@ async fn seals(
     id: SnapshotId,
     folder: &Folder,
     keys: &KeySet,
-    (head, ends): (&[u8], &[(Sha256, JournalEnd)]),
+    (head, cluster, ends): (&[u8], &ClusterName, &[(Sha256, JournalEnd)]),
     findings: &mut Vec<String>,
 ) -> Result<Found> {
     let head = digest(head);
@@ -152,13 +154,14 @@ async fn seals(
                     findings.push(format!("{name}: it vouches for an object that is not there"));
                     continue;
                 }
-                let opened = open_seal(&seal, object, keys).await;
-                opened.map(|opened| (opened, end.map(|(_, end)| end.clone())))
+                judge_seal(&seal, object, Some(cluster), keys).await.and_then(|judged| {
+                    let opened = judged.opened.ok_or_else(|| wrong_key(&seal))?;
+                    Ok((opened, judged.standing, end.map(|(_, end)| end.clone())))
+                })
             }
         };
         match opened {
-            Ok((opened, end)) => {
-                let standing = standing(&[], [opened.evidence()]);
+            Ok((opened, standing, end)) => {
                 let worth = |found: &Found| (found.standing, found.end.is_some());
                 let found = Found { opened, standing, end };
                 if best.as_ref().is_none_or(|best| worth(&found) > worth(best)) {

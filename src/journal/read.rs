@@ -16,8 +16,10 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener};
 use crate::error::{Error, Result};
 use crate::format::{
-    Body, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, Sha256, SnapshotId, padme,
+    Body, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, Sha256, Signature,
+    SnapshotId, padme,
 };
+use crate::keys::{KeySet, PublicSigner};
 use crate::mvcc::{Reading, Recorded, Recording, Revision};
 use crate::store::Repository;
 
@@ -27,7 +29,7 @@ const READS: usize = 16;
 const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
 /// No message is shorter, padding included.
 const SHORTEST: u64 = 4096;
-/// A journal lives an hour: what was received this much after it began does not count ([S12.8]).
+/// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
 const LONGEST_MS: u64 = 65 * 60 * 1000;
 
 /// One journal's segments, which chain and open, as far as they count.
@@ -38,6 +40,9 @@ pub(crate) struct ReadJournal {
     /// Where each lies in the file, from number 1 on.
     places: Vec<(u64, u64)>,
     file: File,
+    /// Each segment must be signed, by one of these.
+    must_be_signed: bool,
+    signers: Vec<PublicSigner>,
     pub(crate) survey: Survey,
 }
 
@@ -115,6 +120,7 @@ impl ReadJournal {
     /// what is missing.
     pub(crate) async fn fetch(
         repository: &Repository,
+        keys: &KeySet,
         journal: OpenJournal,
         folder: &Folder,
         dir: &Path,
@@ -127,7 +133,16 @@ impl ReadJournal {
             file,
             survey: Survey::default(),
             data_key: journal.data_key,
+            must_be_signed: false,
+            signers: Vec::new(),
         };
+        // What an end names is vouched for by its seal; without one, each segment by itself ([S13.8]).
+        let must_be_signed = journal.end.is_none() && !keys.signers().is_empty();
+        let cluster = Some(&journal.head.cluster);
+        if must_be_signed {
+            let trusted = keys.signers().iter().filter(|signer| signer.revoked.is_none());
+            read.signers.extend(trusted.filter(|signer| signer.is_for(cluster)).map(|s| s.key));
+        }
         read.survey.findings = journal.findings;
         let named = match journal.end.map(|end| end.objects) {
             Some(EndObjects::Segments(segments)) => Some(segments),
@@ -151,6 +166,7 @@ impl ReadJournal {
                 (number, found)
             })
             .buffered(READS);
+        read.must_be_signed = must_be_signed;
         let mut reading = Reading::new(read.first);
         while let Some((number, candidates)) = fetched.next().await {
             let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
@@ -208,6 +224,7 @@ impl ReadJournal {
         let (mut facts, mut next) = (Survey::default(), reading.clone());
         let (limit, mut moment) = (self.id.unix_ms().saturating_add(LONGEST_MS), None);
         let mut at = Revision { main: next.last(), sub: 0 };
+        let mut is_signed = false;
         next.body(&body, &mut |recorded| {
             match recorded {
                 Recorded::Record(record) => {
@@ -231,10 +248,21 @@ impl ReadJournal {
                     facts.auth.push((at.main, enabled, revision));
                 }
                 Recorded::Entry(Entry::End(reason)) => facts.reason = Some(reason),
+                Recorded::Entry(Entry::Signature { key_id, bytes, covers }) => {
+                    let covered = Sha256(crypto::sha256(&[covers]));
+                    let (role, signature) = (Role::Segment(number), Signature { key_id, bytes });
+                    let verifies = |signer: &PublicSigner| {
+                        signer.verifies_segment(self.id, role, covered, &signature)
+                    };
+                    is_signed = self.signers.iter().any(verifies);
+                }
                 Recorded::Entry(_) => {}
             }
             Ok(())
         })?;
+        if self.must_be_signed && !is_signed {
+            return Err(Error::tampered("no trusted signer signed it"));
+        }
         facts.lasts.push(next.last());
         facts.complete_ms = self.survey.complete_ms.max(body.head().complete_ms);
         facts.completes.push((next.last(), facts.complete_ms));

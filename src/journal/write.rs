@@ -1,4 +1,4 @@
-//! Writing one journal: seal, head, segments one after the other, and its end (SPEC.md §12.1).
+//! Writing one journal: seal, head, segments one after the other, and its end (SPEC.md §13.1).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,8 +8,9 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, seal_data_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, HeadBody, JournalEnd,
-    JournalFacts, JournalHead, JournalPart, Role, SegmentEntry, Sha256, SnapshotId, Subject, padme,
+    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody, JournalEnd,
+    JournalFacts, JournalHead, JournalPart, Role, SegmentEntry, Sha256, Signature, SnapshotId,
+    Subject, padme,
 };
 use crate::keys::KeySet;
 use crate::store::Repository;
@@ -138,15 +139,22 @@ impl<'a> JournalWriter<'a> {
     /// [`ErrorKind::Io`] when zstd has no memory.
     pub(super) fn seal_segment(&self, cut: Cut) -> Result<SealedSegment> {
         let number = self.segments.len() as u64 + 1;
-        let Cut { body, main, sub, last, complete_ms } = cut;
+        let Cut { mut body, main, sub, last, complete_ms } = cut;
         let previous = self.segments.last().map_or(Sha256::NONE, |entry| entry.sha256);
-        let body = body.finish(&BodyHead { number, previous, main, sub, last, complete_ms });
+        let head = BodyHead { number, previous, main, sub, last, complete_ms };
+        let role = Role::Segment(number);
+        if let Some(key) = self.keys.signing() {
+            body.set_head(&head);
+            let covered = Sha256(crypto::sha256(&[body.as_bytes()]));
+            let Signature { key_id, bytes } = key.sign_segment(self.id(), role, covered);
+            body.push(&Entry::Signature { key_id, bytes, covers: &[] })?;
+        }
+        let body = body.finish(&head);
         let mut message = compress_at(&body, LEVEL)?;
         // At most 64 MiB and a little.
         let padded = padme((message.len() as u64).max(SHORTEST)).unwrap_or(SHORTEST) as usize;
         let padded = padded.max(message.len());
         message.resize(padded, 0);
-        let role = Role::Segment(number);
         let key = self.data_key.journal_key();
         let mut sealer =
             ObjectSealer::new(self.suite, role, self.id(), &key, &mut crypto::system_rng());

@@ -1,4 +1,4 @@
-//! Changes that were recorded after a database was taken, to be written behind its records (SPEC.md §12.3).
+//! Changes that were recorded after a database was taken, to be written behind its records (SPEC.md §13.3).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -119,7 +119,7 @@ fn follows(last: Revision, now: Revision) -> bool {
         || now.main == last.main.saturating_add(1) && now.sub == 0
 }
 
-/// Reads the bodies of one journal in order, and checks that their records are a history ([S12.1]).
+/// Reads the bodies of one journal in order, and checks that their records are a history ([S13.1]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The first main revision of the journal.
@@ -145,7 +145,7 @@ impl Reading {
     /// Reads the next body.
     ///
     /// # Errors
-    /// Tampered when a rule of §12.3 is broken, and those of the entries and of `visit`.
+    /// Tampered when a rule of §13.3 is broken, and those of the entries and of `visit`.
     pub fn body(
         &mut self,
         body: &Body<'_>,

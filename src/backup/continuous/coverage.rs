@@ -83,7 +83,7 @@ impl Journals {
         Ok(Self { open: opened, findings })
     }
 
-    /// Up to which segment a journal counts ([S12.8]): `None` for all of it, else the segment that another one names, if
+    /// Up to which segment a journal counts ([S13.8]): `None` for all of it, else the segment that another one names, if
     /// any does.
     pub(super) fn counts_to(
         &self,
@@ -169,14 +169,15 @@ pub async fn verify_journals(
         let (head, standing) = (journal.head.clone(), journal.standing);
         let expected = journal.end.clone();
         let dir = std::env::temp_dir();
-        let read = match ReadJournal::fetch(repository, journal, &folder, Path::new(&dir)).await {
-            Ok(read) => read,
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) => {
-                findings.push(error.to_string());
-                continue;
-            }
-        };
+        let read =
+            match ReadJournal::fetch(repository, keys, journal, &folder, Path::new(&dir)).await {
+                Ok(read) => read,
+                Err(error) if error.kind().is_general() => return Err(error),
+                Err(error) => {
+                    findings.push(error.to_string());
+                    continue;
+                }
+            };
         findings.extend(read.survey.findings.iter().cloned());
         if let Some(end) = expected.filter(|end| end.last.cast_signed() != read.last()) {
             findings.push(format!(

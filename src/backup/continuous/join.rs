@@ -1,4 +1,4 @@
-//! Joins: two sources are of one history if they hold the same records of a same revision (SPEC.md §12.4).
+//! Joins: two sources are of one history if they hold the same records of a same revision (SPEC.md §13.4).
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, RangeInclusive};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::coverage::{Journals, not_covered, parted};
 use super::join::{self, Join};
-use crate::backup::catalog;
+use crate::backup::{catalog, choose};
 use crate::bolt::Db;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, SnapshotId, Time};
@@ -99,7 +99,7 @@ async fn bases(
     moment: Moment,
 ) -> Result<Vec<SnapshotId>> {
     let listing = catalog::snapshots(repository, cluster).await?;
-    catalog::one_cluster(&listing)?;
+    choose::one_cluster(&listing)?;
     let is_early = |summary: &&catalog::Summary| match moment {
         Moment::Newest => true,
         Moment::Time(ms) => summary.id.unix_ms() <= ms,
@@ -164,13 +164,14 @@ async fn from_base(
             break;
         }
         let Some(next) = next_journal(&journals, &building) else { break };
-        let counts_to = journals.counts_to(next, newest);
+        // With signers each segment shows by itself that it counts.
+        let counts_to = journals.counts_to(next, newest).filter(|_| keys.signers().is_empty());
         let Some((journal, folder)) = journals.open.remove(&next) else { break };
         if !journal.standing.counts() {
             building.warnings.push(format!("journal {next} does not count: {}", journal.standing));
             continue;
         }
-        let mut read = ReadJournal::fetch(repository, journal, &folder, dir).await?;
+        let mut read = ReadJournal::fetch(repository, keys, journal, &folder, dir).await?;
         if let Some(sha256) = counts_to {
             read.cut_after(sha256);
         }

@@ -99,7 +99,8 @@ impl Job<'_> {
                 return Ok(Some(end.last.cast_signed()));
             }
             let dir = std::env::temp_dir();
-            let read = ReadJournal::fetch(self.repository, journal, &folder, &dir).await?;
+            let read =
+                ReadJournal::fetch(self.repository, self.keys, journal, &folder, &dir).await?;
             if read.last() >= read.first() {
                 self.control.step(Step::Note(format!(
                     "journal {id} has no end: its recorder was killed, or still records"
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(at(Some(10), 100, 0), (2, false));
         assert_eq!(at(Some(100), 5000, 60), (61, false));
         assert_eq!(at(Some(100), 5000, 99), (100, false));
-        // [S12.4]: without a common revision there is no join.
+        // [S13.4]: without a common revision there is no join.
         assert_eq!(at(Some(100), 5000, 100), (101, true));
         assert!(at(Some(100), 99, 0).1 && at(Some(100), 50_000, 0).1);
         assert!(!at(Some(100), 20_037, 0).1 && at(Some(100), 20_038, 0).1);
