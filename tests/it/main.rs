@@ -30,6 +30,7 @@ mod faulty;
 mod full_disk;
 mod histories;
 mod hostile;
+mod journal;
 mod json_shapes;
 mod keys;
 mod kill;

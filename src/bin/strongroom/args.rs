@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod inside;
+mod journal;
 mod restore;
 mod to_cluster;
 mod unattended;
@@ -18,6 +19,7 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use journal::{JournalCommand, RecordArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
@@ -122,6 +124,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Record the changes between snapshots, and list what is recorded
+    #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
+    Journal(JournalCommand),
     /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),
