@@ -7,16 +7,14 @@ use tracing::{info, warn};
 
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, is_ahead, judge, latest, newest_reports, plan_prune,
-    proves_bytes, prune_report, snapshots, store_report, verify,
+    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune, backup,
+    copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
+    store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{
-    CheckOutcome, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
-};
+use crate::format::{CheckOutcome, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId};
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -125,7 +123,8 @@ pub(super) async fn run(
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
     if matches!(operation, Operation::Backup | Operation::Prune) {
-        done.listing = snapshots(&places.repository, Some(options.cluster())).await.ok();
+        let Places { repository, keys } = &places;
+        done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
     Ok(done)
 }
@@ -242,11 +241,10 @@ async fn prove(
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
         _ => {
             // Planted snapshots and those of the future must not be what is looked at.
-            let mut listing = snapshots(repository, Some(options.cluster())).await?;
-            judge(repository, keys, &mut listing).await?;
+            let listing = judged(repository, keys, Some(options.cluster())).await?;
             let now = SystemTime::now();
-            let counts = |one: &&Summary| one.standing.counts() && !is_ahead(one.id.begun(), now);
-            let ids: Vec<_> = listing.snapshots.iter().filter(counts).map(|one| one.id).collect();
+            let counts = listing.snapshots.iter().filter(|one| one.counts_at(now));
+            let ids: Vec<_> = counts.map(|one| one.id).collect();
             sample = sample_of(&ids);
             Scope::Ids(&sample)
         }
@@ -276,7 +274,11 @@ async fn prove(
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;
+    let warnings = found.findings;
     let log = move |seconds| {
+        for warning in warnings.iter().take(MAX_WARNINGS) {
+            warn!(event = "verify_warning", cluster = %cluster, warning);
+        }
         info!(
             event = %format_args!("{operation}_finished"),
             cluster = %cluster,
@@ -380,9 +382,12 @@ pub(super) struct Newest {
 }
 
 impl Newest {
-    fn of(manifest: &ManifestBody) -> Self {
-        let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
-        Self { id: snapshot, begun: snapshot.begun(), database_bytes, revision }
+    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
+    pub(super) fn of(listing: &Listing) -> Option<Self> {
+        let now = SystemTime::now();
+        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
+        let Summary { id, database_bytes, revision, .. } = *newest;
+        Some(Self { id, begun: id.begun(), database_bytes, revision })
     }
 }
 
@@ -398,8 +403,8 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     let places = open(options).await?;
     let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
-    let listing = snapshots(repository, Some(options.cluster())).await?;
-    let newest = newest(&places, &listing).await?;
+    let listing = judged(repository, keys, Some(options.cluster())).await?;
+    let newest = Newest::of(&listing);
     last.extend(newest.iter().map(|newest| LastRun {
         operation: Operation::Backup,
         at: newest.begun,
@@ -413,17 +418,4 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
     Ok(Found { last, newest, listing })
-}
-
-/// The newest that the keys prove: planted ones tell nothing of when the last backup was.
-async fn newest(places: &Places, listing: &Listing) -> Result<Option<Newest>> {
-    let now = SystemTime::now();
-    for one in listing.snapshots.iter().rev().filter(|one| !is_ahead(one.id.begun(), now)) {
-        match authenticate(&places.repository, &places.keys, one.id).await {
-            Ok(manifest) => return Ok(Some(Newest::of(&manifest))),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(None)
 }

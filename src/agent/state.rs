@@ -15,6 +15,7 @@ use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
+use crate::keys::trust::Standing;
 use crate::limit::limited;
 use crate::task::Control;
 
@@ -39,8 +40,12 @@ pub(super) struct Known {
     /// The snapshots' times and lengths, oldest first.
     pub(super) snapshots: Vec<(SnapshotId, u64)>,
     pub(super) recovery: Option<Duration>,
+    /// How many snapshots there are of each standing.
+    pub(super) standings: BTreeMap<&'static str, usize>,
     /// The newest snapshot that counts.
     pub(super) newest: Option<Newest>,
+    /// The newest snapshot that counted since this agent was started, while the repository has only older ones.
+    pub(super) lost: Option<SnapshotId>,
     /// What the last backup found to look at.
     pub(super) warnings: Vec<String>,
     pub(super) running: BTreeMap<Operation, SystemTime>,
@@ -205,11 +210,11 @@ impl Shared {
                 run.error = Some("its last report has findings".into());
             }
         }
+        self.listed(options, &mut known, &listing);
         if let Some(newest) = &newest {
             self.metrics.newest(options, newest);
         }
         known.newest = newest;
-        self.listed(options, &mut known, &listing);
         Ok(())
     }
 
@@ -218,7 +223,22 @@ impl Shared {
         let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
         known.snapshots = times.map(row).collect();
-        self.metrics.repository(options, listing);
+        known.standings = standings(listing);
+        self.metrics.repository(options, listing, &known.standings);
+        let newest = Newest::of(listing).map(|newest| newest.id);
+        let last = known.lost.max(known.newest.as_ref().map(|newest| newest.id));
+        let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
+        if let Some(lost) = lost.filter(|_| known.lost != lost) {
+            error!(
+                event = "newest_snapshot_missing",
+                cluster = options.cluster().as_str(),
+                snapshot = %lost,
+                newest = newest.map(tracing::field::display),
+                hint = "somebody removed it, or put back an older state of the repository: `strongroom verify --all`"
+            );
+        }
+        known.lost = lost;
+        self.metrics.newest_is_missing(options, lost.is_some());
     }
 
     /// Carries out `operation` and takes note of what came of it.
@@ -322,6 +342,15 @@ impl Shared {
         let due = schedule.next(schedule.next(last));
         (due < SystemTime::now()).then_some(due)
     }
+}
+
+/// How many snapshots there are of each standing, by its name.
+fn standings(listing: &Listing) -> BTreeMap<&'static str, usize> {
+    let mut standings = BTreeMap::from(Standing::NAMES.map(|name| (name, 0)));
+    for one in &listing.snapshots {
+        *standings.entry(one.standing.name()).or_default() += 1;
+    }
+    standings
 }
 
 fn certificate_expires(options: &AgentSettings) -> Option<SystemTime> {

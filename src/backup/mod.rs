@@ -1,12 +1,14 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod catalog;
+mod chain;
 mod choose;
 mod companions;
 mod copy;
 mod create;
 mod deep;
 mod drill;
+mod findings;
 mod live;
 mod member;
 mod prune;
@@ -26,7 +28,7 @@ pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
 pub use crate::snapshot::inside::{Frames, Inside, look_inside};
 pub use crate::snapshot::options::BackupOptions;
-pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judge, snapshots};
+pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
@@ -36,11 +38,14 @@ pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};
 pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
 pub use prune::{
-    Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
-    plan_prune, plan_removal, prune_report, undo_removal, unpin,
+    Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect, Within,
+    apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
+    remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use removable::check_removable;
-pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
+pub use reports::{
+    ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,
+};
 pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};

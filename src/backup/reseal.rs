@@ -347,7 +347,10 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
         .buffered(READS);
     while let Some((id, seals)) = read.next().await {
         match seals {
-            Ok(seals) => usage.count(id, &seals),
+            Ok((seals, unread)) => {
+                usage.count(id, &seals);
+                usage.unreadable.extend(unread.map(|why| format!("snapshot {id}: {why}")));
+            }
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             Err(error) => usage.unreadable.push(format!("snapshot {id}: {error}")),
         }
@@ -355,20 +358,25 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     Ok(usage)
 }
 
+/// The seals of `id` from the newest down, and why there may be others. One that breaks a rule of the format is none:
+/// anybody can plant it, and it names no key.
 pub(super) async fn all_seals(
     repository: &Repository,
     id: SnapshotId,
     folder: &Folder,
-) -> Result<Vec<Seal>> {
+) -> Result<(Vec<Seal>, Option<Error>)> {
     let (generations, all) = seals::generations(folder);
-    if !all {
-        return Err(seals::too_many(id));
-    }
+    let mut unread = (!all).then(|| seals::too_many(id));
     let mut read = Vec::new();
     for generation in generations {
-        read.push(seals::read_seal(repository, id, generation).await?);
+        match seals::read_seal(repository, id, generation).await {
+            Ok(seal) => read.push(seal),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Unsupported => unread = Some(error),
+            Err(_) => {}
+        }
     }
-    Ok(read)
+    Ok((read, unread))
 }
 
 impl KeyUsage {

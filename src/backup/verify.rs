@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
+use super::chain::{self, Link};
 use super::deep::{self, Deep};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
@@ -18,6 +19,7 @@ use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
 use crate::snapshot::read::{Place, pieces, read_all};
+use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Step};
 
@@ -68,6 +70,8 @@ pub struct Verified {
     pub findings: Vec<String>,
     /// What etcd's structure came to, when that was looked at and is sound.
     pub deep: Option<Deep>,
+    /// Of one that counts.
+    link: Option<Link>,
 }
 
 impl Verified {
@@ -79,11 +83,20 @@ impl Verified {
             standing: Standing::Unverified,
             findings: Vec::new(),
             deep: None,
+            link: None,
         }
     }
 
-    fn opened(&mut self, by: KeyId, standing: Standing, findings: Vec<String>) {
+    fn opened(
+        &mut self,
+        by: KeyId,
+        standing: Standing,
+        findings: Vec<String>,
+        manifest: &Manifest,
+    ) {
         (self.opened_by, self.standing, self.findings) = (Some(by), standing, findings);
+        self.link =
+            standing.counts().then(|| Link::new(manifest.body(), seals::manifest_digest(manifest)));
         if standing != Standing::Counts {
             self.findings.push(format!("snapshot {}: {standing}", self.id));
         }
@@ -230,6 +243,11 @@ pub async fn verify(
                     .hint("take one with `strongroom backup`"));
             }
             report.snapshots.sort_by_key(|verified| verified.id);
+            if !matches!(scope, Scope::Ids(_)) {
+                let links = report.snapshots.iter();
+                let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
+                report.findings.extend(chain::missing(repository, keys, &links).await?);
+            }
             Ok(report)
         })
         .await
@@ -280,7 +298,8 @@ async fn one(
             let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
-            verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
+            let findings = unsealed.findings;
+            verified.opened(unsealed.opened_by, unsealed.standing, findings, &unsealed.manifest);
             open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
@@ -295,7 +314,7 @@ async fn one(
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
             let findings = std::mem::take(&mut opened.findings);
-            verified.opened(opened.opened_by, opened.standing, findings);
+            verified.opened(opened.opened_by, opened.standing, findings, &opened.manifest);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {

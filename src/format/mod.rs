@@ -38,7 +38,9 @@ pub use index::{
     compress_bound,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
-pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous};
+pub use manifest::{
+    MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
+};
 pub use names::{ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use crate::crypto::Suite;
 use crate::format::ClusterName;
+#[cfg(feature = "cli")]
+use crate::format::parse_tag;
 
 /// zstd levels.
 #[cfg(feature = "cli")]
@@ -67,6 +69,13 @@ pub struct BackupOptions {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
+    /// Tag the snapshot with this word, for `snapshots --tag` and `prune --keep-tag`; it is stored unencrypted. Repeat for
+    /// several
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
+    )]
+    pub tags: Vec<String>,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
@@ -88,6 +97,7 @@ impl Default for BackupOptions {
             read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
+            tags: Vec::new(),
             taken: None,
         }
     }

@@ -88,7 +88,11 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// List the snapshots; needs no key
     #[command(long_about = help::SNAPSHOTS, after_long_help = help::SNAPSHOTS_MORE)]
-    Snapshots,
+    Snapshots {
+        /// Only snapshots with this tag. Repeat for those with any of several
+        #[arg(long, value_name = "TAG")]
+        tag: Vec<String>,
+    },
     /// Show what is known about one snapshot
     #[command(long_about = help::SHOW, after_long_help = help::SHOW_MORE)]
     Show(ShowArgs),
@@ -340,7 +344,7 @@ impl Command {
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
     pub(crate) fn grace(&self) -> Duration {
         match self {
-            Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            Self::Snapshots { .. } | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }
