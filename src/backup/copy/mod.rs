@@ -1,19 +1,20 @@
 //! Snapshots replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::catalog::Scope;
-use serde::Serialize;
+pub use report::{CopyReport, CopySettings};
 
+use super::catalog::Scope;
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::serial;
 use crate::format::{
     MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
     Part, PassphraseObject, SnapshotId, names,
@@ -24,7 +25,7 @@ use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
 use crate::snapshot::seals;
-use crate::store::{Probe, Repository, RepositoryUrl};
+use crate::store::{Probe, Repository};
 use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
@@ -33,68 +34,6 @@ const TOGETHER: usize = 32;
 const MOST_UNOPENED: usize = 64;
 /// Snapshots copied at once.
 const AT_ONCE: usize = 4;
-
-/// Where snapshots are copied to.
-#[derive(Clone, Default)]
-#[cfg_attr(feature = "cli", derive(clap::Args))]
-pub struct CopySettings {
-    /// The second repository; created if there is none
-    #[cfg_attr(
-        feature = "cli",
-        arg(id = "copy.url", long = "to", value_name = "URL", env = "STRONGROOM_COPY_URL")
-    )]
-    pub url: Option<RepositoryUrl>,
-    /// The options of its store; without them those of the first.
-    #[cfg_attr(feature = "cli", arg(skip))]
-    pub options: Option<BTreeMap<String, String>>,
-}
-
-/// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CopyReport {
-    /// Snapshots that are there now and were not, oldest first.
-    pub copied: Vec<SnapshotId>,
-    /// Snapshots in the scope that were there already. Whose they are is not looked at.
-    pub present: usize,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
-    #[serde(serialize_with = "serial::details")]
-    pub failed: BTreeMap<SnapshotId, String>,
-    /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
-    #[serde(serialize_with = "serial::details")]
-    pub left_out: BTreeMap<SnapshotId, String>,
-    /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
-    #[serde(rename = "differing_seals")]
-    pub differing: Vec<String>,
-    /// The newest snapshot in the scope that the copy has now.
-    #[serde(skip)]
-    pub newest: Option<SnapshotId>,
-    /// Wall time.
-    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
-    pub duration: Duration,
-}
-
-impl CopyReport {
-    /// Takes note of what became of `id`.
-    ///
-    /// # Errors
-    /// What is not about `id`, and ends the whole copy.
-    fn note(&mut self, id: SnapshotId, written: Result<u64>) -> Result<bool> {
-        match written {
-            Ok(bytes) => {
-                self.written_bytes += bytes;
-                Ok(true)
-            }
-            Err(error) if error.kind().is_general() => Err(error),
-            Err(error) => {
-                self.failed.insert(id, error.to_string());
-                Ok(false)
-            }
-        }
-    }
-}
 
 /// Opens the replica of `source` at `store`; where there is no repository, makes one of the same id.
 ///
