@@ -180,6 +180,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
+    warn(report.not_remembered.as_slice());
     let cluster = options.cluster().clone();
     let copied = report.newest.map(|id| id.begun());
     let log = move |seconds| {
@@ -190,6 +191,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             seconds,
             copied = report.copied.len(),
             written_bytes = report.written_bytes,
+            compared = report.compared.len(),
             left_out = report.left_out.len(),
             differing_seals = report.differing.len(),
         );

@@ -53,6 +53,12 @@ pub(super) struct Known {
     pub(super) unread: Option<String>,
 }
 
+impl Known {
+    fn newest(&self) -> Option<SnapshotId> {
+        self.newest.as_ref().map(|newest| newest.id)
+    }
+}
+
 /// Before etcd has answered for the first time.
 pub(super) const NOT_YET: &str = "it was not asked yet";
 
@@ -188,6 +194,7 @@ impl Shared {
         if self.known().read {
             return Ok(());
         }
+        let before = self.known().newest();
         let Found { last, newest, listing } = operation::last_runs(options).await?;
         let mut known = self.known();
         known.read = true;
@@ -210,7 +217,7 @@ impl Shared {
                 run.error = Some("its last report has findings".into());
             }
         }
-        self.listed(options, &mut known, &listing);
+        self.listed(options, &mut known, &listing, before);
         if let Some(newest) = &newest {
             self.metrics.newest(options, newest);
         }
@@ -218,7 +225,14 @@ impl Shared {
         Ok(())
     }
 
-    fn listed(&self, options: &AgentSettings, known: &mut Known, listing: &Listing) {
+    /// Takes note of a listing; `before` is the newest snapshot that was known when it began.
+    fn listed(
+        &self,
+        options: &AgentSettings,
+        known: &mut Known,
+        listing: &Listing,
+        before: Option<SnapshotId>,
+    ) {
         let now = SystemTime::now();
         let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
@@ -226,7 +240,7 @@ impl Shared {
         known.standings = standings(listing);
         self.metrics.repository(options, listing, &known.standings);
         let newest = Newest::of(listing).map(|newest| newest.id);
-        let last = known.lost.max(known.newest.as_ref().map(|newest| newest.id));
+        let last = known.lost.max(before);
         let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
         if let Some(lost) = lost.filter(|_| known.lost != lost) {
             error!(
@@ -246,6 +260,7 @@ impl Shared {
         let options = self.current();
         self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
+        let before = self.known().newest();
         self.known().running.insert(operation, time);
         let (cluster, name) = (options.cluster().as_str(), operation.name());
         info!(event = %format_args!("{operation}_started"), cluster, operation = name);
@@ -254,7 +269,7 @@ impl Shared {
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took), done),
+            Ok(done) => self.done(operation, &options, (time, took, before), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
@@ -267,7 +282,7 @@ impl Shared {
         &self,
         operation: Operation,
         options: &AgentSettings,
-        (time, took): (SystemTime, Duration),
+        (time, took, before): (SystemTime, Duration, Option<SnapshotId>),
         done: Done,
     ) {
         (done.log)(took.as_secs_f64());
@@ -307,7 +322,7 @@ impl Shared {
         let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
         known.done.insert(operation, run);
         if let Some(listing) = &done.listing {
-            self.listed(options, &mut known, listing);
+            self.listed(options, &mut known, listing, before);
         }
     }
 

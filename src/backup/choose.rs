@@ -81,15 +81,14 @@ async fn counting<'a>(
     keys: &KeySet,
     listing: &'a Listing,
 ) -> Result<Vec<&'a Summary>> {
-    let mut judged = stream::iter(&listing.snapshots)
-        .map(|one| async move { (one, authenticate(repository, keys, one.id).await) })
-        .buffered(READS);
+    let ids: Vec<_> = listing.snapshots.iter().map(|one| one.id).collect();
+    let mut judged = stream::iter(ids).map(|id| authenticate(repository, keys, id)).buffered(READS);
     let mut counting = Vec::new();
-    while let Some((one, authentic)) = judged.next().await {
-        match authentic {
-            Ok(_) => counting.push(one),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(_) => {}
+    for one in &listing.snapshots {
+        match judged.next().await {
+            Some(Ok(_)) => counting.push(one),
+            Some(Err(error)) if error.kind().is_general() => return Err(error),
+            _ => {}
         }
     }
     Ok(counting)
@@ -116,11 +115,13 @@ pub(super) async fn newest(
         !folder::is_ahead(id.begun(), clock) && before.is_none_or(|before| id.unix_ms() < before)
     };
     let all = folders.iter().rev().filter(|(id, folder)| folder.manifest.is_some() && fits(**id));
-    let mut read = stream::iter(all.take(MOST_PASSED_OVER))
-        .map(|(id, folder)| async move { (folder, open::read_manifest(repository, *id).await) })
+    let ids: Vec<SnapshotId> = all.map(|(id, _)| *id).take(MOST_PASSED_OVER).collect();
+    let mut read = stream::iter(ids)
+        .map(|id| async move { (id, open::read_manifest(repository, id).await) })
         .buffered(READS_AHEAD);
     let mut passed_over = 0;
-    while let Some((folder, manifest)) = read.next().await {
+    while let Some((id, manifest)) = read.next().await {
+        let Some(folder) = folders.get(&id) else { continue };
         let authentic = match &manifest {
             Ok(manifest) if manifest.body().cluster == *cluster => {
                 seals::authenticate(repository, folder, keys, manifest).await

@@ -35,6 +35,8 @@ pub struct BackupReport {
     pub previous: Option<SnapshotId>,
     /// Words by which its owner finds it again.
     pub tags: Vec<String>,
+    /// What its companions were made of.
+    pub included: Vec<String>,
     /// The last revision in it, read from the stored database itself.
     pub revision: u64,
     /// The revision below which history is compacted.
@@ -114,6 +116,7 @@ pub async fn backup(
         cluster: options.cluster.clone(),
         previous: previous.map(|previous| previous.snapshot),
         tags,
+        included: included(&options.include),
         revision: written.revision,
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,

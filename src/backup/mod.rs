@@ -83,6 +83,13 @@ mod tests {
         let _ = choose;
         let retention = Retention::default();
         is_send(&plan_prune(repository, keys, &retention, None, &control));
+        is_send(&latest(repository, keys, &Listing::default(), None));
+        is_send(&judged(repository, keys, None));
+        is_send(&suspects(repository, keys, &control));
+        is_send(&plan_quarantine(repository, keys, &[id], &control));
+        is_send(&remove_failing_seals(repository, keys, id, &control));
+        is_send(&check_removable(repository, keys, crate::format::KeyId([0; 16]), false));
+        is_send(&copy(repository, repository, keys, Scope::All, &control));
         is_send(&apply_prune(repository, &PrunePlan::default(), &control));
         is_send(&reseal(repository, keys, Scope::All, &[], Accept::Counting, &control));
     }

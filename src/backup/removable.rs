@@ -117,6 +117,9 @@ async fn look_at(
     folder: &Folder,
 ) -> Result<Without> {
     let (seals, unread) = all_seals(repository, id, folder).await?;
+    if unread.is_none() && seals.is_empty() {
+        return Ok(Without::Planted("none of its seals can be read".into()));
+    }
     if unread.is_none() && seals.iter().all(|seal| !key_ids(seal).contains(&key)) {
         return Ok(Without::Opens);
     }

@@ -33,6 +33,12 @@ pub struct CopyReport {
     pub copied: Vec<SnapshotId>,
     /// Snapshots in the scope that were there already. Whose they are is not looked at.
     pub present: usize,
+    /// Snapshots that were there already and whose objects were read there and compared with their digests, oldest first.
+    pub compared: Vec<SnapshotId>,
+    /// Snapshots that were there already and are compared by later runs; null without a key, which remembers them.
+    pub not_compared: Option<usize>,
+    /// Why the next run does not remember what was compared.
+    pub not_remembered: Option<String>,
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.

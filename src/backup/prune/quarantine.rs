@@ -221,10 +221,10 @@ pub async fn remove_failing_seals(
             format!("snapshot {id}: none of its seals counts ({standing}), so none is deleted");
         return Err(Error::new(ErrorKind::Refused, message));
     }
-    let mut deleted = stream::iter(&failing)
+    let mut deleted = stream::iter(failing.clone())
         .map(|name| async move {
             control.check()?;
-            repository.delete(name).await
+            repository.delete(&name).await
         })
         .buffered(AT_ONCE);
     while let Some(done) = deleted.next().await {
@@ -248,12 +248,9 @@ async fn something_authenticates(
     folders: &BTreeMap<SnapshotId, Folder>,
     control: &Control,
 ) -> Result<()> {
-    let mut examined = stream::iter(folders.iter().rev())
-        .map(|(id, folder)| examine(repository, keys, *id, folder))
-        .buffered(AT_ONCE);
-    while let Some(verdict) = examined.next().await {
+    for (id, folder) in folders.iter().rev() {
         control.check()?;
-        if matches!(verdict?, Verdict::Authentic) {
+        if matches!(examine(repository, keys, *id, folder).await?, Verdict::Authentic) {
             return Ok(());
         }
     }

@@ -292,7 +292,7 @@ pub(crate) enum KeyCommand {
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
-        /// Do not wait a day after a rotation: no backup that began before it is still running
+        /// No backup is running: do not wait a day after a rotation, or for a folder that a backup may still be writing
         #[arg(long)]
         now: bool,
     },
