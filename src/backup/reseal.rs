@@ -134,8 +134,20 @@ struct Generation {
 impl Resealing<'_> {
     /// [S5.8]
     async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
-        let manifest = open::read_head(self.repository, id, folder).await?;
-        let (generations, authentic) = self.read(&manifest, folder).await?;
+        let read = async {
+            let manifest = open::read_head(self.repository, id, folder).await?;
+            self.read(&manifest, folder).await
+        };
+        let (generations, authentic) = match read.await {
+            // What was removed and is not authentic cannot be brought back.
+            Err(error)
+                if folder.manifest.is_none()
+                    && matches!(error.kind(), ErrorKind::Tampered | ErrorKind::Truncated) =>
+            {
+                return Ok(());
+            }
+            read => read?,
+        };
         if !self.accepts(id, folder, authentic.standing) {
             let written = folder.manifest.as_ref().map(|info| info.modified);
             self.report.untrusted.push(Untrusted { id, written, standing: authentic.standing });

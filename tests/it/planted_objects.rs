@@ -29,7 +29,7 @@ fn rng() -> impl strongroom::crypto::CryptoRng + Send {
 }
 
 /// Plants one of each kind in the repository at `repo`, beside the snapshot `genuine`; the ids of the folders.
-fn plant(repo: &std::path::Path, genuine: &str) -> Vec<String> {
+pub fn plant(repo: &std::path::Path, genuine: &str) -> Vec<String> {
     let folder = |id: &str| repo.join("snapshots").join(id);
     let put = |id: &str, part: &str, bytes: &[u8]| {
         fs::create_dir_all(folder(id)).unwrap();
@@ -47,7 +47,9 @@ fn plant(repo: &std::path::Path, genuine: &str) -> Vec<String> {
     put(&junk, "seal.1", b"junk\n");
     // A manifest that parses, of another cluster, with another snapshot's seal.
     let manifest = String::from_utf8(read("manifest")).unwrap();
-    let other = |id: &str| manifest.replace(genuine, id).replace("\"default\"", "\"other\"");
+    let other = |id: &str| {
+        manifest.replace(genuine, id).replacen("\"cluster\":\"", "\"cluster\":\"other-", 1)
+    };
     put(&foreign, "manifest", other(&foreign).as_bytes());
     put(&foreign, "seal.1", &seal);
     put(&copied, "seal.1", &seal);
