@@ -7,14 +7,16 @@ use tracing::{info, warn};
 
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune, backup,
-    copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes, prune_report, snapshots,
-    store_report, verify,
+    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
+    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
+    prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{CheckOutcome, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId};
+use crate::format::{
+    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+};
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -89,6 +91,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
 }
 
+/// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
+const MOST_DRAWN: usize = 100;
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;
 
@@ -238,17 +242,12 @@ async fn prove(
 ) -> Result<Done> {
     let begun = Instant::now();
     let (repository, keys) = (&places.repository, &places.keys);
-    let sample;
+    let chosen;
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
         _ => {
-            // Planted snapshots and those of the future must not be what is looked at.
-            let listing = judged(repository, keys, Some(options.cluster())).await?;
-            let now = SystemTime::now();
-            let counts = listing.snapshots.iter().filter(|one| one.counts_at(now));
-            let ids: Vec<_> = counts.map(|one| one.id).collect();
-            sample = sample_of(&ids);
-            Scope::Ids(&sample)
+            chosen = sample(places, options.cluster()).await?;
+            Scope::Ids(&chosen)
         }
     };
     let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
@@ -328,13 +327,25 @@ fn note_failures(report: &mut Report, failed: &[Error]) {
     }));
 }
 
-/// The newest, and one of the others by chance: in time each comes.
-fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
-    let Some((newest, others)) = ids.split_last() else { return Vec::new() };
-    let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-    let turn = random.checked_rem(others.len() as u64).and_then(|turn| usize::try_from(turn).ok());
-    let other = turn.and_then(|turn| others.get(turn));
-    other.into_iter().chain([newest]).copied().collect()
+/// The newest snapshot that counts, and one of the others by chance: in time each comes. Planted ones, and those with a time
+/// in the future, must not be what is looked at.
+async fn sample(places: &Places, cluster: &ClusterName) -> Result<Vec<SnapshotId>> {
+    let Places { repository, keys } = places;
+    let listing = snapshots(repository, Some(cluster)).await?;
+    let (newest, _) = latest(repository, keys, &listing, None).await?;
+    let mut others: Vec<_> =
+        listing.snapshots.iter().map(|one| one.id).filter(|id| *id < newest).collect();
+    for _ in 0..MOST_DRAWN {
+        let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+        let Some(turn) = random.checked_rem(others.len() as u64) else { break };
+        let other = others.swap_remove(usize::try_from(turn).unwrap_or_default());
+        match authenticate(repository, keys, other).await {
+            Ok(_) => return Ok(vec![other, newest]),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(vec![newest])
 }
 
 async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {

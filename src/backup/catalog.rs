@@ -194,7 +194,7 @@ async fn read_one(
         None => Ok(Standing::Unverified),
         Some(keys) => {
             let authentic = seals::authenticate(repository, folder, keys, &manifest).await;
-            authentic.map(|authentic| authentic.standing)
+            authentic.map(|authentic| authentic.judged.standing)
         }
     };
     Ok(Some((manifest, standing)))

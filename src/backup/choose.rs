@@ -132,7 +132,7 @@ pub(super) async fn newest(
         };
         match (authentic, manifest) {
             (Err(error), _) if error.kind().is_general() => return Err(error),
-            (Ok(authentic), Ok(manifest)) if authentic.standing.counts() => {
+            (Ok(authentic), Ok(manifest)) if authentic.judged.standing.counts() => {
                 let sha256 = seals::manifest_digest(&manifest);
                 return Ok(Some(Previous { snapshot: manifest.body().snapshot, sha256 }));
             }

@@ -18,6 +18,7 @@ use crate::snapshot::write::{Content, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
+use zeroize::Zeroizing;
 
 /// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out.
 pub const ONE_KEY: &str = "only one master key seals this snapshot: if it is lost, so is the snapshot \
@@ -47,6 +48,10 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
+    /// The key that signed it.
+    pub signed_by: Option<KeyId>,
+    /// No key that this host has opens it.
+    pub blind: bool,
     /// The member that was read.
     pub member: Option<Member>,
     /// Which one and why, in a line for people.
@@ -82,17 +87,14 @@ pub async fn backup(
         return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
             .hint("give one with --master-key; `strongroom key generate` makes one"));
     }
+    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
     let mut warnings = Vec::new();
     if sealed_by.len() < 2 {
         warnings.push(ONE_KEY.into());
     }
     // Before etcd holds a transaction open for us.
-    let include = options.include.clone();
-    let companions = match include.as_slice() {
-        [] => None,
-        _ => Some(run_blocking(move || companions::pack(&include)).await?),
-    };
     let tags = tags(&options.tags)?;
+    let companions = pack(options).await?;
     let previous = control.guard(previous(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
@@ -122,6 +124,8 @@ pub async fn backup(
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
         sealed_by,
+        signed_by: keys.signing().map(|key| key.public().id()),
+        blind: keys.is_blind(),
         member,
         reason,
         members: written.members,
@@ -129,6 +133,15 @@ pub async fn backup(
         warnings,
         duration: started.elapsed(),
     })
+}
+
+/// The companions, if there are any.
+async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let include = options.include.clone();
+    match include.as_slice() {
+        [] => Ok(None),
+        _ => run_blocking(move || companions::pack(&include)).await.map(Some),
+    }
 }
 
 /// The cluster's newest snapshot that counts; without the right to list, or behind too many planted ones, it is unknown.

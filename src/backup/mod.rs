@@ -46,7 +46,7 @@ pub use removable::check_removable;
 pub use reports::{
     ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,
 };
-pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
 pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};
 pub use to_cluster::{

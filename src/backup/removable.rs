@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use super::catalog::{self, Scope};
 use super::findings::Findings;
 use super::reseal::all_seals;
-use crate::envelope::key_ids;
+use crate::envelope::{key_ids, wrong_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{KeyId, SnapshotId};
 use crate::keys::KeySet;
@@ -35,30 +35,27 @@ pub async fn check_removable(
     key: KeyId,
     no_backup_runs: bool,
 ) -> Result<Vec<String>> {
-    let others = keys.without(key);
     let mut passed_over = Findings::default();
-    let mut running = unfinished(repository, key).await?.into_iter();
-    match running.next() {
-        Some(first) if !no_backup_runs => {
-            let more = match running.len() {
-                0 => String::new(),
-                more => format!("; and {more} more"),
-            };
-            let message = format!("{first}: it may need the key{more}");
-            return Err(Error::new(ErrorKind::Refused, message)
-                .hint("wait until no backup runs; if none does, give --now"));
-        }
-        first => passed_over.extend(first.into_iter().chain(running)),
+    let running = unfinished(repository, key).await?;
+    if let Some(first) = running.first().filter(|_| !no_backup_runs) {
+        let more = match running.len() {
+            1 => String::new(),
+            count => format!("; there are {} more such folders", count - 1),
+        };
+        let message = format!("{first}: it may need the key{more}");
+        return Err(Error::new(ErrorKind::Refused, message)
+            .hint("wait until no backup runs; if none does, give --now"));
     }
+    passed_over.extend(running);
+    // Whether it opens is the question, not who made it.
+    let (all, others) = (&keys.opening_all(), &keys.without(key).opening_all());
     let folders = catalog::folders_with_removed(repository, Scope::All).await?;
     let mut looked_at = stream::iter(folders)
-        .map(|(id, folder)| {
-            let others = &others;
-            async move { (id, look_at(repository, [keys, others], key, id, &folder).await) }
+        .map(|(id, folder)| async move {
+            (id, look_at(repository, [all, others], key, id, &folder).await)
         })
         .buffered(READS);
-    let mut lost = 0;
-    let mut first = None;
+    let (mut lost, mut first) = (0, None);
     while let Some((id, looked)) = looked_at.next().await {
         match looked {
             Ok(Without::Opens) => {}
@@ -70,13 +67,19 @@ pub async fn check_removable(
             }
         }
     }
-    let Some((id, error)) = first else { return Ok(passed_over.finish()) };
+    match first {
+        None => Ok(passed_over.finish()),
+        Some((id, error)) => Err(would_be_lost(lost, id, &error, key)),
+    }
+}
+
+fn would_be_lost(count: usize, id: SnapshotId, error: &Error, key: KeyId) -> Error {
     let message =
-        format!("{lost} snapshot(s) open with no other available key, such as {id}: {error}");
-    Err(Error::new(ErrorKind::Refused, message).hint(format!(
+        format!("{count} snapshot(s) open with no other available key, such as {id}: {error}");
+    Error::new(ErrorKind::Refused, message).hint(format!(
         "give the other keys too, or seal the snapshots to them first: \
          `strongroom key reseal --all --drop {key}`"
-    )))
+    ))
 }
 
 /// Folders without a manifest that may need `key`: of a backup that is running, or of a snapshot that lost its manifest.
@@ -128,7 +131,8 @@ async fn look_at(
         read => read?,
     };
     let error = match seals::authenticate(repository, folder, others, &manifest).await {
-        Ok(_) => return Ok(Without::Opens),
+        Ok(authentic) if authentic.judged.opened.is_some() => return Ok(Without::Opens),
+        Ok(authentic) => wrong_key(&authentic.seal),
         Err(error) => error,
     };
     if let Some(unread) = unread {

@@ -18,7 +18,7 @@ use crate::keys::trust::Standing;
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
-use crate::snapshot::read::{Place, pieces, read_all};
+use crate::snapshot::read::{Follower, Place, pieces, read_all};
 use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Step};
@@ -87,14 +87,14 @@ impl Verified {
         }
     }
 
-    fn opened(
+    fn judged(
         &mut self,
-        by: KeyId,
+        by: Option<KeyId>,
         standing: Standing,
         findings: Vec<String>,
         manifest: &Manifest,
     ) {
-        (self.opened_by, self.standing, self.findings) = (Some(by), standing, findings);
+        (self.opened_by, self.standing, self.findings) = (by, standing, findings);
         self.link =
             standing.counts().then(|| Link::new(manifest.body(), seals::manifest_digest(manifest)));
         if standing != Standing::Counts {
@@ -298,8 +298,9 @@ async fn one(
             let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
+            let by = unsealed.opened()?.opened_by;
             let findings = unsealed.findings;
-            verified.opened(unsealed.opened_by, unsealed.standing, findings, &unsealed.manifest);
+            verified.judged(Some(by), unsealed.standing, findings, &unsealed.manifest);
             open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
@@ -308,13 +309,19 @@ async fn one(
                 return Err(open::missing_manifest(id, &folder));
             }
             let manifest = open::read_manifest(repository, id).await?;
+            if !keys.signers().is_empty() {
+                let authentic = seals::authenticate(repository, &folder, keys, &manifest).await?;
+                let judged = &authentic.judged;
+                let by = judged.opened.as_ref().map(|opened| opened.opened_by);
+                verified.judged(by, judged.standing, authentic.findings, &manifest);
+            }
             open::check_lengths(&manifest, &folder)?;
             digests(repository, &manifest, control).await
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
             let findings = std::mem::take(&mut opened.findings);
-            verified.opened(opened.opened_by, opened.standing, findings, &opened.manifest);
+            verified.judged(Some(opened.opened_by), opened.standing, findings, &opened.manifest);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {
@@ -323,7 +330,9 @@ async fn one(
             control
                 .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
-                return read_all(&opened.database, Place::Nowhere, None, control).await.map(drop);
+                let follower = Follower::Nobody;
+                let read = read_all(&opened.database, Place::Nowhere, follower, control);
+                return read.await.map(drop);
             }
             if opened.facts.etcd.hash_kv.as_ref().is_some_and(|hash| !hash.differing.is_empty()) {
                 verified.findings.push(format!(

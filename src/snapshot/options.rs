@@ -76,6 +76,12 @@ pub struct BackupOptions {
         arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
     )]
     pub tags: Vec<String>,
+    /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.unsigned", long = "unsigned", env = "STRONGROOM_UNSIGNED")
+    )]
+    pub unsigned: bool,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
@@ -98,6 +104,7 @@ impl Default for BackupOptions {
             compare_members: true,
             include: Vec::new(),
             tags: Vec::new(),
+            unsigned: false,
             taken: None,
         }
     }

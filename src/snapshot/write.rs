@@ -195,7 +195,7 @@ impl Writer<'_> {
             previous: self.content.previous,
             tags: self.content.tags.clone(),
             included: self.content.included.clone(),
-            signed: false,
+            signed: self.keys.signing().is_some(),
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::plan::{PrunePlan, is_old, removal, sweep, unknown};
 use crate::envelope::{key_ids, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{MAX_MANIFEST, Part, Seal, SnapshotId, Time, serial};
+use crate::format::{KeyId, MAX_MANIFEST, Part, Seal, SnapshotId, Time, serial};
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::open;
@@ -76,7 +76,7 @@ pub async fn suspects(
     keys: &KeySet,
     control: &Control,
 ) -> Result<Vec<Suspect>> {
-    let folders = with_head(repository).await?;
+    let (folders, keys) = (with_head(repository).await?, &keys.opening_all());
     control.begin_counting("reading snapshots", Some(folders.len() as u64), Unit::Snapshots);
     let mut examined = stream::iter(folders)
         .map(|(id, folder)| async move {
@@ -112,7 +112,7 @@ pub async fn plan_quarantine(
     ids: &[SnapshotId],
     control: &Control,
 ) -> Result<PrunePlan> {
-    let folders = with_head(repository).await?;
+    let (folders, keys) = (with_head(repository).await?, &keys.opening_all());
     let clock = folders.values().flat_map(Folder::every).map(|info| info.modified).max();
     let clock = clock.map(|clock| clock.min(SystemTime::now()));
     something_authenticates(repository, keys, &folders, control).await?;
@@ -195,7 +195,7 @@ pub async fn remove_failing_seals(
     let folder = folder::list_one(repository, id).await?;
     let manifest =
         open::read_head(repository, id, &folder).await.context(format!("snapshot {id}"))?;
-    let mut tried = Tried::new(&manifest, keys);
+    let mut tried = Tried::new(&manifest, keys, false);
     control.begin("reading seals", None);
     let mut read = stream::iter(folder.seals.keys().copied().collect::<Vec<_>>())
         .map(|generation| async move {
@@ -215,7 +215,7 @@ pub async fn remove_failing_seals(
         }
     }
     drop(read);
-    let standing = tried.finish().context(format!("snapshot {id}"))?.standing;
+    let standing = tried.finish().context(format!("snapshot {id}"))?.judged.standing;
     if !standing.counts() {
         let message =
             format!("snapshot {id}: none of its seals counts ({standing}), so none is deleted");
@@ -270,11 +270,14 @@ async fn examine(
 ) -> Result<Verdict> {
     let head = open::read_head(repository, id, folder).await;
     let authentic = match head {
-        Ok(manifest) => seals::authenticate(repository, folder, keys, &manifest).await.map(|_| ()),
+        Ok(manifest) => {
+            seals::authenticate(repository, folder, keys, &manifest).await.map(|one| one.judged)
+        }
         Err(error) => Err(error),
     };
     let why = match authentic {
-        Ok(()) => return Ok(Verdict::Authentic),
+        Ok(judged) if judged.is_authentic() => return Ok(Verdict::Authentic),
+        Ok(judged) => return Ok(Verdict::Unknown(judged.standing.to_string())),
         Err(error) if error.kind().is_general() => return Err(error),
         Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::WrongKey) => {
             return Ok(Verdict::Unknown(error.to_string()));
@@ -314,6 +317,7 @@ fn undecided(seal: &Seal, keys: &KeySet) -> Option<String> {
     if let Some(key) = key_ids(seal).into_iter().find(|key| !keys.holds(*key)) {
         return Some(format!("its seal names key {key}, which is not available"));
     }
-    let signature = seal.body().signatures().first()?;
+    let is_known = |id: KeyId| keys.signers().iter().any(|signer| signer.key.id() == id);
+    let signature = seal.body().signatures().iter().find(|one| !is_known(one.key_id))?;
     Some(format!("it is signed by {}, who is not known here", signature.key_id))
 }
