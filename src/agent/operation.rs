@@ -15,8 +15,10 @@ use crate::backup::{
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+    CheckOutcome, KeyState, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope,
+    SnapshotId,
 };
+use crate::keys::KeySet;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -89,6 +91,16 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// The master keys it was done with.
+    pub(super) keys: KeyCounts,
+}
+
+/// How many master keys are in which state.
+pub(super) type KeyCounts = Vec<(KeyState, usize)>;
+
+fn count(keys: &KeySet) -> KeyCounts {
+    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
+    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
 /// Log lines about one operation's warnings; the others are only counted.
@@ -104,6 +116,7 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            keys: KeyCounts::new(),
         }
     }
 }
@@ -124,6 +137,7 @@ pub(super) async fn run(
         }
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
+    done.keys = count(&places.keys);
     if matches!(operation, Operation::Backup | Operation::Prune) {
         done.listing = snapshots(&places.repository, Some(options.cluster())).await.ok();
     }
@@ -191,7 +205,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             seconds,
             copied = report.copied.len(),
             written_bytes = report.written_bytes,
-            left_out = report.left_out.len(),
+            not_copied = report.left_out.len(),
             differing_seals = report.differing.len(),
         );
     };
@@ -391,6 +405,7 @@ pub(super) struct Found {
     pub(super) last: Vec<LastRun>,
     pub(super) newest: Option<Newest>,
     pub(super) listing: Listing,
+    pub(super) keys: KeyCounts,
 }
 
 /// Reads what was done, by whichever agent or person.
@@ -412,7 +427,7 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
-    Ok(Found { last, newest, listing })
+    Ok(Found { last, newest, listing, keys: count(keys) })
 }
 
 /// The newest that the keys prove: planted ones tell nothing of when the last backup was.

@@ -1,6 +1,6 @@
 //! Which snapshots there are: listing without a key, selecting one by name or time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -225,8 +225,8 @@ pub(super) async fn newest_after(
     keys: &KeySet,
     cluster: &ClusterName,
     now: u64,
+    folders: &BTreeMap<SnapshotId, Folder>,
 ) -> Result<Option<u64>> {
-    let folders = folder::list_all(repository).await?.snapshots;
     // What the store wrote last is a lower bound of its clock.
     let Some(clock) = folders.values().flat_map(Folder::every).map(|info| info.modified).max()
     else {

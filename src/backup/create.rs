@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::catalog;
+use super::earlier::Earlier;
 use serde::Serialize;
 
 use crate::crypto;
@@ -12,6 +13,7 @@ use crate::format::serial;
 use crate::format::{ClusterName, KeyId, SnapshotId};
 use crate::keys::KeySet;
 use crate::snapshot::companions;
+use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::options::BackupOptions;
 use crate::snapshot::write::{Content, write_snapshot};
@@ -19,9 +21,10 @@ use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
 
-/// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out.
+/// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out; there is none if
+/// a recovery key is named, or a key that is not here opens a snapshot too.
 pub const ONE_KEY: &str = "only one master key seals this snapshot: if it is lost, so is the snapshot \
-     (a second one, kept elsewhere, is given with another --master-key)";
+     (give a second one with another --master-key; if `key reseal` seals snapshots to a recovery key, set keys.recovery)";
 
 /// What a backup did.
 #[derive(Clone, Debug, Serialize)]
@@ -77,9 +80,6 @@ pub async fn backup(
             .hint("give one with --master-key; `strongroom key generate` makes one"));
     }
     let mut warnings = Vec::new();
-    if sealed_by.len() < 2 {
-        warnings.push(ONE_KEY.into());
-    }
     // Before etcd holds a transaction open for us.
     let include = options.include.clone();
     let companions = match include.as_slice() {
@@ -88,7 +88,12 @@ pub async fn backup(
     };
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
-    let moment = moment(repository, keys, options, &mut warnings).await?;
+    let (moment, earlier) = moment(repository, keys, options, &mut warnings).await?;
+    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
+    if sealed_by.len() < 2 && !recovery && !earlier.has_recovery {
+        warnings.push(ONE_KEY.into());
+    }
+    warnings.extend(earlier.warnings(&options.cluster));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content { id, companions };
@@ -115,20 +120,26 @@ pub async fn backup(
 }
 
 /// When the snapshot is taken, in Unix milliseconds: now, but after the cluster's newest snapshot, so that the order by id
-/// is the order of taking also on a host whose clock is behind.
+/// is the order of taking also on a host whose clock is behind. With what the snapshots before it show.
 async fn moment(
     repository: &Repository,
     keys: &KeySet,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
-) -> Result<u64> {
+) -> Result<(u64, Earlier)> {
     let moment = unix_ms(options.moment())?;
     if options.taken.is_some() {
-        return Ok(moment);
+        return Ok((moment, Earlier::default()));
     }
-    match catalog::newest_after(repository, keys, &options.cluster, moment).await {
-        Ok(None) => Ok(moment),
-        Ok(Some(newest)) => {
+    let cluster = &options.cluster;
+    let looked = async {
+        let folders = folder::list_all(repository).await?.snapshots;
+        let newest = catalog::newest_after(repository, keys, cluster, moment, &folders).await?;
+        Ok((newest, Earlier::look(repository, keys, cluster, &folders).await?))
+    };
+    match looked.await {
+        Ok((None, earlier)) => Ok((moment, earlier)),
+        Ok((Some(newest), earlier)) => {
             let seconds = newest.saturating_sub(moment) / 1000;
             if seconds >= 1 {
                 warnings.push(format!(
@@ -136,13 +147,15 @@ async fn moment(
                      1 ms later, so that it is the newest"
                 ));
             }
-            Ok(newest.saturating_add(1))
+            Ok((newest.saturating_add(1), earlier))
         }
-        Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
+        Err::<_, Error>(error)
+            if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) =>
+        {
             warnings.push(format!(
                 "whether this host's clock is behind is unknown: {error}; if it is, this snapshot is not the latest"
             ));
-            Ok(moment)
+            Ok((moment, Earlier::default()))
         }
         Err(error) => Err(error),
     }

@@ -6,6 +6,7 @@ mod copy;
 mod create;
 mod deep;
 mod drill;
+mod earlier;
 mod live;
 mod member;
 mod prune;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::rewrite::{digest, rewrite};
@@ -24,9 +25,7 @@ use crate::mvcc::{self, Changes};
 use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
 use crate::store::Repository;
-use crate::task::Control;
-use crate::task::parent;
-use crate::task::run_blocking;
+use crate::task::{Control, cannot_create_in, parent, run_blocking};
 
 /// Where a restore writes to.
 #[non_exhaustive]
@@ -72,7 +71,13 @@ fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
         .hint("use `--output -` for a stream")),
         Ok(_) if !force => Err(exists(path)),
         // The file that a link names is replaced, not the link.
-        Ok(_) => path.canonicalize().map_err(|error| Error::io(path, error)),
+        Ok(_) => match path.canonicalize().map_err(|error| Error::io(path, error))? {
+            path if is_mount_point(&path) => {
+                Err(Error::usage(format!("{shown} is a mount point, which cannot be replaced"))
+                    .hint("give another name"))
+            }
+            path => Ok(path),
+        },
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, error)),
         Err(_) if path.symlink_metadata().is_ok() => {
             Err(Error::usage(format!("{shown} is a symbolic link to a file that does not exist"))
@@ -84,6 +89,12 @@ fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
         }
         Err(_) => Ok(path.to_owned()),
     }
+}
+
+/// Whether something is mounted at `path`, as far as the kernel tells (since Linux 5.8).
+fn is_mount_point(path: &Path) -> bool {
+    let found = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// What a restore did.
@@ -126,25 +137,27 @@ pub async fn restore(
 ) -> Result<RestoreReport> {
     let started = Instant::now();
     let target = target.checked()?;
+    let staged = match &target {
+        Target::File { path, force, .. } => Some(Staged::new(path, *force)?),
+        Target::Stream(_) => None,
+    };
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let body = snapshot.manifest.body();
     let database = *snapshot.database.index().database();
     let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
     control.begin("restoring", Some(database.size));
-    let path = match &target {
-        Target::File { path, .. } => Some(path.clone()),
-        Target::Stream(_) => None,
-    };
-    let written = match target {
-        Target::Stream(out) => {
+    let path = staged.as_ref().map(|staged| staged.path.clone());
+    let written = match (target, staged) {
+        (Target::Stream(out), _) => {
             control.guard(to_stream(&snapshot, out, control)).await.map(|()| whole)
         }
-        Target::File { path, force, revision: None, .. } => {
-            control.guard(to_file(&snapshot, &path, force, &whole, control)).await.map(|()| whole)
+        (Target::File { revision: Some(revision), allow_untested, .. }, Some(staged)) => {
+            to_file_at(&snapshot, staged, revision, allow_untested, control).await
         }
-        Target::File { path, force, revision: Some(revision), allow_untested } => {
-            to_file_at(&snapshot, &path, force, revision, allow_untested, control).await
+        (Target::File { .. }, Some(staged)) => {
+            control.guard(to_file(&snapshot, staged, &whole, control)).await.map(|()| whole)
         }
+        (Target::File { path, .. }, None) => Err(exists(&path)),
     };
     let written = written.context(format!("snapshot {id}"))?;
     let mut findings = snapshot.findings;
@@ -191,14 +204,12 @@ async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> R
 
 async fn to_file(
     snapshot: &OpenSnapshot,
-    path: &Path,
-    force: bool,
+    staged: Staged,
     whole: &Written,
     control: &Control,
 ) -> Result<()> {
-    let staged = Staged::new(path, force)?;
     let file = Arc::new(staged.file()?);
-    let place = Place::File(file.clone(), path.to_owned());
+    let place = Place::File(file.clone(), staged.path.clone());
     read_all(&snapshot.database, place, None, control).await?;
     staged.commit(file, whole.size, whole.sha256).await
 }
@@ -206,13 +217,12 @@ async fn to_file(
 /// Not to be dropped midway: the writer would go on without it. It stops by itself.
 async fn to_file_at(
     snapshot: &OpenSnapshot,
-    path: &Path,
-    force: bool,
+    staged: Staged,
     revision: i64,
     allow_untested: bool,
     control: &Control,
 ) -> Result<Written> {
-    let staged = Staged::new(path, force)?;
+    let path = &staged.path;
     let file = staged.file()?;
     let plan = move |db: &Db<_>| {
         mvcc::database_facts(db)?.etcd_version(allow_untested)?;
@@ -232,9 +242,9 @@ async fn to_file_at(
 
 /// A file that has no name yet, so that it is gone if nothing comes of it, even if the process is killed; on a file
 /// system that has no such files, one under a name of its own.
-struct Staged<'a> {
+struct Staged {
     temporary: Temporary,
-    path: &'a Path,
+    path: PathBuf,
     force: bool,
 }
 
@@ -245,8 +255,8 @@ enum Temporary {
 
 const STAGED: &str = ".strongroom-restore-";
 
-impl<'a> Staged<'a> {
-    fn new(path: &'a Path, force: bool) -> Result<Self> {
+impl Staged {
+    fn new(path: &Path, force: bool) -> Result<Self> {
         if !force && path.symlink_metadata().is_ok() {
             return Err(exists(path));
         }
@@ -256,14 +266,17 @@ impl<'a> Staged<'a> {
         let names = Path::new("/proc/self/fd").is_dir();
         let temporary = match rustix::fs::open(parent, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) if names => Temporary::Unnamed(file.into()),
+            Err(error @ (Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSPC)) => {
+                return Err(Error::io(parent, error.into()));
+            }
             _ => Temporary::Named(
                 tempfile::Builder::new()
                     .prefix(STAGED)
                     .tempfile_in(parent)
-                    .map_err(|error| Error::io(parent, error))?,
+                    .map_err(|error| cannot_create_in(parent, &error))?,
             ),
         };
-        Ok(Self { temporary, path, force })
+        Ok(Self { temporary, path: path.to_owned(), force })
     }
 
     fn file(&self) -> Result<File> {
@@ -271,12 +284,12 @@ impl<'a> Staged<'a> {
             Temporary::Unnamed(file) => file.try_clone(),
             Temporary::Named(named) => named.reopen(),
         };
-        file.map_err(|error| Error::io(self.path, error))
+        file.map_err(|error| Error::io(&self.path, error))
     }
 
     /// Adds the trailer to `file`, a database of `size` bytes, and gives it its name.
     async fn commit(self, file: Arc<File>, size: u64, sha256: Sha256) -> Result<()> {
-        let path = self.path.to_owned();
+        let path = self.path.clone();
         run_blocking({
             let path = path.clone();
             move || {
@@ -303,8 +316,8 @@ impl<'a> Staged<'a> {
     fn name(self) -> std::io::Result<()> {
         let Self { temporary, path, force } = self;
         let file = match temporary {
-            Temporary::Named(named) if force => return Ok(named.persist(path).map(drop)?),
-            Temporary::Named(named) => return Ok(named.persist_noclobber(path).map(drop)?),
+            Temporary::Named(named) if force => return Ok(named.persist(&path).map(drop)?),
+            Temporary::Named(named) => return Ok(named.persist_noclobber(&path).map(drop)?),
             Temporary::Unnamed(file) => file,
         };
         let link = |name: &Path| {
@@ -312,12 +325,12 @@ impl<'a> Staged<'a> {
             let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::linkat(CWD, unnamed, CWD, name, AtFlags::SYMLINK_FOLLOW)
         };
-        match link(path) {
+        match link(&path) {
             Err(rustix::io::Errno::EXIST) if force => {
                 let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-                let staged = parent(path).join(format!("{STAGED}{random:x}"));
+                let staged = parent(&path).join(format!("{STAGED}{random:x}"));
                 link(&staged)?;
-                std::fs::rename(&staged, path).inspect_err(|_| {
+                std::fs::rename(&staged, &path).inspect_err(|_| {
                     let _ = std::fs::remove_file(&staged);
                 })
             }

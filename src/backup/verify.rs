@@ -1,6 +1,8 @@
 //! Proving that snapshots are whole, at four depths.
 
+use std::env;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -19,7 +21,7 @@ use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
 use crate::snapshot::read::{Place, pieces, read_all};
 use crate::store::Repository;
-use crate::task::{Control, Step};
+use crate::task::{Control, Scratch, Step};
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,8 +222,9 @@ pub async fn verify(
             for id in ids {
                 let mut verified = Verified::new(id);
                 match one(repository, keys, level, control, &mut verified).await {
-                    Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                    outcome => verified.outcome = outcome,
+                    Err(Failure::Job(error)) => return Err(error),
+                    Err(Failure::Snapshot(error)) => verified.outcome = Err(error),
+                    Ok(()) => {}
                 }
                 report.snapshots.push(verified);
             }
@@ -267,13 +270,30 @@ fn orphan(id: SnapshotId) -> Verified {
     Verified { outcome: Err(error), ..Verified::new(id) }
 }
 
+/// What keeps a snapshot from being verified.
+enum Failure {
+    /// The snapshot itself.
+    Snapshot(Error),
+    /// Something that all snapshots need: the store, or disk space. It says nothing about the snapshot.
+    Job(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Unreachable => Self::Job(error),
+            _ => Self::Snapshot(error),
+        }
+    }
+}
+
 async fn one(
     repository: &Repository,
     keys: &KeySet,
     level: VerifyLevel,
     control: &Control,
     verified: &mut Verified,
-) -> Result<()> {
+) -> Result<(), Failure> {
     let id = verified.id;
     match level {
         VerifyLevel::Quick => {
@@ -281,16 +301,16 @@ async fn one(
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
             verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
-            open::check_lengths(&unsealed.manifest, &folder)
+            Ok(open::check_lengths(&unsealed.manifest, &folder)?)
         }
         VerifyLevel::Digests => {
             let folder = folder::list_or_look_up(repository, id).await?;
             if folder.manifest.is_none() {
-                return Err(open::missing_manifest(id, &folder));
+                return Err(open::missing_manifest(id, &folder).into());
             }
             let manifest = open::read_manifest(repository, id).await?;
             open::check_lengths(&manifest, &folder)?;
-            digests(repository, &manifest, control).await
+            Ok(digests(repository, &manifest, control).await?)
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
@@ -304,15 +324,21 @@ async fn one(
             control
                 .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
-                return read_all(&opened.database, Place::Nowhere, None, control).await.map(drop);
+                read_all(&opened.database, Place::Nowhere, None, control).await?;
+                return Ok(());
             }
             if opened.facts.etcd.hash_kv.as_ref().is_some_and(|hash| !hash.differing.is_empty()) {
                 verified.findings.push(format!(
                     "snapshot {id}: etcd's members disagreed about their data when it was taken"
                 ));
             }
-            let walked = deep::walk(&opened, control).await.context(format!("snapshot {id}"))?;
-            verified.deep = Some(walked);
+            let spool = Arc::new(Scratch::new(&env::temp_dir(), opened.database.index()));
+            spool.reserve().map_err(Failure::Job)?;
+            let walked = deep::walk(&opened, spool.clone(), control).await;
+            verified.deep = Some(walked.map_err(|error| match spool.has_failed() {
+                true => Failure::Job(error),
+                false => error.context(format!("snapshot {id}")).into(),
+            })?);
             Ok(())
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::crypto::Suite;
-use crate::format::ClusterName;
+use crate::format::{ClusterName, KeyId};
 
 /// zstd levels.
 #[cfg(feature = "cli")]
@@ -67,6 +67,9 @@ pub struct BackupOptions {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
+    /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub recovery: Option<KeyId>,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
@@ -88,6 +91,7 @@ impl Default for BackupOptions {
             read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
+            recovery: None,
             taken: None,
         }
     }

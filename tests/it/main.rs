@@ -76,6 +76,7 @@ mod service_log;
 mod settings;
 mod setup_auth;
 mod support;
+mod targets;
 mod terminal;
 mod to_cluster;
 mod trust;

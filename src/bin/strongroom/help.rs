@@ -66,7 +66,7 @@ After the stream, strongroom asks every member, one after the other, for a hash 
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.
 
-Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say. With a keyring file, \
+Oldest first, of all clusters, or of one with --cluster. IDs are shortened to their ends, which every command takes; `show` and -w json print them in full. What is listed is what the manifests say. With a keyring file, \
 TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that anyone who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
 passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
@@ -81,7 +81,7 @@ With a key: its facts, authenticated, and whether it counts. Without: what the m
 pub(crate) const SHOW_MORE: &str = "\
 Examples:
   strongroom show latest -k file:/etc/strongroom/keyring
-  strongroom show latest --before 2026-11-23T09:00:00Z";
+  strongroom show latest --before yesterday";
 
 pub(crate) const VERIFY: &str = "\
 Verify snapshots.
@@ -95,10 +95,11 @@ Examples:
   strongroom verify latest --deep                 # and etcd's structure in it
   strongroom verify --all --quick                 # manifests, seals, lengths
   strongroom verify --all --digests               # SHA-256, without any key
+  strongroom verify --subset 5% --record          # the newest, and 5 % of the others
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
 members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
---all looks at every cluster's snapshots, or with --cluster at one cluster's.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's. --subset draws other ones each time, always with the newest.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
@@ -130,6 +131,7 @@ Examples:
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
+  strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
   strongroom restore latest --to-cluster --dry-run \\

@@ -89,7 +89,7 @@ fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
 
 /// Whether the argument with this id is a setting, and not for one run only.
 pub(crate) fn is_setting(id: &str) -> bool {
-    id.contains('.') || matches!(id, "cluster" | "master_keys")
+    id.contains('.') || matches!(id, "cluster" | "credentials_file" | "master_keys")
 }
 
 /// What is typed, set and filed, before it is one.

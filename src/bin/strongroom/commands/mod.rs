@@ -33,11 +33,8 @@ use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
 use crate::args::{Command, KeyCommand, ProgressMode, Which};
-use crate::output::Output;
+use crate::output::{FINDINGS, Output};
 use crate::secrets::{Passphrase, passphrase};
-
-/// Exit status of a command that did its work and found something to look at.
-pub(crate) const FINDINGS: u8 = 3;
 
 /// What every command gets.
 pub(crate) struct Context {

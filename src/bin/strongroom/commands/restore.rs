@@ -31,9 +31,12 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         (None, companions) if restores_member => to_data_dir(args, companions, context).await,
         (None, companions) => {
             let names = companions.unwrap_or_default();
-            context.output.result(json!({ "companions": names }), || names.join("\n"))?;
+            let document = json!({ "companions": names });
+            let printed = context
+                .output
+                .done("the companions are restored", document, || names.join("\n"))?;
             context.output.note("next: compare the files with those in place, then move them");
-            Ok(ExitCode::SUCCESS)
+            Ok(printed)
         }
     }
 }
@@ -90,7 +93,8 @@ async fn to_file(
             .note(&format!("snapshot {id} restored and verified: revision {}", report.revision));
         return Ok(ExitCode::SUCCESS);
     }
-    context.output.result(File { report: &report, output: &path, companions }, || {
+    let document = File { report: &report, output: &path, companions };
+    let printed = context.output.done(&format!("{path} is restored"), document, || {
         format!(
             "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
             report.cluster,
@@ -103,7 +107,7 @@ async fn to_file(
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }
 
 async fn to_data_dir(
@@ -124,7 +128,7 @@ async fn to_data_dir(
     if let Some(map) = json.as_object_mut() {
         map.insert("companions".into(), companions.into());
     }
-    context.output.result(json, || {
+    let printed = context.output.done(&format!("{place} is restored"), json, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
@@ -136,7 +140,7 @@ async fn to_data_dir(
         )
     })?;
     advise(args, &report, &others, context);
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }
 
 /// What the flags say, else the manifest.
@@ -170,10 +174,7 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
 fn read_manifest(path: &PathBuf) -> Result<StaticPod> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if length > MAX_STATIC_POD as u64 {
-        return Err(Error::usage(format!(
-            "{}: too long for a pod manifest manifest",
-            path.display()
-        )));
+        return Err(Error::usage(format!("{}: too long for a pod manifest", path.display())));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     StaticPod::parse(&text).map_err(|error| error.context(path.display().to_string()))
