@@ -49,7 +49,7 @@
 //! let repository = store::Repository::open(connected.store, None).await?;
 //!
 //! let keyring = "file:/etc/strongroom/keyring".parse()?;
-//! let keys = custody::open_without_repository(&[keyring]).await?;
+//! let keys = custody::open(&[keyring], None).await?;
 //!
 //! let endpoints = vec!["https://10.0.0.1:2379".into()];
 //! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
@@ -91,7 +91,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let keyring = "file:/etc/strongroom/values-keyring".parse()?;
-//! let masters = custody::open_without_repository(&[keyring]).await?;
+//! let masters = custody::open(&[keyring], None).await?;
 //!
 //! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };
 //! let prefix = DEFAULT_PREFIX.as_bytes();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::catalog;
+use super::choose;
 use super::earlier::Earlier;
 use serde::Serialize;
 
@@ -134,7 +134,7 @@ async fn moment(
     let cluster = &options.cluster;
     let looked = async {
         let folders = folder::list_all(repository).await?.snapshots;
-        let newest = catalog::newest_after(repository, keys, cluster, moment, &folders).await?;
+        let newest = choose::newest_after(repository, keys, cluster, moment, &folders).await?;
         Ok((newest, Earlier::look(repository, keys, cluster, &folders).await?))
     };
     match looked.await {

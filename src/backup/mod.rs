@@ -1,6 +1,7 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod catalog;
+mod choose;
 mod companions;
 mod copy;
 mod create;
@@ -10,6 +11,7 @@ mod earlier;
 mod live;
 mod member;
 mod prune;
+mod removable;
 mod reports;
 mod reseal;
 mod restore;
@@ -25,10 +27,8 @@ pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
 pub use crate::snapshot::inside::{Frames, Inside, look_inside};
 pub use crate::snapshot::options::BackupOptions;
-pub use catalog::{
-    Listing, Scope, Summary, authenticate, cluster_of, judge, latest, newest_by_retiring, select,
-    snapshots,
-};
+pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judge, snapshots};
+pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};
@@ -40,8 +40,9 @@ pub use prune::{
     Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
     plan_prune, plan_removal, prune_report, undo_removal, unpin,
 };
+pub use removable::check_removable;
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
-pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal};
 pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};
 pub use to_cluster::{

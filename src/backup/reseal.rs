@@ -321,27 +321,6 @@ fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
     above.or_else(|| (1..highest).rev().find(is_free))
 }
 
-async fn opens_without(
-    repository: &Repository,
-    others: &KeySet,
-    key: KeyId,
-    id: SnapshotId,
-    folder: &Folder,
-) -> Result<()> {
-    let seals = all_seals(repository, id, folder).await?;
-    if folder.manifest.is_none() && folder.tombstone.is_none() {
-        // A backup that has sealed its data key and not yet committed, or a snapshot whose manifest is gone.
-        let names_another = |seal: &Seal| key_ids(seal).iter().any(|id| *id != key);
-        let safe = seals.iter().all(|seal| !key_ids(seal).contains(&key) || names_another(seal));
-        return if safe { Ok(()) } else { Err(Error::truncated("it has no manifest yet")) };
-    }
-    if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
-        let manifest = open::read_head(repository, id, folder).await?;
-        seals::authenticate(repository, folder, others, &manifest).await?;
-    }
-    Ok(())
-}
-
 /// How many snapshots depend on each master key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -376,7 +355,11 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     Ok(usage)
 }
 
-async fn all_seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
+pub(super) async fn all_seals(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<Vec<Seal>> {
     let (generations, all) = seals::generations(folder);
     if !all {
         return Err(seals::too_many(id));
@@ -405,50 +388,4 @@ impl KeyUsage {
             *self.named.entry(key).or_default() += 1;
         }
     }
-}
-
-/// Proves that every snapshot which `key` opens also opens with another of `keys`, so that `key` can be given up.
-///
-/// Proved by opening: a key that a seal merely names may be destroyed, or sealed in by mistake.
-///
-/// # Errors
-/// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
-pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId) -> Result<()> {
-    let others = keys.without(key);
-    let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
-    for (id, folder) in catalog::folders_without_manifest(repository).await? {
-        if folder.seals.is_empty() {
-            let message = format!(
-                "snapshot {id} is being written, or its backup was aborted: it may need the key"
-            );
-            return Err(Error::new(ErrorKind::Refused, message)
-                .hint("wait until no backup runs; a folder that a killed backup left has to be deleted first"));
-        }
-        folders.push((id, folder));
-    }
-    let mut read = stream::iter(folders)
-        .map(|(id, folder)| {
-            let others = &others;
-            async move { (id, opens_without(repository, others, key, id, &folder).await) }
-        })
-        .buffered(READS);
-    let mut lost = 0;
-    let mut first = None;
-    while let Some((id, opened)) = read.next().await {
-        match opened {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(error) => {
-                lost += 1;
-                first = first.or(Some((id, error)));
-            }
-        }
-    }
-    let Some((id, error)) = first else { return Ok(()) };
-    let message =
-        format!("{lost} snapshot(s) open with no other available key, such as {id}: {error}");
-    Err(Error::new(ErrorKind::Refused, message).hint(format!(
-        "give the other keys too, or seal the snapshots to them first: \
-         `strongroom key reseal --all --drop {key}`"
-    )))
 }

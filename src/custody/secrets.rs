@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
-use super::keyfile;
+use super::access::check_private;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::SecretBytes;
 
@@ -61,15 +60,24 @@ impl PassphraseSettings {
 /// Reads a secret from a file; one final line break is not part of it.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]; [`ErrorKind::Usage`] when it is empty or too long.
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`];
+/// [`ErrorKind::Usage`] when it is empty or too long.
 pub fn read_secret(path: &Path) -> Result<SecretBytes> {
+    read(open_private(path)?, &path.display().to_string())
+}
+
+/// Opens a file of secrets.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`].
+pub fn open_private(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
     // A pipe, as `<(pass show …)` makes, is nobody's to look into.
     if meta.is_file() {
-        keyfile::check_mode(path, meta.mode())?;
+        check_private(path, &file, &meta)?;
     }
-    read(file, &path.display().to_string())
+    Ok(file)
 }
 
 fn read(from: impl Read, what: &str) -> Result<SecretBytes> {

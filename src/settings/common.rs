@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::credentials;
 use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
-use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings};
+use crate::custody::{
+    self, InRepository, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings,
+};
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{ClusterName, KeyId, KeyState};
@@ -178,14 +180,14 @@ impl CommonSettings {
     pub async fn open_keys(
         &self,
         repository: &Repository,
-        ask: impl FnOnce() -> Result<SecretBytes>,
+        ask: impl FnOnce() -> Result<SecretBytes> + Send,
     ) -> Result<KeySet> {
         let uris: Vec<_> = self.master_keys().cloned().collect();
         let word = || match self.passphrase.read()? {
             Some(word) => Ok(word),
             None => ask(),
         };
-        custody::open(&uris, repository, word).await
+        custody::open(&uris, Some(&mut InRepository::new(repository, word))).await
     }
 
     /// The master keys that are named.

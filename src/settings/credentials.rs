@@ -1,14 +1,12 @@
 //! The store's secrets in a file: the same one for sudo, cron and systemd.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::custody::keyfile::check_mode;
+use crate::custody::open_private;
 use crate::error::{Error, Result};
 
 /// The longest file, in bytes.
@@ -32,14 +30,10 @@ pub(super) fn environment(file: Option<&Path>) -> Result<BTreeMap<String, String
 }
 
 fn read(path: &Path) -> Result<BTreeMap<String, String>> {
-    let failed = |error| Error::io(path, error);
-    let file = File::open(path).map_err(|error| failed(error).hint("see credentials_file"))?;
-    let found = file.metadata().map_err(failed)?;
-    if found.is_file() {
-        check_mode(path, found.mode())?;
-    }
-    let mut text = Zeroizing::new(String::with_capacity(found.len().min(MOST) as usize + 1));
-    file.take(MOST + 1).read_to_string(&mut text).map_err(failed)?;
+    let file = open_private(path).map_err(|error| error.context("credentials_file"))?;
+    let mut text = Zeroizing::new(String::with_capacity(MOST as usize + 1));
+    let read = file.take(MOST + 1).read_to_string(&mut text);
+    read.map_err(|error| Error::io(path, error))?;
     if text.len() as u64 > MOST {
         return Err(Error::usage(format!("{} is longer than {MOST} bytes", path.display())));
     }

@@ -294,6 +294,15 @@ pub(crate) enum KeyCommand {
     /// Replace the sealing key with a new one, and seal the snapshots to it
     #[command(long_about = help::KEY_ROTATE, after_long_help = help::KEY_ROTATE_MORE)]
     Rotate(RotateKeyArgs),
+    /// Make a staged key of the keyring the primary one, at once or at a time
+    #[command(long_about = help::KEY_PROMOTE, after_long_help = help::KEY_PROMOTE_MORE)]
+    Promote {
+        /// The staged key's id, as key list prints it
+        key_id: KeyId,
+        /// When it becomes primary, such as 2026-11-23T09:00:00Z [default: now]
+        #[arg(long, value_name = "TIME")]
+        at: Option<jiff::Timestamp>,
+    },
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
     #[command(long_about = help::KEY_RESEAL, after_long_help = help::KEY_RESEAL_MORE)]
     Reseal(ResealArgs),
@@ -323,6 +332,9 @@ pub(crate) struct RotateKeyArgs {
     /// Change the key only; seal the snapshots later, with key reseal --all
     #[arg(long, conflicts_with = "compromised")]
     pub(crate) offline: bool,
+    /// Only add a new key that opens and does not seal; key promote makes it the primary one
+    #[arg(long, conflicts_with_all = ["finish", "offline", "compromised"])]
+    pub(crate) staged: bool,
     /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z, yesterday or 2h (ago): retire its keys now, and
     /// trust only what is older
     #[arg(long, value_name = "TIME", value_parser = moment)]

@@ -204,11 +204,26 @@ Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring
   strongroom key rotate --finish -k file:/etc/strongroom/keyring
   strongroom key rotate --offline     # the key only; later key reseal --all
+  strongroom key rotate --staged      # a key that does not seal yet; later key promote
   strongroom key rotate --compromised 2026-11-23T09:00:00Z
 
 --compromised is for a keyring that was stolen. All its keys are retired at once. A snapshot is sealed to the new key only if its \
 id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
 `strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before the theft was known, run it with the present keyring and the same TIME. In a local directory, anyone with write access can set a file's time.";
+
+pub(crate) const KEY_PROMOTE: &str = "\
+Make a staged key of the keyring the primary one.
+
+`key rotate --staged` adds a key that opens and does not seal. Copy the keyring to every host that uses it, then promote \
+the key on one host and copy the keyring again. With --at all hosts change to the new key at the same time, by their own \
+clocks. The key before it is retiring from then on: it still opens.
+
+A key that was primary never becomes primary again.";
+pub(crate) const KEY_PROMOTE_MORE: &str = "\
+Examples:
+  strongroom key rotate --staged -k file:/etc/strongroom/kms-keyring
+  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom/kms-keyring
+  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.

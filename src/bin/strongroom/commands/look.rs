@@ -76,7 +76,7 @@ async fn key_names(context: &Context) -> BTreeMap<KeyId, String> {
             MasterKeyUri::Passphrase(None) => {}
             MasterKeyUri::Passphrase(Some(named)) => drop(names.insert(named.id, uri.to_string())),
             MasterKeyUri::File(_) => {
-                let keys = custody::open_without_repository(std::slice::from_ref(uri)).await;
+                let keys = custody::open(std::slice::from_ref(uri), None).await;
                 for id in keys.map(|keys| keys.ids()).unwrap_or_default() {
                     names.entry(id).or_insert_with(|| uri.to_string());
                 }

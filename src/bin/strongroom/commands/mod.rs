@@ -10,6 +10,7 @@ mod init;
 mod inside;
 mod key;
 mod look;
+mod promote;
 mod proxy;
 mod prune;
 mod restore;
@@ -77,7 +78,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate { output } => key::generate(&output, context),
             KeyCommand::List => key::list(context).await,
+            KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
+            KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
@@ -117,10 +120,20 @@ impl Context {
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
-        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
-        let keys = self.settings.open_keys(repository, ask).await?;
+        let keys = self.open_keys(repository).await?;
         retiring(&keys).iter().for_each(|warning| self.output.warn(warning));
         Ok(keys)
+    }
+
+    async fn open_keys(&self, repository: &Repository) -> Result<KeySet> {
+        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
+        self.settings.open_keys(repository, ask).await
+    }
+
+    /// As [`needed_keys`](Self::needed_keys), for the command that ends the rotation which the others warn of.
+    async fn keys_to_finish(&self, repository: &Repository) -> Result<KeySet> {
+        self.settings.check_keys()?;
+        self.open_keys(repository).await
     }
 
     /// The master keys in keyring files.
@@ -129,7 +142,7 @@ impl Context {
         let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
         match files.is_empty() {
             true => Ok(KeySet::new()),
-            false => custody::open_without_repository(&files).await,
+            false => custody::open(&files, None).await,
         }
     }
 
