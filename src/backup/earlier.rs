@@ -70,7 +70,8 @@ impl Earlier {
         }
         found.is_known = true;
         // Only those that were sealed again may be sealed to a key that is elsewhere.
-        let resealed = |folder: &Folder| whole(folder) && folder.seals.len() > 1;
+        let resealed =
+            |folder: &Folder| whole(folder) && folder.seals.keys().next_back() > Some(&1);
         let newest = folders.iter().rev().find(|(_, folder)| resealed(folder));
         if let Some((id, folder)) = newest {
             let unsealed = open::unseal(repository, *id, folder, keys).await;

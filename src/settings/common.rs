@@ -31,7 +31,7 @@ pub struct CommonSettings {
         feature = "cli",
         arg(
             id = "credentials_file",
-            long,
+            long = "credentials-file",
             value_name = "FILE",
             env = "STRONGROOM_CREDENTIALS_FILE"
         )

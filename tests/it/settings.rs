@@ -11,6 +11,8 @@ use crate::place::{Place, text, write_secret};
 const BAD_DURATION: &str = "5";
 const UUID: &str = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
 
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
 /// A setting: its path in the file, flag, variable, a good value, and one that is refused, if there is any.
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
@@ -31,6 +33,8 @@ const ROWS: &[Row] = &[
     Row("repository.id", "--repository-id", "STRONGROOM_REPOSITORY_ID", UUID, "12"),
     Row("cluster", "--cluster", "STRONGROOM_CLUSTER", "prod", "Bad/Name"),
     Row("master_keys", "--master-key", "STRONGROOM_MASTER_KEY", "file:keyring", "kms:x"),
+    Row("credentials_file", "--credentials-file", "STRONGROOM_CREDENTIALS_FILE", "store.env", ""),
+    Row("keys.recovery", "--recovery-key", "STRONGROOM_RECOVERY_KEY", KEY, "12"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
     Row("etcd.endpoints", "--endpoints", "STRONGROOM_ENDPOINTS", "https://a:1,https://b:2", ""),
@@ -186,6 +190,7 @@ fn every_setting_has_a_row() {
 fn a_good_value_has_the_same_effect_from_everywhere() {
     let place = Place::new();
     write_secret(&place.path("word"), "horse");
+    write_secret(&place.path("store.env"), "AWS_SECRET_ACCESS_KEY=hunter2\n");
     let etcd = Version::NEWEST.programs().join("etcd");
     let etcd = etcd.to_str().unwrap();
     for command in COMMANDS {

@@ -66,7 +66,7 @@ After the stream, strongroom asks every member, one after the other, for a hash 
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.
 
-Oldest first, of all clusters, or of one with --cluster. IDs are shortened to their ends, which every command takes; `show` and -w json print them in full. What is listed is what the manifests say. With a keyring file, \
+Oldest first, of all clusters, or of one with --cluster. IDs are shortened to their ends; `show` and -w json print them in full. What is listed is what the manifests say. With a keyring file, \
 TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that anyone who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
 passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
@@ -265,11 +265,17 @@ The old passphrase is read from the terminal, or comes from STRONGROOM_PASSPHRAS
 the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
 still open with the old one.";
 
-pub(crate) const COMPLETIONS: &str = "Print a completion script for a shell.";
+pub(crate) const COMPLETIONS: &str = "\
+Print a completion script for a shell.
+
+The script asks strongroom for candidates: commands and flags, and the ids, clusters and keys of the repository that \
+environment and configuration file name. A repository that does not answer within 3 s gives none.";
 pub(crate) const COMPLETIONS_MORE: &str = "\
 Examples:
-  strongroom completions bash > /etc/bash_completion.d/strongroom
-  strongroom completions zsh > /usr/share/zsh/site-functions/_strongroom";
+  source <(strongroom completions bash)     # in ~/.bashrc
+  source <(strongroom completions zsh)      # in ~/.zshrc
+
+Write the line, not its output, into a file: script and program belong to the same version.";
 
 pub(crate) const MAN: &str = "\
 Write the manual pages into a directory, or the main one to standard output.

@@ -7,6 +7,7 @@
 
 mod args;
 mod commands;
+mod complete;
 mod harden;
 mod help;
 mod log;
@@ -35,6 +36,14 @@ fn main() -> ExitCode {
     if let Err(error) = exec_guarded(std::env::args_os()) {
         Output { format: Default::default(), quiet: false }.error(&error);
         return ExitCode::from(error.kind().exit_code());
+    }
+    match complete::answer() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            Output { format: Default::default(), quiet: false }.error(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
     }
     harden::process();
     std::panic::set_hook(Box::new(panicked));

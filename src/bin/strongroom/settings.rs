@@ -83,7 +83,8 @@ pub(crate) fn prepared(command: Command) -> Command {
     })
 }
 
-fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+/// `command` with each argument changed, those of its subcommands too.
+pub(crate) fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
     command.mut_args(change).mut_subcommands(|command| all_args(command, change))
 }
 
