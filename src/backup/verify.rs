@@ -19,7 +19,8 @@ use crate::keys::trust::Standing;
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
-use crate::snapshot::read::{Place, pieces, read_all};
+use crate::snapshot::read::{Follower, Place, pieces, read_all};
+use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Scratch, Step};
 
@@ -84,8 +85,8 @@ impl Verified {
         }
     }
 
-    fn opened(&mut self, by: KeyId, standing: Standing, findings: Vec<String>) {
-        (self.opened_by, self.standing, self.findings) = (Some(by), standing, findings);
+    fn judged(&mut self, by: Option<KeyId>, standing: Standing, findings: Vec<String>) {
+        (self.opened_by, self.standing, self.findings) = (by, standing, findings);
         if standing != Standing::Counts {
             self.findings.push(format!("snapshot {}: {standing}", self.id));
         }
@@ -300,7 +301,8 @@ async fn one(
             let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
-            verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
+            let by = unsealed.opened()?.opened_by;
+            verified.judged(Some(by), unsealed.standing, unsealed.findings);
             Ok(open::check_lengths(&unsealed.manifest, &folder)?)
         }
         VerifyLevel::Digests => {
@@ -309,13 +311,19 @@ async fn one(
                 return Err(open::missing_manifest(id, &folder).into());
             }
             let manifest = open::read_manifest(repository, id).await?;
+            if !keys.signers().is_empty() {
+                let authentic = seals::authenticate(repository, &folder, keys, &manifest).await?;
+                let judged = &authentic.judged;
+                let by = judged.opened.as_ref().map(|opened| opened.opened_by);
+                verified.judged(by, judged.standing, authentic.findings);
+            }
             open::check_lengths(&manifest, &folder)?;
             Ok(digests(repository, &manifest, control).await?)
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
             let findings = std::mem::take(&mut opened.findings);
-            verified.opened(opened.opened_by, opened.standing, findings);
+            verified.judged(Some(opened.opened_by), opened.standing, findings);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {
@@ -324,7 +332,8 @@ async fn one(
             control
                 .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
-                read_all(&opened.database, Place::Nowhere, None, control).await?;
+                let follower = Follower::Nobody;
+                read_all(&opened.database, Place::Nowhere, follower, control).await?;
                 return Ok(());
             }
             if opened.facts.etcd.hash_kv.as_ref().is_some_and(|hash| !hash.differing.is_empty()) {
@@ -332,16 +341,21 @@ async fn one(
                     "snapshot {id}: etcd's members disagreed about their data when it was taken"
                 ));
             }
-            let spool = Arc::new(Scratch::new(&env::temp_dir(), opened.database.index()));
-            spool.reserve().map_err(Failure::Job)?;
-            let walked = deep::walk(&opened, spool.clone(), control).await;
-            verified.deep = Some(walked.map_err(|error| match spool.has_failed() {
-                true => Failure::Job(error),
-                false => error.context(format!("snapshot {id}")).into(),
-            })?);
+            verified.deep = Some(walk(&opened, control).await?);
             Ok(())
         }
     }
+}
+
+/// Walks over the database, in a scratch file whose disk space is reserved before.
+async fn walk(opened: &OpenSnapshot, control: &Control) -> Result<Deep, Failure> {
+    let spool = Arc::new(Scratch::new(&env::temp_dir(), opened.database.index()));
+    spool.reserve().map_err(Failure::Job)?;
+    let walked = deep::walk(opened, spool.clone(), control).await;
+    walked.map_err(|error| match spool.has_failed() {
+        true => Failure::Job(error),
+        false => error.context(format!("snapshot {}", opened.manifest.body().snapshot)).into(),
+    })
 }
 
 async fn digests(repository: &Repository, manifest: &Manifest, control: &Control) -> Result<()> {

@@ -37,6 +37,8 @@ pub enum Label {
     ValueKeyring,
     /// Context of a master key sealed by a passphrase.
     Passphrase,
+    /// Context of what a KMS plugin encrypts for Kubernetes.
+    KmsPlugin,
     /// Value key → key of one algorithm's cipher.
     ValueKey,
     /// Value key → its id.
@@ -45,6 +47,10 @@ pub enum Label {
     Value,
     /// Hash input of a key id.
     KeyId,
+    /// What a signer signs.
+    Vouch,
+    /// HPKE's info of a data key sealed to a public key.
+    Hpke,
 }
 
 impl Label {
@@ -67,11 +73,14 @@ impl Label {
             Self::Facts => "strongroom/v1/facts",
             Self::Report => "strongroom/v1/report",
             Self::ValueKeyring => "strongroom/v1/value-keyring",
+            Self::KmsPlugin => "strongroom/v1/kms-plugin",
             Self::ValueKey => "strongroom/v1/value-key",
             Self::ValueKeyId => "strongroom/v1/value-key-id",
             Self::Value => "strongroom/v1/value",
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
+            Self::Vouch => "strongroom/v1/vouch",
+            Self::Hpke => "strongroom/v1/hpke",
         }
     }
 }

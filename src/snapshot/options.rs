@@ -70,6 +70,12 @@ pub struct BackupOptions {
     /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub recovery: Option<KeyId>,
+    /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.unsigned", long = "unsigned", env = "STRONGROOM_UNSIGNED")
+    )]
+    pub unsigned: bool,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
@@ -92,6 +98,7 @@ impl Default for BackupOptions {
             compare_members: true,
             include: Vec::new(),
             recovery: None,
+            unsigned: false,
             taken: None,
         }
     }

@@ -190,9 +190,10 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
     assert!((now - 60.0..=now).contains(&last), "{last} {now}");
+    let newest = place.snapshots().pop().unwrap();
     let page = agent.get("/").1;
     assert!(page.contains("id=timeline") && page.contains("id=verdict class=good"), "{page}");
-    assert!(page.contains(place.snapshots().last().unwrap()), "{page}");
+    assert!(page.contains(&newest), "{page}");
     let warning = "<ul id=warnings><li>only one master key";
     assert!(page.contains(warning) && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     let version = format!("strongroom_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));

@@ -17,7 +17,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 9] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
@@ -25,6 +25,8 @@ const LISTS: [&str; 7] = [
     "proxy.include",
     "proxy.exclude",
     "proxy.allow",
+    "kms_plugin.master_keys",
+    "kms_plugin.allow_uid",
 ];
 
 #[rustfmt::skip]
@@ -98,6 +100,11 @@ const ROWS: &[Row] = &[
     Row("proxy.log", "--log", "STRONGROOM_PROXY_LOG", "json", "yaml"),
     Row("proxy.max_request_bytes", "--max-request-bytes", "STRONGROOM_PROXY_MAX_REQUEST_BYTES", "2048", "1"),
     Row("proxy.max_memory", "--max-memory", "STRONGROOM_PROXY_MAX_MEMORY", "64", "8"),
+    Row("kms_plugin.listen", "--listen", "STRONGROOM_KMS_LISTEN", "unix:///run/k.sock", ""),
+    Row("kms_plugin.master_keys", "--kms-plugin-master-key", "STRONGROOM_KMS_MASTER_KEY", "file:kms", "kms:x"),
+    Row("kms_plugin.allow_uid", "--allow-uid", "", "1000,1001", "x"),
+    Row("kms_plugin.metrics_listen", "--metrics-listen", "STRONGROOM_KMS_METRICS_LISTEN", "127.0.0.1:3", ""),
+    Row("kms_plugin.log", "--log", "STRONGROOM_KMS_LOG", "json", "yaml"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,7 +175,7 @@ fn settings_of(place: &Place, command: &str) -> BTreeSet<String> {
     rows.iter().map(|row| row["setting"].as_str().unwrap().to_owned()).collect()
 }
 
-const COMMANDS: [&str; 3] = ["backup", "agent", "proxy"];
+const COMMANDS: [&str; 4] = ["backup", "agent", "proxy", "kms-plugin"];
 
 #[test]
 fn every_setting_has_a_row() {

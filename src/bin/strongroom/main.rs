@@ -103,8 +103,9 @@ fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
         let control = progress::control(progress, output).stop_when(stop.clone());
         let stopped = stop.clone();
         let grace = cli.command.grace();
-        let settings = cli.global.common;
-        let context = Context { settings, explicit_keys, output, progress, control, stop: stopped };
+        let (settings, config) = (cli.global.common, cli.global.config);
+        let context =
+            Context { settings, config, explicit_keys, output, progress, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),

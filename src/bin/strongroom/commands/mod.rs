@@ -6,9 +6,11 @@ mod backup;
 mod config;
 mod copy;
 mod drill;
+mod generate;
 mod init;
 mod inside;
 mod key;
+mod kms_plugin;
 mod look;
 mod promote;
 mod proxy;
@@ -20,11 +22,12 @@ mod shell;
 mod to_cluster;
 mod values;
 mod verify;
+mod vouch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
 use strongroom::settings::{CommonSettings, Opened, retiring};
@@ -40,6 +43,8 @@ use crate::secrets::{Passphrase, passphrase};
 /// What every command gets.
 pub(crate) struct Context {
     pub(crate) settings: CommonSettings,
+    /// The configuration file, if it is not the default one.
+    pub(crate) config: Option<PathBuf>,
     /// The master keys are for this command, and not from the configuration file.
     pub(crate) explicit_keys: bool,
     pub(crate) output: Output,
@@ -76,7 +81,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
         Command::Key(command) => match command {
-            KeyCommand::Generate { output } => key::generate(&output, context),
+            KeyCommand::Generate(args) => generate::run(&args, context),
+            KeyCommand::Vouch(args) => vouch::run(args, context).await,
             KeyCommand::List => key::list(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
@@ -90,6 +96,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             crate::harden::all_files();
             proxy::proxy(*args, context).await
         }
+        Command::KmsPlugin(settings) => kms_plugin::run(settings, context).await,
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
@@ -134,16 +141,6 @@ impl Context {
     async fn keys_to_finish(&self, repository: &Repository) -> Result<KeySet> {
         self.settings.check_keys()?;
         self.open_keys(repository).await
-    }
-
-    /// The master keys in keyring files.
-    async fn keyrings(&self) -> Result<KeySet> {
-        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
-        let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
-        match files.is_empty() {
-            true => Ok(KeySet::new()),
-            false => custody::open(&files, None).await,
-        }
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.

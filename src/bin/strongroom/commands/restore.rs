@@ -191,6 +191,9 @@ fn other_members(
     let command = |name: &str| {
         let mut words: Vec<String> = vec!["strongroom".into()];
         let mut add = |flag: &str, value: String| words.extend([flag.into(), shell_word(&value)]);
+        if let Some(config) = &context.config {
+            add("--config", config.display().to_string());
+        }
         if let Ok(url) = context.settings.repository_url() {
             add("-r", url.to_string());
         }

@@ -11,7 +11,6 @@ use strongroom::backup::{
 };
 use strongroom::crypto::{random, system_rng};
 use strongroom::format::{KeyId, SnapshotId};
-use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
@@ -30,7 +29,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let begun = Instant::now();
     let repository = context.repository().await?;
     let keys = match level {
-        VerifyLevel::Digests => KeySet::new(),
+        VerifyLevel::Digests => context.settings.open_keys_unasked(&repository).await?,
         _ => context.needed_keys(&repository).await?,
     };
     let ids = match args.subset {
