@@ -147,7 +147,7 @@ pub async fn newest_by_retiring(
 }
 
 /// Refuses to say what is latest among several clusters' snapshots.
-fn one_cluster(listing: &Listing) -> Result<()> {
+pub(super) fn one_cluster(listing: &Listing) -> Result<()> {
     let mut clusters: Vec<_> = listing.snapshots.iter().map(|s| s.cluster.as_str()).collect();
     clusters.sort_unstable();
     clusters.dedup();

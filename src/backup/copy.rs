@@ -482,7 +482,7 @@ impl Copying<'_> {
 /// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
-        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(header) if header.snapshot == id && header.role.part().as_ref() == Some(part) => Ok(()),
         Ok(_) => Err(Error::tampered("is an object of another place")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),

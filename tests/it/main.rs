@@ -30,6 +30,7 @@ mod faulty;
 mod full_disk;
 mod histories;
 mod hostile;
+mod journal;
 mod json_shapes;
 mod keys;
 mod kill;
@@ -91,6 +92,7 @@ mod value_languages;
 mod value_phases;
 mod value_vectors;
 mod vectors;
+mod walks;
 mod words;
 
 use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};

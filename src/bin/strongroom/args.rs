@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod inside;
+mod journal;
 mod moment;
 mod restore;
 mod to_cluster;
@@ -21,6 +22,7 @@ use crate::help;
 use moment::moment;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use journal::{JournalCommand, RecordArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
@@ -125,6 +127,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Record the changes between snapshots, and list what is recorded
+    #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
+    Journal(JournalCommand),
     /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),

@@ -2,11 +2,13 @@
 
 mod drill;
 mod inside;
+mod journal;
 mod unattended;
 mod values;
 
 pub(crate) use drill::*;
 pub(crate) use inside::*;
+pub(crate) use journal::*;
 pub(crate) use unattended::*;
 pub(crate) use values::*;
 

@@ -9,6 +9,7 @@ mod drill;
 mod generate;
 mod init;
 mod inside;
+mod journal;
 mod key;
 mod kms_plugin;
 mod look;
@@ -73,6 +74,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Journal(command) => journal::run(command, context).await,
         Command::Agent(_) => {
             crate::harden::all_files();
             agent::run(context).await
