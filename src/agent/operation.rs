@@ -15,8 +15,10 @@ use crate::backup::{
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
+    SnapshotId,
 };
+use crate::keys::KeySet;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -89,6 +91,16 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// The master keys it was done with.
+    pub(super) keys: KeyCounts,
+}
+
+/// How many master keys are in which state.
+pub(super) type KeyCounts = Vec<(KeyState, usize)>;
+
+fn count(keys: &KeySet) -> KeyCounts {
+    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
+    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
@@ -106,6 +118,7 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            keys: KeyCounts::new(),
         }
     }
 }
@@ -126,6 +139,7 @@ pub(super) async fn run(
         }
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
+    done.keys = count(&places.keys);
     if matches!(operation, Operation::Backup | Operation::Prune) {
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
@@ -196,7 +210,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             copied = report.copied.len(),
             written_bytes = report.written_bytes,
             compared = report.compared.len(),
-            left_out = report.left_out.len(),
+            not_copied = report.left_out.len(),
             differing_seals = report.differing.len(),
         );
     };
@@ -409,6 +423,7 @@ pub(super) struct Found {
     pub(super) last: Vec<LastRun>,
     pub(super) newest: Option<Newest>,
     pub(super) listing: Listing,
+    pub(super) keys: KeyCounts,
 }
 
 /// Reads what was done, by whichever agent or person.
@@ -430,5 +445,5 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
-    Ok(Found { last, newest, listing })
+    Ok(Found { last, newest, listing, keys: count(keys) })
 }

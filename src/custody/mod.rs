@@ -15,7 +15,7 @@ pub use passphrases::{
     remove_passphrase_key,
 };
 pub use public_keys::{read_signers, read_signing_key};
-pub use secrets::{PassphraseSettings, read_secret, secret_of_command};
+pub use secrets::{PassphraseSettings, open_private, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
 use std::sync::Arc;

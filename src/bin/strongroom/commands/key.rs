@@ -244,7 +244,8 @@ pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<E
         return Err(Error::new(ErrorKind::NotFound, "this repository has no passphrase key"));
     }
     let old = secrets::passphrase(Passphrase::Present, &context.settings.passphrase)?;
-    let new = secrets::passphrase(Passphrase::Replacement, &context.settings.passphrase)?;
+    let settings = &context.settings.passphrase;
+    let new = secrets::new_passphrase(Passphrase::Replacement, settings, context.output)?;
     let id = change_passphrase(&repository, id, old, new, Argon2Cost::default()).await?;
     context.output.result(json!({"id": id.to_string()}), || {
         format!("key {id} opens with the new passphrase")
