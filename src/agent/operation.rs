@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
+use crate::keys::KeySet;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -53,18 +54,29 @@ impl Operation {
         }
     }
 
-    /// Which operation a report in the repository tells of.
-    pub(super) fn of(report: &Report) -> Option<Self> {
+    /// Which operation a report in the repository tells of. A blind host verifies digests.
+    pub(super) fn of(report: &Report, blind: bool) -> Option<Self> {
         match report.kind.as_str() {
             "prune" => Some(Self::Prune),
             "drill" => Some(Self::Drill),
-            "verify" if proves_bytes(report) => Some(match report.scope {
-                ReportScope::One => Self::Verify,
-                ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
-            }),
+            "verify" if proves_bytes(report) || (blind && is_of_digests(report)) => {
+                Some(match report.scope {
+                    ReportScope::One => Self::Verify,
+                    ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
+                })
+            }
             _ => None,
         }
     }
+}
+
+fn is_of_digests(report: &Report) -> bool {
+    report.level.as_deref() == Some(VerifyLevel::Digests.name())
+}
+
+/// How deep a host looks that has these keys.
+fn level(keys: &KeySet) -> VerifyLevel {
+    if keys.is_blind() { VerifyLevel::Digests } else { VerifyLevel::Full }
 }
 
 impl fmt::Display for Operation {
@@ -251,7 +263,7 @@ async fn prove(
             Scope::Ids(&sample)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(repository, keys, scope, level(keys), control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
     let mut failures: Vec<_> =
@@ -309,7 +321,7 @@ async fn prove_replica(
     let source = &places.repository;
     let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
     let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
     Ok(found.snapshots)
 }
 
@@ -407,7 +419,8 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
-        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(options.cluster()))
+        Operation::of(report, keys.is_blind())
+            .filter(|_| report.cluster.as_ref() == Some(options.cluster()))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });

@@ -238,9 +238,13 @@ impl KeySet {
 
     /// Whether any signer, or any key that opens, can make a snapshot count ([`trust`](super::trust)): the others only open.
     pub fn can_vouch(&self) -> bool {
-        let vouches = |state: &KeyState| state.seals() || *state == KeyState::Retiring;
-        !self.signers.is_empty()
-            || self.states.iter().any(|(id, state)| vouches(state) && self.holds(*id))
+        let vouches = |key: &Arc<dyn Recipient>| {
+            let state = self.state(key.id());
+            key.strength() == Strength::Other
+                && self.holds(key.id())
+                && state.is_some_and(|state| state.seals() || state == KeyState::Retiring)
+        };
+        !self.signers.is_empty() || self.recipients.iter().any(vouches)
     }
 
     /// The keys in `state`.

@@ -15,7 +15,7 @@ const UUID: &str = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 8] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
@@ -23,6 +23,7 @@ const LISTS: [&str; 7] = [
     "proxy.include",
     "proxy.exclude",
     "proxy.allow",
+    "trust.signers",
 ];
 
 #[rustfmt::skip]
@@ -33,6 +34,9 @@ const ROWS: &[Row] = &[
     Row("master_keys", "--master-key", "STRONGROOM_MASTER_KEY", "file:keyring", "kms:x"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
+    Row("keys.signing_key", "--signing-key", "STRONGROOM_SIGNING_KEY", "signing-key", ""),
+    Row("keys.mix_quantum_weak", "--mix-quantum-weak", "STRONGROOM_MIX_QUANTUM_WEAK", "true", ""),
+    Row("trust.signers", "--signers", "STRONGROOM_SIGNERS", "signers", ""),
     Row("etcd.endpoints", "--endpoints", "STRONGROOM_ENDPOINTS", "https://a:1,https://b:2", ""),
     Row("etcd.cacert", "--cacert", "STRONGROOM_CACERT", "ca.crt", ""),
     Row("etcd.cert", "--cert", "STRONGROOM_CERT", "client.crt", ""),
@@ -52,6 +56,7 @@ const ROWS: &[Row] = &[
     Row("backup.level", "--level", "STRONGROOM_LEVEL", "-3", "20"),
     Row("backup.suite", "--suite", "STRONGROOM_SUITE", "chacha20-poly1305", "rot13"),
     Row("backup.read_ahead", "--read-ahead", "STRONGROOM_READ_AHEAD", "64", "3"),
+    Row("backup.unsigned", "--unsigned", "STRONGROOM_UNSIGNED", "true", ""),
     Row("backup.include", "--include", "", "/etc/a,/etc/b", ""),
     Row("prune.keep_last", "--keep-last", "STRONGROOM_KEEP_LAST", "1", "-1"),
     Row("prune.keep_hourly", "--keep-hourly", "STRONGROOM_KEEP_HOURLY", "2", "x"),
