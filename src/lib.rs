@@ -8,7 +8,7 @@
 //!
 //! The modules are in layers and import only from below: [`crypto`], [`mod@format`] and [`bolt`] are pure; [`mvcc`]
 //! and [`keys`] use them; [`envelope`], [`store`] and [`etcd`] add files, network and storage; [`backup`] has the jobs.
-//! [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
+//! [`kms_plugin`] encrypts for Kubernetes, [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
 //! [`agent`] runs the jobs on a schedule.
 //!
 //! # Start here
@@ -19,7 +19,7 @@
 //! | look inside a snapshot | [`backup::look_inside`], then [`contents`] |
 //! | encrypt single values yourself | [`values::ValueCipher`]: no etcd, no runtime |
 //! | use etcd with encrypted values | [`values::Shim`] |
-//! | run a service | [`agent`], [`proxy`] |
+//! | run a service | [`agent`], [`proxy`], [`kms_plugin`] |
 //!
 //! | feature | adds |
 //! |---|---|
@@ -30,6 +30,7 @@
 //! | `values` | [`values::ValueCipher`] |
 //! | `client` | [`values::Shim`] and the value keyring in etcd |
 //! | `proxy` | [`proxy`] |
+//! | `kms-plugin` | [`kms_plugin`] |
 //! | `audit-log` | [`audit_log`] |
 //! | `etcd` | [`etcd`] alone |
 //! | `internals` | parsers for fuzz targets; not part of the API |
@@ -130,18 +131,22 @@ pub mod etcd;
 pub mod format;
 pub mod guide;
 pub mod keys;
-#[cfg(any(feature = "agent", feature = "client"))]
+#[cfg(feature = "kms-plugin")]
+mod kms_api;
+#[cfg(feature = "kms-plugin")]
+pub mod kms_plugin;
+#[cfg(any(feature = "agent", feature = "client", feature = "kms-plugin"))]
 mod limit;
 pub mod mvcc;
 mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
-#[cfg(any(feature = "backup", feature = "client"))]
+#[cfg(any(feature = "backup", feature = "client", feature = "kms-plugin"))]
 pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;
-#[cfg(any(feature = "agent", feature = "proxy"))]
+#[cfg(any(feature = "agent", feature = "kms-plugin", feature = "proxy"))]
 mod status_server;
 #[cfg(feature = "backup")]
 pub mod store;

@@ -17,7 +17,7 @@ use crate::keys::trust::Standing;
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
-use crate::snapshot::read::{Place, pieces, read_all};
+use crate::snapshot::read::{Follower, Place, pieces, read_all};
 use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Step};
@@ -312,7 +312,9 @@ async fn one(
             control
                 .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
-                return read_all(&opened.database, Place::Nowhere, None, control).await.map(drop);
+                let follower = Follower::Nobody;
+                let read = read_all(&opened.database, Place::Nowhere, follower, control);
+                return read.await.map(drop);
             }
             if opened.facts.etcd.hash_kv.as_ref().is_some_and(|hash| !hash.differing.is_empty()) {
                 verified.findings.push(format!(

@@ -37,6 +37,8 @@ pub enum Label {
     ValueKeyring,
     /// Context of a master key sealed by a passphrase.
     Passphrase,
+    /// Context of what a KMS plugin encrypts for Kubernetes.
+    KmsPlugin,
     /// Value key → key of one algorithm's cipher.
     ValueKey,
     /// Value key → its id.
@@ -71,6 +73,7 @@ impl Label {
             Self::Facts => "strongroom/v1/facts",
             Self::Report => "strongroom/v1/report",
             Self::ValueKeyring => "strongroom/v1/value-keyring",
+            Self::KmsPlugin => "strongroom/v1/kms-plugin",
             Self::ValueKey => "strongroom/v1/value-key",
             Self::ValueKeyId => "strongroom/v1/value-key-id",
             Self::Value => "strongroom/v1/value",

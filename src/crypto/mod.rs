@@ -9,6 +9,8 @@ mod hpke;
 mod kdf;
 mod labels;
 pub mod signature;
+#[cfg(feature = "backup")]
+pub mod slip39;
 mod suite;
 
 pub use self::argon2::{Argon2Cost, derive};

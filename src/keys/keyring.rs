@@ -188,6 +188,10 @@ impl Keyring {
         format::Keyring::new(entries).map(Self)
     }
 
+    pub(super) fn entries(&self) -> &[KeyringEntry] {
+        self.0.entries()
+    }
+
     /// Every key's id, state at `now` and the time of its line, ascending by id.
     pub fn list(&self, now: Time) -> impl Iterator<Item = (KeyId, KeyState, Time)> {
         self.0.states(now).map(|(entry, state)| (entry.id, state, entry.since))

@@ -6,6 +6,7 @@
 mod binding;
 mod identity_file;
 mod keyring;
+mod kubernetes;
 mod local;
 mod passphrase;
 mod recipient;
@@ -20,6 +21,7 @@ use std::task::{Context, Poll, Waker};
 pub use binding::Binding;
 pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
+pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};

@@ -10,6 +10,8 @@ mod agent;
 mod common;
 #[cfg(feature = "cli")]
 mod file;
+#[cfg(feature = "kms-plugin")]
+mod kms_plugin;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "agent")]
@@ -25,6 +27,8 @@ pub use agent::{AgentSettings, Schedules};
 pub use common::{CommonSettings, Opened, check_user, open_etcd, retiring};
 #[cfg(feature = "cli")]
 pub use file::{Entry, File, Shape};
+#[cfg(feature = "kms-plugin")]
+pub use kms_plugin::KmsPluginSettings;
 #[cfg(feature = "proxy")]
 pub use proxy::{AccessRule, ProxySettings};
 #[cfg(feature = "agent")]

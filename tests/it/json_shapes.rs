@@ -16,10 +16,11 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "config example",
     "agent",
     "proxy",
+    "kms-plugin",
     "completions",
     "man",
     "help",

@@ -34,6 +34,9 @@ mod hostile;
 mod json_shapes;
 mod keys;
 mod kill;
+mod kms_kubernetes;
+mod kms_plugin;
+mod kms_vectors;
 mod layers;
 mod member;
 mod members;
@@ -89,4 +92,4 @@ mod value_vectors;
 mod vectors;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, place, proxied, raw, s3_server};
+use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};

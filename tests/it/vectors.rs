@@ -496,7 +496,7 @@ async fn sealed_to_recipients() -> Vec<(&'static str, &'static str, Draft)> {
             body[end - 32..end].fill(0);
         })
     };
-    let short = |body: Vec<u8>| set(body, |body| drop(body.pop()));
+    let short = |body: Vec<u8>| set(body, |body| body.truncate(body.len() - 1));
     let triple = |body: Vec<u8>| set(body, |body| body[5] = 3);
     let bit = |body: Vec<u8>| set(body, |body| body[700] ^= 1);
     let to = async |names: &[&'static str]| to_recipients(names).await;

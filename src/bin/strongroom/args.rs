@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strongroom::backup::{BackupOptions, DrillOptions};
 use strongroom::format::KeyId;
-use strongroom::settings::{AgentSettings, CommonSettings, ProxySettings};
+use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, ProxySettings};
 
 use crate::help;
 
@@ -143,6 +143,9 @@ pub(crate) enum Command {
     /// Serve etcd's API, and encrypt the values on their way
     #[command(long_about = help::PROXY, after_long_help = help::PROXY_MORE)]
     Proxy(Box<ProxySettings>),
+    /// Serve Kubernetes' API servers as their KMS: they encrypt with a keyring's keys
+    #[command(long_about = help::KMS_PLUGIN, after_long_help = help::KMS_PLUGIN_MORE)]
+    KmsPlugin(KmsPluginSettings),
     /// Verify and search a proxy's audit log
     #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_long_help = help::AUDIT_MORE)]
     AuditLog(AuditCommand),
@@ -169,11 +172,11 @@ pub(crate) enum ConfigCommand {
     /// Show each setting and where it comes from; list everything that is wrong
     #[command(long_about = help::CONFIG_CHECK, after_long_help = help::CONFIG_CHECK_MORE)]
     Check {
-        /// Read the settings as this command does [default: agent, and proxy if the file has a table [proxy]]
+        /// Read the settings as this command does [default: agent; proxy and kms-plugin if the file has their tables]
         #[arg(
             long = "for",
             value_name = "COMMAND",
-            value_parser = ["agent", "proxy", "backup", "copy", "drill", "prune", "snapshots"]
+            value_parser = ["agent", "proxy", "kms-plugin", "backup", "copy", "drill", "prune", "snapshots"]
         )]
         command: Option<String>,
         /// Arguments of that command, after --
@@ -385,7 +388,7 @@ pub(crate) struct ResealArgs {
 impl Command {
     /// Whether SIGHUP means to read the configuration again, rather than to end.
     pub(crate) fn reloads(&self) -> bool {
-        matches!(self, Self::Agent(_) | Self::Proxy(_))
+        matches!(self, Self::Agent(_) | Self::KmsPlugin(_) | Self::Proxy(_))
     }
 
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.

@@ -10,6 +10,7 @@ mod generate;
 mod init;
 mod inside;
 mod key;
+mod kms_plugin;
 mod look;
 mod promote;
 mod proxy;
@@ -95,6 +96,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             crate::harden::all_files();
             proxy::proxy(*args, context).await
         }
+        Command::KmsPlugin(settings) => kms_plugin::run(settings, context).await,
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
