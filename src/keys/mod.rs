@@ -4,6 +4,9 @@
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
 mod binding;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity_file;
 mod keyring;
 mod kubernetes;

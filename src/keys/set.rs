@@ -100,6 +100,11 @@ impl KeySet {
         self.states.get(&id).copied()
     }
 
+    /// What breaks the key of this id, if it was given and seals or sealed.
+    pub fn strength(&self, id: KeyId) -> Option<Strength> {
+        self.recipients.iter().find(|key| key.id() == id).map(|key| key.strength())
+    }
+
     /// Whether a key of this id was given that opens.
     pub fn holds(&self, id: KeyId) -> bool {
         self.identity(id).is_some()

@@ -1,10 +1,13 @@
 //! A host that seals to a public key and signs: it takes, verifies, copies and prunes snapshots that it cannot open.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use strongroom::keys::IdentityFile;
 
+use crate::agent::Agent;
 use crate::etcd_server::{Etcd, Version};
 use crate::place::{Place, exits, text, write_secret};
 use crate::support::small_database;
@@ -119,6 +122,42 @@ async fn a_blind_host_from_backup_to_restore() {
     exits_with(blind.place.bare(&second).args(["verify", "--all"]));
 }
 
+/// An agent on such a host does all of its work, and verifies digests.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blind_agent() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let blind = Blind::new();
+    fs::write(blind.place.path("recipients"), format!("{}\n", blind.recipient)).unwrap();
+    let endpoint = etcd.endpoint();
+    let config = format!(
+        "master_keys = [\"recipient:@recipients\"]\n[keys]\nsigning_key = \"signing\"\n[repository]\nurl = \"repo\"\n\
+         [copy]\nurl = \"second\"\n[etcd]\nendpoints = [\"{endpoint}\"]\n[prune]\nkeep_last = 2\n[agent]\nlog = \"json\"\n\
+         listen = \"LISTEN\"\nbackup = \"@every 1s\"\nprune = \"@every 2s\"\nverify = \"@every 2s\"\nverify_all = \"@every 3s\"\n"
+    );
+    let agent = Agent::start_with(&blind.place, &config, &[]);
+    for (operation, count) in
+        [("backup", 3), ("copy", 1), ("prune", 1), ("verify", 1), ("verify_all", 1)]
+    {
+        agent.wait(&format!("{operation}_finished"), count);
+    }
+    agent.end();
+    let reports = exits_with(&mut blind.owner(&["-w", "json", "reports"]));
+    let reports: Vec<Value> = serde_json::from_str(&reports).unwrap();
+    assert!(
+        reports.iter().all(|report| report["trust"] == "trusted" && report["outcome"] != "failed"),
+        "{reports:?}"
+    );
+    exits_with(&mut blind.owner(&["verify", "--all"]));
+    let keys = exits_with(&mut blind.host(&["-w", "json", "key", "list"]));
+    let keys: Vec<Value> = serde_json::from_str(&keys).unwrap();
+    let rows: Vec<_> =
+        keys.iter().map(|key| (key["type"].as_str().unwrap(), &key["can_open"])).collect();
+    assert_eq!(rows.len(), 2, "{keys:?}");
+    assert!(
+        rows.contains(&("recipient", &false.into())) && rows.contains(&("signer", &false.into()))
+    );
+}
+
 /// Anyone can seal to a public key: without a signature nothing would show that a snapshot is genuine.
 #[test]
 fn a_configuration_without_a_signing_key_is_refused() {
@@ -216,4 +255,23 @@ fn a_repository_is_migrated() {
     exits_with(&mut blind.owner(&drop));
     exits(1, &mut place.command(&["verify", "latest", "--signers", "signers"]));
     exits_with(&mut blind.owner(&["verify", "--all"]));
+}
+
+/// Files that age-keygen 1.3.2 made, with and without `-pq`: we take them, and name the same recipient.
+#[test]
+fn identity_files_of_age() {
+    let blind = Blind::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("keys/test-only");
+    for name in ["age-keygen-pq", "age-keygen"] {
+        let file = fs::read_to_string(folder.join(name)).unwrap();
+        let recipient = file.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();
+        let identity = IdentityFile::parse(&file).unwrap().identities.remove(0);
+        assert_eq!(identity.recipient().to_string(), recipient);
+        write_secret(&blind.place.path(name), &file);
+        let database = small_database();
+        let backup = ["--signing-key", "signing", "backup", "--file", database.to_str().unwrap()];
+        exits_with(&mut blind.place.command_with(&format!("recipient:{recipient}"), &backup));
+        let verify = ["--signers", "signers", "verify", "latest"];
+        exits_with(&mut blind.place.command_with(&format!("identity:{name}"), &verify));
+    }
 }
