@@ -184,10 +184,13 @@ impl KeySet {
             strengths.peek().is_some() && !strengths.any(|one| one == Strength::Other);
         match &self.signing {
             None if only_public && !unsigned => Err(unsigned_refused()),
+            None if !self.signers.is_empty() && !unsigned => Err(would_not_count()),
             None => Ok(()),
             Some(key) => {
                 let mut own = self.signers.iter().filter(|signer| signer.key == key.public());
-                match own.all(|signer| signer.revoked.is_none() && signer.is_for(cluster)) {
+                match own.all(|signer| {
+                    signer.revoked.is_none() && (cluster.is_none() || signer.is_for(cluster))
+                }) {
                     true => Ok(()),
                     false => Err(Error::new(
                         ErrorKind::Refused,
@@ -280,6 +283,14 @@ impl KeySet {
     fn is_given(&self, id: KeyId) -> bool {
         self.holds(id) || self.recipients.iter().any(|key| key.id() == id)
     }
+}
+
+/// Why nothing is written unsigned where signers are configured.
+pub fn would_not_count() -> Error {
+    Error::usage(
+        "signers are configured and no signing key is: what this host writes would not count, not even here",
+    )
+    .hint("give --signing-key FILE, whose signer is trusted then, or insist with --unsigned")
 }
 
 /// Why nothing is sealed to public keys alone without a signature.

@@ -10,7 +10,7 @@ use crate::custody::{
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{ClusterName, KeyState};
-use crate::keys::{KeySet, unsigned_refused};
+use crate::keys::{KeySet, unsigned_refused, would_not_count};
 use crate::secret::SecretBytes;
 use crate::store::{
     Repository, RepositorySettings, RepositoryUrl, connect, create_directory, sweep_staged,
@@ -177,8 +177,10 @@ impl CommonSettings {
     pub fn check_signing(&self, unsigned: bool) -> Result<()> {
         let only_public =
             self.master_keys().next().is_some() && self.master_keys().all(MasterKeyUri::is_public);
-        match only_public && self.trust.signing_key.is_none() && !unsigned {
-            true => Err(unsigned_refused()),
+        match unsigned || self.trust.signing_key.is_some() {
+            true => Ok(()),
+            false if only_public => Err(unsigned_refused()),
+            false if !self.trust.signers.is_empty() => Err(would_not_count()),
             false => Ok(()),
         }
     }

@@ -173,6 +173,10 @@ fn a_configuration_without_a_signing_key_is_refused() {
     exits_with(blind.place.command_with(&key, &backup).arg("--unsigned"));
     // A keyring beside it is one that only its owner has.
     exits_with(&mut blind.place.command_with(&format!("file:keyring,{key}"), &backup));
+    // Where signers decide, what is not signed would not count.
+    fs::write(blind.place.path("signers"), format!("{}\n", blind.signer)).unwrap();
+    let mut unsigned = blind.place.command_with("file:keyring", &backup);
+    assert!(exits(2, unsigned.args(["--signers", "signers"])).contains("would not count"));
     // A signing key that the owner revoked signs nothing.
     let revoked = format!("{} revoked=2026-01-31T12:00:00Z\n", blind.signer);
     fs::write(blind.place.path("signers"), revoked).unwrap();
@@ -253,7 +257,7 @@ fn a_repository_is_migrated() {
     let old = keys.find(|key| key["type"] == "local").unwrap()["id"].as_str().unwrap();
     let drop = ["key", "reseal", "--all", "--drop", old];
     exits_with(&mut blind.owner(&drop));
-    exits(1, &mut place.command(&["verify", "latest", "--signers", "signers"]));
+    exits(12, &mut place.command(&["verify", "latest", "--signers", "signers"]));
     exits_with(&mut blind.owner(&["verify", "--all"]));
 }
 
