@@ -14,6 +14,7 @@
 mod agent;
 mod agent_soak;
 mod audit_log;
+mod blind;
 mod bolt;
 mod broken_etcd;
 mod certificates;
@@ -44,6 +45,7 @@ mod mvcc;
 mod operators;
 mod planted_files;
 mod planted_objects;
+mod planted_seals;
 mod program;
 mod program_on_azure;
 mod program_on_s3;

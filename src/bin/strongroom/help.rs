@@ -181,7 +181,7 @@ The file is readable by its owner only. An existing file is not overwritten.
 
 With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
 seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
-Anyone who reads trusts signers by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+hosts that read trust it by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
 trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:

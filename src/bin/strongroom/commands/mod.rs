@@ -197,6 +197,9 @@ impl Context {
         }
         let found = latest(repository, keys, &listing, before).await;
         let (id, passed_over) = found.map_err(|error| match keys.can_vouch() {
+            false if error.kind() == ErrorKind::Refused && self.settings.passphrases().next().is_none() => error.hint(
+                "what is sealed to a public key counts only by a trusted signature: give --signers FILE",
+            ),
             false if error.kind() == ErrorKind::Refused => error.hint(
                 "the keys given only open: name the passphrase key with --master-key passphrase:KEYID",
             ),
