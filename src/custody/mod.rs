@@ -13,7 +13,7 @@ pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
 };
-pub use secrets::{PassphraseSettings, read_secret, secret_of_command};
+pub use secrets::{PassphraseSettings, read_pages, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
 use crate::error::{Error, Result};

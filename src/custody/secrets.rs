@@ -13,6 +13,8 @@ use crate::secret::SecretBytes;
 
 /// Longer than any passphrase; a buffer that never grows leaves no copies behind.
 const MAX_LEN: usize = 4096;
+/// Room for sixteen pages.
+const MAX_PAGES: usize = 64 << 10;
 
 /// Where the passphrase of keys in the repository comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,25 +65,40 @@ impl PassphraseSettings {
 /// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`];
 /// [`ErrorKind::Usage`] when it is empty or too long.
 pub fn read_secret(path: &Path) -> Result<SecretBytes> {
+    read(private(path)?, &path.display().to_string(), MAX_LEN)
+}
+
+/// Reads pages with shares of a key from a file, or from standard input.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn read_pages(path: Option<&Path>) -> Result<SecretBytes> {
+    match path {
+        Some(path) => read(private(path)?, &path.display().to_string(), MAX_PAGES),
+        None => read(std::io::stdin().lock(), "standard input", MAX_PAGES),
+    }
+}
+
+fn private(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
     // A pipe, as `<(pass show …)` makes, is nobody's to look into.
     if meta.is_file() {
         check_private(path, &file, &meta)?;
     }
-    read(file, &path.display().to_string())
+    Ok(file)
 }
 
-fn read(from: impl Read, what: &str) -> Result<SecretBytes> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 2));
-    from.take(MAX_LEN as u64 + 1)
+fn read(from: impl Read, what: &str, longest: usize) -> Result<SecretBytes> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(longest + 2));
+    from.take(longest as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io(what, error))?;
     let secret = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let secret = secret.unwrap_or(&bytes);
-    if secret.is_empty() || secret.len() > MAX_LEN {
+    if secret.is_empty() || secret.len() > longest {
         return Err(Error::usage(format!(
-            "{what}: the secret is empty, or longer than {MAX_LEN} bytes"
+            "{what}: the secret is empty, or longer than {longest} bytes"
         )));
     }
     Ok(SecretBytes::new(secret.to_vec()))
@@ -102,7 +119,7 @@ pub fn secret_of_command(command: &str) -> Result<SecretBytes> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| failed("cannot be started".into()).because(error))?;
-    let secret = child.stdout.take().map(|out| read(out, "the passphrase command"));
+    let secret = child.stdout.take().map(|out| read(out, "the passphrase command", MAX_LEN));
     let status =
         child.wait().map_err(|error| failed("cannot be waited for".into()).because(error))?;
     match secret {
@@ -124,11 +141,11 @@ mod tests {
             (b"a", b"a"),
             (b" a\t", b" a\t"),
         ] {
-            assert_eq!(read(bytes, "test").unwrap().expose(), expected);
+            assert_eq!(read(bytes, "test", MAX_LEN).unwrap().expose(), expected);
         }
-        assert!(read(&b"\n"[..], "test").is_err());
-        assert!(read(&b""[..], "test").is_err());
-        assert!(read(&[b'x'; MAX_LEN + 1][..], "test").is_err());
+        assert!(read(&b"\n"[..], "test", MAX_LEN).is_err());
+        assert!(read(&b""[..], "test", MAX_LEN).is_err());
+        assert!(read(&[b'x'; MAX_LEN + 1][..], "test", MAX_LEN).is_err());
     }
 
     #[test]

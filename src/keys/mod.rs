@@ -7,6 +7,8 @@ mod binding;
 mod keyring;
 mod kubernetes;
 mod local;
+#[cfg(feature = "backup")]
+mod paper;
 mod passphrase;
 mod set;
 pub mod trust;

@@ -40,6 +40,7 @@ mod layers;
 mod member;
 mod members;
 mod mvcc;
+mod paper;
 mod planted_files;
 mod program;
 mod program_on_azure;

@@ -304,6 +304,21 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         now: bool,
     },
+    /// Print a key of the keyring as shares on paper: any few of them bring it back
+    #[command(long_about = help::KEY_SPLIT, after_long_help = help::KEY_SPLIT_MORE)]
+    Split(SplitArgs),
+    /// Bring a key back from its shares
+    #[command(long_about = help::KEY_COMBINE, after_long_help = help::KEY_COMBINE_MORE)]
+    Combine {
+        /// Files with shares, as key split prints them [default: standard input; on a terminal it asks for each share]
+        files: Vec<PathBuf>,
+        /// Keyring file to write; an existing file is not overwritten
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Refuse another key than this one: the id on the pages
+        #[arg(long, value_name = "KEYID")]
+        expect: Option<KeyId>,
+    },
     /// Change the passphrase that opens the repository's master key
     #[command(long_about = help::KEY_PASSPHRASE, after_long_help = help::KEY_PASSPHRASE_MORE)]
     Passphrase {
@@ -327,6 +342,23 @@ pub(crate) struct RotateKeyArgs {
     /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z: retire its keys now, and trust only what is older
     #[arg(long, value_name = "TIME")]
     pub(crate) compromised: Option<jiff::Timestamp>,
+}
+
+/// `key split`
+#[derive(Args)]
+pub(crate) struct SplitArgs {
+    /// How many shares to print
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) shares: u8,
+    /// How many of them bring the key back
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) threshold: u8,
+    /// Split this key of the keyring [default: the primary one]
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) key: Option<KeyId>,
+    /// Also print to a terminal
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `key reseal`
