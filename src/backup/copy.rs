@@ -222,8 +222,8 @@ impl Copying<'_> {
         let folder = self.from.get(&manifest.body().snapshot).filter(|_| !self.keys.is_empty());
         let Some(folder) = folder else { return Ok(None) };
         match seals::authenticate(self.source, folder, self.keys, manifest).await {
-            Ok(authentic) if authentic.standing.counts() => Ok(None),
-            Ok(authentic) => Ok(Some(authentic.standing.to_string())),
+            Ok(authentic) if authentic.judged.standing.counts() => Ok(None),
+            Ok(authentic) => Ok(Some(authentic.judged.standing.to_string())),
             Err(error) if error.kind().is_general() => Err(error),
             Err(error) => Ok(Some(error.to_string())),
         }

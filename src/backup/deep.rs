@@ -3,9 +3,9 @@
 use std::env;
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
 
 use serde::{Serialize, Serializer};
+use tokio::sync::mpsc;
 
 use crate::bolt::Db;
 use crate::error::{Error, Result};
@@ -13,10 +13,10 @@ use crate::format::HashKvFacts;
 use crate::mvcc::{self, HashKv, Inconclusive};
 use crate::snapshot::inside::Frames;
 use crate::snapshot::open::OpenSnapshot;
-use crate::snapshot::read::{Place, read_all};
+use crate::snapshot::read::{Follower, Place, read_all};
 use crate::task::Control;
 use crate::task::Scratch;
-use crate::task::{run_blocking, task_panicked};
+use crate::task::run_blocking;
 
 /// What etcd's structure in a snapshot came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,26 +76,29 @@ impl fmt::Display for Deep {
 pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<Deep> {
     let reader = &snapshot.database;
     let spool = Arc::new(Scratch::new(&env::temp_dir(), reader.index()));
-    read_all(reader, Place::Scratch(spool.clone()), None, control).await?;
-    let frames = || Frames::over(reader.clone(), spool.clone());
-    let (for_pages, for_hash) = (frames(), frames());
+    let frames = || {
+        let (sender, coming) = mpsc::channel(1);
+        (sender, Frames::following(reader.clone(), spool.clone(), coming))
+    };
+    let ((pages, for_pages), (records, for_hash)) = (frames(), frames());
     let recorded = snapshot.facts.etcd.hash_kv.clone();
-    control.begin("checking pages and records", None);
-    run_blocking(move || {
-        thread::scope(|scope| {
-            let structure = scope.spawn(move || mvcc::check_all(&Db::open(for_pages)?));
-            let hash = match &recorded {
-                None => Ok(HashCheck::NotRecorded),
-                Some(recorded) => Db::open(for_hash).and_then(|db| check_hash(&db, recorded)),
-            };
-            let structure = structure.join().map_err(|_| task_panicked())?;
-            // A page that is not sound says more than the hash that comes of it.
-            let ((checked, history), hash) = (structure?, hash?);
-            let (pages, free_pages) = (checked.pages, checked.free);
-            Ok(Deep { pages, free_pages, records: history.records, hash })
-        })
-    })
-    .await
+    let structure = run_blocking(move || mvcc::check_all(&Db::open(for_pages)?));
+    let hash = run_blocking(move || match recorded {
+        None => Ok(HashCheck::NotRecorded),
+        Some(recorded) => Db::open(for_hash).and_then(|db| check_hash(&db, &recorded)),
+    });
+    let read = async {
+        let follower = Follower::Walks(vec![pages, records]);
+        read_all(reader, Place::Scratch(spool.clone()), follower, control).await?;
+        control.begin("checking pages and records", None);
+        Ok(())
+    };
+    let (read, structure, hash) = tokio::join!(read, structure, hash);
+    // What is wrong with the bytes says more than the walk that they end, and a damaged page more than the hash.
+    read?;
+    let ((checked, history), hash) = (structure?, hash?);
+    let (pages, free_pages) = (checked.pages, checked.free);
+    Ok(Deep { pages, free_pages, records: history.records, hash })
 }
 
 fn check_hash(db: &Db<Frames>, recorded: &HashKvFacts) -> Result<HashCheck> {

@@ -41,7 +41,7 @@ pub use prune::{
 };
 pub use removable::check_removable;
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
-pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
 pub use restore::{RestoreReport, Target, restore};
 pub use show::{Details, show};
 pub use to_cluster::{

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -22,7 +22,7 @@ use crate::format::{ClusterName, KeyId, Sha256, SnapshotId};
 use crate::keys::KeySet;
 use crate::mvcc::{self, Changes};
 use crate::snapshot::open::OpenSnapshot;
-use crate::snapshot::read::{Place, Stream, read_all, stream_failed};
+use crate::snapshot::read::{Follower, Place, Stream, read_all, stream_failed};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::parent;
@@ -182,8 +182,9 @@ struct Written {
 }
 
 async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> Result<()> {
-    let out = read_all(&snapshot.database, Place::Nowhere, Some(out), control).await?;
-    let Some(mut out) = out else { return Ok(()) };
+    let follower = Follower::Stream(out);
+    let follower = read_all(&snapshot.database, Place::Nowhere, follower, control).await?;
+    let Follower::Stream(mut out) = follower else { return Ok(()) };
     let sha256 = snapshot.database.index().database().sha256;
     run_blocking(move || out.write_all(&sha256.0).and_then(|()| out.flush()).map_err(stream_failed))
         .await
@@ -197,9 +198,10 @@ async fn to_file(
     control: &Control,
 ) -> Result<()> {
     let staged = Staged::new(path, force)?;
-    let file = Arc::new(staged.file()?);
-    let place = Place::File(file.clone(), path.to_owned());
-    read_all(&snapshot.database, place, None, control).await?;
+    let file = staged.file()?;
+    let writing = file.try_clone().map_err(|error| Error::io(path, error))?;
+    let place = Place::File(Arc::new(Mutex::new(writing)), path.to_owned());
+    read_all(&snapshot.database, place, Follower::Nobody, control).await?;
     staged.commit(file, whole.size, whole.sha256).await
 }
 
@@ -226,7 +228,7 @@ async fn to_file_at(
         move || digest(&file, size, &path).map(|sha256| (file, sha256))
     })
     .await?;
-    control.guard(staged.commit(Arc::new(file), size, sha256)).await?;
+    control.guard(staged.commit(file, size, sha256)).await?;
     Ok(Written { revision: rewritten.revision.cast_unsigned(), size, sha256 })
 }
 
@@ -275,7 +277,7 @@ impl<'a> Staged<'a> {
     }
 
     /// Adds the trailer to `file`, a database of `size` bytes, and gives it its name.
-    async fn commit(self, file: Arc<File>, size: u64, sha256: Sha256) -> Result<()> {
+    async fn commit(self, file: File, size: u64, sha256: Sha256) -> Result<()> {
         let path = self.path.to_owned();
         run_blocking({
             let path = path.clone();

@@ -47,6 +47,10 @@ pub enum Label {
     Value,
     /// Hash input of a key id.
     KeyId,
+    /// What a signer signs.
+    Vouch,
+    /// HPKE's info of a data key sealed to a public key.
+    Hpke,
 }
 
 impl Label {
@@ -75,6 +79,8 @@ impl Label {
             Self::Value => "strongroom/v1/value",
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
+            Self::Vouch => "strongroom/v1/vouch",
+            Self::Hpke => "strongroom/v1/hpke",
         }
     }
 }

@@ -43,6 +43,22 @@ pub(super) fn check_private(path: &Path, file: &File, meta: &Metadata) -> Result
     Ok(())
 }
 
+/// Checks that nobody but its owner can change a file that holds no secret and decides what is believed.
+///
+/// # Errors
+/// As [`check_private`].
+pub(super) fn check_authentic(path: &Path, meta: &Metadata) -> Result<()> {
+    let own = geteuid().as_raw();
+    if meta.mode() & 0o022 != 0 {
+        let name = path.display();
+        let message = format!("others can change {name} (mode {:04o})", meta.mode() & 0o7777);
+        return Err(denied(message).hint(format!("chmod go-w {name}; then check what it says")));
+    }
+    check_owner(path, meta.uid(), own)?;
+    let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
+    check_directories(&real, own)
+}
+
 fn without_modes(file: &File) -> Option<&'static str> {
     let kind = u64::try_from(fstatfs(file).ok()?.f_type).ok()? & 0xffff_ffff;
     WITHOUT_MODES.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)

@@ -1,10 +1,11 @@
-//! Where master keys are kept: keyring files, and passphrases over keys in the repository. [`open`] is the way from a URI
+//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository. [`open`] is the way from a URI
 //! to keys.
 
 mod access;
 pub mod keyfile;
 #[cfg(feature = "backup")]
 mod passphrases;
+mod public_keys;
 mod secrets;
 mod uri;
 
@@ -13,10 +14,14 @@ pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
 };
+pub use public_keys::{read_identities, read_signers, read_signing_key};
 pub use secrets::{PassphraseSettings, read_pages, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::format::KeyState;
 use crate::keys::{KeyFuture, KeySet};
 
 /// Where keys are that a passphrase opens: in a repository, see [`InRepository`].
@@ -34,8 +39,8 @@ pub trait PassphraseKeys: Send {
 
 /// Opens the master keys that `uris` name: the only way from a URI to a key.
 ///
-/// `behind_passphrase` is where keys are that a passphrase opens. Without it they are refused: a value keyring or an audit
-/// log has no repository.
+/// `behind_passphrase` is where keys are that a passphrase opens. Without it they are refused, and so are public keys: a
+/// value keyring or an audit log has no repository and no signers.
 ///
 /// # Errors
 /// Those of [`keyfile::load`] and of [`PassphraseKeys::open`]; [`Usage`](crate::ErrorKind::Usage) for a key that cannot
@@ -48,9 +53,20 @@ pub async fn open(
     let mut keys = KeySet::new();
     let mut named = Vec::new();
     for uri in uris {
+        if behind_passphrase.is_none() && uri.is_public() {
+            return Err(Error::usage("a recipient or an identity cannot be used here: anyone can seal to a public key, and \
+                                     signatures are looked at in repositories only").hint(hint));
+        }
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
             MasterKeyUri::Passphrase(key) => named.push(*key),
+            MasterKeyUri::Recipient(key) => {
+                keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
+            }
+            MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, &mut keys)?,
+            MasterKeyUri::Identity(path, state) => {
+                public_keys::add_identities(path, *state, &mut keys)?;
+            }
         }
     }
     match (behind_passphrase, named.first()) {

@@ -65,7 +65,18 @@ impl PassphraseSettings {
 /// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`];
 /// [`ErrorKind::Usage`] when it is empty or too long.
 pub fn read_secret(path: &Path) -> Result<SecretBytes> {
-    read(private(path)?, &path.display().to_string(), MAX_LEN)
+    read_secret_of(path, MAX_LEN)
+}
+
+/// As [`read_secret`], of at most `most` bytes.
+pub(super) fn read_secret_of(path: &Path, most: usize) -> Result<SecretBytes> {
+    let file = File::open(path).map_err(|error| Error::io(path, error))?;
+    let meta = file.metadata().map_err(|error| Error::io(path, error))?;
+    // A pipe, as `<(pass show …)` makes, is nobody's to look into.
+    if meta.is_file() {
+        check_private(path, &file, &meta)?;
+    }
+    read(file, &path.display().to_string(), most)
 }
 
 /// Reads pages with shares of a key from a file, or from standard input.
@@ -74,31 +85,19 @@ pub fn read_secret(path: &Path) -> Result<SecretBytes> {
 /// As [`read_secret`].
 pub fn read_pages(path: Option<&Path>) -> Result<SecretBytes> {
     match path {
-        Some(path) => read(private(path)?, &path.display().to_string(), MAX_PAGES),
+        Some(path) => read_secret_of(path, MAX_PAGES),
         None => read(std::io::stdin().lock(), "standard input", MAX_PAGES),
     }
 }
 
-fn private(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|error| Error::io(path, error))?;
-    let meta = file.metadata().map_err(|error| Error::io(path, error))?;
-    // A pipe, as `<(pass show …)` makes, is nobody's to look into.
-    if meta.is_file() {
-        check_private(path, &file, &meta)?;
-    }
-    Ok(file)
-}
-
-fn read(from: impl Read, what: &str, longest: usize) -> Result<SecretBytes> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(longest + 2));
-    from.take(longest as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::io(what, error))?;
+pub(super) fn read(from: impl Read, what: &str, most: usize) -> Result<SecretBytes> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 2));
+    from.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| Error::io(what, error))?;
     let secret = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let secret = secret.unwrap_or(&bytes);
-    if secret.is_empty() || secret.len() > longest {
+    if secret.is_empty() || secret.len() > most {
         return Err(Error::usage(format!(
-            "{what}: the secret is empty, or longer than {longest} bytes"
+            "{what}: the secret is empty, or longer than {most} bytes"
         )));
     }
     Ok(SecretBytes::new(secret.to_vec()))

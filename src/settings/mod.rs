@@ -16,6 +16,8 @@ mod kms_plugin;
 mod proxy;
 #[cfg(feature = "agent")]
 mod schedule;
+#[cfg(feature = "backup")]
+mod trust;
 #[cfg(feature = "client")]
 mod values;
 
@@ -31,6 +33,8 @@ pub use kms_plugin::KmsPluginSettings;
 pub use proxy::{AccessRule, ProxySettings};
 #[cfg(feature = "agent")]
 pub use schedule::Schedule;
+#[cfg(feature = "backup")]
+pub use trust::TrustSettings;
 #[cfg(feature = "client")]
 pub use values::{ValueKeys, ValueSettings};
 

@@ -3,16 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::env;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::ahead::Ahead;
 use super::open::OpenSnapshot;
-use super::read::open_frames;
+use super::read::{Batch, Frame};
 use super::reader::DatabaseReader;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto::CHUNK_LEN;
@@ -20,14 +19,12 @@ use crate::error::{Context, Error, Result};
 use crate::format::{Facts, SnapshotId};
 use crate::keys::KeySet;
 use crate::store::Repository;
-use crate::task::Buffer;
-use crate::task::Scratch;
-use crate::task::{AbortOnDrop, run_blocking};
+use crate::task::{Scratch, run_blocking};
 
 /// Frames kept in memory: 32 MiB.
 const RECENT_FRAMES: usize = 32;
-/// A walk that has gone straight on so often will go on so.
-const STEPS: usize = 2;
+/// The same of a walk whose frames are all in the spool.
+const RECENT_SPOOLED: usize = 20;
 /// Chunks from the spool kept in memory: 4 MiB.
 const RECENT_CHUNKS: usize = 256;
 
@@ -62,34 +59,20 @@ pub async fn look_inside<T: Send + 'static>(
 /// Random access to the database through its frames, fetched when they are first asked for. Blocks: not for
 /// async threads.
 ///
-/// A walk that goes straight on finds the next frames opened already. A frame that has left memory and is asked for
-/// again, as a walk in key order over the pages of an old database asks for each again and again, goes to an
+/// A walk that goes straight on, or nearly, finds the next frames opened already. A frame that has left memory and is
+/// asked for again, as a walk in key order over the pages of an old database asks for each again and again, goes to an
 /// encrypted spool: so no frame is fetched more than twice, and most only once.
 pub struct Frames {
     reader: DatabaseReader,
-    handle: Handle,
     spool: Arc<Scratch>,
     fetched: Cell<u64>,
     /// Which frames were fetched before.
     seen: RefCell<Vec<bool>>,
-    recent: RefCell<VecDeque<(usize, Buffer)>>,
+    recent: RefCell<VecDeque<(usize, Frame)>>,
     ahead: RefCell<Ahead>,
     /// Chunks from the spool by their number, each in the one place its number gives.
     chunks: RefCell<Vec<Chunk>>,
 }
-
-/// Frames that are being opened before they are asked for.
-#[derive(Default)]
-struct Ahead {
-    /// The next frame to come, or behind the one that was fetched last.
-    next: usize,
-    /// How often the walk has gone straight on.
-    steps: usize,
-    coming: Option<Coming>,
-}
-
-/// Batches of frames in order, and the task that opens them.
-type Coming = (mpsc::Receiver<Result<Vec<Buffer>>>, AbortOnDrop<()>);
 
 #[derive(Clone)]
 struct Chunk {
@@ -101,21 +84,28 @@ impl Frames {
     /// To be read from a thread that may block; spools below `dir`.
     pub(crate) fn new(reader: DatabaseReader, dir: &Path) -> Self {
         let spool = Arc::new(Scratch::new(dir, reader.index()));
-        Self::over(reader, spool)
+        Self::over(reader.clone(), spool, Ahead::new(reader))
     }
 
-    /// Over a spool that may hold frames already.
-    pub(crate) fn over(reader: DatabaseReader, spool: Arc<Scratch>) -> Self {
+    /// Over the stream `coming` of all frames, each of which is in `spool` before it comes.
+    pub(crate) fn following(
+        reader: DatabaseReader,
+        spool: Arc<Scratch>,
+        coming: mpsc::Receiver<Result<Batch>>,
+    ) -> Self {
+        Self::over(reader.clone(), spool, Ahead::shared(reader, coming))
+    }
+
+    fn over(reader: DatabaseReader, spool: Arc<Scratch>, ahead: Ahead) -> Self {
         let empty = Chunk { number: u64::MAX, bytes: Zeroizing::default() };
         let seen = vec![false; reader.frames()];
         Self {
             reader,
-            handle: Handle::current(),
             spool,
             fetched: Cell::default(),
             seen: seen.into(),
             recent: RefCell::default(),
-            ahead: RefCell::default(),
+            ahead: ahead.into(),
             chunks: RefCell::new(vec![empty; RECENT_CHUNKS]),
         }
     }
@@ -126,53 +116,20 @@ impl Frames {
         (self.fetched.get(), self.reader.index().stored_bytes())
     }
 
-    /// Fetches frame `at`, and begins to open those behind it when the walk has gone straight on.
-    fn fetch(&self, at: usize) -> Result<()> {
-        let mut ahead = self.ahead.borrow_mut();
-        if ahead.next == at {
-            ahead.steps += 1;
-        } else {
-            // What was coming is not wanted.
-            *ahead = Ahead::default();
-        }
-        let straight_on = ahead.steps >= STEPS;
-        let batch = match &mut ahead.coming {
-            Some((coming, _)) => coming.blocking_recv(),
-            None => {
-                let end = if straight_on { self.reader.frames() } else { at + 1 };
-                let mut coming = self.open(at..end);
-                let batch = coming.0.blocking_recv();
-                ahead.coming = straight_on.then_some(coming);
-                batch
-            }
-        };
-        let batch = batch.ok_or_else(|| Error::tampered("the index ends too early"))??;
-        for (at, frame) in (at..).zip(batch) {
-            self.keep(at, frame)?;
-            ahead.next = at + 1;
-        }
-        Ok(())
-    }
-
-    fn open(&self, frames: Range<usize>) -> Coming {
-        let (sender, receiver) = mpsc::channel(2);
-        let opening = open_frames(self.reader.clone(), frames, super::read::Place::Nowhere, sender);
-        (receiver, AbortOnDrop(self.handle.spawn(opening)))
-    }
-
     /// Keeps a frame in memory, and in the spool if it was there before and had to leave.
-    fn keep(&self, at: usize, frame: Buffer) -> Result<()> {
+    fn keep(&self, at: usize, frame: Frame, is_spooled: bool) -> Result<()> {
         let length = self.reader.index().frames().get(at).map_or(0, |frame| frame.length);
         self.fetched.set(self.fetched.get() + length);
         let mut seen = self.seen.borrow_mut();
-        if let Some(seen) = seen.get_mut(at)
+        if !is_spooled
+            && let Some(seen) = seen.get_mut(at)
             && std::mem::replace(seen, true)
             && !self.spool.has(at)
         {
             self.spool.put(at, &frame)?;
         }
         let mut recent = self.recent.borrow_mut();
-        recent.truncate(RECENT_FRAMES - 1);
+        recent.truncate(if is_spooled { RECENT_SPOOLED } else { RECENT_FRAMES } - 1);
         recent.push_front((at, frame));
         Ok(())
     }
@@ -190,10 +147,12 @@ impl Frames {
                 return Ok(copy(frame, within, buf));
             }
             drop(recent);
-            if self.spool.has(at) {
+            let mut ahead = self.ahead.borrow_mut();
+            let is_spooled = ahead.is_spooled();
+            if self.spool.has(at) && !(is_spooled && ahead.is_near(at)) {
                 return self.copy_spooled(at, length, offset, buf);
             }
-            self.fetch(at)?;
+            ahead.bring(at, |at, frame| self.keep(at, frame, is_spooled))?;
         }
         Ok(0)
     }

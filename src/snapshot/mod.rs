@@ -1,5 +1,6 @@
 //! One snapshot, written or read: frames, payload, index, companions, seals and the manifest that makes it exist.
 
+pub(crate) mod ahead;
 pub(crate) mod companions;
 pub(crate) mod facts;
 pub(crate) mod folder;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::{ObjectEntry, Sha256};
 use crate::store::Repository;
 use crate::task::Scratch;
-use crate::task::{AbortOnDrop, run_blocking, task_died};
+use crate::task::{AbortOnDrop, run_blocking, task_died, task_panicked};
 use crate::task::{Buffer, Buffers};
 use crate::task::{Control, Step};
 
@@ -37,8 +37,9 @@ const AHEAD: usize = 2;
 #[derive(Clone)]
 pub(crate) enum Place {
     Nowhere,
-    /// To its place in a file of this path.
-    File(Arc<File>, PathBuf),
+    /// To its place in a file of this path. One thread writes at a time: the file system lets no more, and those that
+    /// wait there for each other keep their cores.
+    File(Arc<Mutex<File>>, PathBuf),
     Scratch(Arc<Scratch>),
 }
 
@@ -46,53 +47,85 @@ impl Place {
     fn put(&self, reader: &DatabaseReader, at: usize, frame: &[u8]) -> Result<()> {
         match self {
             Self::Nowhere => Ok(()),
-            Self::File(file, path) => file
-                .write_all_at(frame, reader.frame_start(at))
-                .map_err(|error| Error::io(path, error)),
+            Self::File(file, path) => {
+                let file = file.lock().map_err(|_| task_panicked())?;
+                let written = file.write_all_at(frame, reader.frame_start(at));
+                written.map_err(|error| Error::io(path, error))
+            }
             Self::Scratch(spool) => spool.put(at, frame),
         }
     }
 }
 
+/// A frame that is open. Whoever follows the reading may keep it.
+pub(crate) type Frame = Arc<Buffer>;
+
+/// Frames that follow one another.
+pub(crate) type Batch = Vec<Frame>;
+
 /// What takes bytes in order.
 pub(crate) type Stream = Box<dyn Write + Send>;
 
-/// Reads the whole database into `place`, and in order into `stream`; compares its SHA-256 with the index's.
+/// Who gets the frames of a database in their order.
+pub(crate) enum Follower {
+    Nobody,
+    Stream(Stream),
+    /// Walks over the database; one that has ended is passed over.
+    Walks(Vec<mpsc::Sender<Result<Batch>>>),
+}
+
+impl Follower {
+    fn take(&mut self, batch: Batch) -> Result<()> {
+        match self {
+            Self::Nobody => {}
+            Self::Stream(stream) => {
+                for frame in batch {
+                    stream.write_all(&frame).map_err(stream_failed)?;
+                }
+            }
+            Self::Walks(walks) => {
+                walks.retain(|walk| walk.blocking_send(Ok(batch.clone())).is_ok());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the whole database into `place`, and in order to `follower`; compares its SHA-256 with the index's.
 ///
 /// # Errors
 /// The first that any frame meets; [`Tampered`](crate::ErrorKind::Tampered) when the digest differs.
 pub(crate) async fn read_all(
     reader: &DatabaseReader,
     place: Place,
-    mut stream: Option<Stream>,
+    mut follower: Follower,
     control: &Control,
-) -> Result<Option<Stream>> {
+) -> Result<Follower> {
     let (sender, mut opened) = mpsc::channel(2);
     let all = 0..reader.frames();
-    let producer = tokio::spawn(open_frames(reader.clone(), all, place, sender));
+    let producer =
+        tokio::spawn(open_frames(reader.clone(), all, place, Buffers::default(), sender));
     // Ends the producer, and so the consumer, when this future is dropped or fails.
     let _stop = AbortOnDrop(producer);
     let control = control.clone();
-    let (hasher, stream) = run_blocking(move || {
+    let (hasher, follower) = run_blocking(move || {
         let mut hasher = Hasher::new();
         while let Some(batch) = opened.blocking_recv() {
-            let batch: Vec<Buffer> = batch?;
-            for frame in batch {
+            let batch: Batch = batch?;
+            for frame in &batch {
                 hasher.update(frame.as_slice());
-                if let Some(stream) = &mut stream {
-                    stream.write_all(&frame).map_err(stream_failed)?;
-                }
                 control.step(Step::Advance(frame.len() as u64));
             }
+            follower.take(batch)?;
         }
-        Ok((hasher, stream))
+        Ok((hasher, follower))
     })
     .await?;
     if Sha256(hasher.finalize().into()) != reader.index().database().sha256 {
         return Err(Error::tampered("the database's SHA-256 is not the one recorded")
             .hint("`strongroom verify` shows which snapshots are good"));
     }
-    Ok(stream)
+    Ok(follower)
 }
 
 pub(crate) fn stream_failed(error: std::io::Error) -> Error {
@@ -104,11 +137,11 @@ pub(crate) async fn open_frames(
     reader: DatabaseReader,
     frames: Range<usize>,
     place: Place,
-    sender: mpsc::Sender<Result<Vec<Buffer>>>,
+    buffers: Buffers,
+    sender: mpsc::Sender<Result<Batch>>,
 ) {
     // One more than there are cores: while one waits for the file's lock, or for its turn, the others work.
     let threads = thread::available_parallelism().map_or(2, |cores| cores.get() + 1);
-    let buffers = Buffers::default();
     let mut batches = stream::iter(reader.batches(frames, BATCH_BYTES, BATCH_FRAMES))
         .map(|batch| {
             let reader = reader.clone();
@@ -119,10 +152,10 @@ pub(crate) async fn open_frames(
         .map_ok(|sealed| {
             let (reader, place, buffers) = (reader.clone(), place.clone(), buffers.clone());
             run_blocking(move || {
-                let mut frames = Vec::new();
+                let mut frames = Batch::new();
                 sealed.open(&buffers, |at, frame| {
                     place.put(&reader, at, &frame)?;
-                    frames.push(frame);
+                    frames.push(Arc::new(frame));
                     Ok(())
                 })?;
                 Ok(frames)

@@ -190,7 +190,7 @@ impl Writer<'_> {
             previous: None,
             tags: Vec::new(),
             included: Vec::new(),
-            signed: false,
+            signed: self.keys.signing().is_some(),
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
         };

@@ -17,12 +17,13 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "config example",
     "agent",
     "proxy",
     "kms-plugin",
     "key split",
+    "key kit",
     "completions",
     "man",
     "help",

@@ -157,8 +157,72 @@ fn any_key_of_a_keyring_can_be_split() {
     let pair = ["--shares", "2", "--threshold", "2"];
     let primary = pages(&place, &pair);
     assert!(primary[0].contains(&new) && !primary[0].contains(&old));
-    let of_old = pages(&place, &[&pair[..], &["--key", &old]].concat());
+    let of_old = pages(&place, &[&pair[..], &["--key-id", &old]].concat());
     let shares = of_old.iter().map(|page| words(page)).collect::<Vec<_>>().join("\n");
     assert_eq!(reference(&["combine"], &shares).trim(), secret);
-    place.fail(1, &["key", "split", "--shares", "2", "--threshold", "2", "--key", &"0".repeat(32)]);
+    place.fail(
+        1,
+        &["key", "split", "--shares", "2", "--threshold", "2", "--key-id", &"0".repeat(32)],
+    );
+}
+
+/// The recovery key of hosts that only seal, kept on paper alone.
+#[test]
+fn an_identity_comes_back_as_an_identity() {
+    let place = Place::new();
+    for (name, more) in [("wing", &[][..]), ("curve", &["--x25519"])] {
+        let generate = ["key", "generate", "--recipient", "-o", name];
+        let made = place.json(&[&generate[..], more].concat());
+        let id = made["id"].as_str().unwrap();
+        let split = ["key", "split", "--shares", "3", "--threshold", "2"];
+        let out = place.command_with(&format!("identity:{name}"), &split).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let pages: Vec<_> = text(&out.stdout).split('\x0c').map(str::to_owned).collect();
+        assert!(pages.iter().all(|page| page.contains(id)));
+        let secret = |name: &str| {
+            let text = fs::read_to_string(place.path(name)).unwrap();
+            let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            lines.join("\n")
+        };
+        // By the id on the pages, and by --expect where only words are given.
+        let (back, typed) = (format!("{name}-back"), format!("{name}-typed"));
+        assert!(combine(&place, &back, &[&pages[2], &pages[0]]).status().unwrap().success());
+        assert_eq!(secret(&back), secret(name));
+        let mut words_only = combine(&place, &typed, &[&words(&pages[1]), &words(&pages[2])]);
+        assert!(words_only.args(["--expect", id]).status().unwrap().success());
+        assert_eq!(secret(&typed), secret(name));
+    }
+}
+
+/// The page is enough for a restore, with a key from elsewhere.
+#[test]
+fn the_kit_leads_to_a_restore() {
+    let place = Place::new();
+    place.backup();
+    let (secret, id) = key(&place, "keyring");
+    place.succeed(&["key", "generate", "--signing", "-o", "signing"]);
+    let signed = ["backup", "--signing-key", "signing", "--file"];
+    place.succeed(&[&signed[..], &[crate::support::small_database().to_str().unwrap()]].concat());
+    let out = place.succeed(&["key", "kit", "--signing-key", "signing"]);
+    let page = text(&out.stdout);
+    let repository = fs::read_to_string(place.path("repo/repository.json")).unwrap();
+    let repository: serde_json::Value = serde_json::from_str(&repository).unwrap();
+    for part in [&id, repository["id"].as_str().unwrap(), "srsign1", "2 snapshot(s)"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let bytes = HEX.decode(secret.as_bytes()).unwrap();
+    assert!(!page.contains(&secret) && !page.contains(&BASE64.encode(&bytes)));
+    assert!(!page.contains("SRSIGN-SECRET"));
+    let signer = page.lines().find(|line| line.trim().starts_with("srsign1")).unwrap().trim();
+    fs::write(place.path("SIGNERS"), format!("{signer}\n")).unwrap();
+    fs::rename(place.path("keyring"), place.path("elsewhere")).unwrap();
+    let commands: Vec<_> =
+        page.lines().filter_map(|line| line.strip_prefix("  strongroom ")).collect();
+    assert_eq!(commands.len(), 3);
+    for command in commands {
+        let command = command.replace("-k KEY", "-k file:elsewhere").replace(" DIR", " data");
+        let out = place.bare(&command.split(' ').collect::<Vec<_>>()).output().unwrap();
+        assert!(out.status.success(), "{command}: {}", text(&out.stderr));
+    }
+    assert!(place.path("data/member/snap/db").exists());
 }

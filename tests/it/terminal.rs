@@ -110,8 +110,8 @@ fn shares_are_typed_on_a_terminal() {
     // The second one over two lines, the same one again, and the third in capitals.
     let halves = shares[1].split_at(shares[1].find(' ').unwrap());
     let second = format!("{}/{}", halves.0, halves.1);
-    let typed = [&wrong, &second, &shares[1], &shares[2].to_uppercase()].map(String::as_str);
-    std::fs::write(place.path("typed"), typed.join("\n")).unwrap();
+    let typed = [wrong, second, shares[1].clone(), shares[2].to_uppercase()].join("\n");
+    std::fs::write(place.path("typed"), typed).unwrap();
     let mut command = Command::new("python3");
     command.args(["-c", TYPE, env!("CARGO_BIN_EXE_strongroom"), "key", "combine", "-o", "back"]);
     command.current_dir(place.dir.path()).env("STRONGROOM_CONFIG", "/dev/null");

@@ -270,13 +270,9 @@ pub(crate) struct VerifyArgs {
 /// `key …`
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Create a keyring file with one new master key
+    /// Create a keyring file with one new master key, a key pair or a signing key
     #[command(long_about = help::KEY_GENERATE, after_long_help = help::KEY_GENERATE_MORE)]
-    Generate {
-        /// File to write; an existing file is not overwritten
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-    },
+    Generate(GenerateArgs),
     /// List the master keys, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_long_help = help::KEY_LIST_MORE)]
     List,
@@ -295,6 +291,9 @@ pub(crate) enum KeyCommand {
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
     #[command(long_about = help::KEY_RESEAL, after_long_help = help::KEY_RESEAL_MORE)]
     Reseal(ResealArgs),
+    /// Sign what counts with the signing key, so that it counts wherever that signer is trusted
+    #[command(long_about = help::KEY_VOUCH, after_long_help = help::KEY_VOUCH_MORE)]
+    Vouch(VouchArgs),
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
     #[command(long_about = help::KEY_REMOVE, after_long_help = help::KEY_REMOVE_MORE)]
     Remove {
@@ -304,15 +303,18 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         now: bool,
     },
-    /// Print a key of the keyring as shares on paper: any few of them bring it back
+    /// Print a key as shares on paper: any few of them bring it back
     #[command(long_about = help::KEY_SPLIT, after_long_help = help::KEY_SPLIT_MORE)]
     Split(SplitArgs),
+    /// Print a page with what a restore needs
+    #[command(long_about = help::KEY_KIT, after_long_help = help::KEY_KIT_MORE)]
+    Kit,
     /// Bring a key back from its shares
     #[command(long_about = help::KEY_COMBINE, after_long_help = help::KEY_COMBINE_MORE)]
     Combine {
         /// Files with shares, as key split prints them [default: standard input; on a terminal it asks for each share]
         files: Vec<PathBuf>,
-        /// Keyring file to write; an existing file is not overwritten
+        /// Keyring or identity file to write; an existing file is not overwritten
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
         /// Refuse another key than this one: the id on the pages
@@ -353,12 +355,49 @@ pub(crate) struct SplitArgs {
     /// How many of them bring the key back
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(2..=16))]
     pub(crate) threshold: u8,
-    /// Split this key of the keyring [default: the primary one]
+    /// Split this key [default: the primary one of the keyring, the only one of the identity file]
     #[arg(long, value_name = "KEYID")]
-    pub(crate) key: Option<KeyId>,
+    pub(crate) key_id: Option<KeyId>,
     /// Also print to a terminal
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// `key generate`
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    /// File to write; an existing file is not overwritten
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Create a key pair: hosts seal to the recipient, which is printed, and only the file opens
+    #[arg(long, conflicts_with = "signing")]
+    pub(crate) recipient: bool,
+    /// Create a key that signs what a host writes; its public half, which is printed, verifies
+    #[arg(long)]
+    pub(crate) signing: bool,
+    /// Use X25519 instead of X-Wing: shorter, and broken by a quantum computer
+    #[arg(long, requires = "recipient")]
+    pub(crate) x25519: bool,
+}
+
+/// `key vouch`
+#[derive(Args)]
+pub(crate) struct VouchArgs {
+    /// Snapshots: ids, or latest
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<String>,
+    /// Every snapshot of the repository that counts
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Sign what --signer signed only if both its id and the store say that it is older than TIME
+    #[arg(long, value_name = "TIME", requires = "signer")]
+    pub(crate) before: Option<jiff::Timestamp>,
+    /// The signer whose signatures are to be replaced, which is treated as revoked
+    #[arg(long, value_name = "KEYID", requires = "before")]
+    pub(crate) signer: Option<KeyId>,
+    /// Also sign snapshots that are not trusted. Only after you have looked at each of them
+    #[arg(long, conflicts_with_all = ["all", "before"])]
+    pub(crate) accept_untrusted: bool,
 }
 
 /// `key reseal`
@@ -373,6 +412,9 @@ pub(crate) struct ResealArgs {
     /// Leave out this key, although it is not available
     #[arg(long, value_name = "KEYID")]
     pub(crate) drop: Vec<KeyId>,
+    /// Confirm that the snapshots may be sealed to this public key, whose identity is not available
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) expect: Vec<KeyId>,
     /// Also seal snapshots that are not trusted: from then on they count. Only after you have looked at each of them
     #[arg(long, conflicts_with = "all")]
     pub(crate) accept_untrusted: bool,

@@ -18,6 +18,8 @@ connection) ETCDCTL_* variables. Secrets never go on the command line.";
 pub(crate) const PROGRAM_MORE: &str = "\
 Examples:
   strongroom key generate -o /etc/strongroom/keyring
+  strongroom key generate --recipient -o identity            # off the host
+  strongroom key generate --signing -o /etc/strongroom/signing-key
   strongroom init -r s3://bucket/prefix
   strongroom backup --endpoints https://10.0.0.1:2379 \\
       --cacert ca.crt --cert client.crt --key client.key
@@ -165,9 +167,14 @@ Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_GENERATE: &str = "\
-Create a keyring file with one new master key.
+Create a keyring file with one new master key, a key pair or a signing key.
 
-The file is readable by its owner only. An existing file is not overwritten.";
+The file is readable by its owner only. An existing file is not overwritten.
+
+With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
+seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
+whoever reads trusts signers by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
   strongroom key generate -o /etc/strongroom/keyring
@@ -224,21 +231,31 @@ Examples:
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
 pub(crate) const KEY_SPLIT: &str = "\
-Print a key of the keyring as shares on paper: any few of them bring it back.
+Print a key of a keyring or an identity file as shares on paper: any few of them bring it back.
 
 Each share is one page with 33 English words (SLIP-39). Fewer shares than --threshold tell nothing about the key. Any \
 other program for SLIP-39 reads them too: the secret is the 32 bytes of the key, without a passphrase.
 
-A set of shares holds one key. Of a keyring it is the primary one, unless --key names another. Split each key that a \
+A set of shares holds one key. Of a keyring it is the primary one, unless --key-id names another; of an identity file the only one, or that of --key-id. Split each key that a \
 snapshot still needs: `strongroom key list` shows how many snapshots a key opens alone. After `strongroom key rotate` make new shares.
 
 Standard output gets the pages, with a form feed between them, for a printer. The shares are not stored anywhere.";
 pub(crate) const KEY_SPLIT_MORE: &str = "\
 Examples:
   strongroom key split --shares 5 --threshold 3 -k file:/etc/strongroom/keyring | lpr
+  strongroom key split --shares 5 --threshold 3 -k identity:recovery-identity | lpr
 
 Keep each page at another place. Verify the pages before you need them: type some into `strongroom key combine`, and \
 run `strongroom verify latest` with the keyring that it writes.";
+
+pub(crate) const KEY_KIT: &str = "\
+Print a page with what a restore needs.
+
+It has the repository's URL and id, the keys that open its snapshots and where they are, the trusted signers, and the \
+commands of a restore. It holds no secret: print it, and fill in where the copies of the keys and the store's credentials are.";
+pub(crate) const KEY_KIT_MORE: &str = "\
+Examples:
+  strongroom key kit -r s3://bucket/prefix -k file:/etc/strongroom/keyring | lpr";
 
 pub(crate) const KEY_COMBINE: &str = "\
 Bring a key back from its shares.
@@ -247,7 +264,8 @@ On a terminal it asks for one share after the other, until there are enough. Wor
 lines. A word that is not on the list, or a share with a wrong word, is refused at once. Do it on a machine that you trust: what is typed is visible.
 
 The key's id is computed from the key. It must be the one on the pages: if the files have it, or with --expect, another \
-key is refused. The keyring file that is written has this key as its primary one.";
+key is refused. The keyring file that is written has this key as its primary one. \
+Shares do not tell which kind of key they hold: its id does. For a key of an identity file whose words you type, give --expect.";
 pub(crate) const KEY_COMBINE_MORE: &str = "\
 Examples:
   strongroom key combine -o recovered-keyring
@@ -268,8 +286,23 @@ Examples:
   strongroom key reseal --all --drop KEYID                   # drops a key
   strongroom key reseal ID --accept-untrusted                # makes it count
 
+A recipient whose identity is not available here is sealed to only if you confirm it, on the terminal or with --expect KEYID. \
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
+
+pub(crate) const KEY_VOUCH: &str = "\
+Sign what counts with the signing key, so that it counts wherever that signer is trusted.
+
+A new seal with the signature is written; nothing else of a snapshot changes. What counts here is signed: what a trusted signer \
+signed already, or what a master key that seals opens. It needs a key that opens the snapshots.
+
+With --before and --signer it replaces the signatures of a signer that is to be revoked: what that signer alone signed is signed \
+if both the time in its id and the time that the store gives are earlier than TIME; the rest is listed.";
+pub(crate) const KEY_VOUCH_MORE: &str = "\
+Examples:
+  strongroom key vouch --all -k file:keyring --signing-key new-key
+  strongroom key vouch --all --before 2026-11-23T09:00:00Z --signer KEYID --signers signers --signing-key new-key -k identity:FILE
+  strongroom key vouch ID --accept-untrusted                 # after you have looked at it";
 
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.

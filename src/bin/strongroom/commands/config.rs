@@ -102,6 +102,10 @@ async fn together(parsed: settings::Parsed) -> Result<()> {
             }
             settings.check()
         }
+        Command::Backup(args) => {
+            common.check_signing(args.options.unsigned)?;
+            common.etcd().map(drop)
+        }
         _ => common.etcd().map(drop),
     }
 }

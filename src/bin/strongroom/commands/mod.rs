@@ -6,9 +6,11 @@ mod backup;
 mod config;
 mod copy;
 mod drill;
+mod generate;
 mod init;
 mod inside;
 mod key;
+mod kit;
 mod kms_plugin;
 mod look;
 mod paper;
@@ -22,11 +24,11 @@ mod shell;
 mod to_cluster;
 mod values;
 mod verify;
+mod vouch;
 
 use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
 use strongroom::settings::{CommonSettings, Opened, retiring};
@@ -81,13 +83,15 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
         Command::Key(command) => match command {
-            KeyCommand::Generate { output } => key::generate(&output, context),
+            KeyCommand::Generate(args) => generate::run(&args, context),
+            KeyCommand::Vouch(args) => vouch::run(args, context).await,
             KeyCommand::List => key::list(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
+            KeyCommand::Kit => kit::run(context).await,
             KeyCommand::Split(args) => paper::split(&args, context),
             KeyCommand::Combine { files, output, expect } => {
                 paper::combine(&files, &output, expect, context)
@@ -144,16 +148,6 @@ impl Context {
     async fn keys_to_finish(&self, repository: &Repository) -> Result<KeySet> {
         self.settings.check_keys()?;
         self.open_keys(repository).await
-    }
-
-    /// The master keys in keyring files.
-    async fn keyrings(&self) -> Result<KeySet> {
-        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
-        let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
-        match files.is_empty() {
-            true => Ok(KeySet::new()),
-            false => custody::open(&files, None).await,
-        }
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.

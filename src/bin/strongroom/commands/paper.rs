@@ -8,14 +8,15 @@ use std::process::ExitCode;
 use serde_json::json;
 use strongroom::crypto::slip39::{Share, missing};
 use strongroom::crypto::system_rng;
-use strongroom::custody::{keyfile, read_pages};
+use strongroom::custody::{MasterKeyUri, keyfile, read_identities, read_pages};
 use strongroom::format::KeyId;
-use strongroom::keys::{Keyring, LocalKey};
+use strongroom::keys::{Keyring, PaperKey};
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
 use super::Context;
+use super::generate::create;
 use crate::args::SplitArgs;
 use crate::output;
 
@@ -33,12 +34,7 @@ pub(super) fn split(args: &SplitArgs, context: &Context) -> Result<ExitCode> {
         return Err(Error::usage("shares are not written to a terminal: it may remember them")
             .hint("pipe them to a printer, such as lpr, or give --force"));
     }
-    let path = context.settings.keyring_path()?;
-    let (keyring, now) = (keyfile::load(path)?, keyfile::now());
-    let primary = keyring.primary(now).map(|(id, _)| id);
-    let id =
-        args.key.or(primary).ok_or_else(|| Error::usage("no key of the keyring is primary"))?;
-    let shares = keyring.split(id, args.threshold, args.shares, &mut system_rng())?;
+    let (id, shares, others) = made(args, context)?;
     output::stream(|out| {
         for (number, share) in (1..).zip(&shares) {
             if number > 1 {
@@ -48,16 +44,46 @@ pub(super) fn split(args: &SplitArgs, context: &Context) -> Result<ExitCode> {
         }
         Ok(())
     })?;
-    let others = keyring.list(now).filter(|(other, ..)| *other != id).count();
     if others > 0 {
         context
             .output
-            .note(&format!("the other {others} key(s) of the keyring are not in these shares"));
+            .note(&format!("the other {others} key(s) of the file are not in these shares"));
     }
     context
         .output
         .note("next: type some of the pages into `strongroom key combine`, to verify them");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The key that is split, its shares, and how many keys its file has beside it.
+fn made(args: &SplitArgs, context: &Context) -> Result<(KeyId, Vec<Share>, usize)> {
+    let SplitArgs { shares, threshold, key_id: key, .. } = *args;
+    let rng = &mut system_rng();
+    let mut uris = context.settings.master_keys();
+    let path = match (uris.next(), uris.next()) {
+        (Some(MasterKeyUri::Identity(path, _)), None) => path,
+        _ => {
+            let path = context.settings.keyring_path()?;
+            let (keyring, now) = (keyfile::load(path)?, keyfile::now());
+            let primary = keyring.primary(now).map(|(id, _)| id);
+            let id = key.or(primary);
+            let id = id.ok_or_else(|| Error::usage("no key of the keyring is primary"))?;
+            let made = keyring.split(id, threshold, shares, rng)?;
+            return Ok((id, made, keyring.list(now).count().saturating_sub(1)));
+        }
+    };
+    let identities = read_identities(path)?.identities;
+    let others = identities.len().saturating_sub(1);
+    if key.is_none() && others > 0 {
+        return Err(
+            Error::usage("the file has several keys").hint("name one of them with --key-id")
+        );
+    }
+    let wanted = identities.iter().find(|one| key.is_none_or(|id| id == one.recipient().id()));
+    let wanted = wanted.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, format!("{}: no such key", path.display()))
+    })?;
+    Ok((wanted.recipient().id(), wanted.split(threshold, shares, rng)?, others))
 }
 
 /// One page. What is not a share's words begins with #, so that the page can be read as it is.
@@ -122,19 +148,28 @@ pub(super) fn combine(
     for file in files {
         given.read(read_pages(Some(file))?, &file.display().to_string())?;
     }
-    let key = LocalKey::of_shares(&given.shares)?;
+    let key = PaperKey::of_shares(&given.shares, &given.ids)?;
     let id = key.id();
     if let Some(other) = given.ids.iter().find(|other| **other != id) {
         let message = format!("the shares are of key {id}, not of key {other}");
         return Err(Error::tampered(message).hint("compare the ids on the pages"));
     }
-    keyfile::create(path, &Keyring::of_key(key, keyfile::now())?)?;
+    let what = match key {
+        PaperKey::Local(key) => {
+            keyfile::create(path, &Keyring::of_key(key, keyfile::now())?)?;
+            "master key"
+        }
+        PaperKey::Identity(key) => {
+            create(path, "public key", &key.recipient().to_string(), &key.print()?)?;
+            "identity of key"
+        }
+    };
     let json = json!({
         "id": id.to_string(), "path": path.display().to_string(), "shares": given.shares.len(),
     });
-    context.output.result(json, || format!("{}: master key {id}", path.display()))?;
+    context.output.result(json, || format!("{}: {what} {id}", path.display()))?;
     context.output.note(match given.ids.is_empty() {
-        true => "next: compare that id with the pages; `strongroom verify latest` shows what the key opens",
+        true => "next: compare that id with the pages; if it is another one, the key may be of an identity file: give --expect",
         false => "next: `strongroom verify latest` shows what the key opens",
     });
     Ok(ExitCode::SUCCESS)

@@ -258,7 +258,7 @@ fn refuse_failures(report: &mut ResealReport) -> Result<()> {
     }
 }
 
-fn system_time(time: jiff::Timestamp) -> SystemTime {
+pub(super) fn system_time(time: jiff::Timestamp) -> SystemTime {
     let since = u64::try_from(time.as_millisecond()).unwrap_or_default();
     UNIX_EPOCH + Duration::from_millis(since)
 }
