@@ -14,8 +14,8 @@ pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
 };
-pub use public_keys::{read_signers, read_signing_key};
-pub use secrets::{PassphraseSettings, open_private, read_secret, secret_of_command};
+pub use public_keys::{read_identities, read_signers, read_signing_key};
+pub use secrets::{PassphraseSettings, open_private, read_pages, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
 use std::sync::Arc;

@@ -11,6 +11,8 @@ mod identity_file;
 mod keyring;
 mod kubernetes;
 mod local;
+#[cfg(feature = "backup")]
+mod paper;
 mod passphrase;
 mod recipient;
 mod set;
@@ -26,6 +28,8 @@ pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
 pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
+#[cfg(feature = "backup")]
+pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
 pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};

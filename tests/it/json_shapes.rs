@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -16,11 +17,13 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 12] = [
     "config example",
     "agent",
     "proxy",
     "kms-plugin",
+    "key split",
+    "key kit",
     "completions",
     "man",
     "help",
@@ -238,6 +241,10 @@ impl Documents {
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();
         self.run("key remove", &["key", "remove", &id, "--now"]);
+        let split = ["key", "split", "--shares", "3", "--threshold", "2"];
+        fs::write(self.place.path("pages"), self.place.succeed(&split).stdout).unwrap();
+        fs::set_permissions(self.place.path("pages"), fs::Permissions::from_mode(0o600)).unwrap();
+        self.run("key combine", &["key", "combine", "-o", "combined", "pages"]);
         let staged = self.run("key rotate --staged", &["key", "rotate", "--staged"]);
         let id = staged["id"].as_str().unwrap().to_owned();
         self.run("key promote", &["key", "promote", &id, "--at", "2100-01-01T00:00:00Z"]);

@@ -43,6 +43,7 @@ mod member;
 mod members;
 mod mvcc;
 mod operators;
+mod paper;
 mod planted_files;
 mod planted_objects;
 mod planted_seals;

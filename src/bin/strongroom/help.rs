@@ -238,6 +238,48 @@ Examples:
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom/kms-keyring
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
+pub(crate) const KEY_SPLIT: &str = "\
+Print a key of a keyring or an identity file as shares on paper: any few of them bring it back.
+
+Each share is one page with 33 English words (SLIP-39). Fewer shares than --threshold tell nothing about the key. Any \
+other program for SLIP-39 reads them too: the secret is the 32 bytes of the key, without a passphrase.
+
+A set of shares holds one key. Of a keyring it is the primary one, unless --key-id names another; of an identity file the only one, or that of --key-id. Split each key that a \
+snapshot still needs: `strongroom key list` shows how many snapshots a key opens alone. After `strongroom key rotate` make new shares.
+
+Standard output gets the pages, with a form feed between them, for a printer. The shares are not stored anywhere.";
+pub(crate) const KEY_SPLIT_MORE: &str = "\
+Examples:
+  strongroom key split --shares 5 --threshold 3 -k file:/etc/strongroom/keyring | lpr
+  strongroom key split --shares 5 --threshold 3 -k identity:recovery-identity | lpr
+
+Keep each page at another place. Verify the pages before you need them: type some into `strongroom key combine`, and \
+run `strongroom verify latest` with the keyring that it writes.";
+
+pub(crate) const KEY_KIT: &str = "\
+Print a page with what a restore needs.
+
+It has the repository's URL and id, the keys that open its snapshots and where they are, the trusted signers, and the \
+commands of a restore. It holds no secret: print it, and fill in where the copies of the keys and the store's credentials are.";
+pub(crate) const KEY_KIT_MORE: &str = "\
+Examples:
+  strongroom key kit -r s3://bucket/prefix -k file:/etc/strongroom/keyring | lpr";
+
+pub(crate) const KEY_COMBINE: &str = "\
+Bring a key back from its shares.
+
+On a terminal it asks for one share after the other, until there are enough. Words may be typed in any case, over several \
+lines. A word that is not on the list, or a share with a wrong word, is refused at once. Do it on a machine that you trust: what is typed is visible.
+
+The key's id is computed from the key. It must be the one on the pages: if the files have it, or with --expect, another \
+key is refused. The keyring file that is written has this key as its primary one. \
+Shares do not tell which kind of key they hold: its id does. For a key of an identity file whose words you type, give --expect.";
+pub(crate) const KEY_COMBINE_MORE: &str = "\
+Examples:
+  strongroom key combine -o recovered-keyring
+  strongroom key combine -o recovered-keyring share-1.txt share-4.txt share-5.txt
+  strongroom verify latest -k file:recovered-keyring";
+
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.
 

@@ -63,7 +63,7 @@ fn signing(path: &Path, context: &Context) -> Result<ExitCode> {
 }
 
 /// Writes comments and a secret key's line.
-fn create(path: &Path, what: &str, public: &str, secret: &SecretBytes) -> Result<()> {
+pub(super) fn create(path: &Path, what: &str, public: &str, secret: &SecretBytes) -> Result<()> {
     let head = format!("# created: {}\n# {what}: {public}\n", keyfile::now());
     let mut text = Vec::with_capacity(head.len() + secret.expose().len() + 1);
     text.extend_from_slice(head.as_bytes());
