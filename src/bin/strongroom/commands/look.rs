@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::Value;
 use strongroom::Result;
 use strongroom::backup::{Details, Summary, judge, snapshots as snapshots_of};
-use strongroom::format::{EtcdFacts, KeyId};
+use strongroom::format::{ClusterName, EtcdFacts, KeyId, SnapshotId, Time, Uuid};
 use strongroom::keys::trust::Standing;
 
 use super::Context;
@@ -57,14 +58,16 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
     } else if details.standing != Standing::Counts {
         context.output.warn(&format!("the snapshot is {}", details.standing));
     }
-    let document = document(&details);
-    let text = table(&["", ""], &[], rows(&document));
-    context.output.result(document, || text.trim_start().to_owned())?;
+    let document = Document::new(&details);
+    context.output.result(&document, || {
+        let fields = serde_json::to_value(&document).unwrap_or_default();
+        table(&["", ""], &[], rows(&fields)).trim_start().to_owned()
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A document for people: a line for each of its fields that is known.
-fn rows(document: &Map<String, Value>) -> Vec<Vec<String>> {
+fn rows(document: &Value) -> Vec<Vec<String>> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Array(items) if items.iter().all(Value::is_string) => {
@@ -72,48 +75,86 @@ fn rows(document: &Map<String, Value>) -> Vec<Vec<String>> {
         }
         other => other.to_string(),
     };
-    let known = document.iter().filter(|(_, value)| !value.is_null());
+    let fields = document.as_object().into_iter().flatten();
+    let known = fields.filter(|(_, value)| !value.is_null());
     known.map(|(key, value)| vec![key.replace('_', " "), text(value)]).collect()
 }
 
-fn document(details: &Details) -> Map<String, Value> {
-    let manifest = details.manifest.body();
-    let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let fields = [
-        ("id", Value::from(manifest.snapshot.to_string())),
-        ("cluster", manifest.cluster.as_str().into()),
-        ("created", created(manifest.snapshot).into()),
-        ("revision", manifest.revision.into()),
-        ("database_bytes", manifest.database_bytes.into()),
-        ("stored_bytes", details.stored_bytes.into()),
-        ("origin", manifest.origin.to_string().into()),
-        ("tool", manifest.tool.clone().into()),
-        ("seal_generation", details.generation.into()),
-        ("sealed_by", ids(&details.sealed_by).into()),
-        ("opened_by", details.opened_by.map(|id| id.to_string()).into()),
-        ("trust", details.standing.to_string().into()),
-    ];
-    let facts = etcd(details.facts.as_ref().map(|facts| &facts.etcd));
-    fields.into_iter().chain(facts).map(|(name, value)| (name.to_owned(), value)).collect()
+/// All that is told of a snapshot.
+#[derive(Serialize)]
+struct Document<'a> {
+    id: SnapshotId,
+    cluster: &'a ClusterName,
+    created: Time,
+    revision: u64,
+    database_bytes: u64,
+    stored_bytes: u64,
+    origin: Uuid,
+    tool: &'a str,
+    seal_generation: u32,
+    sealed_by: &'a [KeyId],
+    opened_by: Option<KeyId>,
+    trust: Standing,
+    #[serde(flatten)]
+    etcd: Etcd<'a>,
 }
 
 /// What only a key shows; null without one.
-fn etcd(facts: Option<&EtcdFacts>) -> [(&'static str, Value); 12] {
-    let hex = |id: u64| Value::from(format!("{id:016x}"));
-    let members = |ids: &[u64]| ids.iter().copied().map(hex).collect::<Vec<_>>();
-    let hash = facts.and_then(|facts| facts.hash_kv.as_ref());
-    [
-        ("compact_revision", facts.map(|facts| facts.compact_revision).into()),
-        ("raft_term", facts.map(|facts| facts.raft_term).into()),
-        ("raft_index", facts.map(|facts| facts.raft_index).into()),
-        ("etcd_version", facts.and_then(|facts| facts.version.clone()).into()),
-        ("storage_version", facts.and_then(|facts| facts.storage_version.clone()).into()),
-        ("member_name", facts.and_then(|facts| facts.member_name.clone()).into()),
-        ("member_id", facts.and_then(|facts| facts.member_id).map(hex).into()),
-        ("etcd_cluster_id", facts.and_then(|facts| facts.cluster_id).map(hex).into()),
-        ("hash_kv", hash.map(|hash| hash.hash).into()),
-        ("hash_kv_revision", hash.map(|hash| hash.revision).into()),
-        ("hash_kv_agreed_by", hash.map(|hash| members(&hash.agreed_by)).into()),
-        ("hash_kv_differing", hash.map(|hash| members(&hash.differing)).into()),
-    ]
+#[derive(Default, Serialize)]
+struct Etcd<'a> {
+    compact_revision: Option<u64>,
+    raft_term: Option<u64>,
+    raft_index: Option<u64>,
+    etcd_version: Option<&'a str>,
+    storage_version: Option<&'a str>,
+    member_name: Option<&'a str>,
+    member_id: Option<String>,
+    etcd_cluster_id: Option<String>,
+    hash_kv: Option<u32>,
+    hash_kv_revision: Option<u64>,
+    hash_kv_agreed_by: Option<Vec<String>>,
+    hash_kv_differing: Option<Vec<String>>,
+}
+
+impl<'a> Document<'a> {
+    fn new(details: &'a Details) -> Self {
+        let manifest = details.manifest.body();
+        Self {
+            id: manifest.snapshot,
+            cluster: &manifest.cluster,
+            created: manifest.snapshot.created(),
+            revision: manifest.revision,
+            database_bytes: manifest.database_bytes,
+            stored_bytes: details.stored_bytes,
+            origin: manifest.origin,
+            tool: &manifest.tool,
+            seal_generation: details.generation,
+            sealed_by: &details.sealed_by,
+            opened_by: details.opened_by,
+            trust: details.standing,
+            etcd: details.facts.as_ref().map(|facts| Etcd::new(&facts.etcd)).unwrap_or_default(),
+        }
+    }
+}
+
+impl<'a> Etcd<'a> {
+    fn new(facts: &'a EtcdFacts) -> Self {
+        let hex = |id: u64| format!("{id:016x}");
+        let members = |ids: &[u64]| ids.iter().copied().map(hex).collect();
+        let hash = facts.hash_kv.as_ref();
+        Self {
+            compact_revision: Some(facts.compact_revision),
+            raft_term: Some(facts.raft_term),
+            raft_index: Some(facts.raft_index),
+            etcd_version: facts.version.as_deref(),
+            storage_version: facts.storage_version.as_deref(),
+            member_name: facts.member_name.as_deref(),
+            member_id: facts.member_id.map(hex),
+            etcd_cluster_id: facts.cluster_id.map(hex),
+            hash_kv: hash.map(|hash| hash.hash),
+            hash_kv_revision: hash.map(|hash| hash.revision),
+            hash_kv_agreed_by: hash.map(|hash| members(&hash.agreed_by)),
+            hash_kv_differing: hash.map(|hash| members(&hash.differing)),
+        }
+    }
 }
