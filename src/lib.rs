@@ -8,7 +8,7 @@
 //!
 //! The modules are in layers and import only from below: [`crypto`], [`mod@format`] and [`bolt`] are pure; [`mvcc`]
 //! and [`keys`] use them; [`envelope`], [`store`] and [`etcd`] add files, network and storage; [`backup`] has the jobs.
-//! [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
+//! [`kms_plugin`] encrypts for Kubernetes, [`values`] encrypts single values, [`proxy`] serves etcd's API with them, [`audit_log`] records who asked, and
 //! [`agent`] runs the jobs on a schedule.
 //!
 //! # Start here
@@ -19,7 +19,7 @@
 //! | look inside a snapshot | [`backup::look_inside`], then [`contents`] |
 //! | encrypt single values yourself | [`values::ValueCipher`]: no etcd, no runtime |
 //! | use etcd with encrypted values | [`values::Shim`] |
-//! | run a service | [`agent`], [`proxy`] |
+//! | run a service | [`agent`], [`proxy`], [`kms_plugin`] |
 //!
 //! | feature | adds |
 //! |---|---|
@@ -30,6 +30,7 @@
 //! | `values` | [`values::ValueCipher`] |
 //! | `client` | [`values::Shim`] and the value keyring in etcd |
 //! | `proxy` | [`proxy`] |
+//! | `kms-plugin` | [`kms_plugin`] |
 //! | `audit-log` | [`audit_log`] |
 //! | `etcd` | [`etcd`] alone |
 //! | `internals` | parsers for fuzz targets; not part of the API |
@@ -49,7 +50,7 @@
 //! let repository = store::Repository::open(connected.store, None).await?;
 //!
 //! let keyring = "file:/etc/strongroom/keyring".parse()?;
-//! let keys = custody::open_without_repository(&[keyring]).await?;
+//! let keys = custody::open(&[keyring], None).await?;
 //!
 //! let endpoints = vec!["https://10.0.0.1:2379".into()];
 //! let source = Source::Etcd(EtcdSettings { endpoints, ..EtcdSettings::default() });
@@ -91,7 +92,7 @@
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let keyring = "file:/etc/strongroom/values-keyring".parse()?;
-//! let masters = custody::open_without_repository(&[keyring]).await?;
+//! let masters = custody::open(&[keyring], None).await?;
 //!
 //! let etcd = EtcdSettings { endpoints: vec!["http://10.0.0.1:2379".into()], ..EtcdSettings::default() };
 //! let prefix = DEFAULT_PREFIX.as_bytes();
@@ -118,6 +119,8 @@ pub mod audit_log;
 pub mod backup;
 pub mod bolt;
 #[cfg(feature = "backup")]
+mod compress;
+#[cfg(feature = "backup")]
 pub mod contents;
 pub mod crypto;
 pub mod custody;
@@ -129,19 +132,25 @@ pub mod error;
 pub mod etcd;
 pub mod format;
 pub mod guide;
+#[cfg(feature = "backup")]
+mod journal;
 pub mod keys;
-#[cfg(any(feature = "agent", feature = "client"))]
+#[cfg(feature = "kms-plugin")]
+mod kms_api;
+#[cfg(feature = "kms-plugin")]
+pub mod kms_plugin;
+#[cfg(any(feature = "agent", feature = "client", feature = "kms-plugin"))]
 mod limit;
 pub mod mvcc;
 mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod secret;
-#[cfg(any(feature = "backup", feature = "client"))]
+#[cfg(any(feature = "backup", feature = "client", feature = "kms-plugin"))]
 pub mod settings;
 #[cfg(feature = "backup")]
 mod snapshot;
-#[cfg(any(feature = "agent", feature = "proxy"))]
+#[cfg(any(feature = "agent", feature = "kms-plugin", feature = "proxy"))]
 mod status_server;
 #[cfg(feature = "backup")]
 pub mod store;

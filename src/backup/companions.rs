@@ -34,7 +34,7 @@ pub async fn restore_companions(
         let unsealed = unseal(repository, id, &folder, keys).await?;
         unsealed.check_trusted(keys)?;
         check_lengths(&unsealed.manifest, &folder)?;
-        let tar = open(repository, &unsealed.manifest, &unsealed.data_key).await?;
+        let tar = open(repository, &unsealed.manifest, &unsealed.opened()?.data_key).await?;
         tar.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "it has no companions")
                 .hint("`strongroom backup --include PATH` stores them")

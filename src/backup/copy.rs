@@ -222,8 +222,8 @@ impl Copying<'_> {
         let folder = self.from.get(&manifest.body().snapshot).filter(|_| !self.keys.is_empty());
         let Some(folder) = folder else { return Ok(None) };
         match seals::authenticate(self.source, folder, self.keys, manifest).await {
-            Ok(authentic) if authentic.standing.counts() => Ok(None),
-            Ok(authentic) => Ok(Some(authentic.standing.to_string())),
+            Ok(authentic) if authentic.judged.standing.counts() => Ok(None),
+            Ok(authentic) => Ok(Some(authentic.judged.standing.to_string())),
             Err(error) if error.kind().is_general() => Err(error),
             Err(error) => Ok(Some(error.to_string())),
         }
@@ -482,7 +482,7 @@ impl Copying<'_> {
 /// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
-        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(header) if header.snapshot == id && header.role.part().as_ref() == Some(part) => Ok(()),
         Ok(_) => Err(Error::tampered("is an object of another place")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),

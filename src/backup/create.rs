@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::catalog;
+use super::choose;
 use serde::Serialize;
 
 use crate::crypto;
@@ -41,6 +41,10 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
+    /// The key that signed it.
+    pub signed_by: Option<KeyId>,
+    /// No key that this host has opens it.
+    pub blind: bool,
     /// The member that was read.
     pub member: Option<Member>,
     /// Which one and why, in a line for people.
@@ -76,6 +80,7 @@ pub async fn backup(
         return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
             .hint("give one with --master-key; `strongroom key generate` makes one"));
     }
+    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
     let mut warnings = Vec::new();
     if sealed_by.len() < 2 {
         warnings.push(ONE_KEY.into());
@@ -105,6 +110,8 @@ pub async fn backup(
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
         sealed_by,
+        signed_by: keys.signing().map(|key| key.public().id()),
+        blind: keys.is_blind(),
         member,
         reason,
         members: written.members,
@@ -126,7 +133,7 @@ async fn moment(
     if options.taken.is_some() {
         return Ok(moment);
     }
-    match catalog::newest_after(repository, keys, &options.cluster, moment).await {
+    match choose::newest_after(repository, keys, &options.cluster, moment).await {
         Ok(None) => Ok(moment),
         Ok(Some(newest)) => {
             let seconds = newest.saturating_sub(moment) / 1000;

@@ -1,7 +1,9 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod catalog;
+mod choose;
 mod companions;
+mod continuous;
 mod copy;
 mod create;
 mod deep;
@@ -9,6 +11,7 @@ mod drill;
 mod live;
 mod member;
 mod prune;
+mod removable;
 mod reports;
 mod reseal;
 mod restore;
@@ -17,6 +20,7 @@ mod show;
 mod to_cluster;
 mod verify;
 
+pub use crate::journal::record::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]
 pub(crate) use crate::snapshot::folder::is_ahead;
@@ -24,24 +28,29 @@ pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
 pub use crate::snapshot::inside::{Frames, Inside, look_inside};
 pub use crate::snapshot::options::BackupOptions;
-pub use catalog::{
-    Listing, Scope, Summary, authenticate, cluster_of, judge, latest, newest_by_retiring, select,
-    snapshots,
-};
+pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judge, snapshots};
+pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
+pub use continuous::{
+    Covered, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
+    verify_journals,
+};
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};
-pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
+pub use member::{
+    KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
+};
 pub use prune::{
     Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
     plan_prune, plan_removal, prune_report, undo_removal, unpin,
 };
+pub use removable::check_removable;
 pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
-pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, check_removable, key_usage, reseal};
-pub use restore::{RestoreReport, Target, restore};
+pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
+pub use restore::{RestoreReport, Target, restore, restore_recorded};
 pub use show::{Details, show};
 pub use to_cluster::{
     Action, Applied, DEFAULT_RATE, Leases, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,

@@ -6,14 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::{StreamExt, stream};
 
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, NewSeal, open_seal, seal_data_key};
+use crate::envelope::{DataKey, Judged, NewSeal, judge_seal, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
     Subject,
 };
 use crate::keys::KeySet;
-use crate::keys::trust::{Standing, standing};
+use crate::keys::trust::Standing;
 use crate::snapshot::folder::is_ahead;
 use crate::store::{ObjectInfo, Repository};
 
@@ -188,19 +188,21 @@ async fn open(
     }
     let mut report = head.report.clone();
     let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
-    let opened = match open_seal(seal, object, keys).await {
-        Err(error) if error.kind() == ErrorKind::WrongKey => {
-            return Ok((report, Standing::Unverified));
-        }
-        opened => opened?,
-    };
+    let Judged { opened, standing } =
+        match judge_seal(seal, object, report.cluster.as_ref(), keys).await {
+            Err(error) if error.kind() == ErrorKind::WrongKey => {
+                return Ok((report, Standing::Unverified));
+            }
+            judged => judged?,
+        };
+    let Some(opened) = opened else { return Ok((report, standing)) };
     if head.commitment != opened.data_key.commitment() {
         return Err(Error::tampered("it names another data key than its seal"));
     }
     let key = opened.data_key.report_key();
     let details = crypto::open(Suite::Aes256Gcm, &key, &context(id), &head.details)?;
     report.details = Some(ReportDetails::parse(&details)?);
-    Ok((report, standing(&[], [opened.evidence()])))
+    Ok((report, standing))
 }
 
 fn context(id: SnapshotId) -> Vec<u8> {

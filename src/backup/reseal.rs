@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::crypto;
 use crate::envelope::{
-    DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
+    DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens, wrong_key,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
@@ -18,7 +18,7 @@ use crate::format::{
     KeyId, MAX_SIGNATURES, MAX_STANZAS, Manifest, Part, Seal, Signature, SnapshotId, Stanza,
 };
 use crate::keys::KeySet;
-use crate::keys::trust::Standing;
+use crate::keys::trust::{Distrust, Standing};
 use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Authentic, Tried};
@@ -96,12 +96,44 @@ pub async fn reseal(
         return Err(Error::usage(format!("key {key} cannot be dropped: it also seals"))
             .hint("it is the primary key of a keyring given, or the passphrase's: rotate, or leave it out"));
     }
+    run(repository, keys, (drop, false), scope, accept, control).await
+}
+
+/// Signs what counts with the signing key: where it is not, a new seal is written, as [`reseal`] does. For this alone a key
+/// that seals makes a snapshot count although signers are configured.
+///
+/// # Errors
+/// Those of [`reseal`]; [`ErrorKind::Usage`] without a signing key.
+pub async fn vouch(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    accept: Accept,
+    control: &Control,
+) -> Result<ResealReport> {
+    if keys.signing().is_none() {
+        return Err(Error::usage("no signing key given").hint(
+            "give one with --signing-key; `strongroom key generate --signing -o FILE` makes one",
+        ));
+    }
+    keys.check_sealing(None, true)?;
+    run(repository, keys, (&[], true), scope, accept, control).await
+}
+
+async fn run(
+    repository: &Repository,
+    keys: &KeySet,
+    (drop, sign): (&[KeyId], bool),
+    scope: Scope<'_>,
+    accept: Accept,
+    control: &Control,
+) -> Result<ResealReport> {
     control
         .guard(async {
             let folders = catalog::folders_with_removed(repository, scope).await?;
             control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
             let mut work =
-                Resealing { repository, keys, drop, accept, report: ResealReport::default() };
+                Resealing { repository, keys, drop, accept, sign, report: ResealReport::default() };
             for (id, folder) in folders {
                 match work.one(id, &folder).await {
                     Ok(()) => {}
@@ -121,6 +153,8 @@ struct Resealing<'a> {
     keys: &'a KeySet,
     drop: &'a [KeyId],
     accept: Accept,
+    /// Whether the signing key signs, too.
+    sign: bool,
     report: ResealReport,
 }
 
@@ -136,12 +170,13 @@ impl Resealing<'_> {
     async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
         let manifest = open::read_head(self.repository, id, folder).await?;
         let (generations, authentic) = self.read(&manifest, folder).await?;
-        if !self.accepts(id, folder, authentic.standing) {
+        let standing = authentic.judged.standing;
+        if !self.accepts(id, folder, standing) {
             let written = folder.manifest.as_ref().map(|info| info.modified);
-            self.report.untrusted.push(Untrusted { id, written, standing: authentic.standing });
+            self.report.untrusted.push(Untrusted { id, written, standing });
             return Ok(());
         }
-        let counts = authentic.standing.counts();
+        let counts = standing.counts();
         let done = self.renew(id, folder, generations, authentic).await;
         if done.is_err() && counts {
             self.report.counting.push(id);
@@ -158,14 +193,24 @@ impl Resealing<'_> {
         authentic: Authentic,
     ) -> Result<()> {
         // From the seal by which it counts, never from a manifest fetched again.
-        let (seal, data_key) = (authentic.seal, authentic.opened.data_key);
+        let seal = authentic.seal;
+        let data_key = authentic.judged.opened.ok_or_else(|| wrong_key(&seal))?.data_key;
         let highest =
             generations.iter().filter(|one| one.standing.is_some()).map(|one| one.number).max();
         let next = free_number(highest.unwrap_or_default(), folder);
         let mut kept = kept_stanzas(&seal, self.keys, self.drop);
         // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
         kept.truncate(MAX_STANZAS.saturating_sub(self.keys.sealing().count()));
-        let signatures = signatures(&seal, &generations);
+        let mut signatures = signatures(&seal, &generations);
+        let own = self.keys.signing().filter(|_| self.sign);
+        let own = own.map(|key| key.sign(seal.body().subject(), seal.body().object()));
+        if let Some(own) = own.filter(|own| !signatures.contains(own)) {
+            // One that does not verify may stand under the same name.
+            signatures.retain(|one| one.key_id != own.key_id);
+            signatures.truncate(MAX_SIGNATURES - 1);
+            signatures.push(own);
+            signatures.sort_by_key(|signature| signature.key_id);
+        }
         let number = seal.body().generation();
         let current = (highest == Some(number) || next.is_none_or(|next| next < number))
             && signatures == seal.body().signatures()
@@ -177,7 +222,8 @@ impl Resealing<'_> {
             let generation = next.ok_or_else(|| {
                 Error::tampered(format!("{id} has used up its generations of seals"))
             })?;
-            let new = NewSeal { generation, object: seal.body().object(), kept, signatures };
+            let object = seal.body().object();
+            let new = NewSeal { generation, object, kept, signatures, sign: false };
             let seal = self.write(id, new, &data_key).await?;
             self.report.resealed.push(id);
             seal
@@ -193,7 +239,8 @@ impl Resealing<'_> {
         folder: &Folder,
     ) -> Result<(Vec<Generation>, Authentic)> {
         let id = manifest.body().snapshot;
-        let mut tried = Tried::new(manifest, self.keys);
+        // Whoever vouches for snapshots looks at what opens: that they are not signed yet is why.
+        let mut tried = Tried::new(manifest, self.keys, self.sign);
         let (numbers, all) = seals::generations(folder);
         let mut generations = Vec::new();
         for number in numbers {
@@ -203,7 +250,7 @@ impl Resealing<'_> {
             generations.push(Generation { number, seal, standing });
         }
         let authentic = tried.finish()?;
-        if !all && !authentic.standing.counts() {
+        if !all && !authentic.judged.standing.counts() {
             return Err(seals::too_many(id));
         }
         Ok((generations, authentic))
@@ -215,7 +262,7 @@ impl Resealing<'_> {
             Accept::Untrusted => true,
             Accept::Before(time) => match standing {
                 Standing::Counts => true,
-                Standing::Retiring => {
+                Standing::Retiring | Standing::NotTrusted(Distrust::Revoked) => {
                     // Of a removed one the store no longer tells when its manifest was written.
                     let written = folder.manifest.as_ref().map(|info| info.modified);
                     id.begun() < time && written.is_some_and(|written| written < time)
@@ -237,7 +284,9 @@ impl Resealing<'_> {
             return false;
         }
         for stanza in seal.body().stanzas() {
-            if sealing.contains(&stanza.key_id()) && !stanza_opens(seal, stanza, self.keys).await {
+            // Of a public key nobody here can tell; the seal's MAC covers its stanza.
+            let is_ours = sealing.contains(&stanza.key_id()) && self.keys.holds(stanza.key_id());
+            if is_ours && !stanza_opens(seal, stanza, self.keys).await {
                 return false;
             }
         }
@@ -249,11 +298,17 @@ impl Resealing<'_> {
         let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng()).await?;
         let name = Part::Seal(generation).of(id);
         self.repository.put_once(&name, seal.print().into()).await?;
-        // Only a new seal that is known to open may replace the old ones.
+        // Only a new seal that is known to open may replace the old ones: if no key here can tell, it is the one that was
+        // made of this data key.
         let written = seals::read_seal(self.repository, id, generation).await?;
-        let opened = open_seal(&written, object, self.keys).await.context(name)?;
-        if opened.data_key.commitment() != data_key.commitment() {
-            return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
+        if written != seal {
+            return Err(Error::tampered(format!("{name}: the store returns another seal")));
+        }
+        if key_ids(&written).iter().any(|key| self.keys.holds(*key)) {
+            let opened = open_seal(&written, object, self.keys).await.context(name)?;
+            if opened.data_key.commitment() != data_key.commitment() {
+                return Err(Error::tampered("the new seal does not hold the snapshot's data key"));
+            }
         }
         Ok(written)
     }
@@ -281,11 +336,16 @@ impl Resealing<'_> {
     /// What would go with `old`, as far as one can tell here: a key's way to the data key, or a signature.
     async fn lost(&self, old: &Seal, new: &Seal) -> Option<String> {
         for stanza in old.body().stanzas() {
-            let is_safe = self.drop.contains(&stanza.key_id())
+            let key = stanza.key_id();
+            let sealed_again = || {
+                self.keys.sealing().any(|sealing| sealing.id() == key)
+                    && key_ids(new).contains(&key)
+            };
+            let is_safe = self.drop.contains(&key)
                 || new.body().stanzas().contains(stanza)
+                || (!self.keys.holds(key) && sealed_again())
                 || stanza_opens(old, stanza, self.keys).await;
             if !is_safe {
-                let key = stanza.key_id();
                 return Some(format!(
                     "its stanza for key {key} is in no newer seal (--drop {key} removes it)"
                 ));
@@ -319,27 +379,6 @@ fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
     let is_free = |number: &u32| !folder.seals.contains_key(number);
     let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
     above.or_else(|| (1..highest).rev().find(is_free))
-}
-
-async fn opens_without(
-    repository: &Repository,
-    others: &KeySet,
-    key: KeyId,
-    id: SnapshotId,
-    folder: &Folder,
-) -> Result<()> {
-    let seals = all_seals(repository, id, folder).await?;
-    if folder.manifest.is_none() && folder.tombstone.is_none() {
-        // A backup that has sealed its data key and not yet committed, or a snapshot whose manifest is gone.
-        let names_another = |seal: &Seal| key_ids(seal).iter().any(|id| *id != key);
-        let safe = seals.iter().all(|seal| !key_ids(seal).contains(&key) || names_another(seal));
-        return if safe { Ok(()) } else { Err(Error::truncated("it has no manifest yet")) };
-    }
-    if seals.iter().any(|seal| key_ids(seal).contains(&key)) {
-        let manifest = open::read_head(repository, id, folder).await?;
-        seals::authenticate(repository, folder, others, &manifest).await?;
-    }
-    Ok(())
 }
 
 /// How many snapshots depend on each master key.
@@ -376,7 +415,11 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     Ok(usage)
 }
 
-async fn all_seals(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Vec<Seal>> {
+pub(super) async fn all_seals(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<Vec<Seal>> {
     let (generations, all) = seals::generations(folder);
     if !all {
         return Err(seals::too_many(id));
@@ -405,50 +448,4 @@ impl KeyUsage {
             *self.named.entry(key).or_default() += 1;
         }
     }
-}
-
-/// Proves that every snapshot which `key` opens also opens with another of `keys`, so that `key` can be given up.
-///
-/// Proved by opening: a key that a seal merely names may be destroyed, or sealed in by mistake.
-///
-/// # Errors
-/// [`ErrorKind::Refused`], naming a snapshot that would be lost or whose seals cannot be read.
-pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId) -> Result<()> {
-    let others = keys.without(key);
-    let mut folders = catalog::folders_with_removed(repository, Scope::All).await?;
-    for (id, folder) in catalog::folders_without_manifest(repository).await? {
-        if folder.seals.is_empty() {
-            let message = format!(
-                "snapshot {id} is being written, or its backup was aborted: it may need the key"
-            );
-            return Err(Error::new(ErrorKind::Refused, message)
-                .hint("wait until no backup runs; a folder that a killed backup left has to be deleted first"));
-        }
-        folders.push((id, folder));
-    }
-    let mut read = stream::iter(folders)
-        .map(|(id, folder)| {
-            let others = &others;
-            async move { (id, opens_without(repository, others, key, id, &folder).await) }
-        })
-        .buffered(READS);
-    let mut lost = 0;
-    let mut first = None;
-    while let Some((id, opened)) = read.next().await {
-        match opened {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(error) => {
-                lost += 1;
-                first = first.or(Some((id, error)));
-            }
-        }
-    }
-    let Some((id, error)) = first else { return Ok(()) };
-    let message =
-        format!("{lost} snapshot(s) open with no other available key, such as {id}: {error}");
-    Err(Error::new(ErrorKind::Refused, message).hint(format!(
-        "give the other keys too, or seal the snapshots to them first: \
-         `strongroom key reseal --all --drop {key}`"
-    )))
 }

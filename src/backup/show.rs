@@ -14,7 +14,8 @@ use crate::store::Repository;
 /// One snapshot in full.
 #[non_exhaustive]
 pub struct Details {
-    /// The manifest. Believe it only when [`facts`](Self::facts) is there: then a key has authenticated it.
+    /// The manifest. Believe it only when [`facts`](Self::facts) is there, or it counts: then a key or a trusted signature
+    /// has authenticated it.
     pub manifest: Manifest,
     /// Length of all its objects in the store.
     pub stored_bytes: u64,
@@ -60,13 +61,15 @@ pub async fn show(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Res
             findings: Vec::new(),
         });
     };
+    let opened = unsealed.opened.as_ref();
+    let facts = opened.map(|opened| facts::open(&unsealed.manifest, &opened.data_key));
     Ok(Details {
-        facts: Some(facts::open(&unsealed.manifest, &unsealed.data_key).with(id)?),
+        facts: facts.transpose().with(id)?,
+        opened_by: opened.map(|opened| opened.opened_by),
         manifest: unsealed.manifest,
         stored_bytes,
         generation: unsealed.seal.body().generation(),
         sealed_by: key_ids(&unsealed.seal),
-        opened_by: Some(unsealed.opened_by),
         standing: unsealed.standing,
         findings: unsealed.findings,
     })

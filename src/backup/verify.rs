@@ -18,6 +18,7 @@ use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::open::{self, OpenSnapshot};
 use crate::snapshot::read::{Follower, Place, pieces, read_all};
+use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Step};
 
@@ -82,8 +83,8 @@ impl Verified {
         }
     }
 
-    fn opened(&mut self, by: KeyId, standing: Standing, findings: Vec<String>) {
-        (self.opened_by, self.standing, self.findings) = (Some(by), standing, findings);
+    fn judged(&mut self, by: Option<KeyId>, standing: Standing, findings: Vec<String>) {
+        (self.opened_by, self.standing, self.findings) = (by, standing, findings);
         if standing != Standing::Counts {
             self.findings.push(format!("snapshot {}: {standing}", self.id));
         }
@@ -280,7 +281,8 @@ async fn one(
             let folder = folder::list_or_look_up(repository, id).await?;
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
-            verified.opened(unsealed.opened_by, unsealed.standing, unsealed.findings);
+            let by = unsealed.opened()?.opened_by;
+            verified.judged(Some(by), unsealed.standing, unsealed.findings);
             open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
@@ -289,13 +291,19 @@ async fn one(
                 return Err(open::missing_manifest(id, &folder));
             }
             let manifest = open::read_manifest(repository, id).await?;
+            if !keys.signers().is_empty() {
+                let authentic = seals::authenticate(repository, &folder, keys, &manifest).await?;
+                let judged = &authentic.judged;
+                let by = judged.opened.as_ref().map(|opened| opened.opened_by);
+                verified.judged(by, judged.standing, authentic.findings);
+            }
             open::check_lengths(&manifest, &folder)?;
             digests(repository, &manifest, control).await
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
             let findings = std::mem::take(&mut opened.findings);
-            verified.opened(opened.opened_by, opened.standing, findings);
+            verified.judged(Some(opened.opened_by), opened.standing, findings);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {

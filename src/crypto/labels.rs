@@ -11,6 +11,8 @@ pub enum Label {
     CompanionsKey,
     /// Data key → key of the facts in the manifest.
     FactsKey,
+    /// Data key → key of a journal's segments and bundle.
+    JournalKey,
     /// Data key → key of a report.
     ReportKey,
     /// Data key → key of the value keyring.
@@ -37,6 +39,8 @@ pub enum Label {
     ValueKeyring,
     /// Context of a master key sealed by a passphrase.
     Passphrase,
+    /// Context of what a KMS plugin encrypts for Kubernetes.
+    KmsPlugin,
     /// Value key → key of one algorithm's cipher.
     ValueKey,
     /// Value key → its id.
@@ -45,6 +49,12 @@ pub enum Label {
     Value,
     /// Hash input of a key id.
     KeyId,
+    /// What a signer signs.
+    Vouch,
+    /// Bytes that a signer signs of a journal's segment.
+    Segment,
+    /// HPKE's info of a data key sealed to a public key.
+    Hpke,
 }
 
 impl Label {
@@ -55,6 +65,7 @@ impl Label {
             Self::IndexKey => "strongroom/v1/index-key",
             Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
+            Self::JournalKey => "strongroom/v1/journal-key",
             Self::ReportKey => "strongroom/v1/report-key",
             Self::ValueKeyringKey => "strongroom/v1/value-keyring-key",
             Self::AuditKey => "strongroom/v1/audit-key",
@@ -67,11 +78,15 @@ impl Label {
             Self::Facts => "strongroom/v1/facts",
             Self::Report => "strongroom/v1/report",
             Self::ValueKeyring => "strongroom/v1/value-keyring",
+            Self::KmsPlugin => "strongroom/v1/kms-plugin",
             Self::ValueKey => "strongroom/v1/value-key",
             Self::ValueKeyId => "strongroom/v1/value-key-id",
             Self::Value => "strongroom/v1/value",
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
+            Self::Vouch => "strongroom/v1/vouch",
+            Self::Segment => "strongroom/v1/segment",
+            Self::Hpke => "strongroom/v1/hpke",
         }
     }
 }

@@ -1,12 +1,16 @@
-//! Primitives: suites, the chunked encryption, key derivation, Argon2id (SPEC.md §1 and §2).
+//! Primitives: suites, the chunked encryption, key derivation, Argon2id, HPKE, signatures (SPEC.md §1 and §2).
 //!
 //! Nothing here does I/O; randomness comes in as an argument.
 
 mod argon2;
 pub mod chunked;
 mod extended;
+mod hpke;
 mod kdf;
 mod labels;
+pub mod signature;
+#[cfg(feature = "backup")]
+pub mod slip39;
 mod suite;
 
 pub use self::argon2::{Argon2Cost, derive};
@@ -15,6 +19,7 @@ pub use chunked::{
     sealed_len,
 };
 pub use extended::{Extended, ExtendedCipher, NONCE_LEN};
+pub use hpke::{HpkePrivateKey, HpkePublicKey, Kem};
 pub use kdf::{constant_time_eq, expand, hmac_sha256, sha256};
 pub use labels::{Label, labelled};
 pub use rand_core::CryptoRng;

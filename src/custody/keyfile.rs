@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::access::check_private;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Time;
 use crate::keys::{KeySet, Keyring};
@@ -53,17 +54,17 @@ pub fn lock<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Lock> {
 /// Reads the keyring file at `path`.
 ///
 /// # Errors
-/// [`ErrorKind::Denied`] when others than its owner and group may touch it, [`ErrorKind::Io`] when it
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place, [`ErrorKind::Io`] when it
 /// cannot be read, and those of [`Keyring::parse`].
 pub fn load(path: &Path) -> Result<Keyring> {
     let mut file = File::open(path).map_err(|error| {
         Error::io(path, error).hint("give the keyring with --master-key file:PATH")
     })?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
-    check_mode(path, meta.mode())?;
     if !meta.is_file() || meta.len() > MAX_LEN {
         return Err(Error::tampered(format!("{} is not a keyring file", path.display())));
     }
+    check_private(path, &file, &meta)?;
     let mut text = Vec::with_capacity(meta.len() as usize + 1);
     (&mut file)
         .take(meta.len() + 1)
@@ -84,19 +85,6 @@ pub(super) fn add(path: &Path, keys: &mut KeySet) -> Result<()> {
         Ok(load(&path)?.list(now()).map(|(id, state, _)| (id, state)).collect())
     }));
     Ok(())
-}
-
-/// That nobody but owner and group may read a file of secrets, for Kubernetes mounts them so, and only the owner write.
-///
-/// # Errors
-/// [`ErrorKind::Denied`].
-pub fn check_mode(path: &Path, mode: u32) -> Result<()> {
-    if mode & 0o037 == 0 {
-        return Ok(());
-    }
-    let message = format!("{} is open to others (mode {:04o})", path.display(), mode & 0o7777);
-    Err(Error::new(ErrorKind::Denied, message)
-        .hint(format!("chmod 600 {}; then consider who may have read it", path.display())))
 }
 
 /// Writes a new keyring file with mode 0600; never overwrites one.

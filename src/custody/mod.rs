@@ -1,71 +1,86 @@
-//! Where master keys are kept: keyring files, and passphrases over keys in the repository. `open` and
-//! [`open_without_repository`] are the way from a URI to keys.
+//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository. [`open`] is the way from a URI
+//! to keys.
 
+mod access;
 pub mod keyfile;
 #[cfg(feature = "backup")]
 mod passphrases;
+mod public_keys;
 mod secrets;
 mod uri;
 
 #[cfg(feature = "backup")]
 pub use passphrases::{
-    change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
+    InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
     remove_passphrase_key,
 };
+pub use public_keys::{read_signers, read_signing_key};
 pub use secrets::{PassphraseSettings, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
-use crate::error::{Error, Result};
-use crate::keys::KeySet;
-#[cfg(feature = "backup")]
-use crate::{secret::SecretBytes, store::Repository};
+use std::sync::Arc;
 
-/// Opens the master keys that `uris` name. `ask` gives the passphrase; it is called only if one is needed, and once.
+use crate::error::{Error, Result};
+use crate::format::KeyState;
+use crate::keys::{KeyFuture, KeySet};
+
+/// Where keys are that a passphrase opens: in a repository, see [`InRepository`].
+pub trait PassphraseKeys: Send {
+    /// Adds to `keys` those that `named` names, and for `None` all others, which then only open.
+    ///
+    /// # Errors
+    /// [`WrongKey`](crate::ErrorKind::WrongKey) when the passphrase does not open a key that is named; those of the store.
+    fn open<'a>(
+        &'a mut self,
+        named: &'a [Option<NamedKey>],
+        keys: &'a mut KeySet,
+    ) -> KeyFuture<'a, ()>;
+}
+
+/// Opens the master keys that `uris` name: the only way from a URI to a key.
+///
+/// `behind_passphrase` is where keys are that a passphrase opens. Without it they are refused, and so are public keys: a
+/// value keyring or an audit log has no repository and no signers.
 ///
 /// # Errors
-/// Those of [`keyfile::load`] and of `ask`; [`WrongKey`](crate::ErrorKind::WrongKey) when the passphrase does not open
-/// a key that is named; those of [`open_passphrase_keys`].
-#[cfg(feature = "backup")]
+/// Those of [`keyfile::load`] and of [`PassphraseKeys::open`]; [`Usage`](crate::ErrorKind::Usage) for a key that cannot
+/// be used here, or without a repository when there is no key at all.
 pub async fn open(
     uris: &[MasterKeyUri],
-    repository: &Repository,
-    ask: impl FnOnce() -> Result<SecretBytes>,
+    behind_passphrase: Option<&mut dyn PassphraseKeys>,
 ) -> Result<KeySet> {
-    let mut keys = KeySet::new();
-    let behind_passphrases = open_files(uris, &mut keys)?;
-    if !behind_passphrases.is_empty() {
-        passphrases::open_named(repository, ask()?, &behind_passphrases, &mut keys).await?;
-    }
-    Ok(keys)
-}
-
-/// Opens the master keys that `uris` name, for what has no repository: a value keyring, an audit log.
-///
-/// # Errors
-/// [`Usage`](crate::ErrorKind::Usage) when there is no key, or one is behind a passphrase, which only a repository
-/// holds; those of [`keyfile::load`].
-pub async fn open_without_repository(uris: &[MasterKeyUri]) -> Result<KeySet> {
     let hint = "give --master-key file:PATH; `strongroom key generate` makes one";
     let mut keys = KeySet::new();
-    if let Some(named) = open_files(uris, &mut keys)?.first() {
-        let uri = MasterKeyUri::Passphrase(*named);
-        let message = format!("{uri}: a key in a repository cannot be used here");
-        return Err(Error::usage(message).hint(hint));
-    }
-    if uris.is_empty() {
-        return Err(Error::usage("no master key given").hint(hint));
-    }
-    Ok(keys)
-}
-
-/// Opens the keyring files among `uris`; the keys that are behind passphrases.
-fn open_files(uris: &[MasterKeyUri], keys: &mut KeySet) -> Result<Vec<Option<NamedKey>>> {
-    let mut behind_passphrases = Vec::new();
+    let mut named = Vec::new();
     for uri in uris {
+        if behind_passphrase.is_none() && uri.is_public() {
+            return Err(Error::usage("a recipient or an identity cannot be used here: anyone can seal to a public key, and \
+                                     signatures are looked at in repositories only").hint(hint));
+        }
         match uri {
-            MasterKeyUri::File(path) => keyfile::add(path, keys)?,
-            MasterKeyUri::Passphrase(named) => behind_passphrases.push(*named),
+            MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
+            MasterKeyUri::Passphrase(key) => named.push(*key),
+            MasterKeyUri::Recipient(key) => {
+                keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
+            }
+            MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, &mut keys)?,
+            MasterKeyUri::Identity(path, state) => {
+                public_keys::add_identities(path, *state, &mut keys)?;
+            }
         }
     }
-    Ok(behind_passphrases)
+    match (behind_passphrase, named.first()) {
+        (Some(_), None) => {}
+        (Some(place), Some(_)) => place.open(&named, &mut keys).await?,
+        (None, Some(first)) => {
+            let uri = MasterKeyUri::Passphrase(*first);
+            let message = format!("{uri}: a key in a repository cannot be used here");
+            return Err(Error::usage(message).hint(hint));
+        }
+        (None, None) if uris.is_empty() => {
+            return Err(Error::usage("no master key given").hint(hint));
+        }
+        (None, None) => {}
+    }
+    Ok(keys)
 }

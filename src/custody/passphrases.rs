@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::PassphraseKeys;
 use super::uri::NamedKey;
 use crate::crypto::{self, Argon2Cost};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, KeyState, MAX_PASSPHRASE_OBJECT, ObjectName, PassphraseObject, names};
-use crate::keys::{KeySet, LocalKey, create_passphrase_object, open_passphrase_object};
+use crate::format::{
+    KeyId, KeyState, MAX_PASSPHRASE_OBJECT, MAX_SEAL, ObjectName, Part, PassphraseObject, Seal,
+    Stanza, names,
+};
+use crate::keys::{KeyFuture, KeySet, LocalKey, create_passphrase_object, open_passphrase_object};
 use crate::secret::SecretBytes;
-use crate::store::Repository;
+use crate::store::{ObjectInfo, Repository};
 use crate::task::run_blocking;
 
 /// What opening all passphrase keys may cost together: sixty-four times what one costs by default.
 const MAX_WORK: u64 = 64 * 3 * 64 * 1024;
 /// Generations of one key that are tried.
 const MAX_TRIES: usize = 8;
+/// Seals that are read for the keys they name, where more keys are found than are tried.
+const FIRST_SEALS: usize = 64;
 /// What opening a key may cost at most: 1 GiB.
 const MAX_ARGON2_KIB: u32 = 1 << 20;
 
@@ -56,11 +62,38 @@ pub async fn create_passphrase_key(
     Ok(key)
 }
 
+/// The keys of a repository behind the passphrase that `ask` gives, which is called only if one is needed.
+pub struct InRepository<'a, F> {
+    repository: &'a Repository,
+    ask: Option<F>,
+}
+
+impl<'a, F: FnOnce() -> Result<SecretBytes> + Send> InRepository<'a, F> {
+    /// The keys of `repository`, and where their passphrase comes from.
+    pub fn new(repository: &'a Repository, ask: F) -> Self {
+        Self { repository, ask: Some(ask) }
+    }
+}
+
+impl<F: FnOnce() -> Result<SecretBytes> + Send> PassphraseKeys for InRepository<'_, F> {
+    fn open<'a>(
+        &'a mut self,
+        named: &'a [Option<NamedKey>],
+        keys: &'a mut KeySet,
+    ) -> KeyFuture<'a, ()> {
+        let word = self.ask.take().ok_or_else(|| Error::usage("the passphrase was asked for"));
+        let repository = self.repository;
+        Box::pin(
+            async move { open_named(repository, word.and_then(|ask| ask())?, named, keys).await },
+        )
+    }
+}
+
 /// Adds the keys that `word` opens: the named ones to seal, and without a name all the others to open only.
 ///
 /// # Errors
 /// [`WrongKey`](ErrorKind::WrongKey) when `word` does not open a key that is named; those of [`open_passphrase_keys`].
-pub(super) async fn open_named(
+async fn open_named(
     repository: &Repository,
     word: SecretBytes,
     named: &[Option<NamedKey>],
@@ -117,13 +150,18 @@ async fn open_some(
     passphrase: SecretBytes,
     wanted: impl Fn(KeyId) -> bool,
 ) -> Result<Vec<LocalKey>> {
-    let mut objects = all_objects(repository, wanted).await?;
-    // The cheap ones first: planted ones that cost much must not use up what may be spent on the good one.
-    objects.sort_by_key(|(_, object)| object.as_ref().map_or(0, work_of));
+    let objects = all_objects(repository, wanted).await?;
+    let all = objects.iter().map(|(_, object)| object.as_ref().map_or(0, work_of));
+    // Only if somebody may have planted keys: what was written first was there before them.
+    let first = match all.fold(0, u64::saturating_add) > MAX_WORK {
+        true => named_by_first_seals(repository).await?,
+        false => Vec::new(),
+    };
+    let objects = ordered(objects, &first, work_of);
     run_blocking(move || {
         let mut keys: Vec<LocalKey> = Vec::new();
         let mut failure: Option<Error> = None;
-        let mut work = MAX_WORK;
+        let (mut work, mut not_tried) = (MAX_WORK, 0);
         for (id, object) in objects {
             // The first generation that opens is the key.
             if keys.iter().any(|key| key.id() == id) {
@@ -131,9 +169,7 @@ async fn open_some(
             }
             let cost = object.as_ref().map_or(0, work_of);
             if cost > work {
-                failure = failure.or(Some(Error::tampered(
-                    "the passphrase keys ask for more Argon2id work than is reasonable: some were not tried",
-                )));
+                not_tried += 1;
                 continue;
             }
             work -= cost;
@@ -145,16 +181,60 @@ async fn open_some(
             }
         }
         match failure {
-            Some(error) if keys.is_empty() => Err(error),
-            _ => Ok(keys),
+            _ if !keys.is_empty() => Ok(keys),
+            _ if not_tried > 0 => Err(Error::tampered(format!(
+                "the passphrase keys ask for more Argon2id work than is reasonable: {not_tried} were not tried, and the \
+                 passphrase opens none of the others"
+            ))
+            .hint("name the key with --master-key passphrase:KEYID: only its own objects are tried then")),
+            Some(error) => Err(error),
+            None => Ok(keys),
         }
     })
     .await
 }
 
+/// The order in which objects are tried: first those of the keys that `first` names, as there; of the others the cheap ones
+/// first, so that planted ones that cost much do not use up what may be spent on the good one.
+fn ordered<T>(
+    mut objects: Vec<(KeyId, Result<T>)>,
+    first: &[KeyId],
+    work_of: impl Fn(&T) -> u64,
+) -> Vec<(KeyId, Result<T>)> {
+    let rank = |id: &KeyId| first.iter().position(|named| named == id).unwrap_or(first.len());
+    objects.sort_by_key(|(id, object)| (rank(id), object.as_ref().map_or(0, &work_of)));
+    objects
+}
+
 /// KiB of memory gone through.
 fn work_of(object: &PassphraseObject) -> u64 {
     u64::from(object.argon2.m_kib) * u64::from(object.argon2.t)
+}
+
+/// The keys that the first seals in the repository name, in the order in which the store says that those were written.
+/// Whoever plants keys later cannot plant a seal earlier.
+async fn named_by_first_seals(repository: &Repository) -> Result<Vec<KeyId>> {
+    let is_seal = |info: &ObjectInfo| {
+        let name = ObjectName::parse(&info.name);
+        matches!(name, Some(ObjectName::Snapshot { part: Part::Seal(_), .. }))
+    };
+    let mut seals = repository.list("snapshots").await?;
+    seals.retain(is_seal);
+    seals.sort_by_key(|info| info.modified);
+    let mut named = Vec::new();
+    for info in seals.iter().take(FIRST_SEALS) {
+        let seal = match repository.get(&info.name, MAX_SEAL as u64).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            seal => seal.and_then(|bytes| Seal::parse(&bytes)),
+        };
+        let Ok(seal) = seal else { continue };
+        for id in seal.body().stanzas().iter().map(Stanza::key_id) {
+            if !named.contains(&id) {
+                named.push(id);
+            }
+        }
+    }
+    Ok(named)
 }
 
 /// The objects of each key that is `wanted`, highest generation first. A planted one that does not open is passed over,
@@ -265,4 +345,23 @@ pub async fn remove_passphrase_key(repository: &Repository, id: KeyId) -> Result
         repository.delete(&names::key_name(id, generation)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Planted keys that cost as little as the good one must not be tried before it.
+    #[test]
+    fn keys_that_the_first_seals_name_are_tried_first() {
+        let key = |n| KeyId([n; 16]);
+        let objects = |ids: &[u8]| ids.iter().map(|n| (key(*n), Ok(u64::from(*n)))).collect();
+        let order = |ids: &[u8], first: &[u8]| {
+            let first: Vec<_> = first.iter().map(|n| key(*n)).collect();
+            let ordered = ordered(objects(ids), &first, |work| *work);
+            ordered.into_iter().map(|(id, _)| id.0[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(order(&[3, 1, 2, 9], &[]), [1, 2, 3, 9]);
+        assert_eq!(order(&[3, 1, 2, 9], &[9, 7, 3]), [9, 3, 1, 2]);
+    }
 }

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use zeroize::Zeroizing;
 
-use super::keyfile;
+use super::access::check_private;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::SecretBytes;
 
@@ -61,27 +60,31 @@ impl PassphraseSettings {
 /// Reads a secret from a file; one final line break is not part of it.
 ///
 /// # Errors
-/// [`ErrorKind::Io`]; [`ErrorKind::Usage`] when it is empty or too long.
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`];
+/// [`ErrorKind::Usage`] when it is empty or too long.
 pub fn read_secret(path: &Path) -> Result<SecretBytes> {
+    read_secret_of(path, MAX_LEN)
+}
+
+/// As [`read_secret`], of at most `most` bytes.
+pub(super) fn read_secret_of(path: &Path, most: usize) -> Result<SecretBytes> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
     // A pipe, as `<(pass show …)` makes, is nobody's to look into.
     if meta.is_file() {
-        keyfile::check_mode(path, meta.mode())?;
+        check_private(path, &file, &meta)?;
     }
-    read(file, &path.display().to_string())
+    read(file, &path.display().to_string(), most)
 }
 
-fn read(from: impl Read, what: &str) -> Result<SecretBytes> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 2));
-    from.take(MAX_LEN as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::io(what, error))?;
+pub(super) fn read(from: impl Read, what: &str, most: usize) -> Result<SecretBytes> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 2));
+    from.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| Error::io(what, error))?;
     let secret = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let secret = secret.unwrap_or(&bytes);
-    if secret.is_empty() || secret.len() > MAX_LEN {
+    if secret.is_empty() || secret.len() > most {
         return Err(Error::usage(format!(
-            "{what}: the secret is empty, or longer than {MAX_LEN} bytes"
+            "{what}: the secret is empty, or longer than {most} bytes"
         )));
     }
     Ok(SecretBytes::new(secret.to_vec()))
@@ -102,7 +105,7 @@ pub fn secret_of_command(command: &str) -> Result<SecretBytes> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| failed("cannot be started".into()).because(error))?;
-    let secret = child.stdout.take().map(|out| read(out, "the passphrase command"));
+    let secret = child.stdout.take().map(|out| read(out, "the passphrase command", MAX_LEN));
     let status =
         child.wait().map_err(|error| failed("cannot be waited for".into()).because(error))?;
     match secret {
@@ -124,11 +127,11 @@ mod tests {
             (b"a", b"a"),
             (b" a\t", b" a\t"),
         ] {
-            assert_eq!(read(bytes, "test").unwrap().expose(), expected);
+            assert_eq!(read(bytes, "test", MAX_LEN).unwrap().expose(), expected);
         }
-        assert!(read(&b"\n"[..], "test").is_err());
-        assert!(read(&b""[..], "test").is_err());
-        assert!(read(&[b'x'; MAX_LEN + 1][..], "test").is_err());
+        assert!(read(&b"\n"[..], "test", MAX_LEN).is_err());
+        assert!(read(&b""[..], "test", MAX_LEN).is_err());
+        assert!(read(&[b'x'; MAX_LEN + 1][..], "test", MAX_LEN).is_err());
     }
 
     #[test]

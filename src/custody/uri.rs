@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::format::KeyId;
+use crate::format::{KeyId, KeyState};
+use crate::keys::HpkeRecipient;
 
 /// Where a master key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,20 @@ pub enum MasterKeyUri {
     File(PathBuf),
     /// Keys in the repository, behind a passphrase; without a name all of them, which then only open.
     Passphrase(Option<NamedKey>),
+    /// A public key, which only seals.
+    Recipient(Box<HpkeRecipient>),
+    /// A file of public keys, one a line.
+    Recipients(PathBuf),
+    /// A file of secret keys in age's form, and what they may do; `-` is standard input.
+    Identity(PathBuf, KeyState),
+}
+
+impl MasterKeyUri {
+    /// Whether it names public keys, to which anyone can seal.
+    #[must_use]
+    pub const fn is_public(&self) -> bool {
+        matches!(self, Self::Recipient(_) | Self::Recipients(_) | Self::Identity(..))
+    }
 }
 
 /// A key behind a passphrase, named: only such a key seals.
@@ -32,6 +47,15 @@ impl fmt::Display for MasterKeyUri {
             Self::Passphrase(None) => f.write_str("passphrase"),
             Self::Passphrase(Some(NamedKey { id, retiring })) => {
                 write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
+            }
+            Self::Recipient(key) => write!(f, "recipient:{key}"),
+            Self::Recipients(path) => write!(f, "recipient:@{}", path.display()),
+            Self::Identity(path, state) => {
+                let state = match state {
+                    KeyState::Retiring | KeyState::Retired => format!("?{}", state.name()),
+                    _ => String::new(),
+                };
+                write!(f, "identity:{}{state}", path.display())
             }
         }
     }
@@ -55,12 +79,26 @@ impl FromStr for MasterKeyUri {
                 })?;
                 Ok(Self::Passphrase(Some(NamedKey { id, retiring })))
             }
+            Some(("recipient", key)) => match key.strip_prefix('@') {
+                Some(path) if !path.is_empty() => Ok(Self::Recipients(path.into())),
+                Some(_) => Err(Error::usage("recipient:@ is followed by the name of a file")),
+                None => Ok(Self::Recipient(Box::new(key.parse()?))),
+            },
+            Some(("identity", path)) if !path.is_empty() => {
+                let states = [KeyState::Retiring, KeyState::Retired];
+                let marked = states.into_iter().find_map(|state| {
+                    let path = path.strip_suffix(state.name())?.strip_suffix('?')?;
+                    Some(Self::Identity(path.into(), state))
+                });
+                Ok(marked.unwrap_or_else(|| Self::Identity(path.into(), KeyState::Sealing)))
+            }
             _ if text.contains('/') && !text.contains(':') => {
                 Err(Error::usage(format!("{text:?} is not a master key"))
                     .hint(format!("a keyring file is written file:{text}")))
             }
             _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
-                "use file:PATH for a keyring file, or passphrase:KEYID for a key in the repository",
+                "use file:PATH for a keyring file, passphrase:KEYID for a key in the repository, recipient:age1… for a \
+                 public key, or identity:FILE for its secret half",
             )),
         }
     }
@@ -86,15 +124,32 @@ mod tests {
     #[test]
     fn master_keys_are_named_by_uri() {
         let id = "261fc941a63181bf10a68c6a7ccdf85f";
-        for text in
-            ["passphrase", &format!("passphrase:{id}"), &format!("passphrase:{id}?retiring")]
-        {
+        for text in [
+            "passphrase",
+            &format!("passphrase:{id}"),
+            &format!("passphrase:{id}?retiring"),
+            "recipient:@/etc/recipients",
+            "identity:/root/key",
+            "identity:/root/key?retired",
+            "identity:key?retiring",
+            "identity:-",
+        ] {
             assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
         }
         assert!("file:/a".parse::<MasterKeyUri>().is_ok());
-        for bad in
-            ["/a", "file:", "kms:x", "", "passphrase:", "passphrase:x", "passphrase:?retiring"]
-        {
+        for bad in [
+            "/a",
+            "file:",
+            "kms:x",
+            "",
+            "passphrase:",
+            "passphrase:x",
+            "passphrase:?retiring",
+            "recipient:",
+            "recipient:@",
+            "recipient:age1x",
+            "identity:",
+        ] {
             assert!(bad.parse::<MasterKeyUri>().is_err(), "{bad}");
         }
     }

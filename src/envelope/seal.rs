@@ -3,9 +3,9 @@
 use super::DataKey;
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, KeyState, Seal, SealBody, Sha256, Signature, Stanza};
-use crate::keys::trust::{Evidence, StanzaKind};
-use crate::keys::{Binding, Identity, KeySet};
+use crate::format::{ClusterName, KeyId, KeyState, Seal, SealBody, Sha256, Signature, Stanza};
+use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::{Binding, Identity, KeySet, strength_of};
 
 /// A seal that opened.
 pub struct Opened {
@@ -23,7 +23,61 @@ impl Opened {
     /// What opening has shown, for [`standing`](crate::keys::trust::standing).
     #[must_use]
     pub fn evidence(&self) -> Evidence {
-        Evidence { opened: Some((self.kind, self.state)), signed_by: Vec::new() }
+        Evidence { opened: Some((self.kind, self.state)), ..Evidence::default() }
+    }
+}
+
+/// A seal that vouches for the right object, whether it opened or not.
+pub struct Judged {
+    /// What opened, if something did and was tried.
+    pub opened: Option<Opened>,
+    /// What it is worth.
+    pub standing: Standing,
+}
+
+impl Judged {
+    /// Whether a key or a trusted signature shows that the object is the one that was sealed.
+    #[must_use]
+    pub fn is_authentic(&self) -> bool {
+        self.opened.is_some() || self.standing.counts()
+    }
+}
+
+/// What `seal` is worth, which must vouch for `object` of `cluster`. Its signatures come first: with signers configured no
+/// stanza of a seal is tried that none of them signed, so that a planted one makes no service and no person open it.
+///
+/// # Errors
+/// Those of [`open_seal`], but that a signed one does not have to open; [`ErrorKind::Tampered`] when a trusted signer's
+/// signature does not verify.
+pub async fn judge_seal(
+    seal: &Seal,
+    object: Sha256,
+    cluster: Option<&ClusterName>,
+    keys: &KeySet,
+) -> Result<Judged> {
+    check_object(seal, object)?;
+    let signed = keys.signed_by(seal, cluster)?;
+    let signers: Vec<KeyId> = keys.signers().iter().map(|signer| signer.key.id()).collect();
+    let is_signed = !signed.trusted.is_empty();
+    let opened = match signers.is_empty() || is_signed || keys.accepts_untrusted() {
+        false => None,
+        true => match open_seal(seal, object, keys).await {
+            Err(error) if error.kind() == ErrorKind::WrongKey && is_signed => None,
+            opened => Some(opened?),
+        },
+    };
+    let evidence = Evidence {
+        opened: opened.as_ref().map(|opened| (opened.kind, opened.state)),
+        signed_by: signed.trusted,
+        revoked: signed.revoked,
+    };
+    Ok(Judged { opened, standing: standing(&signers, [evidence]) })
+}
+
+fn check_object(seal: &Seal, object: Sha256) -> Result<()> {
+    match seal.body().object() == object {
+        true => Ok(()),
+        false => Err(Error::tampered("it vouches for other bytes than these")),
     }
 }
 
@@ -37,13 +91,15 @@ pub struct NewSeal {
     pub kept: Vec<Stanza>,
     /// Signatures of earlier generations over the same object.
     pub signatures: Vec<Signature>,
+    /// Whether the signing key signs it, if there is one.
+    pub sign: bool,
 }
 
 impl NewSeal {
     /// A subject's first seal.
     #[must_use]
     pub fn first(object: Sha256) -> Self {
-        Self { generation: 1, object, kept: Vec::new(), signatures: Vec::new() }
+        Self { generation: 1, object, kept: Vec::new(), signatures: Vec::new(), sign: true }
     }
 }
 
@@ -70,6 +126,7 @@ pub async fn seal_data_key(
     let (subject, commitment) = (data_key.subject(), data_key.commitment());
     let binding = Binding { subject, commitment, object: new.object };
     let mut stanzas = new.kept;
+    keys.check_strengths(stanzas.iter().map(strength_of))?;
     for key in keys.sealing() {
         let stanza = key.wrap(data_key.key(), &binding, rng).await?;
         if stanza.key_id() != key.id() {
@@ -85,8 +142,12 @@ pub async fn seal_data_key(
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")
             .hint("give one with --master-key, for example file:/etc/strongroom/keyring"));
     }
-    let body =
-        SealBody::new(subject, new.generation, new.object, commitment, stanzas, new.signatures)?;
+    let mut signatures = new.signatures;
+    if let Some(key) = keys.signing().filter(|_| new.sign) {
+        signatures.retain(|signature| signature.key_id != key.public().id());
+        signatures.push(key.sign(subject, new.object));
+    }
+    let body = SealBody::new(subject, new.generation, new.object, commitment, stanzas, signatures)?;
     let mac = data_key.seal_mac(&body.signed_bytes());
     Ok(body.finish(mac))
 }
@@ -97,9 +158,7 @@ pub async fn seal_data_key(
 /// [`ErrorKind::Tampered`] when it vouches for something else, or names one of the keys and does not open with it;
 /// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it.
 pub async fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
-    if seal.body().object() != object {
-        return Err(Error::tampered("it vouches for other bytes than these"));
-    }
+    check_object(seal, object)?;
     let held = |stanza| -> Option<(KeyState, &Stanza, &dyn Identity)> {
         let stanza: &Stanza = stanza;
         Some((keys.state(stanza.key_id())?, stanza, keys.identity(stanza.key_id())?))
@@ -146,13 +205,14 @@ pub fn key_ids(seal: &Seal) -> Vec<KeyId> {
     seal.body().stanzas().iter().map(Stanza::key_id).collect()
 }
 
-fn wrong_key(seal: &Seal) -> Error {
+/// That no available key opens `seal`, and which would.
+pub fn wrong_key(seal: &Seal) -> Error {
     let ids: Vec<String> = key_ids(seal).iter().map(ToString::to_string).collect();
     Error::new(
         ErrorKind::WrongKey,
         format!("no available master key opens it; these would: {}", ids.join(", ")),
     )
-    .hint("give the keyring or passphrase that holds one of them with --master-key")
+    .hint("give the keyring, passphrase or identity that holds one of them with --master-key")
 }
 
 #[cfg(test)]
@@ -279,7 +339,9 @@ mod tests {
         assert!(kept.iter().all(|stanza| seal.body().stanzas().contains(stanza)));
         assert_eq!(ids(&kept_stanzas(&seal, &mine, &[all[4].id()])), of(&[1, 3]));
         let signatures = vec![Signature { key_id: KeyId([1; 16]), bytes: [2; 64] }];
-        let new = NewSeal { generation: 2, object: OBJECT, kept, signatures: signatures.clone() };
+        let signatures_of = signatures.clone();
+        let new =
+            NewSeal { generation: 2, object: OBJECT, kept, signatures: signatures_of, sign: false };
         let next = at_once(seal_data_key(&data_key, new, &mine, &mut system_rng())).unwrap();
         assert_eq!(next.body().signatures(), signatures);
         assert_eq!(ids(next.body().stanzas()), of(&[0, 1, 3, 4]));

@@ -4,6 +4,7 @@
 //! - [`restore`]: every way to restore, and the runbooks
 //! - [`values`]: encrypt the values in etcd, migrate, serve
 //! - [`keys`]: custody, rotation, a stolen or lost key, the threat model
+//! - [`kubernetes`]: Secrets that the API server encrypts with a keyring
 //! - [`mod@format`]: how a snapshot is stored, and how to open one without strongroom
 //! - [`benchmarks`]: figures, how they were measured, comparison with other tools
 //! - [`contributing`]: checks, tests, Rust version policy
@@ -15,6 +16,8 @@
 macro_rules! links {
     () => {
         "[operations]: crate::guide::operations\n\
+         [kubernetes]: crate::guide::kubernetes\n\
+         [keys]: crate::guide::keys\n\
          [values]: crate::guide::values\n\
          [SPEC.md]: mod@crate::format\n\n"
     };
@@ -35,6 +38,10 @@ pub mod format {}
 #[doc = links!()]
 #[doc = include_str!("keys.md")]
 pub mod keys {}
+
+#[doc = links!()]
+#[doc = include_str!("kubernetes.md")]
+pub mod kubernetes {}
 
 #[doc = links!()]
 #[doc = include_str!("operations.md")]

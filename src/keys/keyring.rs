@@ -15,7 +15,7 @@ impl Keyring {
     /// # Errors
     /// None in practice: those of building a keyring.
     pub fn generate(now: Time, rng: &mut dyn CryptoRng) -> Result<Self> {
-        format::Keyring::new(vec![fresh(now, rng)]).map(Self)
+        format::Keyring::new(vec![fresh(KeyState::Primary, now, rng)]).map(Self)
     }
 
     /// Reads a keyring file's text, and checks that each key is the one its id names.
@@ -63,7 +63,7 @@ impl Keyring {
                 _ => {}
             }
         }
-        Self::with_fresh(entries, now, rng)
+        Self::with_fresh(entries, KeyState::Primary, now, rng)
     }
 
     /// Adds a fresh primary key and retires all others: who stole the keyring has them all. Returns the new id.
@@ -75,15 +75,77 @@ impl Keyring {
         for entry in entries.iter_mut().filter(|entry| entry.state < KeyState::Retired) {
             (entry.state, entry.since) = (KeyState::Retired, now);
         }
-        Self::with_fresh(entries, now, rng)
+        Self::with_fresh(entries, KeyState::Primary, now, rng)
+    }
+
+    /// Adds a fresh staged key: it opens, and does not seal until it is [promoted](Self::promote). Returns its id.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] while another key is staged.
+    pub fn stage(self, now: Time, rng: &mut dyn CryptoRng) -> Result<(Self, KeyId)> {
+        if let Some(id) = self.in_state(KeyState::Staged, now).first() {
+            return Err(Error::new(ErrorKind::Refused, format!("key {id} is staged already"))
+                .hint(format!("`strongroom key promote {id}` makes it the primary key")));
+        }
+        Self::with_fresh(self.0.into_entries(), KeyState::Staged, now, rng)
+    }
+
+    /// Makes the staged key `id` the primary one from `at` on; the primary key before it is retiring from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] without such a key; [`ErrorKind::Refused`] for a key that is not staged, or while another
+    /// promotion is planned; [`ErrorKind::Usage`] when `at` lies before `now` or before the last promotion.
+    pub fn promote(self, id: KeyId, at: Time, now: Time) -> Result<Self> {
+        self.check_promotion(id, at, now)?;
+        let mut entries = self.0.into_entries();
+        for entry in &mut entries {
+            if entry.id == id {
+                (entry.state, entry.since) = (KeyState::Primary, at);
+            } else if entry.state == KeyState::Primary && at <= now {
+                (entry.state, entry.since) = (KeyState::Retiring, now);
+            }
+        }
+        format::Keyring::new(entries).map(Self)
+    }
+
+    fn check_promotion(&self, id: KeyId, at: Time, now: Time) -> Result<()> {
+        let refused = |message| Error::new(ErrorKind::Refused, message);
+        let state = self.list(now).find(|(known, ..)| *known == id).map(|(_, state, _)| state);
+        let Some(state) = state else {
+            let message = format!("key {id} is not in this keyring");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        };
+        if state != KeyState::Staged {
+            return Err(refused(format!("key {id} is {}", state.name())).hint(
+                "only a staged key can become primary, and only once: `strongroom key rotate --staged` makes a new one",
+            ));
+        }
+        if at < now {
+            return Err(Error::usage(format!("{at} lies in the past")));
+        }
+        let others = || self.0.entries().iter().filter(|entry| entry.id != id);
+        let primaries = || others().filter(|entry| entry.state == KeyState::Primary);
+        let planned = primaries().find(|entry| entry.since > now);
+        if let Some(planned) = planned.filter(|_| primaries().count() > 1) {
+            let message = format!("key {} becomes primary at {}", planned.id, planned.since);
+            return Err(refused(message).hint("wait until then, or remove that key"));
+        }
+        match primaries().map(|entry| entry.since).max() {
+            Some(since) if at > now && at <= since => {
+                Err(Error::usage(format!("the present primary key is primary since {since}"))
+                    .hint("give a later time"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn with_fresh(
         mut entries: Vec<KeyringEntry>,
+        state: KeyState,
         now: Time,
         rng: &mut dyn CryptoRng,
     ) -> Result<(Self, KeyId)> {
-        let new = fresh(now, rng);
+        let new = fresh(state, now, rng);
         let id = new.id;
         entries.push(new);
         Ok((Self(format::Keyring::new(entries)?), id))
@@ -126,6 +188,10 @@ impl Keyring {
         format::Keyring::new(entries).map(Self)
     }
 
+    pub(super) fn entries(&self) -> &[KeyringEntry] {
+        self.0.entries()
+    }
+
     /// Every key's id, state at `now` and the time of its line, ascending by id.
     pub fn list(&self, now: Time) -> impl Iterator<Item = (KeyId, KeyState, Time)> {
         self.0.states(now).map(|(entry, state)| (entry.id, state, entry.since))
@@ -145,10 +211,9 @@ impl Keyring {
     }
 }
 
-fn fresh(now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
+fn fresh(state: KeyState, now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
     let key = LocalKey::generate(rng);
-    let (id, state) = (key.id(), KeyState::Primary);
-    KeyringEntry { id, state, since: now, master: Some(key.into_master()) }
+    KeyringEntry { id: key.id(), state, since: now, master: Some(key.into_master()) }
 }
 
 #[cfg(test)]
@@ -219,6 +284,44 @@ mod tests {
         let (rotated, third) = ring().rotate(at(50), &mut system_rng()).unwrap();
         let states = [first, second, third].map(|id| state(&rotated, id));
         assert_eq!(states, [Retiring, Retiring, Primary]);
+    }
+
+    #[test]
+    fn a_staged_key_is_promoted_at_its_time_and_only_once() {
+        let (ring, first) = generated();
+        let (ring, second) = ring.stage(at(10), &mut system_rng()).unwrap();
+        assert_eq!((state(&ring, first), state(&ring, second)), (Primary, Staged));
+        let again = || Keyring::parse(ring.print().expose()).unwrap();
+        let refused = again().stage(at(11), &mut system_rng());
+        assert_eq!(refused.err().unwrap().kind(), ErrorKind::Refused);
+        let kind = |ring: Keyring, id, time, now| {
+            ring.promote(id, at(time), at(now)).err().map(|error| error.kind())
+        };
+        assert_eq!(kind(again(), second, 19, 20), Some(ErrorKind::Usage));
+        assert_eq!(kind(again(), first, 20, 20), Some(ErrorKind::Refused));
+        assert_eq!(kind(again(), KeyId([0; 16]), 20, 20), Some(ErrorKind::NotFound));
+
+        // At once, and later: the same keys at the same time.
+        let now = again().promote(second, at(20), at(20)).unwrap();
+        assert_eq!((state(&now, first), state(&now, second)), (Retiring, Primary));
+        let later = || again().promote(second, at(50), at(20)).unwrap();
+        for (time, want) in [(49, [Primary, Staged]), (50, [Retiring, Primary])] {
+            let found = [first, second]
+                .map(|id| later().list(at(time)).find(|(known, ..)| *known == id).unwrap().1);
+            assert_eq!(found, want, "{time}");
+        }
+        // The time can be changed until it has come; another key has to wait.
+        assert_eq!(kind(later(), second, 60, 49), None);
+        assert_eq!(kind(later(), second, 60, 50), Some(ErrorKind::Refused));
+        let staged = later().stage(at(21), &mut system_rng());
+        assert_eq!(staged.err().unwrap().kind(), ErrorKind::Refused);
+        let (ring, third) = later().stage(at(50), &mut system_rng()).unwrap();
+        let ring = ring.promote(third, at(70), at(50)).unwrap();
+        // A key that was primary never is again.
+        for (id, now) in [(first, 50), (second, 70), (first, 70)] {
+            let ring = Keyring::parse(ring.print().expose()).unwrap();
+            assert_eq!(kind(ring, id, 80, now), Some(ErrorKind::Refused));
+        }
     }
 
     #[test]

@@ -52,10 +52,7 @@ impl LocalKey {
 /// First 16 bytes of SHA-256("strongroom/v1/key-id" ‖ 00 ‖ "local" ‖ 00 ‖ key-check) (SPEC.md §2).
 pub(super) fn key_id(master: &SecretKey) -> KeyId {
     let check = crypto::expand(master, Label::KeyCheck, b"");
-    let digest = crypto::sha256(&[&crypto::labelled(Label::KeyId, &[b"local\0"]), check.expose()]);
-    let mut id = [0; 16];
-    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-    KeyId(id)
+    super::key_id(KIND, &[check.expose().as_slice()])
 }
 
 impl Recipient for LocalKey {

@@ -4,22 +4,31 @@
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
 mod binding;
+mod identity_file;
 mod keyring;
+mod kubernetes;
 mod local;
 mod passphrase;
+mod recipient;
 mod set;
+mod signing;
+mod text;
 pub mod trust;
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 pub use binding::Binding;
+pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
+pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
-pub use set::{KeySet, ReadStates};
+pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
+pub use set::{KeySet, ReadStates, unsigned_refused};
+pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
-use crate::crypto::CryptoRng;
+use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, Result};
 use crate::format::{KeyId, Stanza};
 use crate::secret::SecretKey;
@@ -27,10 +36,35 @@ use crate::secret::SecretKey;
 /// What sealing or opening comes to: at once with a key that this process holds, later with one of a remote service.
 pub type KeyFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
+/// What breaks a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// A symmetric key, or one of a service: nothing that a seal shows.
+    Other,
+    /// A public key that a quantum computer does not break.
+    PostQuantum,
+    /// A public key that a quantum computer breaks.
+    QuantumWeak,
+}
+
+/// The first 16 bytes of SHA-256("strongroom/v1/key-id" ‖ 00 ‖ kind ‖ 00 ‖ data…) (SPEC.md §2.3).
+pub(crate) fn key_id(kind: &str, data: &[&[u8]]) -> KeyId {
+    let label = crypto::labelled(Label::KeyId, &[kind.as_bytes(), &[0]]);
+    let digest = crypto::sha256(&[&[label.as_slice()], data].concat());
+    let mut id = [0; 16];
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    KeyId(id)
+}
+
 /// Something that seals data keys.
 pub trait Recipient: Send + Sync {
     /// Names this key in seals.
     fn id(&self) -> KeyId;
+
+    /// What breaks it.
+    fn strength(&self) -> Strength {
+        Strength::Other
+    }
 
     /// Seals `data_key` as a stanza of this key, which opens with an equal `binding` only.
     ///

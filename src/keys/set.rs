@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Identity, Keyring, Recipient};
+use super::signing::{SignedBy, Signer, SigningKey, signed_by};
+use super::{Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, KeyState, Time};
+use crate::format::{ClusterName, KeyId, KeyState, Seal, Time};
 
 /// The keys that a command was given, those that seal and those that open, and the state of each.
 #[derive(Default)]
@@ -15,6 +16,9 @@ pub struct KeySet {
     states: BTreeMap<KeyId, KeyState>,
     sources: Vec<ReadStates>,
     accept_untrusted: bool,
+    signers: Vec<Signer>,
+    signing: Option<Arc<SigningKey>>,
+    mix_quantum_weak: bool,
 }
 
 /// Reads the present states of keys from where they are kept.
@@ -113,7 +117,106 @@ impl KeySet {
             states,
             sources: self.sources.clone(),
             accept_untrusted: self.accept_untrusted,
+            signers: self.signers.clone(),
+            signing: self.signing.clone(),
+            mix_quantum_weak: self.mix_quantum_weak,
         }
+    }
+
+    /// Trusts `signer`: from now on what no trusted signer signed does not count.
+    pub fn trust(&mut self, signer: Signer) {
+        self.signers.push(signer);
+    }
+
+    /// Signs what is written with `key`, which is also trusted.
+    pub fn sign_with(&mut self, key: SigningKey) {
+        if self.signers.iter().all(|known| known.key != key.public()) {
+            self.trust(Signer::new(key.public()));
+        }
+        self.signing = Some(Arc::new(key));
+    }
+
+    /// What signs.
+    #[must_use]
+    pub fn signing(&self) -> Option<&SigningKey> {
+        self.signing.as_deref()
+    }
+
+    /// The signers that are trusted, or were until they were revoked.
+    #[must_use]
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// Treats the signer of this id as revoked; false if there is none.
+    pub fn revoke(&mut self, id: KeyId) -> bool {
+        let now = Time::from_unix(0);
+        let mut found = false;
+        for signer in self.signers.iter_mut().filter(|signer| signer.key.id() == id) {
+            signer.revoked.get_or_insert(now);
+            found = true;
+        }
+        found
+    }
+
+    /// Which trusted signers signed what `seal` vouches for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Tampered`] for a signature of a trusted signer that does not verify.
+    pub(crate) fn signed_by(&self, seal: &Seal, cluster: Option<&ClusterName>) -> Result<SignedBy> {
+        signed_by(&self.signers, seal.body(), cluster)
+    }
+
+    /// Checks that what seals and signs may be used together, for `cluster`, before any work is done. `unsigned` accepts
+    /// that nothing will show who made what is sealed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] and [`ErrorKind::Refused`].
+    pub fn check_sealing(&self, cluster: Option<&ClusterName>, unsigned: bool) -> Result<()> {
+        self.check_strengths(std::iter::empty())?;
+        let mut strengths = self.sealing().map(Recipient::strength).peekable();
+        let only_public =
+            strengths.peek().is_some() && !strengths.any(|one| one == Strength::Other);
+        match &self.signing {
+            None if only_public && !unsigned => Err(unsigned_refused()),
+            None => Ok(()),
+            Some(key) => {
+                let mut own = self.signers.iter().filter(|signer| signer.key == key.public());
+                match own.all(|signer| signer.revoked.is_none() && signer.is_for(cluster)) {
+                    true => Ok(()),
+                    false => Err(Error::new(
+                        ErrorKind::Refused,
+                        format!(
+                            "the signing key of this host, {}, is revoked or not for this cluster",
+                            key.public()
+                        ),
+                    )
+                    .hint("what it signs would not count: see the file of trusted signers")),
+                }
+            }
+        }
+    }
+
+    /// Refuses a seal with `kept` stanzas of these strengths beside those of the keys that seal.
+    ///
+    /// # Errors
+    /// Those of [`check_strengths`].
+    pub(crate) fn check_strengths(&self, kept: impl Iterator<Item = Strength>) -> Result<()> {
+        match self.mix_quantum_weak {
+            true => Ok(()),
+            false => check_strengths(self.sealing().map(Recipient::strength).chain(kept)),
+        }
+    }
+
+    /// Lets keys that a quantum computer breaks seal beside those that it does not.
+    pub fn mix_quantum_weak(&mut self) {
+        self.mix_quantum_weak = true;
+    }
+
+    /// Whether no key opens: such a host writes snapshots and decides about them by their signatures.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.identities.is_empty()
     }
 
     /// What new data keys are sealed to.
@@ -133,10 +236,11 @@ impl KeySet {
         self.accept_untrusted
     }
 
-    /// Whether any key that opens can make a snapshot count ([`trust`](super::trust)): the others only open.
+    /// Whether any signer, or any key that opens, can make a snapshot count ([`trust`](super::trust)): the others only open.
     pub fn can_vouch(&self) -> bool {
         let vouches = |state: &KeyState| state.seals() || *state == KeyState::Retiring;
-        self.states.iter().any(|(id, state)| vouches(state) && self.holds(*id))
+        !self.signers.is_empty()
+            || self.states.iter().any(|(id, state)| vouches(state) && self.holds(*id))
     }
 
     /// The keys in `state`.
@@ -159,14 +263,23 @@ impl KeySet {
         self.states.keys().copied().filter(|id| self.is_given(*id)).collect()
     }
 
-    /// True when there is no key at all.
+    /// True when there is no key and no signer at all.
     pub fn is_empty(&self) -> bool {
-        self.identities.is_empty() && self.recipients.is_empty()
+        self.identities.is_empty() && self.recipients.is_empty() && self.signers.is_empty()
     }
 
     fn is_given(&self, id: KeyId) -> bool {
         self.holds(id) || self.recipients.iter().any(|key| key.id() == id)
     }
+}
+
+/// Why nothing is sealed to public keys alone without a signature.
+pub fn unsigned_refused() -> Error {
+    Error::usage(
+        "only public keys seal, and no signing key is configured: anyone could make snapshots that open, and nothing would \
+         show that these are genuine",
+    )
+    .hint("`strongroom key generate --signing -o FILE` makes a signing key; give it with --signing-key FILE, or insist with --unsigned")
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ use crate::format::{KeyId, KeyState};
 pub struct Evidence {
     /// The kind of the stanza that opened, and the state of its key; the seal's MAC is verified.
     pub opened: Option<(StanzaKind, KeyState)>,
-    /// The signers whose signatures are verified.
+    /// The trusted signers whose signatures are verified.
     pub signed_by: Vec<KeyId>,
+    /// A signer who was revoked since signed it.
+    pub revoked: bool,
 }
 
 /// Whether a stanza shows that its maker held a secret.
@@ -58,6 +60,8 @@ pub enum Distrust {
     Public,
     /// Signers are configured and none of them signed it.
     Unsigned,
+    /// Only a signer that was revoked signed it.
+    Revoked,
 }
 
 impl Standing {
@@ -102,6 +106,7 @@ impl fmt::Display for Distrust {
             Self::Staged => "sealed by a key that is not in use yet",
             Self::Public => "sealed to a public key and not signed",
             Self::Unsigned => "not signed by a trusted signer",
+            Self::Revoked => "signed by a revoked signer",
         })
     }
 }
@@ -119,8 +124,12 @@ fn of_one(signers: &[KeyId], seal: &Evidence) -> Standing {
         return Standing::Counts;
     }
     match seal.opened {
+        // Whether it opens does not matter then, and is not tried.
+        _ if !signers.is_empty() => Standing::NotTrusted(match seal.revoked {
+            true => Distrust::Revoked,
+            false => Distrust::Unsigned,
+        }),
         None => Standing::Unverified,
-        Some(_) if !signers.is_empty() => Standing::NotTrusted(Distrust::Unsigned),
         Some((StanzaKind::Public, _)) => Standing::NotTrusted(Distrust::Public),
         Some((StanzaKind::Secret, state)) => match state {
             KeyState::Primary | KeyState::Sealing => Standing::Counts,
@@ -134,7 +143,7 @@ fn of_one(signers: &[KeyId], seal: &Evidence) -> Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Distrust::{Public, Retired, Staged, Unsigned};
+    use Distrust::{Public, Retired, Revoked, Staged, Unsigned};
     use Standing::{Counts, NotTrusted, Unverified};
     use proptest::prelude::*;
 
@@ -152,11 +161,11 @@ mod tests {
     }
 
     fn opened(kind: StanzaKind, state: KeyState) -> Evidence {
-        Evidence { opened: Some((kind, state)), signed_by: Vec::new() }
+        Evidence { opened: Some((kind, state)), ..Evidence::default() }
     }
 
     fn signed(n: u8) -> Evidence {
-        Evidence { opened: None, signed_by: vec![signer(n)] }
+        Evidence { signed_by: vec![signer(n)], ..Evidence::default() }
     }
 
     /// [S5.11]
@@ -187,7 +196,9 @@ mod tests {
         assert_eq!(standing(&[signer(1)], [primary(), signed(2)]), NotTrusted(Unsigned));
         assert_eq!(standing(&[signer(1)], [primary(), signed(1)]), Counts);
         assert_eq!(standing(&[signer(1), signer(2)], [signed(2)]), Counts);
-        assert_eq!(standing(&[signer(1)], [signed(2)]), Unverified);
+        assert_eq!(standing(&[signer(1)], [signed(2)]), NotTrusted(Unsigned));
+        let revoked = Evidence { revoked: true, ..primary() };
+        assert_eq!(standing(&[signer(1)], [revoked]), NotTrusted(Revoked));
         assert_eq!(standing(&[], [signed(1)]), Unverified, "nobody is trusted");
     }
 
@@ -202,8 +213,11 @@ mod tests {
         let kinds = prop_oneof![Just(StanzaKind::Secret), Just(StanzaKind::Public)];
         let states = proptest::sample::select(STATES.to_vec());
         let signers = proptest::collection::vec((0u8..4).prop_map(signer), 0..3);
-        (proptest::option::of((kinds, states)), signers)
-            .prop_map(|(opened, signed_by)| Evidence { opened, signed_by })
+        (proptest::option::of((kinds, states)), signers).prop_map(|(opened, signed_by)| Evidence {
+            opened,
+            signed_by,
+            revoked: false,
+        })
     }
 
     fn many() -> impl Strategy<Value = Vec<Evidence>> {
@@ -230,6 +244,7 @@ mod tests {
                     other => other,
                 })),
                 signed_by: seal.signed_by.into_iter().filter(|by| !signers.contains(by)).collect(),
+                revoked: seal.revoked,
             });
             prop_assert!(!standing(&signers, helpless).counts());
         }

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use tonic::{Code, Status};
 
 use super::gate::Gate;
-use super::metrics::code_name;
 use crate::audit_log::{KeyRange, Record, Reserved};
+use crate::status_server::code_name;
 use crate::values::About;
 
 /// Lines for refused requests of a connection within [`A_WHILE`]; more are only counted.

@@ -111,6 +111,7 @@ impl AgentSettings {
         self.common.repository_url()?;
         self.common.etcd()?;
         self.common.check_keys()?;
+        self.common.check_signing(self.backup.unsigned)?;
         if self.schedules.drill.is_some() {
             drill_version(&self.drill).await.map_err(|error| {
                 Error::usage(format!("agent.drill is set, and drills cannot start etcd: {error}"))

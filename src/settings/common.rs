@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use super::TrustSettings;
 use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
-use crate::custody::{self, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings};
+use crate::custody::{
+    self, InRepository, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings,
+};
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{ClusterName, KeyState};
-use crate::keys::KeySet;
+use crate::keys::{KeySet, unsigned_refused};
 use crate::secret::SecretBytes;
 use crate::store::{
     Repository, RepositorySettings, RepositoryUrl, connect, create_directory, sweep_staged,
@@ -27,7 +30,7 @@ pub struct CommonSettings {
         arg(id = "cluster", long, value_name = "NAME", env = "STRONGROOM_CLUSTER")
     )]
     pub cluster: Option<ClusterName>,
-    /// Master key, file:PATH or passphrase:KEYID; several (repeated, or separated by commas or line breaks) all seal, any one opens
+    /// Master key, file:PATH, passphrase:KEYID, recipient:age1… or identity:FILE; several (repeated, or separated by commas or line breaks) all seal, any one opens
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -42,6 +45,9 @@ pub struct CommonSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// Where the passphrase comes from, if a master key needs one.
     pub passphrase: PassphraseSettings,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// What signs, and whom to trust.
+    pub trust: TrustSettings,
     #[cfg_attr(feature = "cli", command(flatten))]
     /// etcd's connection.
     pub etcd: EtcdSettings,
@@ -135,14 +141,46 @@ impl CommonSettings {
     pub async fn open_keys(
         &self,
         repository: &Repository,
-        ask: impl FnOnce() -> Result<SecretBytes>,
+        ask: impl FnOnce() -> Result<SecretBytes> + Send,
     ) -> Result<KeySet> {
         let uris: Vec<_> = self.master_keys().cloned().collect();
         let word = || match self.passphrase.read()? {
             Some(word) => Ok(word),
             None => ask(),
         };
-        custody::open(&uris, repository, word).await
+        let mut keys = custody::open(&uris, Some(&mut InRepository::new(repository, word))).await?;
+        self.trust.add_to(&mut keys)?;
+        Ok(keys)
+    }
+
+    /// As [`open_keys`](Self::open_keys), without the keys that a person would be asked for.
+    ///
+    /// # Errors
+    /// Those of [`custody::open`].
+    pub async fn open_keys_unasked(&self, repository: &Repository) -> Result<KeySet> {
+        let asks = |uri: &MasterKeyUri| {
+            matches!(uri, MasterKeyUri::Passphrase(_))
+                || matches!(uri, MasterKeyUri::Identity(path, _) if path.as_os_str() == "-")
+        };
+        let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
+        let never = || Err(Error::usage("a passphrase is not asked for here"));
+        let mut keys =
+            custody::open(&uris, Some(&mut InRepository::new(repository, never))).await?;
+        self.trust.add_to(&mut keys)?;
+        Ok(keys)
+    }
+
+    /// That what is sealed shows who made it: by a signature, or by a key that only its owner has. `unsigned` insists.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage).
+    pub fn check_signing(&self, unsigned: bool) -> Result<()> {
+        let only_public =
+            self.master_keys().next().is_some() && self.master_keys().all(MasterKeyUri::is_public);
+        match only_public && self.trust.signing_key.is_none() && !unsigned {
+            true => Err(unsigned_refused()),
+            false => Ok(()),
+        }
     }
 
     /// The master keys that are named.
@@ -150,13 +188,15 @@ impl CommonSettings {
         self.master_keys.iter().flat_map(|uris| &uris.0)
     }
 
-    /// That there is a master key.
+    /// That there is a master key, or a signer to decide by.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when none is named.
     pub fn check_keys(&self) -> Result<()> {
+        let signed = !self.trust.signers.is_empty() || self.trust.signing_key.is_some();
         match self.master_keys().next() {
             Some(_) => Ok(()),
+            None if signed => Ok(()),
             None => Err(Error::usage("no master key given")
                 .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID")),
         }
@@ -166,7 +206,7 @@ impl CommonSettings {
     pub fn keyring_paths(&self) -> impl Iterator<Item = &Path> {
         self.master_keys().filter_map(|key| match key {
             MasterKeyUri::File(path) => Some(path.as_path()),
-            MasterKeyUri::Passphrase(_) => None,
+            _ => None,
         })
     }
 
@@ -186,8 +226,8 @@ impl CommonSettings {
     /// The passphrase keys among the master keys; `None` is one without a name.
     pub fn passphrases(&self) -> impl Iterator<Item = Option<NamedKey>> {
         self.master_keys().filter_map(|key| match key {
-            MasterKeyUri::File(_) => None,
             MasterKeyUri::Passphrase(named) => Some(*named),
+            _ => None,
         })
     }
 

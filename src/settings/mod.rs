@@ -10,10 +10,14 @@ mod agent;
 mod common;
 #[cfg(feature = "cli")]
 mod file;
+#[cfg(feature = "kms-plugin")]
+mod kms_plugin;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "agent")]
 mod schedule;
+#[cfg(feature = "backup")]
+mod trust;
 #[cfg(feature = "client")]
 mod values;
 
@@ -23,10 +27,14 @@ pub use agent::{AgentSettings, Schedules};
 pub use common::{CommonSettings, Opened, check_user, open_etcd, retiring};
 #[cfg(feature = "cli")]
 pub use file::{Entry, File, Shape};
+#[cfg(feature = "kms-plugin")]
+pub use kms_plugin::KmsPluginSettings;
 #[cfg(feature = "proxy")]
 pub use proxy::{AccessRule, ProxySettings};
 #[cfg(feature = "agent")]
 pub use schedule::Schedule;
+#[cfg(feature = "backup")]
+pub use trust::TrustSettings;
 #[cfg(feature = "client")]
 pub use values::{ValueKeys, ValueSettings};
 

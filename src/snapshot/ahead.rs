@@ -93,11 +93,7 @@ impl Ahead {
     }
 
     /// Takes from the stream until it has brought frame `at`.
-    fn pull(
-        &mut self,
-        at: usize,
-        mut keep: impl FnMut(usize, Frame) -> Result<()>,
-    ) -> Result<()> {
+    fn pull(&mut self, at: usize, mut keep: impl FnMut(usize, Frame) -> Result<()>) -> Result<()> {
         while self.next <= at {
             let coming = self.coming.as_mut().ok_or_else(too_early)?;
             for frame in receive(coming)? {

@@ -2,18 +2,18 @@
 
 use super::facts;
 use super::folder::{self, Folder};
-use super::frames;
 use super::reader::DatabaseReader;
 use super::seals::{Authentic, authenticate};
+use crate::compress::decompress_padded;
 use crate::crypto;
-use crate::envelope::{DataKey, ObjectOpener, Opened};
+use crate::envelope::{DataKey, Judged, ObjectOpener, Opened, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     Facts, INDEX_BLOCK, Index, KeyId, MAX_INDEX, MAX_MANIFEST, Manifest, ObjectEntry, Part, Role,
     Seal, SnapshotId,
 };
 use crate::keys::KeySet;
-use crate::keys::trust::Standing;
+use crate::keys::trust::{Distrust, Standing};
 use crate::secret::SecretKey;
 use crate::store::Repository;
 use zeroize::Zeroizing;
@@ -34,13 +34,37 @@ pub(crate) struct OpenSnapshot {
 pub(crate) struct Unsealed {
     pub(crate) manifest: Manifest,
     pub(crate) seal: Seal,
-    pub(crate) data_key: DataKey,
-    pub(crate) opened_by: KeyId,
+    /// None when a trusted signature shows that it is genuine and no available key opens it, or when it is not signed.
+    pub(crate) opened: Option<Opened>,
     pub(crate) standing: Standing,
     pub(crate) findings: Vec<String>,
 }
 
 impl Unsealed {
+    /// What opened it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongKey`], naming the keys that would open it; [`ErrorKind::Refused`] when it was not tried because no
+    /// trusted signer signed it.
+    pub(crate) fn opened(&self) -> Result<&Opened> {
+        match &self.opened {
+            Some(opened) => Ok(opened),
+            None if self.standing.counts() => Err(wrong_key(&self.seal)),
+            None => Err(untrusted(self.standing)),
+        }
+    }
+
+    /// That a key or a trusted signature has authenticated the manifest.
+    ///
+    /// # Errors
+    /// As [`opened`](Self::opened).
+    pub(crate) fn check_authentic(&self) -> Result<()> {
+        match self.standing.counts() {
+            true => Ok(()),
+            false => self.opened().map(drop),
+        }
+    }
+
     /// Refuses what does not count, unless the caller was told to accept it.
     ///
     /// # Errors
@@ -49,10 +73,27 @@ impl Unsealed {
         if self.standing.counts() || keys.accepts_untrusted() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Refused, self.standing.to_string()).hint(
-            "anyone who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted",
-        ))
+        Err(untrusted(self.standing))
     }
+}
+
+/// Why a snapshot is not opened.
+fn untrusted(standing: Standing) -> Error {
+    let hint = match standing {
+        Standing::NotTrusted(Distrust::Revoked) => {
+            "what was genuine before the revocation counts again with `strongroom key vouch --before TIME --signer OLD`"
+        }
+        Standing::NotTrusted(Distrust::Public) => {
+            "anyone may have made it: give --signers FILE; if you know that it is genuine, give its full id and --accept-untrusted"
+        }
+        Standing::NotTrusted(Distrust::Unsigned) => {
+            "if you know that it is genuine, `strongroom key vouch ID` signs it; to open it without, give its full id and --accept-untrusted"
+        }
+        _ => {
+            "anyone who has that key may have made it; if you know that it is genuine, give its full id and --accept-untrusted"
+        }
+    };
+    Error::new(ErrorKind::Refused, standing.to_string()).hint(hint)
 }
 
 /// Reads the manifest of `id` and checks what needs no key: its path and its origin.
@@ -115,10 +156,10 @@ pub(crate) async fn unseal(
         return Err(missing_manifest(id, folder));
     }
     let manifest = read_manifest(repository, id).await?;
-    let Authentic { seal, opened, standing, findings } =
+    let Authentic { seal, judged, findings } =
         authenticate(repository, folder, keys, &manifest).await?;
-    let Opened { data_key, opened_by, .. } = opened;
-    Ok(Unsealed { manifest, seal, data_key, opened_by, standing, findings })
+    let Judged { opened, standing } = judged;
+    Ok(Unsealed { manifest, seal, opened, standing, findings })
 }
 
 pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
@@ -164,7 +205,8 @@ impl OpenSnapshot {
             check_lengths(&unsealed.manifest, &folder)?;
             let facts = open_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
-            let Unsealed { manifest, data_key, opened_by, standing, findings, .. } = unsealed;
+            let Unsealed { manifest, opened, standing, findings, seal } = unsealed;
+            let Opened { data_key, opened_by, .. } = opened.ok_or_else(|| wrong_key(&seal))?;
             let payload_len = object(&manifest, &Part::Payload)?.length;
             let database =
                 DatabaseReader::open(repository, id, &data_key, payload_len, index).await?;
@@ -176,7 +218,7 @@ impl OpenSnapshot {
 
 /// The sealed facts, which repeat what the manifest says of the database unencrypted.
 pub(crate) fn open_facts(unsealed: &Unsealed) -> Result<Facts> {
-    let facts = facts::open(&unsealed.manifest, &unsealed.data_key)?;
+    let facts = facts::open(&unsealed.manifest, &unsealed.opened()?.data_key)?;
     let manifest = unsealed.manifest.body();
     if facts.etcd.revision != manifest.revision || facts.database_size != manifest.database_bytes {
         return Err(Error::tampered("the sealed facts and the manifest disagree"));
@@ -210,17 +252,17 @@ pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> 
     Ok(())
 }
 
-/// Reads the object `role` whole, proves it by the manifest's digest and opens its message, of at most `most` bytes.
+/// Reads the object `part` whole, proves it by the manifest's digest and opens its message, of at most `most` bytes.
 pub(crate) async fn read_message(
     repository: &Repository,
     manifest: &Manifest,
-    role: Role,
+    (part, role): (Part, Role),
     key: &SecretKey,
     most: u64,
 ) -> Result<Zeroizing<Vec<u8>>> {
-    let object = object(manifest, &role.part())?;
+    let object = object(manifest, &part)?;
     let id = manifest.body().snapshot;
-    let name = role.part().of(id);
+    let name = part.of(id);
     let message = async {
         let longest = crypto::sealed_len(most) + ObjectOpener::HEAD_LEN;
         let mut bytes = repository.get(&name, object.length.min(longest)).await?.to_vec();
@@ -246,10 +288,11 @@ pub(crate) async fn read_message(
 async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Index> {
     let manifest = unsealed.manifest.body();
     let payload_len = object(&unsealed.manifest, &Part::Payload)?.length;
-    let key = unsealed.data_key.index_key();
+    let key = unsealed.opened()?.data_key.index_key();
     let most = MAX_INDEX as u64;
-    let message = read_message(repository, &unsealed.manifest, Role::Index, &key, most).await?;
-    let parsed = frames::decompress_padded(&message, INDEX_BLOCK, most)
+    let place = (Part::Index, Role::Index);
+    let message = read_message(repository, &unsealed.manifest, place, &key, most).await?;
+    let parsed = decompress_padded(&message, INDEX_BLOCK, most)
         .map(Zeroizing::new)
         .and_then(|json| Index::parse(&json, payload_len));
     let index = parsed.context(Part::Index.of(manifest.snapshot))?;

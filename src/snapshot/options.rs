@@ -67,6 +67,12 @@ pub struct BackupOptions {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
+    /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.unsigned", long = "unsigned", env = "STRONGROOM_UNSIGNED")
+    )]
+    pub unsigned: bool,
     /// When the database was taken, of a file that lay somewhere before. Otherwise it is now.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub taken: Option<SystemTime>,
@@ -88,6 +94,7 @@ impl Default for BackupOptions {
             read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
+            unsigned: false,
             taken: None,
         }
     }

@@ -2,23 +2,23 @@
 
 use super::folder::Folder;
 use crate::crypto;
-use crate::envelope::{Opened, open_seal};
+use crate::envelope::{Judged, Opened, judge_seal, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::KeySet;
-use crate::keys::trust::{Standing, standing};
+use crate::keys::trust::{Distrust, Standing, standing};
 use crate::store::{ObjectInfo, Repository};
 
 /// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
 const MOST_SEALS: usize = 1000;
 const MOST_SEAL_BYTES: u64 = 64 << 20;
 
-/// A manifest that a seal and its data key have authenticated.
+/// What a manifest's seals came to.
 pub(crate) struct Authentic {
     /// The seal that is worth most.
     pub(crate) seal: Seal,
-    pub(crate) opened: Opened,
-    pub(crate) standing: Standing,
+    /// What it is worth. Unless it opened or counts, nothing has authenticated the manifest.
+    pub(crate) judged: Judged,
     /// Seals that do not open, and why. The snapshot opens all the same.
     pub(crate) findings: Vec<String>,
 }
@@ -28,10 +28,11 @@ pub(crate) fn manifest_digest(manifest: &Manifest) -> Sha256 {
     Sha256(crypto::sha256(&[&manifest.print()]))
 }
 
-/// Reads the seals of `manifest`'s snapshot from the newest down, until one counts.
+/// Reads the seals of `manifest`'s snapshot from the newest down, until one counts and, if there is a key that may open
+/// one, opens.
 ///
 /// # Errors
-/// Those of SPEC.md §5.2 when none opens; tampered when there are too many to tell.
+/// Those of SPEC.md §5.2 when none opens and none is signed; tampered when there are too many to tell.
 pub(crate) async fn authenticate(
     repository: &Repository,
     folder: &Folder,
@@ -39,7 +40,7 @@ pub(crate) async fn authenticate(
     manifest: &Manifest,
 ) -> Result<Authentic> {
     let id = manifest.body().snapshot;
-    let mut tried = Tried::new(manifest, keys);
+    let mut tried = Tried::new(manifest, keys, false);
     let (generations, all) = generations(folder);
     for generation in generations {
         tried.add(generation, read_seal(repository, id, generation).await).await?;
@@ -107,7 +108,8 @@ pub(crate) struct Tried<'a> {
     manifest: &'a Manifest,
     object: Sha256,
     keys: &'a KeySet,
-    best: Option<(Standing, Seal, Opened)>,
+    vouching: bool,
+    best: Option<(Seal, Judged)>,
     /// The class that decides when none opens, with its rank.
     worst: Option<(u8, Error)>,
     /// Some seal of this manifest carries a signature.
@@ -116,12 +118,14 @@ pub(crate) struct Tried<'a> {
 }
 
 impl<'a> Tried<'a> {
-    pub(crate) fn new(manifest: &'a Manifest, keys: &'a KeySet) -> Self {
+    /// With `vouching`, a key that seals makes a seal count although signers are configured.
+    pub(crate) fn new(manifest: &'a Manifest, keys: &'a KeySet, vouching: bool) -> Self {
         let object = manifest_digest(manifest);
         Self {
             manifest,
             object,
             keys,
+            vouching,
             best: None,
             worst: None,
             signed: false,
@@ -149,10 +153,11 @@ impl<'a> Tried<'a> {
             Ok(seal) if *seal.body().commitment() != body.commitment => {
                 (1, Error::tampered("it seals a different data key than the manifest names"))
             }
-            Ok(seal) => match open_seal(&seal, self.object, self.keys).await {
-                Ok(opened) => {
-                    return Ok(Some(self.note(seal, opened)));
+            Ok(seal) => match self.judge(&seal).await {
+                Ok(judged) => {
+                    return Ok(Some(self.note(seal, judged)));
                 }
+                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) if error.kind() == ErrorKind::WrongKey => (2, error),
                 Err(error) => (3, error),
             },
@@ -168,42 +173,60 @@ impl<'a> Tried<'a> {
         Ok(None)
     }
 
-    fn note(&mut self, seal: Seal, opened: Opened) -> Standing {
+    async fn judge(&self, seal: &Seal) -> Result<Judged> {
+        let cluster = Some(&self.manifest.body().cluster);
+        let judged = judge_seal(seal, self.object, cluster, self.keys).await?;
+        if !self.vouching || judged.standing.counts() {
+            return Ok(judged);
+        }
+        let opened = open_seal(seal, self.object, self.keys).await?;
+        // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
+        let standing = match judged.standing {
+            revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
+            _ => standing(&[], [opened.evidence()]),
+        };
+        Ok(Judged { opened: Some(opened), standing })
+    }
+
+    fn note(&mut self, seal: Seal, judged: Judged) -> Standing {
         self.signed |= !seal.body().signatures().is_empty();
-        let standing = standing(&[], [opened.evidence()]);
-        if self.best.as_ref().is_none_or(|(best, ..)| standing > *best) {
-            self.best = Some((standing, seal, opened));
+        let (standing, worth) = (judged.standing, worth(&judged));
+        if self.best.as_ref().is_none_or(|(_, best)| worth > self::worth(best)) {
+            self.best = Some((seal, judged));
         }
         standing
     }
 
     /// Whether no further seal can change what comes out.
     fn is_decided(&self) -> bool {
-        let counts = self.best.as_ref().is_some_and(|(best, ..)| *best == Standing::Counts);
+        let best = (Standing::Counts, !self.keys.is_blind());
+        let counts = self.best.as_ref().is_some_and(|(_, judged)| worth(judged) >= best);
         counts && (self.signed || !self.manifest.body().signed)
     }
 
-    /// What they come to: the manifest is authenticated by the data key of the best.
+    /// What they come to: the manifest is authenticated by the data key of the best, or by a signature over all of it.
     pub(crate) fn finish(self) -> Result<Authentic> {
         let (body, id) = (self.manifest.body(), self.manifest.body().snapshot);
-        let Some((standing, seal, opened)) = self.best else {
+        let Some((seal, judged)) = self.best else {
             let none = || Error::truncated(format!("snapshot {id} has no seal"));
             return Err(self.worst.map_or_else(none, |(_, error)| error));
         };
         let manifest = Part::Manifest.of(id);
-        opened
-            .data_key
-            .authenticate_manifest(
-                &body.commitment,
-                self.manifest.signed_bytes(),
-                self.manifest.mac(),
-            )
-            .context(manifest.clone())?;
+        if let Some(Opened { data_key, .. }) = &judged.opened {
+            let (signed, mac) = (self.manifest.signed_bytes(), self.manifest.mac());
+            let authentic = data_key.authenticate_manifest(&body.commitment, signed, mac);
+            authentic.context(manifest.clone())?;
+        }
         if body.signed && !self.signed {
             return Err(
                 Error::tampered("no seal carries the signature that it requires").context(manifest)
             );
         }
-        Ok(Authentic { seal, opened, standing, findings: self.findings })
+        Ok(Authentic { seal, judged, findings: self.findings })
     }
+}
+
+/// Of two seals that are worth the same, one that opened is of more use.
+fn worth(judged: &Judged) -> (Standing, bool) {
+    (judged.standing, judged.opened.is_some())
 }

@@ -40,7 +40,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 15);
+    assert_eq!(alerts.len(), 17);
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -84,8 +84,11 @@ pub fn asked_for_is_there(scrape: &str, begins: &str) {
         asked.extend(names(&expr));
     }
     let there = names(scrape);
-    let ours =
-        |name: &&String| name.starts_with("strongroom_proxy_") == (begins == "strongroom_proxy_");
+    let services = ["strongroom_proxy_", "strongroom_kms_"];
+    let ours = |name: &&String| {
+        let service = services.into_iter().find(|service| name.starts_with(service));
+        service == services.into_iter().find(|service| *service == begins)
+    };
     let missing: Vec<_> = asked.iter().filter(ours).filter(|name| !there.contains(*name)).collect();
     assert!(missing.is_empty(), "{missing:?} are not in {scrape}");
 }
@@ -123,14 +126,20 @@ fn every_query_of_the_dashboard_parses() {
 fn the_manifests_fit_kubernetes_schemas() {
     let venv = python().get_program().to_owned();
     let tool = PathBuf::from(venv).with_file_name("kubernetes-validate");
-    let files = ["kubernetes/agent.yaml", "kubernetes/cronjob.yaml"].map(deploy);
+    let files = ["kubernetes/agent.yaml", "kubernetes/cronjob.yaml", "kubernetes/kms-plugin.yaml"]
+        .map(deploy);
     let out = Command::new(tool).arg("--strict").args(files).output().unwrap();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
 }
 
 #[test]
 fn the_units_are_hardened() {
-    for (unit, most) in [("strongroom-agent.service", 1.5), ("strongroom-proxy.service", 1.5)] {
+    for (unit, most) in [
+        ("strongroom-agent.service", 1.5),
+        ("strongroom-proxy.service", 1.5),
+        // It runs as root, without any privilege of root.
+        ("strongroom-kms-plugin.service", 1.6),
+    ] {
         let mut command = Command::new("systemd-analyze");
         let out = run(command.args(["security", "--no-pager", "--offline=true"]).arg(deploy(unit)));
         let line = out.lines().find(|line| line.contains("Overall exposure level")).unwrap();
@@ -197,7 +206,9 @@ fn the_units_read_what_systemd_gives_them() {
 #[test]
 fn systemd_takes_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    for unit in ["strongroom-agent.service", "strongroom-proxy.service"] {
+    for unit in
+        ["strongroom-agent.service", "strongroom-proxy.service", "strongroom-kms-plugin.service"]
+    {
         let text = std::fs::read_to_string(deploy(unit)).unwrap();
         let text = text.replace("/usr/local/bin/strongroom", env!("CARGO_BIN_EXE_strongroom"));
         let path = dir.path().join(unit);

@@ -16,10 +16,11 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "config example",
     "agent",
     "proxy",
+    "kms-plugin",
     "completions",
     "man",
     "help",
@@ -220,6 +221,9 @@ impl Documents {
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();
         self.run("key remove", &["key", "remove", &id, "--now"]);
+        let staged = self.run("key rotate --staged", &["key", "rotate", "--staged"]);
+        let id = staged["id"].as_str().unwrap().to_owned();
+        self.run("key promote", &["key", "promote", &id, "--at", "2100-01-01T00:00:00Z"]);
     }
 
     fn values(&mut self) {

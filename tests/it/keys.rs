@@ -9,7 +9,7 @@ use strongroom::backup::{
     verify,
 };
 use strongroom::crypto::{self, Argon2Cost, CryptoRng, Suite, system_rng};
-use strongroom::custody::{self, MasterKeyUri, NamedKey, create_passphrase_key};
+use strongroom::custody::{self, InRepository, MasterKeyUri, NamedKey, create_passphrase_key};
 use strongroom::envelope::NewSeal;
 use strongroom::format::{KeyId, KeyState, Seal, Signature, Stanza};
 use strongroom::keys::trust::{Distrust, Standing};
@@ -190,8 +190,37 @@ async fn planted_passphrase_keys_do_not_use_up_what_may_be_spent() {
         fs::write(repo.path(&format!("keys/{other}.1")), planted).unwrap();
     }
     let named = MasterKeyUri::Passphrase(Some(NamedKey { id: key.id(), retiring: false }));
-    let keys = custody::open(&[named], &repo.repository, || Ok(word())).await.unwrap();
+    let keys = opened(&repo, &[named], word()).await.unwrap();
     assert_eq!(keys.state(key.id()), Some(KeyState::Sealing));
+}
+
+async fn opened(
+    repo: &TestRepo,
+    uris: &[MasterKeyUri],
+    word: SecretBytes,
+) -> strongroom::Result<KeySet> {
+    custody::open(uris, Some(&mut InRepository::new(&repo.repository, || Ok(word)))).await
+}
+
+/// [S2.4] A good passphrase must not be called wrong because planted keys used up what may be spent.
+#[tokio::test]
+async fn it_is_said_when_passphrase_keys_were_not_tried() {
+    let repo = TestRepo::new().await;
+    let word = || SecretBytes::new(b"correct horse".to_vec());
+    let key = create_passphrase_key(&repo.repository, word(), Argon2Cost::default()).await.unwrap();
+    let name = repo.path(&format!("keys/{}.1", key.id()));
+    let text = fs::read_to_string(&name).unwrap();
+    let cost = Argon2Cost::default();
+    let (from, to) =
+        (format!("argon2id {} ", cost.m_kib), format!("argon2id {} ", 128 * cost.m_kib));
+    assert!(text.contains(&from));
+    // It asks for more than is ever spent, as many planted ones together would.
+    fs::write(name, text.replace(&from, &to)).unwrap();
+    let bare = [MasterKeyUri::Passphrase(None)];
+    let error = opened(&repo, &bare, word()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Tampered);
+    assert!(error.to_string().contains("1 were not tried"), "{error}");
+    assert!(error.hint_text().unwrap().contains("passphrase:KEYID"));
 }
 
 /// A key of a service that answers later.

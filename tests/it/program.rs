@@ -45,6 +45,32 @@ fn a_keyring_is_its_owners_alone_and_never_overwritten() {
     assert_eq!(mode(&place, "keyring"), 0o600);
 }
 
+/// No host seals with a key that another one does not have yet.
+#[test]
+fn a_key_is_staged_before_it_seals() {
+    let place = Place::new();
+    let states = || -> BTreeMap<String, String> {
+        let rows = place.json(&["key", "list"]);
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        rows.as_array().unwrap().iter().map(|row| (text(&row["id"]), text(&row["state"]))).collect()
+    };
+    let old = states().into_keys().next().unwrap();
+    let new = place.json(&["key", "rotate", "--staged"])["id"].as_str().unwrap().to_owned();
+    assert_eq!((&*states()[&old], &*states()[&new]), ("primary", "staged"));
+    let error = place.fail(1, &["key", "rotate", "--staged"]);
+    assert!(error.contains("staged already") && error.contains("key promote"), "{error}");
+    place.fail(2, &["key", "promote", &new, "--at", "2020-01-01T00:00:00Z"]);
+    let later = place.succeed(&["key", "promote", &new, "--at", "2100-01-01T00:00:00Z"]);
+    assert!(text(&later.stdout).contains("becomes primary at 2100-01-01T00:00:00Z"));
+    assert_eq!((&*states()[&old], &*states()[&new]), ("primary", "staged"));
+    place.succeed(&["key", "promote", &new]);
+    assert_eq!((&*states()[&old], &*states()[&new]), ("retiring", "primary"));
+    for id in [&old, &new] {
+        let error = place.fail(1, &["key", "promote", id]);
+        assert!(error.contains("only once"), "{error}");
+    }
+}
+
 #[test]
 fn rotated_resealed_and_given_up() {
     let place = Place::new();

@@ -15,7 +15,7 @@ const UUID: &str = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 7] = [
+const LISTS: [&str; 9] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
@@ -23,6 +23,8 @@ const LISTS: [&str; 7] = [
     "proxy.include",
     "proxy.exclude",
     "proxy.allow",
+    "kms_plugin.master_keys",
+    "kms_plugin.allow_uid",
 ];
 
 #[rustfmt::skip]
@@ -94,6 +96,11 @@ const ROWS: &[Row] = &[
     Row("proxy.log", "--log", "STRONGROOM_LOG", "json", "yaml"),
     Row("proxy.max_request_bytes", "--max-request-bytes", "STRONGROOM_MAX_REQUEST_BYTES", "2048", "1"),
     Row("proxy.max_memory", "--max-memory", "STRONGROOM_MAX_MEMORY", "64", "8"),
+    Row("kms_plugin.listen", "--listen", "STRONGROOM_KMS_LISTEN", "unix:///run/k.sock", ""),
+    Row("kms_plugin.master_keys", "--kms-plugin-master-key", "STRONGROOM_KMS_MASTER_KEY", "file:kms", "kms:x"),
+    Row("kms_plugin.allow_uid", "--allow-uid", "", "1000,1001", "x"),
+    Row("kms_plugin.metrics_listen", "--metrics-listen", "STRONGROOM_KMS_METRICS_LISTEN", "127.0.0.1:3", ""),
+    Row("kms_plugin.log", "--log", "STRONGROOM_KMS_LOG", "json", "yaml"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,7 +171,7 @@ fn settings_of(place: &Place, command: &str) -> BTreeSet<String> {
     rows.iter().map(|row| row["setting"].as_str().unwrap().to_owned()).collect()
 }
 
-const COMMANDS: [&str; 3] = ["backup", "agent", "proxy"];
+const COMMANDS: [&str; 4] = ["backup", "agent", "proxy", "kms-plugin"];
 
 #[test]
 fn every_setting_has_a_row() {

@@ -251,7 +251,8 @@ pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId
     }
     let named = async {
         let manifest = open::read_tombstone(repository, id).await?;
-        let standing = seals::authenticate(repository, &folder, keys, &manifest).await?.standing;
+        let standing =
+            seals::authenticate(repository, &folder, keys, &manifest).await?.judged.standing;
         if !standing.counts() {
             return Err(Error::new(ErrorKind::Refused, standing.to_string()));
         }

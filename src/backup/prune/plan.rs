@@ -211,6 +211,7 @@ pub async fn plan_removal(
     for id in ids {
         let folder = folder::list_one(repository, *id).await?;
         let unsealed = open::unseal(repository, *id, &folder, keys).await;
+        let unsealed = unsealed.and_then(|one| one.check_authentic().map(|()| one));
         let cluster = unsealed.context(format!("snapshot {id}"))?.manifest.body().cluster.clone();
         let refused = match (&folder.keep, unknown(&folder)) {
             (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
@@ -405,8 +406,9 @@ async fn head(
         return Ok(Head::Other);
     }
     let authentic = seals::authenticate(repository, folder, keys, &manifest).await;
-    let standing = authentic.context(format!("snapshot {id}"))?.standing;
-    if is_removed {
+    let judged = authentic.context(format!("snapshot {id}"))?.judged;
+    let standing = judged.standing;
+    if is_removed && judged.is_authentic() {
         return Ok(Head::Tombstone(Box::new(manifest)));
     }
     if !standing.counts() {

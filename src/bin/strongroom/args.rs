@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod inside;
+mod journal;
 mod restore;
 mod to_cluster;
 mod unattended;
@@ -13,11 +14,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use strongroom::backup::{BackupOptions, DrillOptions};
 use strongroom::format::KeyId;
-use strongroom::settings::{AgentSettings, CommonSettings, ProxySettings};
+use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, ProxySettings};
 
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use journal::{JournalCommand, RecordArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
@@ -122,6 +124,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Record the changes between snapshots, and list what is recorded
+    #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
+    Journal(JournalCommand),
     /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),
@@ -143,6 +148,9 @@ pub(crate) enum Command {
     /// Serve etcd's API, and encrypt the values on their way
     #[command(long_about = help::PROXY, after_long_help = help::PROXY_MORE)]
     Proxy(Box<ProxySettings>),
+    /// Serve Kubernetes' API servers as their KMS: they encrypt with a keyring's keys
+    #[command(long_about = help::KMS_PLUGIN, after_long_help = help::KMS_PLUGIN_MORE)]
+    KmsPlugin(KmsPluginSettings),
     /// Verify and search a proxy's audit log
     #[command(name = "audit-log", subcommand, long_about = help::AUDIT, after_long_help = help::AUDIT_MORE)]
     AuditLog(AuditCommand),
@@ -169,11 +177,11 @@ pub(crate) enum ConfigCommand {
     /// Show each setting and where it comes from; list everything that is wrong
     #[command(long_about = help::CONFIG_CHECK, after_long_help = help::CONFIG_CHECK_MORE)]
     Check {
-        /// Read the settings as this command does [default: agent, and proxy if the file has a table [proxy]]
+        /// Read the settings as this command does [default: agent; proxy and kms-plugin if the file has their tables]
         #[arg(
             long = "for",
             value_name = "COMMAND",
-            value_parser = ["agent", "proxy", "backup", "copy", "drill", "prune", "snapshots"]
+            value_parser = ["agent", "proxy", "kms-plugin", "backup", "copy", "drill", "prune", "snapshots"]
         )]
         command: Option<String>,
         /// Arguments of that command, after --
@@ -267,22 +275,30 @@ pub(crate) struct VerifyArgs {
 /// `key …`
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Create a keyring file with one new master key
+    /// Create a keyring file with one new master key, a key pair or a signing key
     #[command(long_about = help::KEY_GENERATE, after_long_help = help::KEY_GENERATE_MORE)]
-    Generate {
-        /// File to write; an existing file is not overwritten
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-    },
+    Generate(GenerateArgs),
     /// List the master keys, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_long_help = help::KEY_LIST_MORE)]
     List,
     /// Replace the sealing key with a new one, and seal the snapshots to it
     #[command(long_about = help::KEY_ROTATE, after_long_help = help::KEY_ROTATE_MORE)]
     Rotate(RotateKeyArgs),
+    /// Make a staged key of the keyring the primary one, at once or at a time
+    #[command(long_about = help::KEY_PROMOTE, after_long_help = help::KEY_PROMOTE_MORE)]
+    Promote {
+        /// The staged key's id, as key list prints it
+        key_id: KeyId,
+        /// When it becomes primary, such as 2026-11-23T09:00:00Z [default: now]
+        #[arg(long, value_name = "TIME")]
+        at: Option<jiff::Timestamp>,
+    },
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
     #[command(long_about = help::KEY_RESEAL, after_long_help = help::KEY_RESEAL_MORE)]
     Reseal(ResealArgs),
+    /// Sign what counts with the signing key, so that it counts wherever that signer is trusted
+    #[command(long_about = help::KEY_VOUCH, after_long_help = help::KEY_VOUCH_MORE)]
+    Vouch(VouchArgs),
     /// Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it
     #[command(long_about = help::KEY_REMOVE, after_long_help = help::KEY_REMOVE_MORE)]
     Remove {
@@ -309,9 +325,49 @@ pub(crate) struct RotateKeyArgs {
     /// Change the key only; seal the snapshots later, with key reseal --all
     #[arg(long, conflicts_with = "compromised")]
     pub(crate) offline: bool,
+    /// Only add a new key that opens and does not seal; key promote makes it the primary one
+    #[arg(long, conflicts_with_all = ["finish", "offline", "compromised"])]
+    pub(crate) staged: bool,
     /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z: retire its keys now, and trust only what is older
     #[arg(long, value_name = "TIME")]
     pub(crate) compromised: Option<jiff::Timestamp>,
+}
+
+/// `key generate`
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    /// File to write; an existing file is not overwritten
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Create a key pair: hosts seal to the recipient, which is printed, and only the file opens
+    #[arg(long, conflicts_with = "signing")]
+    pub(crate) recipient: bool,
+    /// Create a key that signs what a host writes; its public half, which is printed, verifies
+    #[arg(long)]
+    pub(crate) signing: bool,
+    /// Use X25519 instead of X-Wing: shorter, and broken by a quantum computer
+    #[arg(long, requires = "recipient")]
+    pub(crate) x25519: bool,
+}
+
+/// `key vouch`
+#[derive(Args)]
+pub(crate) struct VouchArgs {
+    /// Snapshots: ids, or latest
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<String>,
+    /// Every snapshot of the repository that counts
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Sign what --signer signed only if both its id and the store say that it is older than TIME
+    #[arg(long, value_name = "TIME", requires = "signer")]
+    pub(crate) before: Option<jiff::Timestamp>,
+    /// The signer whose signatures are to be replaced, which is treated as revoked
+    #[arg(long, value_name = "KEYID", requires = "before")]
+    pub(crate) signer: Option<KeyId>,
+    /// Also sign snapshots that are not trusted. Only after you have looked at each of them
+    #[arg(long, conflicts_with_all = ["all", "before"])]
+    pub(crate) accept_untrusted: bool,
 }
 
 /// `key reseal`
@@ -326,6 +382,9 @@ pub(crate) struct ResealArgs {
     /// Leave out this key, although it is not available
     #[arg(long, value_name = "KEYID")]
     pub(crate) drop: Vec<KeyId>,
+    /// Confirm that the snapshots may be sealed to this public key, whose identity is not available
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) expect: Vec<KeyId>,
     /// Also seal snapshots that are not trusted: from then on they count. Only after you have looked at each of them
     #[arg(long, conflicts_with = "all")]
     pub(crate) accept_untrusted: bool,
@@ -334,7 +393,7 @@ pub(crate) struct ResealArgs {
 impl Command {
     /// Whether SIGHUP means to read the configuration again, rather than to end.
     pub(crate) fn reloads(&self) -> bool {
-        matches!(self, Self::Agent(_) | Self::Proxy(_))
+        matches!(self, Self::Agent(_) | Self::KmsPlugin(_) | Self::Proxy(_))
     }
 
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.

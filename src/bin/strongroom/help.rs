@@ -2,11 +2,13 @@
 
 mod drill;
 mod inside;
+mod journal;
 mod unattended;
 mod values;
 
 pub(crate) use drill::*;
 pub(crate) use inside::*;
+pub(crate) use journal::*;
 pub(crate) use unattended::*;
 pub(crate) use values::*;
 
@@ -18,6 +20,8 @@ connection) ETCDCTL_* variables. Secrets never go on the command line.";
 pub(crate) const PROGRAM_MORE: &str = "\
 Examples:
   strongroom key generate -o /etc/strongroom/keyring
+  strongroom key generate --recipient -o identity            # off the host
+  strongroom key generate --signing -o /etc/strongroom/signing-key
   strongroom init -r s3://bucket/prefix
   strongroom backup --endpoints https://10.0.0.1:2379 \\
       --cacert ca.crt --cert client.crt --key client.key
@@ -165,9 +169,14 @@ Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring";
 
 pub(crate) const KEY_GENERATE: &str = "\
-Create a keyring file with one new master key.
+Create a keyring file with one new master key, a key pair or a signing key.
 
-The file is readable by its owner only. An existing file is not overwritten.";
+The file is readable by its owner only. An existing file is not overwritten.
+
+With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
+seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
+whoever reads trusts signers by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
   strongroom key generate -o /etc/strongroom/keyring
@@ -202,11 +211,26 @@ Examples:
   strongroom key rotate -k file:/etc/strongroom/keyring
   strongroom key rotate --finish -k file:/etc/strongroom/keyring
   strongroom key rotate --offline     # the key only; later key reseal --all
+  strongroom key rotate --staged      # a key that does not seal yet; later key promote
   strongroom key rotate --compromised 2026-11-23T09:00:00Z
 
 --compromised is for a keyring that was stolen. All its keys are retired at once. A snapshot is sealed to the new key only if its \
 id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
 `strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before the theft was known, run it with the present keyring and the same TIME. In a local directory, anyone with write access can set a file's time.";
+
+pub(crate) const KEY_PROMOTE: &str = "\
+Make a staged key of the keyring the primary one.
+
+`key rotate --staged` adds a key that opens and does not seal. Copy the keyring to every host that uses it, then promote \
+the key on one host and copy the keyring again. With --at all hosts change to the new key at the same time, by their own \
+clocks. The key before it is retiring from then on: it still opens.
+
+A key that was primary never becomes primary again.";
+pub(crate) const KEY_PROMOTE_MORE: &str = "\
+Examples:
+  strongroom key rotate --staged -k file:/etc/strongroom/kms-keyring
+  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom/kms-keyring
+  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.
@@ -222,8 +246,23 @@ Examples:
   strongroom key reseal --all --drop KEYID                   # drops a key
   strongroom key reseal ID --accept-untrusted                # makes it count
 
+A recipient whose identity is not available here is sealed to only if you confirm it, on the terminal or with --expect KEYID. \
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
+
+pub(crate) const KEY_VOUCH: &str = "\
+Sign what counts with the signing key, so that it counts wherever that signer is trusted.
+
+A new seal with the signature is written; nothing else of a snapshot changes. What counts here is signed: what a trusted signer \
+signed already, or what a master key that seals opens. It needs a key that opens the snapshots.
+
+With --before and --signer it replaces the signatures of a signer that is to be revoked: what that signer alone signed is signed \
+if both the time in its id and the time that the store gives are earlier than TIME; the rest is listed.";
+pub(crate) const KEY_VOUCH_MORE: &str = "\
+Examples:
+  strongroom key vouch --all -k file:keyring --signing-key new-key
+  strongroom key vouch --all --before 2026-11-23T09:00:00Z --signer KEYID --signers signers --signing-key new-key -k identity:FILE
+  strongroom key vouch ID --accept-untrusted                 # after you have looked at it";
 
 pub(crate) const KEY_REMOVE: &str = "\
 Destroy a key of the keyring, or a passphrase key; refused while a snapshot opens only with it.

@@ -1,5 +1,7 @@
 //! Passphrases: from where the settings say, else from the terminal. Never arguments.
 
+use std::io::{IsTerminal, Write};
+
 use strongroom::custody::PassphraseSettings;
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, ErrorKind, Result};
@@ -45,6 +47,21 @@ pub(crate) fn passphrase(which: Passphrase, settings: &PassphraseSettings) -> Re
         return Err(Error::usage("the two passphrases differ"));
     }
     Ok(SecretBytes::new(word.as_bytes().to_vec()))
+}
+
+/// Asks a person to confirm with `yes`; without a terminal nothing is confirmed.
+///
+/// # Errors
+/// [`ErrorKind::Io`] when the terminal breaks off.
+pub(crate) fn confirm(prompt: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let failed = |error| Error::io("the terminal", error);
+    std::io::stderr().write_all(prompt.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim() == "yes")
 }
 
 /// Where the new passphrase comes from when one is changed.

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 use strongroom::{Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::settings::{Mistake, Parsed, Row, Sources, environment, parse};
 use crate::usage;
@@ -86,6 +86,26 @@ pub(crate) fn rows() -> Result<Vec<Row>> {
     let args: Vec<_> = std::env::args_os().collect();
     let sources = Sources::read(usage::command(), &args, &environment).map_err(told)?;
     Ok(sources.inspect().0)
+}
+
+/// Logs which settings in `tables` have changed since the start: they take effect only after a restart.
+///
+/// # Errors
+/// Those of [`rows`].
+pub(crate) fn report_changes(began_with: &[Row], tables: &[&str]) -> Result<()> {
+    let now = rows()?;
+    let changed: Vec<_> = now
+        .iter()
+        .filter(|row| tables.iter().any(|table| row.id.starts_with(table)))
+        .filter(|row| !began_with.iter().any(|old| old.id == row.id && old.values == row.values))
+        .map(|row| row.id.as_str())
+        .collect();
+    if changed.is_empty() {
+        info!(event = "config_reloaded");
+    } else {
+        warn!(event = "restart_needed", settings = changed.join(", "));
+    }
+    Ok(())
 }
 
 /// What is wrong, as one error.

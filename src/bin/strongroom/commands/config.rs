@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction};
 use serde_json::json;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::Context;
+use super::{Context, kms_plugin};
 use crate::args::{Command, ConfigCommand};
 use crate::output::{table, write_stdout};
 use crate::service::told;
@@ -46,10 +46,14 @@ async fn check(
     let has = |table| first.as_ref().is_ok_and(|sources| sources.file.has_table(table));
     let names: Vec<String> = match command {
         Some(command) => vec![command],
-        // On a host that runs only the proxy the file has nothing for an agent.
-        None if has("proxy") && !has("agent") && !has("repository") => vec!["proxy".into()],
-        None if has("proxy") => vec!["agent".into(), "proxy".into()],
-        None => vec!["agent".into()],
+        None => {
+            let served = [("proxy", "proxy"), ("kms_plugin", "kms-plugin")];
+            let served: Vec<_> = served.into_iter().filter(|(table, _)| has(table)).collect();
+            // On a host that runs only one of these the file has nothing for an agent.
+            let agent = served.is_empty() || has("agent") || has("repository");
+            let names = agent.then_some("agent").into_iter();
+            names.chain(served.into_iter().map(|(_, name)| name)).map(str::to_owned).collect()
+        }
     };
     let (mut rows, mut problems): (Vec<Row>, Vec<Error>) = (Vec::new(), Vec::new());
     for name in &names {
@@ -88,12 +92,19 @@ async fn together(parsed: settings::Parsed) -> Result<()> {
     let common = parsed.cli.global.common;
     match parsed.cli.command {
         Command::Agent(settings) => settings.with_common(common).check().await,
+        Command::KmsPlugin(settings) => {
+            kms_plugin::given(settings, parsed.explicit_keys, &common).check()
+        }
         Command::Proxy(settings) => {
             common.etcd()?;
             if !parsed.explicit_keys {
                 settings.values.keys.master_keys()?;
             }
             settings.check()
+        }
+        Command::Backup(args) => {
+            common.check_signing(args.options.unsigned)?;
+            common.etcd().map(drop)
         }
         _ => common.etcd().map(drop),
     }

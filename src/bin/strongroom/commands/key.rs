@@ -1,36 +1,23 @@
 //! `key …`
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
     Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Untrusted, check_removable, key_usage,
 };
-use strongroom::crypto::{Argon2Cost, system_rng};
+use strongroom::crypto::Argon2Cost;
 use strongroom::custody::keyfile;
 use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
 use strongroom::format::{KeyId, KeyState, Time};
-use strongroom::keys::Keyring;
+use strongroom::keys::{KeySet, Strength};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::ResealArgs;
 use crate::output::{Dated, created, table};
 use crate::secrets::{self, Passphrase};
-
-pub(super) fn generate(path: &Path, context: &Context) -> Result<ExitCode> {
-    let keyring = Keyring::generate(keyfile::now(), &mut system_rng())?;
-    let id = keyring.list(keyfile::now()).next().map(|(id, ..)| id.to_string());
-    keyfile::create(path, &keyring)?;
-    let id = id.unwrap_or_default();
-    context.output.result(json!({"id": id, "path": path.display().to_string()}), || {
-        format!("{}: master key {id}", path.display())
-    })?;
-    context.output.note("next: copy it off this host now; without it there is no restore");
-    Ok(ExitCode::SUCCESS)
-}
 
 /// One line of `key list`.
 struct Row {
@@ -113,9 +100,16 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
 
 pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    confirm_recipients(&keys, &args.expect)?;
     let ids = context.find_all(&repository, &keys, &args.ids).await?;
-    let accept = if args.accept_untrusted { Accept::Untrusted } else { Accept::Counting };
+    let accept = match args.accept_untrusted {
+        true => {
+            keys.accept_untrusted();
+            Accept::Untrusted
+        }
+        false => Accept::Counting,
+    };
     let (scope, control) = (context.scope(&ids), &context.control);
     let report =
         strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
@@ -125,6 +119,29 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
         "sealing again does not revoke: anyone who kept an old seal and its master key can still open that snapshot",
     );
     Ok(code)
+}
+
+/// That whoever runs the command means every public key that it seals to: a configuration that somebody altered may name
+/// one of his own, and what is sealed to it he opens.
+fn confirm_recipients(keys: &KeySet, expected: &[KeyId]) -> Result<()> {
+    let sealing: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
+    if let Some(id) = expected.iter().find(|id| !sealing.contains(id)) {
+        return Err(Error::usage(format!(
+            "--expect names key {id}, and that key does not seal here"
+        )));
+    }
+    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
+    for id in public.map(|key| key.id()).filter(|id| !keys.holds(*id) && !expected.contains(id)) {
+        if !secrets::confirm(&format!("Seal the snapshots to the public key {id}? Type yes: "))? {
+            let message = format!(
+                "whether the snapshots may be sealed to the public key {id} is not confirmed"
+            );
+            return Err(Error::new(ErrorKind::Refused, message).hint(format!(
+                "compare the id with the one that `strongroom key generate --recipient` printed, then give --expect {id}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What re-sealing did, for programs and for people, and its exit status; what to look at is warned of.

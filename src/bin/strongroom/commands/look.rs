@@ -16,9 +16,9 @@ use crate::output::{Dated, age, bytes, created, table};
 pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     // Passphrases are not asked for: a list is no reason to type one.
-    let keys = context.keyrings().await?;
+    let keys = context.settings.open_keys_unasked(&repository).await?;
     let mut listing = snapshots_of(&repository, context.settings.cluster.as_ref()).await?;
-    if !keys.is_empty() {
+    if keys.can_vouch() || !keys.is_blind() {
         judge(&repository, &keys, &mut listing).await?;
     }
     listing.findings.iter().for_each(|finding| context.output.warn(finding));
@@ -53,7 +53,9 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
     let id = context.find(&repository, &mut keys, &args.which).await?;
     let details = strongroom::backup::show(&repository, &keys, id).await?;
     details.findings.iter().for_each(|finding| context.output.warn(finding));
-    if details.facts.is_none() {
+    if details.facts.is_none() && details.standing.counts() {
+        context.output.note("a trusted signature vouches for it; no available key opens it");
+    } else if details.facts.is_none() {
         context.output.warn("no available key opens it: the following is not authenticated");
     } else if details.standing != Standing::Counts {
         context.output.warn(&format!("the snapshot is {}", details.standing));

@@ -6,10 +6,14 @@ mod backup;
 mod config;
 mod copy;
 mod drill;
+mod generate;
 mod init;
 mod inside;
+mod journal;
 mod key;
+mod kms_plugin;
 mod look;
+mod promote;
 mod proxy;
 mod prune;
 mod restore;
@@ -19,11 +23,11 @@ mod shell;
 mod to_cluster;
 mod values;
 mod verify;
+mod vouch;
 
 use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
-use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
 use strongroom::settings::{CommonSettings, Opened, retiring};
@@ -70,6 +74,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Journal(command) => journal::run(command, context).await,
         Command::Agent(_) => {
             crate::harden::all_files();
             agent::run(context).await
@@ -78,9 +83,12 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
         Command::Key(command) => match command {
-            KeyCommand::Generate { output } => key::generate(&output, context),
+            KeyCommand::Generate(args) => generate::run(&args, context),
+            KeyCommand::Vouch(args) => vouch::run(args, context).await,
             KeyCommand::List => key::list(context).await,
+            KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
+            KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
@@ -90,6 +98,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             crate::harden::all_files();
             proxy::proxy(*args, context).await
         }
+        Command::KmsPlugin(settings) => kms_plugin::run(settings, context).await,
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
@@ -120,20 +129,20 @@ impl Context {
 
     /// The master keys that the settings name: keyring files read, passphrases asked for.
     async fn master_keys(&self, repository: &Repository) -> Result<KeySet> {
-        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
-        let keys = self.settings.open_keys(repository, ask).await?;
+        let keys = self.open_keys(repository).await?;
         retiring(&keys).iter().for_each(|warning| self.output.warn(warning));
         Ok(keys)
     }
 
-    /// The master keys in keyring files.
-    async fn keyrings(&self) -> Result<KeySet> {
-        let is_file = |uri: &&MasterKeyUri| matches!(uri, MasterKeyUri::File(_));
-        let files: Vec<_> = self.settings.master_keys().filter(is_file).cloned().collect();
-        match files.is_empty() {
-            true => Ok(KeySet::new()),
-            false => custody::open_without_repository(&files).await,
-        }
+    async fn open_keys(&self, repository: &Repository) -> Result<KeySet> {
+        let ask = || passphrase(Passphrase::Present, &self.settings.passphrase);
+        self.settings.open_keys(repository, ask).await
+    }
+
+    /// As [`needed_keys`](Self::needed_keys), for the command that ends the rotation which the others warn of.
+    async fn keys_to_finish(&self, repository: &Repository) -> Result<KeySet> {
+        self.settings.check_keys()?;
+        self.open_keys(repository).await
     }
 
     /// As [`master_keys`](Self::master_keys), for what cannot do without.

@@ -9,7 +9,7 @@ use strongroom::proxy::{Proxy, bind, listen};
 use strongroom::settings::ProxySettings;
 use strongroom::{Error, Result};
 use tokio::net::{TcpListener, TcpSocket};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Context;
 use super::values::masters;
@@ -65,19 +65,7 @@ fn reload(began_with: &[settings::Row]) -> Result<()> {
     if let Command::Proxy(settings) = &parsed.cli.command {
         settings.check()?;
     }
-    let now = service::rows()?;
-    let changed: Vec<_> = now
-        .iter()
-        .filter(|row| ["proxy.", "values.", "etcd."].iter().any(|table| row.id.starts_with(table)))
-        .filter(|row| !began_with.iter().any(|old| old.id == row.id && old.values == row.values))
-        .map(|row| row.id.as_str())
-        .collect();
-    if changed.is_empty() {
-        info!(event = "config_reloaded");
-    } else {
-        warn!(event = "restart_needed", settings = changed.join(", "));
-    }
-    Ok(())
+    service::report_changes(began_with, &["proxy.", "values.", "etcd."])
 }
 
 fn listening(socket: TcpSocket) -> Result<(TcpListener, SocketAddr)> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use strongroom::backup::{Accept, ResealReport, Scope, newest_by_retiring, reseal};
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::keyfile;
-use strongroom::custody::{self, MasterKeyUri, create_passphrase_key};
+use strongroom::custody::{self, InRepository, MasterKeyUri, create_passphrase_key};
 use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::KeySet;
 use strongroom::secret::SecretBytes;
@@ -161,7 +161,8 @@ async fn of_passphrase(
     let word = passphrase(Passphrase::Present, &context.settings.passphrase)?;
     let again = SecretBytes::new(word.expose().to_vec());
     let uris: Vec<_> = named.iter().map(|key| MasterKeyUri::Passphrase(Some(*key))).collect();
-    let mut keys = custody::open(&uris, repository, || Ok(again)).await?;
+    let mut keys =
+        custody::open(&uris, Some(&mut InRepository::new(repository, || Ok(again)))).await?;
     if args.compromised.is_none() && !retiring.is_empty() {
         let place = format!("passphrase:{old}");
         let next = "`strongroom key rotate --finish` when every host uses it".to_owned();
@@ -185,7 +186,7 @@ async fn of_passphrase(
 /// The run of its own that ends a rotation.
 async fn finish(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
-    let keys = context.needed_keys(&repository).await?;
+    let keys = context.keys_to_finish(&repository).await?;
     let old = retiring(&keys, context)?;
     if old.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "no key that is given is being retired").hint(
@@ -257,7 +258,7 @@ fn refuse_failures(report: &mut ResealReport) -> Result<()> {
     }
 }
 
-fn system_time(time: jiff::Timestamp) -> SystemTime {
+pub(super) fn system_time(time: jiff::Timestamp) -> SystemTime {
     let since = u64::try_from(time.as_millisecond()).unwrap_or_default();
     UNIX_EPOCH + Duration::from_millis(since)
 }

@@ -99,7 +99,7 @@ pub(super) async fn masters(values: &ValueKeys, context: &Context) -> Result<Arc
         true => context.settings.master_keys().cloned().collect(),
         false => values.master_keys()?,
     };
-    strongroom::custody::open_without_repository(&uris).await.map(Arc::new)
+    strongroom::custody::open(&uris, None).await.map(Arc::new)
 }
 
 fn stdin() -> Result<Vec<u8>> {

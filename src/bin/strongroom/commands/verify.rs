@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde_json::json;
 use strongroom::backup::{Deep, Verified, VerifyLevel, VerifyReport, store_report, verify};
 use strongroom::format::{KeyId, SnapshotId};
-use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{ErrorKind, Result};
@@ -26,7 +25,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let begun = Instant::now();
     let repository = context.repository().await?;
     let keys = match level {
-        VerifyLevel::Digests => KeySet::new(),
+        VerifyLevel::Digests => context.settings.open_keys_unasked(&repository).await?,
         _ => context.needed_keys(&repository).await?,
     };
     let ids = context.find_all(&repository, &keys, &args.ids).await?;

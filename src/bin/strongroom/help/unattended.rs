@@ -86,6 +86,30 @@ Examples:
 SIGHUP reads the configuration again, except listen, log and the cluster. SIGTERM ends the agent and leaves no \
 half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";
 
+pub(crate) const KMS_PLUGIN: &str = "\
+Serve Kubernetes' API servers as their KMS (KMS v2): they encrypt Secrets with keys of a keyring.
+
+The API server on each control-plane node talks to the plugin on the same node through a Unix socket. All nodes have the \
+same keyring file. It is for Kubernetes only: do not use the keyring of the backups. Backups of the cluster's etcd hold the \
+Secrets encrypted, so keep a copy of this keyring with the copies of the backup's keys.";
+pub(crate) const KMS_PLUGIN_MORE: &str = "\
+Examples:
+  strongroom key generate -o /etc/strongroom/kms-keyring
+  strongroom kms-plugin -k file:/etc/strongroom/kms-keyring
+
+  # EncryptionConfiguration of the API server
+  - kms: {apiVersion: v2, name: strongroom, endpoint: unix:///run/strongroom-kms/kms.sock}
+
+To rotate the key, run `strongroom key rotate --staged`, copy the keyring to every node, run `strongroom key promote KEYID --at \
+TIME` with a time some minutes ahead, and copy the keyring again. At that time all nodes change to the new key. The plugin \
+reads the file again when it has changed, at the latest when the API server asks for the status, every minute. \
+It keeps the keyring in use and reports the reason to the API server if the new file is damaged, lacks a key that is in use, or \
+makes a key primary again that was primary before.
+
+Only root and the plugin's own user may connect, and the users of --allow-uid. Encrypted data that names a key which the \
+keyring does not have is refused; the status then shows the key's id for five minutes. SIGHUP reads the keyring and the settings \
+again and logs which of the changes need a restart.";
+
 pub(crate) const CONFIG: &str = "\
 Show what a configuration means, or print an example of one.
 
@@ -99,8 +123,8 @@ Examples:
 pub(crate) const CONFIG_CHECK: &str = "\
 Show each setting and where it comes from, and list everything that is wrong.
 
-The file, the environment and the flags are read as the agent reads them, and as the proxy does if the file has a table \
-[proxy]. Secrets are not shown. Nothing is opened: neither the repository, nor keys, nor etcd.";
+The file, the environment and the flags are read as the agent reads them, and as the proxy and the KMS plugin do if the file has a table \
+[proxy] or [kms_plugin]. Secrets are not shown. Nothing is opened: neither the repository, nor keys, nor etcd.";
 pub(crate) const CONFIG_CHECK_MORE: &str = "\
 Examples:
   strongroom config check

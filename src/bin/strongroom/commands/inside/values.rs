@@ -29,7 +29,7 @@ pub(in crate::commands) async fn cipher_of(
 /// The master keys that are for values; without any those of the snapshot are tried.
 pub(super) async fn own_masters(values: &ValueSettings) -> Result<Option<KeySet>> {
     match values.keys.master_keys() {
-        Ok(uris) => custody::open_without_repository(&uris).await.map(Some),
+        Ok(uris) => custody::open(&uris, None).await.map(Some),
         Err(_) => Ok(None),
     }
 }

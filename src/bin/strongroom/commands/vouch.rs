@@ -1,0 +1,34 @@
+//! `key vouch`
+
+use std::process::ExitCode;
+
+use strongroom::backup::{Accept, vouch};
+use strongroom::keys::KeySet;
+use strongroom::{Error, Result};
+
+use super::Context;
+use super::key::resealed;
+use super::rotate::system_time;
+use crate::args::VouchArgs;
+
+pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let mut keys = context.needed_keys(&repository).await?;
+    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let accept = accept(&args, &mut keys)?;
+    let (scope, control) = (context.scope(&ids), &context.control);
+    let report = vouch(&repository, &keys, scope, accept, control).await?;
+    let (json, text, code) = resealed(&report, context);
+    context.output.result(json, || text)?;
+    Ok(code)
+}
+
+fn accept(args: &VouchArgs, keys: &mut KeySet) -> Result<Accept> {
+    match (args.before, args.signer) {
+        (Some(time), Some(id)) if keys.revoke(id) => Ok(Accept::Before(system_time(time))),
+        (_, Some(id)) => Err(Error::usage(format!("key {id} is not a trusted signer"))
+            .hint("its line stays in the file of trusted signers, given with --signers")),
+        _ if args.accept_untrusted => Ok(Accept::Untrusted),
+        _ => Ok(Accept::Counting),
+    }
+}

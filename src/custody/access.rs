@@ -1,0 +1,206 @@
+//! Who else could read or replace a file of secrets: its owner and mode, and those of the directories above it.
+//!
+//! As ssh does for its keys. In addition a directory that others may write is accepted if its sticky bit keeps them from
+//! replacing what is not theirs: Kubernetes mounts secrets in such directories.
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::fstatfs;
+use rustix::process::geteuid;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// File systems that keep no modes of files, by their number in `statfs(2)`.
+const WITHOUT_MODES: [(u64, &str); 7] = [
+    (0x4d44, "vfat"),
+    (0x2011_bab0, "exfat"),
+    (0x5346_544e, "ntfs"),
+    (0x7366_746e, "ntfs3"),
+    (0x517b, "smb"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+];
+const ROOT: u32 = 0;
+const STICKY: u32 = 0o1000;
+
+/// Checks that nobody but the owner and the group may read `file` of `path`, that only the owner may write it, and that
+/// nobody else can put another file in its place.
+///
+/// # Errors
+/// [`ErrorKind::Denied`], with what to do; [`ErrorKind::Io`] when that cannot be read.
+pub(super) fn check_private(path: &Path, file: &File, meta: &Metadata) -> Result<()> {
+    let own = geteuid().as_raw();
+    check_mode(path, meta.mode(), without_modes(file))?;
+    check_owner(path, meta.uid(), own)?;
+    // A symbolic link can be replaced where it is, and what it leads to where that is.
+    let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
+    let named = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+    for path in [&real, &named] {
+        check_directories(path, own)?;
+    }
+    Ok(())
+}
+
+/// Checks that nobody but its owner can change a file that holds no secret and decides what is believed.
+///
+/// # Errors
+/// As [`check_private`].
+pub(super) fn check_authentic(path: &Path, meta: &Metadata) -> Result<()> {
+    let own = geteuid().as_raw();
+    if meta.mode() & 0o022 != 0 {
+        let name = path.display();
+        let message = format!("others can change {name} (mode {:04o})", meta.mode() & 0o7777);
+        return Err(denied(message).hint(format!("chmod go-w {name}; then check what it says")));
+    }
+    check_owner(path, meta.uid(), own)?;
+    let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
+    check_directories(&real, own)
+}
+
+fn without_modes(file: &File) -> Option<&'static str> {
+    let kind = u64::try_from(fstatfs(file).ok()?.f_type).ok()? & 0xffff_ffff;
+    WITHOUT_MODES.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)
+}
+
+/// The group may read: Kubernetes and systemd give a service its secrets so.
+fn check_mode(path: &Path, mode: u32, without_modes: Option<&str>) -> Result<()> {
+    if mode & 0o037 == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    let message = format!("{path} is open to others (mode {:04o})", mode & 0o7777);
+    Err(match without_modes {
+        None => denied(message).hint(format!("chmod 600 {path}; then consider who may have read it")),
+        Some(name) => denied(format!("{message}: its file system, {name}, keeps no modes")).hint(
+            "mount it with the options uid=YOU,umask=077, or copy the file to another file system and give that copy",
+        ),
+    })
+}
+
+fn check_owner(path: &Path, owner: u32, own: u32) -> Result<()> {
+    if owner == ROOT || owner == own {
+        return Ok(());
+    }
+    let path = path.display();
+    let message = format!("{path} belongs to user {owner}, who can change it");
+    Err(denied(message).hint(format!("run strongroom as that user, or chown {own} {path}")))
+}
+
+/// Checks each directory above `path`.
+fn check_directories(path: &Path, own: u32) -> Result<()> {
+    let mut below = path;
+    for dir in path.ancestors().skip(1) {
+        let meta = fs::metadata(dir).map_err(|error| Error::io(dir, error))?;
+        let entry = fs::symlink_metadata(below).map_err(|error| Error::io(below, error))?;
+        check_directory(dir, (meta.uid(), meta.mode()), entry.uid(), own)
+            .map_err(|error| error.context(path.display().to_string()))?;
+        below = dir;
+    }
+    Ok(())
+}
+
+fn check_directory(dir: &Path, (owner, mode): (u32, u32), entry: u32, own: u32) -> Result<()> {
+    check_owner(dir, owner, own)?;
+    let stays = mode & STICKY != 0 && (entry == ROOT || entry == own);
+    if mode & 0o022 == 0 || stays {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let message =
+        format!("others can replace files in {dir} (mode {:04o}), this one too", mode & 0o7777);
+    Err(denied(message).hint(format!("chmod go-w {dir}, or keep the file in another directory")))
+}
+
+fn denied(message: String) -> Error {
+    Error::new(ErrorKind::Denied, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const OWN: u32 = 1000;
+    const OTHER: u32 = 1001;
+
+    fn checked(path: &Path) -> Result<()> {
+        let file = File::open(path).unwrap();
+        check_private(path, &file, &file.metadata().unwrap())
+    }
+
+    fn set(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn owners_and_modes() {
+        let path = Path::new("/x");
+        for (mode, good) in
+            [(0o600, true), (0o640, true), (0o440, true), (0o604, false), (0o620, false)]
+        {
+            assert_eq!(check_mode(path, mode, None).is_ok(), good, "{mode:o}");
+        }
+        let error = check_mode(path, 0o755, Some("vfat")).unwrap_err();
+        assert!(error.to_string().contains("vfat"), "{error}");
+        assert!(error.hint_text().unwrap().contains("umask=077"), "{error:?}");
+        for (owner, good) in [(ROOT, true), (OWN, true), (OTHER, false)] {
+            assert_eq!(check_owner(path, owner, OWN).is_ok(), good, "{owner}");
+        }
+        for (owner, mode, entry, good) in [
+            (ROOT, 0o755, ROOT, true),
+            (OWN, 0o700, OWN, true),
+            (OTHER, 0o755, OWN, false),
+            (OWN, 0o775, OWN, false),
+            (OWN, 0o757, OWN, false),
+            // /tmp; a volume of Kubernetes with an fsGroup.
+            (ROOT, 0o1777, OWN, true),
+            (ROOT, 0o3777, ROOT, true),
+            (ROOT, 0o1777, OTHER, false),
+            (OTHER, 0o1777, OWN, false),
+        ] {
+            let checked = check_directory(path, (owner, mode), entry, OWN);
+            assert_eq!(checked.is_ok(), good, "{owner} {mode:o} {entry}");
+        }
+    }
+
+    /// A volume of Kubernetes: the file is a link to a link, in a directory that everybody may write.
+    #[test]
+    fn the_directories_of_the_file_and_of_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("volume");
+        fs::create_dir_all(volume.join("..2026")).unwrap();
+        fs::write(volume.join("..2026/keyring"), "x").unwrap();
+        set(&volume.join("..2026/keyring"), 0o440);
+        symlink("..2026", volume.join("..data")).unwrap();
+        symlink("..data/keyring", volume.join("keyring")).unwrap();
+        set(&volume, 0o3777);
+        checked(&volume.join("keyring")).unwrap();
+        // Without the sticky bit another user can replace the link.
+        set(&volume, 0o777);
+        let error = checked(&volume.join("keyring")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(error.hint_text().unwrap().contains("chmod go-w"), "{error:?}");
+        set(&volume, 0o755);
+        // The directory of the link alone, and a directory further above.
+        let links = dir.path().join("links");
+        fs::create_dir_all(links.join("below")).unwrap();
+        symlink(volume.join("keyring"), links.join("below/keyring")).unwrap();
+        checked(&links.join("below/keyring")).unwrap();
+        set(&links, 0o775);
+        assert!(checked(&links.join("below/keyring")).is_err());
+        set(&links, 0o755);
+        set(&volume.join("..2026"), 0o775);
+        assert!(checked(&links.join("below/keyring")).is_err());
+        set(&volume.join("..2026"), 0o755);
+        // What another user owns. Only root can make that.
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(volume.join("..2026/keyring"), Some(OTHER), None).unwrap();
+            let error = checked(&volume.join("keyring")).unwrap_err();
+            assert!(error.to_string().contains("belongs to user 1001"), "{error}");
+        }
+    }
+}

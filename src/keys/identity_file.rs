@@ -1,0 +1,83 @@
+//! An identity file in age's form: comments, and secret keys one a line (SPEC.md §2.6).
+
+use super::recipient::HpkeIdentity;
+use super::signing::Signer;
+use crate::error::{Error, Result};
+
+/// The longest identity file that is read, in bytes.
+pub const MAX_IDENTITY_FILE: usize = 1 << 20;
+
+/// A comment whose words are trusted signers, so that the file carries what vouches for the snapshots that it opens.
+const SIGNERS: &str = "# signers:";
+
+/// The keys of an identity file, and the signers that it trusts.
+pub struct IdentityFile {
+    /// The keys, at least one.
+    pub identities: Vec<HpkeIdentity>,
+    /// The signers.
+    pub signers: Vec<Signer>,
+}
+
+impl IdentityFile {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// Usage or unsupported, with the line's number; neither repeats the line.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.starts_with("age-encryption.org/") || text.starts_with("-----BEGIN AGE") {
+            return Err(Error::unsupported("the identity file is encrypted")
+                .hint("age -d FILE | strongroom … --master-key identity:-"));
+        }
+        let mut file = Self { identities: Vec::new(), signers: Vec::new() };
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            let read = match line.strip_prefix(SIGNERS) {
+                Some(signers) => file.add_signers(signers),
+                None if line.is_empty() || line.starts_with('#') => Ok(()),
+                None => HpkeIdentity::parse(line).map(|identity| file.identities.push(identity)),
+            };
+            read.map_err(|error| error.context(format!("line {}", number + 1)))?;
+        }
+        match file.identities.is_empty() {
+            true => Err(Error::usage("the file holds no secret key")
+                .hint("`strongroom key generate --recipient -o FILE` makes one, and so does age-keygen -pq")),
+            false => Ok(file),
+        }
+    }
+
+    fn add_signers(&mut self, words: &str) -> Result<()> {
+        for word in words.split([' ', ',']).filter(|word| !word.is_empty()) {
+            self.signers.push(Signer::new(word.parse()?));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Kem, system_rng};
+    use crate::keys::SigningKey;
+
+    #[test]
+    fn comments_keys_and_signers() {
+        let key = HpkeIdentity::generate(Kem::XWing, &mut system_rng()).unwrap();
+        let line = String::from_utf8(key.print().unwrap().expose().to_vec()).unwrap();
+        let signer = SigningKey::generate(&mut system_rng()).public();
+        let text = format!("# created: now\n# public key: x\n# signers: {signer}\n\n{line}\n");
+        let file = IdentityFile::parse(&text).unwrap();
+        assert_eq!(file.identities[0].recipient(), key.recipient());
+        assert_eq!(file.signers, [Signer::new(signer)]);
+        for bad in [
+            "",
+            "# only comments\n",
+            "age-encryption.org/v1\n-> scrypt\n",
+            "AGE-PLUGIN-YUBIKEY-1QQQ\n",
+            "# signers: srsign1x\n",
+            &format!("{line}\nrubbish\n"),
+        ] {
+            let error = IdentityFile::parse(bad).err().unwrap();
+            assert!(!error.to_string().contains(&line));
+        }
+    }
+}
