@@ -64,7 +64,6 @@ pub struct KeyHistory {
 }
 
 /// A revision as reports tell it: its main one.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn main<S: Serializer>(revision: &Revision, out: S) -> Result<S::Ok, S::Error> {
     out.serialize_i64(revision.main)
 }

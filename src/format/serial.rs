@@ -93,7 +93,6 @@ pub(crate) fn resource<S: Serializer>(of: &Option<Vec<u8>>, out: S) -> Result<S:
 }
 
 /// The id of a lease as etcdctl writes it, null for none.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 #[cfg(feature = "backup")]
 pub(crate) fn lease<S: Serializer>(id: &i64, out: S) -> Result<S::Ok, S::Error> {
     match id {

@@ -180,9 +180,8 @@ fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context
 }
 
 fn text(applied: &Applied, summary: &str) -> String {
-    let conflict = |key: &[u8]| {
-        vec!["conflict".into(), printable(key), "changed by another client".into()]
-    };
+    let conflict =
+        |key: &[u8]| vec!["conflict".into(), printable(key), "changed by another client".into()];
     let refused = |refused: &Refused| {
         vec!["refused".into(), printable(&refused.key), refused.error.to_string()]
     };
