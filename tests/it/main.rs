@@ -42,6 +42,7 @@ mod member;
 mod members;
 mod mvcc;
 mod planted_files;
+mod planted_objects;
 mod program;
 mod program_on_azure;
 mod program_on_s3;
