@@ -3,6 +3,7 @@
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
+use super::continuous::lost_without;
 use super::reseal::all_seals;
 use crate::envelope::{key_ids, wrong_key};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,6 +36,12 @@ pub async fn check_removable(repository: &Repository, keys: &KeySet, key: KeyId)
                 .hint("wait until no backup runs; a folder that a killed backup left has to be deleted first"));
         }
         folders.push((id, folder));
+    }
+    if let Some(id) = lost_without(repository, keys, &others).await?.first() {
+        let message = format!("journal {id} opens with no other available key");
+        return Err(Error::new(ErrorKind::Refused, message).hint(format!(
+            "give the other keys too, or seal it to them first: `strongroom key reseal --all --drop {key}`"
+        )));
     }
     let mut read = stream::iter(folders)
         .map(|(id, folder)| {

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use strongroom::format::SnapshotId;
@@ -208,6 +210,23 @@ impl Documents {
         self.run("setup-auth", &["setup-auth", "--print"]);
     }
 
+    fn journals(&mut self) {
+        let record = ["-w", "json", "--endpoints", &self.endpoint, "journal", "record"];
+        let out = fs::File::create(self.place.path("recorded")).unwrap();
+        let mut child = self.place.command(&record).stdout(out).spawn().unwrap();
+        let begun = Instant::now();
+        while self.place.json(&["journal", "list"])["journals"][0]["segments"].as_u64() < Some(1) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+        let recorded = fs::read(self.place.path("recorded")).unwrap();
+        self.check("journal record", &serde_json::from_slice(&recorded).unwrap());
+        self.run("journal list", &["journal", "list"]);
+        self.run("journal verify", &["journal", "verify"]);
+        self.run("restore --output", &["restore", "--newest", "--output", "newest.db"]);
+    }
+
     fn keys(&mut self) {
         self.run("key generate", &["key", "generate", "-o", "another"]);
         let made = self.run_with("passphrase", "init", &["init", "-r", "third"], 0);
@@ -318,6 +337,7 @@ async fn every_document_has_its_shape() {
     documents.lists(&old);
     documents.inside(&old);
     documents.restores(&old);
+    documents.journals();
     documents.jobs(&old, Version::NEWEST.programs().join("etcd").to_str().unwrap());
     documents.errors();
     documents.values();

@@ -106,6 +106,22 @@ fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
     recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
+/// Where the database goes.
+fn file_target(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
+    let rewrites = args.revision.is_some() || args.newest || args.to_time.is_some();
+    match (path == Path::new("-"), rewrites) {
+        (true, false) => Ok(Target::Stream(Box::new(std::io::stdout()))),
+        (true, true) => Err(Error::usage("another revision is written to a file, not to a stream")
+            .hint("give --output the name of a file")),
+        (false, _) => Ok(Target::File {
+            path: path.to_owned(),
+            force: args.force,
+            revision: None,
+            allow_untested: context.settings.etcd.allow_untested,
+        }),
+    }
+}
+
 async fn to_file(
     args: &RestoreArgs,
     path: &Path,
@@ -117,21 +133,7 @@ async fn to_file(
         return Err(Error::usage("the database is not written to a terminal")
             .hint("redirect it to a file or a pipe, or give --force"));
     }
-    let allow_untested = context.settings.etcd.allow_untested;
-    let rewrites = args.revision.is_some() || args.newest || args.to_time.is_some();
-    let target = match (stdout, rewrites) {
-        (true, false) => Target::Stream(Box::new(std::io::stdout())),
-        (true, true) => {
-            return Err(Error::usage("another revision is written to a file, not to a stream")
-                .hint("give --output the name of a file"));
-        }
-        (false, _) => Target::File {
-            path: path.to_owned(),
-            force: args.force,
-            revision: None,
-            allow_untested,
-        },
-    };
+    let target = file_target(args, path, context)?;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
