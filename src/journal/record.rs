@@ -38,7 +38,7 @@ const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
 const ATTEMPTS: u32 = 3;
 /// What is stored after a signal to stop.
-const LAST_WORDS: Duration = Duration::from_secs(8);
+const AFTER_STOP: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is recorded, and how.
@@ -153,7 +153,7 @@ impl<'a> Recorder<'a> {
         };
         queue.close();
         // Who stops has no time; the next journal waits for this one.
-        let patience = if reason == EndReason::ROLLED { PATIENCE } else { LAST_WORDS };
+        let patience = if reason == EndReason::ROLLED { PATIENCE } else { AFTER_STOP };
         let writer = match timeout(patience, &mut storing).await {
             Ok((writer, None)) => writer,
             Ok((_, Some(error))) => return Err(error),
