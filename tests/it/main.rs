@@ -43,6 +43,7 @@ mod member;
 mod members;
 mod mvcc;
 mod planted_files;
+mod planted_objects;
 mod program;
 mod program_on_azure;
 mod program_on_s3;
@@ -90,6 +91,7 @@ mod value_languages;
 mod value_phases;
 mod value_vectors;
 mod vectors;
+mod walks;
 mod words;
 
 use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};
