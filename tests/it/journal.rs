@@ -413,7 +413,9 @@ async fn what_is_missing_or_moved_is_noticed() {
             fs::write(&own[1], two).unwrap();
             fs::write(&own[2], one).unwrap();
         }),
-        ("replayed", &|own, other| drop(fs::copy(&other[1], &own[1]).unwrap())),
+        ("replayed", &|own, other| {
+            fs::copy(&other[1], &own[1]).unwrap();
+        }),
         ("flipped", &|own, _| {
             let mut bytes = fs::read(&own[2]).unwrap();
             *bytes.last_mut().unwrap() ^= 1;
