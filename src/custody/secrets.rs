@@ -13,6 +13,8 @@ use crate::secret::SecretBytes;
 
 /// Longer than any passphrase; a buffer that never grows leaves no copies behind.
 const MAX_LEN: usize = 4096;
+/// Room for sixteen pages.
+const MAX_PAGES: usize = 64 << 10;
 
 /// Where the passphrase of keys in the repository comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,13 +70,32 @@ pub fn read_secret(path: &Path) -> Result<SecretBytes> {
 
 /// As [`read_secret`], of at most `most` bytes.
 pub(super) fn read_secret_of(path: &Path, most: usize) -> Result<SecretBytes> {
+    read(open_private(path)?, &path.display().to_string(), most)
+}
+
+/// Opens a file of secrets.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`].
+pub fn open_private(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
     // A pipe, as `<(pass show …)` makes, is nobody's to look into.
     if meta.is_file() {
         check_private(path, &file, &meta)?;
     }
-    read(file, &path.display().to_string(), most)
+    Ok(file)
+}
+
+/// Reads pages with shares of a key from a file, or from standard input.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn read_pages(path: Option<&Path>) -> Result<SecretBytes> {
+    match path {
+        Some(path) => read_secret_of(path, MAX_PAGES),
+        None => read(std::io::stdin().lock(), "standard input", MAX_PAGES),
+    }
 }
 
 pub(super) fn read(from: impl Read, what: &str, most: usize) -> Result<SecretBytes> {

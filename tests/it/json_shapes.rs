@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -18,11 +19,13 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 12] = [
     "config example",
     "agent",
     "proxy",
     "kms-plugin",
+    "key split",
+    "key kit",
     "completions",
     "man",
     "help",
@@ -239,6 +242,13 @@ impl Documents {
 
     fn keys(&mut self) {
         self.run("key generate", &["key", "generate", "-o", "another"]);
+        let generate = ["key", "generate", "-o"];
+        self.run(
+            "key generate --recipient",
+            &[&generate[..], &["identity", "--recipient"]].concat(),
+        );
+        self.run("key generate --signing", &[&generate[..], &["signing", "--signing"]].concat());
+        self.run("key vouch", &["--signing-key", "signing", "key", "vouch", "--all"]);
         let made = self.run_with("passphrase", "init", &["init", "-r", "third"], 0);
         assert!(made["passphrase_key"].is_string());
         write_secret(&self.place.path("word2"), "another long passphrase of mine");
@@ -250,6 +260,10 @@ impl Documents {
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();
         self.run("key remove", &["key", "remove", &id, "--now"]);
+        let split = ["key", "split", "--shares", "3", "--threshold", "2"];
+        fs::write(self.place.path("pages"), self.place.succeed(&split).stdout).unwrap();
+        fs::set_permissions(self.place.path("pages"), fs::Permissions::from_mode(0o600)).unwrap();
+        self.run("key combine", &["key", "combine", "-o", "combined", "pages"]);
         let staged = self.run("key rotate --staged", &["key", "rotate", "--staged"]);
         let id = staged["id"].as_str().unwrap().to_owned();
         self.run("key promote", &["key", "promote", &id, "--at", "2100-01-01T00:00:00Z"]);
