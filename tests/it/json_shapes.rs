@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use strongroom::format::SnapshotId;
@@ -221,6 +223,23 @@ impl Documents {
         self.run("setup-auth", &["setup-auth", "--print"]);
     }
 
+    fn journals(&mut self) {
+        let record = ["-w", "json", "--endpoints", &self.endpoint, "journal", "record"];
+        let out = fs::File::create(self.place.path("recorded")).unwrap();
+        let mut child = self.place.command(&record).stdout(out).spawn().unwrap();
+        let begun = Instant::now();
+        while self.place.json(&["journal", "list"])["journals"][0]["segments"].as_u64() < Some(1) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+        let recorded = fs::read(self.place.path("recorded")).unwrap();
+        self.check("journal record", &serde_json::from_slice(&recorded).unwrap());
+        self.run("journal list", &["journal", "list"]);
+        self.run("journal verify", &["journal", "verify"]);
+        self.run("restore --output", &["restore", "--newest", "--output", "newest.db"]);
+    }
+
     fn keys(&mut self) {
         self.run("key generate", &["key", "generate", "-o", "another"]);
         let generate = ["key", "generate", "-o"];
@@ -342,6 +361,7 @@ async fn every_document_has_its_shape() {
     documents.lists(&old);
     documents.inside(&old);
     documents.restores(&old);
+    documents.journals();
     documents.jobs(&old, Version::NEWEST.programs().join("etcd").to_str().unwrap());
     documents.errors();
     documents.values();

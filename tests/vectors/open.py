@@ -247,6 +247,67 @@ def open_report(repo, report, keys, origin):  # → (line 2, details, what it is
     raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")
     return head, parse_json(raw), 0 if vouched else 2 if keys.signers else keys.worth(kid)
 
+# --- §13: a change journal
+def mac_text(data, kind, limit, dek=None):  # three lines [S13.10] -> JSON; with a DEK the MAC is checked
+    lines = text_lines(data, kind, limit); check(len(lines) >= 3, f"a {kind} is cut", "truncated"); check(len(lines) == 3, f"lines after the MAC of a {kind}")
+    mac, signed = b64(tokens(lines[2], "hmac-sha256", 2)[1], 32), data[:len(lines[0]) + len(lines[1]) + 2]
+    check(dek is None or same(hmac.new(X(dek, "manifest-mac"), signed, "sha256").digest(), mac), f"HMAC of a {kind}"); return parse_json(lines[1].encode())
+def open_segment(path, journal, n, key):  # -> the body [S13.9]
+    data = load(path, 80 * MIB); h = data[:32]; check(h[:8] == b"SRDATA\0\1" and h[8] in SUITES and h[9] == 3 and h[10:16] == n.to_bytes(6, "big") and h[16:] == ulid(journal), f"{path}: header of another object")
+    c = C(io.BytesIO(data), 32, len(data) - 32, key, label("object", h), h[8]); message = c.read(0, c.length); size = zstandard.get_frame_parameters(message).content_size
+    check(size <= 64 * MIB, "a body of more than 64 MiB"); o = zstandard.ZstdDecompressor().decompressobj(); body = o.decompress(message); check(o.eof and len(body) == size, "zstd frame")
+    used = len(message) - len(o.unused_data); check(len(message) == padme(max(used, 4096)) and not any(o.unused_data), "a segment's padding [S13.9]"); return body
+def varint(data, at):
+    n = shift = 0
+    while True:
+        n |= (data[at] & 127) << shift; shift += 7; at += 1
+        if data[at - 1] < 128: return n, at
+def key_value(data):  # mvccpb.KeyValue -> {field: value}
+    fields, at = {}, 0
+    while at < len(data):
+        tag, at = varint(data, at); n, at = varint(data, at); check(tag & 7 in (0, 2), "a record's value")
+        if tag & 7 == 2: n, at = data[at:at + n], at + n
+        fields[tag >> 3] = n
+    return fields
+def open_journal(repo, journal, keys, origin):  # -> (records as bucket key and value, last complete revision)
+    folder = repo / "journals" / journal; data = load(folder / "head", 64 * KIB); head = mac_text(data, "journal", 64 * KIB)
+    check(field(head, "journal", str, ULID) == journal and field(head, "origin", str, UUID) == origin, "a head of another journal or repository"); first = field(head, "first", int); check(first >= 2, "`first`")
+    objects = {hashlib.sha256(data).hexdigest(): None}; dc = b64(field(head, "commitment", str), 32)
+    for g in generations(folder, "end"): e = load(folder / f"end.{g}", MIB); objects[hashlib.sha256(e).hexdigest()] = e
+    best, failure = None, None
+    for g in generations(folder, "seal"):
+        try:
+            seal = parse_seal(load(folder / f"seal.{g}", 1540 * KIB)); check(seal[:3] == ("journal", journal, g) and seal[3] in objects and same(seal[4], dc), "it vouches for something else")
+            dek, kid = open_stanzas(seal, keys)
+            if keys.worth(kid) < 2 and (best is None or best[1] is None and objects[seal[3]]): best = dek, objects[seal[3]]
+        except Refused as e: failure = failure or e
+    if not best: raise failure or Refused("truncated", "a journal without a seal that counts")
+    dek, end = best; mac_text(data, "journal", 64 * KIB, dek); end = end and mac_text(end, "journal-end", MIB, dek)
+    facts = parse_json(unseal(b64(field(head, "facts", str)), X(dek, "facts-key"), label("facts", ulid(journal)))); field(facts, "interval_ms", int)
+    records, previous, at, last, moment, n = [], bytes(32), None, first - 1, 0, 0; key = X(dek, "journal-key")
+    while (found := sorted(folder.glob(f"segment.{n + 1}.*"))) and (end is None or n < end["segments"]):
+        n += 1; body = open_segment(found[0], journal, n, key); number = lambda b: int.from_bytes(b, "big"); closing, own = 0, []
+        check(number(body[:8]) == n and body[8:40] == previous and len(body) >= 72, "a segment that does not follow [S13.3]"); p = 72
+        while p < len(body):
+            kind, length = body[p], number(body[p + 1:p + 5]); value = body[p + 5:p + 5 + length]; check(len(value) == length, "an entry is cut"); p += 5 + length
+            if kind >= 128: continue
+            check(1 <= kind <= 10, f"an entry of type {kind}", "unsupported"); check(kind > closing if closing else True, "an entry behind the last [S13.13]"); closing = kind if kind >= 8 else 0
+            if kind == 1: check(length == 8 and number(value) >= moment, "a moment [S13.13]"); moment = number(value)
+            if kind in (2, 3):  # [S13.1], [S13.2]
+                kv = key_value(value) if kind == 2 else {1: value[8:]}; main = kv.get(3, 0) if kind == 2 else number(value[:8]); check(kv.get(1), "a record without a key")
+                check(kind == 3 or 1 <= kv.get(2, 0) <= main and kv.get(4, 0) >= 1, "a record contradicts itself"); sub = at[1] + 1 if at and at[0] == main else 0
+                check(main == first if at is None else main in (at[0], at[0] + 1), f"revision {main} does not follow"); at = (main, sub); own.append(at)
+                size = len(kv[1]); tag = bytes([10]) + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7]))  # keys of at most 16 KiB here
+                records.append((main, main.to_bytes(8, "big") + b"_" + sub.to_bytes(8, "big") + b"t" * (kind == 3), value if kind == 2 else tag + kv[1]))
+        start = (number(body[40:48]), number(body[48:56])); check(not own or own[0] == start, "first record [S13.1]"); now = number(body[56:64])
+        check(last <= now <= (at[0] if at else first - 1), "`last` [S13.1]"); last, stored = now, found[0].read_bytes(); previous = hashlib.sha256(stored).digest()
+        check(end is None or (end["objects"][n - 1]["sha256"], end["objects"][n - 1]["length"]) == (previous.hex(), len(stored)), "a segment that the end does not name")
+    check(end is None or (n, last) == (end["segments"], end["last"]), "segments are missing", "truncated"); return [(k, v) for main, k, v in records if main <= last], last
+def records_digest(records):  # of vectors: each record as two lengths of 4 bytes and its bytes
+    h = hashlib.sha256()
+    for part in (x for record in records for x in record): h.update(len(part).to_bytes(4, "big") + part)
+    return h.hexdigest()
+
 # --- §6: the manifest, and the whole snapshot
 def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, MAC)
     lines = text_lines(data, "manifest", MIB); check(len(lines) >= 3, "manifest is cut", "truncated"); m = parse_json(lines[1].encode(), ("signed",))
@@ -324,6 +385,10 @@ def run_vectors(folder):
         v = json.loads(case.read_text("utf-8")); file, passphrase = lambda name: folder / v[name] if name in v else None, v.get("passphrase")
         try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO())
         except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
+        for name, wanted in v.get("journals", {}).items():  # §13
+            try: records, last = open_journal(case.with_suffix(""), name, Keys(case.with_suffix(""), folder / keyring), repository_id(case.with_suffix(""))); found = {"last": last, "records": records_digest(records)}
+            except Exception as e: found = repr(e)
+            if found != wanted: got, why = "journal", f"journal {name}: {found}"
         if (got == v["class"] or (got, v["class"]) == ("tampered", "truncated")) and (got != "ok" or sha == v["sha256"]): passed += 1
         else: failed += 1; print(f"{case.stem}: expected {v['class']} {v.get('sha256', '')}, got {why}")
     print(f"{passed} passed, {failed} failed"); return 0 if passed and not failed else 1

@@ -124,6 +124,9 @@ hold every secret of the cluster unencrypted. Delete a snapshot file when you do
 latest often contains the mistake itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` prints both).
 
+Where `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
+recorded revision or moment; without an ID, from the newest snapshot that reaches it. `strongroom journal list` shows what is recorded.
+
 Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
 
@@ -141,6 +144,8 @@ Examples:
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
+  strongroom restore --newest --data-dir /var/lib/etcd --name cp1
+  strongroom restore --to-time 2026-11-26T09:11:55Z --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
   strongroom restore latest --to-cluster --dry-run \\
       --only /registry/configmaps/prod/settings

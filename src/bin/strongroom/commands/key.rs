@@ -236,11 +236,16 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
         "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
+        "journals": report.journals.len(),
     });
     let text = format!(
-        "{again} re-sealed, {unchanged} unchanged, {} not trusted, {} failed",
+        "{again} re-sealed, {unchanged} unchanged, {} not trusted, {} failed{}",
         report.untrusted.len(),
-        report.failed.len()
+        report.failed.len(),
+        match report.journals.len() {
+            0 => String::new(),
+            journals => format!("; journals re-sealed: {journals}"),
+        }
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
     let findings = !report.lingering.is_empty() || !report.untrusted.is_empty();

@@ -109,6 +109,7 @@ fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
     recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
+/// Where the database goes.
 fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
     let stdout = path == Path::new("-");
     if stdout && !args.force && std::io::stdout().is_terminal() {

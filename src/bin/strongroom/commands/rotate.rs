@@ -220,6 +220,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     // What a backup on this host sealed between the two steps; a later one finds the key retired.
     let late = again().await?;
     report.resealed.extend(late.resealed);
+    report.journals.extend(late.journals);
     let (json, text, code) = resealed(&report, context);
     let ids: Vec<String> = old.iter().map(ToString::to_string).collect();
     let json = json!({"retired": ids, "places": places, "snapshots": json});
