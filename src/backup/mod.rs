@@ -1,6 +1,7 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod catalog;
+mod chain;
 mod choose;
 mod companions;
 mod continuous;
@@ -9,6 +10,7 @@ mod create;
 mod deep;
 mod drill;
 mod earlier;
+mod findings;
 mod live;
 mod member;
 mod prune;
@@ -29,7 +31,7 @@ pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
 pub use crate::snapshot::inside::{Frames, Inside, look_inside};
 pub use crate::snapshot::options::BackupOptions;
-pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judge, snapshots};
+pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
@@ -45,11 +47,14 @@ pub use member::{
     KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
 };
 pub use prune::{
-    Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
-    plan_prune, plan_removal, prune_report, undo_removal, unpin,
+    Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect, Within,
+    apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
+    remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use removable::check_removable;
-pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
+pub use reports::{
+    ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,
+};
 pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
 pub use restore::{RestoreReport, Target, restore, restore_recorded};
 pub use show::{Details, show};
@@ -87,6 +92,13 @@ mod tests {
         let _ = choose;
         let retention = Retention::default();
         is_send(&plan_prune(repository, keys, &retention, None, &control));
+        is_send(&latest(repository, keys, &Listing::default(), None));
+        is_send(&judged(repository, keys, None));
+        is_send(&suspects(repository, keys, &control));
+        is_send(&plan_quarantine(repository, keys, &[id], &control));
+        is_send(&remove_failing_seals(repository, keys, id, &control));
+        is_send(&check_removable(repository, keys, crate::format::KeyId([0; 16]), false));
+        is_send(&copy(repository, repository, keys, Scope::All, &control));
         is_send(&apply_prune(repository, &PrunePlan::default(), &control));
         is_send(&reseal(repository, keys, Scope::All, &[], Accept::Counting, &control));
     }

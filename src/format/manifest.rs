@@ -2,6 +2,9 @@
 //!
 //! Print and MAC are two steps: [`ManifestBody::signed_bytes`], then [`Manifest::finish`].
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::header::message_length;
@@ -227,6 +230,40 @@ impl ManifestBody {
         }
         Ok(())
     }
+}
+
+/// `tags` as a manifest holds them: in order, each once ([S6.4.2]).
+///
+/// # Errors
+/// Usage for one that a manifest cannot hold, or too many.
+pub fn tags(tags: &[String]) -> Result<Vec<String>> {
+    let tags: BTreeSet<_> = tags.iter().map(|tag| parse_tag(tag)).collect::<Result<_>>()?;
+    match tags.len() <= MAX_TAGS {
+        true => Ok(tags.into_iter().collect()),
+        false => Err(Error::usage(format!("more than {MAX_TAGS} tags"))),
+    }
+}
+
+/// One tag, as it is typed.
+///
+/// # Errors
+/// Usage for one that a manifest cannot hold.
+pub fn parse_tag(tag: &str) -> Result<String> {
+    match is_printable(tag, MAX_TAG) {
+        true => Ok(tag.to_owned()),
+        false => Err(Error::usage(format!("a tag has 1 to {MAX_TAG} printable ASCII characters"))),
+    }
+}
+
+/// `paths` as a manifest holds them, for people: what is not printable is escaped ([S6.4.3]).
+#[must_use]
+pub fn included(paths: &[PathBuf]) -> Vec<String> {
+    let text = |path: &PathBuf| {
+        let mut text: String = path.as_os_str().as_encoded_bytes().escape_ascii().to_string();
+        text.truncate(MAX_INCLUDED_LEN);
+        text
+    };
+    paths.iter().take(MAX_INCLUDED).map(text).filter(|text| !text.is_empty()).collect()
 }
 
 /// A manifest as it stands in a repository. Its MAC is not yet checked.

@@ -45,7 +45,9 @@ pub use journal::{
     MAX_END, MAX_HEAD, MAX_JOURNAL_FACTS, MAX_SEGMENTS, SegmentEntry,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
-pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous};
+pub use manifest::{
+    MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
+};
 pub use names::{JournalPart, ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::crypto::Suite;
+#[cfg(feature = "cli")]
+use crate::format::parse_tag;
 use crate::format::{ClusterName, KeyId};
 
 /// zstd levels.
@@ -70,6 +72,13 @@ pub struct BackupOptions {
     /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub recovery: Option<KeyId>,
+    /// Tag the snapshot with this word, for `snapshots --tag` and `prune --keep-tag`; it is stored unencrypted. Repeat for
+    /// several
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
+    )]
+    pub tags: Vec<String>,
     /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
     #[cfg_attr(
         feature = "cli",
@@ -98,6 +107,7 @@ impl Default for BackupOptions {
             compare_members: true,
             include: Vec::new(),
             recovery: None,
+            tags: Vec::new(),
             unsigned: false,
             taken: None,
         }

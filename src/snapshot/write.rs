@@ -20,7 +20,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
-    ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
+    ObjectEntry, Part, Previous, Role, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
 use crate::secret::SecretKey;
@@ -35,6 +35,11 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub(crate) struct Content {
     pub(crate) id: SnapshotId,
     pub(crate) companions: Option<Zeroizing<Vec<u8>>>,
+    /// The cluster's snapshot before this one.
+    pub(crate) previous: Option<Previous>,
+    pub(crate) tags: Vec<String>,
+    /// What the companions were made of.
+    pub(crate) included: Vec<String>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -189,9 +194,9 @@ impl Writer<'_> {
             database_bytes,
             objects,
             replaces: None,
-            previous: None,
-            tags: Vec::new(),
-            included: Vec::new(),
+            previous: self.content.previous,
+            tags: self.content.tags.clone(),
+            included: self.content.included.clone(),
             signed: self.keys.signing().is_some(),
             commitment: self.data_key.commitment(),
             facts: sealed_facts,

@@ -43,6 +43,7 @@ mod members;
 mod mvcc;
 mod operators;
 mod planted_files;
+mod planted_objects;
 mod program;
 mod program_on_azure;
 mod program_on_s3;

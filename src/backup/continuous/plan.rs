@@ -99,7 +99,7 @@ async fn bases(
     moment: Moment,
 ) -> Result<Vec<SnapshotId>> {
     let listing = catalog::snapshots(repository, cluster).await?;
-    choose::one_cluster(&listing)?;
+    choose::one_cluster(repository, keys, &listing).await?;
     let is_early = |summary: &&catalog::Summary| match moment {
         Moment::Newest => true,
         Moment::Time(ms) => summary.id.unix_ms() <= ms,

@@ -93,7 +93,11 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// List the snapshots; needs no key
     #[command(long_about = help::SNAPSHOTS, after_long_help = help::SNAPSHOTS_MORE)]
-    Snapshots,
+    Snapshots {
+        /// Only snapshots with this tag. Repeat for those with any of several
+        #[arg(long, value_name = "TAG")]
+        tag: Vec<String>,
+    },
     /// Show what is known about one snapshot
     #[command(long_about = help::SHOW, after_long_help = help::SHOW_MORE)]
     Show(ShowArgs),
@@ -318,7 +322,7 @@ pub(crate) enum KeyCommand {
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
-        /// Do not wait a day after a rotation: no backup that began before it is still running
+        /// No backup is running: do not wait a day after a rotation, or for a folder that a backup may still be writing
         #[arg(long)]
         now: bool,
     },
@@ -414,7 +418,7 @@ impl Command {
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
     pub(crate) fn grace(&self) -> Duration {
         match self {
-            Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            Self::Snapshots { .. } | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 use strongroom::Result;
-use strongroom::backup::{Details, Summary, judge, snapshots as snapshots_of};
+use strongroom::backup::{Details, Summary, judged, snapshots as snapshots_of};
 use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{EtcdFacts, KeyId, Part};
 use strongroom::keys::trust::Standing;
@@ -14,20 +14,24 @@ use super::Context;
 use crate::args::ShowArgs;
 use crate::output::{Dated, age, bytes, created, short_ids, table};
 
-pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
+pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     // Passphrases are not asked for: a list is no reason to type one.
     let keys = context.settings.open_keys_unasked(&repository).await?;
-    let mut listing = snapshots_of(&repository, context.settings.cluster.as_ref()).await?;
-    if keys.can_vouch() || !keys.is_blind() {
-        judge(&repository, &keys, &mut listing).await?;
-    }
+    let cluster = context.settings.cluster.as_ref();
+    let mut listing = match keys.can_vouch() || !keys.is_blind() {
+        true => judged(&repository, &keys, cluster).await?,
+        false => snapshots_of(&repository, cluster).await?,
+    };
+    let wanted = |one: &Summary| tags.is_empty() || one.tags.iter().any(|tag| tags.contains(tag));
+    listing.snapshots.retain(wanted);
     listing.findings.iter().for_each(|finding| context.output.warn(finding));
     let documents = listing.snapshots.iter().map(|summary| Dated::new(summary, summary.id));
     context.output.result(documents.collect::<Vec<_>>(), || {
+        let tagged = listing.snapshots.iter().any(|one| !one.tags.is_empty());
         let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
         let row = |(summary, id): (&Summary, String)| {
-            vec![
+            let mut row = vec![
                 id,
                 summary.cluster.to_string(),
                 created(summary.id),
@@ -36,9 +40,13 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
                 bytes(summary.database_bytes),
                 bytes(summary.stored_bytes),
                 summary.standing.to_string(),
-            ]
+            ];
+            row.extend(tagged.then(|| summary.tags.join(", ")));
+            row
         };
-        let header = ["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
+        let mut header =
+            vec!["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
+        header.extend(tagged.then_some("TAGS"));
         let rows = listing.snapshots.iter().zip(short_ids(&ids)).map(row);
         table(&header, &[3, 4, 5, 6], rows.collect())
     })?;
@@ -137,11 +145,13 @@ fn document(details: &Details, names: &BTreeMap<KeyId, String>) -> Map<String, V
         ("stored_bytes", details.stored_bytes.into()),
         ("origin", manifest.origin.to_string().into()),
         ("tool", manifest.tool.clone().into()),
+        ("previous", manifest.previous.map(|one| one.snapshot.to_string()).into()),
+        ("tags", manifest.tags.clone().into()),
+        ("included", manifest.included.clone().into()),
         ("seal_generation", details.generation.into()),
         ("sealed_by", ids(&details.sealed_by).into()),
         ("keys_given", given.into()),
         ("companions_bytes", companions.into()),
-        ("included", manifest.included.clone().into()),
         ("opened_by", details.opened_by.map(|id| id.to_string()).into()),
         ("trust", details.standing.to_string().into()),
     ];

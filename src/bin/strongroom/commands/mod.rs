@@ -63,7 +63,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
     match command {
         Command::Init(args) => init::run(args, context).await,
         Command::Backup(args) => backup::run(args, context).await,
-        Command::Snapshots => look::snapshots(context).await,
+        Command::Snapshots { tag } => look::snapshots(&tag, context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Restore(args) => restore::run(&args, context).await,
