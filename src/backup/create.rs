@@ -90,16 +90,12 @@ pub async fn backup(
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let (previous, earlier) =
-        control.guard(look_back(repository, keys, options, &mut warnings)).await?;
+    let looked = control.guard(look_back(repository, keys, options, &mut warnings));
+    let (previous, earlier) = looked.await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
-    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
-    if sealed_by.len() < 2 && !recovery && !earlier.has_recovery {
-        warnings.push(ONE_KEY.into());
-    }
-    warnings.extend(earlier.warnings(&options.cluster));
+    warnings.extend(of_keys_and_name(&sealed_by, options, &earlier));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -147,6 +143,18 @@ fn sealing_keys(keys: &KeySet, options: &BackupOptions) -> Result<Vec<KeyId>> {
     Ok(sealed_by)
 }
 
+/// What the operator should know about the keys and the cluster's name.
+fn of_keys_and_name(
+    sealed_by: &[KeyId],
+    options: &BackupOptions,
+    earlier: &Earlier,
+) -> Vec<String> {
+    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
+    let is_alone = sealed_by.len() < 2 && !recovery && !earlier.has_recovery;
+    let one_key = is_alone.then(|| ONE_KEY.to_owned());
+    one_key.into_iter().chain(earlier.warnings(&options.cluster)).collect()
+}
+
 /// The companions, if there are any.
 async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let include = options.include.clone();
@@ -169,10 +177,8 @@ async fn look_back(
     let looked = async {
         let folders = folder::list_all(repository).await?.snapshots;
         let newest = choose::newest(repository, keys, cluster, before, &folders).await?;
-        let earlier = match options.taken {
-            Some(_) => Earlier::default(),
-            None => Earlier::look(repository, keys, cluster, &folders).await?,
-        };
+        let is_known = newest.is_some() || before.is_some();
+        let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
         Ok::<_, Error>((newest, earlier))
     };
     match looked.await {

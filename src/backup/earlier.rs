@@ -33,7 +33,7 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// Looks at the newest snapshots in `folders` until one of `cluster` opens.
+    /// Looks at the newest snapshots in `folders` until one of `cluster` opens, unless that one does is known.
     ///
     /// # Errors
     /// Those of the store.
@@ -42,8 +42,9 @@ impl Earlier {
         keys: &KeySet,
         cluster: &ClusterName,
         folders: &BTreeMap<SnapshotId, Folder>,
+        is_known: bool,
     ) -> Result<Self> {
-        let mut found = Self::default();
+        let mut found = Self { opened: is_known || keys.is_blind(), ..Self::default() };
         let whole = |folder: &Folder| folder.manifest.is_some() && folder.tombstone.is_none();
         let newest = folders.iter().rev().filter(|(_, folder)| whole(folder));
         for (read, (id, folder)) in newest.enumerate() {

@@ -208,12 +208,8 @@ pub async fn verify(
                 Scope::Cluster(_) => ReportScope::Cluster,
                 Scope::Ids(_) => ReportScope::One,
             };
-            let mut report = VerifyReport {
-                level,
-                snapshots: Vec::new(),
-                findings: Vec::new(),
-                scope: scope_of_report,
-            };
+            let (snapshots, findings) = (Vec::new(), Vec::new());
+            let mut report = VerifyReport { level, snapshots, findings, scope: scope_of_report };
             let ids = in_scope(repository, keys, scope, &mut report).await?;
             for id in ids {
                 let mut verified = Verified::new(id);

@@ -166,6 +166,32 @@ fn shells_complete_ids_clusters_and_keys() {
 }
 
 #[test]
+fn what_holds_without_a_value_is_shown() {
+    let place = Place::new();
+    let mut check = place.bare(&["config", "check", "--for", "agent"]);
+    let shown = text(&check.output().unwrap().stdout);
+    for (setting, default) in [("prune.grace", "(24h)"), ("agent.name", "(the host's name)")] {
+        let row = shown.lines().find(|line| line.starts_with(setting)).unwrap();
+        assert!(row.contains(default), "{row}");
+    }
+}
+
+/// What is printed for the other nodes reads the same settings.
+#[test]
+fn commands_for_other_members_name_the_configuration_file() {
+    let place = Place::new();
+    place.backup();
+    let settings = "master_keys = [\"file:keyring\"]\n[repository]\nurl = \"repo\"\n";
+    fs::write(place.path("own.toml"), settings).unwrap();
+    let members = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    let restore =
+        ["--config", "own.toml", "restore", "latest", "--data-dir", "data", "--name", "a"];
+    let mut restore = place.bare(&restore);
+    let said = exits(0, restore.args(["--initial-cluster", members]));
+    assert!(said.contains("strongroom --config own.toml -r"), "{said}");
+}
+
+#[test]
 fn a_weak_passphrase_is_named() {
     let place = Place::new();
     let init = |repository: &str, word: &str| {

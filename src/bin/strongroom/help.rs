@@ -105,9 +105,9 @@ Examples:
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
 members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
---all looks at every cluster's snapshots, or with --cluster at one cluster's. --subset draws other ones each time, always with the newest. \
-Each snapshot names the one before it: one that disappeared is reported, unless a removal explains it. Folders that somebody planted fail too: \
-`strongroom prune --quarantine` lists them.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
+reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
+--subset draws other snapshots each time, always with the newest.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
