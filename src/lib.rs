@@ -119,6 +119,8 @@ pub mod audit_log;
 pub mod backup;
 pub mod bolt;
 #[cfg(feature = "backup")]
+mod compress;
+#[cfg(feature = "backup")]
 pub mod contents;
 pub mod crypto;
 pub mod custody;
@@ -130,6 +132,8 @@ pub mod error;
 pub mod etcd;
 pub mod format;
 pub mod guide;
+#[cfg(feature = "backup")]
+mod journal;
 pub mod keys;
 #[cfg(feature = "kms-plugin")]
 mod kms_api;

@@ -1,5 +1,6 @@
 //! What Prometheus is told of an agent.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,12 @@ struct Work {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Trust {
+    cluster: String,
+    trust: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     cluster: String,
     operation: &'static str,
@@ -55,6 +62,8 @@ pub(super) struct Metrics {
     size: Family<Cluster, Gauge>,
     revision: Family<Cluster, Gauge>,
     snapshots: Family<Cluster, Gauge>,
+    by_trust: Family<Trust, Gauge>,
+    newest_missing: Family<Cluster, Gauge>,
     stored: Family<Cluster, Gauge>,
     recovery: Family<Cluster, Float>,
     copied: Family<Cluster, Float>,
@@ -79,6 +88,8 @@ impl Metrics {
             size: Family::default(),
             revision: Family::default(),
             snapshots: Family::default(),
+            by_trust: Family::default(),
+            newest_missing: Family::default(),
             stored: Family::default(),
             recovery: Family::default(),
             copied: Family::default(),
@@ -115,6 +126,11 @@ impl Metrics {
         to.register("snapshot_revision", help, self.revision.clone());
         let help = "Snapshots in the repository";
         to.register("repository_snapshots", help, self.snapshots.clone());
+        let help = "Snapshots in the repository by what they are worth: trusted, retiring, not trusted, unverified";
+        to.register("repository_snapshots_by_trust", help, self.by_trust.clone());
+        let help =
+            "1 while the newest snapshot that counts is older than one that this agent has seen";
+        to.register("newest_snapshot_missing", help, self.newest_missing.clone());
         let help = "Length of all their objects";
         to.register("repository_bytes", help, self.stored.clone());
         let help = "From the first byte fetched to an etcd that answers, in the last drill";
@@ -143,7 +159,14 @@ impl Metrics {
         self.interval.clear();
         for operation in Operation::ALL {
             let _ = self.findings.get_or_create(&work(options, operation));
-            if let Some(schedule) = options.schedule(operation) {
+            let schedule = match operation {
+                // After each backup.
+                Operation::Copy if options.copy.url.is_some() => {
+                    options.schedule(Operation::Backup)
+                }
+                _ => options.schedule(operation),
+            };
+            if let Some(schedule) = schedule {
                 let longest = schedule.longest_interval(now).as_secs_f64();
                 self.interval.get_or_create(&work(options, operation)).set(longest);
             }
@@ -192,6 +215,8 @@ impl Metrics {
 
     /// Another agent tells from now on how large things are. When things were done stays true.
     pub(super) fn stands_by(&self) {
+        self.by_trust.clear();
+        self.newest_missing.clear();
         for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
             family.clear();
         }
@@ -208,11 +233,24 @@ impl Metrics {
         }
     }
 
-    pub(super) fn repository(&self, options: &AgentSettings, listing: &Listing) {
+    pub(super) fn repository(
+        &self,
+        options: &AgentSettings,
+        listing: &Listing,
+        standings: &BTreeMap<&'static str, usize>,
+    ) {
+        for (trust, count) in standings {
+            let labels = Trust { cluster: options.cluster().to_string(), trust };
+            self.by_trust.get_or_create(&labels).set(*count as i64);
+        }
         let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
         self.objects.get_or_create(&of(options)).set(listing.objects as i64);
         self.snapshots.get_or_create(&of(options)).set(listing.snapshots.len() as i64);
         self.stored.get_or_create(&of(options)).set(bytes.cast_signed());
+    }
+
+    pub(super) fn newest_is_missing(&self, options: &AgentSettings, missing: bool) {
+        self.newest_missing.get_or_create(&of(options)).set(i64::from(missing));
     }
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {

@@ -8,14 +8,14 @@ use tracing::{info, warn};
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, is_ahead, judge, latest, newest_reports, plan_prune,
-    proves_bytes, prune_report, snapshots, store_report, verify,
+    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
+    prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ManifestBody, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::task::Control;
 
@@ -91,6 +91,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
 }
 
+/// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
+const MOST_DRAWN: usize = 100;
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;
 
@@ -125,7 +127,8 @@ pub(super) async fn run(
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
     if matches!(operation, Operation::Backup | Operation::Prune) {
-        done.listing = snapshots(&places.repository, Some(options.cluster())).await.ok();
+        let Places { repository, keys } = &places;
+        done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
     Ok(done)
 }
@@ -181,6 +184,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
+    warn(report.not_remembered.as_slice());
     let cluster = options.cluster().clone();
     let copied = report.newest.map(|id| id.begun());
     let log = move |seconds| {
@@ -191,6 +195,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             seconds,
             copied = report.copied.len(),
             written_bytes = report.written_bytes,
+            compared = report.compared.len(),
             left_out = report.left_out.len(),
             differing_seals = report.differing.len(),
         );
@@ -237,18 +242,12 @@ async fn prove(
 ) -> Result<Done> {
     let begun = Instant::now();
     let (repository, keys) = (&places.repository, &places.keys);
-    let sample;
+    let chosen;
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
         _ => {
-            // Planted snapshots and those of the future must not be what is looked at.
-            let mut listing = snapshots(repository, Some(options.cluster())).await?;
-            judge(repository, keys, &mut listing).await?;
-            let now = SystemTime::now();
-            let counts = |one: &&Summary| one.standing.counts() && !is_ahead(one.id.begun(), now);
-            let ids: Vec<_> = listing.snapshots.iter().filter(counts).map(|one| one.id).collect();
-            sample = sample_of(&ids);
-            Scope::Ids(&sample)
+            chosen = sample(places, options.cluster()).await?;
+            Scope::Ids(&chosen)
         }
     };
     let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
@@ -276,7 +275,11 @@ async fn prove(
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;
+    let warnings = found.findings;
     let log = move |seconds| {
+        for warning in warnings.iter().take(MAX_WARNINGS) {
+            warn!(event = "verify_warning", cluster = %cluster, warning);
+        }
         info!(
             event = %format_args!("{operation}_finished"),
             cluster = %cluster,
@@ -324,13 +327,25 @@ fn note_failures(report: &mut Report, failed: &[Error]) {
     }));
 }
 
-/// The newest, and one of the others by chance: in time each comes.
-fn sample_of(ids: &[SnapshotId]) -> Vec<SnapshotId> {
-    let Some((newest, others)) = ids.split_last() else { return Vec::new() };
-    let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-    let turn = random.checked_rem(others.len() as u64).and_then(|turn| usize::try_from(turn).ok());
-    let other = turn.and_then(|turn| others.get(turn));
-    other.into_iter().chain([newest]).copied().collect()
+/// The newest snapshot that counts, and one of the others by chance: in time each comes. Planted ones, and those with a time
+/// in the future, must not be what is looked at.
+async fn sample(places: &Places, cluster: &ClusterName) -> Result<Vec<SnapshotId>> {
+    let Places { repository, keys } = places;
+    let listing = snapshots(repository, Some(cluster)).await?;
+    let (newest, _) = latest(repository, keys, &listing, None).await?;
+    let mut others: Vec<_> =
+        listing.snapshots.iter().map(|one| one.id).filter(|id| *id < newest).collect();
+    for _ in 0..MOST_DRAWN {
+        let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
+        let Some(turn) = random.checked_rem(others.len() as u64) else { break };
+        let other = others.swap_remove(usize::try_from(turn).unwrap_or_default());
+        match authenticate(repository, keys, other).await {
+            Ok(_) => return Ok(vec![other, newest]),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(vec![newest])
 }
 
 async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -380,9 +395,12 @@ pub(super) struct Newest {
 }
 
 impl Newest {
-    fn of(manifest: &ManifestBody) -> Self {
-        let ManifestBody { snapshot, database_bytes, revision, .. } = *manifest;
-        Self { id: snapshot, begun: snapshot.begun(), database_bytes, revision }
+    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
+    pub(super) fn of(listing: &Listing) -> Option<Self> {
+        let now = SystemTime::now();
+        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
+        let Summary { id, database_bytes, revision, .. } = *newest;
+        Some(Self { id, begun: id.begun(), database_bytes, revision })
     }
 }
 
@@ -398,8 +416,8 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     let places = open(options).await?;
     let (repository, keys) = (&places.repository, &places.keys);
     let mut last = Vec::new();
-    let listing = snapshots(repository, Some(options.cluster())).await?;
-    let newest = newest(&places, &listing).await?;
+    let listing = judged(repository, keys, Some(options.cluster())).await?;
+    let newest = Newest::of(&listing);
     last.extend(newest.iter().map(|newest| LastRun {
         operation: Operation::Backup,
         at: newest.begun,
@@ -413,17 +431,4 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
     Ok(Found { last, newest, listing })
-}
-
-/// The newest that the keys prove: planted ones tell nothing of when the last backup was.
-async fn newest(places: &Places, listing: &Listing) -> Result<Option<Newest>> {
-    let now = SystemTime::now();
-    for one in listing.snapshots.iter().rev().filter(|one| !is_ahead(one.id.begun(), now)) {
-        match authenticate(&places.repository, &places.keys, one.id).await {
-            Ok(manifest) => return Ok(Some(Newest::of(&manifest))),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(None)
 }

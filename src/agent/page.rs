@@ -76,6 +76,9 @@ fn problems(shared: &Shared, known: &Known) -> Vec<String> {
     if !*shared.leading.borrow() {
         return problems;
     }
+    if let Some(lost) = known.lost {
+        problems.push(format!("snapshot {lost} was the newest, and is not there any more"));
+    }
     for operation in Operation::ALL {
         let error = known.done.get(&operation).and_then(|run| run.error.as_ref());
         if let Some(error) = error {
@@ -107,13 +110,24 @@ fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Resul
         html,
         "<dl><div><dt>Newest snapshot that counts</dt><dd id=point>{}</dd></div>\
          <div><dt>Last measured recovery time</dt><dd id=recovery>{}</dd></div>\
-         <div><dt>Snapshots</dt><dd id=snapshots>{}</dd></div>\
+         <div><dt>Snapshots</dt><dd id=snapshots>{}{}</dd></div>\
          <div><dt>Stored</dt><dd>{:.1} MiB</dd></div></dl>",
         newest.as_deref().unwrap_or("<span class=bad>none</span>"),
         recovery.as_deref().unwrap_or("no drill yet"),
         known.snapshots.len(),
+        standings(known),
         stored as f64 / f64::from(1 << 20),
     )
+}
+
+/// How many snapshots do not simply count.
+fn standings(known: &Known) -> String {
+    let others = known.standings.iter().filter(|(name, count)| **name != "trusted" && **count > 0);
+    let others: Vec<_> = others.map(|(name, count)| format!("{count} {name}")).collect();
+    match others.is_empty() {
+        true => String::new(),
+        false => format!("<br><small id=trust>{}</small>", others.join(", ")),
+    }
 }
 
 fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> std::fmt::Result {

@@ -15,6 +15,7 @@ use crate::backup::{Listing, Summary, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
+use crate::keys::trust::Standing;
 use crate::limit::limited;
 use crate::task::Control;
 
@@ -39,13 +40,23 @@ pub(super) struct Known {
     /// The snapshots' times and lengths, oldest first.
     pub(super) snapshots: Vec<(SnapshotId, u64)>,
     pub(super) recovery: Option<Duration>,
+    /// How many snapshots there are of each standing.
+    pub(super) standings: BTreeMap<&'static str, usize>,
     /// The newest snapshot that counts.
     pub(super) newest: Option<Newest>,
+    /// The newest snapshot that counted since this agent was started, while the repository has only older ones.
+    pub(super) lost: Option<SnapshotId>,
     /// What the last backup found to look at.
     pub(super) warnings: Vec<String>,
     pub(super) running: BTreeMap<Operation, SystemTime>,
     /// Why the repository cannot be read.
     pub(super) unread: Option<String>,
+}
+
+impl Known {
+    fn newest(&self) -> Option<SnapshotId> {
+        self.newest.as_ref().map(|newest| newest.id)
+    }
 }
 
 /// Before etcd has answered for the first time.
@@ -183,6 +194,7 @@ impl Shared {
         if self.known().read {
             return Ok(());
         }
+        let before = self.known().newest();
         let Found { last, newest, listing } = operation::last_runs(options).await?;
         let mut known = self.known();
         known.read = true;
@@ -205,20 +217,42 @@ impl Shared {
                 run.error = Some("its last report has findings".into());
             }
         }
+        self.listed(options, &mut known, &listing, before);
         if let Some(newest) = &newest {
             self.metrics.newest(options, newest);
         }
         known.newest = newest;
-        self.listed(options, &mut known, &listing);
         Ok(())
     }
 
-    fn listed(&self, options: &AgentSettings, known: &mut Known, listing: &Listing) {
+    /// Takes note of a listing; `before` is the newest snapshot that was known when it began.
+    fn listed(
+        &self,
+        options: &AgentSettings,
+        known: &mut Known,
+        listing: &Listing,
+        before: Option<SnapshotId>,
+    ) {
         let now = SystemTime::now();
         let row = |one: &Summary| (one.id, one.stored_bytes);
         let times = listing.snapshots.iter().filter(|one| !is_ahead(one.id.begun(), now));
         known.snapshots = times.map(row).collect();
-        self.metrics.repository(options, listing);
+        known.standings = standings(listing);
+        self.metrics.repository(options, listing, &known.standings);
+        let newest = Newest::of(listing).map(|newest| newest.id);
+        let last = known.lost.max(before);
+        let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
+        if let Some(lost) = lost.filter(|_| known.lost != lost) {
+            error!(
+                event = "newest_snapshot_missing",
+                cluster = options.cluster().as_str(),
+                snapshot = %lost,
+                newest = newest.map(tracing::field::display),
+                hint = "somebody removed it, or put back an older state of the repository: `strongroom verify --all`"
+            );
+        }
+        known.lost = lost;
+        self.metrics.newest_is_missing(options, lost.is_some());
     }
 
     /// Carries out `operation` and takes note of what came of it.
@@ -226,6 +260,7 @@ impl Shared {
         let options = self.current();
         self.metrics.certificate(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
+        let before = self.known().newest();
         self.known().running.insert(operation, time);
         let (cluster, name) = (options.cluster().as_str(), operation.name());
         info!(event = %format_args!("{operation}_started"), cluster, operation = name);
@@ -234,7 +269,7 @@ impl Shared {
         self.known().running.remove(&operation);
         let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took), done),
+            Ok(done) => self.done(operation, &options, (time, took, before), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
@@ -247,7 +282,7 @@ impl Shared {
         &self,
         operation: Operation,
         options: &AgentSettings,
-        (time, took): (SystemTime, Duration),
+        (time, took, before): (SystemTime, Duration, Option<SnapshotId>),
         done: Done,
     ) {
         (done.log)(took.as_secs_f64());
@@ -287,7 +322,7 @@ impl Shared {
         let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
         known.done.insert(operation, run);
         if let Some(listing) = &done.listing {
-            self.listed(options, &mut known, listing);
+            self.listed(options, &mut known, listing, before);
         }
     }
 
@@ -322,6 +357,15 @@ impl Shared {
         let due = schedule.next(schedule.next(last));
         (due < SystemTime::now()).then_some(due)
     }
+}
+
+/// How many snapshots there are of each standing, by its name.
+fn standings(listing: &Listing) -> BTreeMap<&'static str, usize> {
+    let mut standings = BTreeMap::from(Standing::NAMES.map(|name| (name, 0)));
+    for one in &listing.snapshots {
+        *standings.entry(one.standing.name()).or_default() += 1;
+    }
+    standings
 }
 
 fn certificate_expires(options: &AgentSettings) -> Option<SystemTime> {

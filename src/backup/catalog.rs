@@ -5,19 +5,20 @@ use std::time::SystemTime;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use super::findings::Findings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder, Folders};
 use crate::snapshot::grace::LONGEST_BACKUP;
-use crate::snapshot::open;
+use crate::snapshot::{open, seals};
 use crate::store::Repository;
 
 /// Manifests read at once.
 const READS: usize = 128;
 
-/// One snapshot as its manifest and the store's listing describe it. Not authenticated: no key was used.
+/// One snapshot as its manifest and the store's listing describe it. Not authenticated unless [`judged`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -31,13 +32,15 @@ pub struct Summary {
     pub database_bytes: u64,
     /// Length of its own objects in the store.
     pub stored_bytes: u64,
-    /// What its seals are worth: [`Unverified`](Standing::Unverified) until [`judge`] has looked.
+    /// Words by which its owner finds it again.
+    pub tags: Vec<String>,
+    /// What its seals are worth: [`Unverified`](Standing::Unverified) unless it was [`judged`].
     #[serde(rename = "trust")]
     pub standing: Standing,
 }
 
 impl Summary {
-    fn new(manifest: &Manifest, folder: &Folder) -> Self {
+    fn new(manifest: &Manifest, folder: &Folder, standing: Standing) -> Self {
         let seals = folder.seals.values().map(|info| info.len).sum::<u64>();
         let manifest_len = folder.manifest.as_ref().map_or(0, |info| info.len);
         let objects = folder.objects.values().map(|info| info.len).sum::<u64>();
@@ -48,8 +51,15 @@ impl Summary {
             revision: manifest.revision,
             database_bytes: manifest.database_bytes,
             stored_bytes: objects + seals + manifest_len,
-            standing: Standing::Unverified,
+            tags: manifest.tags.clone(),
+            standing,
         }
+    }
+
+    /// Whether it counts (SPEC.md §5.3) and its time is not ahead: such a one tells what was backed up last.
+    #[cfg(feature = "agent")]
+    pub(crate) fn counts_at(&self, now: SystemTime) -> bool {
+        self.standing.counts() && !folder::is_ahead(self.id.begun(), now)
     }
 }
 
@@ -72,57 +82,122 @@ pub struct Listing {
 /// # Errors
 /// Those of the store.
 pub async fn snapshots(repository: &Repository, cluster: Option<&ClusterName>) -> Result<Listing> {
+    list(repository, None, cluster).await
+}
+
+/// As [`snapshots`], with what each is worth to `keys`; what does not open is a finding.
+///
+/// # Errors
+/// Those of the store.
+pub async fn judged(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: Option<&ClusterName>,
+) -> Result<Listing> {
+    list(repository, Some(keys), cluster).await
+}
+
+async fn list(
+    repository: &Repository,
+    keys: Option<&KeySet>,
+    cluster: Option<&ClusterName>,
+) -> Result<Listing> {
     let now = SystemTime::now();
     let Folders { snapshots, foreign } = folder::list_all(repository).await?;
-    let mut listing = Listing::default();
+    let (mut listing, mut findings) = (Listing::default(), Findings::default());
     let inside = snapshots.values().flat_map(|folder| &folder.foreign);
     let unknown = foreign.iter().chain(inside);
-    listing.findings.extend(unknown.map(|name| format!("{name}: unknown object")));
+    findings.extend(unknown.map(|name| format!("{name}: unknown object")));
     listing.objects = snapshots.values().map(|folder| folder.every().count()).sum();
-    let mut whole = Vec::new();
+    let mut found = Vec::new();
     for (id, folder) in snapshots {
+        findings.extend(oddity(id, &folder, now));
         if folder.manifest.is_some() {
-            if folder.tombstone.is_some() {
-                listing.findings.push(format!(
-                    "snapshot {id} is about to be removed, or somebody wants it to look so: \
-                     the next `prune` decides"
-                ));
-            }
-            whole.push((id, folder));
-        } else if folder.tombstone.is_some() {
-            // Removed: no snapshot any more, and no damage.
-        } else if folder.sealed_since(now).is_some_and(|age| age > LONGEST_BACKUP) {
+            found.push((id, folder));
+        } else if is_orphan(&folder, now) {
             listing.orphans.push(id);
-            listing.findings.push(format!(
-                "snapshot {id} has no manifest and is too old to be still written: \
-                 a backup that was killed, or a manifest that was deleted"
-            ));
-        } else if folder.age(now).is_some_and(|age| age > LONGEST_BACKUP) {
-            listing
-                .findings
-                .push(format!("the backup of snapshot {id} was aborted before it was sealed"));
         }
     }
-    let mut read = stream::iter(whole)
-        .map(|(id, folder)| async move { (id, open::read_manifest(repository, id).await, folder) })
+    let mut read = stream::iter(found)
+        .map(|(id, folder)| async move {
+            (id, read_one(repository, keys, cluster, id, &folder).await, folder)
+        })
         .buffered(READS);
-    while let Some((id, manifest, folder)) = read.next().await {
-        match manifest {
-            Ok(manifest) if cluster.is_none_or(|name| *name == manifest.body().cluster) => {
+    while let Some((id, one, folder)) = read.next().await {
+        match one {
+            Ok(Some((manifest, standing))) => {
                 if folder::is_ahead(id.begun(), now) {
-                    listing
-                        .findings
+                    findings
                         .push(format!("snapshot {id} has a time in the future; `latest` skips it"));
                 }
-                listing.snapshots.push(Summary::new(&manifest, &folder));
+                let standing = match standing {
+                    Ok(standing) => standing,
+                    Err(error) if error.kind().is_general() => return Err(error),
+                    Err(error) => {
+                        let is_locked = error.kind() == ErrorKind::WrongKey;
+                        findings.extend((!is_locked).then(|| format!("snapshot {id}: {error}")));
+                        Standing::Unverified
+                    }
+                };
+                listing.snapshots.push(Summary::new(&manifest, &folder, standing));
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(error) => listing.findings.push(format!("snapshot {id}: {error}")),
+            Err(error) => findings.push(format!("snapshot {id}: {error}")),
         }
     }
+    listing.findings = findings.finish();
     Ok(listing)
+}
+
+/// What is to be said of a folder by the store's listing alone.
+fn oddity(id: SnapshotId, folder: &Folder, now: SystemTime) -> Option<String> {
+    match (&folder.manifest, &folder.tombstone) {
+        (Some(_), Some(_)) => Some(format!(
+            "snapshot {id} is about to be removed, or somebody wants it to look so: \
+             the next `prune` decides"
+        )),
+        // Removed: it is not a snapshot any more, and nothing is damaged.
+        (Some(_), None) | (None, Some(_)) => None,
+        (None, None) if is_orphan(folder, now) => Some(format!(
+            "snapshot {id} has no manifest and is too old to be still written: \
+             a backup that was killed, or a manifest that was deleted"
+        )),
+        (None, None) => folder
+            .age(now)
+            .is_some_and(|age| age > LONGEST_BACKUP)
+            .then(|| format!("the backup of snapshot {id} was aborted before it was sealed")),
+    }
+}
+
+/// Whether a folder lacks its manifest although no backup can still be writing it.
+fn is_orphan(folder: &Folder, now: SystemTime) -> bool {
+    folder.manifest.is_none()
+        && folder.tombstone.is_none()
+        && folder.sealed_since(now).is_some_and(|age| age > LONGEST_BACKUP)
+}
+
+/// The manifest of `id`, unless it names another cluster, and what it is worth to `keys`.
+async fn read_one(
+    repository: &Repository,
+    keys: Option<&KeySet>,
+    cluster: Option<&ClusterName>,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<Option<(Manifest, Result<Standing>)>> {
+    let manifest = open::read_manifest(repository, id).await?;
+    if cluster.is_some_and(|name| *name != manifest.body().cluster) {
+        return Ok(None);
+    }
+    let standing = match keys {
+        None => Ok(Standing::Unverified),
+        Some(keys) => {
+            let authentic = seals::authenticate(repository, folder, keys, &manifest).await;
+            authentic.map(|authentic| authentic.judged.standing)
+        }
+    };
+    Ok(Some((manifest, standing)))
 }
 
 /// The cluster that the manifest of `id` names. Not authenticated.
@@ -149,30 +224,6 @@ pub async fn authenticate(
         return Err(Error::new(ErrorKind::Refused, unsealed.standing.to_string()));
     }
     Ok(unsealed.manifest.body().clone())
-}
-
-/// Fills in what each snapshot of `listing` is worth to `keys`; what does not open is a finding.
-///
-/// # Errors
-/// Those of the store.
-pub async fn judge(repository: &Repository, keys: &KeySet, listing: &mut Listing) -> Result<()> {
-    let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
-    let mut judged = stream::iter(ids)
-        .map(|id| async move {
-            let folder = folder::list_one(repository, id).await?;
-            open::unseal(repository, id, &folder, keys).await.map(|one| one.standing)
-        })
-        .buffered(READS);
-    for summary in &mut listing.snapshots {
-        match judged.next().await {
-            Some(Ok(standing)) => summary.standing = standing,
-            Some(Err(error)) if error.kind() == ErrorKind::WrongKey => {}
-            Some(Err(error)) if error.kind().is_general() => return Err(error),
-            Some(Err(error)) => listing.findings.push(format!("snapshot {}: {error}", summary.id)),
-            None => {}
-        }
-    }
-    Ok(())
 }
 
 /// Which snapshots a job is about.

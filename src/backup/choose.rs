@@ -3,17 +3,25 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use futures::{StreamExt, stream};
+
 use super::catalog::{Listing, Summary, authenticate, snapshots};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, SnapshotId};
+use crate::format::{ClusterName, Previous, SnapshotId};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder};
-use crate::snapshot::open;
+use crate::snapshot::{open, seals};
 use crate::store::Repository;
 
-/// Snapshots with a later time than the host's that are looked at before a backup: more are planted.
-const MOST_LATER: usize = 1000;
+/// Snapshots that are passed over before a backup, in search of its cluster's newest.
+const MOST_PASSED_OVER: usize = 1000;
+/// Manifests read ahead in that search: the first one is nearly always it.
+const READS_AHEAD: usize = 4;
+/// Clusters that an error names.
+const MOST_NAMED: usize = 20;
+/// Snapshots authenticated at once.
+const READS: usize = 128;
 
 /// The newest snapshot that counts for `keys`, begun `before` (Unix milliseconds), and what is passed over on the way.
 ///
@@ -27,7 +35,7 @@ pub async fn latest(
     listing: &Listing,
     before: Option<u64>,
 ) -> Result<(SnapshotId, Vec<String>)> {
-    one_cluster(listing)?;
+    one_cluster(repository, keys, listing).await?;
     let now = SystemTime::now();
     let fits = |id: &SnapshotId| before.is_none_or(|before| id.unix_ms() < before);
     let ids = || listing.snapshots.iter().rev().map(|summary| summary.id).filter(fits);
@@ -45,41 +53,112 @@ pub async fn latest(
             }
         }
     }
-    Err(first.map_or_else(none_yet, |error| {
-        error.hint("no snapshot counts for these keys: name one by its full id, and see `strongroom snapshots`")
-    }))
+    Err(first.map_or_else(none_yet, none_counts))
 }
 
-/// The time of the newest snapshot of `cluster` that counts for `keys`, if it is later than `now` (Unix milliseconds):
-/// this host's clock is behind, or another's was ahead. One that is further ahead of the store's clock than clocks differ
-/// raises nothing ([S3.3.5]).
+/// The newest snapshot does not count, and none before it does.
+fn none_counts(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::WrongKey => error.hint("give a master key that it names; no older snapshot opens either"),
+        ErrorKind::Refused => error.hint(
+            "no snapshot is trusted: `strongroom snapshots` says why. If you know that one is genuine, give its full id and \
+             --accept-untrusted",
+        ),
+        _ => error.hint(
+            "no snapshot can be trusted: `strongroom verify --all` says what is wrong with each. A second repository may have \
+             good ones",
+        ),
+    }
+}
+
+/// That the snapshots of `listing` that count are of one cluster: anybody can plant a manifest that names another.
 ///
 /// # Errors
-/// Those of the store.
-pub(super) async fn newest_after(
+/// [`ErrorKind::Usage`] when they are of several; those of the store.
+pub(super) async fn one_cluster(
+    repository: &Repository,
+    keys: &KeySet,
+    listing: &Listing,
+) -> Result<()> {
+    match clusters(&listing.snapshots).len() {
+        0 | 1 => Ok(()),
+        _ => one_of(&clusters(counting(repository, keys, listing).await?)),
+    }
+}
+
+/// The snapshots of `listing` that count for `keys`.
+async fn counting<'a>(
+    repository: &Repository,
+    keys: &KeySet,
+    listing: &'a Listing,
+) -> Result<Vec<&'a Summary>> {
+    let ids: Vec<_> = listing.snapshots.iter().map(|one| one.id).collect();
+    let mut judged = stream::iter(ids).map(|id| authenticate(repository, keys, id)).buffered(READS);
+    let mut counting = Vec::new();
+    for one in &listing.snapshots {
+        match judged.next().await {
+            Some(Ok(_)) => counting.push(one),
+            Some(Err(error)) if error.kind().is_general() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(counting)
+}
+
+/// The newest snapshot of `cluster` that counts for `keys`, begun `before` (Unix milliseconds), as the next one's manifest
+/// names it. One that is further ahead of the store's clock than clocks differ is passed over ([S3.3.5]).
+///
+/// # Errors
+/// [`ErrorKind::Protocol`] when too many others are in front of it to tell; those of the store.
+pub(super) async fn newest(
     repository: &Repository,
     keys: &KeySet,
     cluster: &ClusterName,
-    now: u64,
-) -> Result<Option<u64>> {
+    before: Option<u64>,
+) -> Result<Option<Previous>> {
     let folders = folder::list_all(repository).await?.snapshots;
     // What the store wrote last is a lower bound of its clock.
     let Some(clock) = folders.values().flat_map(Folder::every).map(|info| info.modified).max()
     else {
         return Ok(None);
     };
-    let later = folders.iter().rev().take_while(|(id, _)| id.unix_ms() > now);
-    let near = later.filter(|(id, _)| !folder::is_ahead(id.begun(), clock));
-    for (id, folder) in near.take(MOST_LATER) {
-        match open::unseal(repository, *id, folder, keys).await {
-            Err(error) if error.kind().is_general() => return Err(error),
-            Ok(one) if one.standing.counts() && one.manifest.body().cluster == *cluster => {
-                return Ok(Some(id.unix_ms()));
+    let fits = |id: SnapshotId| {
+        !folder::is_ahead(id.begun(), clock) && before.is_none_or(|before| id.unix_ms() < before)
+    };
+    let all = folders.iter().rev().filter(|(id, folder)| folder.manifest.is_some() && fits(**id));
+    let ids: Vec<SnapshotId> = all.map(|(id, _)| *id).take(MOST_PASSED_OVER).collect();
+    let mut read = stream::iter(ids)
+        .map(|id| async move { (id, open::read_manifest(repository, id).await) })
+        .buffered(READS_AHEAD);
+    let mut passed_over = 0;
+    while let Some((id, manifest)) = read.next().await {
+        let Some(folder) = folders.get(&id) else { continue };
+        let authentic = match &manifest {
+            Ok(manifest) if manifest.body().cluster == *cluster => {
+                seals::authenticate(repository, folder, keys, manifest).await
             }
-            _ => {}
+            Ok(_) => Err(Error::usage("of another cluster")),
+            Err(error) if error.kind().is_general() => return manifest.map(|_| None),
+            Err(_) => Err(Error::tampered("broken")),
+        };
+        match (authentic, manifest) {
+            (Err(error), _) if error.kind().is_general() => return Err(error),
+            (Ok(authentic), Ok(manifest)) if authentic.judged.standing.counts() => {
+                let sha256 = seals::manifest_digest(&manifest);
+                return Ok(Some(Previous { snapshot: manifest.body().snapshot, sha256 }));
+            }
+            _ => passed_over += 1,
         }
     }
-    Ok(None)
+    match passed_over < MOST_PASSED_OVER {
+        true => Ok(None),
+        false => Err(Error::new(
+            ErrorKind::Protocol,
+            format!(
+                "the newest {MOST_PASSED_OVER} snapshots are of other clusters or do not count"
+            ),
+        )),
+    }
 }
 
 /// Finds the snapshot that `name` means: `latest`, a ULID, or any unique beginning or end of one.
@@ -93,7 +172,7 @@ pub(super) async fn newest_after(
 pub fn select(listing: &Listing, name: &str, before: Option<u64>) -> Result<SnapshotId> {
     let ids = || listing.snapshots.iter().map(|summary| summary.id);
     if name == "latest" {
-        one_cluster(listing)?;
+        one_of(&clusters(&listing.snapshots))?;
         let now = SystemTime::now();
         return ids()
             .rfind(|id| {
@@ -146,16 +225,20 @@ pub async fn newest_by_retiring(
     Ok(found)
 }
 
+fn clusters<'a>(snapshots: impl IntoIterator<Item = &'a Summary>) -> BTreeSet<&'a ClusterName> {
+    snapshots.into_iter().map(|one| &one.cluster).collect()
+}
+
 /// Refuses to say what is latest among several clusters' snapshots.
-fn one_cluster(listing: &Listing) -> Result<()> {
-    let mut clusters: Vec<_> = listing.snapshots.iter().map(|s| s.cluster.as_str()).collect();
-    clusters.sort_unstable();
-    clusters.dedup();
-    if clusters.len() > 1 {
-        let message = format!("this repository holds the clusters {}", clusters.join(", "));
-        return Err(Error::usage(message).hint("select one with --cluster"));
+fn one_of(clusters: &BTreeSet<&ClusterName>) -> Result<()> {
+    if clusters.len() < 2 {
+        return Ok(());
     }
-    Ok(())
+    let names: Vec<_> = clusters.iter().take(MOST_NAMED).map(|name| name.as_str()).collect();
+    let more = clusters.len() - names.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let message = format!("this repository holds the clusters {}{more}", names.join(", "));
+    Err(Error::usage(message).hint("select one with --cluster"))
 }
 
 fn none_yet() -> Error {

@@ -9,7 +9,7 @@ use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
-use crate::format::{ClusterName, KeyId, SnapshotId};
+use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
 use crate::keys::KeySet;
 use crate::snapshot::companions;
 use crate::snapshot::input::{Input, Source};
@@ -18,6 +18,7 @@ use crate::snapshot::write::{Content, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
+use zeroize::Zeroizing;
 
 /// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out.
 pub const ONE_KEY: &str = "only one master key seals this snapshot: if it is lost, so is the snapshot \
@@ -31,6 +32,12 @@ pub struct BackupReport {
     pub id: SnapshotId,
     /// The cluster it is of.
     pub cluster: ClusterName,
+    /// The cluster's newest snapshot that counted when this was taken.
+    pub previous: Option<SnapshotId>,
+    /// Words by which its owner finds it again.
+    pub tags: Vec<String>,
+    /// What its companions were made of.
+    pub included: Vec<String>,
     /// The last revision in it, read from the stored database itself.
     pub revision: u64,
     /// The revision below which history is compacted.
@@ -86,17 +93,21 @@ pub async fn backup(
         warnings.push(ONE_KEY.into());
     }
     // Before etcd holds a transaction open for us.
-    let include = options.include.clone();
-    let companions = match include.as_slice() {
-        [] => None,
-        _ => Some(run_blocking(move || companions::pack(&include)).await?),
-    };
+    let tags = tags(&options.tags)?;
+    let companions = pack(options).await?;
+    let previous = control.guard(previous(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
-    let moment = moment(repository, keys, options, &mut warnings).await?;
+    let moment = moment(options, previous.as_ref(), &mut warnings)?;
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = Content { id, companions };
+    let content = Content {
+        id,
+        companions,
+        previous,
+        tags: tags.clone(),
+        included: included(&options.include),
+    };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
     let clocks_differ = written.skew.is_some();
@@ -105,6 +116,9 @@ pub async fn backup(
     Ok(BackupReport {
         id,
         cluster: options.cluster.clone(),
+        previous: previous.map(|previous| previous.snapshot),
+        tags,
+        included: included(&options.include),
         revision: written.revision,
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,
@@ -121,38 +135,55 @@ pub async fn backup(
     })
 }
 
-/// When the snapshot is taken, in Unix milliseconds: now, but after the cluster's newest snapshot, so that the order by id
-/// is the order of taking also on a host whose clock is behind.
-async fn moment(
+/// The companions, if there are any.
+async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let include = options.include.clone();
+    match include.as_slice() {
+        [] => Ok(None),
+        _ => run_blocking(move || companions::pack(&include)).await.map(Some),
+    }
+}
+
+/// The cluster's newest snapshot that counts; without the right to list, or behind too many planted ones, it is unknown.
+async fn previous(
     repository: &Repository,
     keys: &KeySet,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
-) -> Result<u64> {
-    let moment = unix_ms(options.moment())?;
-    if options.taken.is_some() {
-        return Ok(moment);
-    }
-    match choose::newest_after(repository, keys, &options.cluster, moment).await {
-        Ok(None) => Ok(moment),
-        Ok(Some(newest)) => {
-            let seconds = newest.saturating_sub(moment) / 1000;
-            if seconds >= 1 {
-                warnings.push(format!(
-                    "the newest snapshot is {seconds} s ahead of this host's clock: set the clocks; this snapshot's id is \
-                     1 ms later, so that it is the newest"
-                ));
-            }
-            Ok(newest.saturating_add(1))
-        }
+) -> Result<Option<Previous>> {
+    let before = options.taken.map(unix_ms).transpose()?;
+    match choose::newest(repository, keys, &options.cluster, before).await {
         Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
             warnings.push(format!(
-                "whether this host's clock is behind is unknown: {error}; if it is, this snapshot is not the latest"
+                "which snapshot is the newest is unknown: {error}; the new one names none before it, and if this host's \
+                 clock is behind it is not the latest"
             ));
-            Ok(moment)
+            Ok(None)
         }
-        Err(error) => Err(error),
+        found => found,
     }
+}
+
+/// When the snapshot is taken, in Unix milliseconds: now, but after the cluster's newest snapshot, so that the order by id
+/// is the order of taking also on a host whose clock is behind.
+fn moment(
+    options: &BackupOptions,
+    previous: Option<&Previous>,
+    warnings: &mut Vec<String>,
+) -> Result<u64> {
+    let moment = unix_ms(options.moment())?;
+    let newest = previous.map(|previous| previous.snapshot.unix_ms());
+    let Some(newest) = newest.filter(|newest| *newest >= moment && options.taken.is_none()) else {
+        return Ok(moment);
+    };
+    let seconds = newest.saturating_sub(moment) / 1000;
+    if seconds >= 1 {
+        warnings.push(format!(
+            "the newest snapshot is {seconds} s ahead of this host's clock: set the clocks; this snapshot's id is \
+             1 ms later, so that it is the newest"
+        ));
+    }
+    Ok(newest.saturating_add(1))
 }
 
 fn unix_ms(time: SystemTime) -> Result<u64> {

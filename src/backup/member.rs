@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::continuous::Recorded;
 use super::rewrite::rewrite;
 use crate::bolt::{Db, ReadAt};
 use crate::crypto;
@@ -110,6 +111,31 @@ pub async fn restore_member(
     options: &MemberOptions,
     control: &Control,
 ) -> Result<MemberReport> {
+    restore_with(repository, keys, (id, None), options, control).await
+}
+
+/// As [`restore_member`], with the changes that were recorded after the snapshot.
+///
+/// # Errors
+/// As [`restore_member`], and those of the journals.
+pub async fn restore_recorded_member(
+    repository: &Repository,
+    keys: &KeySet,
+    recorded: &Recorded,
+    options: &MemberOptions,
+    control: &Control,
+) -> Result<MemberReport> {
+    let options = MemberOptions { revision: Some(recorded.revision), ..options.clone() };
+    restore_with(repository, keys, (recorded.base, Some(recorded)), &options, control).await
+}
+
+async fn restore_with(
+    repository: &Repository,
+    keys: &KeySet,
+    (id, recorded): (SnapshotId, Option<&Recorded>),
+    options: &MemberOptions,
+    control: &Control,
+) -> Result<MemberReport> {
     let started = Instant::now();
     // Before anything is fetched.
     let place = Place::new(&options.data_dir, options.wal_dir.as_deref())?;
@@ -120,7 +146,7 @@ pub async fn restore_member(
     let members = Cluster::parse(&options.initial_cluster(), &options.token(id, revision))?;
     let member = members.member(options.name(), &options.peer_urls)?.clone();
     control.begin("restoring", Some(snapshot.database.index().database().size));
-    let building = place.build(&snapshot, &members, options, control).await;
+    let building = place.build(&snapshot, recorded, &members, options, control).await;
     let (place, plan, database) = building.context(format!("snapshot {id}"))?;
     let (wal, snap) = (members.wal(&member), (members.snap_name(), members.snap()));
     let owner = options.owner;
@@ -352,6 +378,7 @@ impl Place {
     async fn build(
         self,
         snapshot: &OpenSnapshot,
+        recorded: Option<&Recorded>,
         members: &Cluster,
         options: &MemberOptions,
         control: &Control,
@@ -376,7 +403,7 @@ impl Place {
             let _ = sender.send(plan);
             Ok(changes)
         };
-        let written = rewrite(snapshot, plan, writing, &path, control).await?;
+        let written = rewrite(snapshot, plan, recorded, writing, &path, control).await?;
         let plan = planned
             .recv()
             .map_err(|_| Error::new(ErrorKind::Io, "the database was written without a plan"))?;

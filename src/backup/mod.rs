@@ -1,12 +1,15 @@
 //! The jobs: back up, list, verify, drill, restore (whole or by key), re-seal, prune, copy.
 
 mod catalog;
+mod chain;
 mod choose;
 mod companions;
+mod continuous;
 mod copy;
 mod create;
 mod deep;
 mod drill;
+mod findings;
 mod live;
 mod member;
 mod prune;
@@ -19,6 +22,7 @@ mod show;
 mod to_cluster;
 mod verify;
 
+pub use crate::journal::record::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]
 pub(crate) use crate::snapshot::folder::is_ahead;
@@ -26,23 +30,32 @@ pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
 pub use crate::snapshot::inside::{Frames, Inside, look_inside};
 pub use crate::snapshot::options::BackupOptions;
-pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judge, snapshots};
+pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
+pub use continuous::{
+    Covered, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
+    verify_journals,
+};
 pub use copy::{CopyReport, CopySettings, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use live::{LiveContents, read_live};
-pub use member::{KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member};
+pub use member::{
+    KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
+};
 pub use prune::{
-    Keeping, Period, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin,
-    plan_prune, plan_removal, prune_report, undo_removal, unpin,
+    Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect, Within,
+    apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
+    remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use removable::check_removable;
-pub use reports::{ListedReport, newest_reports, proves_bytes, reports, store_report};
+pub use reports::{
+    ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,
+};
 pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
-pub use restore::{RestoreReport, Target, restore};
+pub use restore::{RestoreReport, Target, restore, restore_recorded};
 pub use show::{Details, show};
 pub use to_cluster::{
     Action, Applied, DEFAULT_RATE, Leases, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
@@ -78,6 +91,13 @@ mod tests {
         let _ = choose;
         let retention = Retention::default();
         is_send(&plan_prune(repository, keys, &retention, None, &control));
+        is_send(&latest(repository, keys, &Listing::default(), None));
+        is_send(&judged(repository, keys, None));
+        is_send(&suspects(repository, keys, &control));
+        is_send(&plan_quarantine(repository, keys, &[id], &control));
+        is_send(&remove_failing_seals(repository, keys, id, &control));
+        is_send(&check_removable(repository, keys, crate::format::KeyId([0; 16]), false));
+        is_send(&copy(repository, repository, keys, Scope::All, &control));
         is_send(&apply_prune(repository, &PrunePlan::default(), &control));
         is_send(&reseal(repository, keys, Scope::All, &[], Accept::Counting, &control));
     }

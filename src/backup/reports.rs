@@ -17,7 +17,7 @@ use crate::keys::trust::Standing;
 use crate::snapshot::folder::is_ahead;
 use crate::store::{ObjectInfo, Repository};
 
-/// Reports that count looked through for the newest of each kind.
+/// Reports that count looked through for the newest of each kind; reports listed of those that count, and of the others.
 const MOST_READ: usize = 1000;
 /// Reports that do not count passed over on the way.
 const MOST_PASSED_OVER: usize = 10_000;
@@ -71,23 +71,59 @@ pub fn proves_bytes(report: &Report) -> bool {
     report.kind == "verify" && matches!(report.level.as_deref(), Some("full" | "deep"))
 }
 
-/// Reads every report, oldest first.
+/// What is listed of the reports.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Reports {
+    /// The newest that count, and the newest of the others, oldest first: a thousand of each at most.
+    pub listed: Vec<ListedReport>,
+    /// Reports in the repository that are not listed.
+    pub left_out: usize,
+}
+
+/// Reads the newest reports; of those that do not count too, since others can plant them.
 ///
 /// # Errors
 /// Those of the store. A report that cannot be read is in the list, with the reason.
-pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Vec<ListedReport>> {
-    let mut listed = Vec::new();
-    for info in repository.list("reports").await? {
-        let Some(id) = report_id(&info.name) else { continue };
-        let one = match read_report(repository, keys, id).await {
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Ok((report, standing)) => ListedReport { id, report: Ok(report), standing },
-            Err(error) => ListedReport { id, report: Err(error), standing: Standing::Unverified },
-        };
-        listed.push(one);
+pub async fn reports(repository: &Repository, keys: &KeySet) -> Result<Reports> {
+    let listed = repository.list("reports").await?;
+    let mut ids: Vec<_> = listed.iter().filter_map(|info| report_id(&info.name)).collect();
+    ids.sort_unstable();
+    let total = ids.len();
+    let mut read = stream::iter(ids.into_iter().rev().take(MOST_PASSED_OVER))
+        .map(|id| report(repository, keys, id))
+        .buffered(READS);
+    let (mut found, mut counting, mut others) = (Reports::default(), 0, 0);
+    while let Some(one) = read.next().await {
+        let one = one?;
+        let of_its_kind = if one.standing.counts() { &mut counting } else { &mut others };
+        *of_its_kind += 1;
+        if *of_its_kind <= MOST_READ {
+            found.listed.push(one);
+        }
+        if counting >= MOST_READ && others >= MOST_READ {
+            break;
+        }
     }
-    listed.sort_by_key(|listed| listed.id);
-    Ok(listed)
+    found.listed.reverse();
+    found.left_out = total - found.listed.len();
+    Ok(found)
+}
+
+/// Reads the report `id`. If it cannot be read, the reason is in the place of what it says.
+///
+/// # Errors
+/// Those of the store.
+pub async fn report(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+) -> Result<ListedReport> {
+    match read_report(repository, keys, id).await {
+        Err(error) if error.kind() == ErrorKind::Unreachable => Err(error),
+        Ok((report, standing)) => Ok(ListedReport { id, report: Ok(report), standing }),
+        Err(error) => Ok(ListedReport { id, report: Err(error), standing: Standing::Unverified }),
+    }
 }
 
 /// The newest report of each of the kinds that `of` tells apart, among the last thousand that count.

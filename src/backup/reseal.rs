@@ -168,8 +168,20 @@ struct Generation {
 impl Resealing<'_> {
     /// [S5.8]
     async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
-        let manifest = open::read_head(self.repository, id, folder).await?;
-        let (generations, authentic) = self.read(&manifest, folder).await?;
+        let read = async {
+            let manifest = open::read_head(self.repository, id, folder).await?;
+            self.read(&manifest, folder).await
+        };
+        let (generations, authentic) = match read.await {
+            // What was removed and is not authentic cannot be brought back.
+            Err(error)
+                if folder.manifest.is_none()
+                    && matches!(error.kind(), ErrorKind::Tampered | ErrorKind::Truncated) =>
+            {
+                return Ok(());
+            }
+            read => read?,
+        };
         let standing = authentic.judged.standing;
         if !self.accepts(id, folder, standing) {
             let written = folder.manifest.as_ref().map(|info| info.modified);
@@ -407,7 +419,10 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
         .buffered(READS);
     while let Some((id, seals)) = read.next().await {
         match seals {
-            Ok(seals) => usage.count(id, &seals),
+            Ok((seals, unread)) => {
+                usage.count(id, &seals);
+                usage.unreadable.extend(unread.map(|why| format!("snapshot {id}: {why}")));
+            }
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             Err(error) => usage.unreadable.push(format!("snapshot {id}: {error}")),
         }
@@ -415,20 +430,25 @@ pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
     Ok(usage)
 }
 
+/// The seals of `id` from the newest down, and why there may be others. One that breaks a rule of the format is none:
+/// anybody can plant it, and it names no key.
 pub(super) async fn all_seals(
     repository: &Repository,
     id: SnapshotId,
     folder: &Folder,
-) -> Result<Vec<Seal>> {
+) -> Result<(Vec<Seal>, Option<Error>)> {
     let (generations, all) = seals::generations(folder);
-    if !all {
-        return Err(seals::too_many(id));
-    }
+    let mut unread = (!all).then(|| seals::too_many(id));
     let mut read = Vec::new();
     for generation in generations {
-        read.push(seals::read_seal(repository, id, generation).await?);
+        match seals::read_seal(repository, id, generation).await {
+            Ok(seal) => read.push(seal),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) if error.kind() == ErrorKind::Unsupported => unread = Some(error),
+            Err(_) => {}
+        }
     }
-    Ok(read)
+    Ok((read, unread))
 }
 
 impl KeyUsage {

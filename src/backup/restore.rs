@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
+use super::continuous::Recorded;
 use super::rewrite::{digest, rewrite};
 use serde::Serialize;
 
@@ -124,6 +125,38 @@ pub async fn restore(
     target: Target,
     control: &Control,
 ) -> Result<RestoreReport> {
+    restore_with(repository, keys, (id, None), target, control).await
+}
+
+/// As [`restore`], with the changes that were recorded after the snapshot. The target is a file.
+///
+/// # Errors
+/// As [`restore`], and those of the journals.
+pub async fn restore_recorded(
+    repository: &Repository,
+    keys: &KeySet,
+    recorded: &Recorded,
+    target: Target,
+    control: &Control,
+) -> Result<RestoreReport> {
+    let target = match target {
+        Target::File { path, force, allow_untested, .. } => {
+            Target::File { path, force, revision: Some(recorded.revision), allow_untested }
+        }
+        Target::Stream(_) => {
+            return Err(Error::usage("a recorded revision is written to a file, not to a stream"));
+        }
+    };
+    restore_with(repository, keys, (recorded.base, Some(recorded)), target, control).await
+}
+
+async fn restore_with(
+    repository: &Repository,
+    keys: &KeySet,
+    (id, recorded): (SnapshotId, Option<&Recorded>),
+    target: Target,
+    control: &Control,
+) -> Result<RestoreReport> {
     let started = Instant::now();
     let target = target.checked()?;
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
@@ -143,7 +176,8 @@ pub async fn restore(
             control.guard(to_file(&snapshot, &path, force, &whole, control)).await.map(|()| whole)
         }
         Target::File { path, force, revision: Some(revision), allow_untested } => {
-            to_file_at(&snapshot, &path, force, revision, allow_untested, control).await
+            let at = At { revision, recorded, allow_untested };
+            to_file_at(&snapshot, &path, force, at, control).await
         }
     };
     let written = written.context(format!("snapshot {id}"))?;
@@ -205,13 +239,19 @@ async fn to_file(
     staged.commit(file, whole.size, whole.sha256).await
 }
 
+/// A revision to restore.
+struct At<'a> {
+    revision: i64,
+    recorded: Option<&'a Recorded>,
+    allow_untested: bool,
+}
+
 /// Not to be dropped midway: the writer would go on without it. It stops by itself.
 async fn to_file_at(
     snapshot: &OpenSnapshot,
     path: &Path,
     force: bool,
-    revision: i64,
-    allow_untested: bool,
+    At { revision, recorded, allow_untested }: At<'_>,
     control: &Control,
 ) -> Result<Written> {
     let staged = Staged::new(path, force)?;
@@ -221,7 +261,7 @@ async fn to_file_at(
         Ok(Changes { revision: Some(revision), ..Changes::default() })
     };
     let writing = file.try_clone().map_err(|error| Error::io(path, error))?;
-    let rewritten = rewrite(snapshot, plan, writing, path, control).await?;
+    let rewritten = rewrite(snapshot, plan, recorded, writing, path, control).await?;
     let size = rewritten.database_bytes;
     let (file, sha256) = run_blocking({
         let path = path.to_owned();

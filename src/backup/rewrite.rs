@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use sha2::{Digest, Sha256 as Hasher};
 
+use super::continuous::Recorded;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::Sha256;
@@ -22,7 +23,7 @@ const BUFFER: usize = 1 << 20;
 /// Buffers that wait for the disk.
 const QUEUED: usize = 2;
 
-/// Writes the snapshot's database into `file` of `path`, with the changes that `plan` finds. Frames that hold nothing but
+/// Writes the snapshot's database into `file` of `path`, with the changes that `plan` finds and those that were recorded. Frames that hold nothing but
 /// free pages are not fetched; of all others the id is checked, which is a keyed hash of their content. What must be
 /// read again is spooled beside the file meanwhile, encrypted.
 ///
@@ -32,17 +33,20 @@ const QUEUED: usize = 2;
 pub(super) async fn rewrite(
     snapshot: &OpenSnapshot,
     plan: impl FnOnce(&Db<Frames>) -> Result<Changes> + Send + 'static,
+    recorded: Option<&Recorded>,
     file: File,
     path: &Path,
     control: &Control,
 ) -> Result<Rewritten> {
     let frames = Frames::new(snapshot.database.clone(), parent(path));
+    let tail = recorded.and_then(|recorded| recorded.tail.clone());
     let (path, watched) = (path.to_owned(), control.clone());
     let written = run_blocking(move || {
         let out = WriteBehind::new(file, watched);
         let db = Db::open(frames)?;
         let changes = plan(&db)?;
-        let (_, written) = mvcc::rewrite(&db, &changes, out)
+        let tail = tail.as_ref().map(|tail| tail.as_tail());
+        let (_, written) = mvcc::rewrite_with(&db, &changes, tail, out)
             .map_err(|error| error.context(path.display().to_string()))?;
         Ok(written)
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
+use super::chain::{self, Link};
 use super::deep::{self, Deep};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
@@ -69,6 +70,8 @@ pub struct Verified {
     pub findings: Vec<String>,
     /// What etcd's structure came to, when that was looked at and is sound.
     pub deep: Option<Deep>,
+    /// Of one that counts.
+    link: Option<Link>,
 }
 
 impl Verified {
@@ -80,11 +83,20 @@ impl Verified {
             standing: Standing::Unverified,
             findings: Vec::new(),
             deep: None,
+            link: None,
         }
     }
 
-    fn judged(&mut self, by: Option<KeyId>, standing: Standing, findings: Vec<String>) {
+    fn judged(
+        &mut self,
+        by: Option<KeyId>,
+        standing: Standing,
+        findings: Vec<String>,
+        manifest: &Manifest,
+    ) {
         (self.opened_by, self.standing, self.findings) = (by, standing, findings);
+        self.link =
+            standing.counts().then(|| Link::new(manifest.body(), seals::manifest_digest(manifest)));
         if standing != Standing::Counts {
             self.findings.push(format!("snapshot {}: {standing}", self.id));
         }
@@ -231,6 +243,11 @@ pub async fn verify(
                     .hint("take one with `strongroom backup`"));
             }
             report.snapshots.sort_by_key(|verified| verified.id);
+            if !matches!(scope, Scope::Ids(_)) {
+                let links = report.snapshots.iter();
+                let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
+                report.findings.extend(chain::missing(repository, keys, &links).await?);
+            }
             Ok(report)
         })
         .await
@@ -282,7 +299,8 @@ async fn one(
             let unsealed = open::unseal(repository, id, &folder, keys).await?;
             open::open_facts(&unsealed)?;
             let by = unsealed.opened()?.opened_by;
-            verified.judged(Some(by), unsealed.standing, unsealed.findings);
+            let findings = unsealed.findings;
+            verified.judged(Some(by), unsealed.standing, findings, &unsealed.manifest);
             open::check_lengths(&unsealed.manifest, &folder)
         }
         VerifyLevel::Digests => {
@@ -295,7 +313,7 @@ async fn one(
                 let authentic = seals::authenticate(repository, &folder, keys, &manifest).await?;
                 let judged = &authentic.judged;
                 let by = judged.opened.as_ref().map(|opened| opened.opened_by);
-                verified.judged(by, judged.standing, authentic.findings);
+                verified.judged(by, judged.standing, authentic.findings, &manifest);
             }
             open::check_lengths(&manifest, &folder)?;
             digests(repository, &manifest, control).await
@@ -303,7 +321,7 @@ async fn one(
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
             let findings = std::mem::take(&mut opened.findings);
-            verified.judged(Some(opened.opened_by), opened.standing, findings);
+            verified.judged(Some(opened.opened_by), opened.standing, findings, &opened.manifest);
             if let Some(tar) =
                 companions::open(repository, &opened.manifest, &opened.data_key).await?
             {

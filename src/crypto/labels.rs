@@ -11,6 +11,8 @@ pub enum Label {
     CompanionsKey,
     /// Data key → key of the facts in the manifest.
     FactsKey,
+    /// Data key → key of a journal's segments and bundle.
+    JournalKey,
     /// Data key → key of a report.
     ReportKey,
     /// Data key → key of the value keyring.
@@ -49,6 +51,8 @@ pub enum Label {
     KeyId,
     /// What a signer signs.
     Vouch,
+    /// Bytes that a signer signs of a journal's segment.
+    Segment,
     /// HPKE's info of a data key sealed to a public key.
     Hpke,
 }
@@ -61,6 +65,7 @@ impl Label {
             Self::IndexKey => "strongroom/v1/index-key",
             Self::CompanionsKey => "strongroom/v1/companions-key",
             Self::FactsKey => "strongroom/v1/facts-key",
+            Self::JournalKey => "strongroom/v1/journal-key",
             Self::ReportKey => "strongroom/v1/report-key",
             Self::ValueKeyringKey => "strongroom/v1/value-keyring-key",
             Self::AuditKey => "strongroom/v1/audit-key",
@@ -80,6 +85,7 @@ impl Label {
             Self::Passphrase => "strongroom/v1/passphrase",
             Self::KeyId => "strongroom/v1/key-id",
             Self::Vouch => "strongroom/v1/vouch",
+            Self::Segment => "strongroom/v1/segment",
             Self::Hpke => "strongroom/v1/hpke",
         }
     }

@@ -56,6 +56,11 @@ impl DataKey {
         crypto::expand(&self.key, Label::FactsKey, b"")
     }
 
+    /// Encrypts a journal's segments and bundle.
+    pub fn journal_key(&self) -> SecretKey {
+        crypto::expand(&self.key, Label::JournalKey, b"")
+    }
+
     /// Encrypts a report.
     pub fn report_key(&self) -> SecretKey {
         crypto::expand(&self.key, Label::ReportKey, b"")
@@ -66,7 +71,7 @@ impl DataKey {
         crypto::expand(&self.key, Label::ValueKeyringKey, b"")
     }
 
-    /// The manifest's MAC over `signed`, its first two lines.
+    /// The MAC of a manifest, or of a journal's head or end, over `signed`, its first two lines.
     pub fn manifest_mac(&self, signed: &[u8]) -> [u8; 32] {
         crypto::hmac_sha256(&crypto::expand(&self.key, Label::ManifestMac, b""), &[signed])
     }
@@ -94,7 +99,7 @@ impl DataKey {
         }
     }
 
-    /// Checks the manifest's commitment and MAC against this key.
+    /// Checks commitment and MAC of a manifest, or of a journal's head or end, against this key.
     ///
     /// # Errors
     /// [`ErrorKind::Tampered`](crate::ErrorKind::Tampered).
@@ -104,7 +109,7 @@ impl DataKey {
         signed: &[u8],
         mac: &[u8; 32],
     ) -> Result<()> {
-        Self::check("the manifest's data-key commitment", &self.commitment(), commitment)?;
-        Self::check("the manifest's MAC", &self.manifest_mac(signed), mac)
+        Self::check("its data-key commitment", &self.commitment(), commitment)?;
+        Self::check("its MAC", &self.manifest_mac(signed), mac)
     }
 }

@@ -184,7 +184,7 @@ fn is_too_long(error: &etcd_client::Error) -> bool {
             && status.message().contains("message"))
 }
 
-fn is_compacted(error: &etcd_client::Error) -> bool {
+pub(super) fn is_compacted(error: &etcd_client::Error) -> bool {
     matches!(error, etcd_client::Error::GRpcStatus(status)
         if status.code() == Code::OutOfRange && status.message().contains("compacted"))
 }

@@ -5,6 +5,8 @@
 
 mod auth;
 mod balance;
+#[cfg(feature = "backup")]
+pub(crate) mod changes;
 mod choose;
 mod compare;
 mod connect;
@@ -22,6 +24,8 @@ pub mod protocol;
 mod settings;
 mod stream;
 mod trust;
+#[cfg(feature = "backup")]
+pub(crate) mod watch;
 #[cfg(feature = "backup")]
 mod write;
 

@@ -1,8 +1,9 @@
 //! One function for each parser: takes any bytes, must not panic. For fuzz targets and tests.
 
 use super::{
-    Facts, Index, Keyring, Manifest, ObjectHeader, ObjectName, PassphraseObject, ReportDetails,
-    RepositoryInfo, Seal, SealedRecord, SealedReport, ValueHeader, ValueKeyring,
+    Body, BodyWriter, Facts, Index, JournalEnd, JournalFacts, JournalHead, Keyring, Manifest,
+    ObjectHeader, ObjectName, PassphraseObject, ReportDetails, RepositoryInfo, Seal, SealedRecord,
+    SealedReport, ValueHeader, ValueKeyring,
 };
 
 /// Takes any bytes.
@@ -21,6 +22,8 @@ pub const ALL: &[(&str, Parser)] = &[
     ("report", report),
     ("repository", repository),
     ("seal", seal),
+    ("journal", journal),
+    ("segment", segment),
 ];
 
 pub fn facts(data: &[u8]) {
@@ -109,6 +112,31 @@ pub fn seal(data: &[u8]) {
     }
 }
 
+pub fn journal(data: &[u8]) {
+    if let Ok(head) = JournalHead::parse(data) {
+        assert!(head.print() == data);
+    }
+    if let Ok(end) = JournalEnd::parse(data) {
+        assert!(end.print() == data);
+        assert!(JournalEnd::finish(end.body().clone(), *end.mac()).is_ok());
+    }
+    if let Ok(facts) = JournalFacts::parse(data) {
+        let again = facts.print().and_then(|bytes| JournalFacts::parse(&bytes));
+        assert!(again.is_ok_and(|again| again == facts));
+    }
+}
+
+/// What is read of a body is written again: all of it, but for entries that a reader skips.
+pub fn segment(data: &[u8]) {
+    let Ok(body) = Body::parse(data) else { return };
+    let Ok(entries) = body.entries().collect::<crate::Result<Vec<_>>>() else { return };
+    let mut writer = BodyWriter::default();
+    assert!(entries.iter().all(|entry| writer.push(entry).is_ok()));
+    let written = writer.finish(body.head());
+    assert!(written.len() <= data.len());
+    assert!(written.len() < data.len() || written.as_slice() == data);
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{
@@ -148,6 +176,9 @@ mod tests {
             super::super::report::tests::sample(),
             SealedRecord { seal: seal.clone().finish([3; 32]), message: vec![1; 99] }.print(),
             seal.finish([3; 32]).print(),
+            super::super::journal::tests::head(),
+            super::super::journal::tests::end(super::super::journal::tests::segments()).print(),
+            super::super::segment::tests::sample(),
         ]
     }
 
@@ -164,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn mutated_samples_never_panic(which in 0..11usize, edits in proptest::collection::vec(
+        fn mutated_samples_never_panic(which in 0..14usize, edits in proptest::collection::vec(
             (any::<At>(), 0..3, proptest::sample::select(b"\n -\"{}[],:0129Az=\\\x00\xff".to_vec())), 1..6)) {
             let mut data = samples().swap_remove(which);
             for (at, edit, byte) in edits {
@@ -180,7 +211,7 @@ mod tests {
         }
 
         #[test]
-        fn cut_samples_never_panic(which in 0..11usize, at: At) {
+        fn cut_samples_never_panic(which in 0..14usize, at: At) {
             let data = samples().swap_remove(which);
             all(&data[..at.index(data.len())]);
         }

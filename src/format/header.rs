@@ -30,6 +30,10 @@ pub enum Role {
     Index,
     /// A tar of what a restore also needs.
     Companions,
+    /// A piece of a change journal, with its number: 1 to [`MAX_SEGMENT_NUMBER`](super::names::MAX_SEGMENT_NUMBER).
+    Segment(u64),
+    /// All of a finished change journal.
+    Bundle,
 }
 
 impl Role {
@@ -39,15 +43,40 @@ impl Role {
             Self::Payload => 0,
             Self::Index => 1,
             Self::Companions => 2,
+            Self::Segment(_) => 3,
+            Self::Bundle => 4,
         }
     }
 
-    /// The part of a snapshot that has this role.
-    pub const fn part(self) -> Part {
+    /// The part of a snapshot that has this role; `None` for those of a journal.
+    pub const fn part(self) -> Option<Part> {
         match self {
-            Self::Payload => Part::Payload,
-            Self::Index => Part::Index,
-            Self::Companions => Part::Companions,
+            Self::Payload => Some(Part::Payload),
+            Self::Index => Some(Part::Index),
+            Self::Companions => Some(Part::Companions),
+            Self::Segment(_) | Self::Bundle => None,
+        }
+    }
+
+    /// The number in the header: a segment's, else 0.
+    const fn number(self) -> u64 {
+        match self {
+            Self::Segment(number) => number,
+            _ => 0,
+        }
+    }
+
+    /// # Errors
+    /// Unsupported for a byte that is not known; tampered for a number that the role has not.
+    fn parse(byte: u8, number: u64) -> Result<Self> {
+        match (byte, number) {
+            (0, 0) => Ok(Self::Payload),
+            (1, 0) => Ok(Self::Index),
+            (2, 0) => Ok(Self::Companions),
+            (3, 1..) => Ok(Self::Segment(number)),
+            (4, 0) => Ok(Self::Bundle),
+            (0..=4, _) => Err(Error::tampered("object header: its role does not have this number")),
+            (other, _) => Err(unknown("role", other)),
         }
     }
 }
@@ -59,7 +88,7 @@ pub struct ObjectHeader {
     pub suite: u8,
     /// What the object holds.
     pub role: Role,
-    /// Whose it is.
+    /// Whose it is: a snapshot's id, or a journal's.
     pub snapshot: SnapshotId,
 }
 
@@ -70,8 +99,9 @@ impl ObjectHeader {
         let [i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, i15] =
             self.snapshot.to_bytes();
         let (suite, role) = (self.suite, self.role.byte());
+        let [_, _, n0, n1, n2, n3, n4, n5] = self.role.number().to_be_bytes();
         [
-            a, b, c, d, e, f, g, VERSION, suite, role, 0, 0, 0, 0, 0, 0, //
+            a, b, c, d, e, f, g, VERSION, suite, role, n0, n1, n2, n3, n4, n5, //
             i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, i15,
         ]
     }
@@ -86,7 +116,7 @@ impl ObjectHeader {
             return Err(Error::truncated("object header: shorter than 32 bytes"));
         };
         let (magic, rest) = header.split_at(MAGIC.len());
-        let [version, suite, role, zero @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+        let [version, suite, role, number @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
             rest
         else {
             return Err(Error::truncated("object header: shorter than 32 bytes"));
@@ -100,15 +130,8 @@ impl ObjectHeader {
         if !matches!(suite, 1 | 2) {
             return Err(unknown("suite", *suite));
         }
-        let role = match role {
-            0 => Role::Payload,
-            1 => Role::Index,
-            2 => Role::Companions,
-            other => return Err(unknown("role", *other)),
-        };
-        if zero.iter().any(|byte| *byte != 0) {
-            return Err(Error::tampered("object header: reserved bytes are not zero"));
-        }
+        let number = number.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let role = Role::parse(*role, number)?;
         let id = header.last_chunk::<16>().map_or(0, |id| u128::from_be_bytes(*id));
         Ok(Self { suite: *suite, role, snapshot: SnapshotId(id) })
     }
@@ -137,6 +160,7 @@ pub fn object_length(message_length: u64) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::format::names::MAX_SEGMENT_NUMBER;
     use proptest::prelude::*;
 
     #[test]
@@ -154,12 +178,29 @@ mod tests {
                 7 => assert_eq!(got.unwrap_err().kind(), ErrorKind::Unsupported),
                 _ => match got {
                     Ok(other) => assert_ne!(other, header),
+                    // A segment has a number.
+                    Err(error) if bit == 9 * 8 + 1 => {
+                        assert_eq!(error.kind(), ErrorKind::Tampered);
+                    }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
                 },
             }
         }
         let short = ObjectHeader::parse(&bytes[..31]).unwrap_err();
         assert_eq!(short.kind(), ErrorKind::Truncated);
+    }
+
+    #[test]
+    fn only_segments_have_a_number() {
+        // [S4.1.4]
+        let of = |role| ObjectHeader { suite: 1, role, snapshot: SnapshotId(7) }.to_bytes();
+        let mut bytes = of(Role::Segment(1 << 40));
+        assert_eq!(bytes[9..16], [3, 1, 0, 0, 0, 0, 0]);
+        bytes[10..16].fill(0);
+        assert_eq!(ObjectHeader::parse(&bytes).unwrap_err().kind(), ErrorKind::Tampered);
+        let mut bytes = of(Role::Bundle);
+        bytes[15] = 1;
+        assert_eq!(ObjectHeader::parse(&bytes).unwrap_err().kind(), ErrorKind::Tampered);
     }
 
     #[test]
@@ -184,8 +225,9 @@ mod tests {
         }
 
         #[test]
-        fn any_header_round_trips(suite in 1u8..=2, role in 0u8..3, id: u128) {
-            let role = [Role::Payload, Role::Index, Role::Companions][usize::from(role)];
+        fn any_header_round_trips(suite in 1u8..=2, role in 0u8..5, n in 1..=MAX_SEGMENT_NUMBER, id: u128) {
+            let roles = [Role::Payload, Role::Index, Role::Companions, Role::Segment(n), Role::Bundle];
+            let role = roles[usize::from(role)];
             let header = ObjectHeader { suite, role, snapshot: SnapshotId(id) };
             prop_assert_eq!(ObjectHeader::parse(&header.to_bytes()).unwrap(), header);
         }

@@ -136,7 +136,7 @@ impl FromStr for Uuid {
     }
 }
 
-/// Names a snapshot: a ULID, whose first 48 bits are the time its etcd stream began.
+/// Names a snapshot, report or journal: a ULID, whose first 48 bits are the time it was begun (a snapshot's etcd stream).
 ///
 /// Orders by time. Text: 26 upper-case Crockford base32 characters, the first 0..7.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,7 +215,7 @@ pub enum Subject {
     Report(SnapshotId),
     /// One file of an audit log.
     Audit(SnapshotId),
-    /// One change journal: reserved, nothing writes one yet.
+    /// One change journal.
     Journal(SnapshotId),
 }
 

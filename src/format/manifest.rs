@@ -2,14 +2,17 @@
 //!
 //! Print and MAC are two steps: [`ManifestBody::signed_bytes`], then [`Manifest::finish`].
 
-use data_encoding::BASE64_NOPAD;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::header::message_length;
 use super::ids::{ClusterName, Sha256, SnapshotId, Uuid};
 use super::json::{self, Base64, MAX_INTEGER, Object, Text};
+use super::mac_text::{MacText, signed_bytes};
 use super::names::Part;
-use super::text::{Lines, ascends};
+use super::text::{ascends, is_printable};
 use crate::error::{Error, Result};
 
 /// The longest manifest that is read or written, in bytes.
@@ -120,14 +123,7 @@ impl ManifestBody {
     /// Usage when the body breaks a rule of §6; refused when it is longer than a reader takes.
     pub fn signed_bytes(&self) -> Result<Vec<u8>> {
         self.check().map_err(|why| Error::usage(format!("{WHAT}: {why}")))?;
-        let mut bytes = format!("{FAMILY}1\n").into_bytes();
-        bytes.extend_from_slice(&json::print(&self.wire())?);
-        bytes.push(b'\n');
-        // Room for the MAC line.
-        if bytes.len() + 64 > MAX_MANIFEST {
-            return Err(Error::new(crate::ErrorKind::Refused, format!("{WHAT}: too long")));
-        }
-        Ok(bytes)
+        signed_bytes(WHAT, FAMILY, MAX_MANIFEST, &self.wire())
     }
 
     /// The entry of a part.
@@ -236,17 +232,45 @@ impl ManifestBody {
     }
 }
 
-/// Whether `text` is 1 to `longest` characters that a terminal prints as they are.
-fn is_printable(text: &str, longest: usize) -> bool {
-    (1..=longest).contains(&text.len()) && text.bytes().all(|c| matches!(c, 0x20..=0x7e))
+/// `tags` as a manifest holds them: in order, each once ([S6.4.2]).
+///
+/// # Errors
+/// Usage for one that a manifest cannot hold, or too many.
+pub fn tags(tags: &[String]) -> Result<Vec<String>> {
+    let tags: BTreeSet<_> = tags.iter().map(|tag| parse_tag(tag)).collect::<Result<_>>()?;
+    match tags.len() <= MAX_TAGS {
+        true => Ok(tags.into_iter().collect()),
+        false => Err(Error::usage(format!("more than {MAX_TAGS} tags"))),
+    }
+}
+
+/// One tag, as it is typed.
+///
+/// # Errors
+/// Usage for one that a manifest cannot hold.
+pub fn parse_tag(tag: &str) -> Result<String> {
+    match is_printable(tag, MAX_TAG) {
+        true => Ok(tag.to_owned()),
+        false => Err(Error::usage(format!("a tag has 1 to {MAX_TAG} printable ASCII characters"))),
+    }
+}
+
+/// `paths` as a manifest holds them, for people: what is not printable is escaped ([S6.4.3]).
+#[must_use]
+pub fn included(paths: &[PathBuf]) -> Vec<String> {
+    let text = |path: &PathBuf| {
+        let mut text: String = path.as_os_str().as_encoded_bytes().escape_ascii().to_string();
+        text.truncate(MAX_INCLUDED_LEN);
+        text
+    };
+    paths.iter().take(MAX_INCLUDED).map(text).filter(|text| !text.is_empty()).collect()
 }
 
 /// A manifest as it stands in a repository. Its MAC is not yet checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     body: ManifestBody,
-    signed: Vec<u8>,
-    mac: [u8; 32],
+    text: MacText,
 }
 
 impl Manifest {
@@ -256,16 +280,12 @@ impl Manifest {
     /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is
     /// missing or the last line unfinished; tampered otherwise.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let mut lines = Lines::open(WHAT, FAMILY, MAX_MANIFEST, bytes)?;
-        let text = lines.raw()?;
-        let signed = bytes.get(..bytes.len() - lines.left()).unwrap_or_default().to_vec();
-        let body = ManifestBody::from_wire(json::parse_knowing(WHAT, &[SIGNED], text.as_bytes())?);
-        body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
-        let mut line = lines.keyword("hmac-sha256")?;
-        let mac = line.base64()?;
-        line.end()?;
-        lines.finish()?;
-        Ok(Self { body, signed, mac })
+        let (body, text) = MacText::parse(WHAT, FAMILY, MAX_MANIFEST, bytes, |json| {
+            let body = ManifestBody::from_wire(json::parse_knowing(WHAT, &[SIGNED], json)?);
+            body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
+            Ok(body)
+        })?;
+        Ok(Self { body, text })
     }
 
     /// `body` with its MAC over [`signed_bytes`](ManifestBody::signed_bytes).
@@ -273,8 +293,8 @@ impl Manifest {
     /// # Errors
     /// Those of [`ManifestBody::signed_bytes`].
     pub fn finish(body: ManifestBody, mac: [u8; 32]) -> Result<Self> {
-        let signed = body.signed_bytes()?;
-        Ok(Self { body, signed, mac })
+        let text = MacText::new(body.signed_bytes()?, mac);
+        Ok(Self { body, text })
     }
 
     /// What it says.
@@ -284,20 +304,17 @@ impl Manifest {
 
     /// The MAC over [`signed_bytes`](Self::signed_bytes).
     pub fn mac(&self) -> &[u8; 32] {
-        &self.mac
+        self.text.mac()
     }
 
     /// What the MAC covers, as it was read: unknown keys and all.
     pub fn signed_bytes(&self) -> &[u8] {
-        &self.signed
+        self.text.signed()
     }
 
     /// The object's bytes: those that were parsed.
     pub fn print(&self) -> Vec<u8> {
-        let mut bytes = self.signed.clone();
-        let mac = BASE64_NOPAD.encode(&self.mac);
-        bytes.extend_from_slice(format!("hmac-sha256 {mac}\n").as_bytes());
-        bytes
+        self.text.print()
     }
 }
 

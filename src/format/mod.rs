@@ -11,8 +11,10 @@ pub mod fuzzing;
 mod header;
 mod ids;
 mod index;
+mod journal;
 mod json;
 mod keyring;
+mod mac_text;
 mod manifest;
 pub mod names;
 mod padding;
@@ -21,6 +23,7 @@ mod report;
 mod repository;
 mod seal;
 mod sealed_record;
+mod segment;
 pub(crate) mod serial;
 mod text;
 mod time;
@@ -37,9 +40,15 @@ pub use index::{
     Database, FrameRef, Index, MAX_DATABASE, MAX_FRAME_SIZE, MAX_INDEX, MIN_FRAME_SIZE,
     compress_bound,
 };
+pub use journal::{
+    Continues, EndBody, EndObjects, EndReason, HeadBody, JournalEnd, JournalFacts, JournalHead,
+    MAX_END, MAX_HEAD, MAX_JOURNAL_FACTS, MAX_SEGMENTS, SegmentEntry,
+};
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
-pub use manifest::{MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous};
-pub use names::{ObjectName, Part};
+pub use manifest::{
+    MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
+};
+pub use names::{JournalPart, ObjectName, Part};
 pub use padding::{INDEX_BLOCK, padme};
 pub use passphrase::{Argon2Params, MAX_PASSPHRASE_OBJECT, PassphraseObject};
 pub use report::{
@@ -51,6 +60,7 @@ pub use seal::{
     MAX_SEAL, MAX_SIGNATURES, MAX_STANZAS, SEALED_KEY_LEN, Seal, SealBody, Signature, Stanza,
 };
 pub use sealed_record::{MAX_SEALED_RECORD, SealedRecord};
+pub use segment::{BODY_HEAD, Body, BodyHead, BodyWriter, Entries, Entry, MAX_BODY};
 pub use time::Time;
 pub use value::{VALUE_HEADER_LEN, VALUE_OVERHEAD, ValueHeader};
 pub use value_keyring::{
@@ -107,7 +117,7 @@ mod tests {
             let bytes = object(tag);
             let header = ObjectHeader::parse(&bytes).unwrap();
             assert_eq!((header.role, header.snapshot), (role, manifest.body().snapshot));
-            let entry = manifest.body().object(&role.part()).unwrap();
+            let entry = manifest.body().object(&role.part().unwrap()).unwrap();
             assert_eq!(entry.length, bytes.len() as u64);
             assert_eq!(entry.sha256.0, *<sha2::Sha256 as sha2::Digest>::digest(&bytes));
         }

@@ -210,6 +210,11 @@ pub(crate) fn is_name(token: &str) -> bool {
         && token.bytes().all(|c| plain(c) || c == b'-')
 }
 
+/// Whether `text` is 1 to `longest` characters that a terminal prints as they are.
+pub(crate) fn is_printable(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|c| matches!(c, 0x20..=0x7e))
+}
+
 /// Whether each item is greater than the one before it.
 pub(crate) fn ascends<T: PartialOrd>(items: impl IntoIterator<Item = T>) -> bool {
     items.into_iter().is_sorted_by(|a, b| a < b)

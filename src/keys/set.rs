@@ -105,14 +105,26 @@ impl KeySet {
         self.identity(id).is_some()
     }
 
+    /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
+    #[must_use]
+    pub(crate) fn opening_all(&self) -> Self {
+        let mut all = self.with(|_| true);
+        all.accept_untrusted();
+        all
+    }
+
     /// All but one of them, and but what opens with that one.
     #[must_use]
     pub fn without(&self, id: KeyId) -> Self {
+        self.with(|key| key != id)
+    }
+
+    fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
         let mut states = self.states.clone();
-        states.remove(&id);
-        let opens = |identity: &&Arc<dyn Identity>| !identity.ids().contains(&id);
+        states.retain(|id, _| wanted(*id));
+        let opens = |identity: &&Arc<dyn Identity>| identity.ids().into_iter().all(&wanted);
         Self {
-            recipients: self.recipients.iter().filter(|key| key.id() != id).cloned().collect(),
+            recipients: self.recipients.iter().filter(|key| wanted(key.id())).cloned().collect(),
             identities: self.identities.iter().filter(opens).cloned().collect(),
             states,
             sources: self.sources.clone(),

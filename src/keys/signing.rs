@@ -6,7 +6,9 @@ use std::str::FromStr;
 use super::text::{self, Prefix};
 use crate::crypto::{self, CryptoRng, Label, signature};
 use crate::error::{Error, Result};
-use crate::format::{ClusterName, KeyId, SealBody, Sha256, Signature, Subject, Time};
+use crate::format::{
+    ClusterName, KeyId, Role, SealBody, Sha256, Signature, SnapshotId, Subject, Time,
+};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// The longest file of signers that is read, in bytes.
@@ -61,6 +63,18 @@ impl SigningKey {
         let bytes = signature::sign(&self.seed, &message(subject, object));
         Signature { key_id: self.public.id(), bytes }
     }
+
+    /// Signs a body of journal `journal` (SPEC.md §13.3).
+    #[must_use]
+    pub fn sign_segment(&self, journal: SnapshotId, role: Role, body: Sha256) -> Signature {
+        let bytes = signature::sign(&self.seed, &segment_message(journal, role, body));
+        Signature { key_id: self.public.id(), bytes }
+    }
+}
+
+/// What is signed of a body of journal `journal`: the SHA-256 of what stands before the signature.
+fn segment_message(journal: SnapshotId, role: Role, body: Sha256) -> Vec<u8> {
+    crypto::labelled(Label::Segment, &[&journal.to_bytes(), &[role.byte()], &body.0])
 }
 
 fn message(subject: Subject, object: Sha256) -> Vec<u8> {
@@ -83,6 +97,19 @@ impl PublicSigner {
     pub fn verifies(&self, subject: Subject, object: Sha256, signature: &Signature) -> bool {
         signature.key_id == self.id()
             && signature::verify(&self.0, &message(subject, object), &signature.bytes)
+    }
+
+    /// Whether `signature` is this key's, for a body of journal `journal`.
+    #[must_use]
+    pub fn verifies_segment(
+        &self,
+        journal: SnapshotId,
+        role: Role,
+        body: Sha256,
+        signature: &Signature,
+    ) -> bool {
+        signature.key_id == self.id()
+            && signature::verify(&self.0, &segment_message(journal, role, body), &signature.bytes)
     }
 }
 

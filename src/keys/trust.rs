@@ -65,6 +65,9 @@ pub enum Distrust {
 }
 
 impl Standing {
+    /// Every [`name`](Self::name).
+    pub const NAMES: [&'static str; 4] = ["unverified", "not trusted", "retiring", "trusted"];
+
     /// Whether it may be the latest, push others out, be replicated and sealed again.
     #[must_use]
     pub const fn counts(self) -> bool {

@@ -11,9 +11,9 @@ use crate::error::Result;
 
 /// Stands for a user's key, which may be long, at 16 bytes. SHA-256, so that nobody can choose two keys
 /// that share one.
-type KeyId = [u8; 16];
+pub(super) type KeyId = [u8; 16];
 
-fn key_id(key: &[u8]) -> KeyId {
+pub(super) fn key_id(key: &[u8]) -> KeyId {
     let digest: [u8; 32] = Sha256::digest(key).into();
     *digest.first_chunk().unwrap_or(&[0; 16])
 }

@@ -17,6 +17,7 @@ mod range;
 mod record;
 mod revision;
 mod rewrite;
+mod tail;
 mod tested;
 
 pub use check::{History, check_all, check_history};
@@ -33,5 +34,6 @@ pub use record::{
     value_at,
 };
 pub use revision::Revision;
-pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite};
+pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite, rewrite_with};
+pub use tail::{Reading, Recorded, Recording, Tail};
 pub use tested::EtcdVersion;

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::bolt::{Db, Writer};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
+use crate::format::{self, Body, BodyHead, BodyWriter, Sha256};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Change {
@@ -121,6 +123,68 @@ fn answer(changes: &[Change], there: &[Change], revision: i64, compacted: i64, o
         }
     }
     crc32c::crc32c(&bytes)
+}
+
+/// The bodies of a journal's segments, as [`Reading`] takes them.
+struct Bodies {
+    first: i64,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Recording for Bodies {
+    fn for_each(&self, visit: &mut dyn FnMut(Recorded<'_>) -> Result<()>) -> Result<()> {
+        let mut reading = Reading::new(self.first);
+        self.bodies.iter().try_for_each(|bytes| reading.body(&Body::parse(bytes)?, visit))
+    }
+}
+
+/// Bodies of `cut` changes each, wherever that falls, and an empty one at the end.
+fn bodies(changes: &[Change], first: i64, cut: usize) -> Vec<Vec<u8>> {
+    let mut bodies = Vec::new();
+    let (mut next, mut last) = (Revision { main: first, sub: 0 }, first - 1);
+    for (number, part) in (1..).zip(changes.chunks(cut).chain([&[][..]])) {
+        let mut writer = BodyWriter::default();
+        writer.push(&format::Entry::Moment(number)).unwrap();
+        let Revision { main, sub } = part.first().map_or(next, |change| change.revision);
+        for change in part {
+            let value = value_of(change);
+            writer
+                .push(&match change.put {
+                    Some(_) => format::Entry::Put(&value),
+                    None => {
+                        format::Entry::Deletion { main: change.revision.main, key: &change.key }
+                    }
+                })
+                .unwrap();
+            let after = changes.iter().find(|later| later.revision > change.revision);
+            let Revision { main, sub } = change.revision;
+            let ends = after.is_none_or(|after| after.revision.main > main);
+            last = if ends { main } else { last };
+            next = if ends {
+                Revision { main: main + 1, sub: 0 }
+            } else {
+                Revision { main, sub: sub + 1 }
+            };
+        }
+        let head = BodyHead { number, previous: Sha256([0; 32]), main, sub, last, complete_ms: 0 };
+        bodies.push(writer.finish(&head).to_vec());
+    }
+    bodies
+}
+
+/// What a database's records say.
+fn changes_in(db: &Db<&[u8]>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for_each_record(db, Revision::default(), |record| {
+        let kv = record.kv;
+        let put = (!record.tombstone)
+            .then(|| (kv.create_revision, kv.version, kv.value.to_vec(), kv.lease));
+        changes.push(Change { revision: record.revision, key: kv.key.to_vec(), put });
+        assert_eq!(record.raw.1, value_of(changes.last().unwrap()));
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    changes
 }
 
 fn transactions() -> impl Strategy<Value = Vec<(u8, u8)>> {
@@ -238,6 +302,61 @@ proptest! {
             prop_assert_eq!(written.renewed_leases, u64::from(without_lease && leased));
             prop_assert_eq!(leases(&again).unwrap(), expected);
         }
+    }
+
+    /// Whatever the base, the recording's beginning and the recorded compaction: after a compaction nothing tells the
+    /// result from the live database.
+    #[test]
+    fn with_its_tail_it_is_what_it_became(
+        run_of in transactions(), base: prop::sample::Index, begin: prop::sample::Index,
+        base_compacted: prop::sample::Index, compacted: prop::sample::Index, cut in 1..7_usize,
+    ) {
+        let changes = run(&run_of);
+        let Some(last) = changes.last().map(|change| change.revision.main) else { return Ok(()) };
+        let base = 1 + base.index(last as usize) as i64;
+        let base_compacted = base_compacted.index(base as usize) as i64;
+        let begin = 2 + begin.index(base as usize) as i64;
+        let until = |at: i64| changes.iter().filter(move |change| change.revision.main <= at).cloned().collect::<Vec<_>>();
+        let bytes = database(&compact(&until(base), base_compacted, false), base_compacted, base_compacted);
+        let db = Db::open(bytes.as_slice()).unwrap();
+        if database_facts(&db).unwrap().revision != base { return Ok(()) };
+        let tail: Vec<_> = changes.iter().filter(|change| change.revision.main >= begin).cloned().collect();
+        let bodies = Bodies { first: begin, bodies: bodies(&tail, begin, cut) };
+        let ttls = BTreeMap::from([(9, 77)]);
+        for at in base..=last {
+            let compacted = base_compacted.max(compacted.index(at as usize + 1) as i64);
+            let how = Changes { revision: Some(at), ..Changes::default() };
+            let tail = Tail { recording: &bodies, compacted, ttls: &ttls };
+            let (out, written) = rewrite_with(&db, &how, Some(tail), Cursor::new(Vec::new())).unwrap();
+            prop_assert_eq!((written.last_change, written.renewed_leases), (at, 0));
+            let bytes = out.into_inner();
+            let again = Db::open(bytes.as_slice()).unwrap();
+            crate::bolt::check(&again).unwrap();
+            let facts = database_facts(&again).unwrap();
+            prop_assert_eq!(facts.revision, at);
+            let scheduled = if at == base { base_compacted } else { compacted };
+            prop_assert_eq!(facts.compact_revision, scheduled);
+            let records = changes_in(&again);
+            let live = until(at);
+            prop_assert_eq!(compact(&records, scheduled, false), compact(&live, scheduled, false));
+            if scheduled <= base_compacted {
+                prop_assert_eq!(&records, &compact(&live, base_compacted, false));
+            }
+            let full = database(&live, 0, 0);
+            prop_assert_eq!(conclusive(&bytes, at, scheduled), conclusive(&full, at, scheduled));
+        }
+    }
+
+    #[test]
+    fn a_recording_with_a_gap_is_refused(run_of in transactions(), gone: prop::sample::Index, cut in 1..7_usize) {
+        let mut changes = run(&run_of);
+        let Some(last) = changes.last().map(|change| change.revision.main) else { return Ok(()) };
+        let read = |changes: &[Change]| Bodies { first: 2, bodies: bodies(changes, 2, cut) }.for_each(&mut |_| Ok(()));
+        prop_assert!(read(&changes).is_ok());
+        let gone = 2 + gone.index(last as usize - 1) as i64;
+        changes.retain(|change| change.revision.main != gone);
+        // The last one is not missed.
+        prop_assert_eq!(read(&changes).is_err(), gone < last);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::ops::ControlFlow;
 
 use super::facts::database_facts;
 use super::leases::leases;
-use super::record::for_each_record_at;
+use super::record::{Record, for_each_record_at};
 use super::revision::Revision;
+use super::tail::Tail;
 use crate::bolt::{Db, ReadAt, Writer};
 use crate::error::{Error, Result};
 use crate::protobuf::fields::lease;
@@ -71,8 +72,26 @@ pub fn rewrite<R: ReadAt, W: Write + Seek>(
     changes: &Changes,
     out: W,
 ) -> Result<(W, Rewritten)> {
+    rewrite_with(db, changes, None, out)
+}
+
+/// As [`rewrite`], with the changes of `tail` behind the database's own. `changes` names the revision then, which the
+/// tail reaches. What etcd had compacted by then is left out, as far as it takes no memory to know; etcd deletes the rest
+/// when it starts.
+///
+/// Memory: also 48 bytes for each key that changed up to the compaction.
+///
+/// # Errors
+/// As [`rewrite`], and those of the recording.
+pub fn rewrite_with<R: ReadAt, W: Write + Seek>(
+    db: &Db<R>,
+    changes: &Changes,
+    tail: Option<Tail<'_>>,
+    out: W,
+) -> Result<(W, Rewritten)> {
     let facts = database_facts(db)?;
     let last_change = changes.revision.unwrap_or(facts.revision);
+    let tail = tail.filter(|_| last_change > facts.revision);
     let revision = last_change.checked_add(changes.bump).filter(|_| changes.bump >= 0);
     let revision = revision.ok_or_else(|| {
         Error::usage(format!("a bump of {} from revision {last_change}", changes.bump))
@@ -81,27 +100,37 @@ pub fn rewrite<R: ReadAt, W: Write + Seek>(
     let mut writer = Writer::new(out, facts.page_size)?;
 
     writer.bucket(b"key")?;
-    let mut leased: HashMap<Vec<u8>, i64> = HashMap::new();
-    for_each_record_at(db, last_change, |record| {
-        if record.kv.lease != 0 {
-            leased.insert(record.kv.key.to_vec(), record.kv.lease);
-        } else if !leased.is_empty() {
-            leased.remove(record.kv.key);
-        }
+    let mut leased = Leased::default();
+    let mut put = |record: Record<'_>| {
+        leased.note(&record);
         written.records = written.records.saturating_add(1);
         writer.put(record.raw.0, record.raw.1)
-    })?;
+    };
+    match tail {
+        None => for_each_record_at(db, last_change, put)?,
+        Some(tail) => {
+            let superseding = tail.superseding(facts.revision)?;
+            for_each_record_at(db, facts.revision, |record| {
+                if superseding.keeps_old(&record) { put(record) } else { Ok(()) }
+            })?;
+            tail.for_each(facts.revision, last_change, |record| {
+                if superseding.keeps_new(&record) { put(record) } else { Ok(()) }
+            })?;
+        }
+    }
     if changes.bump > 0 {
         writer.put(&Revision { main: revision, sub: 0 }.to_key(false), b"")?;
     }
 
     let mut buckets = small_buckets(db, changes)?;
     let leases = buckets.entry(b"lease".to_vec()).or_default();
-    written.renewed_leases = renew(db, &leased, leases)?;
+    written.renewed_leases = renew(db, &leased, tail, leases)?;
     let meta = buckets.entry(b"meta".to_vec()).or_default();
-    if changes.mark_compacted {
-        let everything = Revision { main: revision, sub: 0 }.to_key(false);
-        meta.insert(b"scheduledCompactRev".to_vec(), everything);
+    let recorded = tail.map_or(0, |tail| tail.compacted);
+    let compacted = if changes.mark_compacted { revision } else { recorded };
+    if compacted > 0 && (changes.mark_compacted || compacted > facts.compact_revision) {
+        let compacted = Revision { main: compacted, sub: 0 }.to_key(false);
+        meta.insert(b"scheduledCompactRev".to_vec(), compacted);
     }
     meta.extend(changes.meta.clone());
     for (name, records) in &buckets {
@@ -112,6 +141,20 @@ pub fn rewrite<R: ReadAt, W: Write + Seek>(
     }
     let (out, database_bytes) = writer.finish()?;
     Ok((out, Rewritten { database_bytes, ..written }))
+}
+
+/// The keys that have a lease, and which.
+#[derive(Default)]
+struct Leased(HashMap<Vec<u8>, i64>);
+
+impl Leased {
+    fn note(&mut self, record: &Record<'_>) {
+        if record.kv.lease != 0 {
+            self.0.insert(record.kv.key.to_vec(), record.kv.lease);
+        } else if !self.0.is_empty() {
+            self.0.remove(record.kv.key);
+        }
+    }
 }
 
 /// Every bucket but `key`, with its records as they are to be.
@@ -135,21 +178,23 @@ fn small_buckets<R: ReadAt>(db: &Db<R>, changes: &Changes) -> Result<BTreeMap<Ve
     Ok(buckets)
 }
 
-/// Adds the leases that keys have and the bucket has not; how many.
+/// Adds the leases that keys have and the bucket has not; of how many the time to live is not known.
 fn renew<R: ReadAt>(
     db: &Db<R>,
-    leased: &HashMap<Vec<u8>, i64>,
+    leased: &Leased,
+    tail: Option<Tail<'_>>,
     records: &mut Records,
 ) -> Result<u64> {
     // A lease that is none is an error here, and not only when etcd starts.
     leases(db)?;
     let mut renewed = 0_u64;
-    for id in leased.values() {
+    for id in leased.0.values() {
         if let Entry::Vacant(vacant) = records.entry(id.to_be_bytes().to_vec()) {
             let record = vacant.insert(Vec::new());
             put_number(record, lease::ID, *id);
-            put_number(record, lease::TTL, RENEWED_LEASE_TTL);
-            renewed = renewed.saturating_add(1);
+            let granted = tail.and_then(|tail| tail.ttls.get(id)).filter(|ttl| **ttl > 0);
+            put_number(record, lease::TTL, granted.copied().unwrap_or(RENEWED_LEASE_TTL));
+            renewed = renewed.saturating_add(u64::from(granted.is_none()));
         }
     }
     Ok(renewed)

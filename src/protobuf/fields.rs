@@ -20,7 +20,7 @@ messages! {
     /// `leasepb.Lease`
     lease { ID = 1, TTL = 2, REMAINING_TTL = 3 }
     /// `ResponseHeader`
-    header { REVISION = 3 }
+    header { CLUSTER_ID = 1, MEMBER_ID = 2, REVISION = 3, RAFT_TERM = 4 }
 
     /// `RangeRequest`
     range {
@@ -53,11 +53,13 @@ messages! {
     /// `WatchRequest`
     watch { CREATE = 1, CANCEL = 2 }
     /// `WatchCreateRequest`
-    watch_create { KEY = 1, RANGE_END = 2, START_REVISION = 3 }
+    watch_create { KEY = 1, RANGE_END = 2, START_REVISION = 3, PROGRESS_NOTIFY = 4, FRAGMENT = 8 }
     /// `WatchCancelRequest`
     watch_cancel { WATCH_ID = 1 }
     /// `WatchResponse`
-    watch_response { WATCH_ID = 2, CREATED = 3, CANCELED = 4, CANCEL_REASON = 6, FRAGMENT = 7, EVENTS = 11 }
+    watch_response {
+        WATCH_ID = 2, CREATED = 3, CANCELED = 4, COMPACT_REVISION = 5, CANCEL_REASON = 6, FRAGMENT = 7, EVENTS = 11,
+    }
 
     /// `LeaseGrantRequest`
     lease_grant { TTL = 1, ID = 2 }
@@ -98,7 +100,7 @@ messages! {
     /// `DowngradeRequest`
     downgrade { VERSION = 2 }
     /// `AuthStatusResponse`
-    auth_status_response { ENABLED = 2 }
+    auth_status_response { ENABLED = 2, AUTH_REVISION = 3 }
     /// The requests about a user or a role begin with its name
     named { NAME = 1, ROLE = 2 }
     /// `AuthenticateResponse`

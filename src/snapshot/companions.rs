@@ -122,7 +122,8 @@ pub(crate) async fn open(
         return Ok(None);
     }
     let key = data_key.companions_key();
-    read_message(repository, manifest, Role::Companions, &key, LONGEST).await.map(Some)
+    let place = (Part::Companions, Role::Companions);
+    read_message(repository, manifest, place, &key, LONGEST).await.map(Some)
 }
 
 /// The names in a padded tar. Everything that [`pack`] does not write is refused.

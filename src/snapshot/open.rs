@@ -2,9 +2,9 @@
 
 use super::facts;
 use super::folder::{self, Folder};
-use super::frames;
 use super::reader::DatabaseReader;
 use super::seals::{Authentic, authenticate};
+use crate::compress::decompress_padded;
 use crate::crypto;
 use crate::envelope::{DataKey, Judged, ObjectOpener, Opened, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -252,17 +252,17 @@ pub(crate) fn check_lengths(manifest: &Manifest, folder: &Folder) -> Result<()> 
     Ok(())
 }
 
-/// Reads the object `role` whole, proves it by the manifest's digest and opens its message, of at most `most` bytes.
+/// Reads the object `part` whole, proves it by the manifest's digest and opens its message, of at most `most` bytes.
 pub(crate) async fn read_message(
     repository: &Repository,
     manifest: &Manifest,
-    role: Role,
+    (part, role): (Part, Role),
     key: &SecretKey,
     most: u64,
 ) -> Result<Zeroizing<Vec<u8>>> {
-    let object = object(manifest, &role.part())?;
+    let object = object(manifest, &part)?;
     let id = manifest.body().snapshot;
-    let name = role.part().of(id);
+    let name = part.of(id);
     let message = async {
         let longest = crypto::sealed_len(most) + ObjectOpener::HEAD_LEN;
         let mut bytes = repository.get(&name, object.length.min(longest)).await?.to_vec();
@@ -290,8 +290,9 @@ async fn read_index(repository: &Repository, unsealed: &Unsealed) -> Result<Inde
     let payload_len = object(&unsealed.manifest, &Part::Payload)?.length;
     let key = unsealed.opened()?.data_key.index_key();
     let most = MAX_INDEX as u64;
-    let message = read_message(repository, &unsealed.manifest, Role::Index, &key, most).await?;
-    let parsed = frames::decompress_padded(&message, INDEX_BLOCK, most)
+    let place = (Part::Index, Role::Index);
+    let message = read_message(repository, &unsealed.manifest, place, &key, most).await?;
+    let parsed = decompress_padded(&message, INDEX_BLOCK, most)
         .map(Zeroizing::new)
         .and_then(|json| Index::parse(&json, payload_len));
     let index = parsed.context(Part::Index.of(manifest.snapshot))?;

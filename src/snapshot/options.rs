@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use crate::crypto::Suite;
 use crate::format::ClusterName;
+#[cfg(feature = "cli")]
+use crate::format::parse_tag;
 
 /// zstd levels.
 #[cfg(feature = "cli")]
@@ -67,6 +69,13 @@ pub struct BackupOptions {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
+    /// Tag the snapshot with this word, for `snapshots --tag` and `prune --keep-tag`; it is stored unencrypted. Repeat for
+    /// several
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
+    )]
+    pub tags: Vec<String>,
     /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
     #[cfg_attr(
         feature = "cli",
@@ -94,6 +103,7 @@ impl Default for BackupOptions {
             read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
+            tags: Vec::new(),
             unsigned: false,
             taken: None,
         }

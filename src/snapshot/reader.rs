@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::frames;
+use crate::compress::{decompress, decompressor};
 use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener};
 use crate::error::{Context, Error, Result};
@@ -132,7 +132,7 @@ impl SealedBatch {
     ) -> Result<()> {
         let Inner { index, name, opener, .. } = &*self.reader.0;
         let message = opener.open(&self.message, &mut self.sealed).context(name.clone())?;
-        let mut decompressor = frames::decompressor()?;
+        let mut decompressor = decompressor()?;
         let mut rest: &[u8] = message;
         for at in self.frames {
             let frame = index.frames().get(at).zip(index.frame_length(at));
@@ -148,7 +148,7 @@ impl SealedBatch {
                 )));
             }
             let mut plain = buffers.of_length(length as usize);
-            frames::decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
+            decompress(&mut decompressor, stored, &mut plain).map_err(named)?;
             each(at, plain)?;
         }
         Ok(())

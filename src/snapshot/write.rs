@@ -7,19 +7,20 @@ use std::time::SystemTime;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::facts;
-use super::frames::{Compressed, FRAME_LEN, FramePool, compress_padded, kib};
+use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::grace::{Since, still_there};
 use super::input::{Input, Live};
 use super::options::BackupOptions;
 use super::read_back::read_back;
 use super::reader::DatabaseReader;
+use crate::compress::compress_padded;
 use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
-    ObjectEntry, Part, Role, Sha256, SnapshotId, Subject,
+    ObjectEntry, Part, Previous, Role, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
 use crate::secret::SecretKey;
@@ -34,6 +35,11 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub(crate) struct Content {
     pub(crate) id: SnapshotId,
     pub(crate) companions: Option<Zeroizing<Vec<u8>>>,
+    /// The cluster's snapshot before this one.
+    pub(crate) previous: Option<Previous>,
+    pub(crate) tags: Vec<String>,
+    /// What the companions were made of.
+    pub(crate) included: Vec<String>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -106,7 +112,8 @@ impl Writer<'_> {
         let mut objects = vec![entry(Part::Payload, &payload), entry(Part::Index, &index_object)];
         if let Some(tar) = &self.content.companions {
             let key = self.data_key.companions_key();
-            objects.push(entry(Part::Companions, &self.object(Role::Companions, &key, tar).await?));
+            let place = (Part::Companions, Role::Companions);
+            objects.push(entry(Part::Companions, &self.object(place, &key, tar).await?));
         }
         let lengths: u64 = objects.iter().map(|object| object.length).sum();
         // The stored bytes themselves say which revision they hold: a Status asked beside the stream races.
@@ -187,9 +194,9 @@ impl Writer<'_> {
             database_bytes,
             objects,
             replaces: None,
-            previous: None,
-            tags: Vec::new(),
-            included: Vec::new(),
+            previous: self.content.previous,
+            tags: self.content.tags.clone(),
+            included: self.content.included.clone(),
             signed: self.keys.signing().is_some(),
             commitment: self.data_key.commitment(),
             facts: sealed_facts,
@@ -255,19 +262,25 @@ impl Writer<'_> {
     async fn index(&self, index: &Index) -> Result<(SealedObject, Option<Skew>)> {
         let message = compress_padded(&index.print()?, self.options.level, INDEX_BLOCK)?;
         let before = SystemTime::now();
-        let object = self.object(Role::Index, &self.data_key.index_key(), &message).await?;
+        let place = (Part::Index, Role::Index);
+        let object = self.object(place, &self.data_key.index_key(), &message).await?;
         let skew = self.repository.skew_by(&Part::Index.of(self.content.id), before).await?;
         Ok((object, skew))
     }
 
     /// Seals and stores a small object.
-    async fn object(&self, role: Role, key: &SecretKey, message: &[u8]) -> Result<SealedObject> {
+    async fn object(
+        &self,
+        (part, role): (Part, Role),
+        key: &SecretKey,
+        message: &[u8],
+    ) -> Result<SealedObject> {
         let suite = self.options.suite;
         let mut sealer =
             ObjectSealer::new(suite, role, self.content.id, key, &mut crypto::system_rng());
         sealer.write(message)?;
         let (bytes, object) = sealer.finish()?;
-        let name = role.part().of(self.content.id);
+        let name = part.of(self.content.id);
         self.repository.put_once(&name, bytes.into()).await?;
         Ok(object)
     }

@@ -1,4 +1,7 @@
 //! Which requests go through an HTTP proxy: the variables as curl and Go's programs read them.
+//!
+//! This is not hyper-util's `proxy::matcher`, which reqwest uses: it ignores ports, `*.` and lists with blanks in
+//! `NO_PROXY`, and does not say which variable names a proxy.
 
 use std::collections::BTreeMap;
 use std::fmt;

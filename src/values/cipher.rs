@@ -239,8 +239,9 @@ impl ValueCipher {
             |text: &str, hint: &str| Err(Error::tampered(text).context(named(key)).hint(hint));
         match split {
             None if !phase.accepts_unencrypted() => refused(
-                "it is not encrypted, and its key is not under migration",
-                "to read values written before encryption run `strongroom value migrate --prefix … --phase admit`",
+                "it is not encrypted: it was written before its prefix was encrypted, or to etcd without the proxy",
+                "to read such values run `strongroom value migrate --prefix … --phase admit`, to encrypt them \
+                 `--phase encrypt`",
             ),
             Some(_) if !phase.accepts_encrypted() => refused(
                 "it is encrypted, and its key is in phase off",

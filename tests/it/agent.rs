@@ -373,6 +373,42 @@ async fn a_replica_that_rots_is_found() {
     agent.end();
 }
 
+/// Planted objects stop nothing and are counted; the newest snapshot cannot disappear unnoticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_and_missing_snapshots_are_told() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let place = Place::new();
+    let database = crate::support::small_database();
+    for _ in 0..2 {
+        place.succeed(&["backup", "--cluster", "prod", "--file", database.to_str().unwrap()]);
+    }
+    let genuine = place.snapshots()[0].clone();
+    crate::planted_objects::plant(&place.path("repo"), &genuine);
+    let more = config(&etcd, "[copy]\nurl = \"second\"\n").replace("@every 1s", "@every 1h")
+        + "prune = \"@every 2s\"\nverify = \"@every 2s\"\nverify_all = \"@every 2s\"\n";
+    let agent = Agent::start(&place, &more);
+    for operation in ["copy", "prune", "verify", "verify_all"] {
+        agent.wait(&format!("{operation}_finished"), 1);
+    }
+    agent.wait("prune_finished", 2);
+    let count = |trust: &str| {
+        let name = "strongroom_repository_snapshots_by_trust";
+        agent.metric(&format!("{name}{{cluster=\"prod\",trust=\"{trust}\"}}"))
+    };
+    assert_eq!((count("trusted"), count("not trusted")), (2.0, 0.0));
+    assert!(agent.get("/").1.contains("id=snapshots"));
+    assert_eq!(agent.metric("strongroom_newest_snapshot_missing"), 0.0);
+    let trusted = place.json(&["show", "latest", "--cluster", "prod"])["id"].clone();
+    fs::remove_dir_all(place.path("repo/snapshots").join(trusted.as_str().unwrap())).unwrap();
+    agent.wait("newest_snapshot_missing", 1);
+    let lines = agent.lines.lock().unwrap().clone();
+    let told = lines.iter().find(|line| line["event"] == "newest_snapshot_missing").unwrap();
+    assert_eq!((&told["snapshot"], &told["newest"]), (&trusted, &Value::from(genuine)));
+    assert_eq!(agent.metric("strongroom_newest_snapshot_missing"), 1.0);
+    assert!(agent.get("/").1.contains("was the newest, and is not there any more"));
+    agent.end();
+}
+
 #[test]
 fn what_cannot_work_is_said_at_once() {
     let place = Place::new();

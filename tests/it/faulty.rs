@@ -53,6 +53,11 @@ pub struct Faulty {
 }
 
 impl Faulty {
+    /// Calls before the one that fails.
+    pub fn calls_left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
         let (goes, replaces) = (None, None);

@@ -66,6 +66,23 @@ fn a_restore_into_a_full_disk_leaves_nothing() {
     assert_eq!(fs::read(place.path("out.db")).unwrap()[..LENGTH], database[..]);
 }
 
+/// The database is written by a thread of its own, whose failure is the restore's.
+#[test]
+fn a_member_on_a_full_disk_leaves_nothing() {
+    let place = Place::new();
+    fs::write(place.path("etcd.db"), crate::walks::database(2..2000)).unwrap();
+    place.succeed(&["backup", "--file", "etcd.db"]);
+    let before = entries(&place);
+    for blocks in [64, 8192, 14000] {
+        for target in [&["--data-dir", "member"][..], &["-o", "out.db", "--revision", "1900"]] {
+            let args = [&["restore", "latest"], target].concat();
+            let error = exits(1, &mut limited(&place, blocks, &args));
+            assert!(error.contains("File too large"), "{blocks}: {error}");
+            assert_eq!(entries(&place), before);
+        }
+    }
+}
+
 #[test]
 fn a_keyring_on_a_full_disk_stays_what_it_was() {
     let place = Place::new();

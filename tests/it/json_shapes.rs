@@ -208,6 +208,16 @@ impl Documents {
         }
         self.run("prune --pin", &["prune", "--undo", old]);
         self.run("prune --pin", &["prune", "--unpin", old]);
+        let junk = self.place.path("repo/snapshots/01J9ZB0G7W8D5VQ3M2K4T6XYRA");
+        fs::create_dir(&junk).unwrap();
+        fs::write(junk.join("manifest"), "junk\n").unwrap();
+        self.run_with("file:keyring", "prune --quarantine", &["prune", "--quarantine"], 3);
+        let name = "01J9ZB0G7W8D5VQ3M2K4T6XYRA";
+        self.run("prune", &["prune", "--quarantine", name]);
+        let seal = self.place.path(&format!("repo/snapshots/{old}/seal.9"));
+        fs::write(seal, "junk\n").unwrap();
+        let seals = ["prune", "--quarantine", old, "--seals"];
+        self.run("prune --quarantine --seals", &seals);
         self.run("setup-auth", &["setup-auth", "--print"]);
     }
 

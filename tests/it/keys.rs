@@ -31,26 +31,31 @@ fn opening(fills: &[u8]) -> KeySet {
 async fn a_key_that_a_seal_names_is_no_reason_to_give_up_another() {
     let repo = TestRepo::new().await;
     let id = repo.backup(&keys(&[1, 2])).await.id;
-    check_removable(&repo.repository, &opening(&[1, 2]), key(1).id()).await.unwrap();
+    check_removable(&repo.repository, &opening(&[1, 2]), key(1).id(), false).await.unwrap();
     let error =
-        check_removable(&repo.repository, &opening(&[2, 3]), key(2).id()).await.unwrap_err();
+        check_removable(&repo.repository, &opening(&[2, 3]), key(2).id(), false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains(&id.to_string()), "{error}");
     let control = Control::default();
     let mut now = opening(&[2]);
     now.add(Arc::new(key(4)), KeyState::Sealing);
     reseal(&repo.repository, &now, Scope::All, &[], Accept::Counting, &control).await.unwrap();
-    check_removable(&repo.repository, &now, key(2).id()).await.unwrap();
+    check_removable(&repo.repository, &now, key(2).id(), false).await.unwrap();
     assert!(repo.restore(&opening(&[4]), id).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_snapshot_that_cannot_be_read_is_a_reason_to_keep_every_key() {
+async fn a_snapshot_that_no_key_opens_keeps_no_key_and_is_named() {
     let repo = TestRepo::new().await;
     let id = repo.backup(&keys(&[1, 2])).await.id;
     std::fs::write(repo.object(id, "seal.1"), b"nothing of the kind").unwrap();
+    let named =
+        check_removable(&repo.repository, &opening(&[1, 2]), key(1).id(), false).await.unwrap();
+    assert!(named.len() == 1 && named[0].contains(&id.to_string()), "{named:?}");
+    // What a later version may have written is unknown.
+    std::fs::write(repo.object(id, "seal.1"), b"strongroom-seal/2\n").unwrap();
     let error =
-        check_removable(&repo.repository, &opening(&[1, 2]), key(9).id()).await.unwrap_err();
+        check_removable(&repo.repository, &opening(&[1, 2]), key(1).id(), false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
 }
 
@@ -116,14 +121,15 @@ async fn a_backup_in_flight_keeps_its_key() {
     // As it is just before the manifest is written, and before the seal is.
     for part in ["manifest", "seal.1"] {
         std::fs::remove_file(repo.object(running, part)).unwrap();
-        let refused = check_removable(&repo.repository, &both, key(1).id()).await.unwrap_err();
+        let refused =
+            check_removable(&repo.repository, &both, key(1).id(), false).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused, "{part}");
         assert!(refused.to_string().contains(&running.to_string()), "{refused}");
     }
     for part in ["payload", "index"] {
         std::fs::remove_file(repo.object(running, part)).unwrap();
     }
-    check_removable(&repo.repository, &both, key(1).id()).await.unwrap();
+    check_removable(&repo.repository, &both, key(1).id(), false).await.unwrap();
 }
 
 /// Somebody with an old keyring must not replace a newer seal that it does not open.

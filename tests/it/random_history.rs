@@ -18,10 +18,10 @@ const STEPS: usize = 250;
 const RESTORED: usize = 5;
 
 /// SplitMix64, so that a failure can be had again.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -29,11 +29,11 @@ impl Random {
         (z ^ (z >> 31)) % n
     }
 
-    fn key(&mut self) -> String {
+    pub(crate) fn key(&mut self) -> String {
         format!("{}/{}", ["a", "b", "bb"][self.below(3) as usize], self.below(8))
     }
 
-    fn value(&mut self) -> Vec<u8> {
+    pub(crate) fn value(&mut self) -> Vec<u8> {
         // Now and then longer than a page.
         let length = if self.below(10) == 0 { 9000 } else { self.below(40) };
         (0..length).map(|_| self.below(256) as u8).collect()
@@ -41,7 +41,7 @@ impl Random {
 }
 
 /// A key with all that Range tells of it.
-type Entry = (Vec<u8>, Vec<u8>, i64, i64, i64, i64);
+pub(crate) type Entry = (Vec<u8>, Vec<u8>, i64, i64, i64, i64);
 
 fn entry(kv: &KeyValue) -> Entry {
     (
@@ -54,13 +54,13 @@ fn entry(kv: &KeyValue) -> Entry {
     )
 }
 
-async fn range(client: &mut Client, revision: i64) -> (i64, Vec<Entry>) {
+pub(crate) async fn range(client: &mut Client, revision: i64) -> (i64, Vec<Entry>) {
     let options = GetOptions::new().with_all_keys().with_revision(revision);
     let answer = client.get("", Some(options)).await.unwrap();
     (answer.header().unwrap().revision(), answer.kvs().iter().map(entry).collect())
 }
 
-async fn step(client: &mut Client, random: &mut Random, leases: &mut Vec<i64>) {
+pub(crate) async fn step(client: &mut Client, random: &mut Random, leases: &mut Vec<i64>) {
     match random.below(12) {
         0..=4 => {
             let mut options = PutOptions::new();

@@ -190,3 +190,35 @@ async fn a_proxy_logs_what_does_not_open_and_stays_in_one_line() {
         }
     }
 }
+
+/// Most often it was there before the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_not_encrypted_is_not_called_tampered() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keyring(dir.path());
+    let etcd = Etcd::start(Version::NEWEST).await;
+    init(etcd.endpoint(), &key, "/strongroom/");
+    etcd.client().await.put("/app/old", "from before", None).await.unwrap();
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let mut command = program();
+    command.args(["proxy", "-k", &key, "--endpoints", etcd.endpoint(), "--listen", &address]);
+    command.args(["--log", "json"]);
+    let handle = tokio::runtime::Handle::current();
+    let ask = |log: &str| {
+        if log.contains("started") && !log.contains("value_unreadable") {
+            tokio::task::block_in_place(|| {
+                handle.block_on(async {
+                    let mut client = Client::connect([&address], None).await.unwrap();
+                    let error = client.get("/app/old", None).await.unwrap_err().to_string();
+                    assert!(error.contains("it is not encrypted"), "{error}");
+                });
+            });
+        }
+        log.contains("value_unreadable")
+    };
+    let lines = until(&mut command, dir.path(), ask);
+    let line = lines.iter().find(|line| line.contains("value_unreadable")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["kind"], &line["value_key"]), (&"not-encrypted".into(), &Value::Null));
+    assert!(line["hint"].as_str().unwrap().contains("strongroom value migrate"), "{line}");
+}

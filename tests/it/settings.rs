@@ -15,10 +15,12 @@ const UUID: &str = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 11] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
+    "backup.tags",
+    "prune.keep_tag",
     "values.master_keys",
     "proxy.include",
     "proxy.exclude",
@@ -55,6 +57,7 @@ const ROWS: &[Row] = &[
     Row("backup.suite", "--suite", "STRONGROOM_SUITE", "chacha20-poly1305", "rot13"),
     Row("backup.read_ahead", "--read-ahead", "STRONGROOM_READ_AHEAD", "64", "3"),
     Row("backup.include", "--include", "", "/etc/a,/etc/b", ""),
+    Row("backup.tags", "--tag", "", "hourly,before upgrade", ""),
     Row("prune.keep_last", "--keep-last", "STRONGROOM_KEEP_LAST", "1", "-1"),
     Row("prune.keep_hourly", "--keep-hourly", "STRONGROOM_KEEP_HOURLY", "2", "x"),
     Row("prune.keep_daily", "--keep-daily", "STRONGROOM_KEEP_DAILY", "3", "1.5"),
@@ -62,6 +65,7 @@ const ROWS: &[Row] = &[
     Row("prune.keep_monthly", "--keep-monthly", "STRONGROOM_KEEP_MONTHLY", "5", "x"),
     Row("prune.keep_yearly", "--keep-yearly", "STRONGROOM_KEEP_YEARLY", "6", "x"),
     Row("prune.keep_within", "--keep-within", "STRONGROOM_KEEP_WITHIN", "2d", "6min"),
+    Row("prune.keep_tag", "--keep-tag", "", "monthly,before upgrade", ""),
     Row("prune.grace", "--grace", "STRONGROOM_GRACE", "36h", BAD_DURATION),
     Row("copy.url", "--to", "STRONGROOM_COPY_URL", "s3://second", "ftp://x"),
     Row("drill.etcd", "--etcd", "STRONGROOM_ETCD", "ETCD", ""),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use strongroom::ErrorKind;
 use strongroom::backup::{
     Accept, BackupOptions, PrunePlan, Retention, Scope, Source, apply_prune, backup,
-    check_removable, copy, judge, latest, open_replica, plan_prune, plan_removal, reports, reseal,
+    check_removable, copy, judged, latest, open_replica, plan_prune, plan_removal, reports, reseal,
     show, snapshots, store_report, undo_removal,
 };
 use strongroom::crypto::{sha256, system_rng};
@@ -93,8 +93,7 @@ impl Victim {
     }
 
     async fn standing(&self, id: SnapshotId) -> Standing {
-        let mut listing = snapshots(&self.repo.repository, None).await.unwrap();
-        judge(&self.repo.repository, &owner(), &mut listing).await.unwrap();
+        let listing = judged(&self.repo.repository, &owner(), None).await.unwrap();
         listing.snapshots.iter().find(|one| one.id == id).unwrap().standing
     }
 
@@ -452,13 +451,14 @@ async fn a_removed_snapshot_is_sealed_again() {
     let id = repo.backup(&keys(&[OLD])).await.id;
     let plan = plan_removal(&repo.repository, &keys(&[OLD]), &[id]).await.unwrap();
     apply_prune(&repo.repository, &plan, &control).await.unwrap();
-    let error = check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap_err();
+    let error =
+        check_removable(&repo.repository, &owner(), key(OLD).id(), false).await.unwrap_err();
     assert!(error.to_string().contains(&id.to_string()), "{error}");
     let rotating = states(&[(OLD, KeyState::Retiring), (NEW, KeyState::Primary)]);
     let drop = [key(OLD).id()];
     let report = reseal(&repo.repository, &rotating, Scope::All, &drop, accept, &control);
     assert_eq!(report.await.unwrap().resealed, [id]);
-    check_removable(&repo.repository, &owner(), key(OLD).id()).await.unwrap();
+    check_removable(&repo.repository, &owner(), key(OLD).id(), false).await.unwrap();
     undo_removal(&repo.repository, &owner(), id).await.unwrap();
     repo.restore(&states(&[(NEW, KeyState::Primary)]), id).await.unwrap();
 }
@@ -509,10 +509,10 @@ async fn a_report_under_a_retired_key() {
     store_report(&victim.repo.repository, &thief(), &report).await.unwrap();
     // It does not make retention keep the snapshot that it names.
     assert_eq!(victim.plan(1).await.keep.len(), 1);
-    let listed = reports(&victim.repo.repository, &owner()).await.unwrap();
+    let listed = reports(&victim.repo.repository, &owner()).await.unwrap().listed;
     assert_eq!(listed[0].standing, RETIRED);
     assert_eq!(listed[0].report.as_ref().unwrap(), &report);
-    let listed = reports(&victim.repo.repository, &KeySet::new()).await.unwrap();
+    let listed = reports(&victim.repo.repository, &KeySet::new()).await.unwrap().listed;
     assert_eq!(listed[0].standing, Standing::Unverified);
     let readable = Report { details: None, ..report.clone() };
     assert_eq!(listed[0].report.as_ref().unwrap(), &readable);

@@ -178,7 +178,7 @@ impl Draft {
 
     /// Seals the changed message of payload or index under the same data key, and names it in the manifest.
     fn message(self, role: Role, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Self {
-        let (data_key, bytes) = (self.data_key(), self.read(&role.part().to_string()));
+        let (data_key, bytes) = (self.data_key(), self.read(&role.part().unwrap().to_string()));
         let key = match role {
             Role::Payload => data_key.payload_key(),
             _ => data_key.index_key(),
@@ -192,8 +192,8 @@ impl Draft {
         sealer.write(&change(message)).unwrap();
         let (bytes, object) = sealer.finish().unwrap();
         let manifest = Manifest::parse(&self.read("manifest")).unwrap();
-        let old = manifest.body().object(&role.part()).unwrap().clone();
-        self.write(&role.part().to_string(), &bytes);
+        let old = manifest.body().object(&role.part().unwrap()).unwrap().clone();
+        self.write(&role.part().unwrap().to_string(), &bytes);
         self.manifest(|text| {
             let entry =
                 |length: u64, sha256| format!("\"length\":{length},\"sha256\":\"{sha256}\"");

@@ -5,8 +5,10 @@ mod period;
 mod plan;
 mod policy;
 mod proved;
+mod quarantine;
 
 pub use apply::{PruneReport, apply_prune, pin, prune_report, undo_removal, unpin};
 pub use period::Period;
 pub use plan::{Keeping, PrunePlan, Removal, Within, plan_prune, plan_removal};
 pub use policy::Retention;
+pub use quarantine::{QUARANTINE, Suspect, plan_quarantine, remove_failing_seals, suspects};

@@ -10,6 +10,7 @@ use super::policy::Retention;
 use super::proved::last_proved;
 use serde::Serialize;
 
+use crate::backup::findings::Findings;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId, Time};
 use crate::keys::KeySet;
@@ -43,8 +44,8 @@ pub struct Keeping {
 pub struct Removal {
     /// The snapshot.
     pub id: SnapshotId,
-    /// Whose it is.
-    pub cluster: ClusterName,
+    /// Whose it is; unknown of one that nothing authenticates.
+    pub cluster: Option<ClusterName>,
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
     /// A tombstone lies beside its manifest already, from an interrupted removal or planted: when it was put.
@@ -153,7 +154,9 @@ pub async fn plan_prune(
             plan.within.push(Within { cluster: cluster.clone(), span, since });
         }
         let pinned = |id: &SnapshotId| known.folders.get(id).is_some_and(|one| one.keep.is_some());
-        let kept_anyway = |id: &SnapshotId| proved.snapshots.contains(id) || pinned(id);
+        let kept_anyway = |id: &SnapshotId| {
+            proved.snapshots.contains(id) || pinned(id) || known.has_tag(id, retention)
+        };
         let mut decided = retention.keep(ids, known.clock);
         if !retention.allow_empty {
             plan.findings.extend(keep_newest(&mut decided, cluster, kept_anyway));
@@ -166,12 +169,15 @@ pub async fn plan_prune(
             if folder.keep.is_some() {
                 reasons.push("pinned");
             }
+            if known.has_tag(&id, retention) {
+                reasons.push("tag");
+            }
             if !reasons.is_empty() {
                 plan.keep.push(Keeping { id, cluster: cluster.clone(), reasons });
             } else if let Some(why) = unknown(folder) {
                 plan.blocked.push(format!("snapshot {id} is not removed: {why}"));
             } else if proved.all_looked_at {
-                plan.remove.push(removal(id, cluster, folder));
+                plan.remove.push(removal(id, Some(cluster.clone()), folder));
             }
         }
     }
@@ -221,15 +227,15 @@ pub async fn plan_removal(
             let message = format!("snapshot {id} is not removed: {why}");
             return Err(Error::new(ErrorKind::Refused, message));
         }
-        plan.remove.push(removal(*id, &cluster, &folder));
+        plan.remove.push(removal(*id, Some(cluster), &folder));
     }
     Ok(plan)
 }
 
-fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
+pub(super) fn removal(id: SnapshotId, cluster: Option<ClusterName>, folder: &Folder) -> Removal {
     Removal {
         id,
-        cluster: cluster.clone(),
+        cluster,
         stored_bytes: folder.every().map(|info| info.len).sum(),
         old_tombstone: folder.tombstone.as_ref().map(|info| info.modified),
         old_mark: folder.sweep.is_some(),
@@ -237,7 +243,7 @@ fn removal(id: SnapshotId, cluster: &ClusterName, folder: &Folder) -> Removal {
 }
 
 /// Why nothing in `folder` may be deleted: a name that a newer version may have given.
-fn unknown(folder: &Folder) -> Option<String> {
+pub(super) fn unknown(folder: &Folder) -> Option<String> {
     let name = folder.foreign.first()?;
     Some(format!("{name} is unknown here, and may be a newer strongroom's"))
 }
@@ -247,6 +253,8 @@ struct Known {
     folders: BTreeMap<SnapshotId, Folder>,
     /// What may be kept or removed: authenticated, and not from the future.
     clusters: BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
+    /// The tags of what may be kept or removed, where it has any.
+    tags: BTreeMap<SnapshotId, Vec<String>>,
     /// Tombstones that authenticate.
     tombstones: BTreeMap<SnapshotId, Manifest>,
     /// No later than it is, by the store's clock.
@@ -267,10 +275,12 @@ impl Known {
         let mut known = Self {
             clock: folders.values().flat_map(Folder::every).map(|info| info.modified).max(),
             clusters: BTreeMap::new(),
+            tags: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             folders: BTreeMap::new(),
         };
-        plan.findings.extend(listed.foreign.iter().map(|name| format!("{name}: unknown object")));
+        let mut findings = Findings::default();
+        findings.extend(listed.foreign.iter().map(|name| format!("{name}: unknown object")));
         let now = SystemTime::now();
         let mut read = stream::iter(folders)
             .map(|(id, folder)| async move {
@@ -283,25 +293,33 @@ impl Known {
             control.step(Step::Advance(1));
             match head {
                 Ok(Head::Snapshot(_)) if folder::is_ahead(id.begun(), now) => {
-                    plan.findings.push(format!(
+                    findings.push(format!(
                         "snapshot {id} has a time in the future: it is kept and does not count"
                     ));
                 }
                 Ok(Head::Snapshot(manifest)) => {
                     let cluster = manifest.body().cluster.clone();
+                    if !manifest.body().tags.is_empty() {
+                        known.tags.insert(id, manifest.body().tags.clone());
+                    }
                     known.clusters.entry(cluster).or_default().insert(id);
                 }
                 Ok(Head::Tombstone(manifest)) => drop(known.tombstones.insert(id, *manifest)),
                 Ok(Head::Other) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => {
-                    plan.findings.push(format!("stays, and does not count: {error}"));
+                    findings.push(format!("stays, and does not count: {error}"));
                 }
             }
             known.folders.insert(id, folder);
         }
-        plan.findings.sort();
+        plan.findings = findings.finish();
         Ok(known)
+    }
+
+    fn has_tag(&self, id: &SnapshotId, retention: &Retention) -> bool {
+        let tags = self.tags.get(id);
+        tags.is_some_and(|tags| tags.iter().any(|tag| retention.tags.contains(tag)))
     }
 
     /// What becomes of tombstones, removed snapshots and what writers that died left.
@@ -319,7 +337,7 @@ impl Known {
                     let manifest = self.tombstones.get(id);
                     let removed = manifest.is_some() && self.is_old(tombstone.modified, grace);
                     if removed || is_swept_to_the_seals(folder) {
-                        self.sweep(*id, folder, manifest, plan);
+                        sweep(*id, folder, manifest, plan);
                     }
                 }
                 (None, None) => {
@@ -328,7 +346,7 @@ impl Known {
                         continue;
                     }
                     match &folder.sweep {
-                        Some(mark) if old(mark.modified) => self.sweep(*id, folder, None, plan),
+                        Some(mark) if old(mark.modified) => sweep(*id, folder, None, plan),
                         Some(_) => {}
                         None => plan.marks.push(*id),
                     }
@@ -337,39 +355,43 @@ impl Known {
         }
     }
 
-    /// Plans to delete all that is in `folder`, unless there is something that this version does not know.
-    fn sweep(
-        &self,
-        id: SnapshotId,
-        folder: &Folder,
-        manifest: Option<&Manifest>,
-        plan: &mut PrunePlan,
-    ) {
-        let others = || folder.objects.iter().filter(|(part, _)| !ORDER.contains(*part));
-        let named = |part: &Part| manifest.is_some_and(|one| one.body().object(part).is_some());
-        let why = unknown(folder).or_else(|| {
-            let (_, info) = others().find(|(part, _)| !named(part))?;
-            Some(format!("{} is unknown here, and may be a newer strongroom's", info.name))
-        });
-        if let Some(why) = why {
-            plan.blocked.push(format!("what is left of snapshot {id} is not deleted: {why}"));
-            return;
-        }
-        let known = ORDER.iter().filter_map(|part| folder.objects.get(part));
-        let last = folder.keep.iter().chain(&folder.tombstone).chain(&folder.sweep);
-        let order = others().map(|(_, info)| info).chain(known).chain(folder.seals.values());
-        let objects: Vec<_> = order.chain(last).collect();
-        plan.sweeps.push(Sweep {
-            id,
-            bytes: objects.iter().map(|info| info.len).sum(),
-            objects: objects.into_iter().map(|info| info.name.clone()).collect(),
-        });
-    }
-
     fn is_old(&self, modified: SystemTime, grace: Duration) -> bool {
-        let age = self.clock.and_then(|clock| clock.duration_since(modified).ok());
-        age.is_some_and(|age| age >= grace)
+        is_old(self.clock, modified, grace)
     }
+}
+
+/// Whether what was written at `modified` is as old as `grace` by the store's `clock`.
+pub(super) fn is_old(clock: Option<SystemTime>, modified: SystemTime, grace: Duration) -> bool {
+    let age = clock.and_then(|clock| clock.duration_since(modified).ok());
+    age.is_some_and(|age| age >= grace)
+}
+
+/// Plans to delete all that is in `folder`, unless there is something that this version does not know.
+pub(super) fn sweep(
+    id: SnapshotId,
+    folder: &Folder,
+    manifest: Option<&Manifest>,
+    plan: &mut PrunePlan,
+) {
+    let others = || folder.objects.iter().filter(|(part, _)| !ORDER.contains(*part));
+    let named = |part: &Part| manifest.is_some_and(|one| one.body().object(part).is_some());
+    let why = unknown(folder).or_else(|| {
+        let (_, info) = others().find(|(part, _)| !named(part))?;
+        Some(format!("{} is unknown here, and may be a newer strongroom's", info.name))
+    });
+    if let Some(why) = why {
+        plan.blocked.push(format!("what is left of snapshot {id} is not deleted: {why}"));
+        return;
+    }
+    let known = ORDER.iter().filter_map(|part| folder.objects.get(part));
+    let last = folder.keep.iter().chain(&folder.tombstone).chain(&folder.sweep);
+    let order = others().map(|(_, info)| info).chain(known).chain(folder.seals.values());
+    let objects: Vec<_> = order.chain(last).collect();
+    plan.sweeps.push(Sweep {
+        id,
+        bytes: objects.iter().map(|info| info.len).sum(),
+        objects: objects.into_iter().map(|info| info.name.clone()).collect(),
+    });
 }
 
 /// A sweep that was interrupted after it had deleted all that a snapshot is made of: the tombstone may have lost the

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use super::period::Period;
 use crate::format::SnapshotId;
 #[cfg(feature = "cli")]
-use crate::format::parse_duration;
+use crate::format::{parse_duration, parse_tag};
 
 /// What to keep. A snapshot that any rule wants is kept; rules of 0 want none. Hours, days, weeks (from Monday on), months
 /// and years are those of UTC; of each the newest snapshot counts, and those without one are not counted.
@@ -107,6 +107,12 @@ pub struct Retention {
         )
     )]
     pub within: Option<Period>,
+    /// All with this tag. Repeat for several
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "prune.keep_tag", long = "keep-tag", value_name = "TAG", value_parser = parse_tag)
+    )]
+    pub tags: Vec<String>,
     /// How long a removed snapshot can be brought back before its objects are deleted [default: 24h]
     #[cfg_attr(
         feature = "cli",

@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod inside;
+mod journal;
 mod restore;
 mod to_cluster;
 mod unattended;
@@ -18,6 +19,7 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 use crate::help;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use journal::{JournalCommand, RecordArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{
@@ -88,7 +90,11 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// List the snapshots; needs no key
     #[command(long_about = help::SNAPSHOTS, after_long_help = help::SNAPSHOTS_MORE)]
-    Snapshots,
+    Snapshots {
+        /// Only snapshots with this tag. Repeat for those with any of several
+        #[arg(long, value_name = "TAG")]
+        tag: Vec<String>,
+    },
     /// Show what is known about one snapshot
     #[command(long_about = help::SHOW, after_long_help = help::SHOW_MORE)]
     Show(ShowArgs),
@@ -122,6 +128,9 @@ pub(crate) enum Command {
         /// Show this report: its id, or any unique beginning or end of it
         id: Option<String>,
     },
+    /// Record the changes between snapshots, and list what is recorded
+    #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
+    Journal(JournalCommand),
     /// Back up, prune, verify and drill on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),
@@ -299,7 +308,7 @@ pub(crate) enum KeyCommand {
     Remove {
         /// The key's id, as key list prints it
         key_id: KeyId,
-        /// Do not wait a day after a rotation: no backup that began before it is still running
+        /// No backup is running: do not wait a day after a rotation, or for a folder that a backup may still be writing
         #[arg(long)]
         now: bool,
     },
@@ -429,7 +438,7 @@ impl Command {
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
     pub(crate) fn grace(&self) -> Duration {
         match self {
-            Self::Snapshots | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            Self::Snapshots { .. } | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }

@@ -2,11 +2,13 @@
 
 mod drill;
 mod inside;
+mod journal;
 mod unattended;
 mod values;
 
 pub(crate) use drill::*;
 pub(crate) use inside::*;
+pub(crate) use journal::*;
 pub(crate) use unattended::*;
 pub(crate) use values::*;
 
@@ -56,6 +58,7 @@ Examples:
       --cacert ca.crt --cert client.crt --key client.key
   strongroom backup -k file:/etc/strongroom/keyring -k passphrase:KEYID
   strongroom backup --file snapshot.db   # of `etcdctl snapshot save`
+  strongroom backup --tag before-upgrade
 
 Every snapshot stands alone: it needs no other one to be restored.
 
@@ -74,7 +77,8 @@ passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
 Examples:
   strongroom snapshots
-  strongroom snapshots --cluster prod -w json";
+  strongroom snapshots --cluster prod -w json
+  strongroom snapshots --tag before-upgrade";
 
 pub(crate) const SHOW: &str = "\
 Show what is known about one snapshot.
@@ -100,7 +104,8 @@ Examples:
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
 members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
---all looks at every cluster's snapshots, or with --cluster at one cluster's.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
+reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
@@ -309,7 +314,9 @@ Destroy a key of the keyring, or a passphrase key; refused while a snapshot open
 
 Also refused while a snapshot opens with no other key that is available: give the keys that are to remain with \
 --master-key too, because a key that a seal names may have been destroyed elsewhere. Only the snapshots of the given \
-repository are considered: other repositories may still need the key.";
+repository are considered: other repositories may still need the key.
+
+What opens neither with the key nor without it is named and passed over: it is damaged, or somebody planted it.";
 pub(crate) const KEY_REMOVE_MORE: &str = "\
 Example:
   strongroom key reseal --all -k file:keyring

@@ -285,7 +285,9 @@ impl Sources {
         };
         if let Some(copy) = copy {
             let own = self.options("copy", copy.url.as_ref(), notes);
-            copy.options = Some(own.unwrap_or_else(|| self.shared_options(copy.url.as_ref())));
+            let options = own.unwrap_or_else(|| self.shared_options(copy.url.as_ref()));
+            notes.extend(self.no_options(copy.url.as_ref(), &options));
+            copy.options = Some(options);
         }
         self.password(cli, variables);
         check_user(&cli.global.common.etcd)
@@ -320,6 +322,23 @@ impl Sources {
         let shared = url.filter(|url| url.directory().is_none() && filed.as_ref() == Some(*url));
         let options = self.file.options("repository.options").filter(|_| shared.is_some());
         options.cloned().unwrap_or_default()
+    }
+
+    /// That a second store elsewhere has no options, although the first one has some.
+    fn no_options(
+        &self,
+        url: Option<&RepositoryUrl>,
+        options: &BTreeMap<String, String>,
+    ) -> Option<String> {
+        let url = url.filter(|url| url.directory().is_none() && options.is_empty())?;
+        let of_first = self.file.options("repository.options").is_some_and(|all| !all.is_empty());
+        let named = self.file.options("copy.options").is_some();
+        (of_first && !named).then(|| {
+            format!(
+                "{}: no options apply to {url}: those of its store belong in [copy.options], beside copy.url",
+                self.file.path().display()
+            )
+        })
     }
 
     fn filed_url(&self, table: &str) -> Option<Option<RepositoryUrl>> {

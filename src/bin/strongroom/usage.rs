@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::builder::ArgPredicate;
 use clap::error::{ContextKind, ContextValue, ErrorKind as Clap};
 use clap::{Command, CommandFactory};
 use strongroom::{Error, ErrorKind};
@@ -16,12 +17,27 @@ const GLOBALS: &str = "`strongroom help globals` prints the options of every com
 
 /// The command. The options of every command are folded in the help of each: they fill two screens.
 pub(crate) fn command() -> Command {
-    folded(prepared(Cli::command())).mut_subcommand("agent", |agent| {
-        // What it borrows from other commands is in their help.
-        agent.mut_args(|arg| {
-            if arg.get_id().as_str().starts_with("agent.") { arg } else { arg.hide(true) }
+    let restore = |restore: Command| {
+        // What is restored is then chosen by revision or time.
+        restore.mut_arg("id", |id| {
+            id.required(false)
+                .required_unless_present_any(["newest", "to_time", "revision"])
+                .default_value_ifs([
+                    ("newest", ArgPredicate::Equals("true".into()), "latest"),
+                    ("to_time", ArgPredicate::IsPresent, "latest"),
+                    ("revision", ArgPredicate::IsPresent, "latest"),
+                ])
         })
-    })
+    };
+    folded(prepared(Cli::command())).mut_subcommand("restore", restore).mut_subcommand(
+        "agent",
+        |agent| {
+            // What it borrows from other commands is in their help.
+            agent.mut_args(|arg| {
+                if arg.get_id().as_str().starts_with("agent.") { arg } else { arg.hide(true) }
+            })
+        },
+    )
 }
 
 fn folded(command: Command) -> Command {

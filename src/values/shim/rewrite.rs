@@ -117,13 +117,16 @@ impl Rewriter<'_> {
             Logs::NotUnknownKeys if error.kind() == ErrorKind::WrongKey => return,
             Logs::NotUnknownKeys | Logs::All => {}
         }
-        let needs = ValueHeader::split(kv.value).ok().flatten().map(|(header, _)| header.key);
+        let split = ValueHeader::split(kv.value);
+        // Who wrote an unencrypted value is not known: whoever had the key before encryption, or somebody since.
+        let kind = if let Ok(None) = split { "not-encrypted" } else { error.kind().name() };
+        let needs = split.ok().flatten().map(|(header, _)| header.key);
         limited!(
             warn,
             event = "value_unreadable",
             key = %clean(&printable(kv.key)),
             value_key = needs.map(|id| id.to_string()),
-            kind = error.kind().name(),
+            kind,
             error = %error,
             hint = error.hint_text()
         );

@@ -14,9 +14,15 @@ use super::to_cluster::ToClusterArgs;
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Go back to this revision, of those the snapshot holds
+    /// Restore this revision: one that the snapshot holds, or that was recorded after it
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<i64>,
+    /// Restore the last revision that was recorded after the snapshot
+    #[arg(long, conflicts_with_all = ["revision", "to_time", "to_cluster", "before"])]
+    pub(crate) newest: bool,
+    /// Restore what was recorded up to this time, such as 2026-11-26T09:12:00Z
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["revision", "to_cluster", "before"])]
+    pub(crate) to_time: Option<jiff::Timestamp>,
     /// Also restore the files that `backup --include` stored, below this directory, which must be empty or not exist
     #[arg(long, value_name = "DIR")]
     pub(crate) companions_to: Option<PathBuf>,

@@ -7,7 +7,7 @@ use strongroom::values::DEFAULT_PREFIX;
 
 /// `prune`
 #[derive(Args)]
-#[group(id = "instead", multiple = false, args = ["remove", "undo", "pin", "unpin"])]
+#[group(id = "instead", multiple = false, args = ["remove", "undo", "pin", "unpin", "quarantine"])]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) keep: Retention,
@@ -26,6 +26,17 @@ pub(crate) struct PruneArgs {
     /// Keep this snapshot, whatever the rules say
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) pin: Option<SnapshotId>,
+    /// List the folders that no key authenticates; with full ids, remove these, for good after 30 days
+    #[arg(long, value_name = "ID", num_args = 0.., help_heading = "Instead of the rules")]
+    pub(crate) quarantine: Option<Vec<SnapshotId>>,
+    /// With --quarantine ID: delete the seals of a good snapshot that fail, and nothing else
+    #[arg(
+        long,
+        requires = "quarantine",
+        conflicts_with = "dry_run",
+        help_heading = "Instead of the rules"
+    )]
+    pub(crate) seals: bool,
     /// Let the rules decide about this snapshot again
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) unpin: Option<SnapshotId>,

@@ -42,16 +42,23 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
         ));
     }
+    if let Some(why) = &report.not_remembered {
+        context.output.warn(&format!("the next copy compares the same snapshots again: {why}"));
+    }
     context.output.result(Document { to: url.to_string(), report: &report }, || {
         format!(
-            "{} copied to {url}, {} existed already; {} written",
+            "{} copied to {url}, {} existed already, {} of these compared; {} written",
             report.copied.len(),
             report.present,
+            report.compared.len(),
             bytes(report.written_bytes),
         )
     })?;
+    if let Some(left) = report.not_compared.filter(|left| *left > 0) {
+        context.output.note(&format!("{left} more are compared by the next runs"));
+    }
     context.output.note(&format!(
-        "next: `strongroom verify --all --digests -r {url}` reads the copy, without a key"
+        "next: `strongroom verify --all --digests -r {url}` reads all of the copy, without a key"
     ));
     if report.failed.is_empty() {
         let findings = !report.left_out.is_empty() || !report.differing.is_empty();

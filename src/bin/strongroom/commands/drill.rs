@@ -3,9 +3,13 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use strongroom::backup::{DrillReport, ListedReport, drill, reports, store_report};
+use strongroom::backup::{
+    DrillReport, ListedReport, Reports, drill, report, reports, store_report,
+};
 use strongroom::format::{CheckOutcome, Report, ReportOutcome};
-use strongroom::{ErrorKind, Result};
+use strongroom::keys::KeySet;
+use strongroom::store::Repository;
+use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::{DrillArgs, Which};
@@ -74,36 +78,51 @@ fn text_of(report: &Report) -> String {
     table(&["WHAT", "OUTCOME", "DETAIL"], &[], steps.chain(checks).collect())
 }
 
+/// One report: by its full id without a listing.
+async fn show_report(
+    id: &str,
+    repository: &Repository,
+    keys: &KeySet,
+    context: &Context,
+) -> Result<ExitCode> {
+    let id = id.to_ascii_uppercase();
+    let mut listed = match id.parse() {
+        Ok(id) => vec![report(repository, keys, id).await?],
+        Err(_) => reports(repository, keys).await?.listed,
+    };
+    listed.retain(|one| one.id.to_string().starts_with(&id) || one.id.to_string().ends_with(&id));
+    match listed.as_slice() {
+        [ListedReport { report: Ok(report), standing, .. }] => {
+            let mut json = json_of(report);
+            if let Some(map) = json.as_object_mut() {
+                map.insert("trust".into(), standing.to_string().into());
+            }
+            context.output.result(json, || text_of(report))?;
+            if report.details.is_none() {
+                context.output.note("no available key opens the details");
+            }
+            if !standing.counts() {
+                context.output.warn(&format!("the report is {standing}"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        [_] => listed.remove(0).report.map(|_| ExitCode::SUCCESS),
+        _ => {
+            let message = format!("{} reports of that id", listed.len());
+            Err(Error::new(ErrorKind::NotFound, message).hint("`strongroom reports` lists them"))
+        }
+    }
+}
+
 pub(super) async fn list(id: Option<String>, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.master_keys(&repository).await?;
-    let mut listed = reports(&repository, &keys).await?;
     if let Some(id) = id {
-        let id = id.to_ascii_uppercase();
-        listed
-            .retain(|one| one.id.to_string().starts_with(&id) || one.id.to_string().ends_with(&id));
-        return match listed.as_slice() {
-            [ListedReport { report: Ok(report), standing, .. }] => {
-                let mut json = json_of(report);
-                if let Some(map) = json.as_object_mut() {
-                    map.insert("trust".into(), standing.to_string().into());
-                }
-                context.output.result(json, || text_of(report))?;
-                if report.details.is_none() {
-                    context.output.note("no available key opens the details");
-                }
-                if !standing.counts() {
-                    context.output.warn(&format!("the report is {standing}"));
-                }
-                Ok(ExitCode::SUCCESS)
-            }
-            [_] => listed.remove(0).report.map(|_| ExitCode::SUCCESS),
-            _ => {
-                let message = format!("{} reports of that id", listed.len());
-                Err(strongroom::Error::new(ErrorKind::NotFound, message)
-                    .hint("`strongroom reports` lists them"))
-            }
-        };
+        return show_report(&id, &repository, &keys, context).await;
+    }
+    let Reports { listed, left_out, .. } = reports(&repository, &keys).await?;
+    if left_out > 0 {
+        context.output.warn(&format!("{left_out} older reports are not listed"));
     }
     let row = |one: &ListedReport| match &one.report {
         Ok(report) => {

@@ -187,7 +187,8 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
     if !now {
         refuse_after_rotation(context)?;
     }
-    check_removable(&repository, &keys, id).await?;
+    let passed_over = check_removable(&repository, &keys, id, now).await?;
+    passed_over.iter().for_each(|what| context.output.warn(&format!("passed over: {what}")));
     let mut places = Vec::new();
     // The keyrings first: what stands in the repository under a key's id may have been planted there.
     for path in context.settings.keyring_paths() {

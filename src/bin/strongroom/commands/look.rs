@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 use strongroom::Result;
-use strongroom::backup::{Details, Summary, judge, snapshots as snapshots_of};
+use strongroom::backup::{Details, Summary, judged, snapshots as snapshots_of};
 use strongroom::format::{EtcdFacts, KeyId};
 use strongroom::keys::trust::Standing;
 
@@ -12,19 +12,23 @@ use super::Context;
 use crate::args::ShowArgs;
 use crate::output::{Dated, age, bytes, created, table};
 
-pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
+pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     // Passphrases are not asked for: a list is no reason to type one.
     let keys = context.settings.open_keys_unasked(&repository).await?;
-    let mut listing = snapshots_of(&repository, context.settings.cluster.as_ref()).await?;
-    if keys.can_vouch() || !keys.is_blind() {
-        judge(&repository, &keys, &mut listing).await?;
-    }
+    let cluster = context.settings.cluster.as_ref();
+    let mut listing = match keys.can_vouch() || !keys.is_blind() {
+        true => judged(&repository, &keys, cluster).await?,
+        false => snapshots_of(&repository, cluster).await?,
+    };
+    let wanted = |one: &Summary| tags.is_empty() || one.tags.iter().any(|tag| tags.contains(tag));
+    listing.snapshots.retain(wanted);
     listing.findings.iter().for_each(|finding| context.output.warn(finding));
     let documents = listing.snapshots.iter().map(|summary| Dated::new(summary, summary.id));
     context.output.result(documents.collect::<Vec<_>>(), || {
+        let tagged = listing.snapshots.iter().any(|one| !one.tags.is_empty());
         let row = |summary: &Summary| {
-            vec![
+            let mut row = vec![
                 summary.id.to_string(),
                 summary.cluster.to_string(),
                 created(summary.id),
@@ -33,9 +37,13 @@ pub(super) async fn snapshots(context: &Context) -> Result<ExitCode> {
                 bytes(summary.database_bytes),
                 bytes(summary.stored_bytes),
                 summary.standing.to_string(),
-            ]
+            ];
+            row.extend(tagged.then(|| summary.tags.join(", ")));
+            row
         };
-        let header = ["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
+        let mut header =
+            vec!["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
+        header.extend(tagged.then_some("TAGS"));
         table(&header, &[3, 4, 5, 6], listing.snapshots.iter().map(row).collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
@@ -74,7 +82,9 @@ fn rows(document: &Map<String, Value>) -> Vec<Vec<String>> {
         }
         other => other.to_string(),
     };
-    let known = document.iter().filter(|(_, value)| !value.is_null());
+    let is_known =
+        |value: &Value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty());
+    let known = document.iter().filter(|(_, value)| is_known(value));
     known.map(|(key, value)| vec![key.replace('_', " "), text(value)]).collect()
 }
 
@@ -90,6 +100,9 @@ fn document(details: &Details) -> Map<String, Value> {
         ("stored_bytes", details.stored_bytes.into()),
         ("origin", manifest.origin.to_string().into()),
         ("tool", manifest.tool.clone().into()),
+        ("previous", manifest.previous.map(|one| one.snapshot.to_string()).into()),
+        ("tags", manifest.tags.clone().into()),
+        ("included", manifest.included.clone().into()),
         ("seal_generation", details.generation.into()),
         ("sealed_by", ids(&details.sealed_by).into()),
         ("opened_by", details.opened_by.map(|id| id.to_string()).into()),

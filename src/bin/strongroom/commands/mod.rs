@@ -9,6 +9,7 @@ mod drill;
 mod generate;
 mod init;
 mod inside;
+mod journal;
 mod key;
 mod kit;
 mod kms_plugin;
@@ -64,7 +65,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
     match command {
         Command::Init(args) => init::run(args, context).await,
         Command::Backup(args) => backup::run(args, context).await,
-        Command::Snapshots => look::snapshots(context).await,
+        Command::Snapshots { tag } => look::snapshots(&tag, context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Restore(args) => restore::run(&args, context).await,
@@ -75,6 +76,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Stats(args) => inside::stats(args, context).await,
         Command::Drill(args) => drill::run(args, context).await,
         Command::Reports { id } => drill::list(id, context).await,
+        Command::Journal(command) => journal::run(command, context).await,
         Command::Agent(_) => {
             crate::harden::all_files();
             agent::run(context).await

@@ -1,16 +1,17 @@
 //! `prune`
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    Keeping, PrunePlan, PruneReport, Removal, Retention, Within, apply_prune, pin, plan_prune,
-    plan_removal, prune_report, store_report, undo_removal, unpin,
+    Keeping, PrunePlan, PruneReport, Removal, Retention, Suspect, Within, apply_prune, pin,
+    plan_prune, plan_quarantine, plan_removal, prune_report, remove_failing_seals, store_report,
+    suspects, undo_removal, unpin,
 };
-use strongroom::format::SnapshotId;
+use strongroom::format::{SnapshotId, Time};
 
 use super::{Context, FINDINGS};
 use crate::args::{PruneArgs, WriteOut};
@@ -26,9 +27,11 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     let begun = Instant::now();
     let cluster = settings.cluster.as_ref();
     let keep = Retention { allow_empty: args.allow_empty, ..args.keep };
-    let plan = match args.remove.as_slice() {
-        [] => plan_prune(&repository, &keys, &keep, cluster, &context.control).await?,
-        ids => plan_removal(&repository, &keys, ids).await?,
+    let control = &context.control;
+    let plan = match (args.remove.as_slice(), &args.quarantine) {
+        (_, Some(ids)) => plan_quarantine(&repository, &keys, ids, control).await?,
+        ([], None) => plan_prune(&repository, &keys, &keep, cluster, control).await?,
+        (ids, None) => plan_removal(&repository, &keys, ids).await?,
     };
     let planned = begun.elapsed();
     plan.findings.iter().for_each(|finding| context.output.warn(finding));
@@ -81,12 +84,49 @@ async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
     } else if let Some(id) = args.unpin {
         unpin(&context.repository().await?, id).await?;
         (id, "not pinned")
+    } else if let Some(ids) = args.quarantine.as_ref().filter(|ids| ids.is_empty() || args.seals) {
+        return quarantine(ids, context).await.map(Some);
     } else {
         return Ok(None);
     };
     let json = json!({ "id": id, "done": done });
     context.output.result(json, || format!("snapshot {id}: {done}"))?;
     Ok(Some(ExitCode::SUCCESS))
+}
+
+/// Without ids, lists the folders that nothing authenticates; with ids, deletes the seals of these that fail.
+async fn quarantine(ids: &[SnapshotId], context: &Context) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    if ids.is_empty() {
+        let found = suspects(&repository, &keys, &context.control).await?;
+        context.output.result(&found, || {
+            let time = |time: Option<SystemTime>| {
+                time.map_or_else(String::new, |time| Time::from(time).to_string())
+            };
+            let row = |one: &Suspect| {
+                let (objects, stored) = (one.objects.to_string(), bytes(one.stored_bytes));
+                let id = one.id.to_string();
+                vec![id, objects, stored, time(one.written), time(one.removed), one.why.clone()]
+            };
+            let header = ["ID", "OBJECTS", "STORED", "WRITTEN", "REMOVED", "WHY"];
+            table(&header, &[1, 2], found.iter().map(row).collect())
+        })?;
+        context.output.note(&match found.len() {
+            0 => "every folder with a manifest authenticates, or may do so with keys that are not available".into(),
+            n => format!("{n} folders authenticate with nothing; after you have looked at one: `strongroom prune --quarantine ID`"),
+        });
+        return Ok(status(found.is_empty()));
+    }
+    let mut deleted = Vec::new();
+    for id in ids {
+        deleted.extend(remove_failing_seals(&repository, &keys, *id, &context.control).await?);
+    }
+    context.output.result(json!({ "deleted": deleted }), || {
+        deleted.iter().map(|name| format!("{name}: deleted\n")).collect::<String>()
+            + &format!("{} seals that fail were deleted", deleted.len())
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A plan, and what came of it; null for a plan that is only shown.
@@ -131,15 +171,16 @@ fn text(plan: &PrunePlan) -> String {
     let keep = plan
         .keep
         .iter()
-        .map(|keeping| (keeping.id, &keeping.cluster, "keep", keeping.reasons.join(", ")));
+        .map(|keeping| (keeping.id, Some(&keeping.cluster), "keep", keeping.reasons.join(", ")));
     let remove = plan.remove.iter().map(|removal| {
         let why = format!("{}, deleted after the grace period", bytes(removal.stored_bytes));
-        (removal.id, &removal.cluster, "remove", why)
+        (removal.id, removal.cluster.as_ref(), "remove", why)
     });
     let mut rows: Vec<_> = keep.chain(remove).collect();
     rows.sort_by_key(|row| row.0);
     let rows = rows.into_iter().map(|(id, cluster, what, why)| {
-        vec![id.to_string(), cluster.to_string(), created(id), what.into(), why]
+        let cluster = cluster.map_or_else(|| "unknown".into(), ToString::to_string);
+        vec![id.to_string(), cluster, created(id), what.into(), why]
     });
     let within = plan.within.iter().map(|within| {
         let Within { cluster, span, since } = within;

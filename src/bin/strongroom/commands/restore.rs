@@ -7,10 +7,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 use strongroom::backup::{
-    MemberOptions, MemberReport, RestoreReport, Target, restore, restore_companions, restore_member,
+    MemberOptions, MemberReport, Moment, Recorded, RestoreReport, Target, plan_restore, restore,
+    restore_companions, restore_member, restore_recorded, restore_recorded_member,
 };
 use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
+use strongroom::format::Time;
+use strongroom::keys::KeySet;
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
+use strongroom::store::Repository;
 use strongroom::{Error, Result};
 
 use super::{Context, to_cluster};
@@ -54,6 +58,52 @@ struct File<'a> {
     report: &'a RestoreReport,
     output: &'a str,
     companions: Option<Vec<String>>,
+    journals: Vec<String>,
+    recorded_until: Option<String>,
+}
+
+/// What was recorded after the snapshot, if that is to be restored: the moment that was asked for is not in the snapshot.
+async fn recorded(
+    args: &RestoreArgs,
+    (repository, keys): (&Repository, &mut KeySet),
+    dir: &Path,
+    context: &Context,
+) -> Result<Option<Recorded>> {
+    let moment = match (args.newest, args.to_time, args.revision) {
+        (true, ..) => Moment::Newest,
+        (_, Some(time), _) => Moment::Time(time.as_millisecond().max(0).unsigned_abs()),
+        (_, _, Some(revision)) => Moment::Revision(revision),
+        _ => return Ok(None),
+    };
+    let is_latest = args.which.id == "latest" && args.which.before.is_none();
+    let base = match is_latest {
+        true => None,
+        false => Some(context.find(repository, keys, &args.which).await?),
+    };
+    let cluster = context.settings.cluster.as_ref();
+    let recorded = plan_restore(repository, keys, cluster, base, moment, dir).await?;
+    recorded.warnings.iter().for_each(|warning| context.output.warn(warning));
+    if !recorded.journals.is_empty() {
+        let until = until(&recorded).unwrap_or_else(|| "an unknown moment".into());
+        context.output.note(&format!(
+            "revision {}: snapshot {} and {} journal(s), recorded until {until}",
+            recorded.revision,
+            recorded.base,
+            recorded.journals.len()
+        ));
+    }
+    Ok(Some(recorded))
+}
+
+/// The moment up to which everything is recorded.
+fn until(recorded: &Recorded) -> Option<String> {
+    let seconds = i64::try_from(recorded.recorded_until / 1000).ok().filter(|at| *at > 0)?;
+    Some(Time::from_unix(seconds).to_string())
+}
+
+/// Ids of the journals that were used.
+fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
+    recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
 async fn to_file(
@@ -68,20 +118,32 @@ async fn to_file(
             .hint("redirect it to a file or a pipe, or give --force"));
     }
     let allow_untested = context.settings.etcd.allow_untested;
-    let target = match (stdout, args.revision) {
-        (true, None) => Target::Stream(Box::new(std::io::stdout())),
-        (true, Some(_)) => {
-            return Err(Error::usage("an earlier revision is written to a file, not to a stream")
+    let rewrites = args.revision.is_some() || args.newest || args.to_time.is_some();
+    let target = match (stdout, rewrites) {
+        (true, false) => Target::Stream(Box::new(std::io::stdout())),
+        (true, true) => {
+            return Err(Error::usage("another revision is written to a file, not to a stream")
                 .hint("give --output the name of a file"));
         }
-        (false, revision) => {
-            Target::File { path: path.to_owned(), force: args.force, revision, allow_untested }
-        }
+        (false, _) => Target::File {
+            path: path.to_owned(),
+            force: args.force,
+            revision: None,
+            allow_untested,
+        },
     };
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &mut keys, &args.which).await?;
-    let report = restore(&repository, &keys, id, target, &context.control).await?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let plan = recorded(args, (&repository, &mut keys), dir, context).await?;
+    let report = match &plan {
+        Some(plan) => restore_recorded(&repository, &keys, plan, target, &context.control).await?,
+        None => {
+            let id = context.find(&repository, &mut keys, &args.which).await?;
+            restore(&repository, &keys, id, target, &context.control).await?
+        }
+    };
+    let id = report.id;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
     if stdout {
@@ -90,7 +152,10 @@ async fn to_file(
             .note(&format!("snapshot {id} restored and verified: revision {}", report.revision));
         return Ok(ExitCode::SUCCESS);
     }
-    context.output.result(File { report: &report, output: &path, companions }, || {
+    let journals = journals_of(plan.as_ref());
+    let recorded_until = plan.as_ref().and_then(until);
+    let file = File { report: &report, output: &path, companions, journals, recorded_until };
+    context.output.result(file, || {
         format!(
             "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
             report.cluster,
@@ -115,14 +180,32 @@ async fn to_data_dir(
     options.allow_untested = context.settings.etcd.allow_untested;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &mut keys, &args.which).await?;
-    let report = restore_member(&repository, &keys, id, &options, &context.control).await?;
+    let dir = options.data_dir.parent().filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
+    let plan = recorded(args, (&repository, &mut keys), dir, context).await?;
+    let report = match &plan {
+        Some(plan) => {
+            let is_pinned = args.revision.is_some() && args.which.id != "latest";
+            if options.initial_cluster.as_ref().is_some_and(|members| members.contains(',')) {
+                plan.check_for_members(is_pinned)?;
+            }
+            options.revision = Some(plan.revision);
+            let control = &context.control;
+            restore_recorded_member(&repository, &keys, plan, &options, control).await?
+        }
+        None => {
+            let id = context.find(&repository, &mut keys, &args.which).await?;
+            restore_member(&repository, &keys, id, &options, &context.control).await?
+        }
+    };
+    let id = report.id;
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
     let mut json = json_of(&options, &report, &others);
     if let Some(map) = json.as_object_mut() {
         map.insert("companions".into(), companions.into());
+        map.insert("journals".into(), journals_of(plan.as_ref()).into());
+        map.insert("recorded_until".into(), plan.as_ref().and_then(until).into());
     }
     context.output.result(json, || {
         format!(

@@ -12,13 +12,20 @@ Only snapshots that an available key authenticates count and are removed: someon
 A removed snapshot is in no list any more, but its objects stay for a day (--grace): until then --undo brings it back. A \
 later prune deletes them. Objects of backups that never finished are deleted too, at the earliest two days after the last \
 of them was written. What the store refuses to delete (an object lock) stays and is reported, with exit status 3; so is a \
-folder with an object that a newer strongroom may have written.";
+folder with an object that a newer strongroom may have written.
+
+--quarantine is for objects that somebody else put into the repository. It lists the folders that no available key \
+authenticates. After you have looked at one, `--quarantine ID` removes it: it is in no list any more, and the same command 30 days later \
+deletes its objects. It is refused for a folder whose seal names a key that is not available or comes from a newer version, and if the keys given open nothing at all. `--quarantine ID --seals` deletes seals that fail from a snapshot that another seal opens.";
 pub(crate) const PRUNE_MORE: &str = "\
 Examples:
   strongroom prune --keep-last 24 --keep-daily 14 --keep-monthly 12 --dry-run
   strongroom prune --cluster prod --keep-hourly 48 --keep-daily 30 --keep-weekly 12
   strongroom prune --undo 01J9ZB0G7W8D5VQ3M2K4T6XYRA
-  strongroom prune --remove 01J9ZB0G7W8D5VQ3M2K4T6XYRA --dry-run";
+  strongroom prune --remove 01J9ZB0G7W8D5VQ3M2K4T6XYRA --dry-run
+  strongroom prune --keep-daily 14 --keep-tag before-upgrade
+  strongroom prune --quarantine
+  strongroom prune --quarantine 01J9ZB0G7W8D5VQ3M2K4T6XYRA";
 
 pub(crate) const COPY: &str = "\
 Replicate snapshots to a second repository: another region, provider or disk.
@@ -26,7 +33,8 @@ Replicate snapshots to a second repository: another region, provider or disk.
 Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
 snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
-not sent again, so an interrupted copy continues where it stopped.
+not sent again, so an interrupted copy continues where it stopped. With a master key that seals, what is there is read once and compared with its SHA-256, 64 snapshots a \
+run; sealed reports in the copy remember that.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \

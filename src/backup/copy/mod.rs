@@ -1,19 +1,21 @@
 //! Snapshots replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
 
+mod compared;
+mod report;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::catalog::Scope;
-use serde::Serialize;
+pub use report::{CopyReport, CopySettings};
 
+use super::catalog::Scope;
 use crate::crypto;
 use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::serial;
 use crate::format::{
     MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
     Part, PassphraseObject, SnapshotId, names,
@@ -24,77 +26,17 @@ use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
 use crate::snapshot::seals;
-use crate::store::{Probe, Repository, RepositoryUrl};
+use crate::store::{Probe, Repository};
 use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;
 /// Seals of one snapshot that are copied although no key here opens them: those of keys that are elsewhere.
 const MOST_UNOPENED: usize = 64;
-/// Snapshots copied at once.
+/// Snapshots that were there already and are compared in one run.
+const MOST_COMPARED: usize = 64;
+/// Snapshots copied or compared at once.
 const AT_ONCE: usize = 4;
-
-/// Where snapshots are copied to.
-#[derive(Clone, Default)]
-#[cfg_attr(feature = "cli", derive(clap::Args))]
-pub struct CopySettings {
-    /// The second repository; created if there is none
-    #[cfg_attr(
-        feature = "cli",
-        arg(id = "copy.url", long = "to", value_name = "URL", env = "STRONGROOM_COPY_URL")
-    )]
-    pub url: Option<RepositoryUrl>,
-    /// The options of its store; without them those of the first.
-    #[cfg_attr(feature = "cli", arg(skip))]
-    pub options: Option<BTreeMap<String, String>>,
-}
-
-/// What a copy did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CopyReport {
-    /// Snapshots that are there now and were not, oldest first.
-    pub copied: Vec<SnapshotId>,
-    /// Snapshots in the scope that were there already. Whose they are is not looked at.
-    pub present: usize,
-    /// Bytes written.
-    pub written_bytes: u64,
-    /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.
-    #[serde(serialize_with = "serial::details")]
-    pub failed: BTreeMap<SnapshotId, String>,
-    /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
-    #[serde(serialize_with = "serial::details")]
-    pub left_out: BTreeMap<SnapshotId, String>,
-    /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
-    #[serde(rename = "differing_seals")]
-    pub differing: Vec<String>,
-    /// The newest snapshot in the scope that the copy has now.
-    #[serde(skip)]
-    pub newest: Option<SnapshotId>,
-    /// Wall time.
-    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
-    pub duration: Duration,
-}
-
-impl CopyReport {
-    /// Takes note of what became of `id`.
-    ///
-    /// # Errors
-    /// What is not about `id`, and ends the whole copy.
-    fn note(&mut self, id: SnapshotId, written: Result<u64>) -> Result<bool> {
-        match written {
-            Ok(bytes) => {
-                self.written_bytes += bytes;
-                Ok(true)
-            }
-            Err(error) if error.kind().is_general() => Err(error),
-            Err(error) => {
-                self.failed.insert(id, error.to_string());
-                Ok(false)
-            }
-        }
-    }
-}
 
 /// Opens the replica of `source` at `store`; where there is no repository, makes one of the same id.
 ///
@@ -120,7 +62,8 @@ pub async fn open_replica(
 /// Copies the snapshots in `scope` from `source` to `target`, with the master keys that
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
-/// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse.
+/// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse. With keys that seal,
+/// snapshots that `target` has already are read there and compared with their digests, each once, some in each run.
 ///
 /// # Errors
 /// Those of the stores. A snapshot that is not whole stands in the report, and the others are copied.
@@ -150,7 +93,7 @@ pub async fn copy(
     let (present, wanted): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|id| work.is_settled(*id));
     report.present = present.len();
-    work.look_at(present, scope, &mut report).await?;
+    let same = work.look_at(present, scope, &mut report).await?;
     control.begin_counting("copying", Some(wanted.len() as u64), Unit::Snapshots);
     for group in wanted.chunks(TOGETHER) {
         if work.since.elapsed() > GRACE / 8 {
@@ -171,6 +114,12 @@ pub async fn copy(
         work.group(manifests, &mut report).await?;
     }
     report.newest = report.newest.max(report.copied.last().copied());
+    if keys.sealing().next().is_some() {
+        work.compare(same, &mut report).await?;
+        report.duration = begun.elapsed();
+        let remembered = compared::remember(target, keys, scope, &report).await;
+        report.not_remembered = remembered.err().map(|error| error.to_string());
+    }
     report.duration = begun.elapsed();
     Ok(report)
 }
@@ -349,23 +298,65 @@ impl Copying<'_> {
         present: Vec<SnapshotId>,
         scope: Scope<'_>,
         report: &mut CopyReport,
-    ) -> Result<()> {
-        let looked_at: Vec<_> =
-            present.into_iter().map(|id| (id, self.same_manifest(id))).collect();
-        let mut looked_at = stream::iter(looked_at)
-            .map(|(id, looking)| async move { (id, looking.await) })
+    ) -> Result<Vec<Manifest>> {
+        let mut same_there = Vec::new();
+        let mut looked_at = stream::iter(present)
+            .map(|id| async move { (id, self.same_manifest(id).await) })
             .buffered(TOGETHER);
         while let Some((id, same)) = looked_at.next().await {
             self.control.check()?;
             let written = match same {
                 Ok(Some(manifest)) if is_outside(scope, &manifest) => Ok(0),
                 Ok(manifest) => {
-                    report.newest = report.newest.max(manifest.map(|_| id));
+                    report.newest = report.newest.max(manifest.as_ref().map(|_| id));
+                    same_there.extend(manifest);
                     self.seals(id, report).await
                 }
                 Err(error) => Err(error),
             };
             report.note(id, written)?;
+        }
+        Ok(same_there)
+    }
+
+    /// Reads the objects of the newest snapshots of `there` that were not compared yet: that an object has the right length
+    /// says nothing of its bytes.
+    async fn compare(&self, there: Vec<Manifest>, report: &mut CopyReport) -> Result<()> {
+        let remembered = compared::remembered(self.target, self.keys).await?;
+        let is_new = |manifest: &Manifest| !remembered.contains(&manifest.body().snapshot);
+        let mut left: Vec<_> = there.into_iter().filter(is_new).collect();
+        let chosen = left.split_off(left.len().saturating_sub(MOST_COMPARED));
+        report.not_compared = Some(left.len());
+        self.control.begin_counting("comparing", Some(chosen.len() as u64), Unit::Snapshots);
+        let mut compared =
+            stream::iter(chosen)
+                .map(|manifest| async move {
+                    (manifest.body().snapshot, self.compare_one(&manifest).await)
+                })
+                .buffered(AT_ONCE);
+        while let Some((id, outcome)) = compared.next().await {
+            self.control.step(Step::Advance(1));
+            if report.note(id, outcome.map(|()| 0))? {
+                report.compared.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_one(&self, manifest: &Manifest) -> Result<()> {
+        for object in &manifest.body().objects {
+            let name = object.part.of(manifest.body().snapshot);
+            self.read_there(&name, object).await.context(name)?;
+        }
+        Ok(())
+    }
+
+    /// Reads an object in the copy to its end.
+    async fn read_there(&self, name: &str, object: &ObjectEntry) -> Result<()> {
+        let mut pieces = pin!(pieces(self.target, name, object));
+        let mut read = async || pieces.try_next().await;
+        while read().await.context("in the copy")?.is_some() {
+            self.control.check()?;
         }
         Ok(())
     }
@@ -436,12 +427,7 @@ impl Copying<'_> {
         if self.there.get(&id).is_some_and(is_known) {
             return Ok(0);
         }
-        let mut pieces = pin!(pieces(self.target, name, object));
-        let mut read = async || pieces.try_next().await;
-        while read().await.context("in the copy")?.is_some() {
-            self.control.check()?;
-        }
-        Ok(0)
+        self.read_there(name, object).await.map(|()| 0)
     }
 
     /// Copies one object, unless it is there; checks its digest on the way.
@@ -482,7 +468,7 @@ impl Copying<'_> {
 /// That an object begins as the part of the snapshot that it is to be: nothing else is written to a replica.
 fn check_header(id: SnapshotId, part: &Part, first: &[u8]) -> Result<()> {
     match ObjectHeader::parse(first) {
-        Ok(header) if header.snapshot == id && header.role.part() == *part => Ok(()),
+        Ok(header) if header.snapshot == id && header.role.part().as_ref() == Some(part) => Ok(()),
         Ok(_) => Err(Error::tampered("is an object of another place")),
         // A later version's.
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),

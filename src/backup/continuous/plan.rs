@@ -1,0 +1,355 @@
+//! Which snapshot and which journals a restore takes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::coverage::{Journals, not_covered, parted};
+use super::join::{self, Join};
+use crate::backup::{catalog, choose};
+use crate::bolt::Db;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ClusterName, SnapshotId, Time};
+use crate::journal::read::{Chain, ReadJournal};
+use crate::keys::KeySet;
+use crate::mvcc;
+use crate::snapshot::inside::Frames;
+use crate::snapshot::open::OpenSnapshot;
+use crate::store::Repository;
+use crate::task::run_blocking;
+
+/// Snapshots that are tried as a base.
+const BASES: usize = 8;
+
+/// What is to be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The last revision that is recorded.
+    Newest,
+    /// What was known at this time, in Unix milliseconds.
+    Time(u64),
+    /// This main revision.
+    Revision(i64),
+}
+
+/// A snapshot, and the recorded changes that follow it.
+#[derive(Clone)]
+pub struct Recorded {
+    /// The snapshot.
+    pub base: SnapshotId,
+    /// The main revision that is restored.
+    pub revision: i64,
+    /// The journals, in order; none if the snapshot holds the revision.
+    pub journals: Vec<SnapshotId>,
+    /// Every revision committed before this moment was recorded: Unix milliseconds, 0 for unknown.
+    pub recorded_until: u64,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+    pub(crate) tail: Option<Arc<RecordedTail>>,
+}
+
+/// What `mvcc` writes behind the snapshot's records.
+pub(crate) struct RecordedTail {
+    chain: Chain,
+    compacted: i64,
+    ttls: BTreeMap<i64, i64>,
+}
+
+impl RecordedTail {
+    pub(crate) fn as_tail(&self) -> mvcc::Tail<'_> {
+        mvcc::Tail { recording: &self.chain, compacted: self.compacted, ttls: &self.ttls }
+    }
+}
+
+/// Finds what to restore: from the snapshot `base_given` if there is one, else from the newest that reaches it. Journals are
+/// fetched below `dir`, encrypted as they are stored.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when nothing reaches it, those of opening and of the store.
+pub async fn plan_restore(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: Option<&ClusterName>,
+    base_given: Option<SnapshotId>,
+    moment: Moment,
+    dir: &Path,
+) -> Result<Recorded> {
+    let bases = match base_given {
+        Some(base) => vec![base],
+        None => bases(repository, keys, cluster, moment).await?,
+    };
+    let mut failure = None;
+    for base in bases {
+        let only = base_given.is_some();
+        match from_base(repository, keys, (base, only), moment, dir).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                failure.get_or_insert(error);
+            }
+            other => return other,
+        }
+    }
+    Err(failure.unwrap_or_else(|| not_covered("no snapshot is early enough".into())))
+}
+
+/// Snapshots that may be the base, the best first.
+async fn bases(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: Option<&ClusterName>,
+    moment: Moment,
+) -> Result<Vec<SnapshotId>> {
+    let listing = catalog::snapshots(repository, cluster).await?;
+    choose::one_cluster(repository, keys, &listing).await?;
+    let is_early = |summary: &&catalog::Summary| match moment {
+        Moment::Newest => true,
+        Moment::Time(ms) => summary.id.unix_ms() <= ms,
+        Moment::Revision(revision) => summary.revision.cast_signed() <= revision,
+    };
+    // One that holds the revision needs no journal.
+    let holds = |summary: &&catalog::Summary| match moment {
+        Moment::Revision(revision) => summary.revision.cast_signed() >= revision,
+        _ => false,
+    };
+    let newest = listing.snapshots.iter().rev().filter(holds).take(1);
+    let holding = newest.chain(listing.snapshots.iter().filter(holds).take(BASES / 2));
+    let early = listing.snapshots.iter().rev().filter(is_early);
+    let mut bases = Vec::new();
+    for id in holding.chain(early).map(|summary| summary.id) {
+        if bases.len() >= BASES {
+            break;
+        }
+        match catalog::authenticate(repository, keys, id).await {
+            Ok(_) if !bases.contains(&id) => bases.push(id),
+            Ok(_) => {}
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(bases)
+}
+
+/// A chain of journals that is being built.
+struct Building {
+    /// The last revision that is reached.
+    end: i64,
+    chain: Vec<ReadJournal>,
+    warnings: Vec<String>,
+}
+
+async fn from_base(
+    repository: &Repository,
+    keys: &KeySet,
+    (base, is_only): (SnapshotId, bool),
+    moment: Moment,
+    dir: &Path,
+) -> Result<Recorded> {
+    let snapshot = OpenSnapshot::open(repository, base, keys).await?;
+    let revision = snapshot.facts.etcd.revision.cast_signed();
+    if let Moment::Revision(wanted) = moment
+        && wanted <= revision
+    {
+        if !is_only && wanted < snapshot.facts.etcd.compact_revision.cast_signed().max(1) {
+            return Err(not_covered(format!("revision {wanted} is compacted in snapshot {base}")));
+        }
+        return Ok(alone(base, wanted));
+    }
+    let cluster = snapshot.manifest.body().cluster.clone();
+    let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
+    let mut building = Building { end: revision, chain: Vec::new(), warnings: Vec::new() };
+    building.warnings.append(&mut journals.findings);
+    let newest = newest_snapshot(repository, &cluster).await?;
+    let snapshot = Arc::new(snapshot);
+    loop {
+        if is_reached(&building, moment) {
+            break;
+        }
+        let Some(next) = next_journal(&journals, &building) else { break };
+        // With signers each segment shows by itself that it counts.
+        let counts_to = journals.counts_to(next, newest).filter(|_| keys.signers().is_empty());
+        let Some((journal, folder)) = journals.open.remove(&next) else { break };
+        if !journal.standing.counts() {
+            building.warnings.push(format!("journal {next} does not count: {}", journal.standing));
+            continue;
+        }
+        let mut read = ReadJournal::fetch(repository, keys, journal, &folder, dir).await?;
+        if let Some(sha256) = counts_to {
+            read.cut_after(sha256);
+        }
+        building.warnings.append(&mut read.survey.findings);
+        building = step(building, read, snapshot.clone(), dir).await?;
+    }
+    finish(base, revision, building, moment)
+}
+
+fn alone(base: SnapshotId, revision: i64) -> Recorded {
+    let (journals, warnings) = (Vec::new(), Vec::new());
+    Recorded { base, revision, journals, recorded_until: 0, warnings, tail: None }
+}
+
+/// When the cluster's newest snapshot was begun.
+async fn newest_snapshot(repository: &Repository, cluster: &ClusterName) -> Result<Option<u64>> {
+    let listing = catalog::snapshots(repository, Some(cluster)).await?;
+    Ok(listing.snapshots.last().map(|summary| summary.id.unix_ms()))
+}
+
+fn is_reached(building: &Building, moment: Moment) -> bool {
+    match moment {
+        Moment::Newest => false,
+        Moment::Revision(revision) => building.end >= revision,
+        Moment::Time(ms) => {
+            let last = building.chain.last();
+            last.is_some_and(|journal| journal.survey.moments.iter().any(|(_, at)| *at > ms))
+        }
+    }
+}
+
+/// The journal that may lead on: of those that hold what is reached the one that reaches farthest.
+fn next_journal(journals: &Journals, building: &Building) -> Option<SnapshotId> {
+    let leads_on = |id: &SnapshotId| {
+        let last = journals.last_of(*id);
+        // The first one may only tell that nothing has changed since the snapshot.
+        last > building.end || building.chain.is_empty() && last == building.end
+    };
+    let starts = journals.open.iter().filter(|(_, (journal, _))| journal.first() <= building.end);
+    starts.map(|(id, _)| *id).filter(leads_on).max_by_key(|id| (journals.last_of(*id), *id))
+}
+
+/// Adds a journal, if it is of the same history.
+async fn step(
+    mut building: Building,
+    read: ReadJournal,
+    snapshot: Arc<OpenSnapshot>,
+    dir: &Path,
+) -> Result<Building> {
+    let (id, dir) = (read.id(), dir.to_owned());
+    let base = snapshot.manifest.body().snapshot;
+    run_blocking(move || {
+        let (join, before) = match building.chain.last() {
+            None => {
+                let frames = Frames::new(snapshot.database.clone(), &dir);
+                let range = read.first()..=read.last();
+                (join::with_database(&Db::open(frames)?, &read, range)?, base)
+            }
+            Some(before) => {
+                let range = read.first().max(before.first())..=read.last().min(before.last());
+                (join::journals(before, &read, range)?, before.id())
+            }
+        };
+        match join {
+            Join::Joined(_) => {
+                building.end = building.end.max(read.last());
+                building.chain.push(read);
+            }
+            Join::Parted(at) => building.warnings.push(parted(before, id, at)),
+            Join::Apart => building.warnings.push(format!(
+                "journal {id} has no revision to compare with {before}, and is not used"
+            )),
+        }
+        Ok(building)
+    })
+    .await
+}
+
+fn finish(
+    base: SnapshotId,
+    base_revision: i64,
+    building: Building,
+    moment: Moment,
+) -> Result<Recorded> {
+    let Building { end, chain, mut warnings } = building;
+    let recorded_until = chain.iter().map(|journal| journal.survey.complete_ms).max().unwrap_or(0);
+    let revision = match moment {
+        Moment::Newest => end,
+        Moment::Revision(revision) if revision <= end => revision,
+        Moment::Revision(revision) => {
+            return Err(not_covered(format!(
+                "revision {revision} is not recorded: from snapshot {base} on the recording reaches revision {end}"
+            )));
+        }
+        Moment::Time(ms) => at_time(base, base_revision, &chain, ms)?,
+    };
+    if revision == base_revision {
+        return Ok(Recorded { recorded_until, warnings, ..alone(base, revision) });
+    }
+    let surveys = || chain.iter().map(|journal| &journal.survey);
+    let compacted = surveys().flat_map(|survey| &survey.compacted);
+    let compacted = compacted.copied().filter(|at| *at <= revision).max().unwrap_or(0);
+    let mut ttls = BTreeMap::new();
+    for survey in surveys() {
+        ttls.extend(survey.ttls.iter().filter(|(_, ttl)| **ttl > 0).map(|(id, ttl)| (*id, *ttl)));
+    }
+    let states = surveys().flat_map(|survey| &survey.auth);
+    let mut states: Vec<_> = states
+        .filter(|(at, ..)| *at <= revision)
+        .map(|(_, enabled, count)| (*enabled, *count))
+        .collect();
+    states.dedup();
+    if states.len() > 1 {
+        warnings.push(format!(
+            "users and roles are those of snapshot {base}: they were changed before revision {revision}"
+        ));
+    }
+    let journals = chain.iter().map(ReadJournal::id).collect();
+    let tail = Some(Arc::new(RecordedTail { chain: Chain(chain), compacted, ttls }));
+    Ok(Recorded { base, revision, journals, recorded_until, warnings, tail })
+}
+
+/// The last revision that was received at `ms` or before.
+fn at_time(base: SnapshotId, base_revision: i64, chain: &[ReadJournal], ms: u64) -> Result<i64> {
+    let (mut revision, mut covered, mut done) = (base_revision, 0, base_revision);
+    for journal in chain {
+        let survey = &journal.survey;
+        let news = |(main, _): &&(i64, u64)| *main > done;
+        match survey.moments.iter().filter(news).find(|(_, at)| *at > ms) {
+            Some((next, at)) => {
+                revision = next.saturating_sub(1).max(revision);
+                covered = covered.max(*at);
+                break;
+            }
+            None => revision = journal.last().max(revision),
+        }
+        let moments = survey.moments.iter().map(|(_, at)| *at).max().unwrap_or(0);
+        covered = covered.max(survey.complete_ms).max(moments);
+        done = done.max(journal.last());
+    }
+    if covered >= ms {
+        return Ok(revision);
+    }
+    let time = |ms: u64| Time::from_unix(i64::try_from(ms / 1000).unwrap_or(0));
+    Err(not_covered(match covered {
+        0 => format!("{} is not recorded: no journal follows snapshot {base}", time(ms)),
+        _ => format!(
+            "{} is not recorded: from snapshot {base} on the recording reaches {} (revision {revision})",
+            time(ms),
+            time(covered)
+        ),
+    }))
+}
+
+impl std::fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorded")
+            .field("base", &self.base)
+            .field("revision", &self.revision)
+            .field("journals", &self.journals)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a restore to an earlier revision than the snapshot's says of journals: nothing.
+impl Recorded {
+    /// Refuses a restore of several members that may not come to the same revision.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`].
+    pub fn check_for_members(&self, is_pinned: bool) -> Result<()> {
+        if is_pinned {
+            return Ok(());
+        }
+        let message = "several members must be restored from one snapshot to one revision";
+        Err(Error::usage(message).hint(format!(
+            "on every member: strongroom restore {} --revision {} …",
+            self.base, self.revision
+        )))
+    }
+}

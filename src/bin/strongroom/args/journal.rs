@@ -1,0 +1,39 @@
+//! `journal …`
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use strongroom::backup::BackupOptions;
+use strongroom::format::parse_duration;
+
+use crate::help;
+
+/// `journal …`
+#[derive(Subcommand)]
+pub(crate) enum JournalCommand {
+    /// Record every change of etcd until it is stopped
+    #[command(long_about = help::JOURNAL_RECORD, after_long_help = help::JOURNAL_RECORD_MORE)]
+    Record(RecordArgs),
+    /// List the journals and what they hold
+    #[command(long_about = help::JOURNAL_LIST)]
+    List,
+    /// Open every segment, and compare journals that overlap
+    #[command(long_about = help::JOURNAL_VERIFY)]
+    Verify,
+}
+
+/// `journal record`
+#[derive(Args)]
+pub(crate) struct RecordArgs {
+    /// How much time one segment covers, 1s to 1m: what a disaster may cost
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
+    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) options: BackupOptions,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(60);
+    if range.contains(&interval) { Ok(interval) } else { Err("give 1s to 1m".into()) }
+}

@@ -1,0 +1,102 @@
+//! `journal …`
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+use strongroom::Result;
+use strongroom::backup::{
+    Covered, JournalSummary, RecordOptions, journals, record, verify_journals,
+};
+use strongroom::format::Time;
+use strongroom::task::Step;
+
+use super::{Context, FINDINGS};
+use crate::args::{JournalCommand, RecordArgs};
+use crate::output::{bytes, created, table};
+
+pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<ExitCode> {
+    match command {
+        JournalCommand::Record(args) => begin(args, context).await,
+        JournalCommand::List => list(context, false).await,
+        JournalCommand::Verify => list(context, true).await,
+    }
+}
+
+async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
+    let settings = &context.settings;
+    let cluster = settings.cluster.clone().unwrap_or_default();
+    let options = RecordOptions { cluster, interval: args.interval };
+    let repository = context.swept_repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let output = context.output;
+    let control = context.control.clone().on_step(move |step| {
+        if let Step::Note(note) = step {
+            output.note(&note);
+        }
+    });
+    let etcd = settings.etcd()?;
+    let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
+    context.output.result(&report, || {
+        let (journals, snapshots) = (report.journals.len(), report.snapshots.len());
+        format!(
+            "recorded up to revision {}; journals: {journals}, snapshots: {snapshots}",
+            report.last
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
+    let repository = context.repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let cluster = context.settings.cluster.as_ref();
+    let Covered { journals, findings, .. } = match verifies {
+        true => verify_journals(&repository, &keys, cluster).await?,
+        false => journals(&repository, &keys, cluster).await?,
+    };
+    findings.iter().for_each(|finding| context.output.warn(finding));
+    let documents: Vec<_> = journals.iter().map(document).collect();
+    context.output.result(json!({ "journals": documents, "findings": findings }), || {
+        let row = |journal: &JournalSummary| {
+            vec![
+                journal.id.to_string(),
+                journal.cluster.to_string(),
+                created(journal.id),
+                until(journal).unwrap_or_default(),
+                format!("{}–{}", journal.first, journal.last),
+                bytes(journal.stored_bytes),
+                journal.standing.to_string(),
+                journal.ended.unwrap_or("it has no end").to_owned(),
+            ]
+        };
+        let header = ["ID", "CLUSTER", "FROM", "UNTIL", "REVISIONS", "STORED", "TRUST", "END"];
+        table(&header, &[4, 5], journals.iter().map(row).collect())
+    })?;
+    context.output.note(&match journals.len() {
+        0 => "no journals; `strongroom journal record` records one".into(),
+        1 => "1 journal".into(),
+        n => format!("{n} journals"),
+    });
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+}
+
+/// The moment up to which a journal is complete.
+fn until(journal: &JournalSummary) -> Option<String> {
+    let seconds = i64::try_from(journal.complete_ms? / 1000).ok()?;
+    Some(Time::from_unix(seconds).to_string())
+}
+
+fn document(journal: &JournalSummary) -> Value {
+    json!({
+        "id": journal.id.to_string(),
+        "cluster": journal.cluster.as_str(),
+        "created": created(journal.id),
+        "recorded_until": until(journal),
+        "first_revision": journal.first,
+        "last_revision": journal.last,
+        "segments": journal.segments,
+        "stored_bytes": journal.stored_bytes,
+        "ended": journal.ended,
+        "trust": journal.standing.to_string(),
+    })
+}

@@ -1,0 +1,46 @@
+//! Help of `journal …`.
+
+pub(crate) const JOURNAL: &str = "\
+Record the changes between snapshots, so that a restore reaches any revision and any moment.
+
+A journal holds every change of etcd since a revision, encrypted under a data key of its own, in segments of a few seconds. \
+A snapshot and the journals that join it restore every revision that they hold: see `strongroom restore` with --newest, \
+--to-time and --revision.";
+pub(crate) const JOURNAL_MORE: &str = "\
+Examples:
+  strongroom journal record --endpoints https://10.0.0.1:2379 --interval 5s
+  strongroom journal list
+  strongroom journal verify
+  strongroom restore latest --to-time 2026-11-26T09:12:00Z --output etcd.db";
+
+pub(crate) const JOURNAL_RECORD: &str = "\
+Record every change of etcd until it is stopped.
+
+It watches all keys of one member, a follower if one answers, and stores what changed every few seconds. Where the recording \
+cannot follow what was recorded before, because etcd has compacted it or because too much is missing, it takes a snapshot and \
+begins again there: the gap is in no journal. It never slows etcd down: what the store does not take waits in memory, up to \
+32 MiB, and then the recording begins again. Each hour another journal begins. SIGINT and SIGTERM end it, after the last \
+segment is stored.
+
+Without authentication, any user that may read all keys can record; snapshots need the role root. Users, roles and alarms are \
+not recorded: a restore has those of its snapshot, and warns if they were changed after it.";
+pub(crate) const JOURNAL_RECORD_MORE: &str = "\
+Examples:
+  strongroom journal record --endpoints https://10.0.0.1:2379 \\
+      --cacert ca.crt --cert client.crt --key client.key
+  strongroom journal record --interval 1s
+
+The last seconds of the newest journal can be removed by someone who may delete objects in the store, without a trace in \
+the repository: keep a copy elsewhere or use an object lock.";
+
+pub(crate) const JOURNAL_LIST: &str = "\
+List the journals: which revisions each holds, and why it ended.
+
+Heads and ends are authenticated, segments are not read: `journal verify` opens them all. A journal without an end is being \
+recorded, or its recorder was killed.";
+
+pub(crate) const JOURNAL_VERIFY: &str = "\
+Open every segment of the journals, and compare journals that overlap.
+
+Each segment is decrypted, must follow the one before it, and every change in it must follow the change before it. Journals \
+that hold the same revisions must hold the same changes. Exit status 3 if something is missing, does not open or differs.";

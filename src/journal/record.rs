@@ -1,0 +1,590 @@
+//! Recording: a watch of all keys becomes segments, which are stored in order. etcd is never held back: what the store does
+//! not take waits in memory, and when there is too much of it the recording ends.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::cut::{Cut, Cutter, RAW};
+use super::write::{JournalWriter, NewJournal, SealedSegment, unix_ms};
+use crate::error::{ErrorKind, Result};
+use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
+use crate::etcd::watch::{Questions, Watch};
+use crate::etcd::{EtcdSettings, choose_member};
+use crate::format::{
+    ClusterName, Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId,
+};
+use crate::keys::KeySet;
+use crate::mvcc::KeyValue;
+use crate::store::Repository;
+use crate::task::{Control, Step};
+
+/// How far behind a watch may begin. etcd reads all that is behind for each part of it, while writers wait.
+pub(crate) const MAX_BEHIND: i64 = 20_000;
+/// Bytes that may wait for the store.
+const MAX_QUEUE: usize = 32 << 20;
+/// A journal is followed by the next after this time, or this many bytes.
+const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_STORED: u64 = 256 << 20;
+/// How often a moment is stored when nothing changes.
+const QUIET: Duration = Duration::from_secs(60);
+/// How often etcd is asked how far it is compacted, and whether users and roles have changed.
+const COMPACTED_EVERY: Duration = Duration::from_secs(30);
+const AUTH_EVERY: Duration = Duration::from_secs(10);
+/// A watch that shows nothing of what etcd has for so long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
+/// Leases that are asked for at once, and that are remembered.
+const LEASES_AT_ONCE: usize = 16;
+const MAX_LEASES: usize = 1_000_000;
+/// Attempts at one revision whose answers are wrong.
+const ATTEMPTS: u32 = 3;
+/// Between two attempts to reach etcd or the store.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// What is stored after a signal to stop.
+const LAST_WORDS: Duration = Duration::from_secs(8);
+
+/// What is recorded, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordOptions {
+    /// The owner's name for the etcd cluster.
+    pub cluster: ClusterName,
+    /// How much time a segment covers at most.
+    pub interval: Duration,
+}
+
+/// A journal that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Journal {
+    /// `None` if nothing could be recorded.
+    pub(crate) id: Option<SnapshotId>,
+    /// Its last complete revision.
+    pub(crate) last: i64,
+    pub(crate) reason: EndReason,
+}
+
+/// Records one etcd, journal after journal.
+pub(crate) struct Recorder<'a> {
+    repository: &'a Repository,
+    keys: &'a KeySet,
+    etcd: &'a EtcdSettings,
+    options: &'a RecordOptions,
+    control: &'a Control,
+    revisions: Revisions,
+    connected: Option<Connected>,
+    /// The last complete revision, with which the next journal begins.
+    carried: Option<Complete>,
+    continues: Option<Continues>,
+    compacted: i64,
+    auth: Option<(bool, u64)>,
+    attempts: (i64, u32),
+    /// The last complete revision, for who waits for it.
+    progress: tokio::sync::watch::Sender<i64>,
+}
+
+struct Connected {
+    watch: Watch,
+    questions: Questions,
+    answers: mpsc::UnboundedReceiver<Answer>,
+    sender: mpsc::UnboundedSender<Answer>,
+    /// Leases asked for since the journal began.
+    leases: HashSet<i64>,
+    at_once: Arc<Semaphore>,
+    asked: Asked,
+    /// What etcd has, as long as the watch has not shown it: since when, by which moment, and up to which revision.
+    waits: Option<(Instant, u64, i64)>,
+    ids: Option<Ids>,
+}
+
+/// When which question was asked last.
+struct Asked {
+    revision: bool,
+    compacted: Instant,
+    auth: Instant,
+}
+
+/// What etcd answered to a question.
+enum Answer {
+    /// All revisions that were committed at this moment.
+    Revision(u64, i64),
+    Compacted(i64),
+    Auth(bool, u64),
+    Lease(i64, Option<i64>),
+    /// A question was not answered.
+    Nothing,
+}
+
+impl<'a> Recorder<'a> {
+    /// Records from main revision `first` on, which etcd must still have.
+    pub(crate) fn new(
+        repository: &'a Repository,
+        keys: &'a KeySet,
+        etcd: &'a EtcdSettings,
+        options: &'a RecordOptions,
+        control: &'a Control,
+        first: i64,
+    ) -> Self {
+        Self {
+            repository,
+            keys,
+            etcd,
+            options,
+            control,
+            revisions: Revisions::new(first),
+            connected: None,
+            carried: None,
+            continues: None,
+            compacted: 0,
+            auth: None,
+            attempts: (0, 0),
+            progress: tokio::sync::watch::Sender::new(first.saturating_sub(1)),
+        }
+    }
+
+    /// Shows the last complete revision.
+    pub(crate) fn progress(&self) -> tokio::sync::watch::Receiver<i64> {
+        self.progress.subscribe()
+    }
+
+    /// Records one journal until it ends.
+    ///
+    /// # Errors
+    /// Those of etcd that another attempt does not mend, of the keys and of the store. What was stored before counts.
+    pub(crate) async fn journal(&mut self) -> Result<Journal> {
+        if let Some(reason) = self.connect().await? {
+            return Ok(Journal { id: None, last: self.revisions.last(), reason });
+        }
+        let first = match &self.carried {
+            Some(carried) => carried.main,
+            None => self.revisions.last().saturating_add(1),
+        };
+        let (cluster, facts) = (self.options.cluster.clone(), self.facts());
+        let new = NewJournal { cluster, first, facts };
+        let writer = JournalWriter::begin(self.repository, self.keys, new).await?;
+        let id = writer.id();
+        self.control.step(Step::Note(format!("journal {id} begins with revision {first}")));
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let queue = Queue { sender, waiting: AtomicUsize::new(0), stored: AtomicU64::new(0) };
+        let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
+        let listening = self.listen(&queue, first);
+        let reason = tokio::select! {
+            reason = listening => reason?,
+            writer = &mut storing => {
+                // Only an error ends it before the queue is closed.
+                let (_, failed) = writer;
+                return Err(failed.unwrap_or_else(crate::task::task_panicked));
+            }
+        };
+        queue.close();
+        let writer = match timeout(LAST_WORDS, &mut storing).await {
+            Ok((writer, None)) => writer,
+            Ok((_, Some(error))) => return Err(error),
+            Err(_) => {
+                let last = self.revisions.last();
+                return Ok(Journal { id: Some(id), last, reason: EndReason::STORE });
+            }
+        };
+        writer.end(reason).await?;
+        self.continues = writer.continues().or(self.continues);
+        self.control.step(Step::Note(format!(
+            "journal {id} ends with revision {}: {}",
+            writer.last(),
+            reason.words()
+        )));
+        Ok(Journal { id: Some(id), last: writer.last(), reason })
+    }
+
+    fn facts(&self) -> JournalFacts {
+        let member = self.connected.as_ref().map(|connected| &connected.watch.member);
+        JournalFacts {
+            cluster_id: member.map_or(0, |member| member.cluster_id),
+            member_id: member.map_or(0, |member| member.id),
+            version: member.map(|member| member.version.clone()).filter(|text| !text.is_empty()),
+            raft_term: member.map_or(0, |member| member.raft_term),
+            interval_ms: u64::try_from(self.options.interval.as_millis()).unwrap_or(0),
+            continues: self.continues,
+        }
+    }
+
+    /// Opens a watch, unless there is one. Why it cannot be, if what is to come is gone.
+    async fn connect(&mut self) -> Result<Option<EndReason>> {
+        let mut pause = PAUSE;
+        while self.connected.is_none() {
+            match self.control.guard(self.try_connect()).await {
+                Ok(Some(reason)) => return Ok(Some(reason)),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.control.step(Step::Note(format!("etcd cannot be watched: {error}")));
+                    tokio::select! {
+                        () = self.control.stopped() => {}
+                        () = sleep(pause) => {}
+                    }
+                    self.control.check()?;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn try_connect(&mut self) -> Result<Option<EndReason>> {
+        let choice = choose_member(self.etcd).await?;
+        let questions = choice.questions(self.etcd).await?;
+        let revision = questions.revision().await?;
+        let last = self.revisions.last();
+        if revision < last {
+            return Ok(Some(EndReason::PARTED));
+        }
+        self.compacted = questions.compacted(self.compacted, revision).await?;
+        let Some(from) = self.revisions.reconnect(self.compacted) else {
+            return Ok(Some(EndReason::COMPACTED));
+        };
+        if revision.saturating_sub(from) > MAX_BEHIND {
+            return Ok(Some(EndReason::BEHIND));
+        }
+        let watch = questions.watch(choice.member.clone(), from).await?;
+        self.control.step(Step::Note(format!("recording {}", choice.reason)));
+        let (sender, answers) = mpsc::unbounded_channel();
+        let long_ago = Instant::now().checked_sub(COMPACTED_EVERY).unwrap_or_else(Instant::now);
+        let asked = Asked { revision: false, compacted: Instant::now(), auth: long_ago };
+        self.connected = Some(Connected {
+            watch,
+            questions,
+            answers,
+            sender,
+            leases: HashSet::new(),
+            at_once: Arc::new(Semaphore::new(LEASES_AT_ONCE)),
+            asked,
+            waits: None,
+            ids: None,
+        });
+        Ok(None)
+    }
+
+    /// Fills the queue until the journal is to end. Its last segment says why.
+    async fn listen(&mut self, queue: &Queue, first: i64) -> Result<EndReason> {
+        let mut filling = Filling::new(queue, first);
+        if let Some(carried) = self.carried.clone() {
+            filling.revision(&carried)?;
+        }
+        filling.cutter.entry(&Entry::Compacted(self.compacted))?;
+        if let Some((enabled, revision)) = self.auth {
+            filling.cutter.entry(&Entry::Auth { enabled, revision })?;
+        }
+        if let Some(connected) = &mut self.connected {
+            // Each journal tells of its leases and its member.
+            connected.leases.clear();
+            connected.ids = None;
+        }
+        let reason = self.fill(&mut filling).await?;
+        filling.cutter.entry(&Entry::End(reason))?;
+        filling.cut();
+        Ok(reason)
+    }
+
+    async fn fill(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
+        let mut tick = interval(self.options.interval);
+        let begun = Instant::now();
+        loop {
+            match self.connect().await {
+                Ok(Some(reason)) => return Ok(reason),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    return Ok(EndReason::STOPPED);
+                }
+                other => other?,
+            };
+            let Some(connected) = &mut self.connected else { continue };
+            let event = tokio::select! {
+                biased;
+                () = self.control.stopped() => return Ok(EndReason::STOPPED),
+                Some(answer) = connected.answers.recv() => Event::Answer(answer),
+                message = connected.watch.next() => Event::Message(message),
+                _ = tick.tick() => Event::Tick,
+            };
+            let reason = match event {
+                Event::Message(Ok(Some(message))) => self.message(&message, filling)?,
+                Event::Message(Ok(None)) => {
+                    self.connected = None;
+                    None
+                }
+                Event::Message(Err(error)) if error.kind() == ErrorKind::Unreachable => {
+                    self.control.step(Step::Note(format!("the watch broke off: {error}")));
+                    self.connected = None;
+                    None
+                }
+                Event::Message(Err(error)) => return Err(error),
+                Event::Answer(answer) => self.answer(answer, filling)?,
+                Event::Tick => self.tick(filling)?,
+            };
+            if let Some(reason) = reason {
+                return Ok(reason);
+            }
+            if filling.queue.waiting.load(Ordering::Relaxed) > MAX_QUEUE {
+                return Ok(EndReason::STORE);
+            }
+            let stored = filling.queue.stored.load(Ordering::Relaxed);
+            let is_full = filling.segments.saturating_add(16) > MAX_SEGMENTS;
+            if begun.elapsed() > LONGEST || stored > MAX_STORED || is_full {
+                return Ok(EndReason::ROLLED);
+            }
+        }
+    }
+
+    /// Takes an answer of the watch.
+    fn message(
+        &mut self,
+        message: &bytes::Bytes,
+        filling: &mut Filling<'_>,
+    ) -> Result<Option<EndReason>> {
+        let mut complete = Vec::new();
+        let ended = self.revisions.answer(message, &mut complete);
+        self.member(filling)?;
+        for one in complete {
+            self.leases(&one);
+            filling.revision(&one)?;
+            self.carried = Some(one);
+        }
+        self.advance(filling);
+        Ok(match ended {
+            Ok(()) => None,
+            Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
+            Err(Ended::Parted(_)) => Some(EndReason::PARTED),
+            Err(Ended::Canceled(why) | Ended::Broken(why)) => {
+                self.control.step(Step::Note(format!("the watch is of no more use: {why}")));
+                self.connected = None;
+                let last = self.revisions.last();
+                let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
+                self.attempts = (last, before.saturating_add(1));
+                (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
+            }
+        })
+    }
+
+    /// Notes which member is listened to.
+    fn member(&mut self, filling: &mut Filling<'_>) -> Result<()> {
+        let Some(connected) = &mut self.connected else { return Ok(()) };
+        let ids = self.revisions.ids();
+        if let Some(Ids { member, term, .. }) = ids.filter(|_| ids != connected.ids) {
+            connected.ids = ids;
+            filling.cutter.entry(&Entry::Member { id: member, term })?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the leases that are seen for the first time.
+    fn leases(&mut self, complete: &Complete) {
+        let Some(connected) = &mut self.connected else { return };
+        for change in &complete.changes {
+            let crate::etcd::changes::ChangeValue::Put(value) = &change.value else { continue };
+            let id = KeyValue::parse(value).map_or(0, |kv| kv.lease);
+            if id == 0 || connected.leases.len() >= MAX_LEASES || !connected.leases.insert(id) {
+                continue;
+            }
+            let (questions, at_once) = (connected.questions.clone(), connected.at_once.clone());
+            connected.ask(async move {
+                let _one = at_once.acquire_owned().await;
+                match questions.granted_ttl(id).await {
+                    Ok(ttl) => Answer::Lease(id, ttl),
+                    Err(_) => Answer::Nothing,
+                }
+            });
+        }
+    }
+
+    /// Tells how far the recording is.
+    fn advance(&mut self, filling: &mut Filling<'_>) {
+        let last = self.revisions.last();
+        self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
+        if let Some(connected) = &mut self.connected
+            && let Some((_, moment, revision)) = connected.waits
+            && last >= revision
+        {
+            connected.waits = None;
+            filling.cutter.complete(moment);
+        }
+    }
+
+    /// Takes an answer to a question.
+    fn answer(&mut self, answer: Answer, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
+        match answer {
+            Answer::Revision(moment, revision) => {
+                let last = self.revisions.last();
+                if revision != 0 && revision < last {
+                    return Ok(Some(EndReason::PARTED));
+                }
+                if let Some(connected) = &mut self.connected {
+                    connected.asked.revision = false;
+                    let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
+                    connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
+                }
+                self.advance(filling);
+            }
+            Answer::Compacted(revision) if revision > self.compacted => {
+                self.compacted = revision;
+                filling.cutter.entry(&Entry::Compacted(revision))?;
+            }
+            Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
+                self.auth = Some((enabled, revision));
+                filling.cutter.entry(&Entry::Auth { enabled, revision })?;
+            }
+            Answer::Lease(id, ttl) => {
+                filling.cutter.entry(&Entry::Lease { id, ttl: ttl.unwrap_or(0) })?;
+            }
+            Answer::Compacted(_) | Answer::Auth(..) | Answer::Nothing => {}
+        }
+        Ok(None)
+    }
+
+    /// Cuts what there is, and asks what is to be asked.
+    fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
+        filling.tick();
+        let (last, known) = (self.revisions.last(), self.compacted);
+        let Some(connected) = &mut self.connected else { return Ok(None) };
+        if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
+            self.control.step(Step::Note("the watch is stuck".into()));
+            self.connected = None;
+            return Ok(None);
+        }
+        let questions = connected.questions.clone();
+        if !std::mem::replace(&mut connected.asked.revision, true) {
+            let (questions, moment) = (questions.clone(), unix_ms());
+            connected.ask(async move {
+                let revision = questions.revision().await.unwrap_or(0);
+                Answer::Revision(moment, revision)
+            });
+        }
+        if connected.asked.compacted.elapsed() >= COMPACTED_EVERY && last > known {
+            connected.asked.compacted = Instant::now();
+            let questions = questions.clone();
+            connected.ask(async move {
+                questions.compacted(known, last).await.map_or(Answer::Nothing, Answer::Compacted)
+            });
+        }
+        if connected.asked.auth.elapsed() >= AUTH_EVERY {
+            connected.asked.auth = Instant::now();
+            connected.ask(async move {
+                let found = questions.auth_status().await;
+                found.map_or(Answer::Nothing, |(enabled, revision)| Answer::Auth(enabled, revision))
+            });
+        }
+        Ok(None)
+    }
+}
+
+enum Event {
+    Message(Result<Option<bytes::Bytes>>),
+    Answer(Answer),
+    Tick,
+}
+
+impl Connected {
+    /// Asks in a task, which ends by itself: each question has a limit.
+    fn ask(&self, question: impl Future<Output = Answer> + Send + 'static) {
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            // Nobody waits for it when the watch was given up.
+            let _ = sender.send(question.await);
+        });
+    }
+}
+
+/// The segment that is being filled, and where it goes.
+struct Filling<'a> {
+    cutter: Cutter,
+    queue: &'a Queue,
+    cut_at: Instant,
+    segments: u64,
+    /// Moments never decrease.
+    moment: u64,
+}
+
+impl<'a> Filling<'a> {
+    fn new(queue: &'a Queue, first: i64) -> Self {
+        Self { cutter: Cutter::new(first), queue, cut_at: Instant::now(), segments: 0, moment: 0 }
+    }
+
+    fn revision(&mut self, complete: &Complete) -> Result<()> {
+        self.moment = self.moment.max(unix_ms());
+        let mut cuts = Vec::new();
+        self.cutter.revision(complete, self.moment, &mut cuts)?;
+        cuts.into_iter().for_each(|cut| self.push(cut));
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let quiet = self.cut_at.elapsed() >= QUIET && self.cutter.has_news();
+        if self.cutter.has_entries() || quiet {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        let cut = self.cutter.cut();
+        self.push(cut);
+    }
+
+    fn push(&mut self, cut: Cut) {
+        self.cut_at = Instant::now();
+        self.segments = self.segments.saturating_add(1);
+        self.queue.waiting.fetch_add(cut.body.len(), Ordering::Relaxed);
+        // Who takes it ends only after this.
+        let _ = self.queue.sender.send(Some(cut));
+    }
+}
+
+/// What waits for the store.
+struct Queue {
+    sender: mpsc::UnboundedSender<Option<Cut>>,
+    /// Bytes that wait.
+    waiting: AtomicUsize,
+    /// Bytes of segments that are stored.
+    stored: AtomicU64,
+}
+
+impl Queue {
+    /// Nothing follows.
+    fn close(&self) {
+        let _ = self.sender.send(None);
+    }
+}
+
+/// Stores what is in the queue, one after the other, until it is closed. What the store did not take is sent again.
+async fn store_all<'a>(
+    mut writer: JournalWriter<'a>,
+    mut cuts: mpsc::UnboundedReceiver<Option<Cut>>,
+    queue: &Queue,
+) -> (JournalWriter<'a>, Option<crate::Error>) {
+    while let Some(Some(cut)) = cuts.recv().await {
+        let raw = cut.body.len();
+        let stored = match writer.seal_segment(cut) {
+            Ok(sealed) => store(&mut writer, &sealed).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            return (writer, Some(error));
+        }
+        queue.stored.store(writer.stored_bytes(), Ordering::Relaxed);
+        queue.waiting.fetch_sub(raw, Ordering::Relaxed);
+    }
+    (writer, None)
+}
+
+async fn store(writer: &mut JournalWriter<'_>, sealed: &SealedSegment) -> Result<()> {
+    let mut pause = PAUSE;
+    loop {
+        match writer.segment(sealed).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+const _: () = assert!(RAW < MAX_QUEUE);

@@ -1,0 +1,351 @@
+//! Change journals: what was recorded of a real etcd restores to what it was, at any revision and any recorded moment.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use rand_core::Rng;
+use serde_json::Value;
+use strongroom::bolt::Db;
+use strongroom::crypto::system_rng;
+use strongroom::mvcc::{self, HashKv, Revision};
+
+use crate::etcd_server::{Etcd, Version};
+use crate::member::{Plan, hash};
+use crate::place::Place;
+use crate::random_history::{Entry, Random, range, step};
+
+const STEPS: usize = 160;
+
+/// `journal record`, which runs until it is stopped.
+pub(crate) struct Recording {
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+impl Recording {
+    /// Starts it, and waits until it records.
+    pub(crate) fn start(place: &Place, etcd: &Etcd) -> Self {
+        let log = place.path("record.log");
+        let mut command = place.command(&[
+            "--endpoints",
+            etcd.endpoint(),
+            "journal",
+            "record",
+            "--interval",
+            "1s",
+        ]);
+        let child = command
+            .stdout(File::create(place.path("record.out")).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let recording = Self { child: Some(child), log };
+        recording.until("recording member");
+        recording.until("begins with revision");
+        recording
+    }
+
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until it has said `words`.
+    pub(crate) fn until(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.said().contains(words) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{words}: {}", self.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it as an operator does.
+    pub(crate) fn stop(mut self) -> String {
+        let mut child = self.child.take().unwrap();
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success(), "{}", self.said());
+        self.said()
+    }
+
+    /// `kill -9`.
+    fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// One record of the bucket `key`.
+struct Raw {
+    revision: Revision,
+    tombstone: bool,
+    user_key: Vec<u8>,
+    raw: (Vec<u8>, Vec<u8>),
+}
+
+fn database(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    bytes.truncate(bytes.len() - 32);
+    bytes
+}
+
+fn records(db: &Db<&[u8]>) -> Vec<Raw> {
+    let mut records = Vec::new();
+    mvcc::for_each_record(db, Revision::default(), |record| {
+        records.push(Raw {
+            revision: record.revision,
+            tombstone: record.tombstone,
+            user_key: record.kv.key.to_vec(),
+            raw: (record.raw.0.to_vec(), record.raw.1.to_vec()),
+        });
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    records
+}
+
+/// What etcd's compaction at `at` leaves; deletions at `at` itself are left out, as old versions do.
+fn compacted(records: &[Raw], at: i64) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut latest: HashMap<&[u8], Revision> = HashMap::new();
+    for record in records.iter().filter(|record| record.revision.main <= at) {
+        latest.insert(&record.user_key, record.revision);
+    }
+    let is_kept = |record: &&Raw| {
+        record.revision.main > at
+            || !record.tombstone && latest[&record.user_key[..]] == record.revision
+    };
+    records.iter().filter(is_kept).map(|record| record.raw.clone()).collect()
+}
+
+/// A transaction in which nested ones put a key and delete it again, in one revision.
+async fn nested(client: &mut Client, random: &mut Random) {
+    let key = random.key();
+    let put = Txn::new().and_then([TxnOp::put(key.clone(), random.value(), None)]);
+    let delete = Txn::new().and_then([TxnOp::delete(key, None)]);
+    client.txn(Txn::new().and_then([TxnOp::txn(put), TxnOp::txn(delete)])).await.unwrap();
+}
+
+/// Random changes; the answer at each revision.
+async fn load(
+    client: &mut Client,
+    random: &mut Random,
+    leases: &mut Vec<i64>,
+    steps: usize,
+) -> BTreeMap<i64, Vec<Entry>> {
+    let mut answers = BTreeMap::new();
+    for at in 0..steps {
+        match random.below(8) {
+            0 => nested(client, random).await,
+            1 => {
+                let options = PutOptions::new().with_ignore_lease();
+                // It is refused unless the key is there.
+                let _ = client.put(random.key(), random.value(), Some(options)).await;
+            }
+            _ => step(client, random, leases).await,
+        }
+        let (revision, entries) = range(client, 0).await;
+        answers.insert(revision, entries);
+        if at == steps / 2 {
+            // It is refused where it has been compacted before.
+            let _ = client.compact(revision - random.below(10) as i64, None).await;
+        }
+    }
+    answers
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+fn revision_of(report: &Value) -> i64 {
+    report["revision"].as_i64().unwrap()
+}
+
+async fn exact(version: Version) {
+    let seed = system_rng().next_u64();
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let etcd = Etcd::start(version).await;
+    let mut client = etcd.client().await;
+    let mut leases = Vec::new();
+    // What the first snapshot holds.
+    load(&mut client, &mut random, &mut leases, 20).await;
+    let place = Place::new();
+    let recording = Recording::start(&place, &etcd);
+    let base = place.snapshots().remove(0);
+    let mut answers = load(&mut client, &mut random, &mut leases, STEPS).await;
+    let moment_revision = *answers.keys().last().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let moment = now();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    answers.extend(load(&mut client, &mut random, &mut leases, 20).await);
+    let last = *answers.keys().last().unwrap();
+    // Past the next segment, and the next question for etcd's revision.
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    let said = recording.stop();
+    assert!(said.contains("the recorder was stopped"), "{said}");
+    let list = place.json(&["journal", "list"]);
+    assert_eq!(list["journals"][0]["last_revision"], last, "{list}");
+    assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
+
+    // The oracle: a later snapshot of the same etcd.
+    place.succeed(&["--endpoints", etcd.endpoint(), "backup"]);
+    place.succeed(&["restore", "latest", "--output", "oracle.db"]);
+    let oracle = database(&place.path("oracle.db"));
+    let oracle = Db::open(&oracle[..]).unwrap();
+    let facts = mvcc::database_facts(&oracle).unwrap();
+    let restored = place.json(&["restore", &base, "--newest", "--output", "newest.db"]);
+    assert_eq!((revision_of(&restored), &restored["id"]), (last, &Value::from(base.as_str())));
+    let newest = database(&place.path("newest.db"));
+    let newest = Db::open(&newest[..]).unwrap();
+    strongroom::bolt::check(&newest).unwrap();
+    mvcc::check_history(&newest).unwrap();
+    let (ours, theirs) = (records(&newest), records(&oracle));
+    let at = facts.compact_revision;
+    assert_eq!(compacted(&ours, at), compacted(&theirs, at), "compacted at {at}");
+    assert_eq!(mvcc::leases(&newest).unwrap().is_empty(), leases.is_empty());
+    for lease in mvcc::leases(&newest).unwrap() {
+        assert_eq!(lease.ttl, 3000);
+    }
+
+    // HashKV, of every revision that etcd still has.
+    for revision in answers.keys().copied().filter(|revision| *revision > at) {
+        let expected = hash(&mut client, revision).await;
+        let found = mvcc::hash_kv(&newest, revision, at).unwrap();
+        assert_eq!(found, HashKv::Hash(expected), "revision {revision}");
+    }
+
+    // A moment, and a revision in the middle.
+    let restored = place.json(&["restore", &base, "--to-time", &moment, "--output", "moment.db"]);
+    assert_eq!(revision_of(&restored), moment_revision, "{restored}");
+    let middle = *answers.keys().nth(random.below(answers.len() as u64) as usize).unwrap();
+    let plan = Plan::new(version, 1);
+    let then = middle.to_string();
+    let members = plan.initial_cluster(1);
+    place.succeed(&[
+        "restore",
+        &base,
+        "--data-dir",
+        "data",
+        "--revision",
+        &then,
+        "--name",
+        "m0",
+        "--initial-cluster",
+        &members,
+    ]);
+    let _member = plan.start(0, &place.path("data"), &[]);
+    let mut restored = plan.client(0).await;
+    assert_eq!(range(&mut restored, 0).await, (middle, answers[&middle].clone()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_is_exact_on_3_4() {
+    exact(Version::V3_4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_is_exact_on_3_5() {
+    exact(Version::V3_5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_is_exact_on_3_6() {
+    exact(Version::V3_6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_is_exact_on_3_7() {
+    exact(Version::V3_7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "soak: many recorded histories on each version"]
+async fn long_recorded_histories() {
+    for _ in 0..50 {
+        for version in Version::ALL {
+            exact(version).await;
+        }
+    }
+}
+
+/// A recorder that was killed loses what it had not stored; the next follows, and both join.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_recorder_is_followed_without_a_gap() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    for n in 0..10 {
+        client.put(format!("before/{n}"), "x", None).await.unwrap();
+    }
+    let place = Place::new();
+    let recording = Recording::start(&place, &etcd);
+    client.put("during", "x", None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    recording.kill();
+    client.put("between", "x", None).await.unwrap();
+    let recording = Recording::start(&place, &etcd);
+    client.put("after", "x", None).await.unwrap();
+    let (last, entries) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let said = recording.stop();
+    assert!(!said.contains("taking a snapshot"), "{said}");
+    assert_eq!(place.snapshots().len(), 1);
+    let list = place.json(&["journal", "list"]);
+    assert_eq!(list["journals"].as_array().unwrap().len(), 2);
+    assert_eq!(list["journals"][0]["ended"], Value::Null);
+    let restored = place.json(&["restore", "--newest", "--output", "newest.db"]);
+    assert_eq!(revision_of(&restored), last, "{restored}");
+    assert!(!restored["journals"].as_array().unwrap().is_empty());
+    let newest = database(&place.path("newest.db"));
+    let keys = mvcc::KeySpace::at(&Db::open(&newest[..]).unwrap(), last).unwrap();
+    assert_eq!(keys.live(b"").count(), entries.len());
+}
+
+/// What etcd has compacted while nobody recorded is a gap: a snapshot is taken, and what was recorded before still
+/// restores.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_followed_by_a_snapshot() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    client.put("a", "1", None).await.unwrap();
+    let place = Place::new();
+    let recording = Recording::start(&place, &etcd);
+    client.put("a", "2", None).await.unwrap();
+    let (first, _) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    recording.stop();
+    let before = place.snapshots().remove(0);
+    for n in 0..10 {
+        client.put("a", format!("gap {n}"), None).await.unwrap();
+    }
+    let (last, _) = range(&mut client, 0).await;
+    client.compact(last, None).await.unwrap();
+    let recording = Recording::start(&place, &etcd);
+    client.put("a", "later", None).await.unwrap();
+    recording.until("the recording begins here");
+    let (later, _) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let said = recording.stop();
+    assert!(said.contains("etcd has compacted what was not recorded yet"), "{said}");
+    let restored = place.json(&["restore", &before, "--newest", "--output", "before.db"]);
+    assert_eq!(revision_of(&restored), first);
+    let restored = place.json(&["restore", "--newest", "--output", "after.db"]);
+    assert_eq!(revision_of(&restored), later);
+    // What lies in the gap is refused, and what is there is named.
+    let missing = (first + 2).to_string();
+    let said = place.fail(1, &["restore", &before, "--revision", &missing, "--output", "x.db"]);
+    assert!(said.contains(&format!("reaches revision {first}")), "{said}");
+}
