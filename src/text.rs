@@ -21,6 +21,12 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// `bytes` as they stand, if they are text without control characters.
+#[must_use]
+pub fn plain(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
+}
+
 /// The longest text of another program's that a message repeats, in characters.
 #[cfg(feature = "etcd")]
 const MAX_TEXT: usize = 200;

@@ -55,18 +55,29 @@ impl Operation {
         }
     }
 
-    /// Which operation a report in the repository tells of.
-    pub(super) fn of(report: &Report) -> Option<Self> {
+    /// Which operation a report in the repository tells of. A blind host verifies digests.
+    pub(super) fn of(report: &Report, blind: bool) -> Option<Self> {
         match report.kind.as_str() {
             "prune" => Some(Self::Prune),
             "drill" => Some(Self::Drill),
-            "verify" if proves_bytes(report) => Some(match report.scope {
-                ReportScope::One => Self::Verify,
-                ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
-            }),
+            "verify" if proves_bytes(report) || (blind && is_of_digests(report)) => {
+                Some(match report.scope {
+                    ReportScope::One => Self::Verify,
+                    ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
+                })
+            }
             _ => None,
         }
     }
+}
+
+fn is_of_digests(report: &Report) -> bool {
+    report.level.as_deref() == Some(VerifyLevel::Digests.name())
+}
+
+/// How deep a host looks that has these keys.
+fn level(keys: &KeySet) -> VerifyLevel {
+    if keys.is_blind() { VerifyLevel::Digests } else { VerifyLevel::Full }
 }
 
 impl fmt::Display for Operation {
@@ -264,7 +275,7 @@ async fn prove(
             Scope::Ids(&chosen)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(repository, keys, scope, level(keys), control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
     let mut failures: Vec<_> =
@@ -326,7 +337,7 @@ async fn prove_replica(
     let source = &places.repository;
     let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
     let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
     Ok(found.snapshots)
 }
 
@@ -440,7 +451,8 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
-        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(options.cluster()))
+        Operation::of(report, keys.is_blind())
+            .filter(|_| report.cluster.as_ref() == Some(options.cluster()))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });

@@ -194,9 +194,9 @@ impl Shared {
         if self.known().read {
             return Ok(());
         }
+        let before = self.known().newest();
         // Before the repository has answered: if it never does, everything is overdue.
         let since = *self.known().since.get_or_insert_with(SystemTime::now);
-        let before = self.known().newest();
         let Found { last, newest, listing, keys } = operation::last_runs(options).await?;
         self.metrics.keys(options, &keys);
         let mut known = self.known();

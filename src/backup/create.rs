@@ -85,22 +85,21 @@ pub async fn backup(
     control: &Control,
 ) -> Result<BackupReport> {
     let started = Instant::now();
-    let sealed_by: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
-    if sealed_by.is_empty() {
-        return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
-            .hint("give one with --master-key; `strongroom key generate` makes one"));
-    }
-    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
+    let sealed_by = sealing_keys(keys, options)?;
     let mut warnings = Vec::new();
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let looked = control.guard(previous(repository, keys, options, &mut warnings));
-    let (previous, earlier) = looked.await?;
+    let (previous, earlier) =
+        control.guard(look_back(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
-    warnings.extend(of_keys_and_name(&sealed_by, options, &earlier));
+    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
+    if sealed_by.len() < 2 && !recovery && !earlier.has_recovery {
+        warnings.push(ONE_KEY.into());
+    }
+    warnings.extend(earlier.warnings(&options.cluster));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -137,16 +136,15 @@ pub async fn backup(
     })
 }
 
-/// What the operator should know about the keys and the cluster's name.
-fn of_keys_and_name(
-    sealed_by: &[KeyId],
-    options: &BackupOptions,
-    earlier: &Earlier,
-) -> Vec<String> {
-    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
-    let is_alone = sealed_by.len() < 2 && !recovery && !earlier.has_recovery;
-    let one_key = is_alone.then(|| ONE_KEY.to_owned());
-    one_key.into_iter().chain(earlier.warnings(&options.cluster)).collect()
+/// The keys that the snapshot is sealed to.
+fn sealing_keys(keys: &KeySet, options: &BackupOptions) -> Result<Vec<KeyId>> {
+    let sealed_by: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
+    if sealed_by.is_empty() {
+        return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
+            .hint("give one with --master-key; `strongroom key generate` makes one"));
+    }
+    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
+    Ok(sealed_by)
 }
 
 /// The companions, if there are any.
@@ -158,9 +156,9 @@ async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
-/// The cluster's newest snapshot that counts; without the right to list, or behind too many planted ones, it is unknown. With
-/// what the snapshots before show.
-async fn previous(
+/// The cluster's newest snapshot that counts, and what the snapshots before this one show; without the right to list, or
+/// behind too many planted ones, that is unknown.
+async fn look_back(
     repository: &Repository,
     keys: &KeySet,
     options: &BackupOptions,
@@ -171,8 +169,13 @@ async fn previous(
     let looked = async {
         let folders = folder::list_all(repository).await?.snapshots;
         let newest = choose::newest(repository, keys, cluster, before, &folders).await?;
-        let is_known = newest.is_some() || before.is_some();
-        let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
+        let earlier = match options.taken {
+            Some(_) => Earlier::default(),
+            None => {
+                let is_known = newest.is_some();
+                Earlier::look(repository, keys, cluster, &folders, is_known).await?
+            }
+        };
         Ok::<_, Error>((newest, earlier))
     };
     match looked.await {

@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use tempfile::TempDir;
 
 use super::continuous::Recorded;
@@ -15,7 +17,7 @@ use crate::bolt::{Db, ReadAt};
 use crate::crypto;
 use crate::datadir::{Cluster, Member, WAL_NAME};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, KeyId, SnapshotId};
+use crate::format::{ClusterName, KeyId, SnapshotId, serial};
 use crate::keys::KeySet;
 use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::snapshot::open::OpenSnapshot;
@@ -63,7 +65,7 @@ pub struct MemberOptions {
 }
 
 /// What was restored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MemberReport {
     /// The snapshot.
@@ -71,10 +73,13 @@ pub struct MemberReport {
     /// The owner's name for the cluster it is of.
     pub cluster: ClusterName,
     /// The etcd cluster that it is to become.
+    #[serde(flatten, serialize_with = "cluster")]
     pub members: Cluster,
     /// Which of its members this is.
+    #[serde(flatten, serialize_with = "member")]
     pub member: Member,
     /// What the database became.
+    #[serde(flatten)]
     pub database: Rewritten,
     /// Main revisions leapt over.
     pub bump: i64,
@@ -85,6 +90,7 @@ pub struct MemberReport {
     /// Whether etcd will ask who its clients are, by the users and passwords of the snapshot.
     pub auth_enabled: bool,
     /// Minor versions of etcd that may start from it: the snapshot's and the next.
+    #[serde(rename = "etcd_versions")]
     pub versions: [EtcdVersion; 2],
     /// The version that the cluster was being downgraded to, and that the restored one will be.
     pub downgrade: Option<String>,
@@ -93,7 +99,23 @@ pub struct MemberReport {
     /// Oddities that did not stop the restore.
     pub findings: Vec<String>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
+}
+
+fn cluster<S: Serializer>(cluster: &Cluster, out: S) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(3))?;
+    map.serialize_entry("etcd_cluster_id", &format!("{:016x}", cluster.id))?;
+    map.serialize_entry("initial_cluster", &cluster.initial_cluster())?;
+    map.serialize_entry("initial_cluster_token", &cluster.token)?;
+    map.end()
+}
+
+fn member<S: Serializer>(member: &Member, out: S) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(2))?;
+    map.serialize_entry("name", &member.name)?;
+    map.serialize_entry("member_id", &format!("{:016x}", member.id))?;
+    map.end()
 }
 
 /// Restores snapshot `id` as the data directory of one member.

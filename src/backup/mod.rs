@@ -35,7 +35,7 @@ pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, sna
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
-    Covered, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
+    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
     verify_journals,
 };
 pub use copy::{CopyReport, CopySettings, copy, open_replica};

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
+use super::continuous::lost_without;
 use super::findings::Findings;
 use super::reseal::all_seals;
 use crate::envelope::{key_ids, wrong_key};
@@ -49,6 +50,12 @@ pub async fn check_removable(
     passed_over.extend(running);
     // Whether it opens is the question, not who made it.
     let (all, others) = (&keys.opening_all(), &keys.without(key).opening_all());
+    if let Some(id) = lost_without(repository, all, others).await?.first() {
+        let message = format!("journal {id} opens with no other available key");
+        return Err(Error::new(ErrorKind::Refused, message).hint(format!(
+            "give the other keys too, or seal it to them first: `strongroom key reseal --all --drop {key}`"
+        )));
+    }
     let folders = catalog::folders_with_removed(repository, Scope::All).await?;
     let mut looked_at = stream::iter(folders)
         .map(|(id, folder)| async move {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
+use super::continuous::reseal_journals;
 use serde::Serialize;
 
 use crate::crypto;
@@ -54,6 +55,8 @@ pub struct ResealReport {
     pub failed: Vec<(SnapshotId, Error)>,
     /// Those of `failed` that count: what makes them count is the seal they have, so its keys are still needed.
     pub counting: Vec<SnapshotId>,
+    /// Journals that have a new seal.
+    pub journals: Vec<SnapshotId>,
     /// Older or planted seals that stay, and why.
     pub lingering: Vec<String>,
 }
@@ -143,6 +146,7 @@ async fn run(
                 }
                 control.step(Step::Advance(1));
             }
+            work.journals(scope).await?;
             Ok(work.report)
         })
         .await
@@ -166,6 +170,23 @@ struct Generation {
 }
 
 impl Resealing<'_> {
+    /// Journals, too, unless the job is about single snapshots, or a person has to look at each.
+    async fn journals(&mut self, scope: Scope<'_>) -> Result<()> {
+        let cluster = match scope {
+            Scope::All => None,
+            Scope::Cluster(cluster) => Some(cluster),
+            Scope::Ids(_) => return Ok(()),
+        };
+        if self.accept != Accept::Counting {
+            return Ok(());
+        }
+        let done = reseal_journals(self.repository, self.keys, cluster, self.drop).await?;
+        self.report.journals = done.resealed;
+        self.report.counting.extend(done.failed.iter().map(|(id, _)| *id));
+        self.report.failed.extend(done.failed);
+        Ok(())
+    }
+
     /// [S5.8]
     async fn one(&mut self, id: SnapshotId, folder: &Folder) -> Result<()> {
         let read = async {

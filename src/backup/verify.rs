@@ -208,26 +208,13 @@ pub async fn verify(
                 Scope::Cluster(_) => ReportScope::Cluster,
                 Scope::Ids(_) => ReportScope::One,
             };
-            let (snapshots, findings) = (Vec::new(), Vec::new());
-            let mut report = VerifyReport { level, snapshots, findings, scope: scope_of_report };
-            let ids = if let Scope::Ids(ids) = scope {
-                ids.to_vec()
-            } else {
-                let cluster = match scope {
-                    Scope::Cluster(cluster) => Some(cluster),
-                    _ => None,
-                };
-                let listing = catalog::snapshots(repository, cluster).await?;
-                report.findings = listing.findings;
-                report.snapshots.extend(listing.orphans.into_iter().map(orphan));
-                // Not from the listing: a manifest that does not parse must not be passed over.
-                let folders = catalog::folders_of(repository, scope).await?;
-                let ids: Vec<_> = folders.into_iter().map(|(id, _)| id).collect();
-                if matches!(scope, Scope::Cluster(_)) {
-                    look_past(repository, keys, &ids, &mut report).await?;
-                }
-                ids
+            let mut report = VerifyReport {
+                level,
+                snapshots: Vec::new(),
+                findings: Vec::new(),
+                scope: scope_of_report,
             };
+            let ids = in_scope(repository, keys, scope, &mut report).await?;
             for id in ids {
                 let mut verified = Verified::new(id);
                 match one(repository, keys, level, control, &mut verified).await {
@@ -250,6 +237,30 @@ pub async fn verify(
             Ok(report)
         })
         .await
+}
+
+/// The snapshots in `scope`; what their listing shows is noted in the report.
+async fn in_scope(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    report: &mut VerifyReport,
+) -> Result<Vec<SnapshotId>> {
+    let cluster = match scope {
+        Scope::Ids(ids) => return Ok(ids.to_vec()),
+        Scope::Cluster(cluster) => Some(cluster),
+        Scope::All => None,
+    };
+    let listing = catalog::snapshots(repository, cluster).await?;
+    report.findings = listing.findings;
+    report.snapshots.extend(listing.orphans.into_iter().map(orphan));
+    // Not from the listing: a manifest that does not parse must not be passed over.
+    let folders = catalog::folders_of(repository, scope).await?;
+    let ids: Vec<_> = folders.into_iter().map(|(id, _)| id).collect();
+    if cluster.is_some() {
+        look_past(repository, keys, &ids, report).await?;
+    }
+    Ok(ids)
 }
 
 /// Looks at the snapshots that are left out because their manifests, which anyone may have altered, name other clusters.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use crate::protobuf::Fields;
 use crate::text::printable;
 
@@ -28,7 +30,7 @@ pub enum Protection {
 }
 
 /// The key that an encrypted value needs, as far as the value names it. All text is fit to print.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct KeyInUse {
     /// `aescbc`, `aesgcm`, `secretbox` or `kms`.
     pub provider: String,

@@ -1,12 +1,16 @@
 //! Every change of one key.
 
+use serde::{Serialize, Serializer};
+
 use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::serial;
 use crate::mvcc::{Revision, database_facts, scan_records};
 use crate::text::printable;
 
 /// What a change did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum What {
     /// The key was not there before.
     Created,
@@ -28,29 +32,40 @@ impl What {
 }
 
 /// One change of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// When.
+    #[serde(serialize_with = "main")]
     pub revision: Revision,
     /// What.
+    #[serde(rename = "change")]
     pub what: What,
     /// How many changes since the key was created, this one included; 0 for a deletion.
     pub version: i64,
     /// Id of its lease, 0 for none.
+    #[serde(serialize_with = "serial::lease")]
     pub lease: i64,
     /// The value's length.
     pub value_bytes: u64,
 }
 
 /// The changes of a key that a database knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyHistory {
+    /// The key.
+    #[serde(flatten, serialize_with = "serial::key")]
+    pub key: Vec<u8>,
     /// What was changed before this main revision is gone, except the state that it left.
     pub compact_revision: i64,
     /// The database's last main revision.
     pub revision: i64,
     /// Oldest first; never empty.
     pub changes: Vec<Change>,
+}
+
+/// A revision as reports tell it: its main one.
+fn main<S: Serializer>(revision: &Revision, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_i64(revision.main)
 }
 
 /// Every change of `key`. Reads all records.
@@ -88,5 +103,6 @@ pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
             Error::new(ErrorKind::NotFound, message).hint("ls lists the keys of a snapshot")
         );
     }
-    Ok(KeyHistory { compact_revision: facts.compact_revision, revision: facts.revision, changes })
+    let (compact_revision, revision) = (facts.compact_revision, facts.revision);
+    Ok(KeyHistory { key: key.to_vec(), compact_revision, revision, changes })
 }

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Serialize, Serializer};
+
 use super::encryption::{KeyInUse, Protection, Protections, is_kubernetes};
 use super::groups::Groups;
 use crate::bolt::{Checked, Db, Order, ReadAt, check_with};
 use crate::error::Result;
+use crate::format::serial;
 use crate::mvcc::{Record, Revision, database_facts, leases};
 
 /// Of so many largest values the keys are told.
 const LARGEST: usize = 10;
 
 /// What a database holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Its last main revision.
@@ -24,6 +27,7 @@ pub struct Stats {
     /// Bytes of those keys and their values.
     pub bytes: u64,
     /// Changes of all keys, deletions included.
+    #[serde(rename = "changes")]
     pub records: u64,
     /// Deletions.
     pub deletions: u64,
@@ -38,30 +42,52 @@ pub struct Stats {
     /// Pages that no tree reaches: what a defragmentation frees.
     pub free_pages: u64,
     /// By prefix, the one with the most bytes in all its changes first.
+    #[serde(rename = "prefixes")]
     pub groups: Vec<Group>,
     /// The keys with the largest values at the last revision, the largest first; ten at most.
     pub largest: Vec<Large>,
     /// The keys of Kubernetes' API server that values need, with how many values at the last revision and
     /// how many in all changes.
+    #[serde(rename = "encryption_keys", serialize_with = "in_use")]
     pub keys_in_use: Vec<(KeyInUse, u64, u64)>,
     /// Changes, to keys below none of Kubernetes' roots, whose values only Kubernetes writes.
+    #[serde(skip)]
     pub kubernetes_elsewhere: u64,
 }
 
+fn in_use<S: Serializer>(keys: &[(KeyInUse, u64, u64)], out: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Counted<'a> {
+        #[serde(flatten)]
+        key: &'a KeyInUse,
+        values: u64,
+        values_of_all_changes: u64,
+    }
+    out.collect_seq(keys.iter().map(|(key, now, all)| Counted {
+        key,
+        values: *now,
+        values_of_all_changes: *all,
+    }))
+}
+
 /// What a prefix holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Group {
     /// The prefix; empty for keys without a `/`.
+    #[serde(flatten, serialize_with = "serial::prefix")]
     pub prefix: Vec<u8>,
     /// Kubernetes' resource; `None` for what is not below one of its roots.
+    #[serde(flatten, serialize_with = "serial::resource")]
     pub resource: Option<Vec<u8>>,
     /// Keys at the last revision.
     pub keys: u64,
     /// Bytes of those keys and their values.
     pub bytes: u64,
     /// Changes, deletions included.
+    #[serde(rename = "changes")]
     pub records: u64,
     /// Bytes of all changes' records.
+    #[serde(rename = "change_bytes")]
     pub record_bytes: u64,
     /// Values at the last revision that whoever has the database can read.
     pub unencrypted: u64,
@@ -74,13 +100,15 @@ pub struct Group {
 }
 
 /// A key with a large value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Large {
     /// The key.
+    #[serde(flatten, serialize_with = "serial::key")]
     pub key: Vec<u8>,
     /// The value's length.
     pub value_bytes: u64,
     /// Main revision of its latest change.
+    #[serde(rename = "mod_revision")]
     pub revision: i64,
 }
 

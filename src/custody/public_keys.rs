@@ -40,6 +40,17 @@ pub(super) fn add_recipients(path: &Path, keys: &mut KeySet) -> Result<()> {
 /// # Errors
 /// Those of [`read_secret`] and of [`IdentityFile::parse`].
 pub(super) fn add_identities(path: &Path, state: KeyState, keys: &mut KeySet) -> Result<()> {
+    let file = read_identities(path)?;
+    file.identities.into_iter().for_each(|key| keys.add(Arc::new(key), state));
+    file.signers.into_iter().for_each(|signer| keys.trust(signer));
+    Ok(())
+}
+
+/// Reads the identity file at `path`; `-` is standard input.
+///
+/// # Errors
+/// Those of [`read_secret`] and of [`IdentityFile::parse`].
+pub fn read_identities(path: &Path) -> Result<IdentityFile> {
     let (name, text) = match path.as_os_str() == "-" {
         true => (
             "standard input".into(),
@@ -47,10 +58,7 @@ pub(super) fn add_identities(path: &Path, state: KeyState, keys: &mut KeySet) ->
         ),
         false => (path.display().to_string(), read_secret_of(path, MAX_IDENTITY_FILE)?),
     };
-    let file = IdentityFile::parse(utf8(&name, &text)?).map_err(|error| error.context(name))?;
-    file.identities.into_iter().for_each(|key| keys.add(Arc::new(key), state));
-    file.signers.into_iter().for_each(|signer| keys.trust(signer));
-    Ok(())
+    IdentityFile::parse(utf8(&name, &text)?).map_err(|error| error.context(name))
 }
 
 /// Reads a file of trusted signers.

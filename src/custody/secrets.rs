@@ -13,6 +13,8 @@ use crate::secret::SecretBytes;
 
 /// Longer than any passphrase; a buffer that never grows leaves no copies behind.
 const MAX_LEN: usize = 4096;
+/// Room for sixteen pages.
+const MAX_PAGES: usize = 64 << 10;
 
 /// Where the passphrase of keys in the repository comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,6 +85,17 @@ pub fn open_private(path: &Path) -> Result<File> {
         check_private(path, &file, &meta)?;
     }
     Ok(file)
+}
+
+/// Reads pages with shares of a key from a file, or from standard input.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn read_pages(path: Option<&Path>) -> Result<SecretBytes> {
+    match path {
+        Some(path) => read_secret_of(path, MAX_PAGES),
+        None => read(std::io::stdin().lock(), "standard input", MAX_PAGES),
+    }
 }
 
 pub(super) fn read(from: impl Read, what: &str, most: usize) -> Result<SecretBytes> {

@@ -455,7 +455,7 @@ mod tests {
             let splits = later.first().is_some_and(|(_, main)| now[at - 1].1 == *main);
             messages.push(Sent { events: now.to_vec(), fragment: splits, ..Sent::default() });
             // Progress and created are answers without events.
-            if at % 2 == 0 {
+            if at.is_multiple_of(2) {
                 messages.push(Sent { fragment: splits, ..Sent::default() });
             }
             rest = later;
@@ -581,7 +581,7 @@ mod tests {
         assert_eq!(one(canceled), Ended::Canceled(String::new()));
         let broken = |messages: &[Sent]| matches!(run(messages).1, Err(Ended::Broken(_)));
         let created = Sent { created: true, ..Sent::default() };
-        assert!(!broken(&[created.clone()]) && broken(&[created.clone(), created]));
+        assert!(!broken(std::slice::from_ref(&created)) && broken(&[created.clone(), created]));
         let of = |cluster, term| Sent { cluster, term, ..Sent::default() };
         assert!(broken(&[of(0, 1), of(1, 1)]) && broken(&[of(0, 2), of(0, 1)]));
         assert!(!broken(&[of(0, 1), of(0, 2)]));

@@ -4,7 +4,6 @@ use etcd_client::{AlarmAction, AlarmType, Channel, Client};
 use tokio::time::timeout;
 
 use super::connect::{answer, login};
-use super::dial::to_read_much;
 use super::failure;
 use super::settings::{EtcdSettings, Target};
 use serde::Serialize;
@@ -182,7 +181,7 @@ async fn connect(
     warnings: &mut Vec<String>,
 ) -> Result<Client> {
     // The channel's own timeout covers TCP only, not the TLS handshake.
-    let channel = timeout(settings.dial_timeout, to_read_much(&target.channel))
+    let channel = timeout(settings.dial_timeout, target.channel.connect())
         .await
         .map_err(|_| failure::timed_out("connect", settings.dial_timeout))?
         .map_err(|error| failure::not_connected(&error))?;

@@ -141,7 +141,7 @@ impl EndReason {
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self.0 {
-            0 => "the recorder ended without a last word",
+            0 => "another process ended it",
             1 => "the next journal follows",
             2 => "the recorder was stopped",
             3 => "another agent leads",

@@ -6,9 +6,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "backup")]
+use data_encoding::BASE64;
+#[cfg(feature = "backup")]
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::{ClusterName, KeyId, Sha256, SnapshotId, Time, Uuid, ValueKeyId};
+#[cfg(feature = "backup")]
+use crate::text::plain;
 
 macro_rules! as_text {
     ($($name:ty),*) => {$(
@@ -51,6 +57,48 @@ pub(crate) fn details<S: Serializer>(
         detail: &'a str,
     }
     out.collect_seq(of.iter().map(|(id, detail)| Of { id, detail }))
+}
+
+/// A name of etcd's: `names[0]` if it is plain text, else `names[1]` in base64; the other is null.
+#[cfg(feature = "backup")]
+fn named<S: Serializer>(
+    names: [&'static str; 2],
+    bytes: Option<&[u8]>,
+    out: S,
+) -> Result<S::Ok, S::Error> {
+    let text = bytes.and_then(plain);
+    let base64 = bytes.filter(|_| text.is_none()).map(|bytes| BASE64.encode(bytes));
+    let mut map = out.serialize_map(Some(names.len()))?;
+    map.serialize_entry(names[0], &text)?;
+    map.serialize_entry(names[1], &base64)?;
+    map.end()
+}
+
+/// A key of etcd's, flattened into its report.
+#[cfg(feature = "backup")]
+pub(crate) fn key<S: Serializer>(key: &impl AsRef<[u8]>, out: S) -> Result<S::Ok, S::Error> {
+    named(["key", "key_base64"], Some(key.as_ref()), out)
+}
+
+/// A prefix of keys, flattened into its report.
+#[cfg(feature = "backup")]
+pub(crate) fn prefix<S: Serializer>(prefix: &impl AsRef<[u8]>, out: S) -> Result<S::Ok, S::Error> {
+    named(["prefix", "prefix_base64"], Some(prefix.as_ref()), out)
+}
+
+/// A resource of Kubernetes', flattened into its report.
+#[cfg(feature = "backup")]
+pub(crate) fn resource<S: Serializer>(of: &Option<Vec<u8>>, out: S) -> Result<S::Ok, S::Error> {
+    named(["resource", "resource_base64"], of.as_deref(), out)
+}
+
+/// The id of a lease as etcdctl writes it, null for none.
+#[cfg(feature = "backup")]
+pub(crate) fn lease<S: Serializer>(id: &i64, out: S) -> Result<S::Ok, S::Error> {
+    match id {
+        0 => out.serialize_none(),
+        id => out.collect_str(&format_args!("{id:016x}")),
+    }
 }
 
 impl From<SystemTime> for Time {

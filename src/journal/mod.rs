@@ -1,9 +1,11 @@
 //! Change journals: recorded, stored and read. Whether a gap asks for a snapshot is decided above: a recording only tells
 //! why it ended.
 
+mod connected;
 mod cut;
 pub(crate) mod folder;
 pub(crate) mod open;
+mod queue;
 pub(crate) mod read;
 pub(crate) mod record;
 mod write;

@@ -20,6 +20,8 @@ pub(crate) struct OpenJournal {
     pub(crate) head: HeadBody,
     pub(crate) facts: JournalFacts,
     pub(crate) data_key: DataKey,
+    /// The seal that is worth most.
+    pub(crate) seal: Seal,
     /// What its seals are worth.
     pub(crate) standing: Standing,
     /// What it held when it ended, if a seal vouches for that.
@@ -42,6 +44,7 @@ impl OpenJournal {
 
 /// A seal that opened, and the end that it vouches for; `None` for one that vouches for the head.
 struct Found {
+    seal: Seal,
     opened: Opened,
     standing: Standing,
     end: Option<JournalEnd>,
@@ -76,7 +79,7 @@ async fn opened(
     let found =
         seals(repository, id, folder, keys, (&bytes, &head.body().cluster, &ends), &mut findings)
             .await?;
-    let Found { opened, standing, end } = found;
+    let Found { seal, opened, standing, end } = found;
     let data_key = opened.data_key;
     data_key
         .authenticate_manifest(&head.body().commitment, head.signed_bytes(), head.mac())
@@ -93,6 +96,7 @@ async fn opened(
         facts: JournalFacts::parse(&facts)?,
         head: head.body().clone(),
         data_key,
+        seal,
         standing,
         end: end.map(|end| end.body().clone()),
         findings,
@@ -156,14 +160,14 @@ async fn seals(
                 }
                 judge_seal(&seal, object, Some(cluster), keys).await.and_then(|judged| {
                     let opened = judged.opened.ok_or_else(|| wrong_key(&seal))?;
-                    Ok((opened, judged.standing, end.map(|(_, end)| end.clone())))
+                    Ok((seal, opened, judged.standing, end.map(|(_, end)| end.clone())))
                 })
             }
         };
         match opened {
-            Ok((opened, standing, end)) => {
+            Ok((seal, opened, standing, end)) => {
                 let worth = |found: &Found| (found.standing, found.end.is_some());
-                let found = Found { opened, standing, end };
+                let found = Found { seal, opened, standing, end };
                 if best.as_ref().is_none_or(|best| worth(&found) > worth(best)) {
                     best = Some(found);
                 }

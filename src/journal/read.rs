@@ -16,7 +16,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener};
 use crate::error::{Error, Result};
 use crate::format::{
-    Body, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, Sha256, Signature,
+    Body, Continues, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, Sha256, Signature,
     SnapshotId, padme,
 };
 use crate::keys::{KeySet, PublicSigner};
@@ -113,6 +113,24 @@ impl ReadJournal {
         self.survey.last().unwrap_or(self.first.saturating_sub(1))
     }
 
+    fn new(keys: &KeySet, journal: OpenJournal, file: File) -> Self {
+        // What an end names is vouched for by its seal; without one, each segment by itself ([S13.8]).
+        let must_be_signed = journal.end.is_none() && !keys.signers().is_empty();
+        let cluster = Some(&journal.head.cluster);
+        let trusted = keys.signers().iter().filter(|signer| signer.revoked.is_none());
+        let signers = trusted.filter(|signer| signer.is_for(cluster)).map(|signer| signer.key);
+        Self {
+            id: journal.id(),
+            first: journal.first(),
+            places: Vec::new(),
+            file,
+            must_be_signed,
+            signers: signers.collect(),
+            survey: Survey { findings: journal.findings, ..Survey::default() },
+            data_key: journal.data_key,
+        }
+    }
+
     /// Fetches the segments of `journal` into a file without a name below `dir`, and reads them once.
     ///
     /// # Errors
@@ -126,25 +144,9 @@ impl ReadJournal {
         dir: &Path,
     ) -> Result<Self> {
         let file = tempfile::tempfile_in(dir).map_err(|error| Error::io(dir, error))?;
-        let mut read = Self {
-            id: journal.id(),
-            first: journal.first(),
-            places: Vec::new(),
-            file,
-            survey: Survey::default(),
-            data_key: journal.data_key,
-            must_be_signed: false,
-            signers: Vec::new(),
-        };
-        // What an end names is vouched for by its seal; without one, each segment by itself ([S13.8]).
-        let must_be_signed = journal.end.is_none() && !keys.signers().is_empty();
-        let cluster = Some(&journal.head.cluster);
-        if must_be_signed {
-            let trusted = keys.signers().iter().filter(|signer| signer.revoked.is_none());
-            read.signers.extend(trusted.filter(|signer| signer.is_for(cluster)).map(|s| s.key));
-        }
-        read.survey.findings = journal.findings;
-        let named = match journal.end.map(|end| end.objects) {
+        let end = journal.end.clone();
+        let mut read = Self::new(keys, journal, file);
+        let named = match end.map(|end| end.objects) {
             Some(EndObjects::Segments(segments)) => Some(segments),
             Some(EndObjects::Bundle(_)) => {
                 return Err(Error::unsupported(format!("journal {}: it is bundled", read.id))
@@ -166,7 +168,6 @@ impl ReadJournal {
                 (number, found)
             })
             .buffered(READS);
-        read.must_be_signed = must_be_signed;
         let mut reading = Reading::new(read.first);
         while let Some((number, candidates)) = fetched.next().await {
             let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
@@ -289,6 +290,15 @@ impl ReadJournal {
             let text = format!("journal {id}: {behind} segments behind number {read} do not count");
             self.survey.findings.push(text);
         }
+    }
+
+    /// Its last segment, if a revision is complete in it.
+    pub(crate) fn continues(&self) -> Option<Continues> {
+        let (sha256, last) = (*self.survey.segments.last()?, self.last());
+        let number = self.survey.segments.len() as u64;
+        let is_there = last >= self.first;
+        let last = last.unsigned_abs();
+        is_there.then_some(Continues { journal: self.id, number, last, sha256 })
     }
 
     /// Leaves out what is behind the segment of this digest.

@@ -3,17 +3,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::cut::{Cut, Cutter, RAW};
-use super::write::{JournalWriter, NewJournal, SealedSegment, unix_ms};
+use super::connected::{Answer, Asked, Connected};
+use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all};
+use super::write::{JournalWriter, NewJournal, unix_ms};
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
-use crate::etcd::watch::{Questions, Watch};
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::{
     ClusterName, Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId,
@@ -25,13 +24,9 @@ use crate::task::{Control, Step};
 
 /// How far behind a watch may begin. etcd reads all that is behind for each part of it, while writers wait.
 pub(crate) const MAX_BEHIND: i64 = 20_000;
-/// Bytes that may wait for the store.
-const MAX_QUEUE: usize = 32 << 20;
 /// A journal is followed by the next after this time, or this many bytes.
 const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
-/// How often a moment is stored when nothing changes.
-const QUIET: Duration = Duration::from_secs(60);
 /// How often etcd is asked how far it is compacted, and whether users and roles have changed.
 const COMPACTED_EVERY: Duration = Duration::from_secs(30);
 const AUTH_EVERY: Duration = Duration::from_secs(10);
@@ -42,11 +37,9 @@ const LEASES_AT_ONCE: usize = 16;
 const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
 const ATTEMPTS: u32 = 3;
-/// Between two attempts to reach etcd or the store.
-const PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// What is stored after a signal to stop.
-const LAST_WORDS: Duration = Duration::from_secs(8);
+const AFTER_STOP: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is recorded, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +58,8 @@ pub(crate) struct Journal {
     /// Its last complete revision.
     pub(crate) last: i64,
     pub(crate) reason: EndReason,
+    /// The last segment that is stored, for the journal that follows.
+    pub(crate) continues: Option<Continues>,
 }
 
 /// Records one etcd, journal after journal.
@@ -84,38 +79,6 @@ pub(crate) struct Recorder<'a> {
     attempts: (i64, u32),
     /// The last complete revision, for who waits for it.
     progress: tokio::sync::watch::Sender<i64>,
-}
-
-struct Connected {
-    watch: Watch,
-    questions: Questions,
-    answers: mpsc::UnboundedReceiver<Answer>,
-    sender: mpsc::UnboundedSender<Answer>,
-    /// Leases asked for since the journal began.
-    leases: HashSet<i64>,
-    at_once: Arc<Semaphore>,
-    asked: Asked,
-    /// What etcd has, as long as the watch has not shown it: since when, by which moment, and up to which revision.
-    waits: Option<(Instant, u64, i64)>,
-    ids: Option<Ids>,
-}
-
-/// When which question was asked last.
-struct Asked {
-    revision: bool,
-    compacted: Instant,
-    auth: Instant,
-}
-
-/// What etcd answered to a question.
-enum Answer {
-    /// All revisions that were committed at this moment.
-    Revision(u64, i64),
-    Compacted(i64),
-    Auth(bool, u64),
-    Lease(i64, Option<i64>),
-    /// A question was not answered.
-    Nothing,
 }
 
 impl<'a> Recorder<'a> {
@@ -145,6 +108,11 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Names the last segment of an earlier journal in the next one.
+    pub(crate) fn continues(&mut self, continues: Option<Continues>) {
+        self.continues = continues;
+    }
+
     /// Shows the last complete revision.
     pub(crate) fn progress(&self) -> tokio::sync::watch::Receiver<i64> {
         self.progress.subscribe()
@@ -156,7 +124,12 @@ impl<'a> Recorder<'a> {
     /// Those of etcd that another attempt does not mend, of the keys and of the store. What was stored before counts.
     pub(crate) async fn journal(&mut self) -> Result<Journal> {
         if let Some(reason) = self.connect().await? {
-            return Ok(Journal { id: None, last: self.revisions.last(), reason });
+            return Ok(Journal {
+                id: None,
+                last: self.revisions.last(),
+                reason,
+                continues: self.continues,
+            });
         }
         let first = match &self.carried {
             Some(carried) => carried.main,
@@ -167,8 +140,7 @@ impl<'a> Recorder<'a> {
         let writer = JournalWriter::begin(self.repository, self.keys, new).await?;
         let id = writer.id();
         self.control.step(Step::Note(format!("journal {id} begins with revision {first}")));
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let queue = Queue { sender, waiting: AtomicUsize::new(0), stored: AtomicU64::new(0) };
+        let (queue, receiver) = Queue::new(first);
         let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
         let listening = self.listen(&queue, first);
         let reason = tokio::select! {
@@ -180,12 +152,16 @@ impl<'a> Recorder<'a> {
             }
         };
         queue.close();
-        let writer = match timeout(LAST_WORDS, &mut storing).await {
+        // Who stops has no time; the next journal waits for this one.
+        let patience = if reason == EndReason::ROLLED { PATIENCE } else { AFTER_STOP };
+        let writer = match timeout(patience, &mut storing).await {
             Ok((writer, None)) => writer,
             Ok((_, Some(error))) => return Err(error),
             Err(_) => {
-                let last = self.revisions.last();
-                return Ok(Journal { id: Some(id), last, reason: EndReason::STORE });
+                // What was not stored is recorded again, if etcd still has it.
+                let last = queue.last();
+                let (id, reason) = (Some(id), EndReason::STORE);
+                return Ok(Journal { id, last, reason, continues: self.continues });
             }
         };
         writer.end(reason).await?;
@@ -195,7 +171,7 @@ impl<'a> Recorder<'a> {
             writer.last(),
             reason.words()
         )));
-        Ok(Journal { id: Some(id), last: writer.last(), reason })
+        Ok(Journal { id: Some(id), last: writer.last(), reason, continues: self.continues })
     }
 
     fn facts(&self) -> JournalFacts {
@@ -324,12 +300,16 @@ impl<'a> Recorder<'a> {
             if let Some(reason) = reason {
                 return Ok(reason);
             }
-            if filling.queue.waiting.load(Ordering::Relaxed) > MAX_QUEUE {
+            if filling.queue.is_full() {
                 return Ok(EndReason::STORE);
             }
-            let stored = filling.queue.stored.load(Ordering::Relaxed);
+            let stored = filling.queue.stored();
             let is_full = filling.segments.saturating_add(16) > MAX_SEGMENTS;
-            if begun.elapsed() > LONGEST || stored > MAX_STORED || is_full {
+            if filling.clock_was_set()
+                || begun.elapsed() > LONGEST
+                || stored > MAX_STORED
+                || is_full
+            {
                 return Ok(EndReason::ROLLED);
             }
         }
@@ -481,110 +461,3 @@ enum Event {
     Answer(Answer),
     Tick,
 }
-
-impl Connected {
-    /// Asks in a task, which ends by itself: each question has a limit.
-    fn ask(&self, question: impl Future<Output = Answer> + Send + 'static) {
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            // Nobody waits for it when the watch was given up.
-            let _ = sender.send(question.await);
-        });
-    }
-}
-
-/// The segment that is being filled, and where it goes.
-struct Filling<'a> {
-    cutter: Cutter,
-    queue: &'a Queue,
-    cut_at: Instant,
-    segments: u64,
-    /// Moments never decrease.
-    moment: u64,
-}
-
-impl<'a> Filling<'a> {
-    fn new(queue: &'a Queue, first: i64) -> Self {
-        Self { cutter: Cutter::new(first), queue, cut_at: Instant::now(), segments: 0, moment: 0 }
-    }
-
-    fn revision(&mut self, complete: &Complete) -> Result<()> {
-        self.moment = self.moment.max(unix_ms());
-        let mut cuts = Vec::new();
-        self.cutter.revision(complete, self.moment, &mut cuts)?;
-        cuts.into_iter().for_each(|cut| self.push(cut));
-        Ok(())
-    }
-
-    fn tick(&mut self) {
-        let quiet = self.cut_at.elapsed() >= QUIET && self.cutter.has_news();
-        if self.cutter.has_entries() || quiet {
-            self.cut();
-        }
-    }
-
-    fn cut(&mut self) {
-        let cut = self.cutter.cut();
-        self.push(cut);
-    }
-
-    fn push(&mut self, cut: Cut) {
-        self.cut_at = Instant::now();
-        self.segments = self.segments.saturating_add(1);
-        self.queue.waiting.fetch_add(cut.body.len(), Ordering::Relaxed);
-        // Who takes it ends only after this.
-        let _ = self.queue.sender.send(Some(cut));
-    }
-}
-
-/// What waits for the store.
-struct Queue {
-    sender: mpsc::UnboundedSender<Option<Cut>>,
-    /// Bytes that wait.
-    waiting: AtomicUsize,
-    /// Bytes of segments that are stored.
-    stored: AtomicU64,
-}
-
-impl Queue {
-    /// Nothing follows.
-    fn close(&self) {
-        let _ = self.sender.send(None);
-    }
-}
-
-/// Stores what is in the queue, one after the other, until it is closed. What the store did not take is sent again.
-async fn store_all<'a>(
-    mut writer: JournalWriter<'a>,
-    mut cuts: mpsc::UnboundedReceiver<Option<Cut>>,
-    queue: &Queue,
-) -> (JournalWriter<'a>, Option<crate::Error>) {
-    while let Some(Some(cut)) = cuts.recv().await {
-        let raw = cut.body.len();
-        let stored = match writer.seal_segment(cut) {
-            Ok(sealed) => store(&mut writer, &sealed).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            return (writer, Some(error));
-        }
-        queue.stored.store(writer.stored_bytes(), Ordering::Relaxed);
-        queue.waiting.fetch_sub(raw, Ordering::Relaxed);
-    }
-    (writer, None)
-}
-
-async fn store(writer: &mut JournalWriter<'_>, sealed: &SealedSegment) -> Result<()> {
-    let mut pause = PAUSE;
-    loop {
-        match writer.segment(sealed).await {
-            Err(error) if error.kind() == ErrorKind::Unreachable => {
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
-const _: () = assert!(RAW < MAX_QUEUE);

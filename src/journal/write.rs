@@ -54,7 +54,10 @@ impl<'a> JournalWriter<'a> {
         new: NewJournal,
     ) -> Result<Self> {
         let rng = &mut crypto::system_rng();
-        let id = SnapshotId::new(unix_ms(), crypto::random(rng));
+        // The order of ids is that of recording, also where the clock was set back.
+        let before = new.facts.continues.map_or(0, |continues| continues.journal.unix_ms());
+        let now = unix_ms().max(before.saturating_add(1));
+        let id = SnapshotId::new(now, crypto::random(rng));
         let data_key = DataKey::generate(Subject::Journal(id), rng);
         let context = crypto::labelled(Label::Facts, &[&id.to_bytes()]);
         let facts = new.facts.print()?;

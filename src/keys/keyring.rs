@@ -18,6 +18,14 @@ impl Keyring {
         format::Keyring::new(vec![fresh(KeyState::Primary, now, rng)]).map(Self)
     }
 
+    /// A keyring of `key` alone, primary since `now`.
+    ///
+    /// # Errors
+    /// None in practice: those of building a keyring.
+    pub fn of_key(key: LocalKey, now: Time) -> Result<Self> {
+        format::Keyring::new(vec![entry(key, KeyState::Primary, now)]).map(Self)
+    }
+
     /// Reads a keyring file's text, and checks that each key is the one its id names.
     ///
     /// # Errors
@@ -212,8 +220,11 @@ impl Keyring {
 }
 
 fn fresh(state: KeyState, now: Time, rng: &mut dyn CryptoRng) -> KeyringEntry {
-    let key = LocalKey::generate(rng);
-    KeyringEntry { id: key.id(), state, since: now, master: Some(key.into_master()) }
+    entry(LocalKey::generate(rng), state, now)
+}
+
+fn entry(key: LocalKey, state: KeyState, since: Time) -> KeyringEntry {
+    KeyringEntry { id: key.id(), state, since, master: Some(key.into_master()) }
 }
 
 #[cfg(test)]

@@ -4,10 +4,15 @@
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
 mod binding;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity_file;
 mod keyring;
 mod kubernetes;
 mod local;
+#[cfg(feature = "backup")]
+mod paper;
 mod passphrase;
 mod recipient;
 mod set;
@@ -23,9 +28,11 @@ pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
 pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
+#[cfg(feature = "backup")]
+pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, ReadStates, unsigned_refused};
+pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};

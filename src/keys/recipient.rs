@@ -104,7 +104,7 @@ pub struct HpkeIdentity {
 }
 
 impl HpkeIdentity {
-    fn new(kem: Kem, seed: SecretKey) -> Result<Self> {
+    pub(super) fn new(kem: Kem, seed: SecretKey) -> Result<Self> {
         let key = HpkePrivateKey::new(kem, seed);
         Ok(Self { recipient: HpkeRecipient::new(key.public()?), key })
     }
@@ -139,6 +139,10 @@ impl HpkeIdentity {
     /// None in practice.
     pub fn print(&self) -> Result<SecretBytes> {
         text::print_secret(Prefix::Identity(self.recipient.key.kem()), self.key.seed())
+    }
+
+    pub(super) fn seed(&self) -> &SecretKey {
+        self.key.seed()
     }
 
     /// Its public half.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Seek, Write};
 use std::ops::ControlFlow;
 
+use serde::Serialize;
+
 use super::facts::database_facts;
 use super::leases::leases;
 use super::record::{Record, for_each_record_at};
@@ -45,13 +47,14 @@ pub struct Changes {
 pub type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Rewritten {
     /// The key-value store's revision, the bump included.
     pub revision: i64,
     /// The main revision of the last change, before any bump.
     pub last_change: i64,
     /// Number of changes, deletions included.
+    #[serde(skip)]
     pub records: u64,
     /// Leases that were revoked later and are there again, for [`RENEWED_LEASE_TTL`].
     pub renewed_leases: u64,

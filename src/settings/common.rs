@@ -11,7 +11,7 @@ use crate::custody::{
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
 use crate::format::{ClusterName, KeyId, KeyState};
-use crate::keys::{KeySet, unsigned_refused};
+use crate::keys::{KeySet, unsigned_refused, would_not_count};
 use crate::secret::SecretBytes;
 use crate::store::{
     Connected, Repository, RepositorySettings, RepositoryUrl, connect_with, create_directory,
@@ -219,8 +219,10 @@ impl CommonSettings {
     pub fn check_signing(&self, unsigned: bool) -> Result<()> {
         let only_public =
             self.master_keys().next().is_some() && self.master_keys().all(MasterKeyUri::is_public);
-        match only_public && self.trust.signing_key.is_none() && !unsigned {
-            true => Err(unsigned_refused()),
+        match unsigned || self.trust.signing_key.is_some() {
+            true => Ok(()),
+            false if only_public => Err(unsigned_refused()),
+            false if !self.trust.signers.is_empty() => Err(would_not_count()),
             false => Ok(()),
         }
     }

@@ -11,14 +11,14 @@ use zstd::zstd_safe;
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Sha256;
-use crate::task::{Buffer, Buffers};
+use crate::task::Buffer;
 
 /// Bytes of database in one frame.
 pub(crate) const FRAME_LEN: usize = 1 << 20;
 
 /// A compressed frame.
 pub(crate) struct Compressed {
-    pub(crate) bytes: Buffer,
+    pub(crate) bytes: Vec<u8>,
     /// Of the compressed bytes.
     pub(crate) sha256: Sha256,
     /// Length of the plain frame.
@@ -53,13 +53,12 @@ impl FramePool {
             return Err(Error::usage(format!("zstd has no level {level}")));
         }
         let (jobs, queue) = mpsc::channel::<Job>();
-        let buffers = Buffers::default();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..thread::available_parallelism().map_or(2, NonZero::get) {
             let queue = queue.clone();
             let compressor = Compressor::new(level)
                 .map_err(|error| Error::new(ErrorKind::Io, "zstd: no memory").because(error))?;
-            let mut worker = Worker { compressor, scratch: Vec::new(), buffers: buffers.clone() };
+            let mut worker = Worker { compressor, scratch: Vec::new() };
             thread::Builder::new()
                 .name("compress".into())
                 .spawn(move || {
@@ -95,9 +94,8 @@ fn next(queue: &Mutex<mpsc::Receiver<Job>>) -> Option<Job> {
 /// What one thread compresses with.
 struct Worker {
     compressor: Compressor<'static>,
-    /// Takes whatever zstd may need at most, so that the result is kept at its own length.
+    /// Takes whatever zstd may need at most, so that the result is allocated at its own length.
     scratch: Vec<u8>,
-    buffers: Buffers,
 }
 
 impl Worker {
@@ -107,8 +105,7 @@ impl Worker {
             self.compressor.compress_to_buffer(frame, self.scratch.as_mut_slice()).map_err(
                 |error| Error::new(ErrorKind::Io, "zstd cannot compress a frame").because(error),
             )?;
-        let mut bytes = self.buffers.empty(length);
-        bytes.extend_from_slice(self.scratch.get(..length).unwrap_or_default());
+        let bytes = self.scratch.get(..length).unwrap_or_default().to_vec();
         drop(memory.split(memory.num_permits().saturating_sub(kib(length))));
         let sha256 = Sha256(crypto::sha256(&[&bytes]));
         Ok(Compressed { bytes, sha256, plain: frame.len(), memory })

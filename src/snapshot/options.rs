@@ -69,9 +69,6 @@ pub struct BackupOptions {
     /// Store this file or directory too, encrypted: keys, certificates, tokens. Repeat for several
     #[cfg_attr(feature = "cli", arg(id = "backup.include", long = "include", value_name = "PATH"))]
     pub include: Vec<PathBuf>,
-    /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
-    #[cfg_attr(feature = "cli", arg(skip))]
-    pub recovery: Option<KeyId>,
     /// Tag the snapshot with this word, for `snapshots --tag` and `prune --keep-tag`; it is stored unencrypted. Repeat for
     /// several
     #[cfg_attr(
@@ -79,6 +76,9 @@ pub struct BackupOptions {
         arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
     )]
     pub tags: Vec<String>,
+    /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub recovery: Option<KeyId>,
     /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
     #[cfg_attr(
         feature = "cli",
@@ -106,8 +106,8 @@ impl Default for BackupOptions {
             read_ahead: 32,
             compare_members: true,
             include: Vec::new(),
-            recovery: None,
             tags: Vec::new(),
+            recovery: None,
             unsigned: false,
             taken: None,
         }

@@ -56,7 +56,7 @@ impl Agent {
     }
 
     /// Waits until so many lines of the log have this event.
-    fn wait(&self, event: &str, count: usize) {
+    pub fn wait(&self, event: &str, count: usize) {
         let fits = |line: &&Value| line["event"] == event;
         let begun = Instant::now();
         while self.lines.lock().unwrap().iter().filter(fits).count() < count {
@@ -99,7 +99,7 @@ impl Agent {
         );
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.signal("-TERM");
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {:#?}", self.lines);

@@ -70,11 +70,11 @@ fn a_restore_into_a_full_disk_leaves_nothing() {
 #[test]
 fn a_member_on_a_full_disk_leaves_nothing() {
     let place = Place::new();
-    fs::write(place.path("etcd.db"), crate::walks::database(2..2000)).unwrap();
+    fs::write(place.path("etcd.db"), crate::walks::database(2..500)).unwrap();
     place.succeed(&["backup", "--file", "etcd.db"]);
     let before = entries(&place);
     for blocks in [64, 8192, 14000] {
-        for target in [&["--data-dir", "member"][..], &["-o", "out.db", "--revision", "1900"]] {
+        for target in [&["--data-dir", "member"][..], &["-o", "out.db", "--revision", "490"]] {
             let args = [&["restore", "latest"], target].concat();
             let error = exits(1, &mut limited(&place, blocks, &args));
             assert!(error.contains("File too large"), "{blocks}: {error}");

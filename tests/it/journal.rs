@@ -292,7 +292,10 @@ async fn a_killed_recorder_is_followed_without_a_gap() {
     }
     let place = Place::new();
     let recording = Recording::start(&place, &etcd);
-    client.put("during", "x", None).await.unwrap();
+    // More than the next journal repeats: what the killed one holds is needed.
+    for n in 0..100 {
+        client.put(format!("during/{n}"), "x", None).await.unwrap();
+    }
     tokio::time::sleep(Duration::from_millis(2500)).await;
     recording.kill();
     client.put("between", "x", None).await.unwrap();
@@ -304,11 +307,12 @@ async fn a_killed_recorder_is_followed_without_a_gap() {
     assert!(!said.contains("taking a snapshot"), "{said}");
     assert_eq!(place.snapshots().len(), 1);
     let list = place.json(&["journal", "list"]);
+    assert_eq!(list["gaps"], serde_json::json!([]));
     assert_eq!(list["journals"].as_array().unwrap().len(), 2);
     assert_eq!(list["journals"][0]["ended"], Value::Null);
     let restored = place.json(&["restore", "--newest", "--output", "newest.db"]);
     assert_eq!(revision_of(&restored), last, "{restored}");
-    assert!(!restored["journals"].as_array().unwrap().is_empty());
+    assert_eq!(restored["journals"].as_array().unwrap().len(), 2);
     let newest = database(&place.path("newest.db"));
     let keys = mvcc::KeySpace::at(&Db::open(&newest[..]).unwrap(), last).unwrap();
     assert_eq!(keys.live(b"").count(), entries.len());
@@ -340,6 +344,9 @@ async fn a_gap_is_followed_by_a_snapshot() {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let said = recording.stop();
     assert!(said.contains("etcd has compacted what was not recorded yet"), "{said}");
+    let gaps = &place.json(&["journal", "list"])["gaps"];
+    assert_eq!(gaps[0]["last"], first, "{gaps}");
+    assert!(gaps[0]["first"].as_i64().unwrap() > last, "{gaps}");
     let restored = place.json(&["restore", &before, "--newest", "--output", "before.db"]);
     assert_eq!(revision_of(&restored), first);
     let restored = place.json(&["restore", "--newest", "--output", "after.db"]);
@@ -348,4 +355,132 @@ async fn a_gap_is_followed_by_a_snapshot() {
     let missing = (first + 2).to_string();
     let said = place.fail(1, &["restore", &before, "--revision", &missing, "--output", "x.db"]);
     assert!(said.contains(&format!("reaches revision {first}")), "{said}");
+}
+
+/// Records a few segments; the snapshot that they follow, the journal, and the last revision.
+async fn recorded(place: &Place, etcd: &Etcd) -> (String, String, i64) {
+    let mut client = etcd.client().await;
+    client.put("a", "0", None).await.unwrap();
+    let recording = Recording::start(place, etcd);
+    for n in 1..5 {
+        client.put("a", n.to_string(), None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let (last, _) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    recording.stop();
+    let list = place.json(&["journal", "list"]);
+    let journal = list["journals"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(journal["last_revision"], last, "{list}");
+    (place.snapshots().pop().unwrap(), journal["id"].as_str().unwrap().to_owned(), last)
+}
+
+fn segments(place: &Place, repository: &str, journal: &str) -> Vec<PathBuf> {
+    let folder = place.path(repository).join("journals").join(journal);
+    let number = |path: &PathBuf| -> u64 {
+        path.to_str()
+            .unwrap()
+            .rsplit("segment.")
+            .next()
+            .unwrap()
+            .split('.')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<_> =
+        names.filter(|path| path.to_str().unwrap().contains("segment.")).collect();
+    names.sort_by_key(number);
+    names
+}
+
+/// [S13.3]: what is missing, moved or of another journal ends what counts there, and is named; the rest restores.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_moved_is_noticed() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let place = Place::new();
+    let (snapshot, journal, last) = recorded(&place, &etcd).await;
+    let (_, other, _) = recorded(&place, &etcd).await;
+    assert!(segments(&place, "repo", &journal).len() >= 4);
+    type Attack<'a> = &'a dyn Fn(&[PathBuf], &[PathBuf]);
+    let attacks: [(&str, Attack<'_>); 5] = [
+        ("middle", &|own, _| fs::remove_file(&own[1]).unwrap()),
+        ("last", &|own, _| fs::remove_file(own.last().unwrap()).unwrap()),
+        ("swapped", &|own, _| {
+            let (one, two) = (fs::read(&own[1]).unwrap(), fs::read(&own[2]).unwrap());
+            fs::write(&own[1], two).unwrap();
+            fs::write(&own[2], one).unwrap();
+        }),
+        ("replayed", &|own, other| {
+            fs::copy(&other[1], &own[1]).unwrap();
+        }),
+        ("flipped", &|own, _| {
+            let mut bytes = fs::read(&own[2]).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(&own[2], bytes).unwrap();
+        }),
+    ];
+    for (name, attack) in attacks {
+        let copied =
+            Command::new("cp").current_dir(place.dir.path()).args(["-r", "repo", name]).status();
+        assert!(copied.unwrap().success());
+        attack(&segments(&place, name, &journal), &segments(&place, name, &other));
+        // Only this journal: the other one would reach as far.
+        fs::remove_dir_all(place.path(name).join("journals").join(&other)).unwrap();
+        let run = |args: &[&str]| {
+            let all = [&["-r", name, "-k", "file:keyring", "-w", "json"], args].concat();
+            place.bare(&all).output().unwrap()
+        };
+        let verified = run(&["journal", "verify"]);
+        assert_eq!(verified.status.code(), Some(3), "{name}");
+        let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert!(verified["findings"].to_string().contains(&journal), "{name}: {verified}");
+        let output = format!("{name}.db");
+        let restored = run(&["restore", &snapshot, "--newest", "--output", &output]);
+        let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+        assert!(restored.status.success() && said.contains("count"), "{name}: {said}");
+        let restored: Value = serde_json::from_slice(&restored.stdout).unwrap();
+        let reached = revision_of(&restored);
+        assert!(reached <= last && (reached < last || name == "last"), "{name}: {restored}");
+    }
+}
+
+/// A journal is sealed to the new key as snapshots are, and still counts when the old one is retired.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_outlives_the_rotation_of_its_key() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let place = Place::new();
+    let (snapshot, _, last) = recorded(&place, &etcd).await;
+    assert_eq!(place.json(&["key", "rotate"])["snapshots"]["journals"], 1);
+    place.succeed(&["key", "rotate", "--finish"]);
+    assert_eq!(place.json(&["journal", "list"])["journals"][0]["trust"], "trusted");
+    let restored = place.json(&["restore", &snapshot, "--newest", "--output", "newest.db"]);
+    assert_eq!(revision_of(&restored), last);
+    assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
+}
+
+/// Catching up on many revisions makes etcd's writers wait: no watch is opened then, but a snapshot taken.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: more than 20,000 revisions"]
+async fn long_a_recorder_that_is_far_behind_takes_a_snapshot() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let place = Place::new();
+    let (_, _, last) = recorded(&place, &etcd).await;
+    let client = etcd.client().await;
+    let writers = (0..64).map(|_| {
+        let mut client = client.clone();
+        async move {
+            for _ in 0..330 {
+                client.put("a", "x", None).await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    let recording = Recording::start(&place, &etcd);
+    let said = recording.stop();
+    assert!(said.contains("too many revisions are missing"), "{said}");
+    let list = place.json(&["journal", "list"]);
+    assert!(list["journals"][1]["first_revision"].as_i64().unwrap() >= last + 64 * 330, "{list}");
 }

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use strongroom::format::SnapshotId;
@@ -16,11 +19,13 @@ use crate::service_log::until;
 use crate::support::vector;
 
 /// Commands without a document: services, bytes on standard output, help.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 12] = [
     "config example",
     "agent",
     "proxy",
     "kms-plugin",
+    "key split",
+    "key kit",
     "completions",
     "man",
     "help",
@@ -218,8 +223,32 @@ impl Documents {
         self.run("setup-auth", &["setup-auth", "--print"]);
     }
 
+    fn journals(&mut self) {
+        let record = ["-w", "json", "--endpoints", &self.endpoint, "journal", "record"];
+        let out = fs::File::create(self.place.path("recorded")).unwrap();
+        let mut child = self.place.command(&record).stdout(out).spawn().unwrap();
+        let begun = Instant::now();
+        while self.place.json(&["journal", "list"])["journals"][0]["segments"].as_u64() < Some(1) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        assert!(child.wait().unwrap().success());
+        let recorded = fs::read(self.place.path("recorded")).unwrap();
+        self.check("journal record", &serde_json::from_slice(&recorded).unwrap());
+        self.run("journal list", &["journal", "list"]);
+        self.run("journal verify", &["journal", "verify"]);
+        self.run("restore --output", &["restore", "--newest", "--output", "newest.db"]);
+    }
+
     fn keys(&mut self) {
         self.run("key generate", &["key", "generate", "-o", "another"]);
+        let generate = ["key", "generate", "-o"];
+        self.run(
+            "key generate --recipient",
+            &[&generate[..], &["identity", "--recipient"]].concat(),
+        );
+        self.run("key generate --signing", &[&generate[..], &["signing", "--signing"]].concat());
+        self.run("key vouch", &["--signing-key", "signing", "key", "vouch", "--all"]);
         let made = self.run_with("passphrase", "init", &["init", "-r", "third"], 0);
         assert!(made["passphrase_key"].is_string());
         write_secret(&self.place.path("word2"), "another long passphrase of mine");
@@ -231,6 +260,10 @@ impl Documents {
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();
         self.run("key remove", &["key", "remove", &id, "--now"]);
+        let split = ["key", "split", "--shares", "3", "--threshold", "2"];
+        fs::write(self.place.path("pages"), self.place.succeed(&split).stdout).unwrap();
+        fs::set_permissions(self.place.path("pages"), fs::Permissions::from_mode(0o600)).unwrap();
+        self.run("key combine", &["key", "combine", "-o", "combined", "pages"]);
         let staged = self.run("key rotate --staged", &["key", "rotate", "--staged"]);
         let id = staged["id"].as_str().unwrap().to_owned();
         self.run("key promote", &["key", "promote", &id, "--at", "2100-01-01T00:00:00Z"]);
@@ -328,6 +361,7 @@ async fn every_document_has_its_shape() {
     documents.lists(&old);
     documents.inside(&old);
     documents.restores(&old);
+    documents.journals();
     documents.jobs(&old, Version::NEWEST.programs().join("etcd").to_str().unwrap());
     documents.errors();
     documents.values();

@@ -17,7 +17,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 11] = [
+const LISTS: [&str; 12] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
@@ -27,6 +27,7 @@ const LISTS: [&str; 11] = [
     "proxy.include",
     "proxy.exclude",
     "proxy.allow",
+    "trust.signers",
     "kms_plugin.master_keys",
     "kms_plugin.allow_uid",
 ];
@@ -41,6 +42,9 @@ const ROWS: &[Row] = &[
     Row("keys.recovery", "--recovery-key", "STRONGROOM_RECOVERY_KEY", KEY, "12"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
+    Row("keys.signing_key", "--signing-key", "STRONGROOM_SIGNING_KEY", "signing-key", ""),
+    Row("keys.mix_quantum_weak", "--mix-quantum-weak", "STRONGROOM_MIX_QUANTUM_WEAK", "true", ""),
+    Row("trust.signers", "--signers", "STRONGROOM_SIGNERS", "signers", ""),
     Row("etcd.endpoints", "--endpoints", "STRONGROOM_ENDPOINTS", "https://a:1,https://b:2", ""),
     Row("etcd.cacert", "--cacert", "STRONGROOM_CACERT", "ca.crt", ""),
     Row("etcd.cert", "--cert", "STRONGROOM_CERT", "client.crt", ""),
@@ -60,6 +64,7 @@ const ROWS: &[Row] = &[
     Row("backup.level", "--level", "STRONGROOM_LEVEL", "-3", "20"),
     Row("backup.suite", "--suite", "STRONGROOM_SUITE", "chacha20-poly1305", "rot13"),
     Row("backup.read_ahead", "--read-ahead", "STRONGROOM_READ_AHEAD", "64", "3"),
+    Row("backup.unsigned", "--unsigned", "STRONGROOM_UNSIGNED", "true", ""),
     Row("backup.include", "--include", "", "/etc/a,/etc/b", ""),
     Row("backup.tags", "--tag", "", "hourly,before upgrade", ""),
     Row("prune.keep_last", "--keep-last", "STRONGROOM_KEEP_LAST", "1", "-1"),

@@ -35,9 +35,11 @@ fn secrets_are_not_written_to_a_terminal() {
     place.backup();
     let key = String::from_utf8(place.succeed(&["ls", "latest", "--keys-only"]).stdout).unwrap();
     let key = key.lines().next().unwrap();
-    for args in
-        [&["restore", "latest", "--output", "-"][..], &["get", "latest", key, "--show-value"]]
-    {
+    for args in [
+        &["restore", "latest", "--output", "-"][..],
+        &["get", "latest", key, "--show-value"],
+        &["key", "split", "--shares", "2", "--threshold", "2"],
+    ] {
         let (status, said) = on_a_terminal(&place, args);
         assert!(status == 2 && said.contains("terminal") && said.contains("--force"), "{said}");
         let forced = [args, &["--force"]].concat();
@@ -69,4 +71,57 @@ fn bars_leave_nothing_behind() {
         let bars = ["backing up", "finishing", "reading", "verifying 0", "writing"];
         assert!(!left.iter().any(|line| bars.iter().any(|bar| line.starts_with(bar))), "{left:#?}");
     }
+}
+
+/// Shares are asked for one by one; what was typed wrong is asked for again.
+#[test]
+fn shares_are_typed_on_a_terminal() {
+    const TYPE: &str = "import os, pty, sys, time\n\
+        pid, fd = pty.fork()\n\
+        if pid == 0: os.execv(sys.argv[1], sys.argv[1:])\n\
+        lines = open('typed').read().splitlines()\n\
+        said = b''\n\
+        def more():\n\
+        \x20   global said\n\
+        \x20   try: new = os.read(fd, 65536)\n\
+        \x20   except OSError: new = b''\n\
+        \x20   said += new\n\
+        \x20   return new\n\
+        while lines and more():\n\
+        \x20   while lines and said.count(b'Words of share') > said.count(b'\\0'):\n\
+        \x20       said += b'\\0'\n\
+        \x20       for part in lines.pop(0).split('/'): os.write(fd, part.encode() + b'\\n')\n\
+        while more(): pass\n\
+        sys.stdout.buffer.write(said)\n\
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))";
+    let place = Place::new();
+    let split = place.succeed(&["key", "split", "--shares", "3", "--threshold", "2"]);
+    let pages = text(&split.stdout);
+    let shares: Vec<String> = pages
+        .split('\x0c')
+        .map(|page| {
+            let lines = page.lines().filter(|line| !line.starts_with('#'));
+            let words = lines.flat_map(str::split_whitespace);
+            let words = words.filter(|word| word.parse::<u8>().is_err());
+            words.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    let wrong = shares[0].replacen(shares[0].split(' ').next().unwrap(), "zzzz", 1);
+    // The second one over two lines, the same one again, and the third in capitals.
+    let halves = shares[1].split_at(shares[1].find(' ').unwrap());
+    let second = format!("{}/{}", halves.0, halves.1);
+    let typed = [wrong, second, shares[1].clone(), shares[2].to_uppercase()].join("\n");
+    std::fs::write(place.path("typed"), typed).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", TYPE, env!("CARGO_BIN_EXE_strongroom"), "key", "combine", "-o", "back"]);
+    command.current_dir(place.dir.path()).env("STRONGROOM_CONFIG", "/dev/null");
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    for part in ["word 1 of the share is not", "Words of share 2 (1 to go)", "entered already"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let keys = |name: &str| std::fs::read_to_string(place.path(name)).unwrap();
+    let master = |text: String| text.trim().rsplit_once(' ').unwrap().1.to_owned();
+    assert_eq!(master(keys("back")), master(keys("keyring")));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use super::join::{self, Join};
@@ -14,6 +15,9 @@ use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::store::Repository;
+
+/// Journals that are opened at once.
+const READS: usize = 16;
 
 /// One journal, as its head and end describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,12 +44,46 @@ pub struct JournalSummary {
     pub standing: Standing,
 }
 
+/// Revisions that no journal holds, between two that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The journal before it.
+    pub after: SnapshotId,
+    /// The journal behind it.
+    pub before: SnapshotId,
+    /// The last revision before it.
+    pub last: i64,
+    /// The first revision behind it.
+    pub first: i64,
+}
+
+/// The gaps between journals that count. Where two hold no common revision nothing shows that they are of one history, so
+/// that is a gap, too.
+fn gaps(journals: &[JournalSummary]) -> Vec<Gap> {
+    let mut reached: BTreeMap<&ClusterName, (SnapshotId, i64)> = BTreeMap::new();
+    let mut gaps = Vec::new();
+    for journal in journals.iter().filter(|one| one.standing.counts() && one.last >= one.first) {
+        let reached = reached.entry(&journal.cluster).or_insert((journal.id, journal.last));
+        let (after, last) = *reached;
+        if journal.first > last {
+            gaps.push(Gap { after, before: journal.id, last, first: journal.first });
+        }
+        if journal.last >= last {
+            *reached = (journal.id, journal.last);
+        }
+    }
+    gaps
+}
+
 /// All journals, oldest first, and what is odd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Covered {
     /// Every journal that opens.
     pub journals: Vec<JournalSummary>,
+    /// Revisions that none of them holds.
+    pub gaps: Vec<Gap>,
     /// What does not open, or does not belong there, and why.
     pub findings: Vec<String>,
 }
@@ -70,8 +108,15 @@ impl Journals {
         let mut findings: Vec<_> =
             foreign.into_iter().map(|name| format!("{name}: unknown object")).collect();
         let mut opened = BTreeMap::new();
-        for (id, folder) in folders.into_iter().filter(|(_, folder)| folder.head.is_some()) {
-            match open::open(repository, id, &folder, keys).await {
+        let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
+        let mut opening = stream::iter(there)
+            .map(|(id, folder)| async move {
+                let journal = open::open(repository, id, &folder, keys).await;
+                (id, journal, folder)
+            })
+            .buffered(READS);
+        while let Some((id, journal, folder)) = opening.next().await {
+            match journal {
                 Ok(journal) if cluster.is_none_or(|name| *name == journal.head.cluster) => {
                     opened.insert(id, (journal, folder));
                 }
@@ -150,7 +195,7 @@ pub async fn journals(
             standing: journal.standing,
         });
     }
-    Ok(Covered { journals, findings })
+    Ok(Covered { gaps: gaps(&journals), journals, findings })
 }
 
 /// Opens every segment of the journals of `cluster`, and compares those that overlap.
@@ -205,7 +250,7 @@ pub async fn verify_journals(
         });
         before = Some(read);
     }
-    Ok(Covered { journals, findings })
+    Ok(Covered { gaps: gaps(&journals), journals, findings })
 }
 
 /// That two sources are of two histories.

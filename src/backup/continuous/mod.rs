@@ -4,7 +4,9 @@ mod coverage;
 mod join;
 mod plan;
 mod record;
+mod reseal;
 
-pub use coverage::{Covered, JournalSummary, journals, verify_journals};
+pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
 pub use record::{RecordReport, record};
+pub(super) use reseal::{lost_without, reseal as reseal_journals};

@@ -268,6 +268,9 @@ fn finish(
         }
         Moment::Time(ms) => at_time(base, base_revision, &chain, ms)?,
     };
+    if chain.is_empty() && moment == Moment::Newest {
+        warnings.push(format!("no journal follows snapshot {base}: it is restored as it is"));
+    }
     if revision == base_revision {
         return Ok(Recorded { recorded_until, warnings, ..alone(base, revision) });
     }

@@ -8,7 +8,7 @@ use super::coverage::Journals;
 use crate::backup::create::backup;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::{EtcdSettings, choose_member};
-use crate::format::{EndReason, SnapshotId};
+use crate::format::{Continues, EndReason, SnapshotId};
 use crate::journal::read::ReadJournal;
 use crate::journal::record::{MAX_BEHIND, RecordOptions, Recorder};
 use crate::keys::KeySet;
@@ -57,12 +57,17 @@ pub async fn record(
     snapshots: &BackupOptions,
     control: &Control,
 ) -> Result<RecordReport> {
+    keys.check_sealing(Some(&options.cluster), snapshots.unsigned)?;
     let mut report = RecordReport::default();
     let job = Job { repository, keys, etcd, options, snapshots, control };
-    let mut last = job.newest().await?;
+    let mut continues = job.newest().await?;
+    let mut last = continues.map(|continues| continues.last.cast_signed());
     loop {
-        let start = job.start(last, &mut report).await?;
-        let reason = job.round(&start, &mut report).await;
+        let start = match job.start(last, &mut report).await {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
+            start => start?,
+        };
+        let reason = job.round(&start, &mut continues, &mut report).await;
         match reason {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
             Err(error) => return Err(error),
@@ -87,40 +92,47 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The last complete revision of the newest journal that counts.
-    async fn newest(&self) -> Result<Option<i64>> {
+    /// The last segment of the newest journal that counts. The next journal names it, and so makes what was recorded by a
+    /// recorder that was killed count.
+    async fn newest(&self) -> Result<Option<Continues>> {
         let cluster = Some(&self.options.cluster);
         let mut journals = Journals::open(self.repository, self.keys, cluster).await?;
         while let Some((id, (journal, folder))) = journals.open.pop_last() {
             if !journal.standing.counts() {
                 continue;
             }
-            if let Some(end) = &journal.end {
-                return Ok(Some(end.last.cast_signed()));
-            }
+            let has_end = journal.end.is_some();
             let dir = std::env::temp_dir();
             let read =
                 ReadJournal::fetch(self.repository, self.keys, journal, &folder, &dir).await?;
-            if read.last() >= read.first() {
+            let Some(continues) = read.continues() else { continue };
+            if !has_end {
                 self.control.step(Step::Note(format!(
                     "journal {id} has no end: its recorder was killed, or still records"
                 )));
-                return Ok(Some(read.last()));
             }
+            return Ok(Some(continues));
         }
         Ok(None)
     }
 
     /// Records from `start` on until there is a gap, or the job is stopped.
-    async fn round(&self, start: &Start, report: &mut RecordReport) -> Result<EndReason> {
+    async fn round(
+        &self,
+        start: &Start,
+        continues: &mut Option<Continues>,
+        report: &mut RecordReport,
+    ) -> Result<EndReason> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
         let mut recorder =
             Recorder::new(repository, keys, self.etcd, self.options, control, start.first);
+        recorder.continues(*continues);
         let mut progress = recorder.progress();
         let RecordReport { journals, snapshots, last } = report;
         let recording = async {
             loop {
                 let journal = recorder.journal().await?;
+                *continues = journal.continues;
                 journals.extend(journal.id);
                 *last = journal.last;
                 if journal.reason != EndReason::ROLLED {
@@ -131,7 +143,10 @@ impl Job<'_> {
         // etcd had compacted what the snapshot holds last: another one joins once a revision is recorded.
         let joining = async {
             let begun = !start.has_base && progress.wait_for(|at| *at >= start.first).await.is_ok();
-            while begun {
+            if !begun {
+                return std::future::pending().await;
+            }
+            loop {
                 match self.snapshot("the recording begins here").await {
                     Err(error) if error.kind() != ErrorKind::Interrupted => {
                         self.control.step(Step::Note(format!("the snapshot failed: {error}")));
@@ -140,7 +155,6 @@ impl Job<'_> {
                     other => return other,
                 }
             }
-            std::future::pending().await
         };
         let mut recording = std::pin::pin!(recording);
         tokio::select! {

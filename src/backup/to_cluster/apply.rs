@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -14,6 +16,7 @@ use super::{Action, Leases, Plan, Planned};
 use crate::backup::{Inside, look_inside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Choice, Outcome, Write};
+use crate::format::serial;
 use crate::keys::KeySet;
 use crate::mvcc::{RENEWED_LEASE_TTL, Revision, value_at};
 use crate::secret::SecretBytes;
@@ -34,17 +37,26 @@ const CATCH_UP: Duration = Duration::from_millis(20);
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// A change that etcd refused.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Refused {
     /// The key.
+    #[serde(flatten, serialize_with = "serial::key")]
     pub key: Box<[u8]>,
     /// Why.
+    #[serde(flatten, serialize_with = "message")]
     pub error: Error,
 }
 
+fn message<S: Serializer>(error: &Error, out: S) -> Result<S::Ok, S::Error> {
+    let mut map = out.serialize_map(Some(2))?;
+    map.serialize_entry("message", &error.to_string())?;
+    map.serialize_entry("hint", &error.hint_text())?;
+    map.end()
+}
+
 /// What was done of a plan.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
     /// Keys created.
@@ -54,6 +66,7 @@ pub struct Applied {
     /// Keys deleted.
     pub deleted: u64,
     /// Keys that were changed by somebody else since the plan was made, and left as they are; in order.
+    #[serde(serialize_with = "keys")]
     pub conflicts: Vec<Box<[u8]>>,
     /// Keys that etcd refused, in order.
     pub refused: Vec<Refused>,
@@ -62,9 +75,21 @@ pub struct Applied {
     /// Leases granted.
     pub leases_granted: u64,
     /// Why it ended before the plan's end, if it did. Another plan goes on where this one ended.
+    #[serde(serialize_with = "kind")]
     pub stopped: Option<Error>,
     /// Wall time.
+    #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
+}
+
+fn keys<S: Serializer>(keys: &[Box<[u8]>], out: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Named<'a>(#[serde(serialize_with = "serial::key")] &'a [u8]);
+    out.collect_seq(keys.iter().map(|key| Named(key)))
+}
+
+fn kind<S: Serializer>(error: &Option<Error>, out: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(|error| error.kind().name()).serialize(out)
 }
 
 /// One change, ready to be made.

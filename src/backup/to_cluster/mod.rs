@@ -6,8 +6,10 @@ mod plan;
 
 use std::collections::HashMap;
 
+use serde::{Serialize, Serializer};
+
 use crate::contents::KUBERNETES_ROOTS;
-use crate::format::SnapshotId;
+use crate::format::{SnapshotId, serial};
 use crate::mvcc::Revision;
 
 pub use apply::{Applied, DEFAULT_RATE, Refused, apply_plan};
@@ -99,6 +101,31 @@ pub struct Planned {
     pub lease: i64,
     /// etcd's mod revision of it when the plan was made, 0 for a key that was not there.
     pub live_mod_revision: i64,
+}
+
+impl Serialize for Planned {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Row<'a> {
+            #[serde(flatten, serialize_with = "serial::key")]
+            key: &'a [u8],
+            action: &'static str,
+            snapshot_mod_revision: Option<i64>,
+            value_bytes: Option<u64>,
+            #[serde(serialize_with = "serial::lease")]
+            lease: i64,
+            live_mod_revision: Option<i64>,
+        }
+        Row {
+            key: &self.key,
+            action: self.action.name(),
+            snapshot_mod_revision: self.source.map(|source| source.main),
+            value_bytes: self.source.map(|_| self.value_bytes),
+            lease: self.source.map_or(0, |_| self.lease),
+            live_mod_revision: Some(self.live_mod_revision).filter(|live| *live != 0),
+        }
+        .serialize(out)
+    }
 }
 
 /// What differs between a snapshot and a running etcd. Holds no values.

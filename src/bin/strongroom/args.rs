@@ -326,6 +326,24 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         now: bool,
     },
+    /// Print a key as shares on paper: any few of them bring it back
+    #[command(long_about = help::KEY_SPLIT, after_long_help = help::KEY_SPLIT_MORE)]
+    Split(SplitArgs),
+    /// Print a page with what a restore needs
+    #[command(long_about = help::KEY_KIT, after_long_help = help::KEY_KIT_MORE)]
+    Kit,
+    /// Bring a key back from its shares
+    #[command(long_about = help::KEY_COMBINE, after_long_help = help::KEY_COMBINE_MORE)]
+    Combine {
+        /// Files with shares, as key split prints them [default: standard input; on a terminal it asks for each share]
+        files: Vec<PathBuf>,
+        /// Keyring or identity file to write; an existing file is not overwritten
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Refuse another key than this one: the id on the pages
+        #[arg(long, value_name = "KEYID")]
+        expect: Option<KeyId>,
+    },
     /// Change the passphrase that opens the repository's master key
     #[command(long_about = help::KEY_PASSPHRASE, after_long_help = help::KEY_PASSPHRASE_MORE)]
     Passphrase {
@@ -350,6 +368,23 @@ pub(crate) struct RotateKeyArgs {
     /// trust only what is older
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) compromised: Option<jiff::Timestamp>,
+}
+
+/// `key split`
+#[derive(Args)]
+pub(crate) struct SplitArgs {
+    /// How many shares to print
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) shares: u8,
+    /// How many of them bring the key back
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) threshold: u8,
+    /// Split this key [default: the primary one of the keyring, the only one of the identity file]
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) key_id: Option<KeyId>,
+    /// Also print to a terminal
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `key generate`

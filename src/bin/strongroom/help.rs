@@ -105,9 +105,9 @@ Examples:
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
 members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
---all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
-reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
---subset draws other snapshots each time, always with the newest.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's. --subset draws other ones each time, always with the newest. \
+Each snapshot names the one before it: one that disappeared is reported, unless a removal explains it. Folders that somebody planted fail too: \
+`strongroom prune --quarantine` lists them.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
@@ -123,6 +123,9 @@ hold every secret of the cluster unencrypted. Delete a snapshot file when you do
 
 latest often contains the mistake itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` prints both).
+
+Where `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
+recorded revision or moment; without an ID, from the newest snapshot that reaches it. `strongroom journal list` shows what is recorded.
 
 Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
@@ -141,6 +144,8 @@ Examples:
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
+  strongroom restore --newest --data-dir /var/lib/etcd --name cp1
+  strongroom restore --to-time 2026-11-26T09:11:55Z --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
   strongroom restore latest --to-cluster --dry-run \\
       --only /registry/configmaps/prod/settings
@@ -181,7 +186,7 @@ The file is readable by its owner only. An existing file is not overwritten.
 
 With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
 seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
-Anyone who reads trusts signers by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+hosts that read trust it by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
 trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
@@ -237,6 +242,48 @@ Examples:
   strongroom key rotate --staged -k file:/etc/strongroom/kms-keyring
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom/kms-keyring
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
+
+pub(crate) const KEY_SPLIT: &str = "\
+Print a key of a keyring or an identity file as shares on paper: any few of them bring it back.
+
+Each share is one page with 33 English words (SLIP-39). Fewer shares than --threshold tell nothing about the key. Any \
+other program for SLIP-39 reads them too: the secret is the 32 bytes of the key, without a passphrase.
+
+A set of shares holds one key. Of a keyring it is the primary one, unless --key-id names another; of an identity file the only one, or that of --key-id. Split each key that a \
+snapshot still needs: `strongroom key list` shows how many snapshots a key opens alone. After `strongroom key rotate` make new shares.
+
+Standard output gets the pages, with a form feed between them, for a printer. The shares are not stored anywhere.";
+pub(crate) const KEY_SPLIT_MORE: &str = "\
+Examples:
+  strongroom key split --shares 5 --threshold 3 -k file:/etc/strongroom/keyring | lpr
+  strongroom key split --shares 5 --threshold 3 -k identity:recovery-identity | lpr
+
+Keep each page at another place. Verify the pages before you need them: type some into `strongroom key combine`, and \
+run `strongroom verify latest` with the keyring that it writes.";
+
+pub(crate) const KEY_KIT: &str = "\
+Print a page with what a restore needs.
+
+It has the repository's URL and id, the keys that open its snapshots and where they are, the trusted signers, and the \
+commands of a restore. It holds no secret: print it, and fill in where the copies of the keys and the store's credentials are.";
+pub(crate) const KEY_KIT_MORE: &str = "\
+Examples:
+  strongroom key kit -r s3://bucket/prefix -k file:/etc/strongroom/keyring | lpr";
+
+pub(crate) const KEY_COMBINE: &str = "\
+Bring a key back from its shares.
+
+On a terminal it asks for one share after the other, until there are enough. Words may be typed in any case, over several \
+lines. A word that is not on the list, or a share with a wrong word, is refused at once. Do it on a machine that you trust: what is typed is visible.
+
+The key's id is computed from the key. It must be the one on the pages: if the files have it, or with --expect, another \
+key is refused. The keyring file that is written has this key as its primary one. \
+Shares do not tell which kind of key they hold: its id does. For a key of an identity file whose words you type, give --expect.";
+pub(crate) const KEY_COMBINE_MORE: &str = "\
+Examples:
+  strongroom key combine -o recovered-keyring
+  strongroom key combine -o recovered-keyring share-1.txt share-4.txt share-5.txt
+  strongroom verify latest -k file:recovered-keyring";
 
 pub(crate) const KEY_RESEAL: &str = "\
 Seal snapshots' data keys to the present master keys; payloads stay as they are.

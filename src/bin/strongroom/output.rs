@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use strongroom::format::{SnapshotId, Time};
 use strongroom::text::is_hidden;
 use strongroom::{Error, Result};
@@ -174,16 +174,17 @@ pub(crate) fn lines<const N: usize, I: Iterator<Item = [String; N]>>(
 /// Writes one JSON document: `head`, and in it the list `name`, one item a line.
 pub(crate) fn json_lines(
     out: &mut dyn Write,
-    head: &Map<String, Value>,
+    head: impl Serialize,
     name: &str,
-    items: impl Iterator<Item = Value>,
+    items: impl Iterator<Item = impl Serialize>,
 ) -> io::Result<()> {
     write!(out, "{{")?;
-    for (name, value) in head {
+    for (name, value) in serde_json::to_value(head)?.as_object().into_iter().flatten() {
         write!(out, "{}: {value}, ", Value::from(name.as_str()))?;
     }
     write!(out, "{}: [", Value::from(name))?;
     for (at, item) in items.enumerate() {
+        let item = serde_json::to_string(&item)?;
         write!(out, "{}\n  {item}", if at == 0 { "" } else { "," })?;
     }
     writeln!(out, "\n]}}")

@@ -57,13 +57,13 @@ fn signing(path: &Path, context: &Context) -> Result<ExitCode> {
     context.output.result(json, || format!("{path}: signing key {id}\n{public}"))?;
     context.output.note(
         "next: give --signing-key on the host that backs up, and put the line srsign1… into the file of trusted signers \
-         (--signers) of everyone who reads",
+         (--signers) of the hosts that read",
     );
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes comments and a secret key's line.
-fn create(path: &Path, what: &str, public: &str, secret: &SecretBytes) -> Result<()> {
+pub(super) fn create(path: &Path, what: &str, public: &str, secret: &SecretBytes) -> Result<()> {
     let head = format!("# created: {}\n# {what}: {public}\n", keyfile::now());
     let mut text = Vec::with_capacity(head.len() + secret.expose().len() + 1);
     text.extend_from_slice(head.as_bytes());

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    Covered, JournalSummary, RecordOptions, journals, record, verify_journals,
+    Covered, Gap, JournalSummary, RecordOptions, journals, record, verify_journals,
 };
 use strongroom::format::Time;
 use strongroom::task::Step;
@@ -50,13 +50,20 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let cluster = context.settings.cluster.as_ref();
-    let Covered { journals, findings, .. } = match verifies {
+    let Covered { journals, gaps, findings, .. } = match verifies {
         true => verify_journals(&repository, &keys, cluster).await?,
         false => journals(&repository, &keys, cluster).await?,
     };
     findings.iter().for_each(|finding| context.output.warn(finding));
+    for gap in &gaps {
+        let Gap { last, first, after, before, .. } = gap;
+        context.output.warn(&format!(
+            "there is a gap between journal {after}, which ends with revision {last}, and journal {before}, which begins with {first}"
+        ));
+    }
     let documents: Vec<_> = journals.iter().map(document).collect();
-    context.output.result(json!({ "journals": documents, "findings": findings }), || {
+    let json = json!({ "journals": documents, "gaps": gaps, "findings": findings });
+    context.output.result(json, || {
         let row = |journal: &JournalSummary| {
             vec![
                 journal.id.to_string(),

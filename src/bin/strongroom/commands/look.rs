@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::Value;
 use strongroom::Result;
 use strongroom::backup::{Details, Summary, judged, snapshots as snapshots_of};
 use strongroom::custody::{self, MasterKeyUri};
-use strongroom::format::{EtcdFacts, KeyId, Part};
+use strongroom::format::{ClusterName, EtcdFacts, KeyId, Part, SnapshotId, Time, Uuid};
 use strongroom::keys::trust::Standing;
 
 use super::Context;
@@ -72,9 +73,11 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
         context.output.warn(&format!("the snapshot is {}", details.standing));
     }
     let names = key_names(context).await;
-    let document = document(&details, &names);
-    let text = table(&["", ""], &[], rows(&details, &document, &names));
-    context.output.result(document, || text.trim_start().to_owned())?;
+    let document = Document::new(&details, &names);
+    context.output.result(&document, || {
+        let fields = serde_json::to_value(&document).unwrap_or_default();
+        table(&["", ""], &[], rows(&details, &fields, &names)).trim_start().to_owned()
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -97,11 +100,7 @@ async fn key_names(context: &Context) -> BTreeMap<KeyId, String> {
 }
 
 /// A document for people: a line for each of its fields that is known.
-fn rows(
-    details: &Details,
-    document: &Map<String, Value>,
-    names: &BTreeMap<KeyId, String>,
-) -> Vec<Vec<String>> {
+fn rows(details: &Details, document: &Value, names: &BTreeMap<KeyId, String>) -> Vec<Vec<String>> {
     let named = |id: &KeyId| match names.get(id) {
         Some(name) => format!("{id} ({name})"),
         None => format!("{id} (not given)"),
@@ -122,60 +121,102 @@ fn rows(
             None => other.to_string(),
         },
     };
+    let fields = document.as_object().into_iter().flatten();
     let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    let known = document.iter().filter(|(key, value)| {
-        !value.is_null() && !is_empty(value) && !matches!(key.as_str(), "keys_given")
+    let known = fields.filter(|(key, value)| {
+        !value.is_null() && !is_empty(value) && key.as_str() != "keys_given"
     });
     let name = |key: &str| key.trim_end_matches("_bytes").replace('_', " ");
     known.map(|(key, value)| vec![name(key), text(key, value)]).collect()
 }
 
-fn document(details: &Details, names: &BTreeMap<KeyId, String>) -> Map<String, Value> {
-    let manifest = details.manifest.body();
-    let given = details.sealed_by.iter().filter(|id| names.contains_key(id));
-    let given = given.map(ToString::to_string).collect::<Vec<_>>();
-    let companions = manifest.object(&Part::Companions).map(|object| object.length);
-    let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let fields = [
-        ("id", Value::from(manifest.snapshot.to_string())),
-        ("cluster", manifest.cluster.as_str().into()),
-        ("created", created(manifest.snapshot).into()),
-        ("revision", manifest.revision.into()),
-        ("database_bytes", manifest.database_bytes.into()),
-        ("stored_bytes", details.stored_bytes.into()),
-        ("origin", manifest.origin.to_string().into()),
-        ("tool", manifest.tool.clone().into()),
-        ("previous", manifest.previous.map(|one| one.snapshot.to_string()).into()),
-        ("tags", manifest.tags.clone().into()),
-        ("included", manifest.included.clone().into()),
-        ("seal_generation", details.generation.into()),
-        ("sealed_by", ids(&details.sealed_by).into()),
-        ("keys_given", given.into()),
-        ("companions_bytes", companions.into()),
-        ("opened_by", details.opened_by.map(|id| id.to_string()).into()),
-        ("trust", details.standing.to_string().into()),
-    ];
-    let facts = etcd(details.facts.as_ref().map(|facts| &facts.etcd));
-    fields.into_iter().chain(facts).map(|(name, value)| (name.to_owned(), value)).collect()
+/// All that is told of a snapshot.
+#[derive(Serialize)]
+struct Document<'a> {
+    id: SnapshotId,
+    cluster: &'a ClusterName,
+    created: Time,
+    revision: u64,
+    database_bytes: u64,
+    stored_bytes: u64,
+    origin: Uuid,
+    tool: &'a str,
+    previous: Option<SnapshotId>,
+    tags: &'a [String],
+    included: &'a [String],
+    companions_bytes: Option<u64>,
+    seal_generation: u32,
+    sealed_by: &'a [KeyId],
+    /// Those of `sealed_by` that the settings name.
+    keys_given: Vec<KeyId>,
+    opened_by: Option<KeyId>,
+    trust: Standing,
+    #[serde(flatten)]
+    etcd: Etcd<'a>,
 }
 
 /// What only a key shows; null without one.
-fn etcd(facts: Option<&EtcdFacts>) -> [(&'static str, Value); 12] {
-    let hex = |id: u64| Value::from(format!("{id:016x}"));
-    let members = |ids: &[u64]| ids.iter().copied().map(hex).collect::<Vec<_>>();
-    let hash = facts.and_then(|facts| facts.hash_kv.as_ref());
-    [
-        ("compact_revision", facts.map(|facts| facts.compact_revision).into()),
-        ("raft_term", facts.map(|facts| facts.raft_term).into()),
-        ("raft_index", facts.map(|facts| facts.raft_index).into()),
-        ("etcd_version", facts.and_then(|facts| facts.version.clone()).into()),
-        ("storage_version", facts.and_then(|facts| facts.storage_version.clone()).into()),
-        ("member_name", facts.and_then(|facts| facts.member_name.clone()).into()),
-        ("member_id", facts.and_then(|facts| facts.member_id).map(hex).into()),
-        ("etcd_cluster_id", facts.and_then(|facts| facts.cluster_id).map(hex).into()),
-        ("hash_kv", hash.map(|hash| hash.hash).into()),
-        ("hash_kv_revision", hash.map(|hash| hash.revision).into()),
-        ("hash_kv_agreed_by", hash.map(|hash| members(&hash.agreed_by)).into()),
-        ("hash_kv_differing", hash.map(|hash| members(&hash.differing)).into()),
-    ]
+#[derive(Default, Serialize)]
+struct Etcd<'a> {
+    compact_revision: Option<u64>,
+    raft_term: Option<u64>,
+    raft_index: Option<u64>,
+    etcd_version: Option<&'a str>,
+    storage_version: Option<&'a str>,
+    member_name: Option<&'a str>,
+    member_id: Option<String>,
+    etcd_cluster_id: Option<String>,
+    hash_kv: Option<u32>,
+    hash_kv_revision: Option<u64>,
+    hash_kv_agreed_by: Option<Vec<String>>,
+    hash_kv_differing: Option<Vec<String>>,
+}
+
+impl<'a> Document<'a> {
+    fn new(details: &'a Details, names: &BTreeMap<KeyId, String>) -> Self {
+        let given = details.sealed_by.iter().filter(|id| names.contains_key(id));
+        let manifest = details.manifest.body();
+        Self {
+            id: manifest.snapshot,
+            cluster: &manifest.cluster,
+            created: manifest.snapshot.created(),
+            revision: manifest.revision,
+            database_bytes: manifest.database_bytes,
+            stored_bytes: details.stored_bytes,
+            origin: manifest.origin,
+            tool: &manifest.tool,
+            previous: manifest.previous.map(|one| one.snapshot),
+            tags: &manifest.tags,
+            included: &manifest.included,
+            companions_bytes: manifest.object(&Part::Companions).map(|object| object.length),
+            seal_generation: details.generation,
+            sealed_by: &details.sealed_by,
+            keys_given: given.copied().collect(),
+            opened_by: details.opened_by,
+            trust: details.standing,
+            etcd: details.facts.as_ref().map(|facts| Etcd::new(&facts.etcd)).unwrap_or_default(),
+        }
+    }
+}
+
+impl<'a> Etcd<'a> {
+    fn new(facts: &'a EtcdFacts) -> Self {
+        let hex = |id: u64| format!("{id:016x}");
+        let members = |ids: &[u64]| ids.iter().copied().map(hex).collect();
+        let hash = facts.hash_kv.as_ref();
+        Self {
+            compact_revision: Some(facts.compact_revision),
+            raft_term: Some(facts.raft_term),
+            raft_index: Some(facts.raft_index),
+            etcd_version: facts.version.as_deref(),
+            storage_version: facts.storage_version.as_deref(),
+            member_name: facts.member_name.as_deref(),
+            member_id: facts.member_id.map(hex),
+            etcd_cluster_id: facts.cluster_id.map(hex),
+            hash_kv: hash.map(|hash| hash.hash),
+            hash_kv_revision: hash.map(|hash| hash.revision),
+            hash_kv_agreed_by: hash.map(|hash| members(&hash.agreed_by)),
+            hash_kv_differing: hash.map(|hash| members(&hash.differing)),
+        }
+    }
 }

@@ -11,8 +11,10 @@ mod init;
 mod inside;
 mod journal;
 mod key;
+mod kit;
 mod kms_plugin;
 mod look;
+mod paper;
 mod promote;
 mod proxy;
 mod prune;
@@ -91,6 +93,11 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
+            KeyCommand::Kit => kit::run(context).await,
+            KeyCommand::Split(args) => paper::split(&args, context),
+            KeyCommand::Combine { files, output, expect } => {
+                paper::combine(&files, &output, expect, context)
+            }
             KeyCommand::Passphrase { key_id } => key::passphrase(key_id, context).await,
         },
         Command::Value(command) => values::run(command, context).await,
@@ -197,6 +204,9 @@ impl Context {
         }
         let found = latest(repository, keys, &listing, before).await;
         let (id, passed_over) = found.map_err(|error| match keys.can_vouch() {
+            false if error.kind() == ErrorKind::Refused && self.settings.passphrases().next().is_none() => error.hint(
+                "what is sealed to a public key counts only by a trusted signature: give --signers FILE",
+            ),
             false if error.kind() == ErrorKind::Refused => error.hint(
                 "the keys given only open: name the passphrase key with --master-key passphrase:KEYID",
             ),

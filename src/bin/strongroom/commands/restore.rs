@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use strongroom::backup::{
     MemberOptions, MemberReport, Moment, Recorded, RestoreReport, Target, plan_restore, restore,
     restore_companions, restore_member, restore_recorded, restore_recorded_member,
@@ -109,6 +109,7 @@ fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
     recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
+/// Where the database goes.
 fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
     let stdout = path == Path::new("-");
     if stdout && !args.force && std::io::stdout().is_terminal() {
@@ -206,13 +207,16 @@ async fn to_data_dir(
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
-    let mut json = json_of(&options, &report, &others);
-    if let Some(map) = json.as_object_mut() {
-        map.insert("companions".into(), companions.into());
-        map.insert("journals".into(), journals_of(plan.as_ref()).into());
-        map.insert("recorded_until".into(), plan.as_ref().and_then(until).into());
-    }
-    let printed = context.output.done(&format!("{place} is restored"), json, || {
+    let document = MemberDocument {
+        report: &report,
+        data_dir: &place,
+        wal_dir: options.wal_dir.as_ref().map(|dir| dir.display().to_string()),
+        other_members: others.iter().map(|(name, command)| OtherMember { name, command }).collect(),
+        companions,
+        journals: journals_of(plan.as_ref()),
+        recorded_until: plan.as_ref().and_then(until),
+    };
+    let printed = context.output.done(&format!("{place} is restored"), document, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
@@ -307,33 +311,24 @@ fn other_members(
     others.map(|member| (member.name.clone(), command(&member.name))).collect()
 }
 
-fn json_of(options: &MemberOptions, report: &MemberReport, others: &[(String, String)]) -> Value {
-    let others = others.iter().map(|(name, command)| json!({"name": name, "command": command}));
-    json!({
-        "id": report.id.to_string(),
-        "cluster": report.cluster.as_str(),
-        "data_dir": options.data_dir.display().to_string(),
-        "wal_dir": options.wal_dir.as_ref().map(|dir| dir.display().to_string()),
-        "name": report.member.name,
-        "member_id": format!("{:016x}", report.member.id),
-        "etcd_cluster_id": format!("{:016x}", report.members.id),
-        "initial_cluster": report.members.initial_cluster(),
-        "initial_cluster_token": report.members.token,
-        "revision": report.database.revision,
-        "last_change": report.database.last_change,
-        "bump": report.bump,
-        "mark_compacted": report.mark_compacted,
-        "kubernetes": report.kubernetes,
-        "auth_enabled": report.auth_enabled,
-        "renewed_leases": report.database.renewed_leases,
-        "database_bytes": report.database.database_bytes,
-        "etcd_versions": report.versions.map(|version| version.to_string()),
-        "downgrade": report.downgrade,
-        "other_members": others.collect::<Vec<_>>(),
-        "opened_by": report.opened_by.to_string(),
-        "findings": report.findings,
-        "duration_seconds": report.duration.as_secs_f64(),
-    })
+/// What is told of a restored member.
+#[derive(Serialize)]
+struct MemberDocument<'a> {
+    #[serde(flatten)]
+    report: &'a MemberReport,
+    data_dir: &'a str,
+    wal_dir: Option<String>,
+    other_members: Vec<OtherMember<'a>>,
+    companions: Option<Vec<String>>,
+    journals: Vec<String>,
+    recorded_until: Option<String>,
+}
+
+/// Another member of the cluster, and what to type on its node.
+#[derive(Serialize)]
+struct OtherMember<'a> {
+    name: &'a str,
+    command: &'a str,
 }
 
 /// What to know before etcd is started from it.

@@ -163,6 +163,7 @@ async fn of_passphrase(
     let uris: Vec<_> = named.iter().map(|key| MasterKeyUri::Passphrase(Some(*key))).collect();
     let mut keys =
         custody::open(&uris, Some(&mut InRepository::new(repository, || Ok(again)))).await?;
+    context.settings.trust.add_to(&mut keys)?;
     if args.compromised.is_none() && !retiring.is_empty() {
         let place = format!("passphrase:{old}");
         let next = "`strongroom key rotate --finish` when every host uses it".to_owned();
@@ -219,6 +220,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     // What a backup on this host sealed between the two steps; a later one finds the key retired.
     let late = again().await?;
     report.resealed.extend(late.resealed);
+    report.journals.extend(late.journals);
     let (json, text, code) = resealed(&report, context);
     let ids: Vec<String> = old.iter().map(ToString::to_string).collect();
     let json = json!({"retired": ids, "places": places, "snapshots": json});

@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde::Serialize;
 use strongroom::backup::{
     Action, Applied, DEFAULT_RATE, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
     plan_to_cluster,
 };
 use strongroom::etcd::choose_member;
+use strongroom::format::SnapshotId;
 use strongroom::text::printable;
 use strongroom::{Error, Result};
 
-use super::inside::{lease, put_bytes, raw};
+use super::inside::{lease, raw};
 use super::{Context, FINDINGS};
 use crate::args::{RestoreArgs, WriteOut};
-use crate::output::{json_lines, lines, stream};
+use crate::output::{json_lines, lines, stream, table};
 
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     let wanted = wanted(args)?;
@@ -60,29 +61,65 @@ fn wanted(args: &RestoreArgs) -> Result<Wanted> {
     })
 }
 
-fn head(plan: &Plan, warnings: &[String], dry_run: bool) -> Map<String, Value> {
-    let warnings: Vec<&String> = warnings.iter().chain(&plan.warnings).collect();
-    let head = [
-        ("id", Value::from(plan.id.to_string())),
-        ("revision", plan.revision.into()),
-        ("member", plan.member.clone().into()),
-        ("live_revision", plan.live_revision.into()),
-        ("dry_run", dry_run.into()),
-        ("warnings", serde_json::json!(warnings)),
-    ];
-    head.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+/// What is told of every plan.
+#[derive(Serialize)]
+struct Head<'a> {
+    id: SnapshotId,
+    revision: i64,
+    member: &'a str,
+    live_revision: i64,
+    dry_run: bool,
+    warnings: Vec<&'a String>,
+    unchanged: u64,
+}
+
+impl<'a> Head<'a> {
+    fn new(plan: &'a Plan, warnings: &'a [String], dry_run: bool) -> Self {
+        Self {
+            id: plan.id,
+            revision: plan.revision,
+            member: &plan.member,
+            live_revision: plan.live_revision,
+            dry_run,
+            warnings: warnings.iter().chain(&plan.warnings).collect(),
+            unchanged: plan.unchanged,
+        }
+    }
+}
+
+/// What a plan would do.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    create: u64,
+    change: u64,
+    delete: u64,
+    would_delete: u64,
+}
+
+/// What was done.
+#[derive(Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    only_in_etcd: u64,
+    #[serde(flatten)]
+    applied: &'a Applied,
 }
 
 fn show(plan: &Plan, warnings: &[String], context: &Context) -> Result<ExitCode> {
     let count = |action| plan.count(action);
     stream(|out| match context.output.format {
         WriteOut::Json => {
-            let mut head = head(plan, warnings, true);
-            for action in [Action::Create, Action::Change, Action::Delete, Action::Leave] {
-                head.insert(action.name().replace('-', "_"), count(action).into());
-            }
-            head.insert("unchanged".into(), plan.unchanged.into());
-            json_lines(out, &head, "keys", plan.keys.iter().map(json))
+            let shown = Shown {
+                head: Head::new(plan, warnings, true),
+                create: count(Action::Create),
+                change: count(Action::Change),
+                delete: count(Action::Delete),
+                would_delete: count(Action::Leave),
+            };
+            json_lines(out, shown, "keys", plan.keys.iter())
         }
         WriteOut::Table if plan.keys.is_empty() => Ok(()),
         WriteOut::Table => {
@@ -121,18 +158,6 @@ fn row(planned: &Planned) -> [String; 6] {
     ]
 }
 
-fn json(planned: &Planned) -> Value {
-    let mut map = Map::new();
-    put_bytes(&mut map, "key", Some(&planned.key));
-    map.insert("action".into(), planned.action.name().into());
-    let (source, live) = (planned.source, planned.live_mod_revision);
-    map.insert("snapshot_mod_revision".into(), source.map(|source| source.main).into());
-    map.insert("value_bytes".into(), source.map(|_| planned.value_bytes).into());
-    map.insert("lease".into(), source.and_then(|_| lease(planned.lease)).into());
-    map.insert("live_mod_revision".into(), (live != 0).then_some(live).into());
-    map.into()
-}
-
 fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context) -> Result<()> {
     let summary = format!(
         "snapshot {} at revision {} to {}: {} created, {} changed, {} deleted, {} unchanged, {} conflicts, {} refused, {} left",
@@ -147,50 +172,29 @@ fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context
         applied.refused.len(),
         applied.left,
     );
-    let mut json = head(plan, warnings, false);
-    let numbers = [
-        ("created", applied.created),
-        ("changed", applied.changed),
-        ("deleted", applied.deleted),
-        ("unchanged", plan.unchanged),
-        ("only_in_etcd", plan.count(Action::Leave)),
-        ("left", applied.left),
-        ("leases_granted", applied.leases_granted),
-    ];
-    json.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-    json.insert("conflicts".into(), applied.conflicts.iter().map(|key| named(key)).collect());
-    let refused = |refused: &Refused| {
-        let mut item = named(&refused.key);
-        if let Some(map) = item.as_object_mut() {
-            map.insert("message".into(), refused.error.to_string().into());
-            map.insert("hint".into(), refused.error.hint_text().into());
-        }
-        item
-    };
-    json.insert("refused".into(), applied.refused.iter().map(refused).collect());
-    json.insert("stopped".into(), applied.stopped.as_ref().map(|error| error.kind().name()).into());
-    json.insert("duration_seconds".into(), applied.duration.as_secs_f64().into());
-    context.output.result(json, || table(applied, &summary))?;
+    let head = Head::new(plan, warnings, false);
+    let done = Done { head, only_in_etcd: plan.count(Action::Leave), applied };
+    context.output.result(done, || text(applied, &summary))?;
     advise(plan, applied, context);
     Ok(())
 }
 
-/// A key alone, in JSON.
-fn named(key: &[u8]) -> Value {
-    let mut map = Map::new();
-    put_bytes(&mut map, "key", Some(key));
-    map.into()
-}
-
-fn table(applied: &Applied, summary: &str) -> String {
-    let mut text = String::new();
-    for key in &applied.conflicts {
-        text.push_str(&format!("conflict  {}\n", printable(key)));
+fn text(applied: &Applied, summary: &str) -> String {
+    let conflict =
+        |key: &[u8]| vec!["conflict".into(), printable(key), "changed by another client".into()];
+    let refused = |refused: &Refused| {
+        vec!["refused".into(), printable(&refused.key), refused.error.to_string()]
+    };
+    let rows: Vec<_> = applied
+        .conflicts
+        .iter()
+        .map(|key| conflict(key))
+        .chain(applied.refused.iter().map(refused))
+        .collect();
+    if rows.is_empty() {
+        return summary.to_owned();
     }
-    for refused in &applied.refused {
-        text.push_str(&format!("refused   {}: {}\n", printable(&refused.key), refused.error));
-    }
-    text + summary
+    table(&["NOT WRITTEN", "KEY", "WHY"], &[], rows) + summary
 }
 
 fn advise(plan: &Plan, applied: &Applied, context: &Context) {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use data_encoding::BASE64;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use strongroom::contents::{self, Change, KeyState, key_history};
 use strongroom::format::ValueHeader;
 use strongroom::mvcc::{database_facts, value_at};
@@ -111,20 +111,7 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
     let key = raw(&args.key);
     let looked = context.look(&args.which, move |inside| key_history(&inside.db, &key)).await?;
     let history = &looked.answer;
-    let mut map = looked.head(history.revision);
-    map.insert("compact_revision".into(), history.compact_revision.into());
-    put_bytes(&mut map, "key", Some(&raw(&args.key)));
-    let change = |change: &Change| {
-        json!({
-            "revision": change.revision.main,
-            "change": change.what.name(),
-            "version": change.version,
-            "lease": lease(change.lease),
-            "value_bytes": change.value_bytes,
-        })
-    };
-    map.insert("changes".into(), history.changes.iter().map(change).collect());
-    context.output.result(map, || {
+    context.output.result(&looked, || {
         let row = |change: &Change| {
             vec![
                 change.revision.main.to_string(),

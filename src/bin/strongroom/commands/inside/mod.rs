@@ -11,11 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use strongroom::Result;
 use strongroom::backup::{Inside, look_inside};
 use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
+use strongroom::text::plain;
 
 use super::Context;
 use crate::args::Which;
@@ -29,12 +31,16 @@ pub(super) use stats::stats;
 pub(super) use values::cipher_of;
 
 /// An answer from inside a snapshot.
+#[derive(Serialize)]
 struct Looked<T> {
     id: SnapshotId,
+    #[serde(flatten)]
     answer: T,
     /// Stored bytes of the payload that were fetched for it.
+    #[serde(rename = "fetched_bytes")]
     fetched: u64,
     /// All there are.
+    #[serde(rename = "payload_bytes")]
     stored: u64,
 }
 
@@ -93,8 +99,7 @@ pub(super) fn raw(text: &OsStr) -> Vec<u8> {
 
 /// A name of etcd's in JSON: `name` if it is plain text, else `name_base64`; the other is null.
 pub(super) fn put_bytes(map: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
-    let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let text = text.filter(|text| !text.contains(char::is_control));
+    let text = bytes.and_then(plain);
     let base64 = bytes.filter(|_| text.is_none()).map(|bytes| BASE64.encode(bytes));
     map.insert(name.into(), text.into());
     map.insert(format!("{name}_base64"), base64.into());

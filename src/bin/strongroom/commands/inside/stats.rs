@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Map, Value, json};
 use strongroom::Result;
 use strongroom::contents::{Group, Groups, KUBERNETES_ROOTS, KeyInUse, Stats, stats as read_stats};
 use strongroom::text::printable;
 
-use super::{Context, put_bytes, raw};
+use super::{Context, raw};
 use crate::args::StatsArgs;
 use crate::output::{bytes, table};
 
@@ -24,9 +23,7 @@ pub(in crate::commands) async fn stats(args: StatsArgs, context: &Context) -> Re
     let looked = context.look(&args.which, move |inside| read_stats(&inside.db, &groups)).await?;
     let stats = &looked.answer;
     warnings(stats).iter().for_each(|warning| context.output.warn(warning));
-    let mut map = looked.head(stats.revision);
-    map.extend(json(stats));
-    context.output.result(map, || text(stats))?;
+    context.output.result(&looked, || text(stats))?;
     if !stats.keys_in_use.is_empty() {
         context.output.note(
             "next: keep every key of the last table where a restore finds it; without it these values cannot be read",
@@ -67,57 +64,6 @@ fn warnings(stats: &Stats) -> Vec<String> {
         ));
     }
     warnings
-}
-
-fn json(stats: &Stats) -> Map<String, Value> {
-    let group = |group: &Group| {
-        let mut map = Map::new();
-        put_bytes(&mut map, "prefix", Some(&group.prefix));
-        put_bytes(&mut map, "resource", group.resource.as_deref());
-        let numbers = [
-            ("keys", group.keys),
-            ("bytes", group.bytes),
-            ("changes", group.records),
-            ("change_bytes", group.record_bytes),
-            ("unencrypted", group.unencrypted),
-            ("encrypted", group.encrypted),
-            ("unknown", group.unknown),
-            ("unencrypted_before", group.unencrypted_before),
-        ];
-        map.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-        Value::from(map)
-    };
-    let key = |(key, now, all): &(KeyInUse, u64, u64)| {
-        json!({
-            "provider": key.provider, "version": key.version, "name": key.name, "key_id": key.key_id,
-            "values": now, "values_of_all_changes": all,
-        })
-    };
-    let mut map = Map::new();
-    let numbers = [
-        ("keys", stats.keys),
-        ("bytes", stats.bytes),
-        ("changes", stats.records),
-        ("deletions", stats.deletions),
-        ("leases", stats.leases),
-        ("leased_keys", stats.leased_keys),
-        ("page_size", stats.page_size.into()),
-        ("pages", stats.pages),
-        ("free_pages", stats.free_pages),
-    ];
-    map.insert("compact_revision".into(), stats.compact_revision.into());
-    map.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-    map.insert("prefixes".into(), stats.groups.iter().map(group).collect());
-    let large = stats.largest.iter().map(|large| {
-        let mut map = Map::new();
-        put_bytes(&mut map, "key", Some(&large.key));
-        map.insert("value_bytes".into(), large.value_bytes.into());
-        map.insert("mod_revision".into(), large.revision.into());
-        Value::from(map)
-    });
-    map.insert("largest".into(), large.collect());
-    map.insert("encryption_keys".into(), stats.keys_in_use.iter().map(key).collect());
-    map
 }
 
 fn text(stats: &Stats) -> String {

@@ -1,0 +1,139 @@
+//! Golden vectors of journals: beside a snapshot in `tests/vectors/repositories/journal*`, read here and by `open.py`.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etcd_client::PutOptions;
+use serde_json::{Value, json};
+use strongroom::backup::{
+    BackupOptions, Moment, RecordOptions, Target, plan_restore, record, restore_recorded,
+};
+use strongroom::bolt::Db;
+use strongroom::etcd::EtcdSettings;
+use strongroom::format::{ClusterName, SnapshotId};
+use strongroom::mvcc::{self, Revision};
+use strongroom::store::Repository;
+use strongroom::task::Control;
+use tokio::sync::watch;
+
+use crate::etcd_server::{Etcd, Version};
+use crate::support::{TestRepo, keys, local, restore_bytes, vector};
+
+const NAME: &str = "journal";
+
+fn repositories() -> PathBuf {
+    vector("repositories")
+}
+
+/// Records of the main revisions from `first` on, each as two lengths and its bytes: SHA-256 of all.
+fn digest(database: &[u8], first: i64) -> String {
+    let db = Db::open(database).unwrap();
+    let mut bytes = Vec::new();
+    mvcc::for_each_record(&db, Revision { main: first, sub: 0 }, |record| {
+        for part in [record.raw.0, record.raw.1] {
+            bytes.extend((part.len() as u32).to_be_bytes());
+            bytes.extend(part);
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    data_encoding::HEXLOWER.encode(&strongroom::crypto::sha256(&[&bytes]))
+}
+
+/// Restores the last revision of `journal` behind `snapshot`: that revision, and the digest of its records from the first
+/// of the journal on.
+async fn restored(repository: &Repository, snapshot: SnapshotId, first: i64) -> (i64, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys(&[1]);
+    let plan = plan_restore(repository, &keys, None, Some(snapshot), Moment::Newest, dir.path());
+    let plan = plan.await.unwrap();
+    assert_eq!(plan.journals.len(), 1, "{:?}", plan.warnings);
+    let path = dir.path().join("restored.db");
+    let target =
+        Target::File { path: path.clone(), force: false, revision: None, allow_untested: false };
+    let control = Control::default();
+    let report = restore_recorded(repository, &keys, &plan, target, &control).await.unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes.truncate(bytes.len() - 32);
+    (report.revision.cast_signed(), digest(&bytes, first))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_golden_journal_restores_what_it_must() {
+    let spec = fs::read(repositories().join(format!("{NAME}.json"))).unwrap();
+    let spec: Value = serde_json::from_slice(&spec).unwrap();
+    let repository = Repository::open(local(&repositories().join(NAME)), None).await.unwrap();
+    let snapshot = spec["snapshot"].as_str().unwrap().parse().unwrap();
+    for journal in spec["journals"].as_object().unwrap().values() {
+        let first = spec["first"].as_i64().unwrap();
+        let (last, records) = restored(&repository, snapshot, first).await;
+        assert_eq!((&json!(last), &json!(records)), (&journal["last"], &journal["records"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes the vector of a journal if it is missing"]
+async fn write_missing_vectors_of_journals() {
+    let place = repositories().join(NAME);
+    if place.exists() {
+        return;
+    }
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    client.put("a", "1", None).await.unwrap();
+    let test = TestRepo::new().await;
+    let settings =
+        EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
+    let options =
+        RecordOptions { cluster: ClusterName::default(), interval: Duration::from_secs(1) };
+    let (stop, stopped) = watch::channel(false);
+    let control = Control::default().stop_when(stopped);
+    let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
+    let changes = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let lease = client.lease_grant(600, None).await.unwrap().id();
+        let leased = Some(PutOptions::new().with_lease(lease));
+        client.put("a", "2", leased).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        client.delete("a", None).await.unwrap();
+        client.put("b", vec![7; 300], None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stop.send_replace(true);
+    };
+    let (recorded, ()) = tokio::join!(
+        record(&test.repository, &keys, &settings, &options, &snapshots, &control),
+        changes
+    );
+    let recorded = recorded.unwrap();
+    let (snapshot, journal) = (recorded.snapshots[0], recorded.journals[0]);
+    // The recording begins with the snapshot's revision.
+    let first = 2;
+    let (last, records) = restored(&test.repository, snapshot, first).await;
+    let (_, report) = restore_bytes(&test.repository, &keys, snapshot).await.unwrap();
+    let spec = json!({
+        "class": "ok",
+        "keyring": "../../../keys/test-only/keyring",
+        "snapshot": snapshot.to_string(),
+        "sha256": report.sha256.to_string(),
+        "first": first,
+        "journals": { journal.to_string(): { "last": last, "records": records } },
+    });
+    copy(test.dir.path(), &place);
+    let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
+    fs::write(repositories().join(format!("{NAME}.json")), text).unwrap();
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
