@@ -199,8 +199,12 @@ impl ObjectOpener {
     /// First and last chunk of a range; an empty range counts as the chunk it stands in.
     fn chunks(&self, message: &Range<u64>) -> (u64, u64) {
         let first = message.start / CHUNK_LEN as u64;
-        let last = message.end.saturating_sub(1).max(message.start) / CHUNK_LEN as u64;
-        (first, last)
+        // A message whose length is a multiple of a chunk's ends with an empty chunk.
+        let last = match message.end == self.message_len {
+            true => self.message_len,
+            false => message.end.saturating_sub(1).max(message.start),
+        };
+        (first, last / CHUNK_LEN as u64)
     }
 }
 
@@ -248,6 +252,25 @@ mod tests {
             let (a, b) = (cut.0 as usize % (len + 1), cut.1 as usize % (len + 1));
             let (a, b) = (a.min(b), a.max(b));
             prop_assert_eq!(&read(&bytes, a as u64..b as u64).unwrap(), &message[a..b]);
+        }
+    }
+
+    /// All of a message whose last chunk is empty: all of its object.
+    #[test]
+    fn a_message_of_whole_chunks_reads_back() {
+        for chunks in 0..4 {
+            let message = vec![7; chunks * CHUNK_LEN];
+            let (bytes, _) = seal(&message, 9999);
+            let opener = ObjectOpener::new(
+                &bytes[..HEAD_LEN],
+                Role::Payload,
+                ID,
+                &key(),
+                bytes.len() as u64,
+            )
+            .unwrap();
+            let mut sealed = bytes[HEAD_LEN..].to_vec();
+            assert_eq!(opener.open(&(0..message.len() as u64), &mut sealed).unwrap(), message);
         }
     }
 
