@@ -34,7 +34,7 @@ macro_rules! limited {
     ($level:ident, $($fields:tt)+) => {{
         static LIMIT: $crate::limit::Limit = $crate::limit::Limit::new();
         if let Some(left_out) = LIMIT.pass() {
-            tracing::$level!($($fields)+, left_out = left_out);
+            tracing::$level!($($fields)+, lines_left_out = left_out);
         }
     }};
 }

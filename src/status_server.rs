@@ -48,7 +48,7 @@ impl Answer {
     /// For a request to another host's name: a page in a browser may have made it come here (DNS rebinding).
     fn misdirected() -> Self {
         let kind = "text/plain; charset=utf-8";
-        let body = "use this host's address or name, or localhost\n".into();
+        let body = "use this host's address or name, or localhost; /metrics and /healthz are served under every name\n".into();
         Self { status: StatusCode::MISDIRECTED_REQUEST, kind, body }
     }
 
@@ -95,8 +95,9 @@ pub(crate) async fn serve<F>(
         let answer = answer.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let answered = is_here(request.headers().get(header::HOST))
-                    .then(|| answer(request.uri().path().to_owned()));
+                let path = request.uri().path();
+                let host = request.headers().get(header::HOST);
+                let answered = (is_public(path) || is_here(host)).then(|| answer(path.to_owned()));
                 async move {
                     let answered = match answered {
                         Some(answered) => answered.await,
@@ -112,6 +113,12 @@ pub(crate) async fn serve<F>(
             drop(slot);
         });
     }
+}
+
+/// Paths that are answered under every name: Prometheus and probes use names of services and of pods. What they answer
+/// are numbers and the clusters' names.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/metrics" | "/healthz")
 }
 
 /// Whether a `Host` is an address, localhost or this host's own name. Clients without the header are no browsers.

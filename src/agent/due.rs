@@ -49,6 +49,19 @@ impl Due<'_> {
         operations.iter().filter_map(due).min()
     }
 
+    /// When `operation` should have been done by, if that is past `now`: also while it is running.
+    pub(super) fn overdue(
+        &self,
+        operation: Operation,
+        schedule: &Schedule,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        let last = self.done.get(&operation).and_then(|run| run.last);
+        let last = last.filter(|last| !is_ahead(*last, now)).or(self.since)?;
+        let due = schedule.next(schedule.next(last));
+        (due < now).then_some(due)
+    }
+
     fn of(
         &self,
         operation: Operation,
@@ -181,6 +194,23 @@ mod tests {
                 prop_assert_eq!(due.is_some(), wanted);
             }
         }
+    }
+
+    /// A run that hangs has no end: what counts is when the one before it began, or when this agent began to lead.
+    #[test]
+    fn what_never_ends_is_overdue() {
+        let schedule = "@every 1h".parse().unwrap();
+        let run = |last| Run { last: Some(at(last)), ..Run::default() };
+        let overdue = |done: &BTreeMap<_, _>, since, now| {
+            let due = Due { done, since, replica: false };
+            due.overdue(Operation::Backup, &schedule, at(now))
+        };
+        let hung = BTreeMap::from([(Operation::Backup, run(NOW))]);
+        assert_eq!(overdue(&hung, None, NOW + 7100), None);
+        assert_eq!(overdue(&hung, None, NOW + 7300), Some(at(NOW + 7200)));
+        let first = BTreeMap::new();
+        assert_eq!(overdue(&first, Some(at(NOW)), NOW + 7300), Some(at(NOW + 7200)));
+        assert_eq!(overdue(&first, None, NOW + 7300), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::operation::{Newest, Operation};
+use super::operation::{KeyCounts, Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
 
@@ -46,6 +46,12 @@ struct Outcome {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Keys {
+    cluster: String,
+    state: &'static str,
+}
+
 type Float = Gauge<f64, AtomicU64>;
 
 /// The agent's metrics.
@@ -70,6 +76,7 @@ pub(super) struct Metrics {
     leads: Family<Cluster, Gauge>,
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
+    keys: Family<Keys, Gauge>,
 }
 
 impl Metrics {
@@ -96,6 +103,7 @@ impl Metrics {
             leads: Family::default(),
             certificate: Family::default(),
             objects: Family::default(),
+            keys: Family::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -145,6 +153,8 @@ impl Metrics {
         to.register(name, help, self.certificate.clone());
         let help = "Objects under snapshots/ in the repository, of all clusters";
         to.register("repository_objects", help, self.objects.clone());
+        let help = "Master keys that the agent has, by their state";
+        to.register("master_keys", help, self.keys.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
@@ -260,6 +270,13 @@ impl Metrics {
     pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {
         let begun = begun.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.copied.get_or_create(&of(options)).set(begun.as_secs_f64());
+    }
+
+    pub(super) fn keys(&self, options: &AgentSettings, counts: &KeyCounts) {
+        for (state, count) in counts {
+            let labels = Keys { cluster: options.cluster().to_string(), state: state.name() };
+            self.keys.get_or_create(&labels).set(*count as i64);
+        }
     }
 
     pub(super) fn print(&self) -> String {

@@ -15,8 +15,10 @@ use crate::backup::{
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
+    SnapshotId,
 };
+use crate::keys::KeySet;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -53,18 +55,29 @@ impl Operation {
         }
     }
 
-    /// Which operation a report in the repository tells of.
-    pub(super) fn of(report: &Report) -> Option<Self> {
+    /// Which operation a report in the repository tells of. A blind host verifies digests.
+    pub(super) fn of(report: &Report, blind: bool) -> Option<Self> {
         match report.kind.as_str() {
             "prune" => Some(Self::Prune),
             "drill" => Some(Self::Drill),
-            "verify" if proves_bytes(report) => Some(match report.scope {
-                ReportScope::One => Self::Verify,
-                ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
-            }),
+            "verify" if proves_bytes(report) || (blind && is_of_digests(report)) => {
+                Some(match report.scope {
+                    ReportScope::One => Self::Verify,
+                    ReportScope::Cluster | ReportScope::Repository => Self::VerifyAll,
+                })
+            }
             _ => None,
         }
     }
+}
+
+fn is_of_digests(report: &Report) -> bool {
+    report.level.as_deref() == Some(VerifyLevel::Digests.name())
+}
+
+/// How deep a host looks that has these keys.
+fn level(keys: &KeySet) -> VerifyLevel {
+    if keys.is_blind() { VerifyLevel::Digests } else { VerifyLevel::Full }
 }
 
 impl fmt::Display for Operation {
@@ -89,6 +102,16 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// The master keys it was done with.
+    pub(super) keys: KeyCounts,
+}
+
+/// How many master keys are in which state.
+pub(super) type KeyCounts = Vec<(KeyState, usize)>;
+
+fn count(keys: &KeySet) -> KeyCounts {
+    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
+    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
@@ -106,6 +129,7 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            keys: KeyCounts::new(),
         }
     }
 }
@@ -126,6 +150,7 @@ pub(super) async fn run(
         }
         Operation::Drill => rehearse(options, &places, control).await,
     }?;
+    done.keys = count(&places.keys);
     if matches!(operation, Operation::Backup | Operation::Prune) {
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
@@ -196,7 +221,7 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             copied = report.copied.len(),
             written_bytes = report.written_bytes,
             compared = report.compared.len(),
-            left_out = report.left_out.len(),
+            not_copied = report.left_out.len(),
             differing_seals = report.differing.len(),
         );
     };
@@ -250,7 +275,7 @@ async fn prove(
             Scope::Ids(&chosen)
         }
     };
-    let found = verify(repository, keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(repository, keys, scope, level(keys), control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
     let mut failures: Vec<_> =
@@ -312,7 +337,7 @@ async fn prove_replica(
     let source = &places.repository;
     let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
     let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, VerifyLevel::Full, control).await?;
+    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
     Ok(found.snapshots)
 }
 
@@ -409,6 +434,7 @@ pub(super) struct Found {
     pub(super) last: Vec<LastRun>,
     pub(super) newest: Option<Newest>,
     pub(super) listing: Listing,
+    pub(super) keys: KeyCounts,
 }
 
 /// Reads what was done, by whichever agent or person.
@@ -425,10 +451,11 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     }));
     let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
     let of = |report: &Report| {
-        Operation::of(report).filter(|_| report.cluster.as_ref() == Some(options.cluster()))
+        Operation::of(report, keys.is_blind())
+            .filter(|_| report.cluster.as_ref() == Some(options.cluster()))
     };
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
-    Ok(Found { last, newest, listing })
+    Ok(Found { last, newest, listing, keys: count(keys) })
 }

@@ -145,12 +145,15 @@ fn work(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> s
         let next = shared.due(known, &[operation]);
         let next = next
             .map_or_else(|| "-".into(), |(at, _)| if at <= now { "now".into() } else { time(at) });
+        let running = known.running.get(&operation);
+        let running = running.map(|since| format!("running since {}", time(*since)));
         let state = if let Some(error) = &run.error {
             format!("<span class=bad>{}</span>", escape(error))
-        } else if let Some(since) = known.running.get(&operation) {
-            format!("running since {}", time(*since))
         } else if let Some(due) = shared.overdue(known, operation) {
-            format!("<span class=bad>overdue since {}</span>", time(due))
+            let running = running.map(|running| format!(", {running}")).unwrap_or_default();
+            format!("<span class=bad>overdue since {}</span>{running}", time(due))
+        } else if let Some(running) = running {
+            running
         } else {
             "ok".into()
         };

@@ -195,13 +195,16 @@ impl Shared {
             return Ok(());
         }
         let before = self.known().newest();
-        let Found { last, newest, listing } = operation::last_runs(options).await?;
+        // Before the repository has answered: if it never does, everything is overdue.
+        let since = *self.known().since.get_or_insert_with(SystemTime::now);
+        let Found { last, newest, listing, keys } = operation::last_runs(options).await?;
+        self.metrics.keys(options, &keys);
         let mut known = self.known();
         known.read = true;
         if known.unread.take().is_some() {
             info!(event = "repository_readable", cluster = options.cluster().as_str());
         }
-        known.since = known.since.or(Some(SystemTime::now()));
+        known.since = Some(since);
         let now = SystemTime::now();
         for LastRun { operation, at, passed } in last {
             if is_ahead(at, now) {
@@ -286,6 +289,7 @@ impl Shared {
         done: Done,
     ) {
         (done.log)(took.as_secs_f64());
+        self.metrics.keys(options, &done.keys);
         if let Some(finding) = &done.finding {
             error!(
                 event = %format_args!("{operation}_finding"),
@@ -351,11 +355,8 @@ impl Shared {
     /// When `operation` should have been done by, if that is past.
     pub(super) fn overdue(&self, known: &Known, operation: Operation) -> Option<SystemTime> {
         let options = self.current();
-        let schedule = options.schedule(operation)?;
-        let last = known.done.get(&operation).and_then(|run| run.last);
-        let last = last.filter(|last| !is_ahead(*last, SystemTime::now())).or(known.since)?;
-        let due = schedule.next(schedule.next(last));
-        (due < SystemTime::now()).then_some(due)
+        let due = Due { done: &known.done, since: known.since, replica: false };
+        due.overdue(operation, options.schedule(operation)?, SystemTime::now())
     }
 }
 

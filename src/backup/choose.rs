@@ -1,6 +1,6 @@
 //! Which snapshot is meant: the latest, or one by its name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, stream};
@@ -115,8 +115,8 @@ pub(super) async fn newest(
     keys: &KeySet,
     cluster: &ClusterName,
     before: Option<u64>,
+    folders: &BTreeMap<SnapshotId, Folder>,
 ) -> Result<Option<Previous>> {
-    let folders = folder::list_all(repository).await?.snapshots;
     // What the store wrote last is a lower bound of its clock.
     let Some(clock) = folders.values().flat_map(Folder::every).map(|info| info.modified).max()
     else {

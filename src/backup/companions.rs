@@ -13,8 +13,7 @@ use crate::snapshot::companions::{list, open};
 use crate::snapshot::folder;
 use crate::snapshot::open::{check_lengths, unseal};
 use crate::store::Repository;
-use crate::task::parent;
-use crate::task::{Control, run_blocking};
+use crate::task::{Control, cannot_create_in, parent, private_dir_in, run_blocking};
 
 /// Restores the companions of snapshot `id` below `dir`, which must be empty or not be there yet: each under the
 /// absolute name that it had. Modes stay, and for root owners. Gives their names.
@@ -29,6 +28,7 @@ pub async fn restore_companions(
     dir: &Path,
     control: &Control,
 ) -> Result<Vec<PathBuf>> {
+    check(dir)?;
     let opened = async {
         let folder = folder::list_or_look_up(repository, id).await?;
         let unsealed = unseal(repository, id, &folder, keys).await?;
@@ -42,24 +42,31 @@ pub async fn restore_companions(
     };
     let tar = control.guard(opened).await.context(format!("snapshot {id}"))?;
     let dir = dir.to_owned();
-    run_blocking(move || unpack(&tar, &dir)).await
+    run_blocking(move || check(&dir).and_then(|()| unpack(&tar, &dir))).await
 }
 
-fn unpack(tar: &[u8], dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error| Error::io(dir, error);
+/// That `dir` can be made: decided before anything is fetched.
+fn check(dir: &Path) -> Result<()> {
     let empty = match fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(Error::io(dir, error)),
     };
     if !empty {
         let message = format!("{} is not empty", dir.display());
         return Err(Error::new(ErrorKind::AlreadyExists, message)
             .hint("companions go into a directory of their own; look at them, then move them"));
     }
+    match fs::metadata(parent(dir)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(cannot_create_in(parent(dir), &error)),
+    }
+}
+
+fn unpack(tar: &[u8], dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error| Error::io(dir, error);
     let names = list(tar)?;
-    let scratch = tempfile::Builder::new().prefix(".strongroom-restore-").tempdir_in(parent(dir));
-    let scratch = scratch.map_err(failed)?;
+    let scratch = private_dir_in(parent(dir), ".strongroom-restore-")?;
     // Nobody looks into it before it has its owner and mode.
     let inner = scratch.path().join("companions");
     DirBuilder::new().mode(0o700).create(&inner).map_err(failed)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
+use super::earlier::Earlier;
 use serde::Serialize;
 
 use crate::crypto;
@@ -12,6 +13,7 @@ use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
 use crate::keys::KeySet;
 use crate::snapshot::companions;
+use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::options::BackupOptions;
 use crate::snapshot::write::{Content, write_snapshot};
@@ -20,9 +22,10 @@ use crate::task::Control;
 use crate::task::run_blocking;
 use zeroize::Zeroizing;
 
-/// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out.
+/// The warning of every backup that only one master key seals. It recurs, so `--quiet` leaves it out; there is none if
+/// a recovery key is named, or a key that is not here opens a snapshot too.
 pub const ONE_KEY: &str = "only one master key seals this snapshot: if it is lost, so is the snapshot \
-     (a second one, kept elsewhere, is given with another --master-key)";
+     (give a second one with another --master-key; if `key reseal` seals snapshots to a recovery key, set keys.recovery)";
 
 /// What a backup did.
 #[derive(Clone, Debug, Serialize)]
@@ -82,23 +85,21 @@ pub async fn backup(
     control: &Control,
 ) -> Result<BackupReport> {
     let started = Instant::now();
-    let sealed_by: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
-    if sealed_by.is_empty() {
-        return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
-            .hint("give one with --master-key; `strongroom key generate` makes one"));
-    }
-    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
+    let sealed_by = sealing_keys(keys, options)?;
     let mut warnings = Vec::new();
-    if sealed_by.len() < 2 {
-        warnings.push(ONE_KEY.into());
-    }
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let previous = control.guard(previous(repository, keys, options, &mut warnings)).await?;
+    let (previous, earlier) =
+        control.guard(look_back(repository, keys, options, &mut warnings)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
+    let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
+    if sealed_by.len() < 2 && !recovery && !earlier.has_recovery {
+        warnings.push(ONE_KEY.into());
+    }
+    warnings.extend(earlier.warnings(&options.cluster));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -135,6 +136,17 @@ pub async fn backup(
     })
 }
 
+/// The keys that the snapshot is sealed to.
+fn sealing_keys(keys: &KeySet, options: &BackupOptions) -> Result<Vec<KeyId>> {
+    let sealed_by: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
+    if sealed_by.is_empty() {
+        return Err(Error::new(ErrorKind::Refused, "no master key to seal the snapshot to")
+            .hint("give one with --master-key; `strongroom key generate` makes one"));
+    }
+    keys.check_sealing(Some(&options.cluster), options.unsigned)?;
+    Ok(sealed_by)
+}
+
 /// The companions, if there are any.
 async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let include = options.include.clone();
@@ -144,21 +156,32 @@ async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
-/// The cluster's newest snapshot that counts; without the right to list, or behind too many planted ones, it is unknown.
-async fn previous(
+/// The cluster's newest snapshot that counts, and what the snapshots before this one show; without the right to list, or
+/// behind too many planted ones, that is unknown.
+async fn look_back(
     repository: &Repository,
     keys: &KeySet,
     options: &BackupOptions,
     warnings: &mut Vec<String>,
-) -> Result<Option<Previous>> {
+) -> Result<(Option<Previous>, Earlier)> {
     let before = options.taken.map(unix_ms).transpose()?;
-    match choose::newest(repository, keys, &options.cluster, before).await {
+    let cluster = &options.cluster;
+    let looked = async {
+        let folders = folder::list_all(repository).await?.snapshots;
+        let newest = choose::newest(repository, keys, cluster, before, &folders).await?;
+        let earlier = match options.taken {
+            Some(_) => Earlier::default(),
+            None => Earlier::look(repository, keys, cluster, &folders).await?,
+        };
+        Ok::<_, Error>((newest, earlier))
+    };
+    match looked.await {
         Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
             warnings.push(format!(
                 "which snapshot is the newest is unknown: {error}; the new one names none before it, and if this host's \
                  clock is behind it is not the latest"
             ));
-            Ok(None)
+            Ok((None, Earlier::default()))
         }
         found => found,
     }

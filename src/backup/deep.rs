@@ -1,6 +1,5 @@
 //! etcd's own structure inside a snapshot, proved: bolt's pages, the history of revisions, HashKV.
 
-use std::env;
 use std::fmt;
 use std::sync::Arc;
 
@@ -69,13 +68,16 @@ impl fmt::Display for Deep {
 
 /// Reads the whole database, as [`verify`](super::verify) does, and walks over it.
 ///
-/// It is spooled in TMPDIR meanwhile, encrypted under a key that is never written.
+/// It is spooled in `spool` meanwhile, encrypted under a key that is never written.
 ///
 /// # Errors
 /// [`Tampered`](crate::ErrorKind::Tampered) when a page, a record or the hash is not what it must be.
-pub(super) async fn walk(snapshot: &OpenSnapshot, control: &Control) -> Result<Deep> {
+pub(super) async fn walk(
+    snapshot: &OpenSnapshot,
+    spool: Arc<Scratch>,
+    control: &Control,
+) -> Result<Deep> {
     let reader = &snapshot.database;
-    let spool = Arc::new(Scratch::new(&env::temp_dir(), reader.index()));
     let frames = || {
         let (sender, coming) = mpsc::channel(1);
         (sender, Frames::following(reader.clone(), spool.clone(), coming))

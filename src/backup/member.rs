@@ -21,8 +21,8 @@ use crate::mvcc::{self, Changes, EtcdVersion, Revision, Rewritten};
 use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
 use crate::task::Control;
-use crate::task::parent;
 use crate::task::run_blocking;
+use crate::task::{parent, private_dir_in};
 
 /// How far Kubernetes' revisions leap: further than any cluster gets between a backup and its restore, and the same
 /// for everyone who types the same command.
@@ -281,12 +281,7 @@ impl Scratch {
             Err(error) => return Err(Error::io(target, error)),
         };
         let dir = if inside { target } else { parent(target) };
-        let private = Permissions::from_mode(0o700);
-        let temporary =
-            tempfile::Builder::new().prefix(SCRATCH).permissions(private).tempdir_in(dir);
-        let temporary = temporary.map_err(|error| {
-            Error::io(dir, error).hint("the directory above the data directory must be there")
-        })?;
+        let temporary = private_dir_in(dir, SCRATCH)?;
         Ok(Self { temporary, target: target.to_owned(), inside })
     }
 

@@ -9,6 +9,7 @@ mod copy;
 mod create;
 mod deep;
 mod drill;
+mod earlier;
 mod findings;
 mod live;
 mod member;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::continuous::Recorded;
@@ -25,9 +26,7 @@ use crate::mvcc::{self, Changes};
 use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Follower, Place, Stream, read_all, stream_failed};
 use crate::store::Repository;
-use crate::task::Control;
-use crate::task::parent;
-use crate::task::run_blocking;
+use crate::task::{Control, cannot_create_in, parent, run_blocking};
 
 /// Where a restore writes to.
 #[non_exhaustive]
@@ -73,7 +72,13 @@ fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
         .hint("use `--output -` for a stream")),
         Ok(_) if !force => Err(exists(path)),
         // The file that a link names is replaced, not the link.
-        Ok(_) => path.canonicalize().map_err(|error| Error::io(path, error)),
+        Ok(_) => match path.canonicalize().map_err(|error| Error::io(path, error))? {
+            path if is_mount_point(&path) => {
+                Err(Error::usage(format!("{shown} is a mount point, which cannot be replaced"))
+                    .hint("give another name"))
+            }
+            path => Ok(path),
+        },
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, error)),
         Err(_) if path.symlink_metadata().is_ok() => {
             Err(Error::usage(format!("{shown} is a symbolic link to a file that does not exist"))
@@ -85,6 +90,12 @@ fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
         }
         Err(_) => Ok(path.to_owned()),
     }
+}
+
+/// Whether something is mounted at `path`, as far as the kernel tells (since Linux 5.8).
+fn is_mount_point(path: &Path) -> bool {
+    let found = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// What a restore did.
@@ -159,26 +170,28 @@ async fn restore_with(
 ) -> Result<RestoreReport> {
     let started = Instant::now();
     let target = target.checked()?;
+    let staged = match &target {
+        Target::File { path, force, .. } => Some(Staged::new(path, *force)?),
+        Target::Stream(_) => None,
+    };
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let body = snapshot.manifest.body();
     let database = *snapshot.database.index().database();
     let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
     control.begin("restoring", Some(database.size));
-    let path = match &target {
-        Target::File { path, .. } => Some(path.clone()),
-        Target::Stream(_) => None,
-    };
-    let written = match target {
-        Target::Stream(out) => {
+    let path = staged.as_ref().map(|staged| staged.path.clone());
+    let written = match (target, staged) {
+        (Target::Stream(out), _) => {
             control.guard(to_stream(&snapshot, out, control)).await.map(|()| whole)
         }
-        Target::File { path, force, revision: None, .. } => {
-            control.guard(to_file(&snapshot, &path, force, &whole, control)).await.map(|()| whole)
-        }
-        Target::File { path, force, revision: Some(revision), allow_untested } => {
+        (Target::File { revision: Some(revision), allow_untested, .. }, Some(staged)) => {
             let at = At { revision, recorded, allow_untested };
-            to_file_at(&snapshot, &path, force, at, control).await
+            to_file_at(&snapshot, staged, at, control).await
         }
+        (Target::File { .. }, Some(staged)) => {
+            control.guard(to_file(&snapshot, staged, &whole, control)).await.map(|()| whole)
+        }
+        (Target::File { path, .. }, None) => Err(exists(&path)),
     };
     let written = written.context(format!("snapshot {id}"))?;
     let mut findings = snapshot.findings;
@@ -226,15 +239,13 @@ async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> R
 
 async fn to_file(
     snapshot: &OpenSnapshot,
-    path: &Path,
-    force: bool,
+    staged: Staged,
     whole: &Written,
     control: &Control,
 ) -> Result<()> {
-    let staged = Staged::new(path, force)?;
     let file = staged.file()?;
-    let writing = file.try_clone().map_err(|error| Error::io(path, error))?;
-    let place = Place::File(Arc::new(Mutex::new(writing)), path.to_owned());
+    let writing = file.try_clone().map_err(|error| Error::io(&staged.path, error))?;
+    let place = Place::File(Arc::new(Mutex::new(writing)), staged.path.clone());
     read_all(&snapshot.database, place, Follower::Nobody, control).await?;
     staged.commit(file, whole.size, whole.sha256).await
 }
@@ -249,12 +260,11 @@ struct At<'a> {
 /// Not to be dropped midway: the writer would go on without it. It stops by itself.
 async fn to_file_at(
     snapshot: &OpenSnapshot,
-    path: &Path,
-    force: bool,
+    staged: Staged,
     At { revision, recorded, allow_untested }: At<'_>,
     control: &Control,
 ) -> Result<Written> {
-    let staged = Staged::new(path, force)?;
+    let path = &staged.path;
     let file = staged.file()?;
     let plan = move |db: &Db<_>| {
         mvcc::database_facts(db)?.etcd_version(allow_untested)?;
@@ -274,9 +284,9 @@ async fn to_file_at(
 
 /// A file that has no name yet, so that it is gone if nothing comes of it, even if the process is killed; on a file
 /// system that has no such files, one under a name of its own.
-struct Staged<'a> {
+struct Staged {
     temporary: Temporary,
-    path: &'a Path,
+    path: PathBuf,
     force: bool,
 }
 
@@ -287,8 +297,8 @@ enum Temporary {
 
 const STAGED: &str = ".strongroom-restore-";
 
-impl<'a> Staged<'a> {
-    fn new(path: &'a Path, force: bool) -> Result<Self> {
+impl Staged {
+    fn new(path: &Path, force: bool) -> Result<Self> {
         if !force && path.symlink_metadata().is_ok() {
             return Err(exists(path));
         }
@@ -298,14 +308,17 @@ impl<'a> Staged<'a> {
         let names = Path::new("/proc/self/fd").is_dir();
         let temporary = match rustix::fs::open(parent, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) if names => Temporary::Unnamed(file.into()),
+            Err(error @ (Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::NOSPC)) => {
+                return Err(Error::io(parent, error.into()));
+            }
             _ => Temporary::Named(
                 tempfile::Builder::new()
                     .prefix(STAGED)
                     .tempfile_in(parent)
-                    .map_err(|error| Error::io(parent, error))?,
+                    .map_err(|error| cannot_create_in(parent, &error))?,
             ),
         };
-        Ok(Self { temporary, path, force })
+        Ok(Self { temporary, path: path.to_owned(), force })
     }
 
     fn file(&self) -> Result<File> {
@@ -313,12 +326,12 @@ impl<'a> Staged<'a> {
             Temporary::Unnamed(file) => file.try_clone(),
             Temporary::Named(named) => named.reopen(),
         };
-        file.map_err(|error| Error::io(self.path, error))
+        file.map_err(|error| Error::io(&self.path, error))
     }
 
     /// Adds the trailer to `file`, a database of `size` bytes, and gives it its name.
     async fn commit(self, file: File, size: u64, sha256: Sha256) -> Result<()> {
-        let path = self.path.to_owned();
+        let path = self.path.clone();
         run_blocking({
             let path = path.clone();
             move || {
@@ -345,8 +358,8 @@ impl<'a> Staged<'a> {
     fn name(self) -> std::io::Result<()> {
         let Self { temporary, path, force } = self;
         let file = match temporary {
-            Temporary::Named(named) if force => return Ok(named.persist(path).map(drop)?),
-            Temporary::Named(named) => return Ok(named.persist_noclobber(path).map(drop)?),
+            Temporary::Named(named) if force => return Ok(named.persist(&path).map(drop)?),
+            Temporary::Named(named) => return Ok(named.persist_noclobber(&path).map(drop)?),
             Temporary::Unnamed(file) => file,
         };
         let link = |name: &Path| {
@@ -354,12 +367,12 @@ impl<'a> Staged<'a> {
             let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::linkat(CWD, unnamed, CWD, name, AtFlags::SYMLINK_FOLLOW)
         };
-        match link(path) {
+        match link(&path) {
             Err(rustix::io::Errno::EXIST) if force => {
                 let random = u64::from_be_bytes(crypto::random(&mut crypto::system_rng()));
-                let staged = parent(path).join(format!("{STAGED}{random:x}"));
+                let staged = parent(&path).join(format!("{STAGED}{random:x}"));
                 link(&staged)?;
-                std::fs::rename(&staged, path).inspect_err(|_| {
+                std::fs::rename(&staged, &path).inspect_err(|_| {
                     let _ = std::fs::remove_file(&staged);
                 })
             }

@@ -1,6 +1,8 @@
 //! Proving that snapshots are whole, at four depths.
 
+use std::env;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -21,7 +23,7 @@ use crate::snapshot::open::{self, OpenSnapshot};
 use crate::snapshot::read::{Follower, Place, pieces, read_all};
 use crate::snapshot::seals;
 use crate::store::Repository;
-use crate::task::{Control, Step};
+use crate::task::{Control, Scratch, Step};
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,29 +214,13 @@ pub async fn verify(
                 findings: Vec::new(),
                 scope: scope_of_report,
             };
-            let ids = if let Scope::Ids(ids) = scope {
-                ids.to_vec()
-            } else {
-                let cluster = match scope {
-                    Scope::Cluster(cluster) => Some(cluster),
-                    _ => None,
-                };
-                let listing = catalog::snapshots(repository, cluster).await?;
-                report.findings = listing.findings;
-                report.snapshots.extend(listing.orphans.into_iter().map(orphan));
-                // Not from the listing: a manifest that does not parse must not be passed over.
-                let folders = catalog::folders_of(repository, scope).await?;
-                let ids: Vec<_> = folders.into_iter().map(|(id, _)| id).collect();
-                if matches!(scope, Scope::Cluster(_)) {
-                    look_past(repository, keys, &ids, &mut report).await?;
-                }
-                ids
-            };
+            let ids = in_scope(repository, keys, scope, &mut report).await?;
             for id in ids {
                 let mut verified = Verified::new(id);
                 match one(repository, keys, level, control, &mut verified).await {
-                    Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                    outcome => verified.outcome = outcome,
+                    Err(Failure::Job(error)) => return Err(error),
+                    Err(Failure::Snapshot(error)) => verified.outcome = Err(error),
+                    Ok(()) => {}
                 }
                 report.snapshots.push(verified);
             }
@@ -251,6 +237,30 @@ pub async fn verify(
             Ok(report)
         })
         .await
+}
+
+/// The snapshots in `scope`; what their listing shows is noted in the report.
+async fn in_scope(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    report: &mut VerifyReport,
+) -> Result<Vec<SnapshotId>> {
+    let cluster = match scope {
+        Scope::Ids(ids) => return Ok(ids.to_vec()),
+        Scope::Cluster(cluster) => Some(cluster),
+        Scope::All => None,
+    };
+    let listing = catalog::snapshots(repository, cluster).await?;
+    report.findings = listing.findings;
+    report.snapshots.extend(listing.orphans.into_iter().map(orphan));
+    // Not from the listing: a manifest that does not parse must not be passed over.
+    let folders = catalog::folders_of(repository, scope).await?;
+    let ids: Vec<_> = folders.into_iter().map(|(id, _)| id).collect();
+    if cluster.is_some() {
+        look_past(repository, keys, &ids, report).await?;
+    }
+    Ok(ids)
 }
 
 /// Looks at the snapshots that are left out because their manifests, which anyone may have altered, name other clusters.
@@ -285,13 +295,30 @@ fn orphan(id: SnapshotId) -> Verified {
     Verified { outcome: Err(error), ..Verified::new(id) }
 }
 
+/// What keeps a snapshot from being verified.
+enum Failure {
+    /// The snapshot itself.
+    Snapshot(Error),
+    /// Something that all snapshots need: the store, or disk space. It says nothing about the snapshot.
+    Job(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Unreachable => Self::Job(error),
+            _ => Self::Snapshot(error),
+        }
+    }
+}
+
 async fn one(
     repository: &Repository,
     keys: &KeySet,
     level: VerifyLevel,
     control: &Control,
     verified: &mut Verified,
-) -> Result<()> {
+) -> Result<(), Failure> {
     let id = verified.id;
     match level {
         VerifyLevel::Quick => {
@@ -301,12 +328,12 @@ async fn one(
             let by = unsealed.opened()?.opened_by;
             let findings = unsealed.findings;
             verified.judged(Some(by), unsealed.standing, findings, &unsealed.manifest);
-            open::check_lengths(&unsealed.manifest, &folder)
+            Ok(open::check_lengths(&unsealed.manifest, &folder)?)
         }
         VerifyLevel::Digests => {
             let folder = folder::list_or_look_up(repository, id).await?;
             if folder.manifest.is_none() {
-                return Err(open::missing_manifest(id, &folder));
+                return Err(open::missing_manifest(id, &folder).into());
             }
             let manifest = open::read_manifest(repository, id).await?;
             if !keys.signers().is_empty() {
@@ -316,7 +343,7 @@ async fn one(
                 verified.judged(by, judged.standing, authentic.findings, &manifest);
             }
             open::check_lengths(&manifest, &folder)?;
-            digests(repository, &manifest, control).await
+            Ok(digests(repository, &manifest, control).await?)
         }
         VerifyLevel::Full | VerifyLevel::Deep => {
             let mut opened = OpenSnapshot::open_any(repository, id, keys).await?;
@@ -331,19 +358,29 @@ async fn one(
                 .begin(&format!("verifying {id}"), Some(opened.database.index().database().size));
             if level == VerifyLevel::Full {
                 let follower = Follower::Nobody;
-                let read = read_all(&opened.database, Place::Nowhere, follower, control);
-                return read.await.map(drop);
+                read_all(&opened.database, Place::Nowhere, follower, control).await?;
+                return Ok(());
             }
             if opened.facts.etcd.hash_kv.as_ref().is_some_and(|hash| !hash.differing.is_empty()) {
                 verified.findings.push(format!(
                     "snapshot {id}: etcd's members disagreed about their data when it was taken"
                 ));
             }
-            let walked = deep::walk(&opened, control).await.context(format!("snapshot {id}"))?;
-            verified.deep = Some(walked);
+            verified.deep = Some(walk(&opened, control).await?);
             Ok(())
         }
     }
+}
+
+/// Walks over the database, in a scratch file whose disk space is reserved before.
+async fn walk(opened: &OpenSnapshot, control: &Control) -> Result<Deep, Failure> {
+    let spool = Arc::new(Scratch::new(&env::temp_dir(), opened.database.index()));
+    spool.reserve().map_err(Failure::Job)?;
+    let walked = deep::walk(opened, spool.clone(), control).await;
+    walked.map_err(|error| match spool.has_failed() {
+        true => Failure::Job(error),
+        false => error.context(format!("snapshot {}", opened.manifest.body().snapshot)).into(),
+    })
 }
 
 async fn digests(repository: &Repository, manifest: &Manifest, control: &Control) -> Result<()> {

@@ -15,7 +15,7 @@ pub use passphrases::{
     remove_passphrase_key,
 };
 pub use public_keys::{read_signers, read_signing_key};
-pub use secrets::{PassphraseSettings, read_secret, secret_of_command};
+pub use secrets::{PassphraseSettings, open_private, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
 use std::sync::Arc;
@@ -35,6 +35,22 @@ pub trait PassphraseKeys: Send {
         named: &'a [Option<NamedKey>],
         keys: &'a mut KeySet,
     ) -> KeyFuture<'a, ()>;
+}
+
+/// Adds the public keys, or their secret halves, that `uri` names; nothing for another URI.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn open_public(uri: &MasterKeyUri, keys: &mut KeySet) -> Result<()> {
+    match uri {
+        MasterKeyUri::Recipient(key) => {
+            keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
+            Ok(())
+        }
+        MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, keys),
+        MasterKeyUri::Identity(path, state) => public_keys::add_identities(path, *state, keys),
+        MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) => Ok(()),
+    }
 }
 
 /// Opens the master keys that `uris` name: the only way from a URI to a key.
@@ -60,13 +76,7 @@ pub async fn open(
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
             MasterKeyUri::Passphrase(key) => named.push(*key),
-            MasterKeyUri::Recipient(key) => {
-                keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
-            }
-            MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, &mut keys)?,
-            MasterKeyUri::Identity(path, state) => {
-                public_keys::add_identities(path, *state, &mut keys)?;
-            }
+            public => open_public(public, &mut keys)?,
         }
     }
     match (behind_passphrase, named.first()) {

@@ -68,13 +68,21 @@ pub fn read_secret(path: &Path) -> Result<SecretBytes> {
 
 /// As [`read_secret`], of at most `most` bytes.
 pub(super) fn read_secret_of(path: &Path, most: usize) -> Result<SecretBytes> {
+    read(open_private(path)?, &path.display().to_string(), most)
+}
+
+/// Opens a file of secrets.
+///
+/// # Errors
+/// [`ErrorKind::Denied`] when others may read it, change it or put another file in its place; [`ErrorKind::Io`].
+pub fn open_private(path: &Path) -> Result<File> {
     let file = File::open(path).map_err(|error| Error::io(path, error))?;
     let meta = file.metadata().map_err(|error| Error::io(path, error))?;
     // A pipe, as `<(pass show …)` makes, is nobody's to look into.
     if meta.is_file() {
         check_private(path, &file, &meta)?;
     }
-    read(file, &path.display().to_string(), most)
+    Ok(file)
 }
 
 pub(super) fn read(from: impl Read, what: &str, most: usize) -> Result<SecretBytes> {

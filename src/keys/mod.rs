@@ -4,6 +4,9 @@
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
 mod binding;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity_file;
 mod keyring;
 mod kubernetes;
@@ -25,7 +28,7 @@ pub use kubernetes::MAX_KUBERNETES_TEXT;
 pub use local::LocalKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, ReadStates, unsigned_refused};
+pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};

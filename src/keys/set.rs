@@ -100,6 +100,11 @@ impl KeySet {
         self.states.get(&id).copied()
     }
 
+    /// What breaks the key of this id, if it was given and seals or sealed.
+    pub fn strength(&self, id: KeyId) -> Option<Strength> {
+        self.recipients.iter().find(|key| key.id() == id).map(|key| key.strength())
+    }
+
     /// Whether a key of this id was given that opens.
     pub fn holds(&self, id: KeyId) -> bool {
         self.identity(id).is_some()
@@ -191,10 +196,13 @@ impl KeySet {
             strengths.peek().is_some() && !strengths.any(|one| one == Strength::Other);
         match &self.signing {
             None if only_public && !unsigned => Err(unsigned_refused()),
+            None if !self.signers.is_empty() && !unsigned => Err(would_not_count()),
             None => Ok(()),
             Some(key) => {
                 let mut own = self.signers.iter().filter(|signer| signer.key == key.public());
-                match own.all(|signer| signer.revoked.is_none() && signer.is_for(cluster)) {
+                match own.all(|signer| {
+                    signer.revoked.is_none() && (cluster.is_none() || signer.is_for(cluster))
+                }) {
                     true => Ok(()),
                     false => Err(Error::new(
                         ErrorKind::Refused,
@@ -250,9 +258,13 @@ impl KeySet {
 
     /// Whether any signer, or any key that opens, can make a snapshot count ([`trust`](super::trust)): the others only open.
     pub fn can_vouch(&self) -> bool {
-        let vouches = |state: &KeyState| state.seals() || *state == KeyState::Retiring;
-        !self.signers.is_empty()
-            || self.states.iter().any(|(id, state)| vouches(state) && self.holds(*id))
+        let vouches = |key: &Arc<dyn Recipient>| {
+            let state = self.state(key.id());
+            key.strength() == Strength::Other
+                && self.holds(key.id())
+                && state.is_some_and(|state| state.seals() || state == KeyState::Retiring)
+        };
+        !self.signers.is_empty() || self.recipients.iter().any(vouches)
     }
 
     /// The keys in `state`.
@@ -283,6 +295,14 @@ impl KeySet {
     fn is_given(&self, id: KeyId) -> bool {
         self.holds(id) || self.recipients.iter().any(|key| key.id() == id)
     }
+}
+
+/// Why nothing is written unsigned where signers are configured.
+pub fn would_not_count() -> Error {
+    Error::usage(
+        "signers are configured and no signing key is: what this host writes would not count, not even here",
+    )
+    .hint("give --signing-key FILE, whose signer is trusted then, or insist with --unsigned")
 }
 
 /// Why nothing is sealed to public keys alone without a signature.

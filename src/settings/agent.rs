@@ -79,6 +79,7 @@ impl AgentSettings {
     #[must_use]
     pub fn with_common(mut self, common: CommonSettings) -> Self {
         self.backup.cluster = common.cluster.clone().unwrap_or_default();
+        self.backup.recovery = common.recovery;
         self.drill.allow_untested = common.etcd.allow_untested;
         self.common = common;
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -111,6 +112,7 @@ impl AgentSettings {
         self.common.repository_url()?;
         self.common.etcd()?;
         self.common.check_keys()?;
+        self.common.check_credentials()?;
         self.common.check_signing(self.backup.unsigned)?;
         if self.schedules.drill.is_some() {
             drill_version(&self.drill).await.map_err(|error| {

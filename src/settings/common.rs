@@ -1,19 +1,21 @@
 //! What most commands and services need: a repository, master keys, etcd.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::TrustSettings;
+use super::{TrustSettings, credentials};
 use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
 use crate::custody::{
     self, InRepository, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings,
 };
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
-use crate::format::{ClusterName, KeyState};
-use crate::keys::{KeySet, unsigned_refused};
+use crate::format::{ClusterName, KeyId, KeyState};
+use crate::keys::{KeySet, unsigned_refused, would_not_count};
 use crate::secret::SecretBytes;
 use crate::store::{
-    Repository, RepositorySettings, RepositoryUrl, connect, create_directory, sweep_staged,
+    Connected, Repository, RepositorySettings, RepositoryUrl, connect_with, create_directory,
+    sweep_staged,
 };
 use crate::task::run_blocking;
 
@@ -24,6 +26,17 @@ pub struct CommonSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// The repository.
     pub repository: RepositorySettings,
+    /// File with the store's secrets, in lines such as AWS_ACCESS_KEY_ID=…; variables that are set go first
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "credentials_file",
+            long = "credentials-file",
+            value_name = "FILE",
+            env = "STRONGROOM_CREDENTIALS_FILE"
+        )
+    )]
+    pub credentials_file: Option<PathBuf>,
     /// Your name for the etcd cluster [default for backups: default]
     #[cfg_attr(
         feature = "cli",
@@ -42,6 +55,18 @@ pub struct CommonSettings {
         )
     )]
     pub master_keys: Vec<MasterKeyUris>,
+    /// Id of the recovery key that snapshots are sealed to elsewhere, by key reseal: backups do not warn then that
+    /// only one key seals them
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "keys.recovery",
+            long = "recovery-key",
+            value_name = "KEYID",
+            env = "STRONGROOM_RECOVERY_KEY"
+        )
+    )]
+    pub recovery: Option<KeyId>,
     #[cfg_attr(feature = "cli", command(flatten))]
     /// Where the passphrase comes from, if a master key needs one.
     pub passphrase: PassphraseSettings,
@@ -92,14 +117,30 @@ impl CommonSettings {
         })
     }
 
+    /// Gives the store at `url`, with the credentials of the environment and of the file.
+    ///
+    /// # Errors
+    /// Those of [`connect_with`] and of reading the file.
+    pub fn connect(
+        &self,
+        url: &RepositoryUrl,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Connected> {
+        if url.directory().is_some() {
+            return connect_with(url, options, &BTreeMap::new());
+        }
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        connect_with(url, options, &environment)
+    }
+
     /// Opens the repository.
     ///
     /// # Errors
-    /// Those of [`repository_url`](Self::repository_url), [`connect`] and [`Repository::open`].
+    /// Those of [`repository_url`](Self::repository_url), [`connect`](Self::connect) and [`Repository::open`].
     pub async fn open_repository(&self) -> Result<Opened> {
         let url = self.repository_url()?.clone();
         let named = |error: Error| error.context(format!("repository {url}"));
-        let connected = connect(&url, &self.repository.options).map_err(named)?;
+        let connected = self.connect(&url, &self.repository.options).map_err(named)?;
         let opened = Repository::open(connected.store, self.repository.id).await;
         let (directory, warnings) = (connected.directory, connected.warnings);
         // What may be why it does not open.
@@ -114,7 +155,8 @@ impl CommonSettings {
     /// Opens the repository that snapshots of `source` are copied to, and makes it if there is none.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) when `copy` names none; those of [`connect`] and [`open_replica`].
+    /// [`Usage`](crate::ErrorKind::Usage) when `copy` names none; those of [`connect`](Self::connect) and
+    /// [`open_replica`].
     pub async fn open_replica(
         &self,
         copy: &CopySettings,
@@ -127,7 +169,7 @@ impl CommonSettings {
         })?;
         create_directory(&url)?;
         let options = copy.options.as_ref().unwrap_or(&self.repository.options);
-        let connected = connect(&url, options)?;
+        let connected = self.connect(&url, options)?;
         let named = |error: Error| error.context(format!("repository {url}"));
         let opened = open_replica(source, connected.store, trust_store).await;
         let (directory, warnings) = (connected.directory, connected.warnings);
@@ -177,8 +219,10 @@ impl CommonSettings {
     pub fn check_signing(&self, unsigned: bool) -> Result<()> {
         let only_public =
             self.master_keys().next().is_some() && self.master_keys().all(MasterKeyUri::is_public);
-        match only_public && self.trust.signing_key.is_none() && !unsigned {
-            true => Err(unsigned_refused()),
+        match unsigned || self.trust.signing_key.is_some() {
+            true => Ok(()),
+            false if only_public => Err(unsigned_refused()),
+            false if !self.trust.signers.is_empty() => Err(would_not_count()),
             false => Ok(()),
         }
     }
@@ -200,6 +244,14 @@ impl CommonSettings {
             None => Err(Error::usage("no master key given")
                 .hint("give one with --master-key file:PATH or --master-key passphrase:KEYID")),
         }
+    }
+
+    /// That the file with the store's secrets can be read, if there is one.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn check_credentials(&self) -> Result<()> {
+        credentials::environment(self.credentials_file.as_deref()).map(drop)
     }
 
     /// The keyring files among the master keys.

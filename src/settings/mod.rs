@@ -8,6 +8,8 @@
 mod agent;
 #[cfg(feature = "backup")]
 mod common;
+#[cfg(feature = "backup")]
+mod credentials;
 #[cfg(feature = "cli")]
 mod file;
 #[cfg(feature = "kms-plugin")]

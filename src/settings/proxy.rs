@@ -23,7 +23,7 @@ pub struct ProxySettings {
             long = "listen",
             value_name = "HOST:PORT",
             default_value_t = ProxySettings::default().listen,
-            env = "STRONGROOM_LISTEN"
+            env = "STRONGROOM_PROXY_LISTEN"
         )
     )]
     pub listen: String,
@@ -34,7 +34,7 @@ pub struct ProxySettings {
             id = "proxy.listen_cert",
             long = "listen-cert",
             value_name = "FILE",
-            env = "STRONGROOM_LISTEN_CERT"
+            env = "STRONGROOM_PROXY_LISTEN_CERT"
         )
     )]
     pub listen_cert: Option<PathBuf>,
@@ -45,7 +45,7 @@ pub struct ProxySettings {
             id = "proxy.listen_key",
             long = "listen-key",
             value_name = "FILE",
-            env = "STRONGROOM_LISTEN_KEY"
+            env = "STRONGROOM_PROXY_LISTEN_KEY"
         )
     )]
     pub listen_key: Option<PathBuf>,
@@ -56,12 +56,12 @@ pub struct ProxySettings {
             id = "proxy.listen_trusted_ca",
             long = "listen-trusted-ca",
             value_name = "FILE",
-            env = "STRONGROOM_LISTEN_TRUSTED_CA"
+            env = "STRONGROOM_PROXY_LISTEN_TRUSTED_CA"
         )
     )]
     pub listen_trusted_ca: Option<PathBuf>,
     /// Serve clients without certificates over TLS although etcd has no authentication
-    #[cfg_attr(feature = "cli", arg(id = "proxy.insecure_no_client_auth", long = "insecure-no-client-auth", env = "STRONGROOM_INSECURE_NO_CLIENT_AUTH", value_parser = clap::builder::BoolishValueParser::new()))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.insecure_no_client_auth", long = "insecure-no-client-auth", env = "STRONGROOM_PROXY_INSECURE_NO_CLIENT_AUTH", value_parser = clap::builder::BoolishValueParser::new()))]
     pub insecure_no_client_auth: bool,
     /// PEM file of a certificate without a common name, which etcd is shown for clients' calls
     #[cfg_attr(
@@ -70,7 +70,7 @@ pub struct ProxySettings {
             id = "proxy.client_cert",
             long = "client-cert",
             value_name = "FILE",
-            env = "STRONGROOM_CLIENT_CERT"
+            env = "STRONGROOM_PROXY_CLIENT_CERT"
         )
     )]
     pub client_cert: Option<PathBuf>,
@@ -81,13 +81,13 @@ pub struct ProxySettings {
             id = "proxy.client_key",
             long = "client-key",
             value_name = "FILE",
-            env = "STRONGROOM_CLIENT_KEY"
+            env = "STRONGROOM_PROXY_CLIENT_KEY"
         )
     )]
     pub client_key: Option<PathBuf>,
     /// Client URL of every member in member lists, so that clients stay with the proxy [default: the address that the
     /// client has connected to]
-    #[cfg_attr(feature = "cli", arg(id = "proxy.advertise_client_url", long = "advertise-client-url", value_name = "URL", value_parser = client_url, env = "STRONGROOM_ADVERTISE_CLIENT_URL"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.advertise_client_url", long = "advertise-client-url", value_name = "URL", value_parser = client_url, env = "STRONGROOM_PROXY_ADVERTISE_CLIENT_URL"))]
     pub advertise_client_url: Option<String>,
     /// Answer to a list in which a value does not open
     #[cfg_attr(
@@ -98,7 +98,7 @@ pub struct ProxySettings {
             value_name = "WHAT",
             value_enum,
             default_value = "error",
-            env = "STRONGROOM_UNREADABLE_VALUES"
+            env = "STRONGROOM_PROXY_UNREADABLE_VALUES"
         )
     )]
     pub unreadable_values: Unreadable,
@@ -121,15 +121,15 @@ pub struct ProxySettings {
             id = "proxy.audit_log",
             long = "audit-log",
             value_name = "FILE",
-            env = "STRONGROOM_AUDIT_LOG"
+            env = "STRONGROOM_PROXY_AUDIT_LOG"
         )
     )]
     pub audit_log: Option<PathBuf>,
     /// Size in MiB at which the audit log starts a new file
-    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_log_max_size", long = "audit-log-max-size", value_name = "MIB", default_value_t = ProxySettings::default().audit_log_max_size, value_parser = clap::value_parser!(u64).range(1..=1_048_576), env = "STRONGROOM_AUDIT_LOG_MAX_SIZE"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_log_max_size", long = "audit-log-max-size", value_name = "MIB", default_value_t = ProxySettings::default().audit_log_max_size, value_parser = clap::value_parser!(u64).range(1..=1_048_576), env = "STRONGROOM_PROXY_AUDIT_LOG_MAX_SIZE"))]
     pub audit_log_max_size: u64,
     /// Continue to serve when the audit log cannot be written
-    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_fail_open", long = "audit-fail-open", env = "STRONGROOM_AUDIT_FAIL_OPEN", value_parser = clap::builder::BoolishValueParser::new()))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.audit_fail_open", long = "audit-fail-open", env = "STRONGROOM_PROXY_AUDIT_FAIL_OPEN", value_parser = clap::builder::BoolishValueParser::new()))]
     pub audit_fail_open: bool,
     /// Allow the client certificate with this common name to use keys with this prefix; repeat for several. A client
     /// without a rule is refused
@@ -145,7 +145,7 @@ pub struct ProxySettings {
             id = "proxy.metrics_listen",
             long = "metrics-listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_METRICS_LISTEN"
+            env = "STRONGROOM_PROXY_METRICS_LISTEN"
         )
     )]
     pub metrics_listen: Option<String>,
@@ -158,15 +158,15 @@ pub struct ProxySettings {
             value_name = "FORMAT",
             value_enum,
             default_value_t,
-            env = "STRONGROOM_LOG"
+            env = "STRONGROOM_PROXY_LOG"
         )
     )]
     pub log: LogFormat,
     /// The value of etcd's own --max-request-bytes
-    #[cfg_attr(feature = "cli", arg(id = "proxy.max_request_bytes", long = "max-request-bytes", value_name = "BYTES", default_value_t = ProxySettings::default().max_request_bytes, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824), env = "STRONGROOM_MAX_REQUEST_BYTES"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.max_request_bytes", long = "max-request-bytes", value_name = "BYTES", default_value_t = ProxySettings::default().max_request_bytes, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824), env = "STRONGROOM_PROXY_MAX_REQUEST_BYTES"))]
     pub max_request_bytes: u32,
     /// Memory in MiB for requests, answers and connections of all clients; one client gets a part of it
-    #[cfg_attr(feature = "cli", arg(id = "proxy.max_memory", long = "max-memory", value_name = "MIB", default_value_t = ProxySettings::default().max_memory, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_MAX_MEMORY"))]
+    #[cfg_attr(feature = "cli", arg(id = "proxy.max_memory", long = "max-memory", value_name = "MIB", default_value_t = ProxySettings::default().max_memory, value_parser = clap::value_parser!(u32).range(16..=1_048_576), env = "STRONGROOM_PROXY_MAX_MEMORY"))]
     pub max_memory: u32,
     #[cfg_attr(feature = "cli", command(flatten))]
     /// The value keyring, and the master keys that open it.

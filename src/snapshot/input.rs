@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -142,6 +142,12 @@ impl Input {
     }
 }
 
+/// A database's length and trailer are read before the rest of it.
+fn not_a_file(path: &Path, what: &str) -> Error {
+    Error::usage(format!("{} is {what}, not a snapshot file", path.display()))
+        .hint("write the database to a file first, and give its name")
+}
+
 /// A snapshot file being read.
 pub(crate) struct FileInput {
     path: PathBuf,
@@ -155,8 +161,16 @@ pub(crate) struct FileInput {
 impl FileInput {
     fn open(path: PathBuf) -> Result<Self> {
         let io = |error| Error::io(&path, error);
+        let found = path.metadata().map_err(|error| match path.as_os_str() == "-" {
+            true => not_a_file(&path, "standard input"),
+            false => io(error),
+        })?;
+        if !found.is_file() {
+            let what = if found.is_dir() { "a directory" } else { "a pipe or a device" };
+            return Err(not_a_file(&path, what));
+        }
         let file = File::open(&path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
+        let length = found.len();
         let mut trailer = None;
         if length % SECTOR == TRAILER_LEN {
             let mut digest = [0; TRAILER_LEN as usize];

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::crypto::Suite;
-use crate::format::ClusterName;
 #[cfg(feature = "cli")]
 use crate::format::parse_tag;
+use crate::format::{ClusterName, KeyId};
 
 /// zstd levels.
 #[cfg(feature = "cli")]
@@ -76,6 +76,9 @@ pub struct BackupOptions {
         arg(id = "backup.tags", long = "tag", value_name = "TAG", value_parser = parse_tag)
     )]
     pub tags: Vec<String>,
+    /// The recovery key to which the snapshots are sealed later, elsewhere: no warning then that only one key seals.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub recovery: Option<KeyId>,
     /// Seal to public keys alone although no signing key is configured: nothing then shows that the snapshot is genuine
     #[cfg_attr(
         feature = "cli",
@@ -104,6 +107,7 @@ impl Default for BackupOptions {
             compare_members: true,
             include: Vec::new(),
             tags: Vec::new(),
+            recovery: None,
             unsigned: false,
             taken: None,
         }

@@ -1,8 +1,34 @@
 //! Paths.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
 
 /// The directory that `path` lies in.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new directory below `dir` that only this user can read, removed when it is dropped.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) that names `dir`.
+pub(crate) fn private_dir_in(dir: &Path, prefix: &str) -> Result<TempDir> {
+    let private = Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix(prefix).permissions(private).tempdir_in(dir);
+    made.map_err(|error| cannot_create_in(dir, &error))
+}
+
+/// That nothing can be created in `dir`. The error of `tempfile` names a random path in it.
+pub(crate) fn cannot_create_in(dir: &Path, error: &std::io::Error) -> Error {
+    let kind = error.kind();
+    let error = Error::io(dir, kind.into());
+    match kind {
+        std::io::ErrorKind::NotFound => error.hint("create the directory first"),
+        _ => error,
+    }
 }

@@ -10,5 +10,5 @@ pub(crate) use blocking::{AbortOnDrop, run_blocking, task_died, task_panicked};
 pub(crate) use buffers::{Buffer, Buffers};
 pub(crate) use control::interrupted;
 pub use control::{Control, Step, Unit};
-pub(crate) use files::parent;
+pub(crate) use files::{cannot_create_in, parent, private_dir_in};
 pub(crate) use scratch::Scratch;

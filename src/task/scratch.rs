@@ -4,9 +4,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::task_panicked;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::{cannot_create_in, task_panicked};
 use crate::crypto::{self, CHUNK_LEN, Opener, PREFIX_LEN, SEALED_CHUNK_LEN, Suite, TAG_LEN};
 use crate::error::{Error, Result};
 use crate::format::Index;
@@ -20,6 +24,7 @@ pub(crate) struct Scratch {
     /// Length of a frame's place in the file.
     place: u64,
     kept: Vec<OnceLock<Opener>>,
+    has_failed: AtomicBool,
 }
 
 impl Scratch {
@@ -31,7 +36,25 @@ impl Scratch {
             key: SecretKey::random(&mut crypto::system_rng()),
             place: crypto::sealed_len(index.database().frame_size),
             kept: index.frames().iter().map(|_| OnceLock::new()).collect(),
+            has_failed: AtomicBool::new(false),
         }
+    }
+
+    /// Takes the disk space that all frames need, on file systems that can do that.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io), such as a full disk.
+    pub(crate) fn reserve(&self) -> Result<()> {
+        let length = (self.kept.len() as u64).saturating_mul(self.place);
+        match rustix::fs::fallocate(self.file()?, FallocateFlags::empty(), 0, length) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(self.failed(error.into())),
+        }
+    }
+
+    /// Whether a directory or disk has failed, which says nothing about the snapshot.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn has(&self, at: usize) -> bool {
@@ -89,13 +112,20 @@ impl Scratch {
         if let Some(file) = &*file {
             return Ok(file.clone());
         }
-        let made = Arc::new(tempfile::tempfile_in(&self.dir).map_err(|error| self.failed(error))?);
+        let made = tempfile::tempfile_in(&self.dir);
+        let made = made.map_err(|error| self.note(cannot_create_in(&self.dir, &error)))?;
+        let made = Arc::new(made);
         *file = Some(made.clone());
         Ok(made)
     }
 
     fn failed(&self, error: std::io::Error) -> Error {
-        Error::io(&self.dir, error).hint(
+        self.note(Error::io(&self.dir, error))
+    }
+
+    fn note(&self, error: Error) -> Error {
+        self.has_failed.store(true, Ordering::Relaxed);
+        error.hint(
             "what is read from a snapshot is kept in TMPDIR, encrypted: set TMPDIR to a directory with enough space",
         )
     }

@@ -56,7 +56,7 @@ impl Agent {
     }
 
     /// Waits until so many lines of the log have this event.
-    fn wait(&self, event: &str, count: usize) {
+    pub fn wait(&self, event: &str, count: usize) {
         let fits = |line: &&Value| line["event"] == event;
         let begun = Instant::now();
         while self.lines.lock().unwrap().iter().filter(fits).count() < count {
@@ -99,7 +99,7 @@ impl Agent {
         );
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.signal("-TERM");
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {:#?}", self.lines);
@@ -115,8 +115,13 @@ impl Drop for Agent {
 
 /// The page as a browser takes it: it draws the timeline, and asks nobody for anything.
 fn in_a_browser(agent: &Agent, place: &Place) {
+    let browser = std::env::var_os("STRONGROOM_TEST_BROWSER").unwrap_or("chromium".into());
+    if browser.is_empty() {
+        println!("SKIPPED: there is no browser here");
+        return;
+    }
     let dump = |extra: &[&str]| {
-        let out = Command::new("chromium")
+        let out = Command::new(&browser)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
             .arg(format!("--user-data-dir={}", place.path("chromium").display()))
             .args(["--virtual-time-budget=2000", "--window-size=1000,900"])
@@ -185,9 +190,10 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
     let last = agent.metric("strongroom_snapshot_last_success_timestamp_seconds");
     assert!((now - 60.0..=now).contains(&last), "{last} {now}");
+    let newest = place.snapshots().pop().unwrap();
     let page = agent.get("/").1;
     assert!(page.contains("id=timeline") && page.contains("id=verdict class=good"), "{page}");
-    assert!(page.contains(place.snapshots().last().unwrap()), "{page}");
+    assert!(page.contains(&newest), "{page}");
     let warning = "<ul id=warnings><li>only one master key";
     assert!(page.contains(warning) && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     let version = format!("strongroom_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
@@ -322,8 +328,11 @@ fn an_agent_that_cannot_reach_etcd_says_so() {
     let verdict = "<div id=verdict class=bad>Needs attention:<ul><li>etcd cannot be reached: ";
     assert!(page.contains(verdict), "{page}");
     assert_eq!(agent.get("/healthz").0, 200);
+    // A page in a browser may come under a name that its owner made lead here; Prometheus comes under a service's.
+    for (path, status) in [("/", 421), ("/readyz", 421), ("/metrics", 200), ("/healthz", 200)] {
+        assert_eq!(agent.get_of("strongroom.backups.svc:9481", path).0, status, "{path}");
+    }
     for path in ["/", "/metrics", "/healthz"] {
-        assert_eq!(agent.get_of("rebound.example:9481", path).0, 421, "{path}");
         assert_eq!(agent.get_of(&agent.address, path).0, 200, "{path}");
     }
     agent.end();

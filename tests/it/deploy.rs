@@ -10,7 +10,7 @@ use crate::end_to_end::run;
 use crate::place::text;
 use crate::support::python;
 
-fn deploy(name: &str) -> PathBuf {
+pub fn deploy(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/deploy").join(name)
 }
 
@@ -40,7 +40,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 19);
+    assert!(alerts.len() >= 20, "{alerts:?}");
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -149,7 +149,7 @@ fn the_units_are_hardened() {
 }
 
 /// The program and arguments of a unit's ExecStart, with its credentials in `credentials`.
-fn exec_start(unit: &str, credentials: &str) -> Vec<String> {
+pub fn exec_start(unit: &str, credentials: &str) -> Vec<String> {
     let text = std::fs::read_to_string(deploy(unit)).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap().to_owned();
     line.replace("%d", credentials).split(' ').map(str::to_owned).collect()
@@ -166,6 +166,7 @@ fn the_units_read_what_systemd_gives_them() {
         [repository]\nurl = \"s3://bucket\"\n[etcd]\nkey = \"/etc/strongroom/etcd-client.key\"\n\
         [proxy]\nlisten_cert = \"proxy.crt\"\nlisten_key = \"/etc/strongroom/proxy.key\"\n";
     std::fs::write(credentials.join("strongroom.toml"), settings).unwrap();
+    crate::place::write_secret(&credentials.join("store.env"), "AWS_ACCESS_KEY_ID=a\n");
     for (unit, key) in [
         ("strongroom-agent.service", "file:CREDENTIALS/keyring"),
         ("strongroom-proxy.service", "file:CREDENTIALS/values-keyring"),

@@ -220,6 +220,13 @@ impl Documents {
 
     fn keys(&mut self) {
         self.run("key generate", &["key", "generate", "-o", "another"]);
+        let generate = ["key", "generate", "-o"];
+        self.run(
+            "key generate --recipient",
+            &[&generate[..], &["identity", "--recipient"]].concat(),
+        );
+        self.run("key generate --signing", &[&generate[..], &["signing", "--signing"]].concat());
+        self.run("key vouch", &["--signing-key", "signing", "key", "vouch", "--all"]);
         let made = self.run_with("passphrase", "init", &["init", "-r", "third"], 0);
         assert!(made["passphrase_key"].is_string());
         write_secret(&self.place.path("word2"), "another long passphrase of mine");

@@ -11,11 +11,13 @@ use crate::place::{Place, text, write_secret};
 const BAD_DURATION: &str = "5";
 const UUID: &str = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
 
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
 /// A setting: its path in the file, flag, variable, a good value, and one that is refused, if there is any.
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 11] = [
+const LISTS: [&str; 12] = [
     "master_keys",
     "etcd.endpoints",
     "backup.include",
@@ -25,6 +27,7 @@ const LISTS: [&str; 11] = [
     "proxy.include",
     "proxy.exclude",
     "proxy.allow",
+    "trust.signers",
     "kms_plugin.master_keys",
     "kms_plugin.allow_uid",
 ];
@@ -35,8 +38,13 @@ const ROWS: &[Row] = &[
     Row("repository.id", "--repository-id", "STRONGROOM_REPOSITORY_ID", UUID, "12"),
     Row("cluster", "--cluster", "STRONGROOM_CLUSTER", "prod", "Bad/Name"),
     Row("master_keys", "--master-key", "STRONGROOM_MASTER_KEY", "file:keyring", "kms:x"),
+    Row("credentials_file", "--credentials-file", "STRONGROOM_CREDENTIALS_FILE", "store.env", ""),
+    Row("keys.recovery", "--recovery-key", "STRONGROOM_RECOVERY_KEY", KEY, "12"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
+    Row("keys.signing_key", "--signing-key", "STRONGROOM_SIGNING_KEY", "signing-key", ""),
+    Row("keys.mix_quantum_weak", "--mix-quantum-weak", "STRONGROOM_MIX_QUANTUM_WEAK", "true", ""),
+    Row("trust.signers", "--signers", "STRONGROOM_SIGNERS", "signers", ""),
     Row("etcd.endpoints", "--endpoints", "STRONGROOM_ENDPOINTS", "https://a:1,https://b:2", ""),
     Row("etcd.cacert", "--cacert", "STRONGROOM_CACERT", "ca.crt", ""),
     Row("etcd.cert", "--cert", "STRONGROOM_CERT", "client.crt", ""),
@@ -56,6 +64,7 @@ const ROWS: &[Row] = &[
     Row("backup.level", "--level", "STRONGROOM_LEVEL", "-3", "20"),
     Row("backup.suite", "--suite", "STRONGROOM_SUITE", "chacha20-poly1305", "rot13"),
     Row("backup.read_ahead", "--read-ahead", "STRONGROOM_READ_AHEAD", "64", "3"),
+    Row("backup.unsigned", "--unsigned", "STRONGROOM_UNSIGNED", "true", ""),
     Row("backup.include", "--include", "", "/etc/a,/etc/b", ""),
     Row("backup.tags", "--tag", "", "hourly,before upgrade", ""),
     Row("prune.keep_last", "--keep-last", "STRONGROOM_KEEP_LAST", "1", "-1"),
@@ -68,8 +77,8 @@ const ROWS: &[Row] = &[
     Row("prune.keep_tag", "--keep-tag", "", "monthly,before upgrade", ""),
     Row("prune.grace", "--grace", "STRONGROOM_GRACE", "36h", BAD_DURATION),
     Row("copy.url", "--to", "STRONGROOM_COPY_URL", "s3://second", "ftp://x"),
-    Row("drill.etcd", "--etcd", "STRONGROOM_ETCD", "ETCD", ""),
-    Row("drill.scratch_dir", "--scratch-dir", "STRONGROOM_SCRATCH_DIR", "/scratch", ""),
+    Row("drill.etcd", "--etcd", "STRONGROOM_DRILL_ETCD", "ETCD", ""),
+    Row("drill.scratch_dir", "--scratch-dir", "STRONGROOM_DRILL_SCRATCH_DIR", "/scratch", ""),
     Row("agent.backup", "--backup", "STRONGROOM_AGENT_BACKUP", "@every 1h", "61 * * * *"),
     Row("agent.prune", "--prune", "STRONGROOM_AGENT_PRUNE", "0 3 * * *", "nightly"),
     Row("agent.verify", "--verify", "STRONGROOM_AGENT_VERIFY", "0 4 * * * Europe/Berlin", "0 4 * * * Mars/Olympus"),
@@ -81,25 +90,25 @@ const ROWS: &[Row] = &[
     Row("agent.name", "--name", "STRONGROOM_AGENT_NAME", "cp-1", ""),
     Row("values.reserved_prefix", "--reserved-prefix", "STRONGROOM_RESERVED_PREFIX", "/own/", ""),
     Row("values.master_keys", "--values-master-key", "STRONGROOM_VALUES_MASTER_KEY", "file:values", "kms:x"),
-    Row("proxy.listen", "--listen", "STRONGROOM_LISTEN", "127.0.0.1:1", ""),
-    Row("proxy.listen_cert", "--listen-cert", "STRONGROOM_LISTEN_CERT", "a.crt", ""),
-    Row("proxy.listen_key", "--listen-key", "STRONGROOM_LISTEN_KEY", "a.key", ""),
-    Row("proxy.listen_trusted_ca", "--listen-trusted-ca", "STRONGROOM_LISTEN_TRUSTED_CA", "ca.crt", ""),
-    Row("proxy.insecure_no_client_auth", "--insecure-no-client-auth", "STRONGROOM_INSECURE_NO_CLIENT_AUTH", "true", ""),
-    Row("proxy.client_cert", "--client-cert", "STRONGROOM_CLIENT_CERT", "b.crt", ""),
-    Row("proxy.client_key", "--client-key", "STRONGROOM_CLIENT_KEY", "b.key", ""),
-    Row("proxy.advertise_client_url", "--advertise-client-url", "STRONGROOM_ADVERTISE_CLIENT_URL", "https://p:1", "p:1"),
-    Row("proxy.unreadable_values", "--unreadable-values", "STRONGROOM_UNREADABLE_VALUES", "omit", "drop"),
+    Row("proxy.listen", "--listen", "STRONGROOM_PROXY_LISTEN", "127.0.0.1:1", ""),
+    Row("proxy.listen_cert", "--listen-cert", "STRONGROOM_PROXY_LISTEN_CERT", "a.crt", ""),
+    Row("proxy.listen_key", "--listen-key", "STRONGROOM_PROXY_LISTEN_KEY", "a.key", ""),
+    Row("proxy.listen_trusted_ca", "--listen-trusted-ca", "STRONGROOM_PROXY_LISTEN_TRUSTED_CA", "ca.crt", ""),
+    Row("proxy.insecure_no_client_auth", "--insecure-no-client-auth", "STRONGROOM_PROXY_INSECURE_NO_CLIENT_AUTH", "true", ""),
+    Row("proxy.client_cert", "--client-cert", "STRONGROOM_PROXY_CLIENT_CERT", "b.crt", ""),
+    Row("proxy.client_key", "--client-key", "STRONGROOM_PROXY_CLIENT_KEY", "b.key", ""),
+    Row("proxy.advertise_client_url", "--advertise-client-url", "STRONGROOM_PROXY_ADVERTISE_CLIENT_URL", "https://p:1", "p:1"),
+    Row("proxy.unreadable_values", "--unreadable-values", "STRONGROOM_PROXY_UNREADABLE_VALUES", "omit", "drop"),
     Row("proxy.include", "--include", "", "/a/,/b/", ""),
     Row("proxy.exclude", "--exclude", "", "/a/x/", ""),
-    Row("proxy.audit_log", "--audit-log", "STRONGROOM_AUDIT_LOG", "audit.log", ""),
-    Row("proxy.audit_log_max_size", "--audit-log-max-size", "STRONGROOM_AUDIT_LOG_MAX_SIZE", "5", "0"),
-    Row("proxy.audit_fail_open", "--audit-fail-open", "STRONGROOM_AUDIT_FAIL_OPEN", "true", ""),
+    Row("proxy.audit_log", "--audit-log", "STRONGROOM_PROXY_AUDIT_LOG", "audit.log", ""),
+    Row("proxy.audit_log_max_size", "--audit-log-max-size", "STRONGROOM_PROXY_AUDIT_LOG_MAX_SIZE", "5", "0"),
+    Row("proxy.audit_fail_open", "--audit-fail-open", "STRONGROOM_PROXY_AUDIT_FAIL_OPEN", "true", ""),
     Row("proxy.allow", "--allow", "", "app=/app/,b=/b/", "app"),
-    Row("proxy.metrics_listen", "--metrics-listen", "STRONGROOM_METRICS_LISTEN", "127.0.0.1:2", ""),
-    Row("proxy.log", "--log", "STRONGROOM_LOG", "json", "yaml"),
-    Row("proxy.max_request_bytes", "--max-request-bytes", "STRONGROOM_MAX_REQUEST_BYTES", "2048", "1"),
-    Row("proxy.max_memory", "--max-memory", "STRONGROOM_MAX_MEMORY", "64", "8"),
+    Row("proxy.metrics_listen", "--metrics-listen", "STRONGROOM_PROXY_METRICS_LISTEN", "127.0.0.1:2", ""),
+    Row("proxy.log", "--log", "STRONGROOM_PROXY_LOG", "json", "yaml"),
+    Row("proxy.max_request_bytes", "--max-request-bytes", "STRONGROOM_PROXY_MAX_REQUEST_BYTES", "2048", "1"),
+    Row("proxy.max_memory", "--max-memory", "STRONGROOM_PROXY_MAX_MEMORY", "64", "8"),
     Row("kms_plugin.listen", "--listen", "STRONGROOM_KMS_LISTEN", "unix:///run/k.sock", ""),
     Row("kms_plugin.master_keys", "--kms-plugin-master-key", "STRONGROOM_KMS_MASTER_KEY", "file:kms", "kms:x"),
     Row("kms_plugin.allow_uid", "--allow-uid", "", "1000,1001", "x"),
@@ -197,6 +206,7 @@ fn every_setting_has_a_row() {
 fn a_good_value_has_the_same_effect_from_everywhere() {
     let place = Place::new();
     write_secret(&place.path("word"), "horse");
+    write_secret(&place.path("store.env"), "AWS_SECRET_ACCESS_KEY=hunter2\n");
     let etcd = Version::NEWEST.programs().join("etcd");
     let etcd = etcd.to_str().unwrap();
     for command in COMMANDS {

@@ -16,7 +16,7 @@ use strongroom::crypto::{Argon2Cost, CHUNK_LEN, SEALED_CHUNK_LEN, Suite, system_
 use strongroom::custody::keyfile;
 use strongroom::envelope::{DataKey, NewSeal, ObjectOpener, ObjectSealer};
 use strongroom::format::{self, KeyState, KeyringEntry, Manifest, Role, Seal, SnapshotId};
-use strongroom::keys::KeySet;
+use strongroom::keys::{IdentityFile, KeySet, Signer, SigningKey};
 use strongroom::secret::{SecretBytes, SecretKey};
 use strongroom::store::Repository;
 use strongroom::task::Control;
@@ -47,6 +47,15 @@ async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
     if let Some(path) = spec["keyring"].as_str() {
         let text = fs::read(repositories().join(path)).unwrap();
         keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?, keyfile::now());
+    }
+    if let Some(path) = spec["identity"].as_str() {
+        let text = fs::read_to_string(repositories().join(path)).unwrap();
+        let identities = IdentityFile::parse(&text)?.identities;
+        identities.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Sealing));
+    }
+    if let Some(path) = spec["signers"].as_str() {
+        let text = fs::read_to_string(repositories().join(path)).unwrap();
+        Signer::parse_file(&text)?.into_iter().for_each(|signer| keys.trust(signer));
     }
     if let Some(word) = spec["passphrase"].as_str() {
         let word = SecretBytes::new(word.into());
@@ -91,6 +100,7 @@ struct Draft {
     id: SnapshotId,
     passphrase: Option<&'static str>,
     keyring: Option<&'static str>,
+    identity: Option<&'static str>,
 }
 
 impl Draft {
@@ -106,7 +116,7 @@ impl Draft {
     async fn of(database: PathBuf, suite: Suite) -> Self {
         let repo = TestRepo::new().await;
         let id = Self::backup(&repo, database, suite, &keys(&[1, 2])).await;
-        Self { repo, id, passphrase: None, keyring: Some("keyring") }
+        Self { repo, id, passphrase: None, keyring: Some("keyring"), identity: None }
     }
 
     async fn backup(repo: &TestRepo, database: PathBuf, suite: Suite, keys: &KeySet) -> SnapshotId {
@@ -256,7 +266,7 @@ async fn behind_a_passphrase() -> Draft {
     let mut keys = KeySet::new();
     keys.add(Arc::new(key), KeyState::Sealing);
     let id = Draft::backup(&repo, small_database(), Suite::Aes256Gcm, &keys).await;
-    Draft { repo, id, passphrase: Some(PASSPHRASE), keyring: None }
+    Draft { repo, id, passphrase: Some(PASSPHRASE), keyring: None, identity: None }
 }
 
 async fn resealed() -> Draft {
@@ -415,6 +425,7 @@ async fn drafts() -> Vec<(&'static str, &'static str, Draft)> {
     let mine = text.lines().find(|line| line.contains(&id)).unwrap().to_owned();
     drafts.push(("stanza-moved", "tampered", moved.replace("seal.1", &mine, &theirs)));
     drafts.extend(sealed_otherwise().await);
+    drafts.extend(sealed_to_recipients().await);
     drafts
 }
 
@@ -448,6 +459,77 @@ async fn sealed_otherwise() -> Vec<(&'static str, &'static str, Draft)> {
         ("manifest-keys", "ok", new().await.manifest(with(&keys))),
         ("manifest-signed", "ok", new().await.manifest(with(signed)).stanza(&signature)),
         ("manifest-unsigned", "tampered", new().await.manifest(with(signed))),
+    ]
+}
+
+const XWING: &str = "identity";
+const X25519: &str = "identity-x25519";
+
+/// Sealed to the recipients of these identities and signed; opened with the first of them.
+async fn to_recipients(names: &[&'static str]) -> Draft {
+    let mut keys = KeySet::new();
+    keys.mix_quantum_weak();
+    let read = |name| fs::read_to_string(keyring(name)).unwrap();
+    for name in names {
+        let identities = IdentityFile::parse(&read(name)).unwrap().identities;
+        identities.iter().for_each(|key| {
+            keys.add_recipient(Arc::new(key.recipient().clone()), KeyState::Sealing)
+        });
+    }
+    keys.sign_with(SigningKey::parse(&read("signing-key")).unwrap());
+    let repo = TestRepo::new().await;
+    let id = Draft::backup(&repo, small_database(), Suite::Aes256Gcm, &keys).await;
+    Draft { repo, id, passphrase: None, keyring: None, identity: names.first().copied() }
+}
+
+/// [S5.9], [S5.11], [S5.19]
+async fn sealed_to_recipients() -> Vec<(&'static str, &'static str, Draft)> {
+    let changed = |draft: Draft, change: &dyn Fn(Vec<u8>) -> Vec<u8>| {
+        let text = String::from_utf8(draft.read("seal.1")).unwrap();
+        let body = Seal::parse(text.as_bytes()).unwrap().body().stanzas()[0].body().to_vec();
+        let print = |body: &[u8]| data_encoding::BASE64_NOPAD.encode(body);
+        draft.replace("seal.1", &print(&body), &print(&change(body.clone())))
+    };
+    let low = |body: Vec<u8>| {
+        set(body, |body| {
+            let end = body.len() - 48;
+            body[end - 32..end].fill(0);
+        })
+    };
+    let short = |body: Vec<u8>| set(body, |body| body.truncate(body.len() - 1));
+    let triple = |body: Vec<u8>| set(body, |body| body[5] = 3);
+    let bit = |body: Vec<u8>| set(body, |body| body[700] ^= 1);
+    let to = async |names: &[&'static str]| to_recipients(names).await;
+    let moved = async || {
+        let (draft, other) = (to_recipients(&[XWING]).await, to_recipients(&[XWING]).await);
+        let text = String::from_utf8(other.read("seal.1")).unwrap();
+        let line =
+            |text: &str| text.lines().find(|line| line.starts_with("->")).unwrap().to_owned();
+        let mine = line(&String::from_utf8(draft.read("seal.1")).unwrap());
+        draft.replace("seal.1", &mine, &line(&text))
+    };
+    let signature = async || {
+        let draft = to_recipients(&[XWING]).await;
+        let text = String::from_utf8(draft.read("seal.1")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("ed25519")).unwrap().to_owned();
+        let (head, body) = line.rsplit_once(' ').unwrap();
+        let other = if body.starts_with('A') { "B" } else { "A" };
+        draft.replace("seal.1", &line, &format!("{head} {other}{}", &body[1..]))
+    };
+    let mut wrong = to(&[XWING]).await;
+    wrong.identity = Some(X25519);
+    vec![
+        ("recipient-xwing", "ok", to(&[XWING]).await),
+        ("recipient-x25519", "ok", to(&[X25519]).await),
+        ("recipient-both", "ok", to(&[X25519, XWING]).await),
+        ("recipient-wrong", "wrong-key", wrong),
+        ("recipient-low-order", "tampered", changed(to(&[XWING]).await, &low)),
+        ("recipient-low-order-x25519", "tampered", changed(to(&[X25519]).await, &low)),
+        ("recipient-length", "tampered", changed(to(&[XWING]).await, &short)),
+        ("recipient-algorithms", "unsupported", changed(to(&[XWING]).await, &triple)),
+        ("recipient-bit", "tampered", changed(to(&[XWING]).await, &bit)),
+        ("recipient-moved", "tampered", moved().await),
+        ("recipient-signature", "tampered", signature().await),
     ]
 }
 
@@ -503,6 +585,10 @@ async fn write_vectors() {
         let mut spec = json!({"class": class, "snapshot": draft.id.to_string()});
         if let Some(name) = draft.keyring {
             spec["keyring"] = json!(format!("../../../keys/test-only/{name}"));
+        }
+        if let Some(name) = draft.identity {
+            spec["identity"] = json!(format!("../../../keys/test-only/{name}"));
+            spec["signers"] = json!("../../../keys/test-only/signers");
         }
         if let Some(word) = draft.passphrase {
             spec["passphrase"] = json!(word);

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Open a strongroom backup without strongroom. A second reader of the format, written from src/format/SPEC.md alone; the tags such as [S5.6] are that document's rules. It checks everything
 and changes nothing in the repository. Needs Python 3.9+ and `pip install cryptography zstandard`.
-    open.py REPOSITORY SNAPSHOT (--keyring FILE | --passphrase-file FILE) [--origin UUID] [-o OUT]
+    open.py REPOSITORY SNAPSHOT (--keyring FILE | --passphrase-file FILE | --identity FILE) [--signers FILE] [--origin UUID] [-o OUT]
     open.py --vectors DIR      (tests: each DIR/*.json says how the repository beside it must come out)
 SNAPSHOT is an id (26 characters, a folder's name under snapshots/) or `latest`. OUT becomes what
 `etcdctl snapshot save` wrote: database and 32-byte SHA-256; give it to `etcdutl snapshot restore`. Prints `ok <sha256> <revision>`, or
 `<class>: <why>` and exits 1; classes are wrong-key, unsupported, truncated, tampered [§8].
 """
 import argparse, base64, datetime, hashlib, hmac, io, itertools, json, os, pathlib, re, sys, time, zstandard
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.bindings._rust import openssl
+from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519; hpke = openssl.hpke
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 KIB, MIB, same = 1 << 10, 1 << 20, hmac.compare_digest
@@ -111,11 +113,49 @@ def read_keyring(data):  # §2.5 → {key id: (key, state now)}, those that open
     current = max([since for since in times if since <= now], default=times[0])
     for since, kid in primaries: keys[kid] = (keys[kid][0], "primary" if since == current else "retiring" if since < current else "staged")
     return keys
+def bech32(text, prefix):  # §2.6 → the bytes
+    digits, low = "qpzry9x8gf2tvdw0s3jn54khce6mua7l", text.lower(); check(text in (low, text.upper()) and low.rsplit("1", 1)[0] == prefix.lower(), f"no {prefix} key")
+    data = [digits.find(c) for c in low.rsplit("1", 1)[1]]; check(-1 not in data and len(data) > 6, "no Bech32"); sum_ = 1
+    for v in [ord(c) >> 5 for c in prefix.lower()] + [0] + [ord(c) & 31 for c in prefix.lower()] + data:
+        top, sum_ = sum_ >> 25, (sum_ & 0x1ffffff) << 5 ^ v
+        for i, g in enumerate((0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3)): sum_ ^= g if top >> i & 1 else 0
+    bits = "".join(f"{v:05b}" for v in data[:-6]); n = len(bits) // 8; check(sum_ == 1 and len(bits) - 8 * n < 5 and "1" not in bits[8 * n:], "Bech32 checksum or padding")
+    return bytes(int(bits[8 * i:8 * i + 8], 2) for i in range(n))
+def named(kind, x): return hashlib.sha256(label("key-id", kind.encode() + b"\0" + x)).hexdigest()[:32]  # [S2.3.1]
+KEMS = {"AGE-SECRET-KEY-PQ-": (0x647a, hpke.KEM.MLKEM768_X25519, 1120), "AGE-SECRET-KEY-": (0x20, hpke.KEM.X25519, 32)}
+def read_identities(text):  # → {key id: (kem, the private key)}, and signers
+    found, signers = {}, []
+    for line in text.splitlines():
+        if line.startswith("# signers:"): signers += re.split("[ ,]+", line[10:].strip())
+        if not line or line.startswith("#"): continue
+        prefix = line.rsplit("1", 1)[0]; check(prefix in KEMS, "an identity of a kind that is not known", "unsupported"); seed = bech32(line, prefix); check(len(seed) == 32, "identity's length")
+        if prefix == "AGE-SECRET-KEY-": private = x25519.X25519PrivateKey.from_private_bytes(seed); public = private.public_key().public_bytes_raw()
+        else:
+            s = hashlib.shake_256(seed).digest(96); m, x = mlkem.MLKEM768PrivateKey.from_seed_bytes(s[:64]), x25519.X25519PrivateKey.from_private_bytes(s[64:])
+            private, public = hpke.MLKEM768X25519PrivateKey(m, x), m.public_key().public_bytes_raw() + x.public_key().public_bytes_raw()
+        found[named("hpke", KEMS[prefix][0].to_bytes(2, "big") + public)] = (KEMS[prefix], private)
+    return found, "\n".join(signers)
+def read_signers(text):  # [S2.6.3] → [(key id, public key, clusters or None, revoked)]
+    found = []
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"): continue
+        key, *words = line.split(); words = dict(w.split("=", 1) for w in words); check(set(words) <= {"name", "clusters", "revoked"}, "a word after a signer is not known")
+        pk = bech32(key, "srsign"); found.append((named("ed25519", pk), pk, words["clusters"].split(",") if "clusters" in words else None, "revoked" in words))
+    return found
+def open_hpke(body, identity, context):  # [S5.19]
+    (kem, suite, enc), private = identity; check(len(body) >= 6 and body[:6] == kem.to_bytes(2, "big") + b"\0\1\0\2", "algorithms of an hpke stanza", "unsupported")
+    check(len(body) == 6 + enc + 48, "length of an hpke stanza"); share = x25519.X25519PublicKey.from_public_bytes(body[6 + enc - 32:6 + enc])
+    try: x25519.X25519PrivateKey.from_private_bytes(b"\x09" * 32).exchange(share)
+    except ValueError: raise Refused("tampered", "a share of low order [S2.6.2]")
+    try: return hpke._decrypt_with_aad(hpke.Suite(suite, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM), body[6:], private, b"strongroom/v1/hpke", context)
+    except InvalidTag: raise Refused("tampered", "an hpke stanza does not open")
 class Keys:  # those that are available: the keyring's, and those under keys/ that the passphrase opens (tried when first asked for)
-    def __init__(self, repo, keyring=None, passphrase=None):
+    def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None):
+        self.identities, more = read_identities(identity.read_text()) if identity else ({}, ""); self.signers = read_signers("\n".join([signers.read_text() if signers else "", more]))
         ring = read_keyring(load(keyring, MIB)) if keyring else {}; self.known, self.repo, self.passphrase, self.failure = {k: key for k, (key, _) in ring.items()}, repo, passphrase, None
         self.states = {k: state for k, (_, state) in ring.items()}
     def worth(self, kid):  # [S5.11]: 0 counts, 1 too, by a key that is being retired, 2 not; who gives a passphrase here means its keys to count
+        if kid in self.identities: return 2
         return {"primary": 0, "sealing": 0, "retiring": 1}.get(self.states.get(kid, "sealing"), 2)
     def get(self, kid):
         if kid not in self.known:
@@ -143,8 +183,8 @@ def open_seal(repo, snapshot, keys, manifest):  # → the DEK, what it is worth 
     to_try, complete = bounded(repo / "snapshots" / snapshot, all_of_them)
     for g in to_try:
         try:
-            seal = load(repo / "snapshots" / snapshot / f"seal.{g}", 1540 * KIB); dek, kid, signatures = open_generation(seal, snapshot, g, keys, manifest, ids, named)
-            best, signed = min([b for b in (best, (keys.worth(kid), dek)) if b], key=lambda b: b[0]), signed or signatures
+            seal = load(repo / "snapshots" / snapshot / f"seal.{g}", 1540 * KIB); dek, worth, signatures = open_generation(seal, snapshot, g, keys, manifest, ids, named)
+            best, signed = min([b for b in (best, (worth, dek)) if b], key=lambda b: b[0]), signed or signatures
             if best[0] == 0 and (signed or not manifest[2]): break
         except Refused as e: failures.append(Refused(e.outcome, f"seal.{g}: {e}"))
     else: check(complete, "more than 1,000 seals, or 64 MiB of them: whether it counts is unknown [S5.12]")
@@ -160,7 +200,7 @@ def parse_seal(data):  # → (subject kind, its name, generation, object, DC, st
     stanzas, signers = [tokens(l, "->") for l in lines[5:at]], []
     while at < len(lines) and not lines[at].startswith("--- "):
         t = tokens(lines[at]); check(not re.fullmatch(NAME, t[0]) or t[0] == "ed25519", f"signature {t[0]}", "unsupported")
-        check(t[0] == "ed25519" and len(t) == 3 and re.fullmatch(HEX32, t[1]) and b64(t[2], 64), "malformed signature"); signers.append(t[1]); at += 1
+        check(t[0] == "ed25519" and len(t) == 3 and re.fullmatch(HEX32, t[1]) and b64(t[2], 64), "malformed signature"); signers.append((t[1], b64(t[2], 64))); at += 1
     check(at < len(lines), "no line `---`", "truncated"); check(at == len(lines) - 1, "lines after the MAC"); kind, who = tokens(lines[1], "subject", 3)[1:]
     check(not re.fullmatch(NAME, kind) or kind in SUBJECTS, f"subject {kind}", "unsupported"); check(kind in SUBJECTS and re.fullmatch(SUBJECTS[kind][1], who), "malformed subject")
     obj = tokens(lines[3], "object", 2)[1]; check(re.fullmatch(HEX64, obj), "malformed object"); generation = number(tokens(lines[2], "generation", 2)[1], 1, 2**32 - 1)
@@ -168,22 +208,33 @@ def parse_seal(data):  # → (subject kind, its name, generation, object, DC, st
     check(1 <= len(stanzas) <= 64 and max(map(len, lines[5:5 + len(stanzas)])) < 24 * KIB, "number or length of stanzas [S5.3]")
     check(all(len(s) > 3 and re.fullmatch(NAME, s[1]) and re.fullmatch(HEX32, s[2]) and b64(s[-1]) is not None for s in stanzas), "malformed stanza")
     check(ascending([s[1:3] for s in stanzas]), "stanzas do not ascend"); check(all(len(s) == 4 and b64(s[3], 104) for s in stanzas if s[1] == "local"), "malformed local stanza")
-    check(len(signers) <= 16 and ascending(signers), "too many signatures, or they do not ascend"); return kind, who, generation, obj, dc, stanzas, mac, data[:data.rindex(b"\n---") + 4], signers
+    check(len(signers) <= 16 and ascending([s for s, _ in signers]), "too many signatures, or they do not ascend"); return kind, who, generation, obj, dc, stanzas, mac, data[:data.rindex(b"\n---") + 4], signers
+def subject_of(seal): tag, rule = SUBJECTS[seal[0]]; return bytes([tag]) + (ulid(seal[1]) if rule == ULID else bytes.fromhex(seal[1].replace("-", "")))
+def is_signed(seal, keys, cluster):  # by a signer that is trusted for this cluster [S5.11]
+    found = False
+    for kid, signature in seal[8]:
+        for _, pk, clusters, revoked in [s for s in keys.signers if s[0] == kid]:
+            try: ed25519.Ed25519PublicKey.from_public_bytes(pk).verify(signature, label("vouch", subject_of(seal) + bytes.fromhex(seal[3])))
+            except InvalidSignature: raise Refused("tampered", f"the signature of {kid} does not verify")
+            found = found or not revoked and (clusters is None or cluster in clusters)
+    return found
 def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK and its key, by a stanza whose key counts if there is one
-    kind, who, _, obj, dc, stanzas, mac, signed, _ = seal; tag, rule = SUBJECTS[kind]
-    subject, failure = bytes([tag]) + (ulid(who) if rule == ULID else bytes.fromhex(who.replace("-", ""))), None
+    _, _, _, obj, dc, stanzas, mac, signed, _ = seal; subject, failure = subject_of(seal), None
     for _, stanza, kid, *args in sorted(stanzas, key=lambda s: keys.worth(s[2])):
         if ids is not None: ids.add(kid)
-        if stanza != "local" or not (master := keys.get(kid)): continue
+        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else None
+        if not master: continue
         try:
             if named: named[0] = True
-            dek = unseal(b64(args[0]), master, label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + b"local")); check(len(dek) == 32, "data key's length")
+            context = label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + stanza.encode()); check(len(args) == 1, "a stanza's further tokens")
+            dek = (open_hpke if stanza == "hpke" else unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
             check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek, kid
         except Refused as e: failure = failure or e
     raise failure or Refused("wrong-key", "no stanza for a key that is available")
 def open_generation(data, snapshot, generation, keys, manifest, ids, named):
     seal = parse_seal(data); check(seal[:2] == ("snapshot", snapshot) and seal[2] == generation, "seal of another snapshot or generation")
-    check(seal[3] == manifest[0] and same(seal[4], manifest[1]), "it vouches for another manifest [S5.6]"); return *open_stanzas(seal, keys, ids, named), bool(seal[8])
+    check(seal[3] == manifest[0] and same(seal[4], manifest[1]), "it vouches for another manifest [S5.6]"); vouched = is_signed(seal, keys, manifest[3])
+    check(vouched or not keys.signers, "no trusted signer has signed it [S5.11]", "wrong-key"); dek, kid = open_stanzas(seal, keys, ids, named); return dek, 0 if vouched else keys.worth(kid), bool(seal[8])
 
 # --- §7: a report
 def open_report(repo, report, keys, origin):  # → (line 2, details, what it is worth)
@@ -192,9 +243,9 @@ def open_report(repo, report, keys, origin):  # → (line 2, details, what it is
     check(seal[:3] == ("report", report, 1) and field(head, "report", str) == report and seal[3] == hashlib.sha256(signed).hexdigest(), "a report's seal or name [S7.1]")
     check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)), "a report's head [S7.2]")
     check(head.get("scope") in ("one", "cluster", "repository") and head.get("outcome") in ("passed", "failed", "findings"), "scope or outcome [S7.2]")
-    check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); dek, kid = open_stanzas(seal, keys)
+    check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); vouched = is_signed(seal, keys, head.get("cluster")); dek, kid = open_stanzas(seal, keys)
     raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")
-    return head, parse_json(raw), keys.worth(kid)
+    return head, parse_json(raw), 0 if vouched else 2 if keys.signers else keys.worth(kid)
 
 # --- §6: the manifest, and the whole snapshot
 def parse_manifest(data, snapshot, origin):  # → (JSON, bytes under the MAC, MAC)
@@ -242,11 +293,11 @@ def latest(repo, keys, origin):  # [S3.3.5]: the newest that counts, one that is
             if open_seal(repo, snapshot, keys, seal_facts(data, m))[1] < 2: return snapshot
         except (Refused, UnicodeError, json.JSONDecodeError) as e: print(f"{snapshot} is passed over: {e}", file=sys.stderr)
     raise Refused("wrong-key", "no snapshot counts for these keys")
-def seal_facts(data, m): return hashlib.sha256(data).hexdigest(), m["commitment"], "signed" in m.get("requires", [])
+def seal_facts(data, m): return hashlib.sha256(data).hexdigest(), m["commitment"], "signed" in m.get("requires", []), m["cluster"]
 def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, revision)
     data = load(repo / "snapshots" / snapshot / "manifest", MIB); m, signed, mac = parse_manifest(data, snapshot, origin or repository_id(repo))  # 1
-    dek, worth = open_seal(repo, snapshot, keys, seal_facts(data, m))  # 3 (2, signatures, are not verified here)
-    if worth == 2: print(f"{snapshot} is not trusted: who has its retired key may have made it [S5.11]", file=sys.stderr)
+    dek, worth = open_seal(repo, snapshot, keys, seal_facts(data, m))  # 2, 3
+    if worth == 2: print(f"{snapshot} is not trusted: no signature, and no key that counts, shows who made it [S5.11]", file=sys.stderr)
     check(same(hmac.new(X(dek, "manifest-mac"), signed, "sha256").digest(), mac), "the manifest's HMAC differs")  # 4
     own, ix = m["objects"][:2]; index = open_object(repo, snapshot, "index", X(dek, "index-key"), ix["length"], ix["sha256"])  # 5
     size, fs, sha, frames = check_index(parse_json(inflate_index(index.read(0, index.length))), m)
@@ -261,17 +312,17 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
         stored = payload.read(offset, length); check(hashlib.sha256(stored).digest() == digest, f"frame {i}: its SHA-256 differs [S4.2.3]")
         piece = inflate_frame(stored, min(fs, size - i * fs)); h.update(piece); out.write(piece)
     check(h.hexdigest() == sha, "the database's SHA-256 differs"); out.write(h.digest()); return sha, m["revision"]
-def attempt(repo, snapshot, keyring, passphrase, origin, out):  # → (class, sha256, what to print)
+def attempt(repo, snapshot, keyring, passphrase, identity, signers, origin, out):  # → (class, sha256, what to print)
     try:
-        keys = Keys(repo, keyring, passphrase); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
+        keys = Keys(repo, keyring, passphrase, identity, signers); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
         sha, revision = open_snapshot(repo, snapshot, keys, origin, out); return "ok", sha, f"ok {sha} {revision}"
     except Refused as e: return e.outcome, None, str(e)
     except (json.JSONDecodeError, UnicodeError, zstandard.ZstdError) as e: return "tampered", None, f"tampered: {e}"
 def run_vectors(folder):
     passed = failed = 0
     for case in sorted(p for p in folder.glob("*.json") if p.with_suffix("").is_dir()):
-        v = json.loads(case.read_text("utf-8")); keyring, passphrase = v.get("keyring"), v.get("passphrase")
-        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], keyring and folder / keyring, passphrase and passphrase.encode(), None, io.BytesIO())
+        v = json.loads(case.read_text("utf-8")); file, passphrase = lambda name: folder / v[name] if name in v else None, v.get("passphrase")
+        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO())
         except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
         if (got == v["class"] or (got, v["class"]) == ("tampered", "truncated")) and (got != "ok" or sha == v["sha256"]): passed += 1
         else: failed += 1; print(f"{case.stem}: expected {v['class']} {v.get('sha256', '')}, got {why}")
@@ -279,13 +330,13 @@ def run_vectors(folder):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, kind in (("repository", pathlib.Path), ("snapshot", str)): a.add_argument(name, nargs="?", type=kind)
-    for option in ("--keyring", "--passphrase-file", "--vectors", "-o"): a.add_argument(option, type=pathlib.Path)
+    for option in ("--keyring", "--passphrase-file", "--identity", "--signers", "--vectors", "-o"): a.add_argument(option, type=pathlib.Path)
     a.add_argument("--origin", help="accept a snapshot made in this repository"); o = a.parse_args()
     if o.vectors: return run_vectors(o.vectors)
-    if not (o.keyring or o.passphrase_file) or not re.fullmatch(ULID + "|latest", o.snapshot or ""): a.error("give REPOSITORY SNAPSHOT and a key")
+    if not (o.keyring or o.passphrase_file or o.identity) or not re.fullmatch(ULID + "|latest", o.snapshot or ""): a.error("give REPOSITORY SNAPSHOT and a key")
     passphrase = re.sub(rb"\r?\n\Z", b"", o.passphrase_file.read_bytes()) if o.passphrase_file else None  # [S2.4.3]
     part = o.o.with_name(o.o.name + ".part") if o.o else pathlib.Path(os.devnull)
-    with open(part, "wb") as out: outcome, _, text = attempt(o.repository, o.snapshot, o.keyring, passphrase, o.origin, out)
+    with open(part, "wb") as out: outcome, _, text = attempt(o.repository, o.snapshot, o.keyring, passphrase, o.identity, o.signers, o.origin, out)
     if o.o: os.replace(part, o.o) if outcome == "ok" else part.unlink()
     print(text); return 0 if outcome == "ok" else 1
 if __name__ == "__main__": sys.exit(main())

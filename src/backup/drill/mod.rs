@@ -41,7 +41,7 @@ pub struct DrillOptions {
             id = "drill.etcd",
             long = "etcd",
             value_name = "PROGRAM",
-            env = "STRONGROOM_ETCD",
+            env = "STRONGROOM_DRILL_ETCD",
             default_value_os_t = DrillOptions::default().etcd
         )
     )]
@@ -54,7 +54,7 @@ pub struct DrillOptions {
             id = "drill.scratch_dir",
             long = "scratch-dir",
             value_name = "DIR",
-            env = "STRONGROOM_SCRATCH_DIR"
+            env = "STRONGROOM_DRILL_SCRATCH_DIR"
         )
     )]
     pub dir: Option<PathBuf>,

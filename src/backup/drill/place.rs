@@ -1,20 +1,23 @@
 //! Where a drill keeps its unencrypted copy, and how what a killed drill left is found and removed.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, flock, statfs, statvfs};
 use tempfile::TempDir;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::task::private_dir_in;
 
 const PREFIX: &str = ".strongroom-drill-";
 const LOCK: &str = "lock";
 /// A directory without a lock is one that its drill has just made, unless it is older than this.
 const WITHOUT_LOCK: Duration = Duration::from_secs(3600);
 const SHARED_MEMORY: &str = "/dev/shm";
+const SCRATCH_DIR: &str =
+    "a drill needs disk space for the database: name a directory with --scratch-dir or TMPDIR";
 /// Linux, `include/uapi/linux/magic.h`: `TMPFS_MAGIC`.
 const TMPFS: u64 = 0x0102_1994;
 
@@ -44,9 +47,8 @@ impl Place {
             sweep(memory);
             sweep(&temporary);
         }
-        let private = Permissions::from_mode(0o700);
-        let dir = tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(parent);
-        let dir = dir.map_err(|error| Error::io(parent, error))?;
+        let dir = private_dir_in(parent, PREFIX).map_err(|error| error.hint(SCRATCH_DIR))?;
+        check_room(parent, bytes)?;
         // Locked before it has its name: a sweep between the two would take the drill for dead.
         let (path, new) = (dir.path().join(LOCK), dir.path().join("lock.new"));
         let failed = |error: std::io::Error| Error::io(&path, error);
@@ -92,6 +94,20 @@ fn is_abandoned(dir: &Path) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// That a database of `bytes` fits into `dir`: a full disk says nothing about the snapshot.
+fn check_room(dir: &Path, bytes: u64) -> Result<()> {
+    let found = statvfs(dir).map_err(|error| Error::io(dir, error.into()))?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= bytes {
+        return Ok(());
+    }
+    let message = format!(
+        "{}: a drill needs {bytes} bytes for the database, and {free} are free",
+        dir.display()
+    );
+    Err(Error::new(ErrorKind::Io, message).hint(SCRATCH_DIR))
 }
 
 /// Whether twice `bytes` fit into half of what is free in the tmpfs `dir`, in this machine's memory, and in what this

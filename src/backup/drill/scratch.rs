@@ -83,6 +83,9 @@ fn command(program: &Path) -> Command {
 impl ScratchEtcd {
     /// A directory for a database of `bytes`, ports and certificates; nothing runs yet.
     pub(super) fn plan(options: &DrillOptions, bytes: u64) -> Result<Self> {
+        if guard().is_some_and(|guard| !Path::new(guard).exists()) {
+            return Err(Error::new(ErrorKind::Io, "a drill needs /proc, and it is not mounted"));
+        }
         let place = Place::new(options.dir.as_deref(), bytes)?;
         let tls = make_tls(place.path())?;
         let [client_port, peer_port] =

@@ -2,6 +2,7 @@
 
 mod inside;
 mod journal;
+mod moment;
 mod restore;
 mod to_cluster;
 mod unattended;
@@ -17,6 +18,8 @@ use strongroom::format::KeyId;
 use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, ProxySettings};
 
 use crate::help;
+
+use moment::moment;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, RecordArgs};
@@ -211,8 +214,8 @@ pub(crate) struct BackupArgs {
     /// Wrap this snapshot file instead of reading a live etcd
     #[arg(long, value_name = "DB")]
     pub(crate) file: Option<PathBuf>,
-    /// With --file: when it was taken, such as 2026-11-23T09:00:00Z [default: now]
-    #[arg(long, value_name = "TIME", requires = "file")]
+    /// With --file: when it was taken, such as 2026-11-23T09:00:00Z, or 2h for two hours ago [default: now]
+    #[arg(long, value_name = "TIME", requires = "file", value_parser = moment)]
     pub(crate) taken: Option<jiff::Timestamp>,
     #[command(flatten)]
     pub(crate) options: BackupOptions,
@@ -226,8 +229,8 @@ pub(crate) struct BackupArgs {
 pub(crate) struct DrillArgs {
     /// Snapshot: its id, any unique beginning or end of it, or latest [default: latest]
     pub(crate) id: Option<String>,
-    /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z, yesterday or 2h (ago)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) before: Option<jiff::Timestamp>,
     #[command(flatten)]
     pub(crate) options: DrillOptions,
@@ -245,8 +248,8 @@ pub(crate) struct ShowArgs {
 pub(crate) struct Which {
     /// Snapshot: its id, any unique beginning or end of it, or latest
     pub(crate) id: String,
-    /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// With latest: the last one begun before this time, such as 2026-11-23T09:00:00Z, yesterday or 2h (ago)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) before: Option<jiff::Timestamp>,
     /// Also open a snapshot that is not trusted, such as one that only a retired key sealed; with its full id
     #[arg(long)]
@@ -257,11 +260,14 @@ pub(crate) struct Which {
 #[derive(Args)]
 pub(crate) struct VerifyArgs {
     /// Snapshots: ids, or latest
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "subset"], conflicts_with_all = ["all", "subset"])]
     pub(crate) ids: Vec<String>,
     /// Every snapshot of the repository
     #[arg(long)]
     pub(crate) all: bool,
+    /// The newest snapshot, and this part of the others, drawn at random: 5%
+    #[arg(long, value_name = "N%", conflicts_with = "all", value_parser = percent)]
+    pub(crate) subset: Option<f64>,
     /// Manifest, seal and lengths only
     #[arg(long, conflicts_with_all = ["digests", "deep"])]
     pub(crate) quick: bool,
@@ -274,6 +280,14 @@ pub(crate) struct VerifyArgs {
     /// Store the outcome in the repository, sealed: `reports` lists it
     #[arg(long)]
     pub(crate) record: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match number {
+        Some(number) if number > 0.0 && number <= 100.0 => Ok(number),
+        _ => Err("write a part of the snapshots, such as 5%".into()),
+    }
 }
 
 /// `key …`
@@ -332,8 +346,9 @@ pub(crate) struct RotateKeyArgs {
     /// Only add a new key that opens and does not seal; key promote makes it the primary one
     #[arg(long, conflicts_with_all = ["finish", "offline", "compromised"])]
     pub(crate) staged: bool,
-    /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z: retire its keys now, and trust only what is older
-    #[arg(long, value_name = "TIME")]
+    /// The keyring was stolen at TIME, such as 2026-11-23T09:00:00Z, yesterday or 2h (ago): retire its keys now, and
+    /// trust only what is older
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) compromised: Option<jiff::Timestamp>,
 }
 

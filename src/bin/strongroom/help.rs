@@ -71,7 +71,7 @@ After the stream, strongroom asks every member, one after the other, for a hash 
 pub(crate) const SNAPSHOTS: &str = "\
 List the snapshots; needs no key.
 
-Oldest first, of all clusters, or of one with --cluster. What is listed is what the manifests say. With a keyring file, \
+Oldest first, of all clusters, or of one with --cluster. IDs are shortened to their ends; `show` and -w json print them in full. What is listed is what the manifests say. With a keyring file, \
 TRUST says whether a snapshot counts: a key that is in use opens it. \"not trusted: sealed by a retired key\" means that anyone who kept an old keyring may have made it; see `strongroom key rotate --help`. Without a keyring file it is \"unverified\": \
 passphrases are not asked for. Unknown objects in the repository are reported.";
 pub(crate) const SNAPSHOTS_MORE: &str = "\
@@ -87,7 +87,7 @@ With a key: its facts, authenticated, and whether it counts. Without: what the m
 pub(crate) const SHOW_MORE: &str = "\
 Examples:
   strongroom show latest -k file:/etc/strongroom/keyring
-  strongroom show latest --before 2026-11-23T09:00:00Z";
+  strongroom show latest --before yesterday";
 
 pub(crate) const VERIFY: &str = "\
 Verify snapshots.
@@ -101,11 +101,13 @@ Examples:
   strongroom verify latest --deep                 # and etcd's structure in it
   strongroom verify --all --quick                 # manifests, seals, lengths
   strongroom verify --all --digests               # SHA-256, without any key
+  strongroom verify --subset 5% --record          # the newest, and 5 % of the others
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
 members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
---all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
-reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
+--all looks at every cluster's snapshots, or with --cluster at one cluster's. --subset draws other ones each time, always with the newest. \
+Each snapshot names the one before it: one that disappeared is reported, unless a removal explains it. Folders that somebody planted fail too: \
+`strongroom prune --quarantine` lists them.
 Exit status 13 if any fails, else 12 if any cannot be opened.";
 
 pub(crate) const RESTORE: &str = "\
@@ -137,6 +139,7 @@ Examples:
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
+  strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
   strongroom restore 01KB2 --output - | ssh node 'cat > etcd.db'
   strongroom restore latest --to-cluster --dry-run \\
@@ -178,7 +181,7 @@ The file is readable by its owner only. An existing file is not overwritten.
 
 With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
 seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
-whoever reads trusts signers by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+hosts that read trust it by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
 trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
@@ -292,11 +295,17 @@ The old passphrase is read from the terminal, or comes from STRONGROOM_PASSPHRAS
 the new one from STRONGROOM_NEW_PASSPHRASE_FILE or STRONGROOM_NEW_PASSPHRASE_COMMAND. Copies of the repository made before \
 still open with the old one.";
 
-pub(crate) const COMPLETIONS: &str = "Print a completion script for a shell.";
+pub(crate) const COMPLETIONS: &str = "\
+Print a completion script for a shell.
+
+The script asks strongroom for candidates: commands and flags, and the ids, clusters and keys of the repository that \
+environment and configuration file name. A repository that does not answer within 3 s gives none.";
 pub(crate) const COMPLETIONS_MORE: &str = "\
 Examples:
-  strongroom completions bash > /etc/bash_completion.d/strongroom
-  strongroom completions zsh > /usr/share/zsh/site-functions/_strongroom";
+  source <(strongroom completions bash)     # in ~/.bashrc
+  source <(strongroom completions zsh)      # in ~/.zshrc
+
+Write the line, not its output, into a file: script and program belong to the same version.";
 
 pub(crate) const MAN: &str = "\
 Write the manual pages into a directory, or the main one to standard output.

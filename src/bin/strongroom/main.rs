@@ -7,6 +7,7 @@
 
 mod args;
 mod commands;
+mod complete;
 mod harden;
 mod help;
 mod log;
@@ -35,6 +36,14 @@ fn main() -> ExitCode {
     if let Err(error) = exec_guarded(std::env::args_os()) {
         Output { format: Default::default(), quiet: false }.error(&error);
         return ExitCode::from(error.kind().exit_code());
+    }
+    match complete::answer() {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(error) => {
+            Output { format: Default::default(), quiet: false }.error(&error);
+            return ExitCode::from(error.kind().exit_code());
+        }
     }
     harden::process();
     std::panic::set_hook(Box::new(panicked));
@@ -94,8 +103,9 @@ fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
         let control = progress::control(progress, output).stop_when(stop.clone());
         let stopped = stop.clone();
         let grace = cli.command.grace();
-        let settings = cli.global.common;
-        let context = Context { settings, explicit_keys, output, progress, control, stop: stopped };
+        let (settings, config) = (cli.global.common, cli.global.config);
+        let context =
+            Context { settings, config, explicit_keys, output, progress, control, stop: stopped };
         tokio::select! {
             done = commands::run(cli.command, &context) => done,
             () = given_up(stop, grace) => Err(Error::new(ErrorKind::Interrupted, "interrupted")),

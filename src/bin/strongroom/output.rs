@@ -1,6 +1,8 @@
 //! Results for people and for programs.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -14,6 +16,9 @@ use strongroom::{Error, Result};
 
 use crate::args::WriteOut;
 use crate::log;
+
+/// Exit status of a command that did its work and found something to look at.
+pub(crate) const FINDINGS: u8 = 3;
 
 /// Where results, warnings and advice go.
 #[derive(Clone, Copy)]
@@ -32,9 +37,25 @@ impl Output {
         let text = match self.format {
             WriteOut::Json => serde_json::to_string_pretty(&document)
                 .map_err(|error| Error::io("standard output", error.into()))?,
-            WriteOut::Table => safe(&table()),
+            WriteOut::Table => painted(safe(&table())),
         };
         write_stdout(text.trim_end())
+    }
+
+    /// As [`result`](Self::result), of a command that has done `what`: a full disk behind standard output does not undo it.
+    pub(crate) fn done(
+        self,
+        what: &str,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<ExitCode> {
+        match self.result(document, table) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => {
+                self.warn(&format!("{what}, but the result could not be printed: {error}"));
+                Ok(ExitCode::from(FINDINGS))
+            }
+        }
     }
 
     /// Something the operator should look at.
@@ -68,7 +89,8 @@ impl Output {
                 write_stderr(&json!({ "error": error }).to_string());
             }
             WriteOut::Table => {
-                let (red, plain) = if has_colours() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+                let (red, plain) =
+                    if has_colours(&io::stderr()) { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
                 let text = safe(&error.to_string());
                 // There is nobody to tell when that fails.
                 let _ = writeln!(io::stderr().lock(), "{red}strongroom: {text}{plain}");
@@ -80,9 +102,17 @@ impl Output {
     }
 }
 
-/// Whether messages may be coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
-fn has_colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+/// Whether `stream` may have colours: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+fn has_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty())
+}
+
+/// A table with `failed` in red, where colours are shown.
+fn painted(text: String) -> String {
+    match has_colours(&io::stdout()) {
+        true => text.replace(" failed ", " \x1b[1;31mfailed\x1b[0m "),
+        false => text,
+    }
 }
 
 /// Writes a line to standard output.
@@ -229,6 +259,18 @@ pub(crate) fn age(id: SnapshotId) -> String {
     }
 }
 
+/// The shortest ends of `ids`, of at least 8 characters, by which each can be told from the others.
+pub(crate) fn short_ids(ids: &[SnapshotId]) -> Vec<String> {
+    let full: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    let end =
+        |id: &str, length: usize| id.get(id.len().saturating_sub(length)..).map(str::to_owned);
+    let shortened = |length: usize| {
+        let ends: Option<Vec<String>> = full.iter().map(|id| end(id, length)).collect();
+        ends.filter(|ends| ends.iter().collect::<BTreeSet<_>>().len() == ends.len())
+    };
+    (8..26).find_map(shortened).unwrap_or(full)
+}
+
 /// A report about a snapshot, and when that was taken.
 #[derive(Serialize)]
 pub(crate) struct Dated<'a, T> {
@@ -255,6 +297,16 @@ pub(crate) fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_ids_tell_snapshots_apart() {
+        let id = |ms, end| SnapshotId::new(ms, [0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
+        let short = short_ids(&[id(1, 7), id(2, 8)]);
+        assert_eq!(short, ["00000007", "00000008"]);
+        let same = short_ids(&[id(1, 7), id(2, 7)]);
+        assert!(same[0] != same[1] && same[0].len() > 8, "{same:?}");
+        assert!(short_ids(&[]).is_empty());
+    }
 
     #[test]
     fn words() {

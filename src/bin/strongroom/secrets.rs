@@ -1,11 +1,14 @@
 //! Passphrases: from where the settings say, else from the terminal. Never arguments.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use strongroom::custody::PassphraseSettings;
 use strongroom::secret::SecretBytes;
 use strongroom::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
+
+use crate::output::Output;
 
 /// Which passphrase is wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,36 @@ pub(crate) fn passphrase(which: Passphrase, settings: &PassphraseSettings) -> Re
     Ok(SecretBytes::new(word.as_bytes().to_vec()))
 }
 
+/// As [`passphrase`], of one that is to be set: warns of one that is easy to guess.
+///
+/// # Errors
+/// As [`passphrase`].
+pub(crate) fn new_passphrase(
+    which: Passphrase,
+    settings: &PassphraseSettings,
+    output: Output,
+) -> Result<SecretBytes> {
+    let word = passphrase(which, settings)?;
+    if let Some(why) = weakness(&word) {
+        output.warn(&format!(
+            "the passphrase is weak: {why}. Anyone who can read the repository can try passphrases: use six random words"
+        ));
+    }
+    Ok(word)
+}
+
+/// Why a passphrase is easy to guess, if that shows.
+fn weakness(word: &SecretBytes) -> Option<&'static str> {
+    let word = word.expose();
+    let distinct = word.iter().collect::<BTreeSet<_>>().len();
+    match word.len() {
+        0..12 => Some("it has fewer than 12 characters"),
+        _ if distinct < 6 => Some("it repeats a few characters"),
+        _ if word.iter().all(u8::is_ascii_digit) => Some("it has only digits"),
+        _ => None,
+    }
+}
+
 /// Asks a person to confirm with `yes`; without a terminal nothing is confirmed.
 ///
 /// # Errors
@@ -83,5 +116,21 @@ fn not_asked(error: std::io::Error, infix: &str) -> Error {
         _ => Error::usage("a passphrase is needed, and there is no terminal")
             .hint(format!("set STRONGROOM_{infix}_FILE or STRONGROOM_{infix}_COMMAND"))
             .because(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passphrases_that_are_easy_to_guess() {
+        let weak = |word: &str| weakness(&SecretBytes::new(word.as_bytes().to_vec())).is_some();
+        for word in ["", "hunter2", "elevenchars", "aaaaaaaaaaaaaaaaaaaa", "123456789012345678"] {
+            assert!(weak(word), "{word}");
+        }
+        for word in ["correct horse battery", "J7#kd9Qw1zPm"] {
+            assert!(!weak(word), "{word}");
+        }
     }
 }

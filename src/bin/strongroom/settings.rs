@@ -83,13 +83,14 @@ pub(crate) fn prepared(command: Command) -> Command {
     })
 }
 
-fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+/// `command` with each argument changed, those of its subcommands too.
+pub(crate) fn all_args(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
     command.mut_args(change).mut_subcommands(|command| all_args(command, change))
 }
 
 /// Whether the argument with this id is a setting, and not for one run only.
 pub(crate) fn is_setting(id: &str) -> bool {
-    id.contains('.') || matches!(id, "cluster" | "master_keys")
+    id.contains('.') || matches!(id, "cluster" | "credentials_file" | "master_keys")
 }
 
 /// What is typed, set and filed, before it is one.

@@ -85,7 +85,7 @@ pub(crate) fn explain(mut error: clap::Error) -> ExitCode {
 }
 
 /// What users of etcdctl, restic and the like type, and what does that here.
-const TIPS: [(&str, &str); 17] = [
+const TIPS: &[(&str, &str)] = &[
     ("forget", "`strongroom prune` removes snapshots by rules"),
     ("check", "`strongroom verify` verifies snapshots"),
     (
@@ -104,6 +104,17 @@ const TIPS: [(&str, &str); 17] = [
     ("rewrap", "`strongroom key reseal` seals snapshots to the present keys"),
     ("sync", "`strongroom copy --to URL` replicates snapshots"),
     ("serve", "`strongroom agent` and `strongroom proxy` are the services"),
+    ("unlock", "nothing is ever locked: `strongroom prune` removes what interrupted backups left"),
+    (
+        "add",
+        "`strongroom key generate -o FILE` makes a key; every --master-key that is given seals",
+    ),
+    (
+        "endpoint",
+        "`etcdctl endpoint health` asks etcd; `strongroom backup` names the member it reads",
+    ),
+    ("version", "`strongroom --version` prints the version"),
+    ("--target", "`--output FILE` or `--data-dir DIR` says where to restore to"),
     ("--json", "-w json prints JSON"),
     ("--password", "a password comes from --password-file FILE or ETCDCTL_PASSWORD"),
 ];

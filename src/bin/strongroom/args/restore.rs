@@ -6,8 +6,8 @@ use std::str::FromStr;
 use clap::Args;
 use nix::unistd::{Group, User};
 
-use super::Which;
 use super::to_cluster::ToClusterArgs;
+use super::{Which, moment};
 
 /// `restore`
 #[derive(Args)]
@@ -20,8 +20,8 @@ pub(crate) struct RestoreArgs {
     /// Restore the last revision that was recorded after the snapshot
     #[arg(long, conflicts_with_all = ["revision", "to_time", "to_cluster", "before"])]
     pub(crate) newest: bool,
-    /// Restore what was recorded up to this time, such as 2026-11-26T09:12:00Z
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["revision", "to_cluster", "before"])]
+    /// Restore what was recorded up to this time, such as 2026-11-26T09:12:00Z or 2h (ago)
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["revision", "to_cluster", "before"])]
     pub(crate) to_time: Option<jiff::Timestamp>,
     /// Also restore the files that `backup --include` stored, below this directory, which must be empty or not exist
     #[arg(long, value_name = "DIR")]

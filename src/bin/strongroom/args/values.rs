@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use strongroom::format::{MigrationPhase, ValueKeyId, parse_duration};
 use strongroom::settings::{ValueKeys, ValueSettings};
 
+use super::moment;
 use crate::help;
 
 /// `value …`
@@ -188,11 +189,11 @@ pub(crate) struct QueryArgs {
     /// Requests to this method, such as Put
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
-    /// Requests from this time on, such as 2026-11-23T09:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// Requests from this time on, such as 2026-11-23T09:00:00Z, yesterday or 2h (ago)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) since: Option<jiff::Timestamp>,
     /// Requests before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) until: Option<jiff::Timestamp>,
     /// Requests with this outcome, such as PERMISSION_DENIED
     #[arg(long, value_name = "CODE")]

@@ -18,6 +18,7 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     };
     let mut options = args.options;
     options.cluster = settings.cluster.clone().unwrap_or_default();
+    options.recovery = settings.recovery;
     options.compare_members = !args.no_compare;
     options.taken = args.taken.map(|time| {
         UNIX_EPOCH + Duration::from_millis(time.as_millisecond().max(0).unsigned_abs())
@@ -28,7 +29,8 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let recurs = |warning: &str| context.output.quiet && warning == ONE_KEY;
     let warnings = report.warnings.iter().filter(|warning| !recurs(warning));
     warnings.for_each(|warning| context.output.warn(warning));
-    context.output.result(Dated::new(&report, report.id), || {
+    let stored = format!("snapshot {} is stored", report.id);
+    let printed = context.output.done(&stored, Dated::new(&report, report.id), || {
         format!(
             "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
             report.id,
@@ -42,5 +44,5 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     context.output.note(&format!("next: `strongroom verify {}` verifies it", report.id));
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
+    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { printed })
 }

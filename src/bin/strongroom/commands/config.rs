@@ -116,7 +116,12 @@ fn report(
     problems: &[Error],
     context: &Context,
 ) -> Result<ExitCode> {
-    let row = |row: &Row| json!({"setting": row.id, "values": row.shown(), "source": row.source});
+    let row = |row: &Row| {
+        json!({
+            "setting": row.id, "values": row.shown(), "source": row.source,
+            "default": row.default.as_ref().filter(|_| row.values.is_empty()),
+        })
+    };
     let wrong = |error: &Error| json!({"message": error.to_string(), "hint": error.hint_text()});
     let json = json!({
         "commands": names,
@@ -124,7 +129,12 @@ fn report(
         "problems": problems.iter().map(wrong).collect::<Vec<_>>(),
     });
     context.output.result(json, || {
-        let line = |row: &Row| vec![row.id.clone(), row.shown().join(", "), row.source.clone()];
+        let value = |row: &Row| match (&row.default, row.values.is_empty()) {
+            (Some(default), true) => format!("({default})"),
+            (None, true) => "-".into(),
+            _ => row.shown().join(", "),
+        };
+        let line = |row: &Row| vec![row.id.clone(), value(row), row.source.clone()];
         table(&["SETTING", "VALUE", "SOURCE"], &[], rows.iter().map(line).collect())
     })?;
     for problem in problems {

@@ -57,7 +57,7 @@ fn signing(path: &Path, context: &Context) -> Result<ExitCode> {
     context.output.result(json, || format!("{path}: signing key {id}\n{public}"))?;
     context.output.note(
         "next: give --signing-key on the host that backs up, and put the line srsign1… into the file of trusted signers \
-         (--signers) of whoever reads",
+         (--signers) of the hosts that read",
     );
     Ok(ExitCode::SUCCESS)
 }

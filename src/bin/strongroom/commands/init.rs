@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use serde_json::json;
 use strongroom::crypto::{Argon2Cost, system_rng};
 use strongroom::custody::{create_passphrase_key, passphrase_keys};
-use strongroom::store::{Probe, Repository, connect, create_directory};
+use strongroom::store::{Probe, Repository, create_directory};
 use strongroom::{Error, ErrorKind, Result};
 
 use super::Context;
 use crate::args::InitArgs;
-use crate::secrets::{Passphrase, passphrase};
+use crate::secrets::{Passphrase, new_passphrase};
 
 pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     let url = context.settings.repository_url()?.clone();
@@ -21,10 +21,11 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         return Err(Error::usage("init makes a passphrase key of its own")
             .hint("give `--master-key passphrase` without an id; init prints the id"));
     }
-    let word =
-        if bare { Some(passphrase(Passphrase::New, &context.settings.passphrase)?) } else { None };
+    let word = bare
+        .then(|| new_passphrase(Passphrase::New, &context.settings.passphrase, context.output))
+        .transpose()?;
     create_directory(&url)?;
-    let connected = connect(&url, &context.settings.repository.options)?;
+    let connected = context.settings.connect(&url, &context.settings.repository.options)?;
     connected.warnings.iter().for_each(|warning| context.output.warn(warning));
     let store = connected.store;
     let made = Repository::init(store.clone(), args.trust_store, &mut system_rng()).await;
@@ -51,7 +52,9 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         let made = create_passphrase_key(&repository, word, Argon2Cost::default()).await?;
         key = Some(made.id().to_string());
     }
-    context.output.result(
+    let made = format!("repository {id} is at {url}");
+    let printed = context.output.done(
+        &made,
         json!({"id": id.to_string(), "repository": url.to_string(), "passphrase_key": key}),
         || match &key {
             Some(key) => format!("repository {id} at {url}\npassphrase:{key}"),
@@ -67,7 +70,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     context
         .output
         .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }
 
 /// A repository that was there already is to have its first passphrase key.

@@ -1,16 +1,18 @@
 //! `snapshots` and `show`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 use strongroom::Result;
 use strongroom::backup::{Details, Summary, judged, snapshots as snapshots_of};
-use strongroom::format::{EtcdFacts, KeyId};
+use strongroom::custody::{self, MasterKeyUri};
+use strongroom::format::{EtcdFacts, KeyId, Part};
 use strongroom::keys::trust::Standing;
 
 use super::Context;
 use crate::args::ShowArgs;
-use crate::output::{Dated, age, bytes, created, table};
+use crate::output::{Dated, age, bytes, created, short_ids, table};
 
 pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
@@ -27,9 +29,10 @@ pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<Exit
     let documents = listing.snapshots.iter().map(|summary| Dated::new(summary, summary.id));
     context.output.result(documents.collect::<Vec<_>>(), || {
         let tagged = listing.snapshots.iter().any(|one| !one.tags.is_empty());
-        let row = |summary: &Summary| {
+        let ids: Vec<_> = listing.snapshots.iter().map(|summary| summary.id).collect();
+        let row = |(summary, id): (&Summary, String)| {
             let mut row = vec![
-                summary.id.to_string(),
+                id,
                 summary.cluster.to_string(),
                 created(summary.id),
                 age(summary.id),
@@ -44,7 +47,8 @@ pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<Exit
         let mut header =
             vec!["ID", "CLUSTER", "CREATED", "AGE", "REVISION", "DATABASE", "STORED", "TRUST"];
         header.extend(tagged.then_some("TAGS"));
-        table(&header, &[3, 4, 5, 6], listing.snapshots.iter().map(row).collect())
+        let rows = listing.snapshots.iter().zip(short_ids(&ids)).map(row);
+        table(&header, &[3, 4, 5, 6], rows.collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
         0 => "no snapshots; take one with `strongroom backup`".into(),
@@ -67,29 +71,70 @@ pub(super) async fn show(args: ShowArgs, context: &Context) -> Result<ExitCode> 
     } else if details.standing != Standing::Counts {
         context.output.warn(&format!("the snapshot is {}", details.standing));
     }
-    let document = document(&details);
-    let text = table(&["", ""], &[], rows(&document));
+    let names = key_names(context).await;
+    let document = document(&details, &names);
+    let text = table(&["", ""], &[], rows(&details, &document, &names));
     context.output.result(document, || text.trim_start().to_owned())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A document for people: a line for each of its fields that is known.
-fn rows(document: &Map<String, Value>) -> Vec<Vec<String>> {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) if items.iter().all(Value::is_string) => {
-            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+/// Where each master key is that the settings name. A keyring that cannot be read was reported before.
+async fn key_names(context: &Context) -> BTreeMap<KeyId, String> {
+    let mut names = BTreeMap::new();
+    for uri in context.settings.master_keys() {
+        match uri {
+            MasterKeyUri::Passphrase(None) => {}
+            MasterKeyUri::Passphrase(Some(named)) => drop(names.insert(named.id, uri.to_string())),
+            _ => {
+                let keys = custody::open(std::slice::from_ref(uri), None).await;
+                for id in keys.map(|keys| keys.ids()).unwrap_or_default() {
+                    names.entry(id).or_insert_with(|| uri.to_string());
+                }
+            }
         }
-        other => other.to_string(),
-    };
-    let is_known =
-        |value: &Value| !value.is_null() && value.as_array().is_none_or(|all| !all.is_empty());
-    let known = document.iter().filter(|(_, value)| is_known(value));
-    known.map(|(key, value)| vec![key.replace('_', " "), text(value)]).collect()
+    }
+    names
 }
 
-fn document(details: &Details) -> Map<String, Value> {
+/// A document for people: a line for each of its fields that is known.
+fn rows(
+    details: &Details,
+    document: &Map<String, Value>,
+    names: &BTreeMap<KeyId, String>,
+) -> Vec<Vec<String>> {
+    let named = |id: &KeyId| match names.get(id) {
+        Some(name) => format!("{id} ({name})"),
+        None => format!("{id} (not given)"),
+    };
+    let text = |key: &str, value: &Value| match value {
+        Value::String(text) if key == "created" => {
+            format!("{text} ({} ago)", age(details.manifest.body().snapshot))
+        }
+        Value::String(text) => text.clone(),
+        Value::Array(_) if key == "sealed_by" => {
+            details.sealed_by.iter().map(named).collect::<Vec<_>>().join(", ")
+        }
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+        }
+        other => match other.as_u64().filter(|_| key.ends_with("_bytes")) {
+            Some(count) => format!("{} ({count} bytes)", bytes(count)),
+            None => other.to_string(),
+        },
+    };
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    let known = document.iter().filter(|(key, value)| {
+        !value.is_null() && !is_empty(value) && !matches!(key.as_str(), "keys_given")
+    });
+    let name = |key: &str| key.trim_end_matches("_bytes").replace('_', " ");
+    known.map(|(key, value)| vec![name(key), text(key, value)]).collect()
+}
+
+fn document(details: &Details, names: &BTreeMap<KeyId, String>) -> Map<String, Value> {
     let manifest = details.manifest.body();
+    let given = details.sealed_by.iter().filter(|id| names.contains_key(id));
+    let given = given.map(ToString::to_string).collect::<Vec<_>>();
+    let companions = manifest.object(&Part::Companions).map(|object| object.length);
     let ids = |ids: &[KeyId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
     let fields = [
         ("id", Value::from(manifest.snapshot.to_string())),
@@ -102,9 +147,11 @@ fn document(details: &Details) -> Map<String, Value> {
         ("tool", manifest.tool.clone().into()),
         ("previous", manifest.previous.map(|one| one.snapshot.to_string()).into()),
         ("tags", manifest.tags.clone().into()),
-        ("included", manifest.included.clone().into()),
         ("seal_generation", details.generation.into()),
         ("sealed_by", ids(&details.sealed_by).into()),
+        ("keys_given", given.into()),
+        ("companions_bytes", companions.into()),
+        ("included", manifest.included.clone().into()),
         ("opened_by", details.opened_by.map(|id| id.to_string()).into()),
         ("trust", details.standing.to_string().into()),
     ];

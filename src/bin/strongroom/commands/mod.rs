@@ -25,6 +25,7 @@ mod values;
 mod verify;
 mod vouch;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use strongroom::backup::{Listing, Scope, cluster_of, latest, select, snapshots};
@@ -37,15 +38,14 @@ use strongroom::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 
 use crate::args::{Command, KeyCommand, ProgressMode, Which};
-use crate::output::Output;
+use crate::output::{FINDINGS, Output};
 use crate::secrets::{Passphrase, passphrase};
-
-/// Exit status of a command that did its work and found something to look at.
-pub(crate) const FINDINGS: u8 = 3;
 
 /// What every command gets.
 pub(crate) struct Context {
     pub(crate) settings: CommonSettings,
+    /// The configuration file, if it is not the default one.
+    pub(crate) config: Option<PathBuf>,
     /// The master keys are for this command, and not from the configuration file.
     pub(crate) explicit_keys: bool,
     pub(crate) output: Output,
@@ -197,6 +197,9 @@ impl Context {
         }
         let found = latest(repository, keys, &listing, before).await;
         let (id, passed_over) = found.map_err(|error| match keys.can_vouch() {
+            false if error.kind() == ErrorKind::Refused && self.settings.passphrases().next().is_none() => error.hint(
+                "what is sealed to a public key counts only by a trusted signature: give --signers FILE",
+            ),
             false if error.kind() == ErrorKind::Refused => error.hint(
                 "the keys given only open: name the passphrase key with --master-key passphrase:KEYID",
             ),

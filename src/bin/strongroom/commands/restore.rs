@@ -35,9 +35,12 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         (None, companions) if restores_member => to_data_dir(args, companions, context).await,
         (None, companions) => {
             let names = companions.unwrap_or_default();
-            context.output.result(json!({ "companions": names }), || names.join("\n"))?;
+            let document = json!({ "companions": names });
+            let printed = context
+                .output
+                .done("the companions are restored", document, || names.join("\n"))?;
             context.output.note("next: compare the files with those in place, then move them");
-            Ok(ExitCode::SUCCESS)
+            Ok(printed)
         }
     }
 }
@@ -106,32 +109,34 @@ fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
     recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
+fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
+    let stdout = path == Path::new("-");
+    if stdout && !args.force && std::io::stdout().is_terminal() {
+        return Err(Error::usage("the database is not written to a terminal")
+            .hint("redirect it to a file or a pipe, or give --force"));
+    }
+    let rewrites = args.revision.is_some() || args.newest || args.to_time.is_some();
+    match (stdout, rewrites) {
+        (true, false) => Ok(Target::Stream(Box::new(std::io::stdout()))),
+        (true, true) => Err(Error::usage("another revision is written to a file, not to a stream")
+            .hint("give --output the name of a file")),
+        (false, _) => Ok(Target::File {
+            path: path.to_owned(),
+            force: args.force,
+            revision: None,
+            allow_untested: context.settings.etcd.allow_untested,
+        }),
+    }
+}
+
 async fn to_file(
     args: &RestoreArgs,
     path: &Path,
     companions: Option<Vec<String>>,
     context: &Context,
 ) -> Result<ExitCode> {
-    let stdout = path == Path::new("-");
-    if stdout && !args.force && std::io::stdout().is_terminal() {
-        return Err(Error::usage("the database is not written to a terminal")
-            .hint("redirect it to a file or a pipe, or give --force"));
-    }
-    let allow_untested = context.settings.etcd.allow_untested;
-    let rewrites = args.revision.is_some() || args.newest || args.to_time.is_some();
-    let target = match (stdout, rewrites) {
-        (true, false) => Target::Stream(Box::new(std::io::stdout())),
-        (true, true) => {
-            return Err(Error::usage("another revision is written to a file, not to a stream")
-                .hint("give --output the name of a file"));
-        }
-        (false, _) => Target::File {
-            path: path.to_owned(),
-            force: args.force,
-            revision: None,
-            allow_untested,
-        },
-    };
+    let target = target_of(args, path, context)?;
+    let stdout = matches!(target, Target::Stream(_));
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -154,8 +159,8 @@ async fn to_file(
     }
     let journals = journals_of(plan.as_ref());
     let recorded_until = plan.as_ref().and_then(until);
-    let file = File { report: &report, output: &path, companions, journals, recorded_until };
-    context.output.result(file, || {
+    let document = File { report: &report, output: &path, companions, journals, recorded_until };
+    let printed = context.output.done(&format!("{path} is restored"), document, || {
         format!(
             "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
             report.cluster,
@@ -168,7 +173,7 @@ async fn to_file(
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }
 
 async fn to_data_dir(
@@ -207,7 +212,7 @@ async fn to_data_dir(
         map.insert("journals".into(), journals_of(plan.as_ref()).into());
         map.insert("recorded_until".into(), plan.as_ref().and_then(until).into());
     }
-    context.output.result(json, || {
+    let printed = context.output.done(&format!("{place} is restored"), json, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
@@ -219,7 +224,7 @@ async fn to_data_dir(
         )
     })?;
     advise(args, &report, &others, context);
-    Ok(ExitCode::SUCCESS)
+    Ok(printed)
 }
 
 /// What the flags say, else the manifest.
@@ -253,10 +258,7 @@ fn options(args: &RestoreArgs) -> Result<MemberOptions> {
 fn read_manifest(path: &PathBuf) -> Result<StaticPod> {
     let length = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
     if length > MAX_STATIC_POD as u64 {
-        return Err(Error::usage(format!(
-            "{}: too long for a pod manifest manifest",
-            path.display()
-        )));
+        return Err(Error::usage(format!("{}: too long for a pod manifest", path.display())));
     }
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     StaticPod::parse(&text).map_err(|error| error.context(path.display().to_string()))
@@ -273,6 +275,9 @@ fn other_members(
     let command = |name: &str| {
         let mut words: Vec<String> = vec!["strongroom".into()];
         let mut add = |flag: &str, value: String| words.extend([flag.into(), shell_word(&value)]);
+        if let Some(config) = &context.config {
+            add("--config", config.display().to_string());
+        }
         if let Ok(url) = context.settings.repository_url() {
             add("-r", url.to_string());
         }

@@ -163,6 +163,7 @@ async fn of_passphrase(
     let uris: Vec<_> = named.iter().map(|key| MasterKeyUri::Passphrase(Some(*key))).collect();
     let mut keys =
         custody::open(&uris, Some(&mut InRepository::new(repository, || Ok(again)))).await?;
+    context.settings.trust.add_to(&mut keys)?;
     if args.compromised.is_none() && !retiring.is_empty() {
         let place = format!("passphrase:{old}");
         let next = "`strongroom key rotate --finish` when every host uses it".to_owned();

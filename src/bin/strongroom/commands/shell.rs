@@ -9,12 +9,11 @@ use clap_complete::Shell;
 use strongroom::{Error, Result};
 
 use crate::args::Cli;
+use crate::complete;
 use crate::output::Output;
 
 pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "strongroom", &mut script);
-    to_stdout(&script)
+    to_stdout(&complete::script(&shell.to_string())?)
 }
 
 pub(super) fn man(dir: Option<&Path>, output: Output) -> Result<ExitCode> {

@@ -1,15 +1,19 @@
 //! `verify`
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
-use strongroom::backup::{Deep, Verified, VerifyLevel, VerifyReport, store_report, verify};
+use strongroom::backup::{
+    Deep, Listing, Verified, VerifyLevel, VerifyReport, store_report, verify,
+};
+use strongroom::crypto::{random, system_rng};
 use strongroom::format::{KeyId, SnapshotId};
 use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
-use strongroom::{ErrorKind, Result};
+use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
 use crate::args::VerifyArgs;
@@ -28,7 +32,10 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         VerifyLevel::Digests => context.settings.open_keys_unasked(&repository).await?,
         _ => context.needed_keys(&repository).await?,
     };
-    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let ids = match args.subset {
+        Some(percent) => subset(&context.listing(&repository).await?, percent)?,
+        None => context.find_all(&repository, &keys, &args.ids).await?,
+    };
     let report = verify(&repository, &keys, context.scope(&ids), level, &context.control).await?;
     for finding in report.findings.iter().chain(report.snapshots.iter().flat_map(|v| &v.findings)) {
         context.output.warn(finding);
@@ -59,6 +66,25 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         );
     }
     Ok(exit(&report))
+}
+
+/// Of each cluster the newest snapshot, and `percent` of the others, drawn at random.
+fn subset(listing: &Listing, percent: f64) -> Result<Vec<SnapshotId>> {
+    let mut newest = BTreeMap::new();
+    for one in &listing.snapshots {
+        newest.insert(&one.cluster, one.id);
+    }
+    let mut chosen: BTreeSet<_> = newest.into_values().collect();
+    let ids = listing.snapshots.iter().map(|one| one.id);
+    let mut others: Vec<_> = ids.filter(|id| !chosen.contains(id)).collect();
+    let count = (others.len() as f64 * percent / 100.0).ceil() as usize;
+    others.sort_by_cached_key(|_| random::<8>(&mut system_rng()));
+    chosen.extend(others.into_iter().take(count));
+    match chosen.is_empty() {
+        true => Err(Error::new(ErrorKind::NotFound, "there is no snapshot to verify")
+            .hint("take one with `strongroom backup`")),
+        false => Ok(chosen.into_iter().collect()),
+    }
 }
 
 /// Stores what was verified as a report.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use strongroom::Error;
 
 use super::{Mistake, Place, Sources, is_setting};
@@ -16,6 +16,8 @@ pub(crate) struct Row {
     pub(crate) values: Vec<String>,
     /// Where they come from.
     pub(crate) source: String,
+    /// What holds without a value, in words.
+    pub(crate) default: Option<String>,
 }
 
 impl Row {
@@ -37,6 +39,13 @@ impl Row {
         };
         self.values.iter().map(show).collect()
     }
+}
+
+/// What the help says of a setting that is not set.
+fn default(arg: &Arg) -> Option<String> {
+    let help = arg.get_help()?.to_string();
+    let (_, rest) = help.split_once("[default: ")?;
+    rest.split_once(']').map(|(default, _)| default.to_owned())
 }
 
 impl Sources {
@@ -87,7 +96,7 @@ impl Sources {
             if without.contains(id) {
                 values = vec!["(invalid)".into()];
             }
-            rows.push(Row { id: id.to_owned(), values, source });
+            rows.push(Row { id: id.to_owned(), values, source, default: default(arg) });
         }
         for table in ["repository.options", "copy.options"] {
             let names = self.file.options(table).into_iter().flatten().map(|(name, _)| name);
@@ -95,6 +104,7 @@ impl Sources {
                 id: format!("{table}.{name}"),
                 values: vec![String::new()],
                 source: self.file.path().display().to_string(),
+                default: None,
             }));
         }
         rows
