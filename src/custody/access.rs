@@ -102,7 +102,9 @@ fn check_directories(path: &Path, own: u32) -> Result<()> {
 }
 
 fn check_directory(dir: &Path, (owner, mode): (u32, u32), entry: u32, own: u32) -> Result<()> {
-    check_owner(dir, owner, own)?;
+    check_owner(dir, owner, own).map_err(|error| {
+        error.hint("run strongroom as that user, or keep the file in a directory of your own")
+    })?;
     let stays = mode & STICKY != 0 && (entry == ROOT || entry == own);
     if mode & 0o022 == 0 || stays {
         return Ok(());

@@ -204,6 +204,13 @@ fn a_signal_ends_whatever_waits_for_the_store() {
         &["copy", "--to", "second"],
         &["key", "reseal", "--all"],
         &["ls", id],
+        &["stats", id],
+        &["diff", id, id],
+        &["drill", id],
+        &["reports"],
+        &["key", "list"],
+        &["key", "rotate"],
+        &["prune", "--quarantine"],
         &["init"],
     ];
     let deadline = Instant::now() + Duration::from_secs(20);
