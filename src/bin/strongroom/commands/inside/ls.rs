@@ -24,7 +24,7 @@ pub(in crate::commands) async fn ls(args: LsArgs, context: &Context) -> Result<E
     stream(|out| match context.output.format {
         WriteOut::Json => {
             let items = contents.keys.iter().map(|(key, state)| json(key, state, keys_only));
-            json_lines(out, &looked.head(contents.revision), "keys", items)
+            json_lines(out, looked.head(contents.revision), "keys", items)
         }
         WriteOut::Table if keys_only => {
             contents.keys.keys().try_for_each(|key| writeln!(out, "{}", printable(key)))
