@@ -141,6 +141,7 @@ impl HpkeIdentity {
         text::print_secret(Prefix::Identity(self.recipient.key.kem()), self.key.seed())
     }
 
+    #[cfg(feature = "backup")]
     pub(super) fn seed(&self) -> &SecretKey {
         self.key.seed()
     }

@@ -111,6 +111,7 @@ impl KeySet {
     }
 
     /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
+    #[cfg(feature = "backup")]
     #[must_use]
     pub(crate) fn opening_all(&self) -> Self {
         let mut all = self.with(|_| true);
