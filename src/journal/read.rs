@@ -26,7 +26,7 @@ use crate::store::Repository;
 /// Segments that are fetched at once.
 const READS: usize = 16;
 /// The longest segment's object.
-const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
+pub(crate) const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
 /// No message is shorter, padding included.
 const SHORTEST: u64 = 4096;
 /// A journal lives an hour: what was received this much after it began does not count ([S13.8]).

@@ -105,8 +105,9 @@ impl Journals {
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
         let (folders, foreign) = folder::list_all(repository).await?;
+        let inside = folders.values().flat_map(|folder| &folder.foreign);
         let mut findings: Vec<_> =
-            foreign.into_iter().map(|name| format!("{name}: unknown object")).collect();
+            foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
         let mut opened = BTreeMap::new();
         let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
         let mut opening = stream::iter(there)
@@ -158,7 +159,8 @@ impl Journals {
     }
 }
 
-fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
+/// The last revision that the end of a journal tells, or the names of its segments.
+pub(in crate::backup) fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
     if let Some(end) = &journal.end {
         return end.last.cast_signed();
     }

@@ -1,6 +1,7 @@
-//! Snapshots replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
+//! Snapshots and journals replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
 
 mod compared;
+mod journals;
 mod report;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-pub use report::{CopyReport, CopySettings};
+pub use report::{CopyReport, CopySettings, JournalsCopied};
 
 use super::catalog::Scope;
 use crate::crypto;
@@ -59,7 +60,7 @@ pub async fn open_replica(
     }
 }
 
-/// Copies the snapshots in `scope` from `source` to `target`, with the master keys that
+/// Copies the snapshots and journals in `scope` from `source` to `target`, with the master keys that
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
 /// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse. With keys that seal,
@@ -114,6 +115,7 @@ pub async fn copy(
         work.group(manifests, &mut report).await?;
     }
     report.newest = report.newest.max(report.copied.last().copied());
+    journals::copy_journals(source, target, keys, scope, control, &mut report).await?;
     if keys.sealing().next().is_some() {
         work.compare(same, &mut report).await?;
         report.duration = begun.elapsed();
