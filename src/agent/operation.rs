@@ -281,7 +281,8 @@ async fn prove(
             Scope::Ids(&chosen)
         }
     };
-    let found = verify(repository, keys, scope, level(keys), control).await?;
+    let level = level(keys);
+    let found = verify(repository, keys, scope, level, control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
     let mut failures: Vec<_> =
@@ -316,6 +317,7 @@ async fn prove(
             cluster = %cluster,
             operation = operation.name(),
             seconds,
+            level = level.name(),
             checked,
             failed,
         );

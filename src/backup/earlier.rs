@@ -103,8 +103,8 @@ impl Earlier {
         }
         if self.is_known && !self.opened && self.locked > 0 {
             warnings.push(format!(
-                "the keys given open none of the {} newest snapshots of {cluster}: they are sealed to another key; \
-                 keep that key, and check that these are the right ones",
+                "the keys given open none of the {} newest snapshots of {cluster}: other keys do; keep those, \
+                 and check that the keys given are the right ones",
                 self.locked
             ));
         }

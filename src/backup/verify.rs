@@ -115,6 +115,8 @@ pub struct VerifyReport {
     pub snapshots: Vec<Verified>,
     /// What is odd about the repository itself.
     pub findings: Vec<String>,
+    /// A finding is that a snapshot which another one names is missing, or has another manifest.
+    pub is_incomplete: bool,
     /// How much it looked at.
     pub scope: ReportScope,
 }
@@ -208,8 +210,13 @@ pub async fn verify(
                 Scope::Cluster(_) => ReportScope::Cluster,
                 Scope::Ids(_) => ReportScope::One,
             };
-            let (snapshots, findings) = (Vec::new(), Vec::new());
-            let mut report = VerifyReport { level, snapshots, findings, scope: scope_of_report };
+            let mut report = VerifyReport {
+                level,
+                snapshots: Vec::new(),
+                findings: Vec::new(),
+                is_incomplete: false,
+                scope: scope_of_report,
+            };
             let ids = in_scope(repository, keys, scope, &mut report).await?;
             for id in ids {
                 let mut verified = Verified::new(id);
@@ -228,7 +235,9 @@ pub async fn verify(
             if !matches!(scope, Scope::Ids(_)) {
                 let links = report.snapshots.iter();
                 let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
-                report.findings.extend(chain::missing(repository, keys, &links).await?);
+                let missing = chain::missing(repository, keys, &links).await?;
+                report.is_incomplete = !missing.is_empty();
+                report.findings.extend(missing);
             }
             Ok(report)
         })
@@ -407,7 +416,13 @@ mod tests {
         let mut snapshots: Vec<_> = (0..9000).map(failed).collect();
         snapshots.extend((9000..20_000).map(|ms| Verified::new(id(ms))));
         let (findings, scope) = (Vec::new(), ReportScope::Repository);
-        let report = VerifyReport { level: VerifyLevel::Full, snapshots, findings, scope };
+        let report = VerifyReport {
+            level: VerifyLevel::Full,
+            snapshots,
+            findings,
+            is_incomplete: false,
+            scope,
+        };
         let report = report.evidence(None, Duration::ZERO);
         let details = report.details.unwrap();
         assert!(details.print().unwrap().len() < 1 << 20);

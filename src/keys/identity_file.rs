@@ -46,8 +46,22 @@ impl IdentityFile {
     }
 
     fn add_signers(&mut self, words: &str) -> Result<()> {
-        for word in words.split([' ', ',']).filter(|word| !word.is_empty()) {
-            self.signers.push(Signer::new(word.parse()?));
+        let mut lines: Vec<String> = Vec::new();
+        for word in words.split_whitespace() {
+            match lines.last_mut().filter(|_| word.contains('=')) {
+                // A word of the signer before it, as in a file of signers.
+                Some(line) => {
+                    line.push(' ');
+                    line.push_str(word.trim_end_matches(','));
+                }
+                None => {
+                    let words = word.split(',').filter(|word| !word.is_empty());
+                    lines.extend(words.map(str::to_owned));
+                }
+            }
+        }
+        for line in lines {
+            self.signers.push(line.parse()?);
         }
         Ok(())
     }
@@ -68,6 +82,13 @@ mod tests {
         let file = IdentityFile::parse(&text).unwrap();
         assert_eq!(file.identities[0].recipient(), key.recipient());
         assert_eq!(file.signers, [Signer::new(signer)]);
+        let second = SigningKey::generate(&mut system_rng()).public();
+        let words = format!("name=cp-1 clusters=a,b, {second} revoked=2026-11-27");
+        let file = IdentityFile::parse(&format!("# signers: {signer} {words}\n{line}\n")).unwrap();
+        assert_eq!(file.signers[0].clusters.len(), 2);
+        assert_eq!(file.signers[0].name.as_deref(), Some("cp-1"));
+        assert_eq!(file.signers[1].key, second);
+        assert!(file.signers[1].revoked.is_some());
         for bad in [
             "",
             "# only comments\n",

@@ -228,6 +228,24 @@ impl Signer {
     }
 }
 
+/// Its line in a file of trusted signers.
+impl fmt::Display for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.key)?;
+        if let Some(name) = &self.name {
+            write!(f, " name={name}")?;
+        }
+        let clusters: Vec<_> = self.clusters.iter().map(ClusterName::as_str).collect();
+        if !clusters.is_empty() {
+            write!(f, " clusters={}", clusters.join(","))?;
+        }
+        match self.revoked {
+            Some(time) => write!(f, " revoked={time}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl FromStr for Signer {
     type Err = Error;
 
@@ -243,7 +261,7 @@ impl FromStr for Signer {
                     signer.clusters = names.split(',').map(str::parse).collect::<Result<_>>()?;
                 }
                 Some(("revoked", time)) if signer.revoked.is_none() => {
-                    signer.revoked = Some(time.parse()?);
+                    signer.revoked = Some(revoked_at(time)?);
                 }
                 // An unknown word may restrict the signer: it must not be passed over.
                 _ => {
@@ -255,6 +273,15 @@ impl FromStr for Signer {
         }
         Ok(signer)
     }
+}
+
+/// A time in UTC, or a date, which means its beginning.
+fn revoked_at(text: &str) -> Result<Time> {
+    let time = text.parse().or_else(|_| format!("{text}T00:00:00Z").parse());
+    time.map_err(|_| {
+        Error::usage("revoked= is not followed by a time")
+            .hint("write it as 2026-11-23T09:00:00Z or as a date, 2026-11-23 (UTC)")
+    })
 }
 
 #[cfg(test)]
@@ -299,6 +326,11 @@ mod tests {
         assert!(signers[1].is_for(Some(&cluster("prod"))));
         assert!(!signers[1].is_for(Some(&cluster("other"))) && !signers[1].is_for(None));
         assert!(signers[2].revoked.is_some());
+        for signer in &signers {
+            assert_eq!(signer.to_string().parse::<Signer>().unwrap(), *signer);
+        }
+        let date = format!("{a} revoked=2026-11-27").parse::<Signer>().unwrap();
+        assert_eq!(date.revoked.unwrap().to_string(), "2026-11-27T00:00:00Z");
         for bad in [
             String::new(),
             "# nothing\n".into(),
@@ -311,7 +343,8 @@ mod tests {
             format!("{}\n", &a[..a.len() - 1]),
             "srsign1\n".into(),
         ] {
-            assert!(Signer::parse_file(&bad).is_err(), "{bad}");
+            let error = Signer::parse_file(&bad).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Usage, "{bad}");
         }
     }
 }

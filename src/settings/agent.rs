@@ -102,8 +102,8 @@ impl AgentSettings {
     /// That all is there that the schedules need: what is missing is to be said now, not at night.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) without a repository, a master key, rules for what to keep or an etcd to drill
-    /// with.
+    /// [`Usage`](crate::ErrorKind::Usage) without a repository, a master key, rules for what to keep, or a key that opens
+    /// and an etcd to drill with.
     pub async fn check(&self) -> Result<()> {
         if self.schedules.prune.is_some() && self.retention.is_empty() {
             return Err(Error::usage("agent.prune is set, and none of prune.keep_…")
@@ -115,6 +115,10 @@ impl AgentSettings {
         self.common.check_credentials()?;
         self.common.check_signing(self.backup.unsigned)?;
         if self.schedules.drill.is_some() {
+            if self.common.is_blind() {
+                return Err(Error::usage("agent.drill is set, and a drill needs a key that opens")
+                    .hint("this host only seals: run drills where the identity is"));
+            }
             drill_version(&self.drill).await.map_err(|error| {
                 Error::usage(format!("agent.drill is set, and drills cannot start etcd: {error}"))
                     .hint("install etcd, or name it with etcd = \"…\" in [drill]")

@@ -227,6 +227,14 @@ impl CommonSettings {
         }
     }
 
+    /// Whether only public keys are named, or none: nothing opens here.
+    pub fn is_blind(&self) -> bool {
+        let opens_nothing = |uri: &MasterKeyUri| {
+            matches!(uri, MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_))
+        };
+        self.master_keys().all(opens_nothing)
+    }
+
     /// The master keys that are named.
     pub fn master_keys(&self) -> impl Iterator<Item = &MasterKeyUri> {
         self.master_keys.iter().flat_map(|uris| &uris.0)

@@ -169,6 +169,12 @@ fn a_configuration_without_a_signing_key_is_refused() {
     assert!(error.contains("--signing-key") && error.contains("--unsigned"), "{error}");
     let mut check = blind.place.command_with(&key, &["config", "check", "--for", "backup"]);
     assert!(exits(2, &mut check).contains("--signing-key"));
+    // A drill opens a snapshot.
+    let check = ["--endpoints", "127.0.0.1:1", "config", "check", "--for", "agent", "--"];
+    let mut check = blind.host(&[&check[..], &["--drill", "@every 1d"]].concat());
+    let said = exits(2, &mut check);
+    assert!(said.contains("a drill needs a key that opens"), "{said}");
+    assert!(said.contains("recipient:age1pq1…") && !said.contains(&key), "{said}");
     assert!(blind.place.objects().is_empty());
     exits_with(blind.place.command_with(&key, &backup).arg("--unsigned"));
     // A keyring beside it is one that only its owner has.
@@ -194,6 +200,10 @@ fn files_of_keys() {
     let carrying = format!("# signers: {}\n{file}", blind.signer);
     write_secret(&place.path("carrying"), &carrying);
     exits_with(&mut place.command_with("identity:carrying", &["verify", "latest"]));
+    let shown = exits_with(&mut place.command_with("identity:carrying", &["show", "latest"]));
+    assert!(shown.contains("(identity:carrying)") && !shown.contains("(not given)"), "{shown}");
+    let list = exits(0, &mut place.command_with("identity:carrying", &["snapshots", "--tag", "x"]));
+    assert!(list.contains("no snapshot has that tag"), "{list}");
     // Without a signer it opens by its full id and a person's word only.
     let error = exits(1, &mut place.command_with("identity:identity", &["show", "latest"]));
     assert!(error.contains("--signers"), "{error}");
@@ -246,7 +256,7 @@ fn a_repository_is_migrated() {
     let args = ["-w", "json", "snapshots"];
     assert_eq!(trust(&mut blind.owner(&args)), ["not trusted: not signed by a trusted signer"]);
     let vouch = ["--signing-key", "signing", "key", "vouch", "--all"];
-    assert!(exits_with(&mut place.command(&vouch)).contains("1 re-sealed"));
+    assert!(exits_with(&mut place.command(&vouch)).contains("1 signed"));
     assert!(exits_with(&mut place.command(&vouch)).contains("1 unchanged"));
     assert_eq!(trust(&mut blind.owner(&args)), ["trusted"]);
     exits_with(&mut blind.owner(&["verify", "--all"]));

@@ -204,6 +204,30 @@ fn the_units_read_what_systemd_gives_them() {
     }
 }
 
+/// The commented lines for a blind host name the same files, and no keyring.
+#[test]
+fn the_agent_of_a_blind_host_reads_what_systemd_gives_it() {
+    let text = std::fs::read_to_string(deploy("strongroom-agent.service")).unwrap();
+    let exec = text.lines().find_map(|line| line.strip_prefix("#ExecStart=")).unwrap();
+    assert!(!exec.contains("--master-key") && exec.contains("--signing-key %d/signing-key"));
+    let names = exec.split(' ').filter_map(|word| word.strip_prefix("%d/")).collect::<Vec<_>>();
+    assert_eq!(names.len(), 5);
+    for name in names {
+        let line = format!("LoadCredential={name}:/etc/strongroom/{name}\n");
+        assert!(text.contains(&line), "{name}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let settings = "master_keys = [\"recipient:age1xwingisnotlookedathere\"]\n";
+    std::fs::write(dir.path().join("strongroom.toml"), settings).unwrap();
+    let exec = exec.replace("%d", dir.path().to_str().unwrap());
+    let mut check = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+    check.env_clear().current_dir("/").env("STRONGROOM_CONFIG", dir.path().join("strongroom.toml"));
+    check.args(["config", "check", "--for", "agent", "--"]).args(exec.split(' ').skip(2));
+    let said = text_of(&check.output().unwrap());
+    // The flags are known; the recipient comes from the file alone.
+    assert!(said.contains("strongroom.toml, line 1") && !said.contains("unexpected"), "{said}");
+}
+
 #[test]
 fn systemd_takes_the_units() {
     let dir = tempfile::tempdir().unwrap();

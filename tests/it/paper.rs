@@ -226,3 +226,56 @@ fn the_kit_leads_to_a_restore() {
     }
     assert!(place.path("data/member/snap/db").exists());
 }
+
+#[test]
+fn the_kit_names_cluster_keys_and_signers() {
+    let place = Place::new();
+    place.succeed(&["key", "generate", "--recipient", "-o", "identity"]);
+    place.succeed(&["key", "generate", "--signing", "-o", "signing"]);
+    place.succeed(&["key", "generate", "--signing", "-o", "old"]);
+    let public = |file: &str| {
+        let text = fs::read_to_string(place.path(file)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("# public key: "));
+        line.unwrap().to_owned()
+    };
+    let (recipient, own, old) = (public("identity"), public("signing"), public("old"));
+    fs::write(place.path("recipients"), format!("{recipient}\n")).unwrap();
+    let lines = [
+        format!("{own} name=cp-1 clusters=prod,test"),
+        format!("{old} revoked=2026-11-23T00:00:00Z"),
+    ];
+    fs::write(place.path("signers"), lines.join("\n")).unwrap();
+    let host = ["-r", "repo", "-k", "recipient:@recipients", "--signers", "signers"];
+    let run = |args: &[&str]| {
+        let mut command = place.bare(&host);
+        let out = command.args(args).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    let file = crate::support::small_database();
+    for cluster in ["prod", "test"] {
+        let signing = ["--signing-key", "signing", "--cluster", cluster, "--file"];
+        run(&[&["backup"], &signing[..], &[file.to_str().unwrap()]].concat());
+    }
+    let page = run(&["key", "kit"]);
+    assert!(page.contains("prod, test") && page.contains(" --cluster CLUSTER -k KEY"), "{page}");
+    assert!(page.contains("a recipient: its identity file opens"), "{page}");
+    assert!(!page.contains("not given here"), "{page}");
+    let here = place.path("repo").canonicalize().unwrap();
+    let page = run(&["key", "kit", "--cluster", "prod"]);
+    let command = format!("snapshots -r {} --cluster prod\n", here.display());
+    assert!(page.contains(&command) && page.contains("--signers SIGNERS"), "{page}");
+    assert!(lines.iter().all(|line| page.contains(line)), "{page}");
+    // Shares are of one key.
+    let both = ["key", "split", "--shares", "3", "--threshold", "2", "-k", "file:keyring"];
+    let said = exits(2, place.bare(&both).args(["-k", "identity:identity"]));
+    assert!(said.contains("several master keys"), "{said}");
+    // Each page is given once.
+    let pages = pages(&place, &["--shares", "3", "--threshold", "2"]);
+    let said = exits(2, &mut combine(&place, "twice", &[&pages[0], &pages[0]]));
+    assert!(said.contains("given before"), "{said}");
+    // A page is not JSON.
+    for args in [&["key", "kit"][..], &["key", "split", "--shares", "3", "--threshold", "2"]] {
+        exits(2, place.command(&["-w", "json"]).args(args));
+    }
+}

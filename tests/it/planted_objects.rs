@@ -361,3 +361,14 @@ async fn of_millions_of_reports_the_newest_are_listed() {
     assert_eq!((listed.listed.len(), listed.left_out), (1001, 500));
     assert!(listed.listed.iter().any(|one| one.id == id && one.report.is_ok()));
 }
+
+/// `verify --all` of a repository from which a snapshot disappeared is done, with findings.
+#[test]
+fn a_missing_snapshot_shows_in_the_exit_status() {
+    let place = crate::place::Place::new();
+    let ids: Vec<_> = (0..3).map(|_| place.backup()).collect();
+    place.succeed(&["verify", "--all", "--quick"]);
+    fs::remove_dir_all(place.path(&format!("repo/snapshots/{}", ids[1]))).unwrap();
+    let said = place.fail(3, &["verify", "--all", "--quick"]);
+    assert!(said.contains(&ids[1]) && said.contains("is missing"), "{said}");
+}

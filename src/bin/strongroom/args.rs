@@ -19,7 +19,7 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 
 use crate::help;
 
-use moment::moment;
+use moment::{appointed, moment};
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, RecordArgs};
@@ -307,8 +307,8 @@ pub(crate) enum KeyCommand {
     Promote {
         /// The staged key's id, as key list prints it
         key_id: KeyId,
-        /// When it becomes primary, such as 2026-11-23T09:00:00Z [default: now]
-        #[arg(long, value_name = "TIME")]
+        /// When it becomes primary, such as 2026-11-23T09:00:00Z or 2026-11-23 (UTC) [default: now]
+        #[arg(long, value_name = "TIME", value_parser = appointed)]
         at: Option<jiff::Timestamp>,
     },
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
@@ -414,7 +414,7 @@ pub(crate) struct VouchArgs {
     #[arg(long)]
     pub(crate) all: bool,
     /// Sign what --signer signed only if both its id and the store say that it is older than TIME
-    #[arg(long, value_name = "TIME", requires = "signer")]
+    #[arg(long, value_name = "TIME", requires = "signer", value_parser = moment)]
     pub(crate) before: Option<jiff::Timestamp>,
     /// The signer whose signatures are to be replaced, which is treated as revoked
     #[arg(long, value_name = "KEYID", requires = "before")]

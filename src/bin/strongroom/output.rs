@@ -42,6 +42,18 @@ impl Output {
         write_stdout(text.trim_end())
     }
 
+    /// For a command whose result is a page for a person.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](strongroom::ErrorKind::Usage) when JSON is asked for.
+    pub(crate) fn refuse_json(self, what: &str) -> Result<()> {
+        match self.format {
+            WriteOut::Table => Ok(()),
+            WriteOut::Json => Err(Error::usage(format!("{what}, and has no JSON document"))
+                .hint("leave --write-out (STRONGROOM_WRITE_OUT) out, or give -w table")),
+        }
+    }
+
     /// As [`result`](Self::result), of a command that has done `what`: a full disk behind standard output does not undo it.
     pub(crate) fn done(
         self,

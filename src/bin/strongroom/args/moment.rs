@@ -13,6 +13,17 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     moment_at(text, Timestamp::now())
 }
 
+/// Reads a time that may be to come: as [`moment`], without how long ago.
+///
+/// # Errors
+/// What may be written instead.
+pub(crate) fn appointed(text: &str) -> Result<Timestamp, String> {
+    match parse_duration(text) {
+        Ok(_) => Err("write a time such as 2026-11-23T09:00:00Z, or a date (UTC)".into()),
+        Err(_) => moment(text),
+    }
+}
+
 fn moment_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let midnight = |date: Date| TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0));
     let today = TimeZone::UTC.to_datetime(now).date();
@@ -22,7 +33,7 @@ fn moment_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         "yesterday" => today.checked_sub(1.day()).and_then(midnight),
         _ => match (text.parse::<Timestamp>(), text.parse::<Date>(), parse_duration(text)) {
             (Ok(time), ..) => Ok(time),
-            // A time of day without a zone is whose?
+            // A time without a zone is ambiguous.
             (_, Ok(date), _) if !text.contains([':', 'T']) => midnight(date),
             (_, _, Ok(ago)) => now.checked_sub(ago),
             (Err(error), ..) => Err(error),
@@ -57,5 +68,8 @@ mod tests {
         {
             assert!(moment_at(bad, now).is_err(), "{bad}");
         }
+        // What is to come is not some time ago.
+        assert!(appointed("2h").is_err() && appointed("noon").is_err());
+        assert_eq!(appointed("2026-11-23").unwrap().to_string(), "2026-11-23T00:00:00Z");
     }
 }

@@ -41,7 +41,13 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
             report.duration.as_secs_f64(),
         )
     })?;
-    context.output.note(&format!("next: `strongroom verify {}` verifies it", report.id));
+    context.output.note(&match report.blind {
+        true => format!(
+            "next: `strongroom verify {} --digests` verifies what is stored; where the identity is, leave --digests out",
+            report.id
+        ),
+        false => format!("next: `strongroom verify {}` verifies it", report.id),
+    });
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { printed })

@@ -132,7 +132,7 @@ fn report(
         let value = |row: &Row| match (&row.default, row.values.is_empty()) {
             (Some(default), true) => format!("({default})"),
             (None, true) => "-".into(),
-            _ => row.shown().join(", "),
+            _ => row.shown().iter().map(|value| shortened(value)).collect::<Vec<_>>().join(", "),
         };
         let line = |row: &Row| vec![row.id.clone(), value(row), row.source.clone()];
         table(&["SETTING", "VALUE", "SOURCE"], &[], rows.iter().map(line).collect())
@@ -150,6 +150,18 @@ fn report(
         }
         _ => Ok(ExitCode::from(ErrorKind::Usage.exit_code())),
     }
+}
+
+/// Recipients have up to 2,000 characters: the last ones tell them apart.
+fn shortened(value: &str) -> String {
+    let short = |uri: &str| match uri.split_once("age1") {
+        Some((before, key)) if before.ends_with("recipient:") && key.len() > 100 => {
+            let kind = if key.starts_with("pq1") { "age1pq1" } else { "age1" };
+            format!("{before}{kind}…{}", key.get(key.len() - 8..).unwrap_or_default())
+        }
+        _ => uri.to_owned(),
+    };
+    value.split(',').map(short).collect::<Vec<_>>().join(",")
 }
 
 /// A configuration file with every setting, all commented out.

@@ -182,7 +182,7 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
     let (scope, control) = (context.scope(&ids), &context.control);
     let report =
         strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
-    let (json, text, code) = resealed(&report, context);
+    let (json, text, code) = resealed(&report, RESEALED, context);
     context.output.result(json, || text)?;
     context.output.note(
         "sealing again does not revoke: anyone who kept an old seal and its master key can still open that snapshot",
@@ -203,7 +203,7 @@ fn confirm_recipients(keys: &KeySet, expected: &[KeyId]) -> Result<()> {
     for id in public.map(|key| key.id()).filter(|id| !keys.holds(*id) && !expected.contains(id)) {
         if !secrets::confirm(&format!("Seal the snapshots to the public key {id}? Type yes: "))? {
             let message = format!(
-                "whether the snapshots may be sealed to the public key {id} is not confirmed"
+                "not confirmed: sealing to the public key {id}, whose identity is not here"
             );
             return Err(Error::new(ErrorKind::Refused, message).hint(format!(
                 "compare the id with the one that `strongroom key generate --recipient` printed, then give --expect {id}"
@@ -213,20 +213,30 @@ fn confirm_recipients(keys: &KeySet, expected: &[KeyId]) -> Result<()> {
     Ok(())
 }
 
+/// What was done to a snapshot, in a count and in a sentence.
+pub(super) type Words = [&'static str; 2];
+pub(super) const RESEALED: Words = ["re-sealed", "sealed again"];
+
 /// What re-sealing did, for programs and for people, and its exit status; what to look at is warned of.
-pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, String, ExitCode) {
+pub(super) fn resealed(
+    report: &ResealReport,
+    [done, sentence]: Words,
+    context: &Context,
+) -> (Value, String, ExitCode) {
     for old in &report.lingering {
         context.output.warn(&format!("a seal stays, and its keys still open it: {old}"));
     }
     for Untrusted { id, written, standing, .. } in &report.untrusted {
-        let written = written.map_or_else(|| "unknown".into(), |time| Time::from(time).to_string());
+        let written = written.map(|time| format!(", manifest written {}", Time::from(time)));
         context.output.warn(&format!(
-            "snapshot {id} is not sealed again: begun {}, manifest written {written}: {standing}",
-            created(*id)
+            "snapshot {id} is not {sentence}: begun {}{}: {standing}",
+            created(*id),
+            written.unwrap_or_default()
         ));
     }
     for (id, error) in &report.failed {
-        context.output.warn(&format!("snapshot {id} was not changed: {error}"));
+        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+        context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
     }
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
@@ -239,12 +249,12 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
         "journals": report.journals.len(),
     });
     let text = format!(
-        "{again} re-sealed, {unchanged} unchanged, {} not trusted, {} failed{}",
+        "{again} {done}, {unchanged} unchanged, {} not trusted, {} failed{}",
         report.untrusted.len(),
         report.failed.len(),
         match report.journals.len() {
             0 => String::new(),
-            journals => format!("; journals re-sealed: {journals}"),
+            journals => format!("; journals {done}: {journals}"),
         }
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();

@@ -1,13 +1,15 @@
 //! `key kit`: the page that one wants to have on the worst day.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use strongroom::Result;
-use strongroom::backup::key_usage;
-use strongroom::custody::{MasterKeyUri, keyfile, read_identities, read_signers, read_signing_key};
+use strongroom::backup::{key_usage, snapshots};
+use strongroom::custody::{MasterKeyUri, keyfile, open_public};
 use strongroom::format::{KeyId, KeyState};
+use strongroom::keys::KeySet;
+use strongroom::store::{Repository, RepositoryUrl};
+use strongroom::{Error, Result};
 
 use super::Context;
 use crate::output::write_stdout;
@@ -15,9 +17,10 @@ use crate::output::write_stdout;
 const BLANK: &str = "______________________________";
 
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
-    let settings = &context.settings;
-    let url = settings.repository_url()?.to_string();
+    context.output.refuse_json("key kit prints a page")?;
+    let url = absolute(context.settings.repository_url()?)?;
     let repository = context.repository().await?;
+    let clusters = clusters(&repository, context).await?;
     let usage = key_usage(&repository).await?;
     usage.unreadable.iter().for_each(|what| context.output.warn(what));
     let mut page = String::new();
@@ -33,11 +36,11 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
          Store           credentials are at {BLANK}\n",
         keyfile::now(),
         repository.id(),
-        settings.cluster.as_ref().map_or(BLANK, |cluster| cluster.as_str()),
+        if clusters.is_empty() { BLANK.to_owned() } else { clusters.join(", ") },
         env!("CARGO_PKG_VERSION"),
     );
     page += "\nKeys: any one of them opens the snapshots beside it\n";
-    let here = here(context)?;
+    let (here, signers) = here(context)?;
     for (id, opens) in &usage.opens {
         let now = here.get(id).map(String::as_str).unwrap_or("not given here");
         let _ = writeln!(page, "  {id}   {opens} snapshot(s), {now}\n{:36} copy: {BLANK}", "");
@@ -45,12 +48,17 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     for (id, now) in here.iter().filter(|(id, _)| !usage.opens.contains_key(id)) {
         let _ = writeln!(page, "  {id}   no snapshot yet, {now}\n{:36} copy: {BLANK}", "");
     }
-    let signers = signers(context)?;
     if !signers.is_empty() {
-        page += "\nTrusted signers: what none of them has signed does not count\n";
+        page += "\nTrusted signers: what none of them has signed does not count. \
+                 These lines are the file SIGNERS:\n";
         signers.iter().for_each(|signer| page += &format!("  {signer}\n"));
     }
-    page += &commands(&url, repository.id(), !signers.is_empty());
+    let cluster = match clusters.as_slice() {
+        [] => "",
+        [one] => one,
+        _ => "CLUSTER",
+    };
+    page += &commands(&url, repository.id(), cluster, !signers.is_empty());
     write_stdout(page.trim_end())?;
     context
         .output
@@ -58,13 +66,42 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The URL as it is understood in any directory, for a shell.
+fn absolute(url: &RepositoryUrl) -> Result<String> {
+    let text = match url.directory() {
+        Some(path) => {
+            std::path::absolute(path).map_err(|error| Error::io(path, error))?.display().to_string()
+        }
+        None => url.to_string(),
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+@%=".contains(c);
+    Ok(match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    })
+}
+
+/// The cluster that the settings name; without one, those that the repository has snapshots of.
+async fn clusters(repository: &Repository, context: &Context) -> Result<Vec<String>> {
+    if let Some(cluster) = &context.settings.cluster {
+        return Ok(vec![cluster.to_string()]);
+    }
+    let listing = snapshots(repository, None).await?;
+    let names: BTreeSet<_> = listing.snapshots.iter().map(|one| one.cluster.to_string()).collect();
+    Ok(names.into_iter().collect())
+}
+
 /// The four commands of a restore, and what to do without the program.
-fn commands(url: &str, id: impl std::fmt::Display, signed: bool) -> String {
+fn commands(url: &str, id: impl std::fmt::Display, cluster: &str, signed: bool) -> String {
     let signers = if signed { " --signers SIGNERS" } else { "" };
-    let with = format!("-r {url} --repository-id {id} -k KEY{signers}");
+    let cluster = match cluster {
+        "" => String::new(),
+        name => format!(" --cluster {name}"),
+    };
+    let with = format!("-r {url} --repository-id {id}{cluster} -k KEY{signers}");
     format!(
-        "\nRestore, on a machine with etcd. KEY is file:KEYRING, identity:FILE or passphrase.\n  \
-         strongroom snapshots -r {url}\n  \
+        "\nRestore, on a machine with etcd. KEY is file:KEYRING, identity:FILE or passphrase:KEYID.\n  \
+         strongroom snapshots -r {url}{cluster}\n  \
          strongroom verify latest {with}\n  \
          strongroom restore latest {with} --data-dir DIR\n  \
          etcd --data-dir DIR\n\
@@ -74,9 +111,9 @@ fn commands(url: &str, id: impl std::fmt::Display, signed: bool) -> String {
     )
 }
 
-/// The keys that are given, with their kind and where they are.
-fn here(context: &Context) -> Result<BTreeMap<KeyId, String>> {
-    let mut here = BTreeMap::new();
+/// The keys that are given, with their kind and where they are, and the trusted signers as in their file.
+fn here(context: &Context) -> Result<(BTreeMap<KeyId, String>, Vec<String>)> {
+    let (mut here, mut trusted) = (BTreeMap::new(), KeySet::new());
     for uri in context.settings.master_keys() {
         match uri {
             MasterKeyUri::File(path) => {
@@ -86,36 +123,33 @@ fn here(context: &Context) -> Result<BTreeMap<KeyId, String>> {
                     here.insert(id, format!("{} key in {uri}", state.name()));
                 }
             }
-            MasterKeyUri::Identity(path, _) => {
-                for identity in read_identities(path)?.identities {
-                    here.insert(identity.recipient().id(), format!("in {uri}"));
-                }
-            }
-            MasterKeyUri::Recipient(key) => {
-                here.insert(key.id(), "a recipient: its identity file opens".into());
-            }
             MasterKeyUri::Passphrase(Some(key)) => {
                 here.insert(key.id, "a key in the repository, behind a passphrase".into());
             }
-            MasterKeyUri::Passphrase(None) | MasterKeyUri::Recipients(_) => {}
+            MasterKeyUri::Passphrase(None) => {}
+            public => {
+                let mut keys = KeySet::new();
+                open_public(public, &mut keys)?;
+                for id in keys.ids() {
+                    let place = match keys.holds(id) {
+                        true => format!("in {public}"),
+                        false => "a recipient: its identity file opens".into(),
+                    };
+                    // One that is given as both opens.
+                    if keys.holds(id) || !here.contains_key(&id) {
+                        here.insert(id, place);
+                    }
+                }
+                keys.signers().iter().for_each(|signer| trusted.trust(signer.clone()));
+            }
         }
     }
-    Ok(here)
-}
-
-/// The signers that are trusted, as in their file.
-fn signers(context: &Context) -> Result<Vec<String>> {
-    let trust = &context.settings.trust;
-    let mut lines = Vec::new();
-    for path in &trust.signers {
-        for signer in read_signers(path)?.into_iter().filter(|signer| signer.revoked.is_none()) {
-            let name = signer.name.map(|name| format!(" name={name}")).unwrap_or_default();
-            lines.push(format!("{}{name}", signer.key));
+    context.settings.trust.add_to(&mut trusted)?;
+    let mut lines: Vec<String> = Vec::new();
+    for line in trusted.signers().iter().map(ToString::to_string) {
+        if !lines.contains(&line) {
+            lines.push(line);
         }
     }
-    if let Some(path) = &trust.signing_key {
-        lines.push(read_signing_key(path)?.public().to_string());
-    }
-    lines.dedup();
-    Ok(lines)
+    Ok((here, lines))
 }

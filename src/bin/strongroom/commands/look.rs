@@ -9,6 +9,7 @@ use strongroom::Result;
 use strongroom::backup::{Details, Summary, journals, judged, snapshots as snapshots_of};
 use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{ClusterName, EtcdFacts, KeyId, Part, SnapshotId, Time, Uuid};
+use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 
 use super::Context;
@@ -53,6 +54,7 @@ pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<Exit
         table(&header, &[3, 4, 5, 6], rows.collect())
     })?;
     context.output.note(&match listing.snapshots.len() {
+        0 if !tags.is_empty() => "no snapshot has that tag".into(),
         0 => "no snapshots; take one with `strongroom backup`".into(),
         1 => "1 snapshot".into(),
         n => format!("{n} snapshots"),
@@ -97,8 +99,14 @@ async fn key_names(context: &Context) -> BTreeMap<KeyId, String> {
             MasterKeyUri::Passphrase(None) => {}
             MasterKeyUri::Passphrase(Some(named)) => drop(names.insert(named.id, uri.to_string())),
             _ => {
-                let keys = custody::open(std::slice::from_ref(uri), None).await;
-                for id in keys.map(|keys| keys.ids()).unwrap_or_default() {
+                let mut keys = KeySet::new();
+                let opened = match uri.is_public() {
+                    true => custody::open_public(uri, &mut keys),
+                    false => custody::open(std::slice::from_ref(uri), None)
+                        .await
+                        .map(|opened| keys = opened),
+                };
+                for id in opened.map(|()| keys.ids()).unwrap_or_default() {
                     names.entry(id).or_insert_with(|| uri.to_string());
                 }
             }

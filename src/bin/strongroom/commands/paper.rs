@@ -30,6 +30,7 @@ const COLUMNS: usize = 4;
 const WORDS: usize = Share::word_count(32);
 
 pub(super) fn split(args: &SplitArgs, context: &Context) -> Result<ExitCode> {
+    context.output.refuse_json("key split prints pages")?;
     if !args.force && std::io::stdout().is_terminal() {
         return Err(Error::usage("shares are not written to a terminal: it may remember them")
             .hint("pipe them to a printer, such as lpr, or give --force"));
@@ -62,6 +63,10 @@ fn made(args: &SplitArgs, context: &Context) -> Result<(KeyId, Vec<Share>, usize
     let mut uris = context.settings.master_keys();
     let path = match (uris.next(), uris.next()) {
         (Some(MasterKeyUri::Identity(path, _)), None) => path,
+        (Some(_), Some(_)) => {
+            return Err(Error::usage("shares hold one key, and several master keys are given")
+                .hint("give one, with --master-key file:PATH or identity:FILE"));
+        }
         _ => {
             let path = context.settings.keyring_path()?;
             let (keyring, now) = (keyfile::load(path)?, keyfile::now());
@@ -202,7 +207,13 @@ impl Given {
             }
             add_words(line, &mut words);
         }
-        self.shares.push(Share::parse(&words)?);
+        let share = Share::parse(&words)?;
+        let which = |share: &Share| (share.group, share.member);
+        let mut others = self.shares.iter().filter(|other| other.set == share.set);
+        if others.any(|other| which(other) == which(&share)) {
+            return Err(Error::usage("this share was given before").hint("give each page once"));
+        }
+        self.shares.push(share);
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    JournalRemoval, Keeping, PrunePlan, PruneReport, Removal, Retention, Suspect, Within,
-    apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
+    JournalRemoval, Keeping, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect,
+    Within, apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
     remove_failing_seals, store_report, suspects, undo_removal, unpin,
 };
 use strongroom::format::{SnapshotId, Time};
@@ -34,15 +34,16 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         (ids, None) => plan_removal(&repository, &keys, ids).await?,
     };
     let planned = begun.elapsed();
+    let shown = if args.quarantine.is_some() { quarantined } else { text };
     plan.findings.iter().for_each(|finding| context.output.warn(finding));
     plan.blocked.iter().for_each(|blocked| context.output.warn(blocked));
     if args.dry_run {
-        context.output.result(Document::new(&plan, None), || text(&plan))?;
+        context.output.result(Document::new(&plan, None), || shown(&plan))?;
         context.output.note("nothing was removed; run it without --dry-run to do this");
         return Ok(status(plan.blocked.is_empty()));
     }
     if context.output.format == WriteOut::Table {
-        write_stdout(text(&plan).trim_end())?;
+        write_stdout(shown(&plan).trim_end())?;
     }
     let report = apply_prune(&repository, &plan, &context.control).await?;
     if !plan.is_empty() {
@@ -54,16 +55,23 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(Document::new(&plan, Some(&report)), || {
-        format!(
-            "{} snapshots kept, {} removed{}; {} freed by earlier removals",
-            plan.keep.len(),
-            report.removed.len(),
-            of_journals(plan.journals.kept, report.removed_journals.len()),
-            bytes(report.freed_bytes),
-        )
+        let (removed, freed) = (report.removed.len(), bytes(report.freed_bytes));
+        match args.quarantine {
+            Some(_) => format!("{removed} removed; {freed} freed by earlier removals"),
+            None => format!(
+                "{} snapshots kept, {removed} removed{}; {freed} freed by earlier removals",
+                plan.keep.len(),
+                of_journals(plan.journals.kept, report.removed_journals.len()),
+            ),
+        }
     })?;
     if let Some(id) = report.removed.iter().chain(&report.removed_journals).next() {
-        context.output.note(&format!("`strongroom prune --undo {id}` brings a removed one back"));
+        context.output.note(&match args.quarantine {
+            Some(_) => format!(
+                "next: after that date run the same command again; `strongroom prune --undo {id}` only if {id} may be authentic"
+            ),
+            None => format!("`strongroom prune --undo {id}` brings a removed one back"),
+        });
     }
     Ok(status(report.refused.is_empty() && plan.blocked.is_empty()))
 }
@@ -122,8 +130,8 @@ async fn quarantine(ids: &[SnapshotId], context: &Context) -> Result<ExitCode> {
             table(&header, &[1, 2], found.iter().map(row).collect())
         })?;
         context.output.note(&match found.len() {
-            0 => "every folder with a manifest authenticates, or may do so with keys that are not available".into(),
-            n => format!("{n} folders authenticate with nothing; after you have looked at one: `strongroom prune --quarantine ID`"),
+            0 => "nothing to quarantine: each folder is authentic, or needs a key that is not available to tell".into(),
+            n => format!("no key authenticates these {n} folders; after you have looked at one: `strongroom prune --quarantine ID`"),
         });
         return Ok(status(found.is_empty()));
     }
@@ -198,6 +206,25 @@ impl<'a> Document<'a> {
             duration_seconds: report.map(|report| report.duration.as_secs_f64()),
         }
     }
+}
+
+/// The plan of `--quarantine ID`.
+fn quarantined(plan: &PrunePlan) -> String {
+    let due = Time::from(SystemTime::now() + QUARANTINE);
+    let rows = plan.remove.iter().map(|removal| {
+        let size = bytes(removal.stored_bytes);
+        let why = format!("{size}; its objects can be deleted from {due} on, by the same command");
+        vec![removal.id.to_string(), "remove".into(), why]
+    });
+    let mut text = match plan.remove.is_empty() {
+        true => String::new(),
+        false => table(&["ID", "", "WHY"], &[], rows.collect()),
+    };
+    let swept = plan.swept().count();
+    if swept > 0 {
+        text += &format!("deletes {} of {swept} folders removed earlier\n", bytes(plan.frees()));
+    }
+    text
 }
 
 fn text(plan: &PrunePlan) -> String {

@@ -18,7 +18,7 @@ use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::Context;
-use super::key::resealed;
+use super::key::{RESEALED, resealed};
 use crate::args::RotateKeyArgs;
 use crate::secrets::{Passphrase, passphrase};
 
@@ -78,7 +78,7 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
     };
     let control = &context.control;
     let report = reseal(&repository, &keys, Scope::All, &drop, accept, control).await?;
-    let (json, text, code) = resealed(&report, context);
+    let (json, text, code) = resealed(&report, RESEALED, context);
     context.output.result(json_of(&rotated, json), || format!("{}\n{text}", text_of(&rotated)))?;
     context.output.note(&format!("next: {}", rotated.next));
     if args.compromised.is_none() {
@@ -221,7 +221,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
     let late = again().await?;
     report.resealed.extend(late.resealed);
     report.journals.extend(late.journals);
-    let (json, text, code) = resealed(&report, context);
+    let (json, text, code) = resealed(&report, RESEALED, context);
     let ids: Vec<String> = old.iter().map(ToString::to_string).collect();
     let json = json!({"retired": ids, "places": places, "snapshots": json});
     context.output.result(json, || format!("retired: {}\n{text}", ids.join(" ")))?;

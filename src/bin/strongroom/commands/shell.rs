@@ -24,6 +24,10 @@ pub(super) fn man(dir: Option<&Path>, output: Output) -> Result<ExitCode> {
             .map_err(|error| Error::io("manual page", error))?;
         return to_stdout(&page);
     };
+    if !dir.is_dir() {
+        let message = format!("{}: it is not a directory", dir.display());
+        return Err(Error::usage(message).hint("make it first, or name another one"));
+    }
     clap_mangen::generate_to(Cli::command(), dir).map_err(|error| Error::io(dir, error))?;
     output.note(&format!("manual pages written to {}", dir.display()));
     Ok(ExitCode::SUCCESS)

@@ -114,7 +114,8 @@ fn verified(level: VerifyLevel) -> &'static str {
 
 fn exit(report: &VerifyReport) -> ExitCode {
     let untrusted = |one: &Verified| matches!(one.standing, Standing::NotTrusted(_));
-    let findings = if report.snapshots.iter().any(untrusted) { FINDINGS } else { 0 };
+    let found = report.is_incomplete || report.snapshots.iter().any(untrusted);
+    let findings = if found { FINDINGS } else { 0 };
     ExitCode::from(report.worst().map_or(findings, |error| error.kind().exit_code()))
 }
 

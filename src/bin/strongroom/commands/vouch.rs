@@ -18,7 +18,7 @@ pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> 
     let accept = accept(&args, &mut keys)?;
     let (scope, control) = (context.scope(&ids), &context.control);
     let report = vouch(&repository, &keys, scope, accept, control).await?;
-    let (json, text, code) = resealed(&report, context);
+    let (json, text, code) = resealed(&report, ["signed"; 2], context);
     context.output.result(json, || text)?;
     Ok(code)
 }
@@ -27,7 +27,7 @@ fn accept(args: &VouchArgs, keys: &mut KeySet) -> Result<Accept> {
     match (args.before, args.signer) {
         (Some(time), Some(id)) if keys.revoke(id) => Ok(Accept::Before(system_time(time))),
         (_, Some(id)) => Err(Error::usage(format!("key {id} is not a trusted signer"))
-            .hint("its line stays in the file of trusted signers, given with --signers")),
+            .hint("keep its line in the --signers file until this is done")),
         _ if args.accept_untrusted => Ok(Accept::Untrusted),
         _ => Ok(Accept::Counting),
     }
