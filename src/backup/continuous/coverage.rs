@@ -153,6 +153,12 @@ impl Journals {
         Some(named.max_by_key(|continues| continues.number).map(|continues| continues.sha256))
     }
 
+    /// The newest journal that counts.
+    pub(super) fn newest(&self) -> Option<SnapshotId> {
+        let counts = |(_, (journal, _)): &(_, &(OpenJournal, Folder))| journal.standing.counts();
+        self.open.iter().rev().find(counts).map(|(id, _)| *id)
+    }
+
     /// The last revision that the names and the end of a journal tell.
     pub(super) fn last_of(&self, id: SnapshotId) -> i64 {
         self.open.get(&id).map_or(0, |(journal, folder)| last(journal, folder))

@@ -2,6 +2,7 @@
 
 mod coverage;
 mod join;
+mod moments;
 mod plan;
 mod record;
 mod reseal;
