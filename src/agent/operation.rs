@@ -209,6 +209,10 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
     let finding = report.failed.first_key_value().map(|(id, why)| {
         Error::new(ErrorKind::Tampered, format!("snapshot {id} was not copied: {why}"))
     });
+    let damaged = report.journals.failed.first_key_value().map(|(id, why)| {
+        Error::new(ErrorKind::Tampered, format!("journal {id} was not copied completely: {why}"))
+    });
+    let finding = finding.or(damaged);
     warn(report.not_remembered.as_slice());
     let cluster = options.cluster().clone();
     let copied = report.newest.map(|id| id.begun());
@@ -219,9 +223,10 @@ async fn replicate(options: &AgentSettings, places: &Places, control: &Control) 
             operation = "copy",
             seconds,
             copied = report.copied.len(),
+            copied_journals = report.journals.copied.len(),
             written_bytes = report.written_bytes,
             compared = report.compared.len(),
-            not_copied = report.left_out.len(),
+            not_copied = report.left_out.len() + report.journals.left_out.len(),
             differing_seals = report.differing.len(),
         );
     };
@@ -251,6 +256,7 @@ async fn remove(options: &AgentSettings, places: &Places, control: &Control) -> 
             seconds,
             kept = plan.keep.len(),
             removed = report.removed.len(),
+            removed_journals = report.removed_journals.len(),
             freed_bytes = report.freed_bytes,
             refused = report.refused.len(),
             warnings = plan.findings.len(),

@@ -38,7 +38,7 @@ pub use continuous::{
     Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
     verify_journals,
 };
-pub use copy::{CopyReport, CopySettings, copy, open_replica};
+pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
@@ -47,9 +47,9 @@ pub use member::{
     KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
 };
 pub use prune::{
-    Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect, Within,
-    apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
-    remove_failing_seals, suspects, undo_removal, unpin,
+    JournalPlan, JournalRemoval, Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal,
+    Retention, Suspect, Within, apply_prune, pin, plan_prune, plan_quarantine, plan_removal,
+    prune_report, remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use removable::check_removable;
 pub use reports::{

@@ -1,6 +1,6 @@
 //! Master keys against the snapshots they open: re-seal, count, remove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use futures::{StreamExt, stream};
@@ -22,7 +22,7 @@ use crate::keys::KeySet;
 use crate::keys::trust::{Distrust, Standing};
 use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
-use crate::snapshot::seals::{self, Authentic, Tried};
+use crate::snapshot::seals::{self, Authentic, Tried, Worth};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
@@ -162,11 +162,18 @@ struct Resealing<'a> {
     report: ResealReport,
 }
 
-/// One generation, as it was read, and what it is worth if it authenticates.
+/// One generation, as it was read, and what it is worth, unless it fails.
 struct Generation {
     number: u32,
     seal: Option<Seal>,
-    standing: Option<Standing>,
+    worth: Option<Worth>,
+}
+
+impl Generation {
+    /// Whether a key opened it. Only then its number and all of its lines are those of somebody who had the data key.
+    fn is_opened(&self) -> bool {
+        self.worth.is_some_and(|worth| worth.opened)
+    }
 }
 
 impl Resealing<'_> {
@@ -228,13 +235,13 @@ impl Resealing<'_> {
         // From the seal by which it counts, never from a manifest fetched again.
         let seal = authentic.seal;
         let data_key = authentic.judged.opened.ok_or_else(|| wrong_key(&seal))?.data_key;
-        let highest =
-            generations.iter().filter(|one| one.standing.is_some()).map(|one| one.number).max();
+        let opened = generations.iter().filter(|one| one.is_opened());
+        let highest = opened.map(|one| one.number).max();
         let next = free_number(highest.unwrap_or_default(), folder);
         let mut kept = kept_stanzas(&seal, self.keys, self.drop);
         // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
         kept.truncate(MAX_STANZAS.saturating_sub(self.keys.sealing().count()));
-        let mut signatures = signatures(&seal, &generations);
+        let mut signatures = signatures(&seal, &generations, self.keys);
         let own = self.keys.signing().filter(|_| self.sign);
         let own = own.map(|key| key.sign(seal.body().subject(), seal.body().object()));
         if let Some(own) = own.filter(|own| !signatures.contains(own)) {
@@ -279,8 +286,8 @@ impl Resealing<'_> {
         for number in numbers {
             let read = seals::read_seal(self.repository, id, number).await;
             let seal = read.as_ref().ok().cloned();
-            let standing = tried.add(number, read).await?;
-            generations.push(Generation { number, seal, standing });
+            let worth = tried.add(number, read).await?;
+            generations.push(Generation { number, seal, worth });
         }
         let authentic = tried.finish()?;
         if !all && !authentic.judged.standing.counts() {
@@ -353,7 +360,7 @@ impl Resealing<'_> {
             let name = Part::Seal(old.number).of(id);
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
-                Some(_) if old.number > number && old.standing.is_none() => {
+                Some(_) if old.number > number && !old.is_opened() => {
                     Some("no available key opens it".into())
                 }
                 Some(old) => self.lost(&old, seal).await,
@@ -386,22 +393,33 @@ impl Resealing<'_> {
         }
         let mut signatures = old.body().signatures().iter();
         let signature = signatures.find(|one| !new.body().signatures().contains(one))?;
-        Some(format!("the newer seal has no room for its signature by {}", signature.key_id))
+        Some(format!("the newer seal does not have its signature by {}", signature.key_id))
     }
 }
 
-/// The signatures of every generation that authenticates and vouches for the same object, as many as there is room for:
-/// first those of the seals that are worth most, for whoever knows the data key can make others.
-fn signatures(seal: &Seal, generations: &[Generation]) -> Vec<Signature> {
-    let mut opened: Vec<_> =
-        generations.iter().filter_map(|one| Some((one.standing?, one.seal.as_ref()?))).collect();
-    opened.sort_by_key(|(standing, _)| std::cmp::Reverse(*standing));
-    let mut all = seal.body().signatures().to_vec();
-    for signature in opened.iter().flat_map(|(_, other)| other.body().signatures()) {
-        if all.len() < MAX_SIGNATURES && all.iter().all(|known| known.key_id != signature.key_id) {
-            all.push(signature.clone());
+/// The signatures that a new generation carries, as many as there is room for: those of known signers that verify, from any
+/// generation, and of other signers those of the generations that opened, first of those that are worth most. Any other line
+/// may be planted.
+fn signatures(seal: &Seal, generations: &[Generation], keys: &KeySet) -> Vec<Signature> {
+    let mut others: Vec<_> =
+        generations.iter().filter_map(|one| Some((one.worth?, one.seal.as_ref()?))).collect();
+    others.sort_by_key(|(worth, _)| std::cmp::Reverse(*worth));
+    let others = others.into_iter().map(|(worth, other)| (worth.opened, other));
+    let mut all: Vec<Signature> = Vec::new();
+    let mut unknown = Vec::new();
+    for (opened, one) in std::iter::once((true, seal)).chain(others) {
+        for line in one.body().signatures() {
+            match keys.verifies(seal, line) {
+                Some(true) => all.push(line.clone()),
+                None if opened => unknown.push(line.clone()),
+                Some(false) | None => {}
+            }
         }
     }
+    all.extend(unknown);
+    let mut seen = BTreeSet::new();
+    all.retain(|line| seen.insert(line.key_id));
+    all.truncate(MAX_SIGNATURES);
     all.sort_by_key(|signature| signature.key_id);
     all
 }

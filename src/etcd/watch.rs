@@ -27,6 +27,8 @@ use crate::protobuf::{Fields, put_message, put_number};
 const MAX_ANSWER: usize = 64 << 20;
 /// As key and as end of a range: all keys.
 const ALL: &[u8] = &[0];
+/// A single key, asked for where only the header or the error of the answer counts.
+const ONE: &[u8] = &[0];
 
 /// An open watch of all keys from a revision on.
 pub(crate) struct Watch {
@@ -124,9 +126,10 @@ impl Questions {
     /// # Errors
     /// Those of etcd.
     pub(crate) async fn revision(&self) -> Result<i64> {
-        let options = GetOptions::new().with_all_keys().with_count_only();
+        // One key that nobody has: a range makes etcd walk the index of its keys.
+        let options = GetOptions::new().with_keys_only();
         let mut client = self.client.kv_client();
-        let found = answer("revision", self.timeout, client.get("", Some(options))).await?;
+        let found = answer("revision", self.timeout, client.get(ONE, Some(options))).await?;
         found
             .header()
             .map(etcd_client::ResponseHeader::revision)
@@ -167,14 +170,9 @@ impl Questions {
 
     /// Whether the keys at main revision `at` can still be read.
     async fn is_there(&self, at: i64) -> Result<bool> {
-        let options = GetOptions::new()
-            .with_from_key()
-            .with_revision(at)
-            .with_serializable()
-            .with_keys_only()
-            .with_limit(1);
+        let options = GetOptions::new().with_revision(at).with_serializable().with_keys_only();
         let mut client = self.client.kv_client();
-        let asked = timeout(self.timeout, client.get(ALL, Some(options))).await;
+        let asked = timeout(self.timeout, client.get(ONE, Some(options))).await;
         match asked.map_err(|_| failure::timed_out("range", self.timeout))? {
             Ok(_) => Ok(true),
             Err(error) if is_compacted(&error) => Ok(false),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
-use crate::format::{JournalPart, ObjectName, SnapshotId};
+use crate::format::{JournalPart, ObjectName, SnapshotId, names};
 use crate::store::{ObjectInfo, Repository};
 
 /// One journal's objects, as the store lists them.
@@ -14,6 +14,15 @@ pub(crate) struct Folder {
     pub(crate) ends: BTreeMap<u32, ObjectInfo>,
     /// Objects of each number: names with another last revision may be there too.
     pub(crate) segments: BTreeMap<u64, Vec<ObjectInfo>>,
+    pub(crate) bundles: BTreeMap<u32, ObjectInfo>,
+    /// It was removed, and can be brought back until it is swept.
+    pub(crate) tombstone: Option<ObjectInfo>,
+    /// It is being swept, or will be.
+    pub(crate) sweep: Option<ObjectInfo>,
+    /// Retention keeps it.
+    pub(crate) keep: Option<ObjectInfo>,
+    /// Names in it that this version does not know.
+    pub(crate) foreign: Vec<String>,
 }
 
 impl Folder {
@@ -21,38 +30,65 @@ impl Folder {
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.segments.values().flatten().map(|info| info.len).fold(0, u64::saturating_add)
     }
+
+    /// What it recorded, in one piece or in many.
+    pub(crate) fn recorded(&self) -> impl Iterator<Item = &ObjectInfo> {
+        self.segments.values().flatten().chain(self.bundles.values())
+    }
+
+    /// All its objects but the marks of a removal.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &ObjectInfo> {
+        let vouching = self.ends.values().chain(self.seals.values());
+        self.recorded().chain(vouching).chain(&self.head).chain(&self.keep)
+    }
 }
 
-/// Lists all journals, oldest first, and what is in their folders and is not known here.
+/// Lists all journals, oldest first, and what is below `journals` and in none of their folders.
 ///
 /// # Errors
 /// Those of the store.
 pub(crate) async fn list_all(
     repository: &Repository,
 ) -> Result<(BTreeMap<SnapshotId, Folder>, Vec<String>)> {
+    Ok(sort(repository.list(names::JOURNALS.trim_end_matches('/')).await?))
+}
+
+/// Lists one journal's folder; empty when there is none.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn list_one(repository: &Repository, id: SnapshotId) -> Result<Folder> {
+    let listing = repository.list(&format!("{}{id}", names::JOURNALS)).await?;
+    Ok(sort(listing).0.remove(&id).unwrap_or_default())
+}
+
+fn sort(listing: Vec<ObjectInfo>) -> (BTreeMap<SnapshotId, Folder>, Vec<String>) {
     let (mut folders, mut foreign) = (BTreeMap::<_, Folder>::new(), Vec::new());
-    for info in repository.list("journals").await? {
+    for info in listing {
         let Some(ObjectName::Journal { id, part }) = ObjectName::parse(&info.name) else {
-            foreign.push(info.name);
+            match folder_of(&info.name) {
+                Some(id) => folders.entry(id).or_default().foreign.push(info.name),
+                None => foreign.push(info.name),
+            }
             continue;
         };
         let folder = folders.entry(id).or_default();
         match part {
             JournalPart::Head => folder.head = Some(info),
-            JournalPart::Seal(generation) => {
-                folder.seals.insert(generation, info);
-            }
-            JournalPart::End(generation) => {
-                folder.ends.insert(generation, info);
-            }
+            JournalPart::Tombstone => folder.tombstone = Some(info),
+            JournalPart::Sweep => folder.sweep = Some(info),
+            JournalPart::Keep => folder.keep = Some(info),
+            JournalPart::Seal(generation) => drop(folder.seals.insert(generation, info)),
+            JournalPart::End(generation) => drop(folder.ends.insert(generation, info)),
+            JournalPart::Bundle(generation) => drop(folder.bundles.insert(generation, info)),
             JournalPart::Segment { number, .. } => {
                 folder.segments.entry(number).or_default().push(info);
             }
-            JournalPart::Bundle(_)
-            | JournalPart::Tombstone
-            | JournalPart::Sweep
-            | JournalPart::Keep => {}
         }
     }
-    Ok((folders, foreign))
+    (folders, foreign)
+}
+
+fn folder_of(name: &str) -> Option<SnapshotId> {
+    name.strip_prefix(names::JOURNALS)?.split('/').next()?.parse().ok()
 }

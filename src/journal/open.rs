@@ -50,7 +50,7 @@ struct Found {
     end: Option<JournalEnd>,
 }
 
-/// Opens the journal `id`.
+/// Opens the journal `id`; one that was removed by its tombstone.
 ///
 /// # Errors
 /// Those of SPEC.md §8 when it does not open; those of the store.
@@ -69,7 +69,11 @@ async fn opened(
     folder: &Folder,
     keys: &KeySet,
 ) -> Result<OpenJournal> {
-    let bytes = repository.get(&JournalPart::Head.of(id), MAX_HEAD as u64).await?;
+    let part = match (&folder.head, &folder.tombstone) {
+        (None, Some(_)) => JournalPart::Tombstone,
+        _ => JournalPart::Head,
+    };
+    let bytes = repository.get(&part.of(id), MAX_HEAD as u64).await?;
     let head = JournalHead::parse(&bytes)?;
     if head.body().journal != id || head.body().origin != repository.id() {
         return Err(Error::tampered("its head names another journal or repository"));

@@ -1,6 +1,7 @@
 //! What waits for the store: bodies in order, which are sealed and stored one after the other.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use super::cut::{Cut, Cutter, RAW};
 use super::write::{JournalWriter, SealedSegment, unix_ms};
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::Complete;
+use crate::format::Continues;
 
 /// Bytes that may wait for the store.
 const MAX_QUEUE: usize = 32 << 20;
@@ -110,21 +112,21 @@ pub(super) struct Queue {
     waiting: AtomicUsize,
     /// Bytes of segments that are stored.
     stored: AtomicU64,
-    /// The last complete revision that is stored.
-    last: AtomicI64,
+    /// The last complete revision that is stored, and the segment that holds it.
+    last: Mutex<(i64, Option<Continues>)>,
 }
 
 impl Queue {
     /// An empty queue, and what takes from it.
     pub(super) fn new(first: i64) -> (Self, mpsc::UnboundedReceiver<Option<Cut>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let last = AtomicI64::new(first.saturating_sub(1));
+        let last = Mutex::new((first.saturating_sub(1), None));
         (Self { sender, waiting: AtomicUsize::new(0), stored: AtomicU64::new(0), last }, receiver)
     }
 
-    /// The last complete revision that is stored.
-    pub(super) fn last(&self) -> i64 {
-        self.last.load(Ordering::Relaxed)
+    /// The last complete revision that is stored, and the last segment; `None` before there is one.
+    pub(super) fn last(&self) -> (i64, Option<Continues>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether more waits than may.
@@ -159,7 +161,8 @@ pub(super) async fn store_all<'a>(
             return (writer, Some(error));
         }
         queue.stored.store(writer.stored_bytes(), Ordering::Relaxed);
-        queue.last.store(writer.last(), Ordering::Relaxed);
+        *queue.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            (writer.last(), writer.continues());
         queue.waiting.fetch_sub(raw, Ordering::Relaxed);
     }
     (writer, None)

@@ -26,7 +26,7 @@ use crate::store::Repository;
 /// Segments that are fetched at once.
 const READS: usize = 16;
 /// The longest segment's object.
-const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
+pub(crate) const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
 /// No message is shorter, padding included.
 const SHORTEST: u64 = 4096;
 /// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
@@ -59,10 +59,10 @@ pub(crate) struct Survey {
     pub(crate) moments: Vec<(i64, u64)>,
     /// Moments by which everything up to a revision was recorded.
     pub(crate) completes: Vec<(i64, u64)>,
-    /// How far etcd had compacted.
-    pub(crate) compacted: Vec<i64>,
-    /// Granted times to live, 0 if unknown.
-    pub(crate) ttls: BTreeMap<i64, i64>,
+    /// How far etcd had compacted, behind the record's main revision.
+    pub(crate) compacted: Vec<(i64, i64)>,
+    /// Granted times to live by lease, 0 if unknown, of each segment.
+    pub(crate) ttls: Vec<BTreeMap<i64, i64>>,
     /// Each state of users and roles, with the revision that was the last then.
     pub(crate) auth: Vec<(i64, bool, u64)>,
     /// Why the recording ended, if it says so.
@@ -225,7 +225,7 @@ impl ReadJournal {
         let (mut facts, mut next) = (Survey::default(), reading.clone());
         let (limit, mut moment) = (self.id.unix_ms().saturating_add(LONGEST_MS), None);
         let mut at = Revision { main: next.last(), sub: 0 };
-        let mut is_signed = false;
+        let (mut is_signed, mut ttls) = (false, BTreeMap::new());
         next.body(&body, &mut |recorded| {
             match recorded {
                 Recorded::Record(record) => {
@@ -241,9 +241,9 @@ impl ReadJournal {
                     ));
                 }
                 Recorded::Entry(Entry::Moment(ms)) => moment = Some(ms),
-                Recorded::Entry(Entry::Compacted(main)) => facts.compacted.push(main),
+                Recorded::Entry(Entry::Compacted(main)) => facts.compacted.push((at.main, main)),
                 Recorded::Entry(Entry::Lease { id, ttl }) => {
-                    facts.ttls.insert(id, ttl);
+                    ttls.insert(id, ttl);
                 }
                 Recorded::Entry(Entry::Auth { enabled, revision }) => {
                     facts.auth.push((at.main, enabled, revision));
@@ -264,6 +264,11 @@ impl ReadJournal {
         if self.must_be_signed && !is_signed {
             return Err(Error::tampered("no trusted signer signed it"));
         }
+        if let Some(moment) = moment {
+            // The segment was cut between the moment and its record.
+            facts.moments.push((at.main.saturating_add(1), moment));
+        }
+        facts.ttls.push(ttls);
         facts.lasts.push(next.last());
         facts.complete_ms = self.survey.complete_ms.max(body.head().complete_ms);
         facts.completes.push((next.last(), facts.complete_ms));

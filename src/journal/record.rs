@@ -158,9 +158,11 @@ impl<'a> Recorder<'a> {
             Ok((writer, None)) => writer,
             Ok((_, Some(error))) => return Err(error),
             Err(_) => {
-                // What was not stored is recorded again, if etcd still has it.
-                let last = queue.last();
-                let (id, reason) = (Some(id), EndReason::STORE);
+                // What was not stored is recorded again, if etcd still has it. The next journal names the last segment
+                // that is stored: without an end this journal counts only as far as that.
+                let (last, stored) = queue.last();
+                self.continues = stored.or(self.continues);
+                let (id, reason) = (Some(id), reason_unstored(reason));
                 return Ok(Journal { id, last, reason, continues: self.continues });
             }
         };
@@ -453,6 +455,15 @@ impl<'a> Recorder<'a> {
             });
         }
         Ok(None)
+    }
+}
+
+/// Why a journal ended whose last segments the store did not take. Where etcd's history is another one, or gone, nothing
+/// follows what is stored.
+fn reason_unstored(reason: EndReason) -> EndReason {
+    match reason {
+        EndReason::STOPPED | EndReason::ROLLED => EndReason::STORE,
+        other => other,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::signing::{SignedBy, Signer, SigningKey, signed_by};
 use super::{Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, KeyId, KeyState, Seal, Time};
+use crate::format::{ClusterName, KeyId, KeyState, Seal, Signature, Time};
 
 /// The keys that a command was given, those that seal and those that open, and the state of each.
 #[derive(Default)]
@@ -183,6 +183,14 @@ impl KeySet {
     /// [`ErrorKind::Tampered`] for a signature of a trusted signer that does not verify.
     pub(crate) fn signed_by(&self, seal: &Seal, cluster: Option<&ClusterName>) -> Result<SignedBy> {
         signed_by(&self.signers, seal.body(), cluster)
+    }
+
+    /// Whether a line of `seal` is the signature of the signer that it names; none if that signer is not known here.
+    #[cfg(feature = "backup")]
+    pub(crate) fn verifies(&self, seal: &Seal, line: &Signature) -> Option<bool> {
+        let body = seal.body();
+        let signer = self.signers.iter().find(|signer| signer.key.id() == line.key_id)?;
+        Some(signer.key.verifies(body.subject(), body.object(), line))
     }
 
     /// Checks that what seals and signs may be used together, for `cluster`, before any work is done. `unsigned` accepts

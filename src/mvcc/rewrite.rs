@@ -105,7 +105,7 @@ pub fn rewrite_with<R: ReadAt, W: Write + Seek>(
     writer.bucket(b"key")?;
     let mut leased = Leased::default();
     let mut put = |record: Record<'_>| {
-        leased.note(&record);
+        leased.note(&record, facts.revision);
         written.records = written.records.saturating_add(1);
         writer.put(record.raw.0, record.raw.1)
     };
@@ -146,14 +146,15 @@ pub fn rewrite_with<R: ReadAt, W: Write + Seek>(
     Ok((out, Rewritten { database_bytes, ..written }))
 }
 
-/// The keys that have a lease, and which.
+/// The keys that have a lease, which, and whether the key was put behind the database.
 #[derive(Default)]
-struct Leased(HashMap<Vec<u8>, i64>);
+struct Leased(HashMap<Vec<u8>, (i64, bool)>);
 
 impl Leased {
-    fn note(&mut self, record: &Record<'_>) {
+    fn note(&mut self, record: &Record<'_>, base: i64) {
         if record.kv.lease != 0 {
-            self.0.insert(record.kv.key.to_vec(), record.kv.lease);
+            let lease = (record.kv.lease, record.revision.main > base);
+            self.0.insert(record.kv.key.to_vec(), lease);
         } else if !self.0.is_empty() {
             self.0.remove(record.kv.key);
         }
@@ -181,7 +182,8 @@ fn small_buckets<R: ReadAt>(db: &Db<R>, changes: &Changes) -> Result<BTreeMap<Ve
     Ok(buckets)
 }
 
-/// Adds the leases that keys have and the bucket has not; of how many the time to live is not known.
+/// Adds the leases that keys have and the bucket has not; of how many the time to live is not known. A lease that was
+/// granted again behind the database has the time to live that the tail tells.
 fn renew<R: ReadAt>(
     db: &Db<R>,
     leased: &Leased,
@@ -189,16 +191,21 @@ fn renew<R: ReadAt>(
     records: &mut Records,
 ) -> Result<u64> {
     // A lease that is none is an error here, and not only when etcd starts.
-    leases(db)?;
+    let known: HashMap<i64, i64> =
+        leases(db)?.into_iter().map(|lease| (lease.id, lease.ttl)).collect();
     let mut renewed = 0_u64;
-    for id in leased.0.values() {
-        if let Entry::Vacant(vacant) = records.entry(id.to_be_bytes().to_vec()) {
-            let record = vacant.insert(Vec::new());
-            put_number(record, lease::ID, *id);
-            let granted = tail.and_then(|tail| tail.ttls.get(id)).filter(|ttl| **ttl > 0);
-            put_number(record, lease::TTL, granted.copied().unwrap_or(RENEWED_LEASE_TTL));
-            renewed = renewed.saturating_add(u64::from(granted.is_none()));
+    for (id, is_behind) in leased.0.values() {
+        let granted = tail.and_then(|tail| tail.ttls.get(id)).copied().filter(|ttl| *ttl > 0);
+        let entry = records.entry(id.to_be_bytes().to_vec());
+        let is_another = *is_behind && granted.is_some_and(|ttl| known.get(id) != Some(&ttl));
+        if matches!(entry, Entry::Occupied(_)) && !is_another {
+            continue;
         }
+        let mut record = Vec::new();
+        put_number(&mut record, lease::ID, *id);
+        put_number(&mut record, lease::TTL, granted.unwrap_or(RENEWED_LEASE_TTL));
+        entry.insert_entry(record);
+        renewed = renewed.saturating_add(u64::from(granted.is_none()));
     }
     Ok(renewed)
 }

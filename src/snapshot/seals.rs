@@ -112,8 +112,10 @@ pub(crate) struct Tried<'a> {
     best: Option<(Seal, Judged)>,
     /// The class that decides when none opens, with its rank.
     worst: Option<(u8, Error)>,
-    /// Some seal of this manifest carries a signature.
+    /// Some seal of this manifest that authenticates carries a signature.
     signed: bool,
+    /// Some other carries a line that looks like one.
+    claims_signed: bool,
     findings: Vec<String>,
 }
 
@@ -129,11 +131,12 @@ impl<'a> Tried<'a> {
             best: None,
             worst: None,
             signed: false,
+            claims_signed: false,
             findings: Vec::new(),
         }
     }
 
-    /// Takes note of a seal; what it is worth, if it opens.
+    /// Takes note of a seal; what it is worth, unless it fails.
     ///
     /// # Errors
     /// Only [`ErrorKind::Unreachable`]: a seal that does not open is a finding, and others may.
@@ -141,7 +144,7 @@ impl<'a> Tried<'a> {
         &mut self,
         generation: u32,
         seal: Result<Seal>,
-    ) -> Result<Option<Standing>> {
+    ) -> Result<Option<Worth>> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -188,19 +191,22 @@ impl<'a> Tried<'a> {
         Ok(Judged { opened: Some(opened), standing })
     }
 
-    fn note(&mut self, seal: Seal, judged: Judged) -> Standing {
-        self.signed |= !seal.body().signatures().is_empty();
-        let (standing, worth) = (judged.standing, worth(&judged));
-        if self.best.as_ref().is_none_or(|(_, best)| worth > self::worth(best)) {
+    fn note(&mut self, seal: Seal, judged: Judged) -> Worth {
+        let has_line = !seal.body().signatures().is_empty();
+        // What is authentic and did not open has a trusted signature that verifies; what opened, a MAC over its lines.
+        self.signed |= has_line && judged.is_authentic();
+        self.claims_signed |= has_line;
+        let worth = Worth::of(&judged);
+        if self.best.as_ref().is_none_or(|(_, best)| worth > Worth::of(best)) {
             self.best = Some((seal, judged));
         }
-        standing
+        worth
     }
 
     /// Whether no further seal can change what comes out.
     fn is_decided(&self) -> bool {
-        let best = (Standing::Counts, !self.keys.is_blind());
-        let counts = self.best.as_ref().is_some_and(|(_, judged)| worth(judged) >= best);
+        let best = Worth { standing: Standing::Counts, opened: !self.keys.is_blind() };
+        let counts = self.best.as_ref().is_some_and(|(_, judged)| Worth::of(judged) >= best);
         counts && (self.signed || !self.manifest.body().signed)
     }
 
@@ -217,7 +223,8 @@ impl<'a> Tried<'a> {
             let authentic = data_key.authenticate_manifest(&body.commitment, signed, mac);
             authentic.context(manifest.clone())?;
         }
-        if body.signed && !self.signed {
+        let signed = if judged.is_authentic() { self.signed } else { self.claims_signed };
+        if body.signed && !signed {
             return Err(
                 Error::tampered("no seal carries the signature that it requires").context(manifest)
             );
@@ -226,7 +233,17 @@ impl<'a> Tried<'a> {
     }
 }
 
-/// Of two seals that are worth the same, one that opened is of more use.
-fn worth(judged: &Judged) -> (Standing, bool) {
-    (judged.standing, judged.opened.is_some())
+/// What one seal is worth. Of two of the same standing, one that opened is of more use.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Worth {
+    /// Its standing.
+    pub(crate) standing: Standing,
+    /// Whether a key opened it, so that its MAC is verified.
+    pub(crate) opened: bool,
+}
+
+impl Worth {
+    fn of(judged: &Judged) -> Self {
+        Self { standing: judged.standing, opened: judged.opened.is_some() }
+    }
 }

@@ -25,10 +25,10 @@ pub(crate) fn private_dir_in(dir: &Path, prefix: &str) -> Result<TempDir> {
 
 /// That nothing can be created in `dir`. The error of `tempfile` names a random path in it.
 pub(crate) fn cannot_create_in(dir: &Path, error: &std::io::Error) -> Error {
-    let kind = error.kind();
-    let error = Error::io(dir, kind.into());
-    match kind {
-        std::io::ErrorKind::NotFound => error.hint("create the directory first"),
-        _ => error,
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::io(dir, rustix::io::Errno::NOENT.into()).hint("create the directory first")
+        }
+        kind => Error::io(dir, kind.into()),
     }
 }

@@ -358,7 +358,7 @@ async fn a_gap_is_followed_by_a_snapshot() {
 }
 
 /// Records a few segments; the snapshot that they follow, the journal, and the last revision.
-async fn recorded(place: &Place, etcd: &Etcd) -> (String, String, i64) {
+pub(crate) async fn recorded(place: &Place, etcd: &Etcd) -> (String, String, i64) {
     let mut client = etcd.client().await;
     client.put("a", "0", None).await.unwrap();
     let recording = Recording::start(place, etcd);

@@ -32,6 +32,8 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_copy;
+mod journal_prune;
 mod journal_vectors;
 mod json_shapes;
 mod keys;

@@ -139,7 +139,7 @@ fn shells_complete_ids_clusters_and_keys() {
     let completed = |words: &[&str]| {
         let typed = ["strongroom"].iter().chain(words).map(|word| format!("'{word}'"));
         let line = format!(
-            "source script; COMP_WORDS=({}); COMP_CWORD={}; COMP_TYPE=9; COMP_LINE='strongroom {}'; COMP_POINT=${{#COMP_LINE}}; \
+            "source ./script; COMP_WORDS=({}); COMP_CWORD={}; COMP_TYPE=9; COMP_LINE='strongroom {}'; COMP_POINT=${{#COMP_LINE}}; \
              _clap_complete_strongroom strongroom '{}' ''; printf '%s\n' \"${{COMPREPLY[@]}}\"",
             typed.collect::<Vec<_>>().join(" "),
             words.len(),

@@ -171,6 +171,52 @@ fn a_seal_without_its_signature() {
     assert!(text.contains(&data_encoding::HEXLOWER.encode(&sha256(&[&manifest]))));
 }
 
+/// Lines that look like signatures, in a seal that does not open, are not taken into the next generation.
+#[test]
+fn signatures_that_nothing_authenticates() {
+    let blind = Blind::new();
+    let id = blind.backup_file();
+    let place = &blind.place;
+    let mut generate = place.bare(&["-w", "json", "key", "generate", "--signing", "-o", "second"]);
+    let made: serde_json::Value = serde_json::from_str(&exits_with(&mut generate)).unwrap();
+    let [signer, key] = ["signer", "id"].map(|name| made[name].as_str().unwrap().to_owned());
+    let text = blind.read(&id, 1);
+    let line = text.lines().find(|line| line.starts_with("ed25519")).unwrap();
+    blind.plant(&id, 2, &text.replace(line, &line.replace(&blind.signer_key, &key)));
+    let both = ["--signers", "signers", "key", "reseal", "--all"];
+    let said = exits(3, &mut place.command_with("identity:identity,file:keyring", &both));
+    assert!(said.contains("seal.2"), "{said}");
+    assert!(blind.read(&id, 3).contains(line) && !blind.read(&id, 3).contains(&key));
+    // Also for one who trusts that signer, too.
+    fs::write(place.path("both"), format!("{}\n{signer}\n", blind.signer)).unwrap();
+    let verify = ["--signers", "both", "verify", "latest"];
+    exits_with(&mut place.command_with("identity:identity", &verify));
+}
+
+/// A copy brings the genuine seal, however many others somebody planted above it.
+#[test]
+fn a_blind_copy_among_planted_seals() {
+    let blind = Blind::new();
+    let id = blind.backup_file();
+    let text = blind.read(&id, 1);
+    let unsigned: String =
+        text.split_inclusive('\n').filter(|line| !line.starts_with("ed25519")).collect();
+    (1000..1070).for_each(|generation| blind.plant(&id, generation, &unsigned));
+    exits_with(&mut blind.host(&["copy", "--to", "second"]));
+    let copied = |generation: u32| {
+        fs::read(blind.place.path(&format!("second/snapshots/{id}/seal.{generation}")))
+    };
+    assert_eq!(copied(1).unwrap(), text.as_bytes());
+    assert!(copied(1069).is_ok() && copied(1035).is_err());
+    // A copy that has another seal under the number of the only one that counts is no copy.
+    let planted = unsigned.replace("ed25519", "");
+    fs::remove_dir_all(blind.place.path("second")).unwrap();
+    exits_with(&mut blind.host(&["copy", "--to", "second"]));
+    fs::write(blind.place.path(&format!("second/snapshots/{id}/seal.1")), planted).unwrap();
+    let said = exits(13, &mut blind.host(&["copy", "--to", "second"]));
+    assert!(said.contains("by which the snapshot counts"), "{said}");
+}
+
 /// 7: a signer is revoked before its old snapshots have another signature.
 #[test]
 fn a_revoked_signer() {

@@ -115,7 +115,7 @@ fn rotated_resealed_and_given_up() {
 #[test]
 fn a_wrong_key_is_told_which_would_open() {
     let place = Place::new();
-    place.backup();
+    let snapshot = place.backup();
     let id = place.json(&["key", "list"])[0]["id"].as_str().unwrap().to_owned();
     place.succeed(&["key", "generate", "-o", "other"]);
     for args in [&["verify", "latest"][..], &["restore", "latest", "-o", "out.db"]] {
@@ -123,9 +123,11 @@ fn a_wrong_key_is_told_which_would_open() {
         assert!(error.contains(&id), "{args:?}: {error}");
     }
     assert!(!place.path("out.db").exists());
-    // Without any key, what needs none still works.
+    // What needs no key still works. Which one is the latest depends on the keys, if there are any.
     exits(0, &mut place.command_with("file:other", &["snapshots"]));
-    exits(0, &mut place.command_with("file:other", &["verify", "latest", "--digests"]));
+    exits(12, &mut place.command_with("file:other", &["verify", "latest", "--digests"]));
+    exits(0, &mut place.command_with("file:other", &["verify", &snapshot, "--digests"]));
+    exits(0, &mut place.bare(&["-r", "repo", "verify", "latest", "--digests"]));
 }
 
 #[test]

@@ -126,7 +126,7 @@ async fn the_program_interrupted_and_refused_3_4() {
     assert!(told.contains("see these as ordinary changes"), "{told}");
     let only = ["restore", "latest", "--to-cluster", "--endpoints", endpoint, "--only", "leased"];
     let told = exits(3, &mut place.command(&[&only[..], &["--leases", "keep"]].concat()));
-    assert!(told.contains("refused   leased") && told.contains("--leases new"), "{told}");
+    assert!(told.contains("refused      leased") && told.contains("--leases new"), "{told}");
     let told = exits(0, &mut place.command(&only));
     assert!(told.contains("vanishes") && told.contains("1 created"), "{told}");
 }

@@ -74,6 +74,7 @@ const ROWS: &[Row] = &[
     Row("prune.keep_monthly", "--keep-monthly", "STRONGROOM_KEEP_MONTHLY", "5", "x"),
     Row("prune.keep_yearly", "--keep-yearly", "STRONGROOM_KEEP_YEARLY", "6", "x"),
     Row("prune.keep_within", "--keep-within", "STRONGROOM_KEEP_WITHIN", "2d", "6min"),
+    Row("prune.keep_continuous", "--keep-continuous", "STRONGROOM_KEEP_CONTINUOUS", "7d", "6min"),
     Row("prune.keep_tag", "--keep-tag", "", "monthly,before upgrade", ""),
     Row("prune.grace", "--grace", "STRONGROOM_GRACE", "36h", BAD_DURATION),
     Row("copy.url", "--to", "STRONGROOM_COPY_URL", "s3://second", "ftp://x"),

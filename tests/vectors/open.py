@@ -386,7 +386,7 @@ def run_vectors(folder):
         try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO())
         except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
         for name, wanted in v.get("journals", {}).items():  # §13
-            try: records, last = open_journal(case.with_suffix(""), name, Keys(case.with_suffix(""), folder / keyring), repository_id(case.with_suffix(""))); found = {"last": last, "records": records_digest(records)}
+            try: records, last = open_journal(case.with_suffix(""), name, Keys(case.with_suffix(""), file("keyring")), repository_id(case.with_suffix(""))); found = {"last": last, "records": records_digest(records)}
             except Exception as e: found = repr(e)
             if found != wanted: got, why = "journal", f"journal {name}: {found}"
         if (got == v["class"] or (got, v["class"]) == ("tampered", "truncated")) and (got != "ok" or sha == v["sha256"]): passed += 1

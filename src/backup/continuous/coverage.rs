@@ -105,8 +105,9 @@ impl Journals {
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
         let (folders, foreign) = folder::list_all(repository).await?;
+        let inside = folders.values().flat_map(|folder| &folder.foreign);
         let mut findings: Vec<_> =
-            foreign.into_iter().map(|name| format!("{name}: unknown object")).collect();
+            foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
         let mut opened = BTreeMap::new();
         let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
         let mut opening = stream::iter(there)
@@ -152,13 +153,20 @@ impl Journals {
         Some(named.max_by_key(|continues| continues.number).map(|continues| continues.sha256))
     }
 
+    /// The newest journal that counts.
+    pub(super) fn newest(&self) -> Option<SnapshotId> {
+        let counts = |(_, (journal, _)): &(_, &(OpenJournal, Folder))| journal.standing.counts();
+        self.open.iter().rev().find(counts).map(|(id, _)| *id)
+    }
+
     /// The last revision that the names and the end of a journal tell.
     pub(super) fn last_of(&self, id: SnapshotId) -> i64 {
         self.open.get(&id).map_or(0, |(journal, folder)| last(journal, folder))
     }
 }
 
-fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
+/// The last revision that the end of a journal tells, or the names of its segments.
+pub(in crate::backup) fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
     if let Some(end) = &journal.end {
         return end.last.cast_signed();
     }

@@ -2,10 +2,12 @@
 
 mod coverage;
 mod join;
+mod moments;
 mod plan;
 mod record;
 mod reseal;
 
+pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
 pub use record::{RecordReport, record};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::coverage::{Journals, not_covered, parted};
 use super::join::{self, Join};
+use super::moments::{self, At};
 use crate::backup::{catalog, choose};
 use crate::bolt::Db;
 use crate::error::{Error, ErrorKind, Result};
@@ -133,6 +134,8 @@ struct Building {
     /// The last revision that is reached.
     end: i64,
     chain: Vec<ReadJournal>,
+    /// Journals that count and are of another history: where it parted, and what to say.
+    parted: Vec<(SnapshotId, i64, String)>,
     warnings: Vec<String>,
 }
 
@@ -153,17 +156,29 @@ async fn from_base(
         }
         return Ok(alone(base, wanted));
     }
+    if let Moment::Time(ms) = moment
+        && ms < base.unix_ms()
+    {
+        let (begun, at) = (time(base.unix_ms()), time(ms));
+        return Err(not_covered(format!("snapshot {base} was begun at {begun}, after {at}")));
+    }
     let cluster = snapshot.manifest.body().cluster.clone();
     let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
-    let mut building = Building { end: revision, chain: Vec::new(), warnings: Vec::new() };
-    building.warnings.append(&mut journals.findings);
+    let (chain, parted, warnings) =
+        (Vec::new(), Vec::new(), std::mem::take(&mut journals.findings));
+    let mut building = Building { end: revision, chain, parted, warnings };
+    let newest_journal = journals.newest();
     let newest = newest_snapshot(repository, &cluster).await?;
     let snapshot = Arc::new(snapshot);
     loop {
-        if is_reached(&building, moment) {
-            break;
-        }
-        let Some(next) = next_journal(&journals, &building) else { break };
+        let reached = is_reached(&building, moment);
+        let next = if reached { None } else { next_journal(&journals, &building, moment) };
+        // The newest one shows whether what was recorded last is of the same history.
+        let is_of_interest = |id: &SnapshotId| {
+            journals.open.get(id).is_some_and(|(journal, _)| journal.first() <= building.end)
+                && !matches!(moment, Moment::Time(ms) if ms < id.unix_ms())
+        };
+        let Some(next) = next.or(newest_journal.filter(is_of_interest)) else { break };
         // With signers each segment shows by itself that it counts.
         let counts_to = journals.counts_to(next, newest).filter(|_| keys.signers().is_empty());
         let Some((journal, folder)) = journals.open.remove(&next) else { break };
@@ -178,6 +193,7 @@ async fn from_base(
         building.warnings.append(&mut read.survey.findings);
         building = step(building, read, snapshot.clone(), dir).await?;
     }
+    building.check_history(base, is_only, moment)?;
     finish(base, revision, building, moment)
 }
 
@@ -203,15 +219,42 @@ fn is_reached(building: &Building, moment: Moment) -> bool {
     }
 }
 
-/// The journal that may lead on: of those that hold what is reached the one that reaches farthest.
-fn next_journal(journals: &Journals, building: &Building) -> Option<SnapshotId> {
-    let leads_on = |id: &SnapshotId| {
-        let last = journals.last_of(*id);
-        // The first one may only tell that nothing has changed since the snapshot.
-        last > building.end || building.chain.is_empty() && last == building.end
+/// The journal that may lead on: of those that hold what is reached the one that began first. Later ones repeat what it
+/// holds, with other moments; and what is recorded later chooses no other journals.
+fn next_journal(journals: &Journals, building: &Building, moment: Moment) -> Option<SnapshotId> {
+    let leads_on = |id: &&SnapshotId| {
+        let last = journals.last_of(**id);
+        // It may also tell that nothing has changed.
+        let may_be_quiet = building.chain.is_empty() || matches!(moment, Moment::Time(_));
+        last > building.end || may_be_quiet && last == building.end
     };
     let starts = journals.open.iter().filter(|(_, (journal, _))| journal.first() <= building.end);
-    starts.map(|(id, _)| *id).filter(leads_on).max_by_key(|id| (journals.last_of(*id), *id))
+    starts.map(|(id, _)| id).find(leads_on).copied()
+}
+
+impl Building {
+    /// Refuses what a newer recording contradicts: which of two histories is wanted cannot be known.
+    fn check_history(&self, base: SnapshotId, is_only: bool, moment: Moment) -> Result<()> {
+        let chosen = self.chain.last().map_or(base, ReadJournal::id);
+        let is_contradicted = |(id, at, _): &&(SnapshotId, i64, String)| {
+            *id > chosen
+                && match moment {
+                    Moment::Newest => true,
+                    Moment::Time(ms) => ms >= id.unix_ms(),
+                    Moment::Revision(revision) => revision >= *at,
+                }
+        };
+        // Who names a snapshot of one history has chosen it.
+        if self.chain.is_empty() && is_only {
+            return Ok(());
+        }
+        let Some((id, _, text)) = self.parted.iter().find(is_contradicted) else { return Ok(()) };
+        let begun = time(id.unix_ms());
+        let message = format!("{text}; {id} is newer, and {chosen} would be restored");
+        Err(Error::new(ErrorKind::Refused, message).hint(format!(
+            "name a snapshot taken after {begun} for the newer history, or give --to-time before {begun} for the older one"
+        )))
+    }
 }
 
 /// Adds a journal, if it is of the same history.
@@ -224,7 +267,8 @@ async fn step(
     let (id, dir) = (read.id(), dir.to_owned());
     let base = snapshot.manifest.body().snapshot;
     run_blocking(move || {
-        let (join, before) = match building.chain.last() {
+        let overlaps = |one: &&ReadJournal| one.first() <= read.last();
+        let (join, before) = match building.chain.iter().rev().find(overlaps) {
             None => {
                 let frames = Frames::new(snapshot.database.clone(), &dir);
                 let range = read.first()..=read.last();
@@ -236,11 +280,16 @@ async fn step(
             }
         };
         match join {
+            // One that adds nothing may still tell that nothing has changed.
+            Join::Joined(_) if read.last() < building.end => {}
             Join::Joined(_) => {
                 building.end = building.end.max(read.last());
                 building.chain.push(read);
             }
-            Join::Parted(at) => building.warnings.push(parted(before, id, at)),
+            Join::Parted(at) => {
+                building.warnings.push(parted(before, id, at));
+                building.parted.push((id, at, parted(before, id, at)));
+            }
             Join::Apart => building.warnings.push(format!(
                 "journal {id} has no revision to compare with {before}, and is not used"
             )),
@@ -256,7 +305,7 @@ fn finish(
     building: Building,
     moment: Moment,
 ) -> Result<Recorded> {
-    let Building { end, chain, mut warnings } = building;
+    let Building { end, mut chain, mut warnings, .. } = building;
     let recorded_until = chain.iter().map(|journal| journal.survey.complete_ms).max().unwrap_or(0);
     let revision = match moment {
         Moment::Newest => end,
@@ -266,7 +315,7 @@ fn finish(
                 "revision {revision} is not recorded: from snapshot {base} on the recording reaches revision {end}"
             )));
         }
-        Moment::Time(ms) => at_time(base, base_revision, &chain, ms)?,
+        Moment::Time(ms) => at_time(base, base_revision, &chain, ms, &mut warnings)?,
     };
     if chain.is_empty() && moment == Moment::Newest {
         warnings.push(format!("no journal follows snapshot {base}: it is restored as it is"));
@@ -274,13 +323,10 @@ fn finish(
     if revision == base_revision {
         return Ok(Recorded { recorded_until, warnings, ..alone(base, revision) });
     }
+    keep_needed(&mut chain, base_revision, revision);
+    let compacted = compacted_before(&chain, revision);
+    let ttls = ttls_behind(&chain, base_revision, revision);
     let surveys = || chain.iter().map(|journal| &journal.survey);
-    let compacted = surveys().flat_map(|survey| &survey.compacted);
-    let compacted = compacted.copied().filter(|at| *at <= revision).max().unwrap_or(0);
-    let mut ttls = BTreeMap::new();
-    for survey in surveys() {
-        ttls.extend(survey.ttls.iter().filter(|(_, ttl)| **ttl > 0).map(|(id, ttl)| (*id, *ttl)));
-    }
     let states = surveys().flat_map(|survey| &survey.auth);
     let mut states: Vec<_> = states
         .filter(|(at, ..)| *at <= revision)
@@ -297,36 +343,80 @@ fn finish(
     Ok(Recorded { base, revision, journals, recorded_until, warnings, tail })
 }
 
-/// The last revision that was received at `ms` or before.
-fn at_time(base: SnapshotId, base_revision: i64, chain: &[ReadJournal], ms: u64) -> Result<i64> {
-    let (mut revision, mut covered, mut done) = (base_revision, 0, base_revision);
-    for journal in chain {
-        let survey = &journal.survey;
-        let news = |(main, _): &&(i64, u64)| *main > done;
-        match survey.moments.iter().filter(news).find(|(_, at)| *at > ms) {
-            Some((next, at)) => {
-                revision = next.saturating_sub(1).max(revision);
-                covered = covered.max(*at);
-                break;
-            }
-            None => revision = journal.last().max(revision),
-        }
-        let moments = survey.moments.iter().map(|(_, at)| *at).max().unwrap_or(0);
-        covered = covered.max(survey.complete_ms).max(moments);
+/// Leaves the journals that lead to `revision`: what is stored later must change nothing.
+fn keep_needed(chain: &mut Vec<ReadJournal>, base: i64, revision: i64) {
+    let mut done = base;
+    chain.retain(|journal| {
+        let is_needed = done < revision && journal.last() > done;
         done = done.max(journal.last());
+        is_needed
+    });
+}
+
+/// How far etcd had compacted before `revision`, as far as it was recorded before it.
+fn compacted_before(chain: &[ReadJournal], revision: i64) -> i64 {
+    let recorded = chain.iter().flat_map(|journal| &journal.survey.compacted);
+    let before = recorded.filter(|(at, main)| *at < revision && *main <= revision);
+    before.map(|(_, main)| *main).max().unwrap_or(0)
+}
+
+/// The times to live that the segments from behind `base` to the one that completes `revision` tell.
+fn ttls_behind(chain: &[ReadJournal], base: i64, revision: i64) -> BTreeMap<i64, i64> {
+    let mut ttls = BTreeMap::new();
+    for survey in chain.iter().map(|journal| &journal.survey) {
+        let before = survey.lasts.partition_point(|last| *last <= base);
+        let through = survey.lasts.partition_point(|last| *last < revision).saturating_add(1);
+        let told = survey.ttls.iter().take(through.min(survey.lasts.len())).skip(before).flatten();
+        ttls.extend(told.filter(|(_, ttl)| **ttl > 0));
     }
-    if covered >= ms {
-        return Ok(revision);
-    }
-    let time = |ms: u64| Time::from_unix(i64::try_from(ms / 1000).unwrap_or(0));
-    Err(not_covered(match covered {
-        0 => format!("{} is not recorded: no journal follows snapshot {base}", time(ms)),
-        _ => format!(
-            "{} is not recorded: from snapshot {base} on the recording reaches {} (revision {revision})",
-            time(ms),
-            time(covered)
+    ttls
+}
+
+/// The last revision that was received at `ms` or before.
+fn at_time(
+    base: SnapshotId,
+    base_revision: i64,
+    chain: &[ReadJournal],
+    ms: u64,
+    warnings: &mut Vec<String>,
+) -> Result<i64> {
+    let at = time(ms);
+    Err(not_covered(match moments::revision_at(base_revision, &moments::told(chain), ms) {
+        At::Revision { revision, is_base_unknown } => {
+            if is_base_unknown {
+                warnings.push(format!(
+                    "when revision {base_revision} was received is unknown: snapshot {base} may hold changes made after {at}"
+                ));
+            }
+            return Ok(revision);
+        }
+        At::BaseIsLater(received) => format!(
+            "snapshot {base} may hold changes made after {at}: its revision {base_revision} is recorded at {}",
+            time(received)
+        ),
+        At::Unknown { until, next } => {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "nobody recorded at {at}: recorded until {}; the next recording begins {}",
+                    time(until),
+                    time(next)
+                ),
+            )
+            .hint("give --revision, or a time outside"));
+        }
+        At::Beyond { until: 0, .. } => {
+            format!("{at} is not recorded: no journal follows snapshot {base}")
+        }
+        At::Beyond { until, revision } => format!(
+            "{at} is not recorded: from snapshot {base} on the recording reaches {} (revision {revision})",
+            time(until)
         ),
     }))
+}
+
+fn time(ms: u64) -> Time {
+    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(0))
 }
 
 impl std::fmt::Debug for Recorded {

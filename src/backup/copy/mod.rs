@@ -1,7 +1,9 @@
-//! Snapshots replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
+//! Snapshots and journals replicated to a second repository: byte for byte, checked by their digests; their payloads are never opened.
 
 mod compared;
+mod journals;
 mod report;
+mod seals;
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -10,29 +12,26 @@ use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-pub use report::{CopyReport, CopySettings};
+pub use report::{CopyReport, CopySettings, JournalsCopied};
 
 use super::catalog::Scope;
 use crate::crypto;
-use crate::envelope::open_seal;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, MAX_SEAL, Manifest, ObjectEntry, ObjectHeader, ObjectName,
-    Part, PassphraseObject, SnapshotId, names,
+    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
+    PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::{GRACE, Since, still_there};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::read::pieces;
-use crate::snapshot::seals;
+use crate::snapshot::seals::authenticate;
 use crate::store::{Probe, Repository};
 use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;
-/// Seals of one snapshot that are copied although no key here opens them: those of keys that are elsewhere.
-const MOST_UNOPENED: usize = 64;
 /// Snapshots that were there already and are compared in one run.
 const MOST_COMPARED: usize = 64;
 /// Snapshots copied or compared at once.
@@ -59,7 +58,7 @@ pub async fn open_replica(
     }
 }
 
-/// Copies the snapshots in `scope` from `source` to `target`, with the master keys that
+/// Copies the snapshots and journals in `scope` from `source` to `target`, with the master keys that
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
 /// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse. With keys that seal,
@@ -114,6 +113,7 @@ pub async fn copy(
         work.group(manifests, &mut report).await?;
     }
     report.newest = report.newest.max(report.copied.last().copied());
+    journals::copy_journals(source, target, keys, scope, control, &mut report).await?;
     if keys.sealing().next().is_some() {
         work.compare(same, &mut report).await?;
         report.duration = begun.elapsed();
@@ -170,7 +170,7 @@ impl Copying<'_> {
     async fn left_out(&self, manifest: &Manifest) -> Result<Option<String>> {
         let folder = self.from.get(&manifest.body().snapshot).filter(|_| !self.keys.is_empty());
         let Some(folder) = folder else { return Ok(None) };
-        match seals::authenticate(self.source, folder, self.keys, manifest).await {
+        match authenticate(self.source, folder, self.keys, manifest).await {
             Ok(authentic) if authentic.judged.standing.counts() => Ok(None),
             Ok(authentic) => Ok(Some(authentic.judged.standing.to_string())),
             Err(error) if error.kind().is_general() => Err(error),
@@ -239,55 +239,6 @@ impl Copying<'_> {
         let mut written = 0;
         for object in &manifest.body().objects {
             written += self.object(id, object).await?;
-        }
-        Ok(written)
-    }
-
-    /// Copies the seals that the copy does not have, and says where it has others under the same number.
-    async fn seals(&self, id: SnapshotId, report: &mut CopyReport) -> Result<u64> {
-        let mut written = 0;
-        let Some(from) = self.from.get(&id).filter(|_| !self.is_removed_there(id)) else {
-            return Ok(written);
-        };
-        let there = self.there.get(&id).map(|folder| &folder.seals);
-        let mut room = MOST_UNOPENED.saturating_sub(there.map_or(0, BTreeMap::len));
-        let mut object = None;
-        for generation in seals::generations(from).0 {
-            let name = Part::Seal(generation).of(id);
-            if let Some(there) = there.and_then(|seals| seals.get(&generation)) {
-                // Both repositories may have been sealed again, each on its own. A first seal is written once, with
-                // the snapshot: its length tells enough.
-                let length = from.seals.get(&generation).map(|info| info.len);
-                let same =
-                    length == Some(there.len) && (generation == 1 || self.is_same(&name).await?);
-                if !same {
-                    report.differing.push(name);
-                }
-                continue;
-            }
-            let seal = match seals::read_seal(self.source, id, generation).await {
-                Err(error) if error.kind().is_general() => return Err(error),
-                // What is planted beside a good one stays behind.
-                Err(_) => continue,
-                Ok(seal) => seal,
-            };
-            let object = match object {
-                Some(object) => object,
-                None => {
-                    let manifest = read_manifest(self.source, id).await?;
-                    *object.insert(seals::manifest_digest(&manifest))
-                }
-            };
-            // What no key here opens may be planted too: so many of them would hide the good ones in the copy.
-            if open_seal(&seal, object, self.keys).await.is_err() {
-                if room == 0 {
-                    continue;
-                }
-                room -= 1;
-            }
-            let bytes = seal.print();
-            written += bytes.len() as u64;
-            self.target.put_once(&name, bytes.into()).await?;
         }
         Ok(written)
     }
@@ -396,11 +347,6 @@ impl Copying<'_> {
         }
         Err(Error::tampered(format!("{tombstone} in the copy is not of this snapshot"))
             .hint("delete it there, and copy again"))
-    }
-
-    async fn is_same(&self, name: &str) -> Result<bool> {
-        let source = self.source.get(name, MAX_SEAL as u64).await?;
-        Ok(source == self.target.get(name, MAX_SEAL as u64).await?)
     }
 
     fn is_alive(&self, id: SnapshotId) -> bool {

@@ -25,6 +25,22 @@ pub struct CopySettings {
     pub options: Option<BTreeMap<String, String>>,
 }
 
+/// What a copy did with journals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct JournalsCopied {
+    /// Journals of which something was copied, oldest first.
+    pub copied: Vec<SnapshotId>,
+    /// Journals in the scope of which the copy had everything already.
+    pub present: usize,
+    /// Journals that are damaged, and why; what is good before the damage is copied.
+    #[serde(serialize_with = "serial::details")]
+    pub failed: BTreeMap<SnapshotId, String>,
+    /// Journals that do not count (SPEC.md §13.4), and why; they are not copied.
+    #[serde(serialize_with = "serial::details")]
+    pub left_out: BTreeMap<SnapshotId, String>,
+}
+
 /// What a copy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -39,6 +55,8 @@ pub struct CopyReport {
     pub not_compared: Option<usize>,
     /// Why the next run does not remember what was compared.
     pub not_remembered: Option<String>,
+    /// What became of journals.
+    pub journals: JournalsCopied,
     /// Bytes written.
     pub written_bytes: u64,
     /// Snapshots that are damaged, and why: nothing of theirs shows in the copy.

@@ -4,24 +4,22 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 
-use super::plan::{PrunePlan, Removal, Sweep};
+use super::journals;
+use super::plan::PrunePlan;
+use super::steps::{Of, UNDONE, remove, sweep_folder};
 use serde::Serialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
 use crate::format::{
-    CheckOutcome, ClusterName, MAX_MANIFEST, Part, Report, ReportCheck, ReportDetails,
-    ReportOutcome, ReportScope, ReportStep, SnapshotId,
+    CheckOutcome, ClusterName, Part, Report, ReportCheck, ReportDetails, ReportOutcome,
+    ReportScope, ReportStep, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::snapshot::{folder, open, seals};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
 
-/// What a sweep mark says.
-const SWEEP: &str = "strongroom-sweep/1\n";
-/// What a keep mark begins with; a line of reason follows.
-const KEEP: &str = "strongroom-keep/1\n";
 /// Snapshots worked on at once.
 const AT_ONCE: usize = 32;
 
@@ -36,9 +34,13 @@ pub struct PruneReport {
     pub removed: Vec<SnapshotId>,
     /// Folders of which nothing is left.
     pub swept: Vec<SnapshotId>,
+    /// Journals that were removed, oldest first.
+    pub removed_journals: Vec<SnapshotId>,
+    /// Folders of journals of which nothing is left.
+    pub swept_journals: Vec<SnapshotId>,
     /// Bytes deleted of earlier removals and of backups that were never finished.
     pub freed_bytes: u64,
-    /// Snapshots that were pinned after the plan was made: they stay.
+    /// Snapshots and journals that were pinned after the plan was made: they stay.
     pub pinned: Vec<SnapshotId>,
     /// What the store does not let go of: a lock, a retention rule, missing rights.
     pub refused: Vec<String>,
@@ -66,30 +68,23 @@ pub async fn apply_prune(
         return Err(Error::new(ErrorKind::Refused, format!("nothing is removed: {skew}"))
             .hint("set the clocks of this host and of the store, then run prune again"));
     }
-    for id in &plan.revive {
-        // Somebody else may be removing it just now.
-        if exists(repository, *id, &Part::Manifest).await? {
-            let name = Part::Tombstone.of(*id);
-            unless_refused(repository.delete(&name).await, &mut report)?;
-        }
-    }
-    for id in &plan.marks {
-        put_mark(repository, *id, &Part::Sweep, SWEEP).await?;
-    }
-    let total = plan.remove.len() + plan.sweeps.len();
+    settle_marks(repository, plan, &mut report).await?;
+    let removals: Vec<_> = plan.removals().collect();
+    let total = removals.len() + plan.sweeps.len();
     control.begin_counting("removing", Some(total as u64), Unit::Snapshots);
-    let mut removals = stream::iter(plan.remove.clone())
-        .map(|removal| async move {
+    let mut removals = stream::iter(removals)
+        .map(|(of, old)| async move {
             control.check()?;
-            Ok::<_, Error>((removal.id, remove(repository, &removal).await))
+            Ok::<_, Error>((of, remove(repository, of, old).await))
         })
         .buffered(AT_ONCE);
     while let Some(removed) = removals.next().await {
-        let (id, outcome) = removed?;
-        match outcome {
-            Ok(true) => report.removed.push(id),
-            Ok(false) => report.pinned.push(id),
-            Err(error) => drop(unless_refused(Err(error), &mut report)?),
+        let (of, outcome) = removed?;
+        match (of, outcome) {
+            (Of::Snapshot(id), Ok(true)) => report.removed.push(id),
+            (Of::Journal(id), Ok(true)) => report.removed_journals.push(id),
+            (Of::Snapshot(id) | Of::Journal(id), Ok(false)) => report.pinned.push(id),
+            (_, Err(error)) => drop(unless_refused(Err(error), &mut report)?),
         }
         control.step(Step::Advance(1));
     }
@@ -104,13 +99,34 @@ pub async fn apply_prune(
     while let Some(swept) = sweeps.next().await {
         let (sweep, outcome) = swept?;
         if unless_refused(outcome, &mut report)? {
-            report.swept.push(sweep.id);
+            match sweep.of {
+                Of::Snapshot(id) => report.swept.push(id),
+                Of::Journal(id) => report.swept_journals.push(id),
+            }
             report.freed_bytes += sweep.bytes;
         }
         control.step(Step::Advance(1));
     }
     report.duration = begun.elapsed();
     Ok(report)
+}
+
+/// Deletes tombstones of what is kept, and marks what a later run sweeps.
+async fn settle_marks(
+    repository: &Repository,
+    plan: &PrunePlan,
+    report: &mut PruneReport,
+) -> Result<()> {
+    for of in &plan.revive {
+        // Somebody else may be removing it just now.
+        if of.is_there(repository).await? {
+            unless_refused(repository.delete(&of.tombstone()).await, report)?;
+        }
+    }
+    for of in &plan.marks {
+        of.mark_to_sweep(repository).await?;
+    }
+    Ok(())
 }
 
 /// The evidence of a removal, for [`store_report`](crate::backup::store_report).
@@ -131,6 +147,9 @@ pub fn prune_report(
         .iter()
         .take(MOST_CHECKS)
         .map(|id| check(id.to_string(), CheckOutcome::Passed, "removed".into()));
+    let journals = report.removed_journals.iter().take(MOST_CHECKS);
+    let journals =
+        journals.map(|id| check(format!("journal {id}"), CheckOutcome::Passed, "removed".into()));
     let refused = report.refused.iter().take(MOST_CHECKS);
     let refused = refused.map(|why| check("stays".into(), CheckOutcome::Failed, why.clone()));
     let counts = format!(
@@ -156,7 +175,7 @@ pub fn prune_report(
                 ReportStep { name: "plan".into(), milliseconds: milliseconds(planned) },
                 ReportStep { name: "remove".into(), milliseconds: milliseconds(report.duration) },
             ],
-            checks: counted.into_iter().chain(removed).chain(refused).collect(),
+            checks: counted.into_iter().chain(removed).chain(journals).chain(refused).collect(),
         }),
     }
 }
@@ -173,67 +192,7 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
     }
 }
 
-/// Step one of a removal: from then on the snapshot is in no list. False for one that was pinned since it was planned.
-async fn remove(repository: &Repository, removal: &Removal) -> Result<bool> {
-    let id = removal.id;
-    let (manifest, tombstone) = (Part::Manifest.of(id), Part::Tombstone.of(id));
-    let folder = folder::list_one(repository, id).await?;
-    if folder.keep.is_some() {
-        return Ok(false);
-    }
-    let bytes = match repository.get(&manifest, MAX_MANIFEST as u64).await {
-        // Another prune was faster, and its tombstone stays.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
-        read => read?,
-    };
-    // An old one would be swept at once. One that came after the plan is of another prune at work.
-    let there = folder.tombstone.map(|info| info.modified);
-    if there.is_some() && there == removal.old_tombstone {
-        repository.delete(&tombstone).await?;
-    }
-    // Beside a manifest nothing is swept: an interrupted sweep left it, or it was planted to prevent an undo.
-    if removal.old_mark {
-        repository.delete(&Part::Sweep.of(id)).await?;
-    }
-    repository.put_once(&tombstone, bytes.clone()).await?;
-    if let Err(error) = repository.delete(&manifest).await {
-        if error.kind() == ErrorKind::Denied {
-            // It stays, and is to be seen.
-            let _ = repository.delete(&tombstone).await;
-        }
-        return Err(error);
-    }
-    if exists(repository, id, &Part::Keep).await? {
-        repository.put_once(&manifest, bytes).await?;
-        repository.delete(&tombstone).await?;
-        return Ok(false);
-    }
-    // Another prune may have taken the tombstone for an old one, and deleted it.
-    if !exists(repository, id, &Part::Tombstone).await? {
-        repository.put_once(&tombstone, bytes).await?;
-    }
-    Ok(true)
-}
-
-/// Step two: deletes all that is left, each object only while there is no manifest.
-async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
-    let id = sweep.id;
-    put_mark(repository, id, &Part::Sweep, SWEEP).await?;
-    let mark = Part::Sweep.of(id);
-    for name in sweep.objects.iter().filter(|name| **name != mark) {
-        if exists(repository, id, &Part::Manifest).await? {
-            repository.delete(&mark).await?;
-            let message = format!("snapshot {id} has a manifest again");
-            return Err(Error::new(ErrorKind::Refused, message).hint(
-                "somebody brought it back while it was being swept: `strongroom verify` it",
-            ));
-        }
-        repository.delete(name).await?;
-    }
-    repository.delete(&mark).await
-}
-
-/// Brings back snapshot `id`, which was removed and not yet swept, and pins it.
+/// Brings back the snapshot or journal `id`, which was removed and not yet swept, and pins it.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when it was not removed; [`Refused`](ErrorKind::Refused) when its objects are
@@ -242,6 +201,9 @@ async fn sweep_folder(repository: &Repository, sweep: &Sweep) -> Result<()> {
 pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
     if folder.manifest.is_some() || folder.tombstone.is_none() {
+        if journals::undo_removal(repository, keys, id).await? {
+            return Ok(());
+        }
         return Err(Error::new(ErrorKind::NotFound, format!("snapshot {id} was not removed")));
     }
     if folder.sweep.is_some() {
@@ -260,7 +222,7 @@ pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId
         Ok(manifest)
     };
     let manifest = named.await.context(format!("snapshot {id}"))?;
-    put_mark(repository, id, &Part::Keep, &keep_mark("its removal was undone")).await?;
+    Of::Snapshot(id).mark_to_keep(repository, UNDONE).await?;
     let name = Part::Manifest.of(id);
     repository.put_once(&name, manifest.print().into()).await?;
     // A sweep that began meanwhile left its mark; or it has seen the manifest, taken the mark away and stopped, after it had
@@ -291,7 +253,7 @@ fn marked(id: SnapshotId, complete: bool) -> Error {
     Error::new(ErrorKind::Refused, message).hint(hint)
 }
 
-/// Makes retention keep snapshot `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
+/// Makes retention keep the snapshot or journal `id` until it is [unpinned](unpin). `reason` is for people, one line of ASCII.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when there is no snapshot `id`; [`Refused`](ErrorKind::Refused) when it was removed;
@@ -303,50 +265,28 @@ pub async fn pin(repository: &Repository, id: SnapshotId, reason: &str) -> Resul
         return Err(Error::new(ErrorKind::Refused, message)
             .hint(format!("`strongroom prune --undo {id}` brings it back, and pins it")));
     }
-    if folder.manifest.is_none() {
-        return Err(open::missing_manifest(id, &folder));
-    }
+    let of = match folder.manifest {
+        Some(_) => Of::Snapshot(id),
+        None if Of::Journal(id).is_there(repository).await? => Of::Journal(id),
+        None => return Err(open::missing_manifest(id, &folder)),
+    };
     // What it says does not matter, and whoever pinned it first has said why.
-    match folder.keep {
-        Some(_) => Ok(()),
-        None => put_mark(repository, id, &Part::Keep, &keep_mark(reason)).await,
-    }?;
+    of.mark_to_keep(repository, reason).await?;
     // A prune that had looked before may have removed it; one that looks after it puts it back.
-    match exists(repository, id, &Part::Manifest).await? {
+    match of.is_there(repository).await? {
         true => Ok(()),
-        false => Err(Error::new(ErrorKind::Refused, format!("snapshot {id} was being removed"))
-            .hint(format!("if `strongroom show {id}` does not find it, `strongroom prune --undo {id}` brings it back"))),
+        false => Err(Error::new(ErrorKind::Refused, format!("{of} was being removed"))
+            .hint(format!("if it is not listed, `strongroom prune --undo {id}` brings it back"))),
     }
 }
 
-fn keep_mark(reason: &str) -> String {
-    format!("{KEEP}{reason}\n")
-}
-
-/// Lets retention decide about snapshot `id` again.
+/// Lets retention decide about the snapshot or journal `id` again.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn unpin(repository: &Repository, id: SnapshotId) -> Result<()> {
-    repository.delete(&Part::Keep.of(id)).await
-}
-
-async fn exists(repository: &Repository, id: SnapshotId, part: &Part) -> Result<bool> {
-    match repository.len(&part.of(id)).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts a mark, unless there is one.
-async fn put_mark(repository: &Repository, id: SnapshotId, part: &Part, text: &str) -> Result<()> {
-    if exists(repository, id, part).await? {
-        return Ok(());
-    }
-    let bytes = text.to_owned().into_bytes();
-    match repository.put_once(&part.of(id), bytes.into()).await {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        put => put,
+    match Of::Journal(id).is_pinned(repository).await? {
+        true => Of::Journal(id).unpin(repository).await,
+        false => Of::Snapshot(id).unpin(repository).await,
     }
 }

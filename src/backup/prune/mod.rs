@@ -1,14 +1,17 @@
-//! Removing snapshots that nobody needs any more: a plan that can be printed, then exactly that (SPEC.md §3.3).
+//! Removing snapshots and journals that nobody needs any more: a plan that can be printed, then exactly that (SPEC.md §3.3).
 
 mod apply;
+mod journals;
 mod period;
 mod plan;
 mod policy;
 mod proved;
 mod quarantine;
+mod steps;
 
 pub use apply::{PruneReport, apply_prune, pin, prune_report, undo_removal, unpin};
+pub use journals::{JournalPlan, JournalRemoval};
 pub use period::Period;
-pub use plan::{Keeping, PrunePlan, Removal, Within, plan_prune, plan_removal};
-pub use policy::Retention;
+pub use plan::{Keeping, PrunePlan, Removal, plan_prune, plan_removal};
+pub use policy::{Retention, Within};
 pub use quarantine::{QUARANTINE, Suspect, plan_quarantine, remove_failing_seals, suspects};

@@ -5,14 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 
-use super::period::Period;
-use super::policy::Retention;
-use super::proved::last_proved;
+use super::journals::{self, JournalPlan};
+use super::policy::{Retention, Within};
+use super::proved::{Proved, last_proved};
+use super::steps::{Of, OldMarks, Sweep, is_old};
 use serde::Serialize;
 
 use crate::backup::findings::Findings;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, Manifest, Part, SnapshotId, Time};
+use crate::format::{ClusterName, Manifest, Part, SnapshotId};
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
@@ -48,32 +49,8 @@ pub struct Removal {
     pub cluster: Option<ClusterName>,
     /// Bytes of its objects, freed by a later run when the grace period is over.
     pub stored_bytes: u64,
-    /// A tombstone lies beside its manifest already, from an interrupted removal or planted: when it was put.
     #[serde(skip)]
-    pub(super) old_tombstone: Option<SystemTime>,
-    /// So does a mark of a sweep.
-    #[serde(skip)]
-    pub(super) old_mark: bool,
-}
-
-/// The objects of a removed snapshot, or of a writer that died.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sweep {
-    pub(super) id: SnapshotId,
-    /// In the order of deletion.
-    pub(super) objects: Vec<String>,
-    pub(super) bytes: u64,
-}
-
-/// How far back the rule about a span reaches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Within {
-    /// For this cluster.
-    pub cluster: ClusterName,
-    /// The span, before the store's clock.
-    pub span: Period,
-    /// When it begins.
-    pub since: Time,
+    pub(super) old: OldMarks,
 }
 
 /// What [`apply_prune`](super::apply_prune) is to do.
@@ -86,6 +63,8 @@ pub struct PrunePlan {
     pub keep: Vec<Keeping>,
     /// Snapshots that are removed, oldest first.
     pub remove: Vec<Removal>,
+    /// What becomes of journals.
+    pub journals: JournalPlan,
     /// What the operator should look at.
     pub findings: Vec<String>,
     /// Folders that stay although they might be due, and why.
@@ -93,9 +72,9 @@ pub struct PrunePlan {
     /// Whose objects are deleted now.
     pub(super) sweeps: Vec<Sweep>,
     /// Folders without manifest or tombstone that a run after the grace period may sweep.
-    pub(super) marks: Vec<SnapshotId>,
-    /// Tombstones of snapshots that are kept.
-    pub(super) revive: Vec<SnapshotId>,
+    pub(super) marks: Vec<Of>,
+    /// Whose tombstones are deleted: what is kept.
+    pub(super) revive: Vec<Of>,
 }
 
 impl PrunePlan {
@@ -106,12 +85,40 @@ impl PrunePlan {
 
     /// Folders of earlier removals, or of backups that were never finished, whose objects are deleted now.
     pub fn swept(&self) -> impl Iterator<Item = SnapshotId> {
-        self.sweeps.iter().map(|sweep| sweep.id)
+        self.sweeps.iter().filter_map(|sweep| match sweep.of {
+            Of::Snapshot(id) => Some(id),
+            Of::Journal(_) => None,
+        })
+    }
+
+    /// The same of journals.
+    pub fn swept_journals(&self) -> impl Iterator<Item = SnapshotId> {
+        self.sweeps.iter().filter_map(|sweep| match sweep.of {
+            Of::Snapshot(_) => None,
+            Of::Journal(id) => Some(id),
+        })
+    }
+
+    /// Adds what becomes of journals; the snapshots that they need.
+    fn add(&mut self, settled: journals::Settled) -> BTreeSet<SnapshotId> {
+        self.journals = settled.plan;
+        self.findings.extend(settled.findings);
+        self.blocked.extend(settled.blocked);
+        self.sweeps.extend(settled.sweeps);
+        self.marks.extend(settled.marks);
+        self.revive.extend(settled.revive);
+        settled.bases
+    }
+
+    pub(super) fn removals(&self) -> impl Iterator<Item = (Of, OldMarks)> {
+        let journals = self.journals.remove.iter().map(|one| (Of::Journal(one.id), one.old));
+        self.remove.iter().map(|one| (Of::Snapshot(one.id), one.old)).chain(journals)
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty()
+            && self.journals.remove.is_empty()
             && self.sweeps.is_empty()
             && self.marks.is_empty()
             && self.revive.is_empty()
@@ -146,40 +153,12 @@ pub async fn plan_prune(
         let why = "no snapshot is removed: so many reports do not count that the snapshot which was verified last is unknown";
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
-    for (cluster, ids) in &known.clusters {
-        if let Some(since_ms) = retention.since_ms(ids, known.clock)
-            && let Some(span) = retention.within
-        {
-            let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
-            plan.within.push(Within { cluster: cluster.clone(), span, since });
-        }
-        let pinned = |id: &SnapshotId| known.folders.get(id).is_some_and(|one| one.keep.is_some());
-        let kept_anyway = |id: &SnapshotId| {
-            proved.snapshots.contains(id) || pinned(id) || known.has_tag(id, retention)
-        };
-        let mut decided = retention.keep(ids, known.clock);
-        if !retention.allow_empty {
-            plan.findings.extend(keep_newest(&mut decided, cluster, kept_anyway));
-        }
-        for (id, mut reasons) in decided {
-            let Some(folder) = known.folders.get(&id) else { continue };
-            if proved.snapshots.contains(&id) {
-                reasons.push("last verified");
-            }
-            if folder.keep.is_some() {
-                reasons.push("pinned");
-            }
-            if known.has_tag(&id, retention) {
-                reasons.push("tag");
-            }
-            if !reasons.is_empty() {
-                plan.keep.push(Keeping { id, cluster: cluster.clone(), reasons });
-            } else if let Some(why) = unknown(folder) {
-                plan.blocked.push(format!("snapshot {id} is not removed: {why}"));
-            } else if proved.all_looked_at {
-                plan.remove.push(removal(id, Some(cluster.clone()), folder));
-            }
-        }
+    let recorded = journals::Known::read(repository, keys, cluster, known.clock, control).await?;
+    let settled = recorded.settle(&known.clusters, &known.revisions, retention);
+    let bases = plan.add(settled);
+    let clusters = std::mem::take(&mut known.clusters);
+    for (cluster, ids) in &clusters {
+        known.decide((cluster, ids), retention, (&proved, &bases), &mut plan);
     }
     plan.keep.sort_by_key(|keeping| keeping.id);
     plan.remove.sort_by_key(|removal| removal.id);
@@ -237,8 +216,10 @@ pub(super) fn removal(id: SnapshotId, cluster: Option<ClusterName>, folder: &Fol
         id,
         cluster,
         stored_bytes: folder.every().map(|info| info.len).sum(),
-        old_tombstone: folder.tombstone.as_ref().map(|info| info.modified),
-        old_mark: folder.sweep.is_some(),
+        old: OldMarks {
+            tombstone: folder.tombstone.as_ref().map(|info| info.modified),
+            mark: folder.sweep.is_some(),
+        },
     }
 }
 
@@ -253,6 +234,8 @@ struct Known {
     folders: BTreeMap<SnapshotId, Folder>,
     /// What may be kept or removed: authenticated, and not from the future.
     clusters: BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
+    /// The main revisions of what may be kept or removed.
+    revisions: BTreeMap<SnapshotId, i64>,
     /// The tags of what may be kept or removed, where it has any.
     tags: BTreeMap<SnapshotId, Vec<String>>,
     /// Tombstones that authenticate.
@@ -275,6 +258,7 @@ impl Known {
         let mut known = Self {
             clock: folders.values().flat_map(Folder::every).map(|info| info.modified).max(),
             clusters: BTreeMap::new(),
+            revisions: BTreeMap::new(),
             tags: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             folders: BTreeMap::new(),
@@ -302,6 +286,7 @@ impl Known {
                     if !manifest.body().tags.is_empty() {
                         known.tags.insert(id, manifest.body().tags.clone());
                     }
+                    known.revisions.insert(id, manifest.body().revision.cast_signed());
                     known.clusters.entry(cluster).or_default().insert(id);
                 }
                 Ok(Head::Tombstone(manifest)) => drop(known.tombstones.insert(id, *manifest)),
@@ -319,6 +304,47 @@ impl Known {
         Ok(known)
     }
 
+    /// What becomes of one cluster's snapshots.
+    fn decide(
+        &self,
+        (cluster, ids): (&ClusterName, &BTreeSet<SnapshotId>),
+        retention: &Retention,
+        (proved, bases): (&Proved, &BTreeSet<SnapshotId>),
+        plan: &mut PrunePlan,
+    ) {
+        if let Some(since_ms) = retention.since_ms(ids, self.clock)
+            && let Some(span) = retention.within
+        {
+            plan.within.push(Within::new(cluster, span, since_ms));
+        }
+        let pinned = |id: &SnapshotId| self.folders.get(id).is_some_and(|one| one.keep.is_some());
+        let kept_anyway = |id: &SnapshotId| {
+            let is_needed = proved.snapshots.contains(id) || bases.contains(id);
+            is_needed || pinned(id) || self.has_tag(id, retention)
+        };
+        let mut decided = retention.keep(ids, self.clock);
+        if !retention.allow_empty {
+            plan.findings.extend(keep_newest(&mut decided, cluster, kept_anyway));
+        }
+        for (id, mut reasons) in decided {
+            let Some(folder) = self.folders.get(&id) else { continue };
+            let others = [
+                ("continuous base", bases.contains(&id)),
+                ("last verified", proved.snapshots.contains(&id)),
+                ("pinned", folder.keep.is_some()),
+                ("tag", self.has_tag(&id, retention)),
+            ];
+            reasons.extend(others.iter().filter(|(_, is_so)| *is_so).map(|(reason, _)| *reason));
+            if !reasons.is_empty() {
+                plan.keep.push(Keeping { id, cluster: cluster.clone(), reasons });
+            } else if let Some(why) = unknown(folder) {
+                plan.blocked.push(format!("snapshot {id} is not removed: {why}"));
+            } else if proved.all_looked_at {
+                plan.remove.push(removal(id, Some(cluster.clone()), folder));
+            }
+        }
+    }
+
     fn has_tag(&self, id: &SnapshotId, retention: &Retention) -> bool {
         let tags = self.tags.get(id);
         tags.is_some_and(|tags| tags.iter().any(|tag| retention.tags.contains(tag)))
@@ -332,7 +358,7 @@ impl Known {
                 (Some(_), Some(_)) if kept.contains(id) => {
                     let what = "had a tombstone beside its manifest, and is kept";
                     plan.findings.push(format!("snapshot {id} {what}"));
-                    plan.revive.push(*id);
+                    plan.revive.push(Of::Snapshot(*id));
                 }
                 (Some(_), _) => {}
                 (None, Some(tombstone)) => {
@@ -350,7 +376,7 @@ impl Known {
                     match &folder.sweep {
                         Some(mark) if old(mark.modified) => sweep(*id, folder, None, plan),
                         Some(_) => {}
-                        None => plan.marks.push(*id),
+                        None => plan.marks.push(Of::Snapshot(*id)),
                     }
                 }
             }
@@ -360,12 +386,6 @@ impl Known {
     fn is_old(&self, modified: SystemTime, grace: Duration) -> bool {
         is_old(self.clock, modified, grace)
     }
-}
-
-/// Whether what was written at `modified` is as old as `grace` by the store's `clock`.
-pub(super) fn is_old(clock: Option<SystemTime>, modified: SystemTime, grace: Duration) -> bool {
-    let age = clock.and_then(|clock| clock.duration_since(modified).ok());
-    age.is_some_and(|age| age >= grace)
 }
 
 /// Plans to delete all that is in `folder`, unless there is something that this version does not know.
@@ -390,7 +410,7 @@ pub(super) fn sweep(
     let order = others().map(|(_, info)| info).chain(known).chain(folder.seals.values());
     let objects: Vec<_> = order.chain(last).collect();
     plan.sweeps.push(Sweep {
-        id,
+        of: Of::Snapshot(id),
         bytes: objects.iter().map(|info| info.len).sum(),
         objects: objects.into_iter().map(|info| info.name.clone()).collect(),
     });

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use serde::Serialize;
 
 use super::period::Period;
-use crate::format::SnapshotId;
+use crate::format::{ClusterName, SnapshotId, Time};
 #[cfg(feature = "cli")]
 use crate::format::{parse_duration, parse_tag};
 
@@ -107,6 +108,18 @@ pub struct Retention {
         )
     )]
     pub within: Option<Period>,
+    /// Change journals of the last years (y), months (m), weeks (w), days (d) and hours (h), and the snapshots that a restore
+    /// to any moment of this span begins with [default: journals are never removed]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "prune.keep_continuous",
+            long = "keep-continuous",
+            value_name = "SPAN",
+            env = "STRONGROOM_KEEP_CONTINUOUS"
+        )
+    )]
+    pub continuous: Option<Period>,
     /// All with this tag. Repeat for several
     #[cfg_attr(
         feature = "cli",
@@ -131,13 +144,32 @@ pub struct Retention {
     pub allow_empty: bool,
 }
 
+/// How far back the rule about a span reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Within {
+    /// For this cluster.
+    pub cluster: ClusterName,
+    /// The span, before the store's clock.
+    pub span: Period,
+    /// When it begins.
+    pub since: Time,
+}
+
+impl Within {
+    pub(super) fn new(cluster: &ClusterName, span: Period, since_ms: u64) -> Self {
+        let since = Time::from_unix(i64::try_from(since_ms / 1000).unwrap_or(i64::MAX));
+        Self { cluster: cluster.clone(), span, since }
+    }
+}
+
 /// Where a moment lies: snapshots of the same bucket stand for each other.
 type Bucket = fn(u64) -> i64;
 
 impl Retention {
-    /// Whether it keeps nothing.
+    /// Whether it keeps no snapshot by a rule of its own.
     pub fn is_empty(&self) -> bool {
-        *self == Self { grace: self.grace, allow_empty: self.allow_empty, ..Self::default() }
+        let Self { grace, allow_empty, continuous, .. } = *self;
+        *self == Self { grace, allow_empty, continuous, ..Self::default() }
     }
 
     /// Since when `within` keeps all of `ids`, in Unix milliseconds.

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
-use super::plan::{PrunePlan, is_old, removal, sweep, unknown};
+use super::plan::{PrunePlan, removal, sweep, unknown};
+use super::steps::is_old;
 use crate::envelope::{key_ids, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, MAX_MANIFEST, Part, Seal, SnapshotId, Time, serial};

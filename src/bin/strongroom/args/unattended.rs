@@ -20,10 +20,10 @@ pub(crate) struct PruneArgs {
     /// Remove this snapshot, whatever the rules say; its full id. Repeat for several
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) remove: Vec<SnapshotId>,
-    /// Bring back a removed snapshot whose objects are not deleted yet, and pin it
+    /// Bring back a removed snapshot or journal whose objects are not deleted yet, and pin it
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) undo: Option<SnapshotId>,
-    /// Keep this snapshot, whatever the rules say
+    /// Keep this snapshot or journal, whatever the rules say
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) pin: Option<SnapshotId>,
     /// List the folders that no key authenticates; with full ids, remove these, for good after 30 days
@@ -37,7 +37,7 @@ pub(crate) struct PruneArgs {
         help_heading = "Instead of the rules"
     )]
     pub(crate) seals: bool,
-    /// Let the rules decide about this snapshot again
+    /// Let the rules decide about this snapshot or journal again
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) unpin: Option<SnapshotId>,
 }

@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use serde::Serialize;
-use strongroom::backup::{CopyReport, copy};
+use strongroom::backup::{CopyReport, JournalsCopied, copy};
 use strongroom::keys::KeySet;
+use strongroom::store::RepositoryUrl;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -31,26 +32,14 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let ids = context.find_all(&source, &keys, &args.ids).await?;
     let scope = context.scope(&ids);
     let report = copy(&source, &target, &keys, scope, &context.control).await?;
-    for (id, why) in &report.failed {
-        context.output.warn(&format!("not copied: snapshot {id}: {why}"));
-    }
-    for (id, why) in &report.left_out {
-        context.output.warn(&format!("left out: snapshot {id}: {why}"));
-    }
-    for name in &report.differing {
-        context.output.warn(&format!(
-            "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
-        ));
-    }
-    if let Some(why) = &report.not_remembered {
-        context.output.warn(&format!("the next copy compares the same snapshots again: {why}"));
-    }
+    warn(&report, &url, context);
     context.output.result(Document { to: url.to_string(), report: &report }, || {
         format!(
-            "{} copied to {url}, {} existed already, {} of these compared; {} written",
+            "{} copied to {url}, {} existed already, {} of these compared{}; {} written",
             report.copied.len(),
             report.present,
             report.compared.len(),
+            of_journals(&report.journals),
             bytes(report.written_bytes),
         )
     })?;
@@ -60,10 +49,49 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     context.output.note(&format!(
         "next: `strongroom verify --all --digests -r {url}` reads all of the copy, without a key"
     ));
-    if report.failed.is_empty() {
-        let findings = !report.left_out.is_empty() || !report.differing.is_empty();
+    let journals = &report.journals;
+    if report.failed.is_empty() && journals.failed.is_empty() {
+        let left_out = !report.left_out.is_empty() || !journals.left_out.is_empty();
+        let findings = left_out || !report.differing.is_empty();
         return Ok(if findings { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS });
     }
-    Err(Error::new(ErrorKind::Tampered, format!("{} snapshots are damaged", report.failed.len()))
-        .hint("`strongroom verify` shows what is wrong with each"))
+    let (snapshots, journals) = (report.failed.len(), journals.failed.len());
+    let message = match journals {
+        0 => format!("{snapshots} snapshots are damaged"),
+        _ => format!("{snapshots} snapshots and {journals} journals are damaged"),
+    };
+    Err(Error::new(ErrorKind::Tampered, message)
+        .hint("`strongroom verify` and `strongroom journal verify` show what is wrong with each"))
+}
+
+/// Says what was not copied, and why.
+fn warn(report: &CopyReport, url: &RepositoryUrl, context: &Context) {
+    for (id, why) in &report.failed {
+        context.output.warn(&format!("not copied: snapshot {id}: {why}"));
+    }
+    for (id, why) in &report.left_out {
+        context.output.warn(&format!("left out: snapshot {id}: {why}"));
+    }
+    for (id, why) in &report.journals.failed {
+        context.output.warn(&format!("not copied completely: journal {id}: {why}"));
+    }
+    for (id, why) in &report.journals.left_out {
+        context.output.warn(&format!("left out: journal {id}: {why}"));
+    }
+    for name in &report.differing {
+        context.output.warn(&format!(
+            "the copy has another {name}: `strongroom key reseal --all -r {url}` seals the copy to the present keys"
+        ));
+    }
+    if let Some(why) = &report.not_remembered {
+        context.output.warn(&format!("the next copy compares the same snapshots again: {why}"));
+    }
+}
+
+/// Nothing where there are no journals.
+fn of_journals(journals: &JournalsCopied) -> String {
+    match (journals.copied.len(), journals.present) {
+        (0, 0) => String::new(),
+        (copied, present) => format!("; {copied} journals copied, {present} existed already"),
+    }
 }

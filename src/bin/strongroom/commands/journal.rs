@@ -1,5 +1,6 @@
 //! `journal …`
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -87,10 +88,42 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
 }
 
+/// What the journals that count hold of each cluster: a line for it, and one for each gap.
+pub(super) fn coverage(covered: &Covered) -> Vec<String> {
+    let counting: Vec<_> = covered.journals.iter().filter(|one| one.standing.counts()).collect();
+    let clusters: BTreeSet<_> = counting.iter().map(|one| &one.cluster).collect();
+    let mut lines = Vec::new();
+    for cluster in clusters {
+        let all = || counting.iter().filter(|one| one.cluster == *cluster);
+        let (Some(first), Some(newest)) = (all().next(), all().next_back()) else { continue };
+        let until = match all().filter_map(|one| one.complete_ms).max().map(time) {
+            Some(until) if newest.ended.is_some() => until,
+            _ => "now, or until its recorder was killed".into(),
+        };
+        let revisions = all().map(|one| one.first).min().zip(all().map(|one| one.last).max());
+        let (begin, end) = revisions.unwrap_or_default();
+        let (count, stored) = (all().count(), all().map(|one| one.stored_bytes).sum());
+        lines.push(format!(
+            "continuous {cluster}: {} – {until}, revisions {begin}–{end}, {count} journals, {}",
+            created(first.id),
+            bytes(stored)
+        ));
+        let own = |gap: &&Gap| all().any(|one| one.id == gap.after);
+        lines.extend(covered.gaps.iter().filter(own).map(|gap| {
+            let (last, first) = (gap.last, gap.first);
+            format!("gap: recorded up to revision {last}, and again from revision {first} on")
+        }));
+    }
+    lines
+}
+
 /// The moment up to which a journal is complete.
 fn until(journal: &JournalSummary) -> Option<String> {
-    let seconds = i64::try_from(journal.complete_ms? / 1000).ok()?;
-    Some(Time::from_unix(seconds).to_string())
+    journal.complete_ms.map(time)
+}
+
+fn time(ms: u64) -> String {
+    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).to_string()
 }
 
 fn document(journal: &JournalSummary) -> Value {

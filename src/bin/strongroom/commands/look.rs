@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
 use strongroom::Result;
-use strongroom::backup::{Details, Summary, judged, snapshots as snapshots_of};
+use strongroom::backup::{Details, Summary, journals, judged, snapshots as snapshots_of};
 use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{ClusterName, EtcdFacts, KeyId, Part, SnapshotId, Time, Uuid};
 use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 
 use super::Context;
+use super::journal::coverage;
 use crate::args::ShowArgs;
 use crate::output::{Dated, age, bytes, created, short_ids, table};
 
@@ -58,6 +59,13 @@ pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<Exit
         1 => "1 snapshot".into(),
         n => format!("{n} snapshots"),
     });
+    // Without a key that opens, nothing is known of journals.
+    if !keys.is_blind() {
+        match journals(&repository, &keys, cluster).await {
+            Ok(covered) => coverage(&covered).iter().for_each(|line| context.output.note(line)),
+            Err(error) => context.output.warn(&format!("journals are not listed: {error}")),
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{
-    Keeping, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect, Within, apply_prune,
-    pin, plan_prune, plan_quarantine, plan_removal, prune_report, remove_failing_seals,
-    store_report, suspects, undo_removal, unpin,
+    JournalRemoval, Keeping, PrunePlan, PruneReport, QUARANTINE, Removal, Retention, Suspect,
+    Within, apply_prune, pin, plan_prune, plan_quarantine, plan_removal, prune_report,
+    remove_failing_seals, store_report, suspects, undo_removal, unpin,
 };
 use strongroom::format::{SnapshotId, Time};
 
@@ -51,7 +51,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         store_report(&repository, &keys, &evidence).await?;
     }
     for id in &report.pinned {
-        context.output.warn(&format!("stays: snapshot {id} was pinned after the plan was made"));
+        context.output.warn(&format!("stays: {id} was pinned after the plan was made"));
     }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
     context.output.result(Document::new(&plan, Some(&report)), || {
@@ -59,12 +59,13 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         match args.quarantine {
             Some(_) => format!("{removed} removed; {freed} freed by earlier removals"),
             None => format!(
-                "{} snapshots kept, {removed} removed; {freed} freed by earlier removals",
-                plan.keep.len()
+                "{} snapshots kept, {removed} removed{}; {freed} freed by earlier removals",
+                plan.keep.len(),
+                of_journals(plan.journals.kept, report.removed_journals.len()),
             ),
         }
     })?;
-    if let Some(id) = report.removed.first() {
+    if let Some(id) = report.removed.iter().chain(&report.removed_journals).next() {
         context.output.note(&match args.quarantine {
             Some(_) => format!(
                 "next: after that date run the same command again; `strongroom prune --undo {id}` only if {id} may be authentic"
@@ -75,11 +76,19 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
     Ok(status(report.refused.is_empty() && plan.blocked.is_empty()))
 }
 
+/// Nothing where there are no journals.
+fn of_journals(kept: usize, removed: usize) -> String {
+    match (kept, removed) {
+        (0, 0) => String::new(),
+        _ => format!("; {kept} journals kept, {removed} removed"),
+    }
+}
+
 fn status(all_done: bool) -> ExitCode {
     if all_done { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) }
 }
 
-/// What concerns one snapshot and no rule.
+/// What concerns one snapshot or journal and no rule.
 async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
     let (id, done) = if let Some(id) = args.undo {
         let repository = context.repository().await?;
@@ -98,7 +107,7 @@ async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
         return Ok(None);
     };
     let json = json!({ "id": id, "done": done });
-    context.output.result(json, || format!("snapshot {id}: {done}"))?;
+    context.output.result(json, || format!("{id}: {done}"))?;
     Ok(Some(ExitCode::SUCCESS))
 }
 
@@ -144,6 +153,7 @@ struct Document<'a> {
     keep: Vec<Dated<'a, Keeping>>,
     remove: Vec<Dated<'a, Removal>>,
     sweep: Vec<SnapshotId>,
+    journals: Journals<'a>,
     frees_bytes: u64,
     findings: &'a [String],
     blocked: &'a [String],
@@ -155,13 +165,36 @@ struct Document<'a> {
     duration_seconds: Option<f64>,
 }
 
+/// The part of a plan that is about journals.
+#[derive(Serialize)]
+struct Journals<'a> {
+    within: &'a [Within],
+    kept: usize,
+    remove: Vec<Dated<'a, JournalRemoval>>,
+    sweep: Vec<SnapshotId>,
+    removed: Option<&'a [SnapshotId]>,
+    swept: Option<&'a [SnapshotId]>,
+}
+
+fn dated<T>(all: &[T], id: impl Fn(&T) -> SnapshotId) -> Vec<Dated<'_, T>> {
+    all.iter().map(|one| Dated::new(one, id(one))).collect()
+}
+
 impl<'a> Document<'a> {
     fn new(plan: &'a PrunePlan, report: Option<&'a PruneReport>) -> Self {
         Self {
             within: &plan.within,
-            keep: plan.keep.iter().map(|keeping| Dated::new(keeping, keeping.id)).collect(),
-            remove: plan.remove.iter().map(|removal| Dated::new(removal, removal.id)).collect(),
+            keep: dated(&plan.keep, |keeping| keeping.id),
+            remove: dated(&plan.remove, |removal| removal.id),
             sweep: plan.swept().collect(),
+            journals: Journals {
+                within: &plan.journals.within,
+                kept: plan.journals.kept,
+                remove: dated(&plan.journals.remove, |removal| removal.id),
+                sweep: plan.swept_journals().collect(),
+                removed: report.map(|report| &*report.removed_journals),
+                swept: report.map(|report| &*report.swept_journals),
+            },
             frees_bytes: plan.frees(),
             findings: &plan.findings,
             blocked: &plan.blocked,
@@ -203,7 +236,15 @@ fn text(plan: &PrunePlan) -> String {
         let why = format!("{}, deleted after the grace period", bytes(removal.stored_bytes));
         (removal.id, removal.cluster.as_ref(), "remove", why)
     });
-    let mut rows: Vec<_> = keep.chain(remove).collect();
+    let journals = plan.journals.remove.iter().map(|removal| {
+        let JournalRemoval { first_revision, last_revision, stored_bytes, .. } = removal;
+        let stored = bytes(*stored_bytes);
+        let why = format!(
+            "journal of revisions {first_revision}–{last_revision}, {stored}, deleted after the grace period"
+        );
+        (removal.id, Some(&removal.cluster), "remove", why)
+    });
+    let mut rows: Vec<_> = keep.chain(remove).chain(journals).collect();
     rows.sort_by_key(|row| row.0);
     let rows = rows.into_iter().map(|(id, cluster, what, why)| {
         let cluster = cluster.map_or_else(|| "unknown".into(), ToString::to_string);
@@ -213,13 +254,21 @@ fn text(plan: &PrunePlan) -> String {
         let Within { cluster, span, since } = within;
         format!("{cluster}: every snapshot of the last {span} is kept, back to {since}\n")
     });
-    let mut text: String = within.collect();
+    let journals = plan.journals.within.iter().map(|within| {
+        let Within { cluster, span, since } = within;
+        format!("{cluster}: what was recorded in the last {span} is kept, back to {since}\n")
+    });
+    let mut text: String = within.chain(journals).collect();
     text += &table(&["ID", "CLUSTER", "CREATED", "", "WHY"], &[], rows.collect());
-    let swept = plan.swept().count();
-    if swept > 0 {
+    let (swept, journals) = (plan.swept().count(), plan.swept_journals().count());
+    if swept + journals > 0 {
         let freed = bytes(plan.frees());
+        let journals = match journals {
+            0 => String::new(),
+            n => format!(" and {n} journals"),
+        };
         text += &format!(
-            "also deletes {freed} of {swept} snapshots removed earlier or never finished\n"
+            "also deletes {freed} of {swept} snapshots{journals} removed earlier or never finished\n"
         );
     }
     text

@@ -1,0 +1,168 @@
+//! Which revision was the last at a moment, by what the journals of one history tell.
+
+use crate::journal::read::ReadJournal;
+
+/// What one journal tells of when revisions were received.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    /// The first main revision.
+    pub(super) first: i64,
+    /// The last complete one.
+    pub(super) last: i64,
+    /// The same watch filled the journal before it up to its end: nothing was missed between them.
+    pub(super) is_continued: bool,
+    /// When a revision was received; valid up to the next one that is named.
+    pub(super) moments: &'a [(i64, u64)],
+    /// Every revision committed before the moment is at most this one.
+    pub(super) completes: &'a [(i64, u64)],
+}
+
+/// What was there at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// This was the last revision.
+    Revision {
+        revision: i64,
+        /// No journal tells when the snapshot's own revision was received.
+        is_base_unknown: bool,
+    },
+    /// The snapshot may hold changes that were made later: what it holds last was received, or recorded again, at this moment.
+    BaseIsLater(u64),
+    /// Nobody recorded at the moment: between these two, and what followed was received only when recording went on.
+    Unknown { until: u64, next: u64 },
+    /// The recording ends before the moment, with this revision; 0 if there is none.
+    Beyond { until: u64, revision: i64 },
+}
+
+impl Told<'_> {
+    /// The moment that is valid for a revision.
+    fn moment_of(&self, main: i64) -> Option<u64> {
+        let named = self.moments.partition_point(|(at, _)| *at <= main);
+        Some(self.moments.get(named.checked_sub(1)?)?.1)
+    }
+}
+
+/// What the journals of a chain tell, in its order.
+pub(super) fn told(chain: &[ReadJournal]) -> Vec<Told<'_>> {
+    let mut before: Option<&ReadJournal> = None;
+    let told = chain.iter().map(|journal| {
+        let is_continued = before.replace(journal).is_some_and(|before| {
+            before.survey.reason == Some(crate::format::EndReason::ROLLED)
+                && before.last() == journal.first()
+        });
+        let survey = &journal.survey;
+        let (moments, completes) = (&survey.moments[..], &survey.completes[..]);
+        Told { first: journal.first(), last: journal.last(), is_continued, moments, completes }
+    });
+    told.collect()
+}
+
+/// The last revision that was received at `ms` or before. `journals` are in the order in which they began, so that the first
+/// one that holds a revision tells when it was received: the later ones repeat it, with the time at which they did.
+pub(super) fn revision_at(base: i64, journals: &[Told<'_>], ms: u64) -> At {
+    let holds_base = journals.iter().find(|one| (one.first..=one.last).contains(&base));
+    let base_moment = holds_base.and_then(|one| one.moment_of(base));
+    if let Some(moment) = base_moment.filter(|moment| *moment > ms) {
+        return At::BaseIsLater(moment);
+    }
+    let is_base_unknown = base_moment.is_none();
+    let found = |revision| At::Revision { revision, is_base_unknown };
+    // Up to when nothing but `done` was there.
+    let complete = |done: i64| {
+        let completes = journals.iter().flat_map(|one| one.completes);
+        completes.filter(|(last, _)| *last <= done).map(|(_, at)| *at).max().unwrap_or(0)
+    };
+    let (mut done, mut heard) = (base, 0);
+    for journal in journals {
+        // The chain may have journals that add nothing.
+        if journal.last <= done {
+            continue;
+        }
+        let next = done.saturating_add(1);
+        if let Some(moment) = journal.moment_of(next).filter(|moment| *moment > ms) {
+            // It recorded already when it repeated or received `done`.
+            let is_live = journal.is_continued
+                || journal.first <= done && journal.moment_of(done).is_some_and(|at| at <= ms);
+            if is_live || complete(done) >= ms {
+                return found(done);
+            }
+            return At::Unknown { until: complete(done).max(heard), next: moment };
+        }
+        let mut later = journal.moments.iter().filter(|(main, _)| *main > next);
+        if let Some((main, _)) = later.find(|(_, at)| *at > ms) {
+            return found(main.saturating_sub(1).min(journal.last));
+        }
+        done = journal.last;
+        heard = heard.max(journal.moment_of(done).unwrap_or(0));
+    }
+    let until = complete(done).max(heard);
+    if until >= ms { found(done) } else { At::Beyond { until, revision: done } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn journal<'a>(
+        (first, last): (i64, i64),
+        moments: &'a [(i64, u64)],
+        completes: &'a [(i64, u64)],
+    ) -> Told<'a> {
+        Told { first, last, is_continued: false, moments, completes }
+    }
+
+    fn revision(at: At) -> Option<i64> {
+        match at {
+            At::Revision { revision, is_base_unknown: false } => Some(revision),
+            _ => None,
+        }
+    }
+
+    /// The second recorder repeats 8 to 20 at 500, and receives 21 at 600.
+    #[test]
+    fn what_a_later_recorder_repeats_keeps_its_moment() {
+        let one = journal((5, 20), &[(5, 100), (13, 200), (18, 300)], &[(12, 150), (20, 320)]);
+        let two = journal((8, 21), &[(8, 500), (21, 600)], &[(20, 550), (21, 650)]);
+        let at = |ms| revision_at(10, &[one, two], ms);
+        assert_eq!(revision(at(250)), Some(17));
+        assert_eq!(revision(at(199)), Some(12));
+        assert_eq!(revision(at(310)), Some(20));
+        assert_eq!(revision(at(320)), Some(20));
+        assert_eq!(revision(at(599)), Some(20));
+        assert_eq!(revision(at(600)), Some(21));
+        assert_eq!(at(651), At::Beyond { until: 650, revision: 21 });
+        assert_eq!(at(99), At::BaseIsLater(100));
+        // The heartbeat that names 20 is evidence up to 550.
+        assert_eq!(revision(at(400)), Some(20));
+    }
+
+    /// 21 and 22 were written while nobody recorded: when is not known.
+    #[test]
+    fn what_was_written_while_nobody_recorded_has_no_moment() {
+        let one = journal((5, 20), &[(5, 100), (18, 300)], &[(20, 320)]);
+        let two = journal((8, 23), &[(8, 500), (23, 600)], &[(22, 550), (23, 650)]);
+        let at = |ms| revision_at(10, &[one, two], ms);
+        assert_eq!(revision(at(320)), Some(20));
+        assert_eq!(at(321), At::Unknown { until: 320, next: 500 });
+        assert_eq!(at(499), At::Unknown { until: 320, next: 500 });
+        assert_eq!(revision(at(500)), Some(22));
+        let rolled = Told { first: 20, is_continued: true, ..two };
+        let rolled = Told { moments: &[(20, 400), (21, 500)], ..rolled };
+        assert_eq!(revision(revision_at(10, &[one, rolled], 450)), Some(20));
+        assert_eq!(revision(revision_at(10, &[one, rolled], 350)), Some(20));
+    }
+
+    /// A moment that names a revision before the snapshot's is valid behind it, too.
+    #[test]
+    fn a_moment_is_valid_up_to_the_next() {
+        let one = journal((5, 20), &[(5, 100), (9, 200)], &[(20, 320)]);
+        assert_eq!(revision_at(10, &[one], 150), At::BaseIsLater(200));
+        let rest = journal((10, 30), &[(10, 400)], &[(30, 420)]);
+        assert_eq!(revision(revision_at(10, &[one, rest], 210)), Some(20));
+        assert_eq!(revision_at(10, &[one, rest], 350), At::Unknown { until: 320, next: 400 });
+        assert_eq!(revision_at(10, &[], 350), At::Beyond { until: 0, revision: 10 });
+        let none = journal((9, 10), &[], &[(10, 400)]);
+        let unknown = At::Revision { revision: 10, is_base_unknown: true };
+        assert_eq!(revision_at(10, &[none], 350), unknown);
+    }
+}

@@ -1,0 +1,341 @@
+//! Journals replicated to a second repository, each object in the order in which it was written: whenever a copy ends, what
+//! is there can be restored.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::report::{CopyReport, JournalsCopied};
+use crate::backup::Scope;
+use crate::crypto;
+use crate::envelope::judge_seal;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{
+    EndBody, EndObjects, JournalEnd, JournalHead, JournalPart, MAX_END, MAX_HEAD, MAX_SEAL,
+    ObjectHeader, Role, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
+};
+use crate::journal::folder::{self, Folder};
+use crate::journal::open;
+use crate::journal::read::LONGEST;
+use crate::keys::KeySet;
+use crate::store::{ObjectInfo, Repository};
+use crate::task::Control;
+
+/// Journals copied at once.
+const AT_ONCE: usize = 4;
+/// Objects of one kind in one journal that are read: others can plant more.
+const MOST: usize = 64;
+
+/// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`.
+///
+/// # Errors
+/// Those of the stores. What is wrong with one journal stands in the report.
+pub(super) async fn copy_journals(
+    source: &Repository,
+    target: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    control: &Control,
+    report: &mut CopyReport,
+) -> Result<()> {
+    if matches!(scope, Scope::Ids(_)) {
+        return Ok(());
+    }
+    let (from, _) = folder::list_all(source).await?;
+    let (mut there, _) = folder::list_all(target).await?;
+    let chosen = from.into_iter().filter(|(_, folder)| folder.head.is_some());
+    let chosen: Vec<_> =
+        chosen.map(|(id, from)| (id, from, there.remove(&id).unwrap_or_default())).collect();
+    let mut copied = stream::iter(chosen)
+        .map(|(id, from, there)| async move {
+            control.check()?;
+            let mut one = One { source, target, keys, id, from, there, done: Done::default() };
+            let outcome = one.copy(scope).await;
+            Ok::<_, Error>((id, outcome, one.done))
+        })
+        .buffered(AT_ONCE);
+    while let Some(one) = copied.next().await {
+        let (id, outcome, done) = one?;
+        report.written_bytes += done.written;
+        report.differing.extend(done.differing);
+        let journals = &mut report.journals;
+        if done.written > 0 {
+            journals.copied.push(id);
+        }
+        match outcome {
+            Ok(outcome) => journals.note(id, outcome, done.written),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => drop(journals.failed.insert(id, error.to_string())),
+        }
+    }
+    Ok(())
+}
+
+impl JournalsCopied {
+    fn note(&mut self, id: SnapshotId, outcome: Outcome, written: u64) {
+        match outcome {
+            Outcome::Copied if written == 0 => self.present += 1,
+            Outcome::Copied | Outcome::Outside => {}
+            Outcome::LeftOut(why) => drop(self.left_out.insert(id, why)),
+        }
+    }
+}
+
+enum Outcome {
+    Copied,
+    /// It is of another cluster.
+    Outside,
+    /// It does not count.
+    LeftOut(String),
+}
+
+#[derive(Default)]
+struct Done {
+    written: u64,
+    differing: Vec<String>,
+}
+
+struct One<'a> {
+    source: &'a Repository,
+    target: &'a Repository,
+    keys: &'a KeySet,
+    id: SnapshotId,
+    from: Folder,
+    there: Folder,
+    done: Done,
+}
+
+impl One<'_> {
+    async fn copy(&mut self, scope: Scope<'_>) -> Result<Outcome> {
+        let name = JournalPart::Head.of(self.id);
+        let head = self.source.get(&name, MAX_HEAD as u64).await?;
+        let parsed = JournalHead::parse(&head).context(name.clone())?;
+        let body = parsed.body();
+        if body.journal != self.id || body.origin != self.source.id() {
+            return Err(Error::tampered(format!("{name} names another journal or repository")));
+        }
+        if matches!(scope, Scope::Cluster(cluster) if body.cluster != *cluster) {
+            return Ok(Outcome::Outside);
+        }
+        let end = match self.counts(&parsed, &head).await {
+            Ok(end) => end,
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => return Ok(Outcome::LeftOut(error.to_string())),
+        };
+        // The copy's own retention removed it.
+        if self.there.head.is_none() && self.there.tombstone.is_some() {
+            return Ok(Outcome::Copied);
+        }
+        let (first, later) = self.seal_numbers();
+        if let Some(generation) = first {
+            self.seal(generation).await?;
+        }
+        self.head(&name, head).await?;
+        self.segments(end.as_ref()).await?;
+        for generation in self.from.ends.keys().copied().take(MOST).collect::<Vec<_>>() {
+            self.end(generation, &parsed).await?;
+        }
+        for generation in later {
+            self.seal(generation).await?;
+        }
+        Ok(Outcome::Copied)
+    }
+
+    /// What its end says, if a seal vouches for one.
+    ///
+    /// # Errors
+    /// Why it does not count. Without keys everything that parses does.
+    async fn counts(&self, head: &JournalHead, bytes: &[u8]) -> Result<Option<EndBody>> {
+        if self.keys.is_empty() {
+            return Ok(None);
+        }
+        if self.keys.is_blind() {
+            return self.is_signed(head, bytes).await.map(|()| None);
+        }
+        let journal = open::open(self.source, self.id, &self.from, self.keys).await?;
+        match journal.standing.counts() {
+            true => Ok(journal.end),
+            false => Err(Error::new(ErrorKind::Refused, journal.standing.to_string())),
+        }
+    }
+
+    /// That a trusted signer vouches for its head: no key opens it here.
+    async fn is_signed(&self, head: &JournalHead, bytes: &[u8]) -> Result<()> {
+        let (object, mut why) = (digest(bytes), None);
+        for generation in self.from.seals.keys().take(MOST) {
+            let name = JournalPart::Seal(*generation).of(self.id);
+            let bytes = self.read(&name, MAX_SEAL).await?;
+            let Some(Ok(seal)) = bytes.map(|bytes| Seal::parse(&bytes)) else { continue };
+            let cluster = Some(&head.body().cluster);
+            match judge_seal(&seal, object, cluster, self.keys).await {
+                Ok(judged) if judged.standing.counts() => return Ok(()),
+                Ok(judged) => why = Some(judged.standing.to_string()),
+                Err(error) if error.kind().is_general() => return Err(error),
+                Err(error) => why = Some(error.to_string()),
+            }
+        }
+        let why = why.unwrap_or_else(|| "it has no seal that can be read".into());
+        Err(Error::new(ErrorKind::Refused, why))
+    }
+
+    /// The numbers of its seals: those that are copied before its head, and those that follow an end.
+    fn seal_numbers(&self) -> (Option<u32>, Vec<u32>) {
+        let mut numbers = self.from.seals.keys().copied().take(MOST);
+        (numbers.next(), numbers.collect())
+    }
+
+    async fn seal(&mut self, generation: u32) -> Result<()> {
+        let name = JournalPart::Seal(generation).of(self.id);
+        let Some(bytes) = self.read(&name, MAX_SEAL).await? else { return Ok(()) };
+        if self.there.seals.contains_key(&generation) {
+            // Both repositories may have been sealed again, each on its own.
+            if self.target.get(&name, MAX_SEAL as u64).await? != bytes {
+                self.done.differing.push(name);
+            }
+            return Ok(());
+        }
+        let is_its = |seal: &Seal| {
+            let body = seal.body();
+            body.subject() == Subject::Journal(self.id) && body.generation() == generation
+        };
+        // What is planted beside a good one stays behind.
+        match Seal::parse(&bytes) {
+            Ok(seal) if is_its(&seal) => self.put(&name, bytes).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn head(&mut self, name: &str, bytes: Bytes) -> Result<()> {
+        if self.there.head.is_none() {
+            return self.put(name, bytes).await;
+        }
+        if self.target.get(name, MAX_HEAD as u64).await? == bytes {
+            return Ok(());
+        }
+        Err(Error::tampered(format!("{name} is another one in the copy"))
+            .hint("`strongroom journal verify` in both places shows which one is good"))
+    }
+
+    /// Copies the segments in their order, to the first that is missing.
+    async fn segments(&mut self, end: Option<&EndBody>) -> Result<()> {
+        let named = match end.map(|end| &end.objects) {
+            Some(EndObjects::Segments(segments)) => Some(segments.as_slice()),
+            Some(EndObjects::Bundle(_)) => {
+                return Err(Error::unsupported("it is bundled").hint("use a newer strongroom"));
+            }
+            None => None,
+        };
+        let all = std::mem::take(&mut self.from.segments);
+        let there = std::mem::take(&mut self.there.segments);
+        let there: BTreeMap<_, _> =
+            there.into_values().flatten().map(|info| (info.name, info.len)).collect();
+        let mut reached = 0_u64;
+        for (number, infos) in &all {
+            let pinned = named.map(|named| {
+                usize::try_from(number.saturating_sub(1)).ok().and_then(|at| named.get(at))
+            });
+            if *number != reached + 1 || pinned == Some(None) {
+                break;
+            }
+            self.segment(*number, infos, pinned.flatten(), &there).await?;
+            reached = *number;
+        }
+        match named.map(|named| named.len() as u64).filter(|named| reached < *named) {
+            Some(named) => {
+                Err(Error::truncated(format!("{reached} of its {named} segments are there")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the segment `number`, under each of its names that may be the right one.
+    async fn segment(
+        &mut self,
+        number: u64,
+        infos: &[ObjectInfo],
+        pinned: Option<&SegmentEntry>,
+        there: &BTreeMap<String, u64>,
+    ) -> Result<()> {
+        let (mut failure, mut is_there) = (None, false);
+        let fits = |info: &&ObjectInfo| pinned.is_none_or(|entry| entry.length == info.len);
+        for info in infos.iter().filter(fits).take(MOST) {
+            let outcome = match there.get(&info.name) {
+                Some(length) if *length == info.len => Ok(()),
+                Some(_) => Err(Error::tampered("it has another length in the copy")),
+                None => match self.source.get(&info.name, LONGEST).await {
+                    Err(error) if error.kind().is_general() => return Err(error),
+                    Err(error) => Err(error),
+                    Ok(bytes) => match is_segment(self.id, number, &bytes, pinned) {
+                        Ok(()) => {
+                            self.put(&info.name, bytes).await?;
+                            Ok(())
+                        }
+                        Err(error) => Err(error),
+                    },
+                },
+            };
+            match outcome {
+                Ok(()) => is_there = true,
+                Err(error) => failure = Some(error),
+            }
+        }
+        if is_there {
+            return Ok(());
+        }
+        let failure = failure.unwrap_or_else(|| Error::truncated("it is missing"));
+        Err(failure.context(format!("segment {number}")))
+    }
+
+    async fn end(&mut self, generation: u32, head: &JournalHead) -> Result<()> {
+        let name = JournalPart::End(generation).of(self.id);
+        if self.there.ends.contains_key(&generation) {
+            return Ok(());
+        }
+        let Some(bytes) = self.read(&name, MAX_END).await? else { return Ok(()) };
+        let is_its = |end: &JournalEnd| {
+            let (end, head) = (end.body(), head.body());
+            end.journal == head.journal && end.commitment == head.commitment
+        };
+        match JournalEnd::parse(&bytes) {
+            Ok(end) if is_its(&end) => self.put(&name, bytes).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The object, unless it is such that nothing can be made of it: what is planted beside a good one stays behind.
+    async fn read(&self, name: &str, longest: usize) -> Result<Option<Bytes>> {
+        match self.source.get(name, longest as u64).await {
+            Err(error) if error.kind().is_general() => Err(error),
+            read => Ok(read.ok()),
+        }
+    }
+
+    async fn put(&mut self, name: &str, bytes: Bytes) -> Result<()> {
+        let length = bytes.len() as u64;
+        self.target.put_once(name, bytes).await?;
+        self.done.written += length;
+        Ok(())
+    }
+}
+
+/// That an object is this segment of the journal `id`, and the one that its end names.
+fn is_segment(
+    id: SnapshotId,
+    number: u64,
+    bytes: &[u8],
+    pinned: Option<&SegmentEntry>,
+) -> Result<()> {
+    let header = ObjectHeader::parse(bytes)?;
+    if header.snapshot != id || header.role != Role::Segment(number) {
+        return Err(Error::tampered("it is an object of another place"));
+    }
+    if pinned.is_some_and(|entry| entry.sha256 != digest(bytes)) {
+        return Err(Error::tampered("it is not the object that the end names"));
+    }
+    Ok(())
+}
+
+fn digest(bytes: &[u8]) -> Sha256 {
+    Sha256(crypto::sha256(&[bytes]))
+}

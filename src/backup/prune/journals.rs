@@ -1,0 +1,522 @@
+//! What retention decides about change journals: whole ones go when they end before the window, and the snapshots that a
+//! restore within it begins with stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::{StreamExt, stream};
+use serde::Serialize;
+
+use super::policy::{Retention, Within};
+use super::steps::{Of, OldMarks, Sweep, UNDONE, is_old};
+use crate::backup::continuous;
+use crate::backup::findings::Findings;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{
+    ClusterName, EndBody, EndObjects, EndReason, JournalPart, MAX_HEAD, SnapshotId,
+};
+use crate::journal::folder::{self, Folder};
+use crate::journal::open::{self, OpenJournal};
+use crate::keys::KeySet;
+use crate::snapshot::folder::is_ahead;
+use crate::snapshot::grace::GRACE;
+use crate::store::Repository;
+use crate::task::Control;
+
+/// Journals that are opened at once.
+const READS: usize = 64;
+/// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
+const LONGEST_MS: u64 = 65 * 60 * 1000;
+/// Clocks differ, and the last changes of a journal are younger than what it is known to be complete to.
+const SLACK_MS: u64 = 5 * 60 * 1000;
+
+/// A journal that is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct JournalRemoval {
+    /// The journal.
+    pub id: SnapshotId,
+    /// Whose it is.
+    pub cluster: ClusterName,
+    /// The first main revision.
+    pub first_revision: i64,
+    /// The last complete main revision.
+    pub last_revision: i64,
+    /// Bytes of its objects, freed by a later run when the grace period is over.
+    pub stored_bytes: u64,
+    #[serde(skip)]
+    pub(super) old: OldMarks,
+}
+
+/// What becomes of journals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct JournalPlan {
+    /// How far back they are kept, if that is set.
+    pub within: Vec<Within>,
+    /// How many stay.
+    pub kept: usize,
+    /// Those that are removed, oldest first.
+    pub remove: Vec<JournalRemoval>,
+}
+
+/// What a plan says of journals, and of the snapshots that they need.
+#[derive(Default)]
+pub(super) struct Settled {
+    pub(super) plan: JournalPlan,
+    /// Snapshots that stay, because a restore within the window begins with them.
+    pub(super) bases: BTreeSet<SnapshotId>,
+    pub(super) findings: Vec<String>,
+    pub(super) blocked: Vec<String>,
+    pub(super) sweeps: Vec<Sweep>,
+    pub(super) marks: Vec<Of>,
+    pub(super) revive: Vec<Of>,
+}
+
+/// A journal that counts.
+#[derive(Clone, Debug)]
+struct Counting {
+    id: SnapshotId,
+    first: i64,
+    last: i64,
+    /// Nothing that counts was received later.
+    ends_ms: u64,
+    /// It is known to be complete to here.
+    complete_ms: u64,
+    /// What follows is of another history, or begins behind a gap.
+    is_last: bool,
+}
+
+impl Counting {
+    fn new(journal: &OpenJournal, folder: &Folder) -> Self {
+        let (id, end) = (journal.id(), journal.end.as_ref());
+        let complete = end.map(|end| end.complete_ms).filter(|ms| *ms > 0);
+        let latest = id.unix_ms().saturating_add(LONGEST_MS);
+        let ends = complete.map_or(latest, |ms| ms.saturating_add(SLACK_MS)).min(latest);
+        let breaks = [EndReason::COMPACTED, EndReason::PARTED, EndReason::BEHIND];
+        Self {
+            id,
+            first: journal.first(),
+            last: continuous::last(journal, folder),
+            ends_ms: ends,
+            complete_ms: complete.unwrap_or(id.unix_ms()).min(latest),
+            is_last: end.is_some_and(|end| breaks.contains(&end.reason)),
+        }
+    }
+
+    /// Whether a snapshot of `revision` may be followed by this journal.
+    fn may_follow(&self, id: SnapshotId, revision: i64) -> bool {
+        let holds = self.first <= revision && revision <= self.last.max(self.first);
+        holds && self.ends_ms >= id.unix_ms()
+    }
+}
+
+/// What the journals of one cluster come to.
+#[derive(Default)]
+struct Decided {
+    bases: BTreeSet<SnapshotId>,
+    remove: BTreeSet<SnapshotId>,
+    /// First and last journal of a stretch that no snapshot precedes.
+    baseless: Vec<(SnapshotId, SnapshotId)>,
+}
+
+/// Journals that follow each other without a gap, oldest first.
+fn stretches(journals: &[Counting]) -> Vec<Vec<&Counting>> {
+    let mut stretches: Vec<Vec<&Counting>> = Vec::new();
+    let (mut reached, mut is_over) = (i64::MIN, true);
+    for journal in journals {
+        match stretches.last_mut() {
+            Some(stretch) if !is_over && journal.first <= reached => stretch.push(journal),
+            _ => {
+                stretches.push(vec![journal]);
+                reached = i64::MIN;
+            }
+        }
+        reached = reached.max(journal.last);
+        is_over = journal.is_last;
+    }
+    stretches
+}
+
+/// Of snapshots, oldest first, the one that a restore to `since` begins with, or else the oldest, and after that the newest of
+/// each day.
+fn bases(snapshots: &[SnapshotId], since: u64) -> BTreeSet<SnapshotId> {
+    let before = snapshots.iter().rev().find(|id| id.unix_ms() <= since);
+    let within = snapshots.iter().filter(|id| id.unix_ms() > since);
+    let newest: BTreeMap<_, _> = within.map(|id| (id.unix_ms() / 86_400_000, *id)).collect();
+    before.or(snapshots.first()).copied().into_iter().chain(newest.into_values()).collect()
+}
+
+/// What a window that begins at `since` keeps of `journals`; `snapshots` are those that count, with their revisions, and
+/// both are sorted.
+fn decide(journals: &[Counting], snapshots: &[(SnapshotId, i64)], since: u64) -> Decided {
+    let mut decided = Decided::default();
+    for stretch in stretches(journals) {
+        if stretch.iter().all(|journal| journal.ends_ms < since) {
+            decided.remove.extend(stretch.iter().map(|journal| journal.id));
+            continue;
+        }
+        let follows = |(id, revision): &(SnapshotId, i64)| {
+            let is_followed = stretch.iter().any(|journal| journal.may_follow(*id, *revision));
+            is_followed.then_some(*id)
+        };
+        let joined: Vec<_> = snapshots.iter().filter_map(follows).collect();
+        let bases = bases(&joined, since);
+        // What leads from the base to the window is needed too.
+        let needed_since = bases.first().map_or(since, |id| id.unix_ms().min(since));
+        let gone = stretch.iter().filter(|journal| journal.ends_ms < needed_since);
+        decided.remove.extend(gone.map(|journal| journal.id));
+        let holds_something = stretch.iter().any(|journal| journal.last >= journal.first);
+        if let (true, Some(first), Some(last)) =
+            (bases.is_empty() && holds_something, stretch.first(), stretch.last())
+        {
+            decided.baseless.push((first.id, last.id));
+        }
+        decided.bases.extend(bases);
+    }
+    decided
+}
+
+/// What a repository holds of journals.
+pub(super) struct Known {
+    folders: BTreeMap<SnapshotId, Folder>,
+    /// Those that count, oldest first.
+    counting: BTreeMap<ClusterName, Vec<Counting>>,
+    /// Tombstones that authenticate.
+    tombstones: BTreeSet<SnapshotId>,
+    /// No key opens a journal here.
+    is_blind: bool,
+    clock: Option<SystemTime>,
+    findings: Vec<String>,
+}
+
+impl Known {
+    /// Opens every journal; `clock` is no later than it is by the store's.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn read(
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        clock: Option<SystemTime>,
+        control: &Control,
+    ) -> Result<Self> {
+        let (folders, foreign) = folder::list_all(repository).await?;
+        let now = SystemTime::now();
+        let written = folders.values().flat_map(Folder::own).map(|info| info.modified).max();
+        let mut known = Self {
+            folders: BTreeMap::new(),
+            counting: BTreeMap::new(),
+            tombstones: BTreeSet::new(),
+            is_blind: keys.is_blind(),
+            clock: clock.max(written).map(|clock| clock.min(now)),
+            findings: Vec::new(),
+        };
+        let mut findings = Findings::default();
+        findings.extend(foreign.iter().map(|name| format!("{name}: unknown object")));
+        let is_blind = known.is_blind;
+        let mut read = stream::iter(folders)
+            .map(|(id, folder)| async move {
+                let is_there = folder.head.is_some() || folder.tombstone.is_some();
+                let is_opened = is_there && !is_blind && !is_swept_to_the_seals(&folder);
+                let journal = match is_opened {
+                    true => Some(open::open(repository, id, &folder, keys).await),
+                    false => None,
+                };
+                (id, folder, journal)
+            })
+            .buffered(READS);
+        while let Some((id, folder, journal)) = read.next().await {
+            control.check()?;
+            match journal {
+                None => {}
+                Some(Ok(one)) if cluster.is_some_and(|name| *name != one.head.cluster) => {}
+                Some(Ok(_)) if folder.head.is_none() => drop(known.tombstones.insert(id)),
+                Some(Ok(_)) if is_ahead(id.begun(), now) => findings.push(format!(
+                    "journal {id} has a time in the future: it is kept and does not count"
+                )),
+                Some(Ok(one)) if !one.standing.counts() => findings
+                    .push(format!("stays, and does not count: journal {id}: {}", one.standing)),
+                Some(Ok(one)) => {
+                    let cluster = one.head.cluster.clone();
+                    let counting = Counting::new(&one, &folder);
+                    known.counting.entry(cluster).or_default().push(counting);
+                }
+                Some(Err(error)) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Some(Err(error)) => findings.push(format!("stays, and does not count: {error}")),
+            }
+            known.folders.insert(id, folder);
+        }
+        known.findings = findings.finish();
+        Ok(known)
+    }
+
+    /// Decides about all of them. `snapshots` are those that count, of each cluster; `revisions` are theirs.
+    pub(super) fn settle(
+        self,
+        snapshots: &BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
+        revisions: &BTreeMap<SnapshotId, i64>,
+        retention: &Retention,
+    ) -> Settled {
+        let mut settled = Settled::default();
+        let there = self.folders.values().filter(|folder| folder.head.is_some()).count();
+        match retention.continuous {
+            None if there > 0 => settled.findings.push(format!(
+                "{there} journals stay: without --keep-continuous none is removed, and no snapshot is kept for them"
+            )),
+            Some(_) if self.is_blind && there > 0 => settled.findings.push(format!(
+                "{there} journals stay: no key opens them here"
+            )),
+            _ => {}
+        }
+        let empty = BTreeSet::new();
+        for cluster in self.counting.keys().chain(snapshots.keys()).collect::<BTreeSet<_>>() {
+            let ids = snapshots.get(cluster).unwrap_or(&empty);
+            let ids: Vec<_> = ids
+                .iter()
+                .filter_map(|id| revisions.get(id).map(|revision| (*id, *revision)))
+                .collect();
+            self.settle_one(cluster, &ids, retention, &mut settled);
+        }
+        settled.plan.remove.sort_by_key(|removal| removal.id);
+        settled.plan.kept = there.saturating_sub(settled.plan.remove.len());
+        self.sweeps(&mut settled, retention.grace.unwrap_or(GRACE));
+        settled.findings.extend(self.findings);
+        settled
+    }
+
+    fn settle_one(
+        &self,
+        cluster: &ClusterName,
+        snapshots: &[(SnapshotId, i64)],
+        retention: &Retention,
+        settled: &mut Settled,
+    ) {
+        let Some((span, clock)) = retention.continuous.zip(self.clock) else { return };
+        let clock = clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let clock = u64::try_from(clock).unwrap_or(u64::MAX);
+        let journals = self.counting.get(cluster).map_or(&[][..], Vec::as_slice);
+        if self.is_blind && self.folders.values().any(|folder| folder.head.is_some()) {
+            // Which of them the journals follow is not known: enough for all that may be recorded.
+            let ids: Vec<_> = snapshots.iter().map(|(id, _)| *id).collect();
+            settled.bases.extend(bases(&ids, span.before(clock)));
+            return;
+        }
+        // A recording that stopped is not removed because time goes on.
+        let Some(newest) = journals.iter().map(|journal| journal.complete_ms).max() else { return };
+        let since = span.before(clock.min(newest));
+        settled.plan.within.push(Within::new(cluster, span, since));
+        let decided = decide(journals, snapshots, since);
+        for (first, last) in decided.baseless {
+            settled.findings.push(format!(
+                "cluster {cluster}: no snapshot is followed by the journals {first} to {last}: nothing can be restored with them"
+            ));
+        }
+        settled.bases.extend(decided.bases);
+        let gone = journals.iter().filter(|journal| decided.remove.contains(&journal.id));
+        for journal in gone {
+            let Some(folder) = self.folders.get(&journal.id) else { continue };
+            let id = journal.id;
+            match unknown(folder) {
+                _ if folder.keep.is_some() => {}
+                Some(why) => {
+                    settled.blocked.push(format!("journal {id} is not removed: {why}"));
+                }
+                None => settled.plan.remove.push(JournalRemoval {
+                    id,
+                    cluster: cluster.clone(),
+                    first_revision: journal.first,
+                    last_revision: journal.last,
+                    stored_bytes: folder.own().map(|info| info.len).sum(),
+                    old: OldMarks {
+                        tombstone: folder.tombstone.as_ref().map(|info| info.modified),
+                        mark: folder.sweep.is_some(),
+                    },
+                }),
+            }
+        }
+    }
+
+    /// What becomes of tombstones, removed journals and what recorders that died left.
+    fn sweeps(&self, settled: &mut Settled, grace: Duration) {
+        let removed: BTreeSet<_> = settled.plan.remove.iter().map(|removal| removal.id).collect();
+        let counting: BTreeSet<_> =
+            self.counting.values().flatten().map(|journal| journal.id).collect();
+        for (id, folder) in &self.folders {
+            let old = |when, age| is_old(self.clock, when, age);
+            match (&folder.head, &folder.tombstone) {
+                (Some(_), Some(_)) if counting.contains(id) && !removed.contains(id) => {
+                    settled
+                        .findings
+                        .push(format!("journal {id} had a tombstone beside its head, and is kept"));
+                    settled.revive.push(Of::Journal(*id));
+                }
+                (Some(_), _) => {}
+                (None, Some(tombstone)) => {
+                    let is_due = self.tombstones.contains(id) && old(tombstone.modified, grace);
+                    if is_due || is_swept_to_the_seals(folder) {
+                        sweep(*id, folder, settled);
+                    }
+                }
+                (None, None) => {
+                    let youngest = folder.own().map(|info| info.modified).max();
+                    match &folder.sweep {
+                        _ if youngest.is_some_and(|when| !old(when, GRACE)) => {}
+                        Some(mark) if old(mark.modified, GRACE) => sweep(*id, folder, settled),
+                        Some(_) => {}
+                        None => settled.marks.push(Of::Journal(*id)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A sweep that was interrupted: the tombstone may have lost the seals that authenticate it.
+fn is_swept_to_the_seals(folder: &Folder) -> bool {
+    folder.head.is_none() && folder.sweep.is_some() && folder.recorded().next().is_none()
+}
+
+/// Why nothing in `folder` may be deleted: a name that a newer version may have given.
+fn unknown(folder: &Folder) -> Option<String> {
+    let name = folder.foreign.first()?;
+    Some(format!("{name} is unknown here, and may be a newer strongroom's"))
+}
+
+/// Plans to delete all that is in `folder`, unless there is something that this version does not know.
+fn sweep(id: SnapshotId, folder: &Folder, settled: &mut Settled) {
+    if let Some(why) = unknown(folder) {
+        settled.blocked.push(format!("what is left of journal {id} is not deleted: {why}"));
+        return;
+    }
+    // What was recorded, ends, seals, and the marks.
+    let objects: Vec<_> = folder.own().chain(&folder.tombstone).chain(&folder.sweep).collect();
+    settled.sweeps.push(Sweep {
+        of: Of::Journal(id),
+        bytes: objects.iter().map(|info| info.len).sum(),
+        objects: objects.into_iter().map(|info| info.name.clone()).collect(),
+    });
+}
+
+/// Brings back the journal `id`, which was removed and not yet swept, and pins it. False if no journal of this id was
+/// removed.
+///
+/// # Errors
+/// As [`undo_removal`](super::undo_removal).
+pub(super) async fn undo_removal(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+) -> Result<bool> {
+    let (of, folder) = (Of::Journal(id), folder::list_one(repository, id).await?);
+    if folder.head.is_some() || folder.tombstone.is_none() {
+        return Ok(false);
+    }
+    let swept = || {
+        let message = format!("{of} is marked for sweeping, or objects of it are gone");
+        Error::new(ErrorKind::Refused, message).hint(format!(
+            "if no prune is running and nothing is missing, delete {} from the store and run the command again",
+            JournalPart::Sweep.of(id)
+        ))
+    };
+    if folder.sweep.is_some() {
+        return Err(swept());
+    }
+    let journal = open::open(repository, id, &folder, keys).await?;
+    if !journal.standing.counts() {
+        let error = Error::new(ErrorKind::Refused, journal.standing.to_string());
+        return Err(error).context(of.to_string());
+    }
+    let end = journal.end.as_ref();
+    if end.is_some_and(|end| !is_complete(end, &folder)) {
+        return Err(Error::truncated(format!("{of}: objects of it are missing")));
+    }
+    let bytes = repository.get(&of.tombstone(), MAX_HEAD as u64).await?;
+    of.mark_to_keep(repository, UNDONE).await?;
+    let head = JournalPart::Head.of(id);
+    repository.put_once(&head, bytes).await?;
+    // A sweep that began meanwhile left its mark, or it has deleted something and stopped.
+    let now = folder::list_one(repository, id).await?;
+    let is_less = now.recorded().count() < folder.recorded().count();
+    if now.sweep.is_some() || is_less || end.is_some_and(|end| !is_complete(end, &now)) {
+        repository.delete(&head).await?;
+        return Err(swept());
+    }
+    repository.delete(&of.tombstone()).await?;
+    Ok(true)
+}
+
+/// Whether everything that an end names is there, by its length.
+fn is_complete(end: &EndBody, folder: &Folder) -> bool {
+    match &end.objects {
+        EndObjects::Segments(segments) => (1..).zip(segments).all(|(number, entry)| {
+            let there = folder.segments.get(&number);
+            there.is_some_and(|infos| infos.iter().any(|info| info.len == entry.length))
+        }),
+        EndObjects::Bundle(entry) => folder.bundles.values().any(|info| info.len == entry.length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+    /// Midnight.
+    const START: u64 = 20_000 * 24 * HOUR;
+
+    fn id(hours: u64) -> SnapshotId {
+        SnapshotId::new(START + hours * HOUR, [3; 10])
+    }
+
+    /// A journal of an hour, in which ten revisions are made; it repeats the last one of the hour before.
+    fn journal(hour: u64) -> Counting {
+        let ends_ms = START + (hour + 1) * HOUR;
+        let first = 10 * hour as i64 + 1;
+        let (last, id) = (first + 10, id(hour));
+        Counting { id, first, last, ends_ms, complete_ms: ends_ms, is_last: false }
+    }
+
+    fn snapshot(hour: u64) -> (SnapshotId, i64) {
+        (SnapshotId::new(START + hour * HOUR + 1, [4; 10]), 10 * hour as i64 + 1)
+    }
+
+    fn hours(ids: &BTreeSet<SnapshotId>) -> Vec<u64> {
+        ids.iter().map(|id| (id.unix_ms() - START) / HOUR).collect()
+    }
+
+    #[test]
+    fn a_window_keeps_what_restores_within_it() {
+        let journals: Vec<_> = (0..100).map(journal).collect();
+        let snapshots: Vec<_> = (0..100).step_by(6).map(snapshot).collect();
+        let decided = decide(&journals, &snapshots, START + 40 * HOUR);
+        // The one before, and of each day the newest.
+        assert_eq!(hours(&decided.bases), [36, 42, 66, 90, 96]);
+        assert_eq!(hours(&decided.remove), (0..36).collect::<Vec<_>>());
+        assert!(decided.baseless.is_empty());
+        // Without a snapshot before the window: what the first one is followed by.
+        let decided = decide(&journals, &snapshots[8..], START + 40 * HOUR);
+        assert_eq!(hours(&decided.bases)[0], 66);
+        assert_eq!(hours(&decided.remove), (0..39).collect::<Vec<_>>());
+        let decided = decide(&journals, &[], START + 40 * HOUR);
+        assert_eq!(decided.baseless, [(id(0), id(99))]);
+        assert_eq!(hours(&decided.remove), (0..39).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_stretch_has_its_base() {
+        let mut journals: Vec<_> = (0..100).map(journal).collect();
+        // Not recorded; another history.
+        journals.retain(|journal| !(50..55).contains(&((journal.id.unix_ms() - START) / HOUR)));
+        journals[60].is_last = true;
+        let snapshots: Vec<_> = (0..100).step_by(3).map(snapshot).collect();
+        let decided = decide(&journals, &snapshots, START + 40 * HOUR);
+        // Of each stretch the first one, but for that which the window begins in: 57 and 66 here.
+        assert_eq!(hours(&decided.bases), [39, 45, 48, 57, 63, 66, 69, 93, 99]);
+        let decided = decide(&journals, &snapshots, START + 60 * HOUR);
+        assert_eq!(hours(&decided.bases), [60, 63, 66, 69, 93, 99]);
+        let gone: Vec<_> = (0..60).filter(|hour| !(50..55).contains(hour)).collect();
+        assert_eq!(hours(&decided.remove), gone);
+    }
+}
