@@ -28,7 +28,7 @@ const READS: usize = 128;
 /// One that is ahead of the clock is taken only if no other counts.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when there is none at all; of the newest one when none counts; those of the store.
+/// [`ErrorKind::NotFound`] when there is none at all; the newest one's error when none counts; those of the store.
 pub async fn latest(
     repository: &Repository,
     keys: &KeySet,

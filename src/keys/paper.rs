@@ -1,4 +1,4 @@
-//! A key as shares on paper (SLIP-39): any few of them bring it back.
+//! A key as shares on paper (SLIP-39): as many as the threshold bring it back.
 
 use std::collections::BTreeSet;
 

@@ -309,7 +309,7 @@ impl KeySet {
 /// Why nothing is written unsigned where signers are configured.
 pub fn would_not_count() -> Error {
     Error::usage(
-        "signers are configured and no signing key is: what this host writes would not count, not even here",
+        "signers are configured but this host has no signing key, so its snapshots would not count",
     )
     .hint("give --signing-key FILE, whose signer is trusted then, or insist with --unsigned")
 }

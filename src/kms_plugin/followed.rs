@@ -103,7 +103,7 @@ impl Followed {
 
     /// Looks whether the file has changed, and reads it then. Waits for that no longer than a second.
     pub(super) async fn look(self: &Arc<Self>) {
-        // Who finds it being read already does with what there is.
+        // If another call is reading it, use what is loaded.
         let Ok(turn) = Arc::clone(&self.reading).try_lock_owned() else { return };
         let this = Arc::clone(self);
         let read = spawn_blocking(move || {

@@ -26,7 +26,7 @@ pub struct CommonSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// The repository.
     pub repository: RepositorySettings,
-    /// File with the store's secrets, in lines such as AWS_ACCESS_KEY_ID=…; variables that are set go first
+    /// File with the store's secrets, in lines such as AWS_ACCESS_KEY_ID=…; variables that are set win
     #[cfg_attr(
         feature = "cli",
         arg(

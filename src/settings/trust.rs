@@ -33,7 +33,7 @@ pub struct TrustSettings {
         )
     )]
     pub signers: Vec<PathBuf>,
-    /// Let X25519 recipients seal beside X-Wing recipients: a quantum computer then opens it
+    /// Let X25519 recipients seal beside X-Wing recipients: a quantum computer could then open the snapshots
     #[cfg_attr(
         feature = "cli",
         arg(

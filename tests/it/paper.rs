@@ -109,7 +109,7 @@ fn what_cannot_be_combined_is_named_and_leaves_no_file() {
     let short = words(&one[0]).rsplit_once(' ').unwrap().0.to_owned();
     for (pages, code, reason) in [
         (vec![&*one[0], &one[1]], 2, "2 of 3 shares that are needed: 1 missing"),
-        (vec![&*one[0], &one[0], &one[0]], 2, "1 of 3 shares that are needed: 2 missing"),
+        (vec![&*one[0], &one[0], &one[0]], 2, "page 1: this share was given before"),
         (vec![&*one[0], &two[1], &one[2]], 2, "share 2 belongs to another set"),
         (vec![&*one[0], &wrong(&one[1])], 13, "checksum does not match"),
         (vec![&*unknown], 13, "is not in SLIP-39's list of words"),

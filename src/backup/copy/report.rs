@@ -65,7 +65,7 @@ pub struct CopyReport {
     /// Snapshots that do not count (SPEC.md §5.3), and why; they are not copied.
     #[serde(serialize_with = "serial::details")]
     pub left_out: BTreeMap<SnapshotId, String>,
-    /// Seals, and keys behind passphrases, of which the copy has other bytes under the same name.
+    /// Seals, and keys behind passphrases, whose bytes differ in the copy under the same name.
     #[serde(rename = "differing_seals")]
     pub differing: Vec<String>,
     /// The newest snapshot in the scope that the copy has now.

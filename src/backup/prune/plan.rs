@@ -293,7 +293,9 @@ impl Known {
                 Ok(Head::Other) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => {
-                    findings.push(format!("stays, and does not count: {error}"));
+                    let (named, why) = (format!("snapshot {id}: "), error.to_string());
+                    let why = why.strip_prefix(&named).unwrap_or(&why);
+                    findings.push(format!("snapshot {id} is kept and does not count: {why}"));
                 }
             }
             known.folders.insert(id, folder);

@@ -326,7 +326,7 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         now: bool,
     },
-    /// Print a key as shares on paper: any few of them bring it back
+    /// Print a key as shares on paper: as many as --threshold bring it back
     #[command(long_about = help::KEY_SPLIT, after_long_help = help::KEY_SPLIT_MORE)]
     Split(SplitArgs),
     /// Print a page with what a restore needs

@@ -108,7 +108,7 @@ members answered when the backup was taken (\"inconclusive\" where it cannot be 
 --all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
 reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
 --subset draws other snapshots each time, always with the newest.
-Exit status 13 if any fails, else 12 if any cannot be opened.";
+Exit status 13 if any fails, else 12 if any cannot be opened, else 3 if one is missing or not trusted.";
 
 pub(crate) const RESTORE: &str = "\
 Restore a snapshot to one of these targets:
@@ -186,7 +186,7 @@ The file is readable by its owner only. An existing file is not overwritten.
 
 With --recipient it is an identity file, as age writes them, and its recipient is printed: hosts that have only the recipient \
 seal snapshots and cannot open them. With --signing it is a key that signs snapshots and reports, and its signer is printed: \
-hosts that read trust it by --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
+hosts that restore trust it with --signers. Anyone can seal to a public key, so snapshots sealed to recipients count only if a \
 trusted signer signed them.";
 pub(crate) const KEY_GENERATE_MORE: &str = "\
 Example:
@@ -244,7 +244,7 @@ Examples:
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
 pub(crate) const KEY_SPLIT: &str = "\
-Print a key of a keyring or an identity file as shares on paper: any few of them bring it back.
+Print a key of a keyring or an identity file as shares on paper: as many as --threshold bring it back.
 
 Each share is one page with 33 English words (SLIP-39). Fewer shares than --threshold tell nothing about the key. Any \
 other program for SLIP-39 reads them too: the secret is the 32 bytes of the key, without a passphrase.
@@ -278,7 +278,7 @@ lines. A word that is not on the list, or a share with a wrong word, is refused 
 
 The key's id is computed from the key. It must be the one on the pages: if the files have it, or with --expect, another \
 key is refused. The keyring file that is written has this key as its primary one. \
-Shares do not tell which kind of key they hold: its id does. For a key of an identity file whose words you type, give --expect.";
+Typed words do not show whether the key is of a keyring or of an identity file; --expect with the id on the pages decides.";
 pub(crate) const KEY_COMBINE_MORE: &str = "\
 Examples:
   strongroom key combine -o recovered-keyring
@@ -306,11 +306,11 @@ Anyone who kept an old seal and its master key can still open that snapshot.";
 pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.
 
-A new seal with the signature is written; nothing else of a snapshot changes. What counts here is signed: what a trusted signer \
-signed already, or what a master key that seals opens. It needs a key that opens the snapshots.
+A new seal with the signature is written; nothing else of a snapshot changes. It signs the snapshots that count: those that a trusted signer \
+has signed, and those that a sealing master key opens. It needs a key that opens the snapshots.
 
-With --before and --signer it replaces the signatures of a signer that is to be revoked: what that signer alone signed is signed \
-if both the time in its id and the time that the store gives are earlier than TIME; the rest is listed.";
+With --before and --signer it replaces the signatures of a signer that is to be revoked: a snapshot that only that signer has signed gets the new signature \
+if its id and the store both say that it is older than TIME; the others are listed.";
 pub(crate) const KEY_VOUCH_MORE: &str = "\
 Examples:
   strongroom key vouch --all -k file:keyring --signing-key new-key

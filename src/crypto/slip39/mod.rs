@@ -1,4 +1,4 @@
-//! SLIP-39: a secret as shares of English words, of which any few bring it back
+//! SLIP-39: a secret as shares of English words, as many as the threshold bring it back, fewer tell nothing
 //! (<https://github.com/satoshilabs/slips/blob/master/slip-0039.md>). Any other implementation reads them.
 
 mod cipher;

@@ -160,8 +160,7 @@ impl Share {
             return Err(Error::tampered("the share asks for more groups than there are"));
         }
         let body = data.get(4..data.len() - CHECKSUM).unwrap_or_default();
-        let value = value_of(body)
-            .ok_or_else(|| Error::tampered("the share's length is none that shares have"))?;
+        let value = value_of(body).ok_or_else(|| Error::tampered("no share has this length"))?;
         Ok(Self { set, group: field(4), member: field(1), threshold: field(0) + 1, value })
     }
 

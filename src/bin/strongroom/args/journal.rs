@@ -25,7 +25,7 @@ pub(crate) enum JournalCommand {
 /// `journal record`
 #[derive(Args)]
 pub(crate) struct RecordArgs {
-    /// How much time one segment covers, 1s to 1m: what a disaster may cost
+    /// Store the changes this often, 1s to 1m; a disaster loses at most this much
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
     pub(crate) interval: Duration,
     #[command(flatten)]

@@ -4,7 +4,7 @@ pub(crate) const JOURNAL: &str = "\
 Record the changes between snapshots, so that a restore reaches any revision and any moment.
 
 A journal holds every change of etcd since a revision, encrypted under a data key of its own, in segments of a few seconds. \
-A snapshot and the journals that join it restore every revision that they hold: see `strongroom restore` with --newest, \
+Any revision in a snapshot or in the journals that follow it can be restored: see `strongroom restore` with --newest, \
 --to-time and --revision.";
 pub(crate) const JOURNAL_MORE: &str = "\
 Examples:

@@ -16,7 +16,7 @@ folder with an object that a newer strongroom may have written.
 
 --quarantine is for objects that somebody else put into the repository. It lists the folders that no available key \
 authenticates. After you have looked at one, `--quarantine ID` removes it: it is in no list any more, and the same command 30 days later \
-deletes its objects. It is refused for a folder whose seal names a key that is not available or comes from a newer version, and if the keys given open nothing at all. `--quarantine ID --seals` deletes seals that fail from a snapshot that another seal opens.";
+deletes its objects. It is refused for a folder whose seal names a key that is not available or comes from a newer version, and if the keys given open nothing at all. `--quarantine ID --seals` deletes the failing seals of a snapshot that has a good one.";
 pub(crate) const PRUNE_MORE: &str = "\
 Examples:
   strongroom prune --keep-last 24 --keep-daily 14 --keep-monthly 12 --dry-run
@@ -33,8 +33,8 @@ Replicate snapshots to a second repository: another region, provider or disk.
 Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
 snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
-not sent again, so an interrupted copy continues where it stopped. With a master key that seals, what is there is read once and compared with its SHA-256, 64 snapshots a \
-run; sealed reports in the copy remember that.
+not sent again, so an interrupted copy continues where it stopped. With a master key that seals, each snapshot that the copy already has is read once and compared with its SHA-256, up to 64 \
+in a run; sealed reports in the copy record which.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \
