@@ -32,6 +32,7 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_store;
 mod journal_vectors;
 mod json_shapes;
 mod keys;
