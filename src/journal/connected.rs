@@ -2,12 +2,18 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::write::unix_ms;
 use crate::etcd::changes::Ids;
 use crate::etcd::watch::{Questions, Watch};
+
+/// How often etcd is asked how far it is compacted, and whether users and roles have changed.
+pub(super) const COMPACTED_EVERY: Duration = Duration::from_secs(30);
+const AUTH_EVERY: Duration = Duration::from_secs(10);
 
 /// An open watch.
 pub(super) struct Connected {
@@ -50,5 +56,31 @@ impl Connected {
             // Nobody waits for it when the watch was given up.
             let _ = sender.send(question.await);
         });
+    }
+
+    /// Asks what is to be asked again; the recording has revision `last`, and knows that etcd is compacted up to `known`.
+    pub(super) fn ask_what_is_due(&mut self, known: i64, last: i64) {
+        let questions = self.questions.clone();
+        if !std::mem::replace(&mut self.asked.revision, true) {
+            let (questions, moment) = (questions.clone(), unix_ms());
+            self.ask(async move {
+                let revision = questions.revision().await.unwrap_or(0);
+                Answer::Revision(moment, revision)
+            });
+        }
+        if self.asked.compacted.elapsed() >= COMPACTED_EVERY && last > known {
+            self.asked.compacted = Instant::now();
+            let questions = questions.clone();
+            self.ask(async move {
+                questions.compacted(known, last).await.map_or(Answer::Nothing, Answer::Compacted)
+            });
+        }
+        if self.asked.auth.elapsed() >= AUTH_EVERY {
+            self.asked.auth = Instant::now();
+            self.ask(async move {
+                let found = questions.auth_status().await;
+                found.map_or(Answer::Nothing, |(enabled, revision)| Answer::Auth(enabled, revision))
+            });
+        }
     }
 }

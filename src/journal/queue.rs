@@ -11,7 +11,7 @@ use super::cut::{Cut, Cutter, RAW};
 use super::write::{JournalWriter, SealedSegment, unix_ms};
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::Complete;
-use crate::format::Continues;
+use crate::format::{Continues, EndReason};
 
 /// Bytes that may wait for the store.
 const MAX_QUEUE: usize = 32 << 20;
@@ -172,6 +172,20 @@ async fn store(writer: &mut JournalWriter<'_>, sealed: &SealedSegment) -> Result
     let mut pause = PAUSE;
     loop {
         match writer.segment(sealed).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Stores the end of a journal, and tries again while the store cannot be reached.
+pub(super) async fn store_end(writer: &JournalWriter<'_>, reason: EndReason) -> Result<()> {
+    let mut pause = PAUSE;
+    loop {
+        match writer.end(reason).await {
             Err(error) if error.kind() == ErrorKind::Unreachable => {
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

@@ -1,5 +1,5 @@
-//! Recording: a watch of all keys becomes segments, which are stored in order. etcd is never held back: what the store does
-//! not take waits in memory, and when there is too much of it the recording ends.
+//! Recording: a watch of all keys becomes segments, which are stored in order. etcd does not wait for the store: what the
+//! store does not take waits in memory, and when there is too much of it the journal ends.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::connected::{Answer, Asked, Connected};
-use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all};
-use super::write::{JournalWriter, NewJournal, unix_ms};
+use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected};
+use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all, store_end};
+use super::write::{JournalWriter, NewJournal};
+use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
 use crate::etcd::{EtcdSettings, choose_member};
@@ -27,9 +28,6 @@ pub(crate) const MAX_BEHIND: i64 = 20_000;
 /// A journal is followed by the next after this time, or this many bytes.
 const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
-/// How often etcd is asked how far it is compacted, and whether users and roles have changed.
-const COMPACTED_EVERY: Duration = Duration::from_secs(30);
-const AUTH_EVERY: Duration = Duration::from_secs(10);
 /// A watch that shows nothing of what etcd has for so long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 /// Leases that are asked for at once, and that are remembered.
@@ -55,8 +53,10 @@ pub struct RecordOptions {
 pub(crate) struct Journal {
     /// `None` if nothing could be recorded.
     pub(crate) id: Option<SnapshotId>,
-    /// Its last complete revision.
+    /// Its last complete revision that is stored.
     pub(crate) last: i64,
+    /// The last complete revision that etcd has sent.
+    pub(crate) seen: i64,
     pub(crate) reason: EndReason,
     /// The last segment that is stored, for the journal that follows.
     pub(crate) continues: Option<Continues>,
@@ -68,6 +68,7 @@ pub(crate) struct Recorder<'a> {
     keys: &'a KeySet,
     etcd: &'a EtcdSettings,
     options: &'a RecordOptions,
+    suite: Suite,
     control: &'a Control,
     revisions: Revisions,
     connected: Option<Connected>,
@@ -87,7 +88,7 @@ impl<'a> Recorder<'a> {
         repository: &'a Repository,
         keys: &'a KeySet,
         etcd: &'a EtcdSettings,
-        options: &'a RecordOptions,
+        (options, suite): (&'a RecordOptions, Suite),
         control: &'a Control,
         first: i64,
     ) -> Self {
@@ -96,6 +97,7 @@ impl<'a> Recorder<'a> {
             keys,
             etcd,
             options,
+            suite,
             control,
             revisions: Revisions::new(first),
             connected: None,
@@ -127,6 +129,7 @@ impl<'a> Recorder<'a> {
             return Ok(Journal {
                 id: None,
                 last: self.revisions.last(),
+                seen: self.revisions.last(),
                 reason,
                 continues: self.continues,
             });
@@ -137,8 +140,9 @@ impl<'a> Recorder<'a> {
         };
         let (cluster, facts) = (self.options.cluster.clone(), self.facts());
         let new = NewJournal { cluster, first, facts };
-        let writer = JournalWriter::begin(self.repository, self.keys, new).await?;
+        let writer = JournalWriter::new(self.repository, self.keys, new, self.suite).await?;
         let id = writer.id();
+        self.begin(&writer).await?;
         self.control.step(Step::Note(format!("journal {id} begins with revision {first}")));
         let (queue, receiver) = Queue::new(first);
         let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
@@ -163,17 +167,63 @@ impl<'a> Recorder<'a> {
                 let (last, stored) = queue.last();
                 self.continues = stored.or(self.continues);
                 let (id, reason) = (Some(id), reason_unstored(reason));
-                return Ok(Journal { id, last, reason, continues: self.continues });
+                let (seen, continues) = (self.revisions.last(), self.continues);
+                return Ok(Journal { id, last, seen, reason, continues });
             }
         };
-        writer.end(reason).await?;
+        self.end(&writer, reason, patience).await?;
+        let (last, seen) = (writer.last(), self.revisions.last());
         self.continues = writer.continues().or(self.continues);
-        self.control.step(Step::Note(format!(
-            "journal {id} ends with revision {}: {}",
-            writer.last(),
-            reason.words()
-        )));
-        Ok(Journal { id: Some(id), last: writer.last(), reason, continues: self.continues })
+        Ok(Journal { id: Some(id), last, seen, reason, continues: self.continues })
+    }
+
+    /// Stores the beginning of a journal, however long the store is away. The watch is given up meanwhile: what nobody
+    /// reads waits in etcd.
+    async fn begin(&mut self, writer: &JournalWriter<'_>) -> Result<()> {
+        let mut pause = PAUSE;
+        loop {
+            match self.control.guard(writer.begin()).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.connected = None;
+                    self.step(format!("a journal cannot begin: {error}"));
+                    self.wait(&mut pause).await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Stores the end of a journal. Without it the journal counts as far as the next one names it.
+    async fn end(
+        &self,
+        writer: &JournalWriter<'_>,
+        reason: EndReason,
+        patience: Duration,
+    ) -> Result<()> {
+        let (id, last) = (writer.id(), writer.last());
+        match timeout(patience, store_end(writer, reason)).await {
+            Ok(ended) => {
+                ended?;
+                let why = reason.words();
+                self.step(format!("journal {id} ends with revision {last}: {why}"));
+            }
+            Err(_) => self.step(format!("journal {id} has no end: the store took too long")),
+        }
+        Ok(())
+    }
+
+    fn step(&self, note: String) {
+        self.control.step(Step::Note(note));
+    }
+
+    /// Waits before another attempt, longer each time, unless the job is stopped.
+    async fn wait(&self, pause: &mut Duration) -> Result<()> {
+        tokio::select! {
+            () = self.control.stopped() => {}
+            () = sleep(*pause) => {}
+        }
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        self.control.check()
     }
 
     fn facts(&self) -> JournalFacts {
@@ -197,12 +247,7 @@ impl<'a> Recorder<'a> {
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.control.step(Step::Note(format!("etcd cannot be watched: {error}")));
-                    tokio::select! {
-                        () = self.control.stopped() => {}
-                        () = sleep(pause) => {}
-                    }
-                    self.control.check()?;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.wait(&mut pause).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -432,28 +477,7 @@ impl<'a> Recorder<'a> {
             self.connected = None;
             return Ok(None);
         }
-        let questions = connected.questions.clone();
-        if !std::mem::replace(&mut connected.asked.revision, true) {
-            let (questions, moment) = (questions.clone(), unix_ms());
-            connected.ask(async move {
-                let revision = questions.revision().await.unwrap_or(0);
-                Answer::Revision(moment, revision)
-            });
-        }
-        if connected.asked.compacted.elapsed() >= COMPACTED_EVERY && last > known {
-            connected.asked.compacted = Instant::now();
-            let questions = questions.clone();
-            connected.ask(async move {
-                questions.compacted(known, last).await.map_or(Answer::Nothing, Answer::Compacted)
-            });
-        }
-        if connected.asked.auth.elapsed() >= AUTH_EVERY {
-            connected.asked.auth = Instant::now();
-            connected.ask(async move {
-                let found = questions.auth_status().await;
-                found.map_or(Answer::Nothing, |(enabled, revision)| Answer::Auth(enabled, revision))
-            });
-        }
+        connected.ask_what_is_due(known, last);
         Ok(None)
     }
 }
@@ -462,7 +486,7 @@ impl<'a> Recorder<'a> {
 /// follows what is stored.
 fn reason_unstored(reason: EndReason) -> EndReason {
     match reason {
-        EndReason::STOPPED | EndReason::ROLLED => EndReason::STORE,
+        EndReason::ROLLED => EndReason::STORE,
         other => other,
     }
 }

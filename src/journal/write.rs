@@ -37,6 +37,8 @@ pub(super) struct JournalWriter<'a> {
     data_key: DataKey,
     suite: Suite,
     head: HeadBody,
+    /// Seal and head, as they are stored.
+    beginning: [bytes::Bytes; 2],
     segments: Vec<SegmentEntry>,
     last: i64,
     complete_ms: u64,
@@ -44,14 +46,15 @@ pub(super) struct JournalWriter<'a> {
 }
 
 impl<'a> JournalWriter<'a> {
-    /// Stores seal and head.
+    /// Seals a new journal, of which nothing is stored yet.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] without a key that seals, those of the keys and of the store.
-    pub(super) async fn begin(
+    /// [`ErrorKind::Refused`] without a key that seals, those of the keys.
+    pub(super) async fn new(
         repository: &'a Repository,
         keys: &'a KeySet,
         new: NewJournal,
+        suite: Suite,
     ) -> Result<Self> {
         let rng = &mut crypto::system_rng();
         // The order of ids is that of recording, also where the clock was set back.
@@ -74,21 +77,31 @@ impl<'a> JournalWriter<'a> {
         };
         let mac = data_key.manifest_mac(&head.signed_bytes()?);
         let bytes = JournalHead::finish(head.clone(), mac)?.print();
-        let writer = Self {
+        let mut writer = Self {
             repository,
             keys,
             data_key,
-            suite: Suite::preferred(),
+            suite,
             last: new.first.saturating_sub(1),
             head,
+            beginning: Default::default(),
             segments: Vec::new(),
             complete_ms: 0,
             stored_bytes: 0,
         };
         let seal = writer.seal(1, &bytes).await?;
-        repository.put_once(&JournalPart::Seal(1).of(id), seal.into()).await?;
-        repository.put_once(&JournalPart::Head.of(id), bytes.into()).await?;
+        writer.beginning = [seal.into(), bytes.into()];
         Ok(writer)
+    }
+
+    /// Stores seal and head. To be called again when the store could not be reached.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn begin(&self) -> Result<()> {
+        let [seal, head] = self.beginning.clone();
+        self.repository.put_once(&JournalPart::Seal(1).of(self.id()), seal).await?;
+        self.repository.put_once(&JournalPart::Head.of(self.id()), head).await
     }
 
     /// A seal that vouches for `object`.
@@ -167,7 +180,7 @@ impl<'a> JournalWriter<'a> {
         Ok(SealedSegment { number, last, complete_ms, entry, bytes: bytes.into() })
     }
 
-    /// Stores the end and its seal.
+    /// Stores the end and its seal. It may be called again when the store could not be reached.
     ///
     /// # Errors
     /// Those of the keys and of the store.

@@ -136,6 +136,7 @@ fn the_manifests_fit_kubernetes_schemas() {
 fn the_units_are_hardened() {
     for (unit, most) in [
         ("strongroom-agent.service", 1.5),
+        ("strongroom-journal.service", 1.5),
         ("strongroom-proxy.service", 1.5),
         // It runs as root, without any privilege of root.
         ("strongroom-kms-plugin.service", 1.6),
@@ -231,9 +232,12 @@ fn the_agent_of_a_blind_host_reads_what_systemd_gives_it() {
 #[test]
 fn systemd_takes_the_units() {
     let dir = tempfile::tempdir().unwrap();
-    for unit in
-        ["strongroom-agent.service", "strongroom-proxy.service", "strongroom-kms-plugin.service"]
-    {
+    for unit in [
+        "strongroom-agent.service",
+        "strongroom-journal.service",
+        "strongroom-proxy.service",
+        "strongroom-kms-plugin.service",
+    ] {
         let text = std::fs::read_to_string(deploy(unit)).unwrap();
         let text = text.replace("/usr/local/bin/strongroom", env!("CARGO_BIN_EXE_strongroom"));
         let path = dir.path().join(unit);

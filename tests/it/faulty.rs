@@ -65,6 +65,16 @@ impl Faulty {
         Self { inner, left, once, lies: false, blind: false, goes, replaces, slow, clock: 0 }
     }
 
+    /// A store that can be away for a while.
+    pub fn passing(inner: Arc<dyn ObjectStore>) -> Self {
+        Self::new(inner, usize::MAX - 2, false)
+    }
+
+    /// From now on it is away, or not.
+    pub fn set_away(&self, is_away: bool) {
+        self.left.store(if is_away { usize::MAX } else { usize::MAX - 2 }, Ordering::SeqCst);
+    }
+
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
         Self { lies: true, ..Self::new(inner, usize::MAX - 2, true) }
     }

@@ -167,7 +167,7 @@ fn credentials(place: &Place, etcd: &Etcd, settings: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agents_unit_backs_up() {
+async fn the_agents_unit_backs_up_and_the_journals_records() {
     if !is_allowed() {
         return;
     }
@@ -188,6 +188,7 @@ async fn the_agents_unit_backs_up() {
         let listed = on_host(&place, &["-w", "json", "snapshots"]);
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+        let _journal = runs_until(&place, "strongroom-journal.service", "begins with revision");
     })
     .await
     .unwrap();

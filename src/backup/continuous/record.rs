@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::sleep;
 
 use super::coverage::Journals;
 use crate::backup::create::backup;
@@ -20,6 +21,9 @@ use crate::task::{Control, Step};
 /// Revisions that a journal repeats of the one before.
 const OVERLAP: i64 = 63;
 
+/// Between attempts to begin again while etcd or the store is away.
+const AWAY: Duration = Duration::from_secs(5);
+
 /// Between attempts at a snapshot.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -31,8 +35,11 @@ pub struct RecordReport {
     pub journals: Vec<SnapshotId>,
     /// The snapshots that were taken because a recording could not follow the one before.
     pub snapshots: Vec<SnapshotId>,
-    /// The last complete revision.
+    /// The last complete revision that is stored.
     pub last: i64,
+    /// The last complete revision that etcd has sent. What is above `last` is not stored: the store was away when the job
+    /// was stopped.
+    pub seen: i64,
 }
 
 /// Where a recording begins.
@@ -65,6 +72,15 @@ pub async fn record(
     loop {
         let start = match job.start(last, &mut report).await {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
+            // What is wrong from the beginning is for the operator.
+            Err(error) if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() => {
+                control.step(Step::Note(format!("the recording cannot begin again: {error}")));
+                let stopped = control.guard(async { Ok(sleep(AWAY).await) }).await;
+                match stopped {
+                    Ok(()) => continue,
+                    Err(_) => return Ok(report),
+                }
+            }
             start => start?,
         };
         let reason = job.round(&start, &mut continues, &mut report).await;
@@ -124,17 +140,19 @@ impl Job<'_> {
         report: &mut RecordReport,
     ) -> Result<EndReason> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
+        let options = (self.options, self.snapshots.suite);
         let mut recorder =
-            Recorder::new(repository, keys, self.etcd, self.options, control, start.first);
+            Recorder::new(repository, keys, self.etcd, options, control, start.first);
         recorder.continues(*continues);
         let mut progress = recorder.progress();
-        let RecordReport { journals, snapshots, last } = report;
+        let RecordReport { journals, snapshots, last, seen } = report;
         let recording = async {
             loop {
                 let journal = recorder.journal().await?;
                 *continues = journal.continues;
                 journals.extend(journal.id);
                 *last = journal.last;
+                *seen = journal.seen.max(*seen);
                 if journal.reason != EndReason::ROLLED {
                     return Ok(journal.reason);
                 }
@@ -150,7 +168,7 @@ impl Job<'_> {
                 match self.snapshot("the recording begins here").await {
                     Err(error) if error.kind() != ErrorKind::Interrupted => {
                         self.control.step(Step::Note(format!("the snapshot failed: {error}")));
-                        tokio::time::sleep(RETRY).await;
+                        sleep(RETRY).await;
                     }
                     other => return other,
                 }
@@ -173,6 +191,8 @@ impl Job<'_> {
         let Some(why) = &start.gap else { return Ok(start) };
         let id = self.snapshot(why).await?;
         report.snapshots.push(id);
+        // It holds what was missing.
+        report.seen = report.last;
         let revision = crate::backup::catalog::authenticate(self.repository, self.keys, id)
             .await?
             .revision

@@ -12,7 +12,12 @@ use crate::help;
 #[derive(Subcommand)]
 pub(crate) enum JournalCommand {
     /// Record every change of etcd until it is stopped
-    #[command(long_about = help::JOURNAL_RECORD, after_long_help = help::JOURNAL_RECORD_MORE)]
+    #[command(
+        long_about = help::JOURNAL_RECORD,
+        after_long_help = help::JOURNAL_RECORD_MORE,
+        // Journals are encrypted with it, too.
+        mut_arg("backup.suite", |arg| arg.help_heading(None))
+    )]
     Record(RecordArgs),
     /// List the journals and what they hold
     #[command(long_about = help::JOURNAL_LIST)]
@@ -28,7 +33,7 @@ pub(crate) struct RecordArgs {
     /// Store the changes this often, 1s to 1m; a disaster loses at most this much
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
     pub(crate) interval: Duration,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Snapshots taken at gaps")]
     pub(crate) options: BackupOptions,
 }
 

@@ -44,7 +44,16 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
             report.last
         )
     })?;
-    Ok(ExitCode::SUCCESS)
+    if report.seen <= report.last {
+        return Ok(ExitCode::SUCCESS);
+    }
+    context.output.warn(&format!(
+        "revisions {} to {} are not stored: the store could not be reached",
+        report.last.saturating_add(1),
+        report.seen
+    ));
+    context.output.note("start the recorder again while etcd still has them");
+    Ok(ExitCode::from(FINDINGS))
 }
 
 async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {

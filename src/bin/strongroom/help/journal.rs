@@ -18,9 +18,11 @@ Record every change of etcd until it is stopped.
 
 It watches all keys of one member, a follower if one answers, and stores what changed every few seconds. Where the recording \
 cannot follow what was recorded before, because etcd has compacted it or because too much is missing, it takes a snapshot and \
-begins again there: the gap is in no journal. It never slows etcd down: what the store does not take waits in memory, up to \
-32 MiB, and then the recording begins again. Each hour another journal begins. SIGINT and SIGTERM end it, after the last \
-segment is stored.
+begins again there: the gap is in no journal. What the store does not take waits in memory, up to 32 MiB; then the recording \
+begins again, and waits until the store is back. A watch that catches up makes etcd's writers wait, 0.1 to 0.2 s for 12,000 to \
+24,000 revisions, so it never catches up on more than 20,000. Each hour another journal begins. SIGINT and SIGTERM end it after \
+the last segment is stored. If the store does not take that within 8 s, it names the revisions that are missing: exit status 3. \
+A recorder that is started again records them if etcd still has them.
 
 Without authentication, any user that may read all keys can record; snapshots need the role root. Users, roles and alarms are \
 not recorded: a restore has those of its snapshot, and warns if they were changed after it.";
