@@ -484,3 +484,82 @@ async fn long_a_recorder_that_is_far_behind_takes_a_snapshot() {
     let list = place.json(&["journal", "list"]);
     assert!(list["journals"][1]["first_revision"].as_i64().unwrap() >= last + 64 * 330, "{list}");
 }
+
+/// A recorder that starts again repeats revisions with its own time: that changes no moment, and what was written while
+/// nobody recorded has none. What is recorded later changes no byte of what a snapshot and a revision give.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_recorder_changes_no_moment() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    client.put("a", "0", None).await.unwrap();
+    let place = Place::new();
+    let recording = Recording::start(&place, &etcd);
+    let base = place.snapshots().remove(0);
+    for n in 0..5 {
+        client.put("a", n.to_string(), None).await.unwrap();
+    }
+    let (expected, _) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let moment = now();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for n in 0..3 {
+        client.put("b", n.to_string(), None).await.unwrap();
+    }
+    let (last, _) = range(&mut client, 0).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    recording.stop();
+    let pinned = expected.to_string();
+    let restore = |output: &str| {
+        let args = ["restore", &base, "--revision", &pinned, "--output", output];
+        place.json(&args);
+        fs::read(place.path(output)).unwrap()
+    };
+    let first = restore("first.db");
+
+    let unrecorded = now();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.put("c", "unrecorded", None).await.unwrap();
+    client.compact(expected - 1, None).await.unwrap();
+    let recording = Recording::start(&place, &etcd);
+    client.put("c", "recorded", None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    recording.stop();
+    let restored = place.json(&["restore", "--to-time", &moment, "--output", "moment.db"]);
+    assert_eq!(revision_of(&restored), expected, "{restored}");
+    assert!(first == restore("second.db"));
+    let said = place.fail(1, &["restore", "--to-time", &unrecorded, "--output", "x.db"]);
+    assert!(said.contains("nobody recorded at") && said.contains("next recording"), "{said}");
+    let before = "2020-01-01T00:00:00Z";
+    let said = place.fail(1, &["restore", &base, "--to-time", before, "--output", "x.db"]);
+    assert!(said.contains("was begun at"), "{said}");
+    let restored = place.json(&["restore", "--newest", "--output", "newest.db"]);
+    assert_eq!(revision_of(&restored), last + 2);
+}
+
+/// Another etcd of the same name, with as many revisions: as after a restore into the same place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorder_notices_another_history_of_the_same_length() {
+    let (one, other) = (Etcd::start(Version::V3_5).await, Etcd::start(Version::V3_5).await);
+    let place = Place::new();
+    let mut recorded = Vec::new();
+    for (etcd, value) in [(&one, "one"), (&other, "other")] {
+        let mut client = etcd.client().await;
+        for _ in 0..5 {
+            client.put("a", value, None).await.unwrap();
+        }
+        let recording = Recording::start(&place, etcd);
+        client.put("a", value, None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        recorded.push(recording.stop());
+    }
+    assert!(recorded[1].contains("another history than what was recorded"), "{recorded:?}");
+    let snapshots = place.snapshots();
+    assert_eq!(snapshots.len(), 2);
+    // The newest history is restored, and of the older one only what was asked for by its snapshot.
+    let restored = place.json(&["restore", "--newest", "--output", "newest.db"]);
+    assert!(snapshots.contains(&restored["id"].as_str().unwrap().to_owned()));
+    let db = database(&place.path("newest.db"));
+    let keys = mvcc::KeySpace::at(&Db::open(&db[..]).unwrap(), revision_of(&restored)).unwrap();
+    let live: Vec<_> = keys.live(b"").collect();
+    assert_eq!(live.len(), 1);
+}

@@ -1,18 +1,22 @@
 //! Recording without a gap: where a recording begins, and the snapshot that is taken when it cannot follow the one before.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::sleep;
 
 use super::coverage::Journals;
 use crate::backup::create::backup;
 use crate::error::{ErrorKind, Result};
+use crate::etcd::changes::{Change, ChangeValue, Complete, RecordDigest, Revisions, digest_of};
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::{Continues, EndReason, SnapshotId};
 use crate::journal::read::ReadJournal;
 use crate::journal::record::{MAX_BEHIND, RecordOptions, Recorder};
 use crate::keys::KeySet;
+use crate::mvcc::{Recorded, Recording};
 use crate::snapshot::input::Source;
 use crate::snapshot::options::BackupOptions;
 use crate::store::Repository;
@@ -26,6 +30,9 @@ const AWAY: Duration = Duration::from_secs(5);
 
 /// Between attempts at a snapshot.
 const RETRY: Duration = Duration::from_secs(60);
+
+/// How long the revisions that etcd and the newest journal have in common are waited for.
+const COMPARING: Duration = Duration::from_secs(30);
 
 /// What was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -67,10 +74,12 @@ pub async fn record(
     keys.check_sealing(Some(&options.cluster), snapshots.unsigned)?;
     let mut report = RecordReport::default();
     let job = Job { repository, keys, etcd, options, snapshots, control };
-    let mut continues = job.newest().await?;
+    let mut newest = job.newest().await?;
+    let mut continues = newest.as_ref().and_then(ReadJournal::continues);
     let mut last = continues.map(|continues| continues.last.cast_signed());
     loop {
-        let start = match job.start(last, &mut report).await {
+        // While this program records, it notices another history by itself.
+        let start = match job.start(last, newest.take().as_ref(), &mut report).await {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
             // What is wrong from the beginning is for the operator.
             Err(error) if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() => {
@@ -110,7 +119,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The last segment of the newest journal that counts. The next journal names it, and so makes what was recorded by a
     /// recorder that was killed count.
-    async fn newest(&self) -> Result<Option<Continues>> {
+    async fn newest(&self) -> Result<Option<ReadJournal>> {
         let cluster = Some(&self.options.cluster);
         let mut journals = Journals::open(self.repository, self.keys, cluster).await?;
         while let Some((id, (journal, folder))) = journals.open.pop_last() {
@@ -121,13 +130,15 @@ impl Job<'_> {
             let dir = std::env::temp_dir();
             let read =
                 ReadJournal::fetch(self.repository, self.keys, journal, &folder, &dir).await?;
-            let Some(continues) = read.continues() else { continue };
+            if read.continues().is_none() {
+                continue;
+            }
             if !has_end {
                 self.control.step(Step::Note(format!(
                     "journal {id} has no end: its recorder was killed, or still records"
                 )));
             }
-            return Ok(Some(continues));
+            return Ok(Some(read));
         }
         Ok(None)
     }
@@ -184,10 +195,20 @@ impl Job<'_> {
         }
     }
 
-    /// Where to begin when revision `last` was recorded.
-    async fn start(&self, last: Option<i64>, report: &mut RecordReport) -> Result<Start> {
+    /// Where to begin when revision `last` was recorded, in `journal` if another program did it.
+    async fn start(
+        &self,
+        last: Option<i64>,
+        journal: Option<&ReadJournal>,
+        report: &mut RecordReport,
+    ) -> Result<Start> {
         let now = self.now().await?;
-        let start = start_after(last, now);
+        let mut start = start_after(last, now);
+        if let (None, Some(journal)) = (&start.gap, journal)
+            && !self.control.guard(self.is_continued(journal, start.first)).await?
+        {
+            start.gap = Some("etcd has another history than what was recorded".into());
+        }
         let Some(why) = &start.gap else { return Ok(start) };
         let id = self.snapshot(why).await?;
         report.snapshots.push(id);
@@ -201,6 +222,33 @@ impl Job<'_> {
         let has_base = revision > now.compacted && revision > 1;
         let first = if has_base { revision } else { now.compacted.max(1).saturating_add(1) };
         Ok(Start { first, gap: None, has_base })
+    }
+
+    /// Whether etcd's revisions from `first` to the last one of `journal` are those that it holds.
+    async fn is_continued(&self, journal: &ReadJournal, first: i64) -> Result<bool> {
+        let recorded = repeated(journal, first)?;
+        let choice = choose_member(self.etcd).await?;
+        let questions = choice.questions(self.etcd).await?;
+        let mut watch = questions.watch(choice.member, first).await?;
+        let mut revisions = Revisions::new(first);
+        let comparing = async {
+            let mut complete = Vec::new();
+            while revisions.last() < journal.last() {
+                let Some(message) = watch.next().await? else { return Ok(false) };
+                if revisions.answer(&message, &mut complete).is_err() {
+                    return Ok(false);
+                }
+                for one in complete.drain(..).filter(|one: &Complete| one.main <= journal.last()) {
+                    let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
+                    if !is_same {
+                        return Ok(false);
+                    }
+                }
+            }
+            Ok(true)
+        };
+        // What cannot be compared is a gap.
+        tokio::time::timeout(COMPARING, comparing).await.unwrap_or(Ok(false))
     }
 
     async fn now(&self) -> Result<Now> {
@@ -223,6 +271,25 @@ impl Job<'_> {
             .step(Step::Note(format!("snapshot {} holds revision {}", report.id, report.revision)));
         Ok(report.id)
     }
+}
+
+/// What stands for the records of each complete revision of `journal` from `first` on.
+fn repeated(journal: &ReadJournal, first: i64) -> Result<BTreeMap<i64, RecordDigest>> {
+    let mut changes: BTreeMap<i64, Vec<Change>> = BTreeMap::new();
+    journal.for_each(&mut |recorded| {
+        if let Recorded::Record(record) = recorded
+            && (first..=journal.last()).contains(&record.revision.main)
+        {
+            let value = match record.tombstone {
+                true => ChangeValue::Deletion(Bytes::copy_from_slice(record.kv.key)),
+                false => ChangeValue::Put(Bytes::copy_from_slice(record.raw.1)),
+            };
+            let change = Change { revision: record.revision, value };
+            changes.entry(record.revision.main).or_default().push(change);
+        }
+        Ok(())
+    })?;
+    Ok(changes.into_iter().map(|(main, changes)| (main, digest_of(&changes))).collect())
 }
 
 #[derive(Clone, Copy)]
