@@ -17,8 +17,8 @@ use super::catalog::Scope;
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, Manifest, ObjectEntry, ObjectHeader, ObjectName,
-    Part, PassphraseObject, SnapshotId, names,
+    MAX_MANIFEST, MAX_PASSPHRASE_OBJECT, Manifest, ObjectEntry, ObjectHeader, ObjectName, Part,
+    PassphraseObject, SnapshotId, names,
 };
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
