@@ -11,9 +11,11 @@ mod deep;
 mod drill;
 mod earlier;
 mod findings;
+mod key_usage;
 mod live;
 mod member;
 mod prune;
+mod recipients;
 mod removable;
 mod reports;
 mod reseal;
@@ -42,6 +44,7 @@ pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
+pub use key_usage::{KeyUsage, key_usage};
 pub use live::{LiveContents, read_live};
 pub use member::{
     KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
@@ -51,11 +54,12 @@ pub use prune::{
     Retention, Suspect, Within, apply_prune, pin, plan_prune, plan_quarantine, plan_removal,
     prune_report, remove_failing_seals, suspects, undo_removal, unpin,
 };
+pub use recipients::new_recipients;
 pub use removable::check_removable;
 pub use reports::{
     ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,
 };
-pub use reseal::{Accept, KeyUsage, ResealReport, Untrusted, key_usage, reseal, vouch};
+pub use reseal::{Accept, ResealReport, Untrusted, reseal, vouch};
 pub use restore::{RestoreReport, Target, restore, restore_recorded};
 pub use show::{Details, show};
 pub use to_cluster::{

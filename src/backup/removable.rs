@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use super::catalog::{self, Scope};
 use super::continuous::lost_without;
 use super::findings::Findings;
-use super::reseal::all_seals;
+use super::key_usage::all_seals;
 use crate::envelope::{key_ids, wrong_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{KeyId, SnapshotId};

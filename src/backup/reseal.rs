@@ -1,9 +1,7 @@
-//! Master keys against the snapshots they open: re-seal, count, remove.
+//! Snapshots sealed again to the present master keys, or signed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::SystemTime;
-
-use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
 use super::continuous::reseal_journals;
@@ -11,7 +9,8 @@ use serde::Serialize;
 
 use crate::crypto;
 use crate::envelope::{
-    DataKey, NewSeal, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens, wrong_key,
+    DataKey, NewSeal, is_genuine, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
+    wrong_key,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
@@ -22,12 +21,9 @@ use crate::keys::KeySet;
 use crate::keys::trust::{Distrust, Standing};
 use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
-use crate::snapshot::seals::{self, Authentic, Tried, Worth};
+use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
 use crate::task::{Control, Step, Unit};
-
-/// Seals read at once.
-const READS: usize = 16;
 
 /// Which snapshots are sealed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +33,7 @@ pub enum Accept {
     /// All that open: somebody has looked at each of them.
     Untrusted,
     /// Those that count by a key in use; and by a retiring one only what existed before this time: the snapshot's id and
-    /// the store's time of its manifest are both earlier.
+    /// the store's times of its manifest and of a seal with that key or signature are all earlier.
     Before(SystemTime),
 }
 
@@ -70,6 +66,9 @@ pub struct Untrusted {
     /// When the store says that its manifest was written.
     #[serde(serialize_with = "serial::time")]
     pub written: Option<SystemTime>,
+    /// When the store says that the first seal by which it is worth that was written.
+    #[serde(serialize_with = "serial::time")]
+    pub sealed: Option<SystemTime>,
     /// What it is worth.
     #[serde(rename = "trust")]
     pub standing: Standing,
@@ -135,8 +134,12 @@ async fn run(
         .guard(async {
             let folders = catalog::folders_with_removed(repository, scope).await?;
             control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
-            let mut work =
-                Resealing { repository, keys, drop, accept, sign, report: ResealReport::default() };
+            let mut nothing = KeySet::new();
+            nothing.mix_quantum_weak();
+            // Whoever signs adds no key.
+            let sealing = if sign { &nothing } else { keys };
+            let report = ResealReport::default();
+            let mut work = Resealing { repository, keys, sealing, drop, accept, sign, report };
             for (id, folder) in folders {
                 match work.one(id, &folder).await {
                     Ok(()) => {}
@@ -155,6 +158,8 @@ async fn run(
 struct Resealing<'a> {
     repository: &'a Repository,
     keys: &'a KeySet,
+    /// What new seals are sealed to.
+    sealing: &'a KeySet,
     drop: &'a [KeyId],
     accept: Accept,
     /// Whether the signing key signs, too.
@@ -166,25 +171,20 @@ struct Resealing<'a> {
 struct Generation {
     number: u32,
     seal: Option<Seal>,
-    worth: Option<Worth>,
-}
-
-impl Generation {
-    /// Whether a key opened it. Only then its number and all of its lines are those of somebody who had the data key.
-    fn is_opened(&self) -> bool {
-        self.worth.is_some_and(|worth| worth.opened)
-    }
+    standing: Option<Standing>,
+    /// Whether somebody who had the data key made it: only then its number and all of its lines mean something.
+    is_genuine: bool,
 }
 
 impl Resealing<'_> {
-    /// Journals, too, unless the job is about single snapshots, or a person has to look at each.
+    /// Journals, too, unless the job signs or is about single snapshots, or a person has to look at each.
     async fn journals(&mut self, scope: Scope<'_>) -> Result<()> {
         let cluster = match scope {
             Scope::All => None,
             Scope::Cluster(cluster) => Some(cluster),
             Scope::Ids(_) => return Ok(()),
         };
-        if self.accept != Accept::Counting {
+        if self.sign || self.accept != Accept::Counting {
             return Ok(());
         }
         let done = reseal_journals(self.repository, self.keys, cluster, self.drop).await?;
@@ -211,9 +211,13 @@ impl Resealing<'_> {
             read => read?,
         };
         let standing = authentic.judged.standing;
-        if !self.accepts(id, folder, standing) {
-            let written = folder.manifest.as_ref().map(|info| info.modified);
-            self.report.untrusted.push(Untrusted { id, written, standing });
+        // Of a removed one the store no longer tells when its manifest was written.
+        let written = folder.manifest.as_ref().map(|info| info.modified);
+        let same = generations.iter().filter(|one| one.standing == Some(standing));
+        let sealed = same.filter_map(|one| folder.seals.get(&one.number)).map(|info| info.modified);
+        let one = Untrusted { id, written, sealed: sealed.min(), standing };
+        if !self.accepts(&one) {
+            self.report.untrusted.push(one);
             return Ok(());
         }
         let counts = standing.counts();
@@ -229,18 +233,25 @@ impl Resealing<'_> {
         &mut self,
         id: SnapshotId,
         folder: &Folder,
-        generations: Vec<Generation>,
+        mut generations: Vec<Generation>,
         authentic: Authentic,
     ) -> Result<()> {
         // From the seal by which it counts, never from a manifest fetched again.
         let seal = authentic.seal;
         let data_key = authentic.judged.opened.ok_or_else(|| wrong_key(&seal))?.data_key;
-        let opened = generations.iter().filter(|one| one.is_opened());
-        let highest = opened.map(|one| one.number).max();
-        let next = free_number(highest.unwrap_or_default(), folder);
-        let mut kept = kept_stanzas(&seal, self.keys, self.drop);
+        for one in &mut generations {
+            let same = one.seal.as_ref().filter(|one| one.body().object() == seal.body().object());
+            one.is_genuine = same.is_some_and(|one| is_genuine(one, &data_key));
+        }
+        let genuine = generations.iter().filter(|one| one.is_genuine);
+        let highest = genuine.map(|one| one.number).max();
+        let next = seals::next_generation(highest.unwrap_or_default(), folder);
+        let mut kept = match self.sign {
+            true => seal.body().stanzas().to_vec(),
+            false => kept_stanzas(&seal, self.keys, self.drop),
+        };
         // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
-        kept.truncate(MAX_STANZAS.saturating_sub(self.keys.sealing().count()));
+        kept.truncate(MAX_STANZAS.saturating_sub(self.sealing.sealing().count()));
         let mut signatures = signatures(&seal, &generations, self.keys);
         let own = self.keys.signing().filter(|_| self.sign);
         let own = own.map(|key| key.sign(seal.body().subject(), seal.body().object()));
@@ -260,7 +271,9 @@ impl Resealing<'_> {
             seal
         } else {
             let generation = next.ok_or_else(|| {
-                Error::tampered(format!("{id} has used up its generations of seals"))
+                Error::tampered(format!("{id} has used up its generations of seals")).hint(format!(
+                    "`strongroom prune --quarantine {id} --seals` deletes those that fail"
+                ))
             })?;
             let object = seal.body().object();
             let new = NewSeal { generation, object, kept, signatures, sign: false };
@@ -286,8 +299,8 @@ impl Resealing<'_> {
         for number in numbers {
             let read = seals::read_seal(self.repository, id, number).await;
             let seal = read.as_ref().ok().cloned();
-            let worth = tried.add(number, read).await?;
-            generations.push(Generation { number, seal, worth });
+            let standing = tried.add(number, read).await?;
+            generations.push(Generation { number, seal, standing, is_genuine: false });
         }
         let authentic = tried.finish()?;
         if !all && !authentic.judged.standing.counts() {
@@ -296,16 +309,16 @@ impl Resealing<'_> {
         Ok((generations, authentic))
     }
 
-    fn accepts(&self, id: SnapshotId, folder: &Folder, standing: Standing) -> bool {
+    fn accepts(&self, one: &Untrusted) -> bool {
         match self.accept {
-            Accept::Counting => standing.counts(),
+            Accept::Counting => one.standing.counts(),
             Accept::Untrusted => true,
-            Accept::Before(time) => match standing {
+            Accept::Before(time) => match one.standing {
                 Standing::Counts => true,
+                // A manifest that somebody planted before the theft can be signed after it.
                 Standing::Retiring | Standing::NotTrusted(Distrust::Revoked) => {
-                    // Of a removed one the store no longer tells when its manifest was written.
-                    let written = folder.manifest.as_ref().map(|info| info.modified);
-                    id.begun() < time && written.is_some_and(|written| written < time)
+                    let is_before = |at: Option<SystemTime>| at.is_some_and(|at| at < time);
+                    one.id.begun() < time && is_before(one.written) && is_before(one.sealed)
                 }
                 Standing::NotTrusted(_) | Standing::Unverified => false,
             },
@@ -314,7 +327,7 @@ impl Resealing<'_> {
 
     /// Whether `seal` is what would be written: the same keys, and each sealing key's stanza opens.
     async fn is_current(&self, seal: &Seal, kept: &[Stanza]) -> bool {
-        let sealing: Vec<KeyId> = self.keys.sealing().map(|key| key.id()).collect();
+        let sealing: Vec<KeyId> = self.sealing.sealing().map(|key| key.id()).collect();
         let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
         wanted.extend(&sealing);
         wanted.sort_unstable();
@@ -335,7 +348,7 @@ impl Resealing<'_> {
 
     async fn write(&self, id: SnapshotId, new: NewSeal, data_key: &DataKey) -> Result<Seal> {
         let (generation, object) = (new.generation, new.object);
-        let seal = seal_data_key(data_key, new, self.keys, &mut crypto::system_rng()).await?;
+        let seal = seal_data_key(data_key, new, self.sealing, &mut crypto::system_rng()).await?;
         let name = Part::Seal(generation).of(id);
         self.repository.put_once(&name, seal.print().into()).await?;
         // Only a new seal that is known to open may replace the old ones: if no key here can tell, it is the one that was
@@ -360,7 +373,7 @@ impl Resealing<'_> {
             let name = Part::Seal(old.number).of(id);
             let stays = match old.seal {
                 None => Some("it cannot be read".to_owned()),
-                Some(_) if old.number > number && !old.is_opened() => {
+                Some(_) if old.number > number && !old.is_genuine => {
                     Some("no available key opens it".into())
                 }
                 Some(old) => self.lost(&old, seal).await,
@@ -378,7 +391,7 @@ impl Resealing<'_> {
         for stanza in old.body().stanzas() {
             let key = stanza.key_id();
             let sealed_again = || {
-                self.keys.sealing().any(|sealing| sealing.id() == key)
+                self.sealing.sealing().any(|sealing| sealing.id() == key)
                     && key_ids(new).contains(&key)
             };
             let is_safe = self.drop.contains(&key)
@@ -398,113 +411,26 @@ impl Resealing<'_> {
 }
 
 /// The signatures that a new generation carries, as many as there is room for: those of known signers that verify, from any
-/// generation, and of other signers those of the generations that opened, first of those that are worth most. Any other line
-/// may be planted.
+/// generation, and of other signers those of the genuine generations, first of those that are worth most. Any other line may
+/// be planted.
 fn signatures(seal: &Seal, generations: &[Generation], keys: &KeySet) -> Vec<Signature> {
-    let mut others: Vec<_> =
-        generations.iter().filter_map(|one| Some((one.worth?, one.seal.as_ref()?))).collect();
-    others.sort_by_key(|(worth, _)| std::cmp::Reverse(*worth));
-    let others = others.into_iter().map(|(worth, other)| (worth.opened, other));
-    let mut all: Vec<Signature> = Vec::new();
-    let mut unknown = Vec::new();
-    for (opened, one) in std::iter::once((true, seal)).chain(others) {
+    let mut others: Vec<_> = generations.iter().collect();
+    others.sort_by_key(|one| std::cmp::Reverse(one.standing));
+    let others = others.into_iter().filter_map(|one| Some((one.is_genuine, one.seal.as_ref()?)));
+    let (mut all, mut unknown) = (Vec::new(), Vec::new());
+    for (is_genuine, one) in std::iter::once((true, seal)).chain(others) {
         for line in one.body().signatures() {
             match keys.verifies(seal, line) {
                 Some(true) => all.push(line.clone()),
-                None if opened => unknown.push(line.clone()),
+                None if is_genuine => unknown.push(line.clone()),
                 Some(false) | None => {}
             }
         }
     }
     all.extend(unknown);
     let mut seen = BTreeSet::new();
-    all.retain(|line| seen.insert(line.key_id));
+    all.retain(|line: &Signature| seen.insert(line.key_id));
     all.truncate(MAX_SIGNATURES);
     all.sort_by_key(|signature| signature.key_id);
     all
-}
-
-/// The first generation above `highest` that no object has; if there is none, the greatest below. A seal of the last
-/// generation there is, which whoever knows the data key can make, does not stop re-sealing.
-fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
-    let is_free = |number: &u32| !folder.seals.contains_key(number);
-    let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
-    above.or_else(|| (1..highest).rev().find(is_free))
-}
-
-/// How many snapshots depend on each master key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeyUsage {
-    /// For each key id: snapshots whose newest seal names it.
-    pub opens: BTreeMap<KeyId, usize>,
-    /// For each key id: the snapshots that no other key opens.
-    pub only: BTreeMap<KeyId, Vec<SnapshotId>>,
-    /// For each key id: snapshots where any generation names it, older ones included.
-    pub named: BTreeMap<KeyId, usize>,
-    /// Snapshots whose seals could not be read, and why.
-    pub unreadable: Vec<String>,
-}
-
-/// Counts which master keys open which snapshots. Needs no key.
-///
-/// # Errors
-/// Those of the store.
-pub async fn key_usage(repository: &Repository) -> Result<KeyUsage> {
-    let mut usage = KeyUsage::default();
-    let folders = catalog::folders_of(repository, Scope::All).await?;
-    let mut read = stream::iter(folders)
-        .map(|(id, folder)| async move { (id, all_seals(repository, id, &folder).await) })
-        .buffered(READS);
-    while let Some((id, seals)) = read.next().await {
-        match seals {
-            Ok((seals, unread)) => {
-                usage.count(id, &seals);
-                usage.unreadable.extend(unread.map(|why| format!("snapshot {id}: {why}")));
-            }
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-            Err(error) => usage.unreadable.push(format!("snapshot {id}: {error}")),
-        }
-    }
-    Ok(usage)
-}
-
-/// The seals of `id` from the newest down, and why there may be others. One that breaks a rule of the format is none:
-/// anybody can plant it, and it names no key.
-pub(super) async fn all_seals(
-    repository: &Repository,
-    id: SnapshotId,
-    folder: &Folder,
-) -> Result<(Vec<Seal>, Option<Error>)> {
-    let (generations, all) = seals::generations(folder);
-    let mut unread = (!all).then(|| seals::too_many(id));
-    let mut read = Vec::new();
-    for generation in generations {
-        match seals::read_seal(repository, id, generation).await {
-            Ok(seal) => read.push(seal),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) if error.kind() == ErrorKind::Unsupported => unread = Some(error),
-            Err(_) => {}
-        }
-    }
-    Ok((read, unread))
-}
-
-impl KeyUsage {
-    fn count(&mut self, id: SnapshotId, seals: &[Seal]) {
-        let Some(newest) = seals.first() else { return };
-        let keys = key_ids(newest);
-        for key in &keys {
-            *self.opens.entry(*key).or_default() += 1;
-        }
-        if let [only] = keys.as_slice() {
-            self.only.entry(*only).or_default().push(id);
-        }
-        let mut all: Vec<KeyId> = seals.iter().flat_map(key_ids).collect();
-        all.sort_unstable();
-        all.dedup();
-        for key in all {
-            *self.named.entry(key).or_default() += 1;
-        }
-    }
 }

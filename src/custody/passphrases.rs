@@ -306,9 +306,8 @@ pub async fn change_passphrase(
     check_cost(cost)?;
     let id = key.id();
     let generations = passphrase_keys(repository).await?.remove(&id).unwrap_or_default();
-    let next = generations.last().copied().unwrap_or(0).checked_add(1);
-    let next =
-        next.ok_or_else(|| Error::tampered(format!("key {id} has used up its generations")))?;
+    let next = free_number(&generations)
+        .ok_or_else(|| Error::tampered(format!("key {id} has used up its generations")))?;
     let object = run_blocking(move || {
         let object = create_passphrase_object(&key, next, &new, cost, &mut crypto::system_rng())?;
         open_passphrase_object(&object, &new, MAX_ARGON2_KIB)?;
@@ -333,6 +332,14 @@ pub async fn change_passphrase(
     Ok(id)
 }
 
+/// The generation after the last, or if there is none the greatest that is free: a planted object under the last number
+/// there is does not stop a change.
+fn free_number(generations: &[u32]) -> Option<u32> {
+    let last = generations.last().copied().unwrap_or(0);
+    let is_free = |number: &u32| generations.binary_search(number).is_err();
+    last.checked_add(1).or_else(|| (1..last).rev().find(is_free))
+}
+
 /// Deletes every generation of a passphrase key. Whether a snapshot needs it is for the caller to ask first.
 ///
 /// # Errors
@@ -350,6 +357,13 @@ pub async fn remove_passphrase_key(repository: &Repository, id: KeyId) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planted_last_generation_leaves_a_number() {
+        assert_eq!(free_number(&[]), Some(1));
+        assert_eq!(free_number(&[1, 2]), Some(3));
+        assert_eq!(free_number(&[1, u32::MAX - 1, u32::MAX]), Some(u32::MAX - 2));
+    }
 
     /// Planted keys that cost as little as the good one must not be tried before it.
     #[test]

@@ -200,6 +200,12 @@ async fn open_stanza(seal: &Seal, stanza: &Stanza, key: &dyn Identity) -> Result
     Ok(Some(data_key))
 }
 
+/// Whether `seal` was made by somebody who had `data_key`: its MAC is verified.
+pub fn is_genuine(seal: &Seal, data_key: &DataKey) -> bool {
+    let mac = data_key.seal_mac(&seal.signed_bytes());
+    DataKey::check("the seal's MAC", &mac, seal.mac()).is_ok()
+}
+
 /// The master keys that a seal names.
 pub fn key_ids(seal: &Seal) -> Vec<KeyId> {
     seal.body().stanzas().iter().map(Stanza::key_id).collect()

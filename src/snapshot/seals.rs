@@ -12,6 +12,9 @@ use crate::store::{ObjectInfo, Repository};
 /// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
 const MOST_SEALS: usize = 1000;
 const MOST_SEAL_BYTES: u64 = 64 << 20;
+/// The numbers from the first up, and from the last down, whose seals are within half of the bounds whatever their lengths.
+const ENDS: u32 = 20;
+const _: () = assert!(ENDS as u64 * MAX_SEAL as u64 <= MOST_SEAL_BYTES / 2);
 
 /// What a manifest's seals came to.
 pub(crate) struct Authentic {
@@ -66,7 +69,7 @@ pub(crate) fn too_many(id: SnapshotId) -> Error {
 /// The generations to read, from the highest down, and whether those are all. Of too many the highest and the lowest are
 /// read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below ([S5.12]).
 pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
-    let bytes = folder.seals.values().map(|info| info.len).fold(0, u64::saturating_add);
+    let bytes = folder.seals.values().map(read_length).fold(0, u64::saturating_add);
     if folder.seals.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
         return (folder.seals.keys().rev().copied().collect(), true);
     }
@@ -75,11 +78,28 @@ pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
     (read, false)
 }
 
+/// How much of an object is read as a seal at most: a longer one is none, and its length pushes no other out.
+fn read_length(info: &ObjectInfo) -> u64 {
+    info.len.min(MAX_SEAL as u64)
+}
+
+/// The number of a new seal: the first above `highest` that is free, if it is one of the first or last [`ENDS`], which
+/// [`generations`] reads whatever else is there; otherwise the greatest of those that is free.
+pub(crate) fn next_generation(highest: u32, folder: &Folder) -> Option<u32> {
+    let is_free = |number: &u32| !folder.seals.contains_key(number);
+    let last = u32::MAX - ENDS + 1..=u32::MAX;
+    let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
+    above
+        .filter(|number| *number <= ENDS || last.contains(number))
+        .or_else(|| last.rev().find(is_free))
+        .or_else(|| (1..=ENDS).rev().find(is_free))
+}
+
 /// As many of `seals` as half the bounds allow.
 fn half<'a>(seals: impl Iterator<Item = (&'a u32, &'a ObjectInfo)>) -> Vec<u32> {
     let mut bytes = 0u64;
     let fits = |(_, info): &(&u32, &ObjectInfo)| {
-        bytes = bytes.saturating_add(info.len);
+        bytes = bytes.saturating_add(read_length(info));
         bytes <= MOST_SEAL_BYTES / 2
     };
     seals.take(MOST_SEALS / 2).take_while(fits).map(|(generation, _)| *generation).collect()
@@ -144,7 +164,7 @@ impl<'a> Tried<'a> {
         &mut self,
         generation: u32,
         seal: Result<Seal>,
-    ) -> Result<Option<Worth>> {
+    ) -> Result<Option<Standing>> {
         let body = self.manifest.body();
         let seal = match seal {
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -167,7 +187,7 @@ impl<'a> Tried<'a> {
         };
         let name = Part::Seal(generation).of(body.snapshot);
         let error = if error.to_string().contains(&name) { error } else { error.context(name) };
-        if rank != 2 {
+        if rank != 2 && self.findings.len() < MOST_SEALS {
             self.findings.push(error.to_string());
         }
         if self.worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
@@ -191,22 +211,22 @@ impl<'a> Tried<'a> {
         Ok(Judged { opened: Some(opened), standing })
     }
 
-    fn note(&mut self, seal: Seal, judged: Judged) -> Worth {
+    fn note(&mut self, seal: Seal, judged: Judged) -> Standing {
         let has_line = !seal.body().signatures().is_empty();
         // What is authentic and did not open has a trusted signature that verifies; what opened, a MAC over its lines.
         self.signed |= has_line && judged.is_authentic();
         self.claims_signed |= has_line;
-        let worth = Worth::of(&judged);
-        if self.best.as_ref().is_none_or(|(_, best)| worth > Worth::of(best)) {
+        let (standing, worth) = (judged.standing, worth(&judged));
+        if self.best.as_ref().is_none_or(|(_, best)| worth > self::worth(best)) {
             self.best = Some((seal, judged));
         }
-        worth
+        standing
     }
 
     /// Whether no further seal can change what comes out.
     fn is_decided(&self) -> bool {
-        let best = Worth { standing: Standing::Counts, opened: !self.keys.is_blind() };
-        let counts = self.best.as_ref().is_some_and(|(_, judged)| Worth::of(judged) >= best);
+        let best = (Standing::Counts, !self.keys.is_blind());
+        let counts = self.best.as_ref().is_some_and(|(_, judged)| worth(judged) >= best);
         counts && (self.signed || !self.manifest.body().signed)
     }
 
@@ -233,17 +253,41 @@ impl<'a> Tried<'a> {
     }
 }
 
-/// What one seal is worth. Of two of the same standing, one that opened is of more use.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Worth {
-    /// Its standing.
-    pub(crate) standing: Standing,
-    /// Whether a key opened it, so that its MAC is verified.
-    pub(crate) opened: bool,
+/// Of two seals that are worth the same, one that opened is of more use.
+fn worth(judged: &Judged) -> (Standing, bool) {
+    (judged.standing, judged.opened.is_some())
 }
 
-impl Worth {
-    fn of(judged: &Judged) -> Self {
-        Self { standing: judged.standing, opened: judged.opened.is_some() }
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn folder(numbers: impl IntoIterator<Item = u32>, len: u64) -> Folder {
+        let mut folder = Folder::default();
+        for number in numbers {
+            let name = Part::Seal(number).of(SnapshotId(1));
+            folder.seals.insert(number, ObjectInfo { name, len, modified: SystemTime::UNIX_EPOCH });
+        }
+        folder
+    }
+
+    #[test]
+    fn a_new_seal_is_always_among_those_that_are_read() {
+        let next = |highest, taken: &[u32]| next_generation(highest, &folder(taken.to_vec(), 1));
+        assert_eq!(next(1, &[1, 2, u32::MAX]), Some(3));
+        assert_eq!(next(u32::MAX, &[1, u32::MAX]), Some(u32::MAX - 1));
+        let mut planted: Vec<u32> = (1..=601).collect();
+        let number = next(1, &planted).unwrap();
+        assert_eq!(number, u32::MAX);
+        assert_eq!(next(1, &(1..=20).chain(u32::MAX - 19..=u32::MAX).collect::<Vec<_>>()), None);
+        planted.extend(10_000..11_000);
+        planted.push(number);
+        // Neither their number nor their lengths hide it.
+        for len in [1, 1 << 30] {
+            assert!(generations(&folder(planted.clone(), len)).0.contains(&number));
+            assert!(generations(&folder(planted.clone(), len)).0.contains(&ENDS));
+        }
     }
 }

@@ -235,6 +235,14 @@ fn files_of_keys() {
     exits_with(place.command_with(&both, &backup).arg("--mix-quantum-weak"));
 }
 
+/// Keys that the only seal names.
+fn key_count(blind: &Blind) -> usize {
+    let mut objects = blind.place.objects().into_iter();
+    let seal = objects.find(|path| path.to_string_lossy().contains("seal.")).unwrap();
+    let text = fs::read_to_string(seal).unwrap();
+    text.lines().filter(|line| line.starts_with("-> ")).count()
+}
+
 /// The steps by which a repository under a keyring becomes one that its host cannot open.
 #[test]
 fn a_repository_is_migrated() {
@@ -255,8 +263,16 @@ fn a_repository_is_migrated() {
     // It opens off host, and counts there once it is signed.
     let args = ["-w", "json", "snapshots"];
     assert_eq!(trust(&mut blind.owner(&args)), ["not trusted: not signed by a trusted signer"]);
+    // An identity that somebody put into the configuration is confirmed, too; who signs adds no key.
+    exits_with(&mut place.bare(&["key", "generate", "--recipient", "-o", "thief"]));
+    let with_thief = |args: &[&str]| place.command_with("file:keyring,identity:thief", args);
+    for command in [&reseal[..], &["key", "rotate"]] {
+        let error = exits(1, &mut with_thief(command));
+        assert!(error.contains("not confirmed"), "{error}");
+    }
     let vouch = ["--signing-key", "signing", "key", "vouch", "--all"];
-    assert!(exits_with(&mut place.command(&vouch)).contains("1 signed"));
+    assert!(exits_with(&mut with_thief(&vouch)).contains("1 signed"));
+    assert_eq!(key_count(&blind), 2);
     assert!(exits_with(&mut place.command(&vouch)).contains("1 unchanged"));
     assert_eq!(trust(&mut blind.owner(&args)), ["trusted"]);
     exits_with(&mut blind.owner(&["verify", "--all"]));

@@ -248,6 +248,13 @@ fn a_revoked_signer() {
     };
     let said = exits(3, &mut vouch("2020-01-01"));
     assert!(said.contains(&id) && said.contains("0 signed"), "{said}");
+    // Somebody may have planted a manifest before the theft, and signed it after.
+    let seal = fs::File::options().write(true).open(blind.seal(&id, 1)).unwrap();
+    let modified = seal.metadata().unwrap().modified().unwrap();
+    seal.set_modified(modified + std::time::Duration::from_secs(100 * 365 * 86_400)).unwrap();
+    let said = exits(3, &mut vouch("2100-01-01T00:00:00Z"));
+    assert!(said.contains("0 signed") && said.contains("seal written 21"), "{said}");
+    seal.set_modified(modified).unwrap();
     let said = exits_with(&mut vouch("2100-01-01T00:00:00Z"));
     assert!(said.contains("1 signed"), "{said}");
     assert_eq!(trust(&mut blind.owner(&LIST)), ["trusted"]);

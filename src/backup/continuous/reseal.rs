@@ -4,7 +4,7 @@ use super::coverage::Journals;
 use crate::crypto;
 use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};
-use crate::format::{ClusterName, JournalPart, KeyId, SnapshotId, Stanza};
+use crate::format::{ClusterName, JournalPart, KeyId, Seal, SnapshotId, Stanza};
 use crate::journal::folder::Folder;
 use crate::journal::open::OpenJournal;
 use crate::keys::KeySet;
@@ -75,6 +75,20 @@ async fn one(
     let name = JournalPart::Seal(generation).of(journal.id());
     repository.put_once(&name, seal.print().into()).await.context(name)?;
     Ok(true)
+}
+
+/// The seals by which the journals that count do so.
+///
+/// # Errors
+/// Those of the store.
+pub(in crate::backup) async fn seals(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: Option<&ClusterName>,
+) -> Result<Vec<Seal>> {
+    let open = Journals::open(repository, keys, cluster).await?.open;
+    let counting = open.into_values().filter(|(journal, _)| journal.standing.counts());
+    Ok(counting.map(|(journal, _)| journal.seal).collect())
 }
 
 /// The journals that open with `keys` and not with `others`.

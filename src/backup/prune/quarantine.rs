@@ -2,17 +2,19 @@
 //! (SPEC.md §3.3).
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 
 use super::plan::{PrunePlan, removal, sweep, unknown};
 use super::steps::is_old;
-use crate::envelope::{key_ids, open_seal};
+use crate::envelope::{is_genuine, key_ids, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{KeyId, MAX_MANIFEST, Part, Seal, SnapshotId, Time, serial};
 use crate::keys::KeySet;
+use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Tried};
@@ -182,7 +184,8 @@ async fn add(
     }
 }
 
-/// Deletes the seals of `id` that fail, and that no key which is not available may open; the names of those that are gone.
+/// Deletes the seals of `id` that fail; the names of those that are gone. Once one has opened, all fail that nobody with the
+/// data key made; before, those that fail for the keys that they name, if all of these are available.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] unless the snapshot counts by another seal; those of SPEC.md §8 when none opens; those of the
@@ -198,31 +201,53 @@ pub async fn remove_failing_seals(
         open::read_head(repository, id, &folder).await.context(format!("snapshot {id}"))?;
     let mut tried = Tried::new(&manifest, keys, false);
     control.begin("reading seals", None);
-    let mut read = stream::iter(folder.seals.keys().copied().collect::<Vec<_>>())
-        .map(|generation| async move {
-            (generation, seals::read_seal(repository, id, generation).await)
-        })
-        .buffered(AT_ONCE);
-    let mut failing = Vec::new();
-    while let Some((generation, seal)) = read.next().await {
+    let (mut failing, mut suspect) = (Vec::new(), Vec::new());
+    let mut all = pin!(read_seals(repository, id, folder.seals.keys().copied().collect()));
+    while let Some((generation, seal)) = all.next().await {
         control.check()?;
-        let is_junk = match &seal {
+        match &seal {
             Err(error) if error.kind().is_general() => return seal.map(|_| Vec::new()),
-            Err(error) => !matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound),
-            Ok(seal) => undecided(seal, keys).is_none(),
-        };
-        if tried.add(generation, seal).await?.is_none() && is_junk {
-            failing.push(Part::Seal(generation).of(id));
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {}
+            Err(_) => failing.push(Part::Seal(generation).of(id)),
+            Ok(_) => suspect.push(generation),
+        }
+        if tried.add(generation, seal).await?.is_some_and(Standing::counts) {
+            suspect.pop();
         }
     }
-    drop(read);
-    let standing = tried.finish().context(format!("snapshot {id}"))?.judged.standing;
-    if !standing.counts() {
+    let judged = tried.finish().context(format!("snapshot {id}"))?.judged;
+    if !judged.standing.counts() {
+        let standing = judged.standing;
         let message =
             format!("snapshot {id}: none of its seals counts ({standing}), so none is deleted");
         return Err(Error::new(ErrorKind::Refused, message));
     }
-    let mut deleted = stream::iter(failing.clone())
+    // Only what is asked for once more: so many would not fit into memory.
+    let mut suspect = pin!(read_seals(repository, id, suspect));
+    while let Some((generation, seal)) = suspect.next().await {
+        control.check()?;
+        let seal = match seal {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(_) => continue,
+            Ok(seal) => seal,
+        };
+        let is_junk = match &judged.opened {
+            Some(opened) => !is_genuine(&seal, &opened.data_key),
+            None => {
+                undecided(&seal, keys).is_none()
+                    && open_seal(&seal, seal.body().object(), keys).await.is_err()
+            }
+        };
+        if is_junk {
+            failing.push(Part::Seal(generation).of(id));
+        }
+    }
+    delete_all(repository, &failing, control).await?;
+    Ok(failing)
+}
+
+async fn delete_all(repository: &Repository, names: &[String], control: &Control) -> Result<()> {
+    let mut deleted = stream::iter(names.to_vec())
         .map(|name| async move {
             control.check()?;
             repository.delete(&name).await
@@ -231,8 +256,17 @@ pub async fn remove_failing_seals(
     while let Some(done) = deleted.next().await {
         done?;
     }
-    drop(deleted);
-    Ok(failing)
+    Ok(())
+}
+
+fn read_seals(
+    repository: &Repository,
+    id: SnapshotId,
+    generations: Vec<u32>,
+) -> impl Stream<Item = (u32, Result<Seal>)> {
+    stream::iter(generations)
+        .map(move |number| async move { (number, seals::read_seal(repository, id, number).await) })
+        .buffered(AT_ONCE)
 }
 
 /// The folders with a manifest or a tombstone.

@@ -368,6 +368,9 @@ pub(crate) struct RotateKeyArgs {
     /// trust only what is older
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(crate) compromised: Option<jiff::Timestamp>,
+    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) expect: Vec<KeyId>,
 }
 
 /// `key split`
@@ -436,7 +439,7 @@ pub(crate) struct ResealArgs {
     /// Leave out this key, although it is not available
     #[arg(long, value_name = "KEYID")]
     pub(crate) drop: Vec<KeyId>,
-    /// Confirm that the snapshots may be sealed to this public key, whose identity is not available
+    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
     #[arg(long, value_name = "KEYID")]
     pub(crate) expect: Vec<KeyId>,
     /// Also seal snapshots that are not trusted: from then on they count. Only after you have looked at each of them

@@ -299,7 +299,7 @@ Examples:
   strongroom key reseal --all --drop KEYID                   # drops a key
   strongroom key reseal ID --accept-untrusted                # makes it count
 
-A recipient whose identity is not available here is sealed to only if you confirm it, on the terminal or with --expect KEYID. \
+A public key that some snapshot is not sealed to yet is added only if you confirm it, on the terminal or with --expect KEYID. \
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
 
@@ -310,7 +310,7 @@ A new seal with the signature is written; nothing else of a snapshot changes. It
 has signed, and those that a sealing master key opens. It needs a key that opens the snapshots.
 
 With --before and --signer it replaces the signatures of a signer that is to be revoked: a snapshot that only that signer has signed gets the new signature \
-if its id and the store both say that it is older than TIME; the others are listed.";
+if its id says that it is older than TIME, and the store says so of its manifest and of its seal; the others are listed.";
 pub(crate) const KEY_VOUCH_MORE: &str = "\
 Examples:
   strongroom key vouch --all -k file:keyring --signing-key new-key

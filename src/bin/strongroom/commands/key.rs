@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use strongroom::backup::{
-    Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Untrusted, check_removable, key_usage,
+    Accept, KeyUsage, LONGEST_BACKUP, ResealReport, Scope, Untrusted, check_removable, key_usage,
+    new_recipients,
 };
 use strongroom::crypto::Argon2Cost;
 use strongroom::custody::keyfile;
@@ -13,6 +14,7 @@ use strongroom::custody::{MasterKeyUri, open_public};
 use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
 use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::{KeySet, SigningKey, Strength};
+use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -170,7 +172,6 @@ fn print_list(rows: &BTreeMap<KeyId, Row>, usage: &KeyUsage, context: &Context) 
 pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    confirm_recipients(&keys, &args.expect)?;
     let ids = context.find_all(&repository, &keys, &args.ids).await?;
     let accept = match args.accept_untrusted {
         true => {
@@ -180,6 +181,7 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
         false => Accept::Counting,
     };
     let (scope, control) = (context.scope(&ids), &context.control);
+    confirm_recipients(&repository, &keys, scope, &args.expect).await?;
     let report =
         strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
     let (json, text, code) = resealed(&report, RESEALED, context);
@@ -190,17 +192,22 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
     Ok(code)
 }
 
-/// That whoever runs the command means every public key that it seals to: a configuration that somebody altered may name
+/// That whoever runs the command means every public key that it adds to a seal: a configuration that somebody altered may name
 /// one of his own, and what is sealed to it he opens.
-fn confirm_recipients(keys: &KeySet, expected: &[KeyId]) -> Result<()> {
+pub(super) async fn confirm_recipients(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    expected: &[KeyId],
+) -> Result<()> {
     let sealing: Vec<KeyId> = keys.sealing().map(|key| key.id()).collect();
     if let Some(id) = expected.iter().find(|id| !sealing.contains(id)) {
         return Err(Error::usage(format!(
             "--expect names key {id}, and that key does not seal here"
         )));
     }
-    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
-    for id in public.map(|key| key.id()).filter(|id| !keys.holds(*id) && !expected.contains(id)) {
+    let new = new_recipients(repository, keys, scope).await?;
+    for id in new.into_iter().filter(|id| !expected.contains(id)) {
         if !secrets::confirm(&format!("Seal the snapshots to the public key {id}? Type yes: "))? {
             let message = format!(
                 "not confirmed: sealing to the public key {id}, whose identity is not here"
@@ -226,12 +233,15 @@ pub(super) fn resealed(
     for old in &report.lingering {
         context.output.warn(&format!("a seal stays, and its keys still open it: {old}"));
     }
-    for Untrusted { id, written, standing, .. } in &report.untrusted {
-        let written = written.map(|time| format!(", manifest written {}", Time::from(time)));
+    for Untrusted { id, written, sealed, standing, .. } in &report.untrusted {
+        let told = |what: &str, time: &Option<_>| {
+            time.map_or_else(String::new, |time| format!(", {what} written {}", Time::from(time)))
+        };
         context.output.warn(&format!(
-            "snapshot {id} is not {sentence}: begun {}{}: {standing}",
+            "snapshot {id} is not {sentence}: begun {}{}{}: {standing}",
             created(*id),
-            written.unwrap_or_default()
+            told("manifest", written),
+            told("seal", sealed)
         ));
     }
     for (id, error) in &report.failed {

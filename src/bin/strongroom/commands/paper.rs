@@ -1,6 +1,7 @@
 //! `key split` and `key combine`: a key as shares on paper.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -123,7 +124,8 @@ fn page(
         std::str::from_utf8(words.expose()).unwrap_or_default().split(' ').collect();
     for (line, words) in words.chunks(COLUMNS).enumerate() {
         for (column, word) in words.iter().enumerate() {
-            page.push_str(&format!("{:4} {word:<10}", line * COLUMNS + column + 1));
+            // Into the page itself: a string of its own would leave the word in memory. Writing to a String cannot fail.
+            let _ = write!(page, "{:4} {word:<10}", line * COLUMNS + column + 1);
         }
         page.push('\n');
     }

@@ -18,7 +18,7 @@ use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::Context;
-use super::key::{RESEALED, resealed};
+use super::key::{RESEALED, confirm_recipients, resealed};
 use crate::args::RotateKeyArgs;
 use crate::secrets::{Passphrase, passphrase};
 
@@ -34,7 +34,7 @@ struct Rotated {
 
 pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCode> {
     if args.finish {
-        return finish(context).await;
+        return finish(&args.expect, context).await;
     }
     let settings = &context.settings;
     let of_file = settings.keyring_paths().next().is_some();
@@ -51,6 +51,9 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
             _ => error,
         })?),
     };
+    if let Some(repository) = repository.as_ref().filter(|_| of_file && !args.offline) {
+        confirm_first(repository, &args.expect, context).await?;
+    }
     let (rotated, keys) = match &repository {
         Some(repository) if !of_file => of_passphrase(&args, repository, context).await?,
         _ => (of_keyring(&args, settings.keyring_path()?)?, None),
@@ -80,7 +83,12 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
     let report = reseal(&repository, &keys, Scope::All, &drop, accept, control).await?;
     let (json, text, code) = resealed(&report, RESEALED, context);
     context.output.result(json_of(&rotated, json), || format!("{}\n{text}", text_of(&rotated)))?;
-    context.output.note(&format!("next: {}", rotated.next));
+    note_next(&args, &rotated.next, &report, context);
+    Ok(code)
+}
+
+fn note_next(args: &RotateKeyArgs, next: &str, report: &ResealReport, context: &Context) {
+    context.output.note(&format!("next: {next}"));
     if args.compromised.is_none() {
         context.output.note(
             "when every host that backs up has the new key: `strongroom key rotate --finish`",
@@ -90,7 +98,19 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
             "look at each snapshot that is not trusted; `strongroom key reseal ID --accept-untrusted` makes one count again",
         );
     }
-    Ok(code)
+}
+
+/// Recipients are confirmed before the keyring is changed. A passphrase key is rotated without them.
+async fn confirm_first(
+    repository: &Repository,
+    expected: &[KeyId],
+    context: &Context,
+) -> Result<()> {
+    if !expected.is_empty() || context.settings.master_keys().any(MasterKeyUri::is_public) {
+        let keys = context.needed_keys(repository).await?;
+        confirm_recipients(repository, &keys, Scope::All, expected).await?;
+    }
+    Ok(())
 }
 
 fn json_of(rotated: &Rotated, snapshots: Value) -> Value {
@@ -185,7 +205,7 @@ async fn of_passphrase(
 }
 
 /// The run of its own that ends a rotation.
-async fn finish(context: &Context) -> Result<ExitCode> {
+async fn finish(expected: &[KeyId], context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.keys_to_finish(&repository).await?;
     let old = retiring(&keys, context)?;
@@ -203,6 +223,7 @@ async fn finish(context: &Context) -> Result<ExitCode> {
             "give the host that took it the new key, and take a snapshot; or seal this one with `strongroom key reseal`",
         ));
     }
+    confirm_recipients(&repository, &keys, Scope::All, expected).await?;
     let control = &context.control;
     let again =
         async || reseal(&repository, &keys, Scope::All, &old, Accept::Counting, control).await;
