@@ -95,7 +95,7 @@ impl Keyring {
             return Err(Error::new(ErrorKind::Refused, format!("key {id} is staged already"))
                 .hint(format!("`strongroom key promote {id}` makes it the primary key")));
         }
-        Self::with_fresh(self.0.into_entries(), KeyState::Staged, now, rng)
+        Self::with_fresh(self.settled(now), KeyState::Staged, now, rng)
     }
 
     /// Makes the staged key `id` the primary one from `at` on; the primary key before it is retiring from then on.
@@ -105,7 +105,7 @@ impl Keyring {
     /// promotion is planned; [`ErrorKind::Usage`] when `at` lies before `now` or before the last promotion.
     pub fn promote(self, id: KeyId, at: Time, now: Time) -> Result<Self> {
         self.check_promotion(id, at, now)?;
-        let mut entries = self.0.into_entries();
+        let mut entries = self.settled(now);
         for entry in &mut entries {
             if entry.id == id {
                 (entry.state, entry.since) = (KeyState::Primary, at);
@@ -114,6 +114,19 @@ impl Keyring {
             }
         }
         format::Keyring::new(entries).map(Self)
+    }
+
+    /// The lines with what time has made of them: a primary key that was followed by another one is retiring, and stays so
+    /// when a clock is set back.
+    fn settled(self, now: Time) -> Vec<KeyringEntry> {
+        let states: Vec<_> = self.0.states(now).map(|(_, state)| state).collect();
+        let mut entries = self.0.into_entries();
+        for (entry, state) in entries.iter_mut().zip(states) {
+            if (entry.state, state) == (KeyState::Primary, KeyState::Retiring) {
+                (entry.state, entry.since) = (state, now);
+            }
+        }
+        entries
     }
 
     fn check_promotion(&self, id: KeyId, at: Time, now: Time) -> Result<()> {

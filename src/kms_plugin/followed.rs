@@ -13,12 +13,12 @@ use tracing::{info, warn};
 
 use crate::custody::keyfile;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, Time};
+use crate::format::{KeyId, KeyState, Time};
 use crate::keys::Keyring;
 
 /// How long a call waits for the file. A file system that hangs must not keep the API server from its data.
 const BUDGET: Duration = Duration::from_secs(1);
-/// How long the plugin is not healthy after it was asked for a key that it does not have.
+/// How long the plugin is not ready after it was asked for a key that it does not have.
 const MISSING_FOR: Duration = Duration::from_secs(300);
 
 /// What shows that a file is another one, or was changed.
@@ -90,15 +90,22 @@ impl Followed {
 
     /// Why this plugin is not healthy, as far as its keyring tells.
     pub(super) fn trouble(&self) -> Option<String> {
-        let state = self.state();
-        let missing = state.missing.filter(|(_, at)| at.elapsed() < MISSING_FOR);
-        let missing = missing.map(|(id, _)| format!("key {id} is not on this node"));
-        state.refused.clone().or(missing)
+        self.state().refused.clone()
     }
 
-    /// Notes that someone asked for a key that is not here.
+    /// That somebody asked for a key that is not here. It is no reason to be unhealthy: the API server would stop all
+    /// writes for one object, which anyone who writes to etcd can make.
+    pub(super) fn missing(&self) -> Option<String> {
+        let missing = self.state().missing.filter(|(_, at)| at.elapsed() < MISSING_FOR);
+        missing.map(|(id, _)| format!("key {id} is not on this node"))
+    }
+
+    /// Notes that somebody asked for a key that is not here. It may have arrived since.
     pub(super) fn missed(&self, id: KeyId) {
-        self.state().missing = Some((id, Instant::now()));
+        let mut state = self.state();
+        if !state.keyring.list(state.now).any(|(known, ..)| known == id) {
+            state.missing = Some((id, Instant::now()));
+        }
     }
 
     /// Looks whether the file has changed, and reads it then. Waits for that no longer than a second.
@@ -142,10 +149,15 @@ impl Followed {
                 "copy the newest keyring to this node; a key is removed by `strongroom key remove`",
             ));
         }
-        let primary = keyring.primary(state.now.max(keyfile::now())).map(|(id, _)| id);
-        if let Some(id) =
-            primary.filter(|id| state.primary != Some(*id) && state.primaries.contains(id))
-        {
+        let returns = |(id, now, _): &(KeyId, KeyState, Time)| {
+            let again = match now {
+                KeyState::Primary => state.primary != Some(*id),
+                // It could become primary later, or is already planned to.
+                now => *now == KeyState::Staged,
+            };
+            again && state.primaries.contains(id)
+        };
+        if let Some((id, ..)) = keyring.list(state.now.max(keyfile::now())).find(returns) {
             let message = format!("{place}: key {id} was the primary key before");
             return Err(Error::new(ErrorKind::Refused, message)
                 .hint("Kubernetes does not allow it: make a new key with `strongroom key rotate --staged`"));
@@ -246,10 +258,33 @@ mod tests {
         let (path, followed, first) = followed(dir.path());
         let second = rotate(&path);
         assert_eq!(primary(&followed), second);
+        let good = dir.path().join("good");
+        fs::copy(&path, &good).unwrap();
         // Edited by hand: the states are exchanged.
         let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
         let text = text.replace("primary", "x").replace("retiring", "primary");
         fs::write(&path, text.replace(" x ", " retired ")).unwrap();
+        assert_eq!(primary(&followed), second);
+        let trouble = followed.trouble().unwrap();
+        assert!(trouble.contains(&format!("key {first} was the primary key before")), "{trouble}");
+        // A key that was never primary, and after it the first one again.
+        let ring = Keyring::generate(keyfile::now(), &mut system_rng()).unwrap();
+        let other = dir.path().join("other");
+        keyfile::create(&other, &ring).unwrap();
+        let (good, fresh) =
+            (fs::read_to_string(&good).unwrap(), fs::read_to_string(other).unwrap());
+        let mut lines: Vec<String> = good.lines().map(str::to_owned).collect();
+        for line in &mut lines {
+            *line = line.replace("primary", "retiring");
+            if line.starts_with(&first.to_string()) {
+                let mut words: Vec<_> = line.split(' ').collect();
+                (words[2], words[3]) = ("primary", "2999-01-01T00:00:00Z");
+                *line = words.join(" ");
+            }
+        }
+        lines.push(fresh.lines().nth(1).unwrap().to_owned());
+        lines[1..].sort();
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
         assert_eq!(primary(&followed), second);
         let trouble = followed.trouble().unwrap();
         assert!(trouble.contains(&format!("key {first} was the primary key before")), "{trouble}");
@@ -276,9 +311,13 @@ mod tests {
         let ring = keyfile::load(&path).unwrap();
         let (ring, id) = ring.stage(keyfile::now(), &mut system_rng()).unwrap();
         followed.missed(id);
-        assert_eq!(followed.trouble().unwrap(), format!("key {id} is not on this node"));
+        assert_eq!(followed.missing().unwrap(), format!("key {id} is not on this node"));
+        assert_eq!(followed.trouble(), None);
         keyfile::replace(&path, &ring).unwrap();
         followed.read();
-        assert_eq!(followed.trouble(), None);
+        assert_eq!(followed.missing(), None);
+        // It was asked for before the file was read.
+        followed.missed(id);
+        assert_eq!(followed.missing(), None);
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct Metrics {
     requests: Family<Call, Counter>,
     seconds: Histogram,
     pub(super) refused: Counter,
+    pub(super) unknown_keys: Counter,
     healthy: Gauge,
     key_age: Gauge,
     last_status: Gauge,
@@ -44,6 +45,7 @@ impl Metrics {
             requests: Family::default(),
             seconds: Histogram::new(BUCKETS),
             refused: Counter::default(),
+            unknown_keys: Counter::default(),
             healthy: Gauge::default(),
             key_age: Gauge::default(),
             last_status: Gauge::default(),
@@ -57,6 +59,11 @@ impl Metrics {
             "connections_refused",
             "Connections of users that may not connect",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "unknown_key_requests",
+            "Calls of Decrypt for a key that is not in the keyring",
+            metrics.unknown_keys.clone(),
         );
         registry.register("healthy", "1 while Status answers ok", metrics.healthy.clone());
         registry.register(
@@ -103,7 +110,7 @@ pub(super) async fn serve(listener: TcpListener, plugin: Arc<Plugin>, stop: watc
             match path.as_str() {
                 "/metrics" => Answer::metrics(plugin.metrics.print(&plugin)),
                 "/healthz" => Answer::health(Ok(())),
-                "/readyz" => Answer::health(plugin.health()),
+                "/readyz" => Answer::health(plugin.ready()),
                 _ => Answer::not_found("/metrics, /healthz or /readyz"),
             }
         }

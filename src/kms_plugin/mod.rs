@@ -265,6 +265,7 @@ impl Plugin {
         }
         if is_unknown(&opened) {
             self.keys.missed(id);
+            self.metrics.unknown_keys.inc();
         }
         let opened = opened.map_err(|error| {
             limited!(
@@ -289,6 +290,12 @@ impl Plugin {
             Some(why) => Err(why),
             None => self.self_test().map_err(|error| error.to_string()),
         }
+    }
+
+    /// Healthy, and nobody has asked for a key that is not here.
+    fn ready(&self) -> Result<(), String> {
+        self.health()?;
+        self.keys.missing().map_or(Ok(()), Err)
     }
 
     /// That the primary key encrypts, and decrypts what it encrypted.

@@ -14,11 +14,16 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        // Another process may listen there by now.
+        if file(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -36,8 +41,13 @@ impl Socket {
         let bound = UnixListener::bind(path);
         umask(before);
         let listener = bound.map_err(|error| Error::io(path, error))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let file = file(path).map_err(|error| Error::io(path, error))?;
+        Ok(Self { listener, path: path.to_owned(), file })
     }
+}
+
+fn file(path: &Path) -> std::io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// That only root and the owner of this process can change what is in `directory`.
@@ -91,6 +101,13 @@ mod tests {
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert_eq!((path.exists(), kind(&path).await), (true, None));
+        // Somebody else's is left alone.
+        let socket = Socket::bind(&path).await.unwrap();
+        fs::rename(&path, dir.path().join("old")).unwrap();
+        let other = Socket::bind(&path).await.unwrap();
+        drop(socket);
+        assert!(path.exists());
+        drop(other);
         fs::write(&path, b"mine").unwrap();
         assert_eq!(kind(&path).await, Some(ErrorKind::AlreadyExists));
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();

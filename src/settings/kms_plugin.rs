@@ -37,7 +37,12 @@ pub struct KmsPluginSettings {
     /// Also serve processes of the user with this id; repeat for several. Root and the plugin's own user are always served
     #[cfg_attr(
         feature = "cli",
-        arg(id = "kms_plugin.allow_uid", long = "allow-uid", value_name = "UID")
+        arg(
+            id = "kms_plugin.allow_uid",
+            long = "allow-uid",
+            value_name = "UID",
+            value_parser = uid
+        )
     )]
     pub allow_uid: Vec<u32>,
     /// Address of /metrics, /healthz and /readyz
@@ -64,6 +69,11 @@ pub struct KmsPluginSettings {
         )
     )]
     pub log: LogFormat,
+}
+
+#[cfg(feature = "cli")]
+fn uid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "not the number of a user: `id -u NAME` prints it".into())
 }
 
 impl Default for KmsPluginSettings {

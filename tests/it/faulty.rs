@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -50,6 +51,8 @@ pub struct Faulty {
     slow: Option<Slow>,
     /// By so much the store's clock is ahead, or behind if it is negative: in seconds.
     clock: i64,
+    /// It fails as a store that cannot be reached.
+    is_away: bool,
 }
 
 impl Faulty {
@@ -62,12 +65,13 @@ impl Faulty {
         let left = Arc::new(AtomicUsize::new(calls));
         let (goes, replaces) = (None, None);
         let slow = None;
-        Self { inner, left, once, lies: false, blind: false, goes, replaces, slow, clock: 0 }
+        let (lies, blind, is_away) = (false, false, false);
+        Self { inner, left, once, lies, blind, goes, replaces, slow, clock: 0, is_away }
     }
 
     /// A store that can be away for a while.
     pub fn passing(inner: Arc<dyn ObjectStore>) -> Self {
-        Self::new(inner, usize::MAX - 2, false)
+        Self { is_away: true, ..Self::new(inner, usize::MAX - 2, false) }
     }
 
     /// From now on it is away, or not.
@@ -114,7 +118,13 @@ impl Faulty {
             })
             .unwrap();
         if before == 0 || (before == FAILED && !self.once) {
-            return Err(Error::Generic { store: "faulty", source: "injected failure".into() });
+            let source = match self.is_away {
+                true => {
+                    HttpError::new(HttpErrorKind::Connect, std::io::Error::other("away")).into()
+                }
+                false => "injected failure".into(),
+            };
+            return Err(Error::Generic { store: "faulty", source });
         }
         Ok(())
     }

@@ -64,16 +64,24 @@ async fn encrypts_and_decrypts_and_refuses_all_else() {
     assert_eq!(client.status().await, status, "none of it made the plugin unhealthy");
 }
 
-/// The key of another node: refused, and told to the API server.
+/// The key of another node: refused, and no reason for the API server to stop writing.
 #[tokio::test]
-async fn a_key_that_is_not_here_makes_the_status_say_so() {
-    let (node, other) = (Node::new(&[]).await, Node::new(&[]).await);
+async fn a_key_that_is_not_here_shows_in_readyz_but_not_in_the_status() {
+    let address = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let node = Node::new(&["--metrics-listen", &address]).await;
+    let other = Node::new(&[]).await;
     let (client, elsewhere) = (node.client().await, other.client().await);
     let (ciphertext, key) = elsewhere.encrypt(&SEED).await;
     assert_eq!(client.status().await.healthz, "ok");
     let refused = client.try_decrypt(&ciphertext, &key).await;
     refused.assert_refused(FAILED_PRECONDITION, "unknown key");
-    assert_eq!(client.status().await.healthz, format!("key {key} is not on this node"));
+    assert_eq!(client.status().await.healthz, "ok");
+    let ready = get(&address, "/readyz").await;
+    assert!(ready.contains(&format!("key {key} is not on this node")), "{ready}");
+    assert!(ready.ends_with("503"), "{ready}");
+    let scrape = get(&address, "/metrics").await;
+    assert!(scrape.contains("strongroom_kms_unknown_key_requests_total 1"), "{scrape}");
+    assert!(scrape.contains("strongroom_kms_healthy 1"), "{scrape}");
     assert!(node.log().contains("kms_decrypt_refused"), "{}", node.log());
     // What it has it still encrypts and decrypts with.
     let (ciphertext, key) = client.encrypt(&SEED).await;
@@ -180,6 +188,14 @@ async fn a_plugin_that_was_killed_starts_again_and_one_that_stops_leaves_no_sock
     }
     assert!(node.end("-TERM"), "{}", node.log());
     assert!(!node.path("kms.sock").exists() && node.log().contains("stopped"));
+    assert!(node.log().find("stopping") < node.log().find("stopped"), "{}", node.log());
+}
+
+async fn get(address: &str, path: &str) -> String {
+    let url = format!("http://{address}{path}");
+    let mut curl = tokio::process::Command::new("curl");
+    let out = curl.args(["-sS", "-w", "%{http_code}", &url]).output().await.unwrap();
+    String::from_utf8(out.stdout).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,12 +208,7 @@ async fn metrics_count_calls_and_tell_health() {
     client.decrypt(&ciphertext, &key).await;
     client.status().await;
     client.try_decrypt(&ciphertext[..20], &key).await.assert_refused(INVALID_ARGUMENT, "short");
-    let get = async |path: &str| {
-        let url = format!("http://{address}{path}");
-        let mut curl = tokio::process::Command::new("curl");
-        let out = curl.args(["-sS", "-w", "%{http_code}", &url]).output().await.unwrap();
-        String::from_utf8(out.stdout).unwrap()
-    };
+    let get = async |path: &str| get(&address, path).await;
     let scrape = get("/metrics").await;
     for line in [
         "strongroom_kms_requests_total{method=\"Encrypt\",code=\"OK\"} 1",

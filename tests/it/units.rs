@@ -184,11 +184,12 @@ async fn the_agents_unit_backs_up_and_the_journals_records() {
         write_secret(&toml, &unit.replace("/etc/kubernetes/pki/etcd", &pki));
         on_host(&place, &["init", "--trust-store"]);
         write_secret(&toml, &unit);
-        let _unit = runs_until(&place, "strongroom-agent.service", "backup_finished");
+        drop(runs_until(&place, "strongroom-agent.service", "backup_finished"));
         let listed = on_host(&place, &["-w", "json", "snapshots"]);
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
         assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-        let _journal = runs_until(&place, "strongroom-journal.service", "begins with revision");
+        fs::remove_dir_all(place.path("etc/strongroom")).unwrap();
+        let _unit = runs_until(&place, "strongroom-journal.service", "begins with revision");
     })
     .await
     .unwrap();

@@ -239,8 +239,8 @@ clocks. The key before it is retiring from then on: it still opens.
 A key that was primary never becomes primary again.";
 pub(crate) const KEY_PROMOTE_MORE: &str = "\
 Examples:
-  strongroom key rotate --staged -k file:/etc/strongroom/kms-keyring
-  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom/kms-keyring
+  strongroom key rotate --staged -k file:/etc/strongroom-kms/keyring
+  strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f -k file:/etc/strongroom-kms/keyring
   strongroom key promote 261fc941a63181bf10a68c6a7ccdf85f --at 2026-11-23T09:00:00Z";
 
 pub(crate) const KEY_SPLIT: &str = "\

@@ -130,7 +130,7 @@ fn on_signal(output: Output, reloads: bool) -> Result<watch::Receiver<bool>> {
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => if reloads { continue },
             }
-            if sender.send_replace(true) {
+            if *sender.borrow() {
                 output::show_bar(None);
                 std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
             }
@@ -139,6 +139,7 @@ fn on_signal(output: Output, reloads: bool) -> Result<watch::Receiver<bool>> {
             } else {
                 output.note("stopping; a second signal ends it at once");
             }
+            sender.send_replace(true);
         }
     });
     Ok(stop)

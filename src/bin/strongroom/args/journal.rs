@@ -15,8 +15,9 @@ pub(crate) enum JournalCommand {
     #[command(
         long_about = help::JOURNAL_RECORD,
         after_long_help = help::JOURNAL_RECORD_MORE,
-        // Journals are encrypted with it, too.
-        mut_arg("backup.suite", |arg| arg.help_heading(None))
+        // They are for journals, too.
+        mut_arg("backup.suite", |arg| arg.help_heading(None)),
+        mut_arg("backup.unsigned", |arg| arg.help_heading(None))
     )]
     Record(RecordArgs),
     /// List the journals and what they hold

@@ -102,8 +102,8 @@ same keyring file. It is for Kubernetes only: do not use the keyring of the back
 Secrets encrypted, so keep a copy of this keyring with the copies of the backup's keys.";
 pub(crate) const KMS_PLUGIN_MORE: &str = "\
 Examples:
-  strongroom key generate -o /etc/strongroom/kms-keyring
-  strongroom kms-plugin -k file:/etc/strongroom/kms-keyring
+  strongroom key generate -o /etc/strongroom-kms/keyring
+  strongroom kms-plugin -k file:/etc/strongroom-kms/keyring
 
   # EncryptionConfiguration of the API server
   - kms: {apiVersion: v2, name: strongroom, endpoint: unix:///run/strongroom-kms/kms.sock}
