@@ -226,7 +226,7 @@ Examples:
   strongroom key rotate --compromised 2026-11-23T09:00:00Z
 
 --compromised is for a keyring that was stolen. All its keys are retired at once. A snapshot is sealed to the new key only if its \
-id and the store's times of its manifest and of its seal are all before TIME; the others are listed with these times. Look at each of them; \
+id and the store's time of its manifest are both before TIME; the others are listed with both times. Look at each of them; \
 `strongroom key reseal ID --accept-untrusted` makes one count again. If the stolen key was rotated out before the theft was known, run it with the present keyring and the same TIME. In a local directory, anyone with write access can set a file's time.";
 
 pub(crate) const KEY_PROMOTE: &str = "\
