@@ -33,7 +33,7 @@ pub enum Accept {
     /// All that open: somebody has looked at each of them.
     Untrusted,
     /// Those that count by a key in use; and by a retiring one only what existed before this time: the snapshot's id and
-    /// the store's times of its manifest and of a seal with that key or signature are all earlier.
+    /// the store's time of its manifest are both earlier; of a revoked signer that of a seal with its signature, too.
     Before(SystemTime),
 }
 
@@ -315,10 +315,12 @@ impl Resealing<'_> {
             Accept::Untrusted => true,
             Accept::Before(time) => match one.standing {
                 Standing::Counts => true,
-                // A manifest that somebody planted before the theft can be signed after it.
                 Standing::Retiring | Standing::NotTrusted(Distrust::Revoked) => {
                     let is_before = |at: Option<SystemTime>| at.is_some_and(|at| at < time);
-                    one.id.begun() < time && is_before(one.written) && is_before(one.sealed)
+                    // A manifest that somebody planted before the theft can be signed after it. A key's seals may be as
+                    // new as the last rotation.
+                    let is_sealed = one.standing == Standing::Retiring || is_before(one.sealed);
+                    one.id.begun() < time && is_before(one.written) && is_sealed
                 }
                 Standing::NotTrusted(_) | Standing::Unverified => false,
             },
