@@ -1,5 +1,7 @@
 //! A snapshot's seals: which of them opens it, and what all of them are worth (SPEC.md §5.2, §5.3).
 
+use std::collections::BTreeMap;
+
 use super::folder::Folder;
 use crate::crypto;
 use crate::envelope::{Judged, Opened, judge_seal, open_seal};
@@ -55,23 +57,34 @@ pub(crate) async fn authenticate(
 }
 
 pub(crate) fn too_many(id: SnapshotId) -> Error {
+    too_many_of(&format!("snapshot {id}"))
+}
+
+/// That `what` has more seals than are read.
+pub(crate) fn too_many_of(what: &str) -> Error {
     let message = format!(
-        "snapshot {id} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
+        "{what} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
         MOST_SEAL_BYTES >> 20
     );
     Error::tampered(message)
         .hint("remove those that do not belong to it: somebody else put them there")
 }
 
-/// The generations to read, from the highest down, and whether those are all. Of too many the highest and the lowest are
-/// read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below ([S5.12]).
+/// The generations to read, from the highest down, and whether those are all.
 pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
-    let bytes = folder.seals.values().map(|info| info.len).fold(0, u64::saturating_add);
-    if folder.seals.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
-        return (folder.seals.keys().rev().copied().collect(), true);
+    numbers(&folder.seals)
+}
+
+/// The numbers of `objects` to read, from the highest down, and whether those are all. Of too many the highest and the
+/// lowest are read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below
+/// ([S5.12]).
+pub(crate) fn numbers(objects: &BTreeMap<u32, ObjectInfo>) -> (Vec<u32>, bool) {
+    let bytes = objects.values().map(|info| info.len).fold(0, u64::saturating_add);
+    if objects.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
+        return (objects.keys().rev().copied().collect(), true);
     }
-    let mut read = half(folder.seals.iter().rev());
-    read.extend(half(folder.seals.iter()));
+    let mut read = half(objects.iter().rev());
+    read.extend(half(objects.iter()));
     (read, false)
 }
 

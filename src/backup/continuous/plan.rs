@@ -45,6 +45,9 @@ pub struct Recorded {
     pub recorded_until: u64,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// Of a restore to the last revision: the journals that were cut, passed over or not used, and why. It may hold less
+    /// than was recorded.
+    pub findings: Vec<String>,
     pub(crate) tail: Option<Arc<RecordedTail>>,
 }
 
@@ -113,7 +116,7 @@ async fn bases(
     let newest = listing.snapshots.iter().rev().filter(holds).take(1);
     let holding = newest.chain(listing.snapshots.iter().filter(holds).take(BASES / 2));
     let early = listing.snapshots.iter().rev().filter(is_early);
-    let mut bases = Vec::new();
+    let (mut bases, mut failure) = (Vec::new(), None);
     for id in holding.chain(early).map(|summary| summary.id) {
         if bases.len() >= BASES {
             break;
@@ -122,10 +125,16 @@ async fn bases(
             Ok(_) if !bases.contains(&id) => bases.push(id),
             Ok(_) => {}
             Err(error) if error.kind().is_general() => return Err(error),
-            Err(_) => {}
+            Err(error) => {
+                failure.get_or_insert(error.context(format!("snapshot {id}")));
+            }
         }
     }
-    Ok(bases)
+    match failure {
+        Some(error) if bases.is_empty() => Err(choose::none_counts(error)),
+        _ if listing.snapshots.is_empty() => Err(choose::none_yet()),
+        _ => Ok(bases),
+    }
 }
 
 /// A chain of journals that is being built.
@@ -134,6 +143,8 @@ struct Building {
     end: i64,
     chain: Vec<ReadJournal>,
     warnings: Vec<String>,
+    /// What may be missing, and why.
+    findings: Vec<String>,
 }
 
 async fn from_base(
@@ -155,41 +166,43 @@ async fn from_base(
     }
     let cluster = snapshot.manifest.body().cluster.clone();
     let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
-    let mut building = Building { end: revision, chain: Vec::new(), warnings: Vec::new() };
-    building.warnings.append(&mut journals.findings);
-    let newest = newest_snapshot(repository, &cluster).await?;
+    let mut building = Building {
+        end: revision,
+        chain: Vec::new(),
+        warnings: journals.findings.drain(..journals.unknown).collect(),
+        findings: std::mem::take(&mut journals.findings),
+    };
+    let extents = journals.extents(repository, keys).await?;
     let snapshot = Arc::new(snapshot);
     loop {
         if is_reached(&building, moment) {
             break;
         }
         let Some(next) = next_journal(&journals, &building) else { break };
-        // With signers each segment shows by itself that it counts.
-        let counts_to = journals.counts_to(next, newest).filter(|_| keys.signers().is_empty());
         let Some((journal, folder)) = journals.open.remove(&next) else { break };
         if !journal.standing.counts() {
-            building.warnings.push(format!("journal {next} does not count: {}", journal.standing));
+            building.findings.push(format!("journal {next} does not count: {}", journal.standing));
             continue;
         }
-        let mut read = ReadJournal::fetch(repository, keys, journal, &folder, dir).await?;
-        if let Some(sha256) = counts_to {
-            read.cut_after(sha256);
+        let mut read = match ReadJournal::fetch(repository, keys, journal, &folder, dir).await {
+            Err(error) if !error.kind().is_general() => {
+                building.findings.push(error.to_string());
+                continue;
+            }
+            read => read?,
+        };
+        building.findings.extend(extents.get(&next).and_then(|extent| extent.cut(&mut read)));
+        building.findings.append(&mut read.survey.findings);
+        if leads_on(read.last(), &building) {
+            building = step(building, read, snapshot.clone(), dir).await?;
         }
-        building.warnings.append(&mut read.survey.findings);
-        building = step(building, read, snapshot.clone(), dir).await?;
     }
     finish(base, revision, building, moment)
 }
 
 fn alone(base: SnapshotId, revision: i64) -> Recorded {
-    let (journals, warnings) = (Vec::new(), Vec::new());
-    Recorded { base, revision, journals, recorded_until: 0, warnings, tail: None }
-}
-
-/// When the cluster's newest snapshot was begun.
-async fn newest_snapshot(repository: &Repository, cluster: &ClusterName) -> Result<Option<u64>> {
-    let listing = catalog::snapshots(repository, Some(cluster)).await?;
-    Ok(listing.snapshots.last().map(|summary| summary.id.unix_ms()))
+    let (journals, warnings, findings) = (Vec::new(), Vec::new(), Vec::new());
+    Recorded { base, revision, journals, recorded_until: 0, warnings, findings, tail: None }
 }
 
 fn is_reached(building: &Building, moment: Moment) -> bool {
@@ -205,13 +218,15 @@ fn is_reached(building: &Building, moment: Moment) -> bool {
 
 /// The journal that may lead on: of those that hold what is reached the one that reaches farthest.
 fn next_journal(journals: &Journals, building: &Building) -> Option<SnapshotId> {
-    let leads_on = |id: &SnapshotId| {
-        let last = journals.last_of(*id);
-        // The first one may only tell that nothing has changed since the snapshot.
-        last > building.end || building.chain.is_empty() && last == building.end
-    };
     let starts = journals.open.iter().filter(|(_, (journal, _))| journal.first() <= building.end);
+    let leads_on = |id: &SnapshotId| leads_on(journals.last_of(*id), building);
     starts.map(|(id, _)| *id).filter(leads_on).max_by_key(|id| (journals.last_of(*id), *id))
+}
+
+/// Whether a journal that holds the revisions up to `last` is of use.
+fn leads_on(last: i64, building: &Building) -> bool {
+    // The first one may only tell that nothing has changed since the snapshot.
+    last > building.end || building.chain.is_empty() && last == building.end
 }
 
 /// Adds a journal, if it is of the same history.
@@ -240,8 +255,8 @@ async fn step(
                 building.end = building.end.max(read.last());
                 building.chain.push(read);
             }
-            Join::Parted(at) => building.warnings.push(parted(before, id, at)),
-            Join::Apart => building.warnings.push(format!(
+            Join::Parted(at) => building.findings.push(parted(before, id, at)),
+            Join::Apart => building.findings.push(format!(
                 "journal {id} has no revision to compare with {before}, and is not used"
             )),
         }
@@ -256,7 +271,11 @@ fn finish(
     building: Building,
     moment: Moment,
 ) -> Result<Recorded> {
-    let Building { end, chain, mut warnings } = building;
+    let Building { end, chain, mut warnings, mut findings } = building;
+    if moment != Moment::Newest {
+        // What was asked for is reached all the same, or this fails.
+        warnings.append(&mut findings);
+    }
     let recorded_until = chain.iter().map(|journal| journal.survey.complete_ms).max().unwrap_or(0);
     let revision = match moment {
         Moment::Newest => end,
@@ -272,7 +291,7 @@ fn finish(
         warnings.push(format!("no journal follows snapshot {base}: it is restored as it is"));
     }
     if revision == base_revision {
-        return Ok(Recorded { recorded_until, warnings, ..alone(base, revision) });
+        return Ok(Recorded { recorded_until, warnings, findings, ..alone(base, revision) });
     }
     let surveys = || chain.iter().map(|journal| &journal.survey);
     let compacted = surveys().flat_map(|survey| &survey.compacted);
@@ -294,7 +313,7 @@ fn finish(
     }
     let journals = chain.iter().map(ReadJournal::id).collect();
     let tail = Some(Arc::new(RecordedTail { chain: Chain(chain), compacted, ttls }));
-    Ok(Recorded { base, revision, journals, recorded_until, warnings, tail })
+    Ok(Recorded { base, revision, journals, recorded_until, warnings, findings, tail })
 }
 
 /// The last revision that was received at `ms` or before.
