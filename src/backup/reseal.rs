@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use super::catalog::{self, Scope};
-use super::continuous::reseal_journals;
+use super::continuous::{JournalJob, reseal_journals};
 use serde::Serialize;
 
 use crate::crypto;
@@ -24,6 +24,7 @@ use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
+use crate::store::seals::free_generation;
 use crate::task::{Control, Step, Unit};
 
 /// Seals read at once.
@@ -57,6 +58,8 @@ pub struct ResealReport {
     pub counting: Vec<SnapshotId>,
     /// Journals that have a new seal.
     pub journals: Vec<SnapshotId>,
+    /// Journals that were not sealed again, and why.
+    pub journals_left: Vec<String>,
     /// Older or planted seals that stay, and why.
     pub lingering: Vec<String>,
 }
@@ -170,20 +173,21 @@ struct Generation {
 }
 
 impl Resealing<'_> {
-    /// Journals, too, unless the job is about single snapshots, or a person has to look at each.
+    /// Journals, too, unless the job is about single snapshots. A person has to look at those that do not count: they are
+    /// left as they are, and reported.
     async fn journals(&mut self, scope: Scope<'_>) -> Result<()> {
         let cluster = match scope {
             Scope::All => None,
             Scope::Cluster(cluster) => Some(cluster),
             Scope::Ids(_) => return Ok(()),
         };
-        if self.accept != Accept::Counting {
-            return Ok(());
-        }
-        let done = reseal_journals(self.repository, self.keys, cluster, self.drop).await?;
+        let changes = matches!(self.accept, Accept::Counting);
+        let job = JournalJob { drop: self.drop, sign: self.sign, changes };
+        let done = reseal_journals(self.repository, self.keys, cluster, &job).await?;
         self.report.journals = done.resealed;
         self.report.counting.extend(done.failed.iter().map(|(id, _)| *id));
         self.report.failed.extend(done.failed);
+        self.report.journals_left = done.left;
         Ok(())
     }
 
@@ -230,7 +234,8 @@ impl Resealing<'_> {
         let data_key = authentic.judged.opened.ok_or_else(|| wrong_key(&seal))?.data_key;
         let highest =
             generations.iter().filter(|one| one.standing.is_some()).map(|one| one.number).max();
-        let next = free_number(highest.unwrap_or_default(), folder);
+        let is_taken = |number| folder.seals.contains_key(&number);
+        let next = free_generation(highest.unwrap_or_default(), is_taken);
         let mut kept = kept_stanzas(&seal, self.keys, self.drop);
         // Whoever knows the data key can fill a seal up. What has no room stays in the old seal, which then stays too.
         kept.truncate(MAX_STANZAS.saturating_sub(self.keys.sealing().count()));
@@ -404,14 +409,6 @@ fn signatures(seal: &Seal, generations: &[Generation]) -> Vec<Signature> {
     }
     all.sort_by_key(|signature| signature.key_id);
     all
-}
-
-/// The first generation above `highest` that no object has; if there is none, the greatest below. A seal of the last
-/// generation there is, which whoever knows the data key can make, does not stop re-sealing.
-fn free_number(highest: u32, folder: &Folder) -> Option<u32> {
-    let is_free = |number: &u32| !folder.seals.contains_key(number);
-    let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
-    above.or_else(|| (1..highest).rev().find(is_free))
 }
 
 /// How many snapshots depend on each master key.

@@ -154,15 +154,13 @@ impl ReadJournal {
         // What an end names is vouched for by its seal; without one, each segment by itself ([S13.8]).
         let must_be_signed = journal.end.is_none() && !keys.signers().is_empty();
         let cluster = Some(&journal.head.cluster);
-        let trusted = keys.signers().iter().filter(|signer| signer.revoked.is_none());
-        let signers = trusted.filter(|signer| signer.is_for(cluster)).map(|signer| signer.key);
         Self {
             id: journal.id(),
             first: journal.first(),
             places: Vec::new(),
             file,
             must_be_signed,
-            signers: signers.collect(),
+            signers: keys.trusted_for(cluster),
             survey: Survey { findings: journal.findings, ..Survey::default() },
             data_key: journal.data_key,
         }
@@ -256,7 +254,7 @@ impl ReadJournal {
                 }
                 if *wasted > MAX_WASTED {
                     failure = Error::tampered(format!(
-                        "more than {} MiB of objects that are no segments: others are not tried",
+                        "more than {} MiB of objects that are not its segments: others are not tried",
                         MAX_WASTED >> 20
                     ))
                     .hint("remove those that do not belong to it: somebody else put them there");

@@ -1,19 +1,13 @@
 //! A snapshot's seals: which of them opens it, and what all of them are worth (SPEC.md §5.2, §5.3).
 
-use std::collections::BTreeMap;
-
 use super::folder::Folder;
 use crate::crypto;
-use crate::envelope::{Judged, Opened, judge_seal, open_seal};
+use crate::envelope::{Judged, Opened, judge_seal, judge_to_vouch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::KeySet;
-use crate::keys::trust::{Distrust, Standing, standing};
-use crate::store::{ObjectInfo, Repository};
-
-/// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
-const MOST_SEALS: usize = 1000;
-const MOST_SEAL_BYTES: u64 = 64 << 20;
+use crate::keys::trust::Standing;
+use crate::store::{Repository, seals as of_store};
 
 /// What a manifest's seals came to.
 pub(crate) struct Authentic {
@@ -57,45 +51,12 @@ pub(crate) async fn authenticate(
 }
 
 pub(crate) fn too_many(id: SnapshotId) -> Error {
-    too_many_of(&format!("snapshot {id}"))
-}
-
-/// That `what` has more seals than are read.
-pub(crate) fn too_many_of(what: &str) -> Error {
-    let message = format!(
-        "{what} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
-        MOST_SEAL_BYTES >> 20
-    );
-    Error::tampered(message)
-        .hint("remove those that do not belong to it: somebody else put them there")
+    of_store::too_many(&format!("snapshot {id}"))
 }
 
 /// The generations to read, from the highest down, and whether those are all.
 pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
-    numbers(&folder.seals)
-}
-
-/// The numbers of `objects` to read, from the highest down, and whether those are all. Of too many the highest and the
-/// lowest are read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below
-/// ([S5.12]).
-pub(crate) fn numbers(objects: &BTreeMap<u32, ObjectInfo>) -> (Vec<u32>, bool) {
-    let bytes = objects.values().map(|info| info.len).fold(0, u64::saturating_add);
-    if objects.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
-        return (objects.keys().rev().copied().collect(), true);
-    }
-    let mut read = half(objects.iter().rev());
-    read.extend(half(objects.iter()));
-    (read, false)
-}
-
-/// As many of `seals` as half the bounds allow.
-fn half<'a>(seals: impl Iterator<Item = (&'a u32, &'a ObjectInfo)>) -> Vec<u32> {
-    let mut bytes = 0u64;
-    let fits = |(_, info): &(&u32, &ObjectInfo)| {
-        bytes = bytes.saturating_add(info.len);
-        bytes <= MOST_SEAL_BYTES / 2
-    };
-    seals.take(MOST_SEALS / 2).take_while(fits).map(|(generation, _)| *generation).collect()
+    of_store::generations(&folder.seals)
 }
 
 /// Reads one seal of `id`, which must be of that snapshot and generation.
@@ -188,17 +149,10 @@ impl<'a> Tried<'a> {
 
     async fn judge(&self, seal: &Seal) -> Result<Judged> {
         let cluster = Some(&self.manifest.body().cluster);
-        let judged = judge_seal(seal, self.object, cluster, self.keys).await?;
-        if !self.vouching || judged.standing.counts() {
-            return Ok(judged);
+        match self.vouching {
+            true => judge_to_vouch(seal, self.object, cluster, self.keys).await,
+            false => judge_seal(seal, self.object, cluster, self.keys).await,
         }
-        let opened = open_seal(seal, self.object, self.keys).await?;
-        // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
-        let standing = match judged.standing {
-            revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
-            _ => standing(&[], [opened.evidence()]),
-        };
-        Ok(Judged { opened: Some(opened), standing })
     }
 
     fn note(&mut self, seal: Seal, judged: Judged) -> Standing {

@@ -11,7 +11,7 @@ use crate::backup::catalog::{self, Summary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, OpenJournal};
+use crate::journal::open::{self, Judging, OpenJournal};
 use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
@@ -161,6 +161,19 @@ impl Journals {
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
+        Self::open_as(Judging::Reading, repository, keys, cluster).await
+    }
+
+    /// As [`open`](Self::open).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn open_as(
+        judging: Judging,
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+    ) -> Result<Self> {
         let (folders, foreign) = folder::list_all(repository).await?;
         let mut findings: Vec<_> =
             foreign.into_iter().map(|name| format!("{name}: unknown object")).collect();
@@ -169,7 +182,10 @@ impl Journals {
         let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
         let mut opening = stream::iter(there)
             .map(|(id, folder)| async move {
-                let journal = open::open(repository, id, &folder, keys).await;
+                let journal = match judging {
+                    Judging::Reading => open::open(repository, id, &folder, keys).await,
+                    Judging::Vouching => open::open_to_vouch(repository, id, &folder, keys).await,
+                };
                 (id, journal, folder)
             })
             .buffered(READS);

@@ -9,4 +9,4 @@ mod reseal;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
 pub use record::{RecordReport, record};
-pub(super) use reseal::{lost_without, reseal as reseal_journals};
+pub(super) use reseal::{JournalJob, lost_without, reseal as reseal_journals};

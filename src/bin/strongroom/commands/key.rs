@@ -225,6 +225,9 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
             created(*id)
         ));
     }
+    for left in &report.journals_left {
+        context.output.warn(&format!("not sealed again: {left}"));
+    }
     for (id, error) in &report.failed {
         context.output.warn(&format!("snapshot {id} was not changed: {error}"));
     }
@@ -236,7 +239,7 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
         "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
-        "journals": report.journals.len(),
+        "journals": report.journals.len(), "journals_left": report.journals_left,
     });
     let text = format!(
         "{again} re-sealed, {unchanged} unchanged, {} not trusted, {} failed{}",
@@ -248,7 +251,9 @@ pub(super) fn resealed(report: &ResealReport, context: &Context) -> (Value, Stri
         }
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
-    let findings = !report.lingering.is_empty() || !report.untrusted.is_empty();
+    let findings = !report.lingering.is_empty()
+        || !report.untrusted.is_empty()
+        || !report.journals_left.is_empty();
     (json, text, ExitCode::from(worst.unwrap_or(if findings { FINDINGS } else { 0 })))
 }
 
