@@ -57,7 +57,7 @@ pub async fn latest(
 }
 
 /// The newest snapshot does not count, and none before it does.
-fn none_counts(error: Error) -> Error {
+pub(super) fn none_counts(error: Error) -> Error {
     match error.kind() {
         ErrorKind::WrongKey => error.hint("give a master key that it names; no older snapshot opens either"),
         ErrorKind::Refused => error.hint(
@@ -241,7 +241,8 @@ fn one_of(clusters: &BTreeSet<&ClusterName>) -> Result<()> {
     Err(Error::usage(message).hint("select one with --cluster"))
 }
 
-fn none_yet() -> Error {
+/// That there is none to choose from.
+pub(super) fn none_yet() -> Error {
     not_found("there is no snapshot, or none before that time")
 }
 

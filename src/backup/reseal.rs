@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::catalog::{self, Scope};
-use super::continuous::reseal_journals;
+use super::continuous::{JournalJob, reseal_journals};
 use serde::Serialize;
 
 use crate::crypto;
@@ -23,6 +23,7 @@ use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
+use crate::store::seals::next_generation;
 use crate::task::{Control, Step, Unit};
 
 /// Which snapshots are sealed again.
@@ -53,6 +54,8 @@ pub struct ResealReport {
     pub counting: Vec<SnapshotId>,
     /// Journals that have a new seal.
     pub journals: Vec<SnapshotId>,
+    /// Journals that were not sealed again, and why.
+    pub journals_left: Vec<String>,
     /// Older or planted seals that stay, and why.
     pub lingering: Vec<String>,
 }
@@ -177,20 +180,21 @@ struct Generation {
 }
 
 impl Resealing<'_> {
-    /// Journals, too, unless the job signs or is about single snapshots, or a person has to look at each.
+    /// Journals, too, unless the job is about single snapshots. A person has to look at those that do not count: they are
+    /// left as they are, and reported.
     async fn journals(&mut self, scope: Scope<'_>) -> Result<()> {
         let cluster = match scope {
             Scope::All => None,
             Scope::Cluster(cluster) => Some(cluster),
             Scope::Ids(_) => return Ok(()),
         };
-        if self.sign || self.accept != Accept::Counting {
-            return Ok(());
-        }
-        let done = reseal_journals(self.repository, self.keys, cluster, self.drop).await?;
+        let changes = matches!(self.accept, Accept::Counting);
+        let job = JournalJob { drop: self.drop, sign: self.sign, changes };
+        let done = reseal_journals(self.repository, self.keys, cluster, &job).await?;
         self.report.journals = done.resealed;
         self.report.counting.extend(done.failed.iter().map(|(id, _)| *id));
         self.report.failed.extend(done.failed);
+        self.report.journals_left = done.left;
         Ok(())
     }
 
@@ -245,7 +249,8 @@ impl Resealing<'_> {
         }
         let genuine = generations.iter().filter(|one| one.is_genuine);
         let highest = genuine.map(|one| one.number).max();
-        let next = seals::next_generation(highest.unwrap_or_default(), folder);
+        let is_taken = |number| folder.seals.contains_key(&number);
+        let next = next_generation(highest.unwrap_or_default(), is_taken);
         let mut kept = match self.sign {
             true => seal.body().stanzas().to_vec(),
             false => kept_stanzas(&seal, self.keys, self.drop),

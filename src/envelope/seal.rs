@@ -4,7 +4,7 @@ use super::DataKey;
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, SealBody, Sha256, Signature, Stanza};
-use crate::keys::trust::{Evidence, Standing, StanzaKind, standing};
+use crate::keys::trust::{Distrust, Evidence, Standing, StanzaKind, standing};
 use crate::keys::{Binding, Identity, KeySet, strength_of};
 
 /// A seal that opened.
@@ -72,6 +72,30 @@ pub async fn judge_seal(
         revoked: signed.revoked,
     };
     Ok(Judged { opened, standing: standing(&signers, [evidence]) })
+}
+
+/// As [`judge_seal`], for somebody who vouches for what opens: that it is not signed yet is why. A key that seals makes it
+/// count although signers are configured.
+///
+/// # Errors
+/// Those of [`judge_seal`] and [`open_seal`].
+pub async fn judge_to_vouch(
+    seal: &Seal,
+    object: Sha256,
+    cluster: Option<&ClusterName>,
+    keys: &KeySet,
+) -> Result<Judged> {
+    let judged = judge_seal(seal, object, cluster, keys).await?;
+    if judged.standing.counts() {
+        return Ok(judged);
+    }
+    let opened = open_seal(seal, object, keys).await?;
+    // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
+    let standing = match judged.standing {
+        revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
+        _ => standing(&[], [opened.evidence()]),
+    };
+    Ok(Judged { opened: Some(opened), standing })
 }
 
 fn check_object(seal: &Seal, object: Sha256) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::folder::Folder;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, Opened, judge_seal, wrong_key};
+use crate::envelope::{DataKey, Judged, Opened, judge_seal, judge_to_vouch, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     ClusterName, EndBody, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
@@ -11,9 +11,7 @@ use crate::format::{
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::store::Repository;
-
-/// The most seals, and the most ends, of one journal that are read.
-const MOST: usize = 64;
+use crate::store::seals::{generations, too_many};
 
 /// A journal whose head is authenticated.
 pub(crate) struct OpenJournal {
@@ -50,6 +48,15 @@ struct Found {
     end: Option<JournalEnd>,
 }
 
+/// How a journal's seals are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judging {
+    /// For a reader.
+    Reading,
+    /// For somebody who vouches for journals: that they are not signed yet is why.
+    Vouching,
+}
+
 /// Opens the journal `id`; one that was removed by its tombstone.
 ///
 /// # Errors
@@ -60,10 +67,24 @@ pub(crate) async fn open(
     folder: &Folder,
     keys: &KeySet,
 ) -> Result<OpenJournal> {
-    opened(repository, id, folder, keys).await.context(format!("journal {id}"))
+    opened(Judging::Reading, repository, id, folder, keys).await.context(format!("journal {id}"))
+}
+
+/// As [`open`], for somebody who vouches for journals.
+///
+/// # Errors
+/// Those of [`open`].
+pub(crate) async fn open_to_vouch(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+    keys: &KeySet,
+) -> Result<OpenJournal> {
+    opened(Judging::Vouching, repository, id, folder, keys).await.context(format!("journal {id}"))
 }
 
 async fn opened(
+    judging: Judging,
     repository: &Repository,
     id: SnapshotId,
     folder: &Folder,
@@ -80,9 +101,10 @@ async fn opened(
     }
     let mut findings = Vec::new();
     let ends = ends(repository, id, folder, &head, &mut findings).await?;
-    let found =
-        seals(repository, id, folder, keys, (&bytes, &head.body().cluster, &ends), &mut findings)
-            .await?;
+    let body = head.body();
+    let cluster = &body.cluster;
+    let objects = Objects { head: digest(&bytes), cluster, ends: &ends };
+    let found = seals(judging, (repository, id), folder, keys, &objects, &mut findings).await?;
     let Found { seal, opened, standing, end } = found;
     let data_key = opened.data_key;
     data_key
@@ -116,8 +138,8 @@ async fn ends(
     findings: &mut Vec<String>,
 ) -> Result<Vec<(Sha256, JournalEnd)>> {
     let mut ends = Vec::new();
-    for generation in folder.ends.keys().rev().take(MOST) {
-        let name = JournalPart::End(*generation).of(id);
+    for generation in generations(&folder.ends).0 {
+        let name = JournalPart::End(generation).of(id);
         let end = match repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
@@ -138,54 +160,84 @@ async fn ends(
     Ok(ends)
 }
 
+/// What a journal's seals may vouch for.
+struct Objects<'a> {
+    head: Sha256,
+    cluster: &'a ClusterName,
+    ends: &'a [(Sha256, JournalEnd)],
+}
+
 /// The seal that is worth most: of equal ones the one that vouches for an end, then the newest.
 async fn seals(
-    repository: &Repository,
-    id: SnapshotId,
+    judging: Judging,
+    (repository, id): (&Repository, SnapshotId),
     folder: &Folder,
     keys: &KeySet,
-    (head, cluster, ends): (&[u8], &ClusterName, &[(Sha256, JournalEnd)]),
+    objects: &Objects<'_>,
     findings: &mut Vec<String>,
 ) -> Result<Found> {
-    let head = digest(head);
     let (mut best, mut worst): (Option<Found>, Option<Error>) = (None, None);
-    for generation in folder.seals.keys().rev().take(MOST) {
-        let name = JournalPart::Seal(*generation).of(id);
-        let seal = read_seal(repository, id, *generation, &name).await;
-        let opened = match seal {
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+    let (numbers, all) = generations(&folder.seals);
+    let worth = |found: &Found| (found.standing, found.end.is_some());
+    for generation in numbers {
+        let name = JournalPart::Seal(generation).of(id);
+        let found = match read_seal(repository, id, generation, &name).await {
+            Ok(seal) => judge(judging, seal, keys, objects).await,
             Err(error) => Err(error),
-            Ok(seal) => {
-                let object = seal.body().object();
-                let end = ends.iter().find(|(digest, _)| *digest == object);
-                if end.is_none() && object != head {
-                    findings.push(format!("{name}: it vouches for an object that is not there"));
-                    continue;
-                }
-                judge_seal(&seal, object, Some(cluster), keys).await.and_then(|judged| {
-                    let opened = judged.opened.ok_or_else(|| wrong_key(&seal))?;
-                    Ok((seal, opened, judged.standing, end.map(|(_, end)| end.clone())))
-                })
-            }
         };
-        match opened {
-            Ok((seal, opened, standing, end)) => {
-                let worth = |found: &Found| (found.standing, found.end.is_some());
-                let found = Found { seal, opened, standing, end };
+        match found {
+            Ok(found) => {
                 if best.as_ref().is_none_or(|best| worth(&found) > worth(best)) {
                     best = Some(found);
                 }
+                // None further down can be worth more.
+                if best.as_ref().is_some_and(|best| worth(best) == (Standing::Counts, true)) {
+                    break;
+                }
             }
-            Err(error) if error.kind() == ErrorKind::WrongKey => {
-                worst.get_or_insert(error);
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            // What keys and signers say outweighs what is no seal of it ([S5.7]).
+            Err(error) if matches!(error.kind(), ErrorKind::WrongKey | ErrorKind::Refused) => {
+                worst = Some(error);
             }
             Err(error) => {
                 findings.push(format!("{name}: {error}"));
-                worst = Some(error);
+                worst.get_or_insert(error);
             }
         }
     }
+    if !all && best.as_ref().is_none_or(|best| !best.standing.counts()) {
+        return Err(too_many("it"));
+    }
     best.ok_or_else(|| worst.unwrap_or_else(|| Error::truncated("it has no seal")))
+}
+
+/// What `seal` is worth, which opens.
+async fn judge(
+    judging: Judging,
+    seal: Seal,
+    keys: &KeySet,
+    objects: &Objects<'_>,
+) -> Result<Found> {
+    let object = seal.body().object();
+    let end = objects.ends.iter().find(|(digest, _)| *digest == object);
+    if end.is_none() && object != objects.head {
+        return Err(Error::tampered("it vouches for an object that is not there"));
+    }
+    let cluster = Some(objects.cluster);
+    let Judged { opened, standing } = match judging {
+        Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
+        Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
+    };
+    let Some(opened) = opened else {
+        // Where signers are trusted, no key is tried on what none of them signed.
+        return Err(match standing.counts() {
+            true => wrong_key(&seal),
+            false => Error::new(ErrorKind::Refused, standing.to_string())
+                .hint("`strongroom key vouch --all` signs what a key shows to be genuine"),
+        });
+    };
+    Ok(Found { seal, opened, standing, end: end.map(|(_, end)| end.clone()) })
 }
 
 async fn read_seal(

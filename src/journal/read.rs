@@ -14,14 +14,14 @@ use super::open::OpenJournal;
 use crate::compress::decompress_padded_by;
 use crate::crypto;
 use crate::envelope::{DataKey, ObjectOpener};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Body, Continues, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, Sha256, Signature,
-    SnapshotId, padme,
+    Body, Continues, EndObjects, EndReason, Entry, MAX_BODY, MAX_SEGMENTS, Role, SegmentEntry,
+    Sha256, Signature, SnapshotId, padme,
 };
 use crate::keys::{KeySet, PublicSigner};
 use crate::mvcc::{Reading, Recorded, Recording, Revision};
-use crate::store::Repository;
+use crate::store::{ObjectInfo, Repository};
 
 /// Segments that are fetched at once.
 const READS: usize = 16;
@@ -31,6 +31,43 @@ pub(crate) const LONGEST: u64 = (MAX_BODY as u64) + (MAX_BODY as u64) / 4;
 const SHORTEST: u64 = 4096;
 /// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
 const LONGEST_MS: u64 = 65 * 60 * 1000;
+
+/// Bytes that are fetched at once, unless one object has more.
+const BATCH: u64 = 96 << 20;
+/// Bytes of objects that turn out to be none of a journal's segments.
+const MAX_WASTED: u64 = 1 << 30;
+
+/// Objects that may be the segment `number`, the shortest first: what somebody planted costs no more than what is genuine.
+struct Candidates {
+    number: u64,
+    /// The digest that the end names.
+    pinned: Option<Sha256>,
+    infos: Vec<ObjectInfo>,
+}
+
+/// Segments that are fetched together.
+#[derive(Default)]
+struct Batch(Vec<Candidates>);
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        let first = |candidates: &Candidates| candidates.infos.first().map_or(0, |info| info.len);
+        let bytes = self.0.iter().map(first).fold(0, u64::saturating_add);
+        // The next one may be as long as a segment can be.
+        self.0.is_empty() || self.0.len() < READS && bytes <= BATCH.saturating_sub(LONGEST)
+    }
+
+    fn add(&mut self, number: u64, named: Option<SegmentEntry>, folder: &Folder) {
+        let lengths = match named {
+            Some(named) => named.length..=named.length.min(LONGEST),
+            None => SHORTEST..=LONGEST,
+        };
+        let infos = folder.segments.get(&number).into_iter().flatten();
+        let mut infos: Vec<_> = infos.filter(|info| lengths.contains(&info.len)).cloned().collect();
+        infos.sort_by_key(|info| info.len);
+        self.0.push(Candidates { number, pinned: named.map(|named| named.sha256), infos });
+    }
+}
 
 /// One journal's segments, which chain and open, as far as they count.
 pub(crate) struct ReadJournal {
@@ -117,15 +154,13 @@ impl ReadJournal {
         // What an end names is vouched for by its seal; without one, each segment by itself ([S13.8]).
         let must_be_signed = journal.end.is_none() && !keys.signers().is_empty();
         let cluster = Some(&journal.head.cluster);
-        let trusted = keys.signers().iter().filter(|signer| signer.revoked.is_none());
-        let signers = trusted.filter(|signer| signer.is_for(cluster)).map(|signer| signer.key);
         Self {
             id: journal.id(),
             first: journal.first(),
             places: Vec::new(),
             file,
             must_be_signed,
-            signers: signers.collect(),
+            signers: keys.trusted_for(cluster),
             survey: Survey { findings: journal.findings, ..Survey::default() },
             data_key: journal.data_key,
         }
@@ -156,62 +191,107 @@ impl ReadJournal {
         };
         let wanted = named.as_ref().map_or(MAX_SEGMENTS, |segments| segments.len() as u64);
         let id = read.id;
-        let names: Vec<_> = (1..=wanted)
-            .map_while(|number| folder.segments.get(&number).map(|infos| (number, infos)))
-            .collect();
-        let mut fetched = stream::iter(names)
-            .map(|(number, infos)| async move {
-                let mut found = Vec::new();
-                for info in infos.iter().take(READS) {
-                    found.push(repository.get(&info.name, LONGEST).await);
-                }
-                (number, found)
-            })
-            .buffered(READS);
         let mut reading = Reading::new(read.first);
-        while let Some((number, candidates)) = fetched.next().await {
-            let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
-            let pinned = named.as_ref().and_then(|segments| segments.get(index)).map(|e| e.sha256);
-            match read.take(number, candidates, pinned, &mut reading) {
-                Ok(()) => {}
-                Err(error) if error.kind().is_general() => return Err(error),
-                Err(error) => {
-                    let part = format!("journal {id}, segment {number}");
+        let mut wasted = 0;
+        let mut number = 1;
+        while number <= wanted {
+            // What is listed under these numbers, as far as it can be what is wanted.
+            let mut batch = Batch::default();
+            while batch.has_room() && number <= wanted && folder.segments.contains_key(&number) {
+                let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
+                let named = named.as_ref().and_then(|segments| segments.get(index)).copied();
+                batch.add(number, named, folder);
+                number = number.saturating_add(1);
+            }
+            if batch.0.is_empty() {
+                break;
+            }
+            if let Err((at, error)) =
+                read.take_all(repository, batch, &mut wasted, &mut reading).await
+            {
+                if matches!(error.kind(), ErrorKind::Denied) || !error.kind().is_general() {
+                    let part = format!("journal {id}, segment {at}");
                     read.survey.findings.push(error.context(part).to_string());
                     break;
                 }
+                return Err(error);
             }
         }
         read.note_missing(named.map(|segments| segments.len()), folder);
         Ok(read)
     }
 
-    /// Takes the segment `number`, of which the store has `candidates`.
-    fn take(
+    /// Takes the segments of `batch`, which follow one another: of each the first candidate is fetched together with the
+    /// others', a further one only when those before it are not the segment.
+    async fn take_all(
         &mut self,
-        number: u64,
-        candidates: Vec<Result<bytes::Bytes>>,
-        pinned: Option<Sha256>,
+        repository: &Repository,
+        batch: Batch,
+        wasted: &mut u64,
         reading: &mut Reading,
-    ) -> Result<()> {
-        let mut failure = None;
-        for bytes in candidates {
-            let bytes = bytes?;
-            let digest = Sha256(crypto::sha256(&[&bytes]));
-            if pinned.is_some_and(|pinned| pinned != digest) {
-                failure = Some(Error::tampered("it is not the object that the end names"));
-                continue;
-            }
-            match self.survey(number, &bytes, reading) {
-                Ok((news, next)) => {
-                    *reading = next;
-                    self.survey.add(news, digest);
-                    return self.keep(&bytes);
+    ) -> std::result::Result<(), (u64, Error)> {
+        let mut fetched = stream::iter(batch.0)
+            .map(|candidates| async move {
+                let first = match candidates.infos.first() {
+                    Some(info) => repository.get(&info.name, info.len).await,
+                    None => Err(Error::tampered("no object of this number has a possible length")),
+                };
+                (candidates, first)
+            })
+            .buffered(READS);
+        while let Some((candidates, first)) = fetched.next().await {
+            let number = candidates.number;
+            let mut failure = match self.take(&candidates, first, reading) {
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            let mut taken = false;
+            for (tried, info) in candidates.infos.iter().zip(candidates.infos.iter().skip(1)) {
+                *wasted = wasted.saturating_add(tried.len);
+                // Where the store or the disk fails, another object does not help.
+                if failure.kind().is_general() && failure.kind() != ErrorKind::Denied {
+                    break;
                 }
-                Err(error) => failure = Some(error),
+                if *wasted > MAX_WASTED {
+                    failure = Error::tampered(format!(
+                        "more than {} MiB of objects that are not its segments: others are not tried",
+                        MAX_WASTED >> 20
+                    ))
+                    .hint("remove those that do not belong to it: somebody else put them there");
+                    break;
+                }
+                let bytes = repository.get(&info.name, info.len).await;
+                match self.take(&candidates, bytes, reading) {
+                    Ok(()) => {
+                        taken = true;
+                        break;
+                    }
+                    Err(error) => failure = error,
+                }
+            }
+            if !taken {
+                return Err((number, failure));
             }
         }
-        Err(failure.unwrap_or_else(|| Error::truncated("it is missing")))
+        Ok(())
+    }
+
+    /// Takes `bytes`, if they are the segment that `candidates` stand for.
+    fn take(
+        &mut self,
+        candidates: &Candidates,
+        bytes: Result<bytes::Bytes>,
+        reading: &mut Reading,
+    ) -> Result<()> {
+        let bytes = bytes?;
+        let digest = Sha256(crypto::sha256(&[&bytes]));
+        if candidates.pinned.is_some_and(|pinned| pinned != digest) {
+            return Err(Error::tampered("it is not the object that the end names"));
+        }
+        let (news, next) = self.survey(candidates.number, &bytes, reading)?;
+        *reading = next;
+        self.survey.add(news, digest);
+        self.keep(&bytes)
     }
 
     /// What the segment says, if it opens, chains and is read as what follows.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::signing::{SignedBy, Signer, SigningKey, signed_by};
+use super::signing::{PublicSigner, SignedBy, Signer, SigningKey, signed_by, trusted_for};
 use super::{Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, Signature, Time};
@@ -164,6 +164,11 @@ impl KeySet {
     #[must_use]
     pub fn signers(&self) -> &[Signer] {
         &self.signers
+    }
+
+    /// The signers whose signatures make what is about `cluster` count.
+    pub(crate) fn trusted_for(&self, cluster: Option<&ClusterName>) -> Vec<PublicSigner> {
+        trusted_for(&self.signers, cluster)
     }
 
     /// Treats the signer of this id as revoked; false if there is none.

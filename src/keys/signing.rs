@@ -144,6 +144,19 @@ pub struct SignedBy {
     pub revoked: bool,
 }
 
+/// Whether the signer `id` signs for `cluster`, and whether it was revoked. One that is given twice must be allowed by each.
+fn rights(signers: &[Signer], id: KeyId, cluster: Option<&ClusterName>) -> (bool, bool) {
+    let given = || signers.iter().filter(|signer| signer.key.id() == id);
+    let is_for = given().all(|signer| signer.is_for(cluster));
+    (is_for, given().any(|signer| signer.revoked.is_some()))
+}
+
+/// Those of `signers` whose signatures make what is about `cluster` count.
+pub(super) fn trusted_for(signers: &[Signer], cluster: Option<&ClusterName>) -> Vec<PublicSigner> {
+    let may = |signer: &&Signer| rights(signers, signer.key.id(), cluster) == (true, false);
+    signers.iter().filter(may).map(|signer| signer.key).collect()
+}
+
 /// Which of `signers` signed what `seal` vouches for, which is about `cluster`. Lines of others are passed over.
 ///
 /// # Errors
@@ -155,19 +168,12 @@ pub(super) fn signed_by(
 ) -> Result<SignedBy> {
     let mut found = SignedBy::default();
     for signature in seal.signatures() {
-        // One that is given twice must be allowed by each.
-        let mut given =
-            signers.iter().filter(|signer| signer.key.id() == signature.key_id).peekable();
-        let Some(first) = given.peek() else { continue };
         let key = signature.key_id;
-        if !first.key.verifies(seal.subject(), seal.object(), signature) {
+        let Some(signer) = signers.iter().find(|signer| signer.key.id() == key) else { continue };
+        if !signer.key.verifies(seal.subject(), seal.object(), signature) {
             return Err(Error::tampered(format!("the signature of signer {key} does not verify")));
         }
-        let (mut revoked, mut is_for) = (false, true);
-        for signer in given {
-            revoked |= signer.revoked.is_some();
-            is_for &= signer.is_for(cluster);
-        }
+        let (is_for, revoked) = rights(signers, key, cluster);
         found.revoked |= revoked;
         if is_for && !revoked {
             found.trusted.push(key);

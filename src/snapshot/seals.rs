@@ -2,19 +2,12 @@
 
 use super::folder::Folder;
 use crate::crypto;
-use crate::envelope::{Judged, Opened, judge_seal, open_seal};
+use crate::envelope::{Judged, Opened, judge_seal, judge_to_vouch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::KeySet;
-use crate::keys::trust::{Distrust, Standing, standing};
-use crate::store::{ObjectInfo, Repository};
-
-/// The most seals of one snapshot that are read, and their most bytes ([S5.12]).
-const MOST_SEALS: usize = 1000;
-const MOST_SEAL_BYTES: u64 = 64 << 20;
-/// The numbers from the first up, and from the last down, whose seals are within half of the bounds whatever their lengths.
-const ENDS: u32 = 20;
-const _: () = assert!(ENDS as u64 * MAX_SEAL as u64 <= MOST_SEAL_BYTES / 2);
+use crate::keys::trust::Standing;
+use crate::store::{Repository, seals as of_store};
 
 /// What a manifest's seals came to.
 pub(crate) struct Authentic {
@@ -58,51 +51,12 @@ pub(crate) async fn authenticate(
 }
 
 pub(crate) fn too_many(id: SnapshotId) -> Error {
-    let message = format!(
-        "snapshot {id} has more than {MOST_SEALS} seals, or more than {} MiB of them: whether it counts is unknown",
-        MOST_SEAL_BYTES >> 20
-    );
-    Error::tampered(message)
-        .hint("remove those that do not belong to it: somebody else put them there")
+    of_store::too_many(&format!("snapshot {id}"))
 }
 
-/// The generations to read, from the highest down, and whether those are all. Of too many the highest and the lowest are
-/// read: whoever plants seals beside one that he cannot delete has only the numbers above it, and the few below ([S5.12]).
+/// The generations to read, from the highest down, and whether those are all.
 pub(crate) fn generations(folder: &Folder) -> (Vec<u32>, bool) {
-    let bytes = folder.seals.values().map(read_length).fold(0, u64::saturating_add);
-    if folder.seals.len() <= MOST_SEALS && bytes <= MOST_SEAL_BYTES {
-        return (folder.seals.keys().rev().copied().collect(), true);
-    }
-    let mut read = half(folder.seals.iter().rev());
-    read.extend(half(folder.seals.iter()));
-    (read, false)
-}
-
-/// How much of an object is read as a seal at most: a longer one is none, and its length pushes no other out.
-fn read_length(info: &ObjectInfo) -> u64 {
-    info.len.min(MAX_SEAL as u64)
-}
-
-/// The number of a new seal: the first above `highest` that is free, if it is one of the first or last [`ENDS`], which
-/// [`generations`] reads whatever else is there; otherwise the greatest of those that is free.
-pub(crate) fn next_generation(highest: u32, folder: &Folder) -> Option<u32> {
-    let is_free = |number: &u32| !folder.seals.contains_key(number);
-    let last = u32::MAX - ENDS + 1..=u32::MAX;
-    let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
-    above
-        .filter(|number| *number <= ENDS || last.contains(number))
-        .or_else(|| last.rev().find(is_free))
-        .or_else(|| (1..=ENDS).rev().find(is_free))
-}
-
-/// As many of `seals` as half the bounds allow.
-fn half<'a>(seals: impl Iterator<Item = (&'a u32, &'a ObjectInfo)>) -> Vec<u32> {
-    let mut bytes = 0u64;
-    let fits = |(_, info): &(&u32, &ObjectInfo)| {
-        bytes = bytes.saturating_add(read_length(info));
-        bytes <= MOST_SEAL_BYTES / 2
-    };
-    seals.take(MOST_SEALS / 2).take_while(fits).map(|(generation, _)| *generation).collect()
+    of_store::generations(&folder.seals)
 }
 
 /// Reads one seal of `id`, which must be of that snapshot and generation.
@@ -187,7 +141,7 @@ impl<'a> Tried<'a> {
         };
         let name = Part::Seal(generation).of(body.snapshot);
         let error = if error.to_string().contains(&name) { error } else { error.context(name) };
-        if rank != 2 && self.findings.len() < MOST_SEALS {
+        if rank != 2 && self.findings.len() < of_store::MOST {
             self.findings.push(error.to_string());
         }
         if self.worst.as_ref().is_none_or(|(worst, _)| rank > *worst) {
@@ -198,17 +152,10 @@ impl<'a> Tried<'a> {
 
     async fn judge(&self, seal: &Seal) -> Result<Judged> {
         let cluster = Some(&self.manifest.body().cluster);
-        let judged = judge_seal(seal, self.object, cluster, self.keys).await?;
-        if !self.vouching || judged.standing.counts() {
-            return Ok(judged);
+        match self.vouching {
+            true => judge_to_vouch(seal, self.object, cluster, self.keys).await,
+            false => judge_seal(seal, self.object, cluster, self.keys).await,
         }
-        let opened = open_seal(seal, self.object, self.keys).await?;
-        // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
-        let standing = match judged.standing {
-            revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
-            _ => standing(&[], [opened.evidence()]),
-        };
-        Ok(Judged { opened: Some(opened), standing })
     }
 
     fn note(&mut self, seal: Seal, judged: Judged) -> Standing {
@@ -256,38 +203,4 @@ impl<'a> Tried<'a> {
 /// Of two seals that are worth the same, one that opened is of more use.
 fn worth(judged: &Judged) -> (Standing, bool) {
     (judged.standing, judged.opened.is_some())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    fn folder(numbers: impl IntoIterator<Item = u32>, len: u64) -> Folder {
-        let mut folder = Folder::default();
-        for number in numbers {
-            let name = Part::Seal(number).of(SnapshotId(1));
-            folder.seals.insert(number, ObjectInfo { name, len, modified: SystemTime::UNIX_EPOCH });
-        }
-        folder
-    }
-
-    #[test]
-    fn a_new_seal_is_always_among_those_that_are_read() {
-        let next = |highest, taken: &[u32]| next_generation(highest, &folder(taken.to_vec(), 1));
-        assert_eq!(next(1, &[1, 2, u32::MAX]), Some(3));
-        assert_eq!(next(u32::MAX, &[1, u32::MAX]), Some(u32::MAX - 1));
-        let mut planted: Vec<u32> = (1..=601).collect();
-        let number = next(1, &planted).unwrap();
-        assert_eq!(number, u32::MAX);
-        assert_eq!(next(1, &(1..=20).chain(u32::MAX - 19..=u32::MAX).collect::<Vec<_>>()), None);
-        planted.extend(10_000..11_000);
-        planted.push(number);
-        // Neither their number nor their lengths hide it.
-        for len in [1, 1 << 30] {
-            assert!(generations(&folder(planted.clone(), len)).0.contains(&number));
-            assert!(generations(&folder(planted.clone(), len)).0.contains(&ENDS));
-        }
-    }
 }

@@ -25,6 +25,7 @@ mod options;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod proxy;
 mod repository;
+pub(crate) mod seals;
 mod settings;
 mod upload;
 mod url;

@@ -345,8 +345,8 @@ async fn a_gap_is_followed_by_a_snapshot() {
     let said = recording.stop();
     assert!(said.contains("etcd has compacted what was not recorded yet"), "{said}");
     let gaps = &place.json(&["journal", "list"])["gaps"];
-    assert_eq!(gaps[0]["last"], first, "{gaps}");
-    assert!(gaps[0]["first"].as_i64().unwrap() > last, "{gaps}");
+    assert_eq!(gaps[0]["last_revision"], first, "{gaps}");
+    assert!(gaps[0]["first_revision"].as_i64().unwrap() > last, "{gaps}");
     let restored = place.json(&["restore", &before, "--newest", "--output", "before.db"]);
     assert_eq!(revision_of(&restored), first);
     let restored = place.json(&["restore", "--newest", "--output", "after.db"]);
@@ -440,7 +440,8 @@ async fn what_is_missing_or_moved_is_noticed() {
         let output = format!("{name}.db");
         let restored = run(&["restore", &snapshot, "--newest", "--output", &output]);
         let said = String::from_utf8_lossy(&restored.stderr).into_owned();
-        assert!(restored.status.success() && said.contains("count"), "{name}: {said}");
+        // It may be less than what was recorded.
+        assert!(restored.status.code() == Some(3) && said.contains("count"), "{name}: {said}");
         let restored: Value = serde_json::from_slice(&restored.stdout).unwrap();
         let reached = revision_of(&restored);
         assert!(reached <= last && (reached < last || name == "last"), "{name}: {restored}");

@@ -125,7 +125,7 @@ async fn write_missing_vectors_of_journals() {
     fs::write(repositories().join(format!("{NAME}.json")), text).unwrap();
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

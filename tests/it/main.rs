@@ -49,6 +49,7 @@ mod mvcc;
 mod operators;
 mod paper;
 mod planted_files;
+mod planted_journals;
 mod planted_objects;
 mod planted_seals;
 mod program;

@@ -11,4 +11,6 @@ pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
 pub use record::{RecordReport, record};
-pub(super) use reseal::{lost_without, reseal as reseal_journals, seals as journal_seals};
+pub(super) use reseal::{
+    JournalJob, lost_without, reseal as reseal_journals, seals as journal_seals,
+};

@@ -46,6 +46,9 @@ pub struct Recorded {
     pub recorded_until: u64,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// Of a restore to the last revision: the journals that were cut, passed over or not used, and why. It may hold less
+    /// than was recorded.
+    pub findings: Vec<String>,
     pub(crate) tail: Option<Arc<RecordedTail>>,
 }
 
@@ -114,7 +117,7 @@ async fn bases(
     let newest = listing.snapshots.iter().rev().filter(holds).take(1);
     let holding = newest.chain(listing.snapshots.iter().filter(holds).take(BASES / 2));
     let early = listing.snapshots.iter().rev().filter(is_early);
-    let mut bases = Vec::new();
+    let (mut bases, mut failure) = (Vec::new(), None);
     for id in holding.chain(early).map(|summary| summary.id) {
         if bases.len() >= BASES {
             break;
@@ -123,10 +126,16 @@ async fn bases(
             Ok(_) if !bases.contains(&id) => bases.push(id),
             Ok(_) => {}
             Err(error) if error.kind().is_general() => return Err(error),
-            Err(_) => {}
+            Err(error) => {
+                failure.get_or_insert(error.context(format!("snapshot {id}")));
+            }
         }
     }
-    Ok(bases)
+    match failure {
+        Some(error) if bases.is_empty() => Err(choose::none_counts(error)),
+        _ if listing.snapshots.is_empty() => Err(choose::none_yet()),
+        _ => Ok(bases),
+    }
 }
 
 /// A chain of journals that is being built.
@@ -137,6 +146,8 @@ struct Building {
     /// Journals that count and are of another history: where it parted, and what to say.
     parted: Vec<(SnapshotId, i64, String)>,
     warnings: Vec<String>,
+    /// What may be missing, and why.
+    findings: Vec<String>,
 }
 
 async fn from_base(
@@ -164,11 +175,15 @@ async fn from_base(
     }
     let cluster = snapshot.manifest.body().cluster.clone();
     let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
-    let (chain, parted, warnings) =
-        (Vec::new(), Vec::new(), std::mem::take(&mut journals.findings));
-    let mut building = Building { end: revision, chain, parted, warnings };
+    let mut building = Building {
+        end: revision,
+        chain: Vec::new(),
+        parted: Vec::new(),
+        warnings: journals.findings.drain(..journals.unknown).collect(),
+        findings: std::mem::take(&mut journals.findings),
+    };
     let newest_journal = journals.newest();
-    let newest = newest_snapshot(repository, &cluster).await?;
+    let extents = journals.extents(repository, keys).await?;
     let snapshot = Arc::new(snapshot);
     loop {
         let reached = is_reached(&building, moment);
@@ -179,18 +194,20 @@ async fn from_base(
                 && !matches!(moment, Moment::Time(ms) if ms < id.unix_ms())
         };
         let Some(next) = next.or(newest_journal.filter(is_of_interest)) else { break };
-        // With signers each segment shows by itself that it counts.
-        let counts_to = journals.counts_to(next, newest).filter(|_| keys.signers().is_empty());
         let Some((journal, folder)) = journals.open.remove(&next) else { break };
         if !journal.standing.counts() {
-            building.warnings.push(format!("journal {next} does not count: {}", journal.standing));
+            building.findings.push(format!("journal {next} does not count: {}", journal.standing));
             continue;
         }
-        let mut read = ReadJournal::fetch(repository, keys, journal, &folder, dir).await?;
-        if let Some(sha256) = counts_to {
-            read.cut_after(sha256);
-        }
-        building.warnings.append(&mut read.survey.findings);
+        let mut read = match ReadJournal::fetch(repository, keys, journal, &folder, dir).await {
+            Err(error) if !error.kind().is_general() => {
+                building.findings.push(error.to_string());
+                continue;
+            }
+            read => read?,
+        };
+        building.findings.extend(extents.get(&next).and_then(|extent| extent.cut(&mut read)));
+        building.findings.append(&mut read.survey.findings);
         building = step(building, read, snapshot.clone(), dir).await?;
     }
     building.check_history(base, is_only, moment)?;
@@ -198,14 +215,8 @@ async fn from_base(
 }
 
 fn alone(base: SnapshotId, revision: i64) -> Recorded {
-    let (journals, warnings) = (Vec::new(), Vec::new());
-    Recorded { base, revision, journals, recorded_until: 0, warnings, tail: None }
-}
-
-/// When the cluster's newest snapshot was begun.
-async fn newest_snapshot(repository: &Repository, cluster: &ClusterName) -> Result<Option<u64>> {
-    let listing = catalog::snapshots(repository, Some(cluster)).await?;
-    Ok(listing.snapshots.last().map(|summary| summary.id.unix_ms()))
+    let (journals, warnings, findings) = (Vec::new(), Vec::new(), Vec::new());
+    Recorded { base, revision, journals, recorded_until: 0, warnings, findings, tail: None }
 }
 
 fn is_reached(building: &Building, moment: Moment) -> bool {
@@ -287,10 +298,10 @@ async fn step(
                 building.chain.push(read);
             }
             Join::Parted(at) => {
-                building.warnings.push(parted(before, id, at));
+                building.findings.push(parted(before, id, at));
                 building.parted.push((id, at, parted(before, id, at)));
             }
-            Join::Apart => building.warnings.push(format!(
+            Join::Apart => building.findings.push(format!(
                 "journal {id} has no revision to compare with {before}, and is not used"
             )),
         }
@@ -305,7 +316,11 @@ fn finish(
     building: Building,
     moment: Moment,
 ) -> Result<Recorded> {
-    let Building { end, mut chain, mut warnings, .. } = building;
+    let Building { end, mut chain, mut warnings, mut findings, .. } = building;
+    if moment != Moment::Newest {
+        // What was asked for is reached all the same, or this fails.
+        warnings.append(&mut findings);
+    }
     let recorded_until = chain.iter().map(|journal| journal.survey.complete_ms).max().unwrap_or(0);
     let revision = match moment {
         Moment::Newest => end,
@@ -321,7 +336,7 @@ fn finish(
         warnings.push(format!("no journal follows snapshot {base}: it is restored as it is"));
     }
     if revision == base_revision {
-        return Ok(Recorded { recorded_until, warnings, ..alone(base, revision) });
+        return Ok(Recorded { recorded_until, warnings, findings, ..alone(base, revision) });
     }
     keep_needed(&mut chain, base_revision, revision);
     let compacted = compacted_before(&chain, revision);
@@ -340,7 +355,7 @@ fn finish(
     }
     let journals = chain.iter().map(ReadJournal::id).collect();
     let tail = Some(Arc::new(RecordedTail { chain: Chain(chain), compacted, ttls }));
-    Ok(Recorded { base, revision, journals, recorded_until, warnings, tail })
+    Ok(Recorded { base, revision, journals, recorded_until, warnings, findings, tail })
 }
 
 /// Leaves the journals that lead to `revision`: what is stored later must change nothing.

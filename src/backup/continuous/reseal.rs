@@ -4,11 +4,12 @@ use super::coverage::Journals;
 use crate::crypto;
 use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};
-use crate::format::{ClusterName, JournalPart, KeyId, Seal, SnapshotId, Stanza};
+use crate::format::{ClusterName, JournalPart, KeyId, MAX_SIGNATURES, Seal, SnapshotId, Stanza};
 use crate::journal::folder::Folder;
-use crate::journal::open::OpenJournal;
+use crate::journal::open::{Judging, OpenJournal};
 use crate::keys::KeySet;
 use crate::store::Repository;
+use crate::store::seals::next_generation;
 
 /// What sealing journals again came to.
 #[derive(Default)]
@@ -17,10 +18,22 @@ pub(in crate::backup) struct Resealed {
     pub(in crate::backup) resealed: Vec<SnapshotId>,
     /// Journals that count and could not be sealed again.
     pub(in crate::backup) failed: Vec<(SnapshotId, Error)>,
+    /// Journals that do not open, do not count or were not to be sealed again, and why.
+    pub(in crate::backup) left: Vec<String>,
+}
+
+/// How journals are sealed again.
+pub(in crate::backup) struct JournalJob<'a> {
+    /// Keys whose stanzas are left out.
+    pub(in crate::backup) drop: &'a [KeyId],
+    /// Whether the signing key signs, too.
+    pub(in crate::backup) sign: bool,
+    /// Whether anything is written; else every journal is left as it is.
+    pub(in crate::backup) changes: bool,
 }
 
 /// Seals the journals that count, of `cluster` or of all, to `keys`' sealing keys. Stanzas of keys that are not available or
-/// are retiring are kept, but for those to `drop`. Seals that stand there stay: none of them is needed any more.
+/// are retiring are kept, but for those to drop. Seals that stand there stay: none of them is needed any more.
 ///
 /// # Errors
 /// Those of the store.
@@ -28,16 +41,26 @@ pub(in crate::backup) async fn reseal(
     repository: &Repository,
     keys: &KeySet,
     cluster: Option<&ClusterName>,
-    drop: &[KeyId],
+    job: &JournalJob<'_>,
 ) -> Result<Resealed> {
-    let journals = Journals::open(repository, keys, cluster).await?.open;
-    let mut done = Resealed::default();
-    for (id, (journal, folder)) in journals {
-        if !journal.standing.counts() {
+    let judging = if job.sign { Judging::Vouching } else { Judging::Reading };
+    let journals = Journals::open_as(judging, repository, keys, cluster).await?;
+    // Objects that are unknown are no journals.
+    let unopened = journals.findings.into_iter().skip(journals.unknown);
+    let mut done = Resealed { left: unopened.collect(), ..Resealed::default() };
+    for (id, (journal, folder)) in journals.open {
+        if !job.changes || !journal.standing.counts() {
+            done.left.push(format!("journal {id}: {}", journal.standing));
             continue;
         }
-        match one(repository, keys, &journal, &folder, drop).await {
-            Ok(true) => done.resealed.push(id),
+        match one(repository, keys, &journal, &folder, job).await {
+            Ok(true) => {
+                if job.sign && journal.end.is_none() {
+                    let text = "it has no end: of it counts for those who trust signers what its segments' signatures cover";
+                    done.left.push(format!("journal {id}: {text}"));
+                }
+                done.resealed.push(id);
+            }
             Ok(false) => {}
             Err(error) if error.kind().is_general() => return Err(error),
             Err(error) => done.failed.push((id, error.context(format!("journal {id}")))),
@@ -46,30 +69,39 @@ pub(in crate::backup) async fn reseal(
     Ok(done)
 }
 
-/// Whether a new seal was needed.
+/// Whether a new seal was needed. It vouches for what the present one does: the end, or the head while there is none.
 async fn one(
     repository: &Repository,
     keys: &KeySet,
     journal: &OpenJournal,
     folder: &Folder,
-    drop: &[KeyId],
+    job: &JournalJob<'_>,
 ) -> Result<bool> {
     let seal = &journal.seal;
-    let kept = kept_stanzas(seal, keys, drop);
+    let kept = kept_stanzas(seal, keys, job.drop);
     let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
     wanted.extend(keys.sealing().map(|key| key.id()));
     wanted.sort_unstable();
     let mut present = key_ids(seal);
     present.sort_unstable();
-    if wanted == present {
+    let (object, mut signatures) = (seal.body().object(), seal.body().signatures().to_vec());
+    let own = keys.signing().filter(|_| job.sign);
+    let own = own.map(|key| key.sign(seal.body().subject(), object));
+    let is_signed = own.as_ref().is_none_or(|own| signatures.contains(own));
+    if wanted == present && is_signed {
         return Ok(false);
     }
+    if let Some(own) = own.filter(|_| !is_signed) {
+        // One that does not verify may stand under the same name.
+        signatures.retain(|one| one.key_id != own.key_id);
+        signatures.truncate(MAX_SIGNATURES - 1);
+        signatures.push(own);
+        signatures.sort_by_key(|signature| signature.key_id);
+    }
     // An end and its seal have one number.
-    let taken = folder.seals.keys().chain(folder.ends.keys()).max().copied().unwrap_or(0);
-    let generation = taken
-        .checked_add(1)
+    let is_taken = |number| folder.seals.contains_key(&number) || folder.ends.contains_key(&number);
+    let generation = next_generation(seal.body().generation(), is_taken)
         .ok_or_else(|| Error::tampered("it has used up its generations of seals"))?;
-    let (object, signatures) = (seal.body().object(), seal.body().signatures().to_vec());
     let new = NewSeal { generation, object, kept, signatures, sign: false };
     let seal = seal_data_key(&journal.data_key, new, keys, &mut crypto::system_rng()).await?;
     let name = JournalPart::Seal(generation).of(journal.id());

@@ -60,7 +60,7 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let cluster = context.settings.cluster.as_ref();
-    let Covered { journals, gaps, findings, .. } = match verifies {
+    let Covered { journals, gaps, findings, unopened, .. } = match verifies {
         true => verify_journals(&repository, &keys, cluster).await?,
         false => journals(&repository, &keys, cluster).await?,
     };
@@ -72,7 +72,8 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
         ));
     }
     let documents: Vec<_> = journals.iter().map(document).collect();
-    let json = json!({ "journals": documents, "gaps": gaps, "findings": findings });
+    let json =
+        json!({ "journals": documents, "gaps": gaps, "findings": findings, "unopened": unopened });
     context.output.result(json, || {
         let row = |journal: &JournalSummary| {
             vec![
@@ -80,17 +81,25 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
                 journal.cluster.to_string(),
                 created(journal.id),
                 until(journal).unwrap_or_default(),
-                format!("{}–{}", journal.first, journal.last),
+                match last(journal) {
+                    Some(last) => format!("{}–{last}", journal.first),
+                    None => format!("{}–", journal.first),
+                },
                 bytes(journal.stored_bytes),
                 journal.standing.to_string(),
-                journal.ended.unwrap_or("it has no end").to_owned(),
+                journal.ended.unwrap_or("open (recording, or killed)").to_owned(),
             ]
         };
         let header = ["ID", "CLUSTER", "FROM", "UNTIL", "REVISIONS", "STORED", "TRUST", "END"];
         table(&header, &[4, 5], journals.iter().map(row).collect())
     })?;
+    let segments: u64 = journals.iter().map(|journal| journal.segments).sum();
     context.output.note(&match journals.len() {
+        0 if unopened > 0 => format!("journals that do not open here: {unopened}"),
         0 => "no journals; `strongroom journal record` records one".into(),
+        n if verifies && findings.is_empty() => {
+            format!("verified: {n} journal(s), {segments} segments")
+        }
         1 => "1 journal".into(),
         n => format!("{n} journals"),
     });
@@ -109,11 +118,13 @@ pub(super) fn coverage(covered: &Covered) -> Vec<String> {
             Some(until) if newest.ended.is_some() => until,
             _ => "now, or until its recorder was killed".into(),
         };
-        let revisions = all().map(|one| one.first).min().zip(all().map(|one| one.last).max());
-        let (begin, end) = revisions.unwrap_or_default();
+        let revisions =
+            all().map(|one| one.first).min().zip(all().filter_map(|one| last(one)).max());
+        let revisions = revisions.map(|(begin, end)| format!(", revisions {begin}–{end}"));
+        let revisions = revisions.unwrap_or_default();
         let (count, stored) = (all().count(), all().map(|one| one.stored_bytes).sum());
         lines.push(format!(
-            "continuous {cluster}: {} – {until}, revisions {begin}–{end}, {count} journals, {}",
+            "continuous {cluster}: {} – {until}{revisions}, {count} journals, {}",
             created(first.id),
             bytes(stored)
         ));
@@ -124,6 +135,11 @@ pub(super) fn coverage(covered: &Covered) -> Vec<String> {
         }));
     }
     lines
+}
+
+/// The last revision that a journal holds, if it is known.
+fn last(journal: &JournalSummary) -> Option<i64> {
+    journal.last_is_known.then_some(journal.last)
 }
 
 /// The moment up to which a journal is complete.
@@ -142,7 +158,7 @@ fn document(journal: &JournalSummary) -> Value {
         "created": created(journal.id),
         "recorded_until": until(journal),
         "first_revision": journal.first,
-        "last_revision": journal.last,
+        "last_revision": last(journal),
         "segments": journal.segments,
         "stored_bytes": journal.stored_bytes,
         "ended": journal.ended,

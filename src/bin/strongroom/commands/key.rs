@@ -244,6 +244,9 @@ pub(super) fn resealed(
             told("seal", sealed)
         ));
     }
+    for left in &report.journals_left {
+        context.output.warn(&format!("not sealed again: {left}"));
+    }
     for (id, error) in &report.failed {
         let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
         context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
@@ -256,7 +259,7 @@ pub(super) fn resealed(
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
         "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
-        "journals": report.journals.len(),
+        "journals": report.journals.len(), "journals_left": report.journals_left,
     });
     let text = format!(
         "{again} {done}, {unchanged} unchanged, {} not trusted, {} failed{}",
@@ -268,7 +271,9 @@ pub(super) fn resealed(
         }
     );
     let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
-    let findings = !report.lingering.is_empty() || !report.untrusted.is_empty();
+    let findings = !report.lingering.is_empty()
+        || !report.untrusted.is_empty()
+        || !report.journals_left.is_empty();
     (json, text, ExitCode::from(worst.unwrap_or(if findings { FINDINGS } else { 0 })))
 }
 

@@ -17,7 +17,7 @@ use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::store::Repository;
 use strongroom::{Error, Result};
 
-use super::{Context, to_cluster};
+use super::{Context, FINDINGS, to_cluster};
 use crate::args::RestoreArgs;
 use crate::output::{bytes, shell_word};
 
@@ -104,6 +104,11 @@ fn until(recorded: &Recorded) -> Option<String> {
     Some(Time::from_unix(seconds).to_string())
 }
 
+/// Why it may be less than what was recorded.
+fn missing(recorded: Option<&Recorded>) -> &[String] {
+    recorded.map_or(&[], |plan| &plan.findings)
+}
+
 /// Ids of the journals that were used.
 fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
     recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
@@ -142,7 +147,7 @@ async fn to_file(
     let mut keys = context.needed_keys(&repository).await?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let plan = recorded(args, (&repository, &mut keys), dir, context).await?;
-    let report = match &plan {
+    let mut report = match &plan {
         Some(plan) => restore_recorded(&repository, &keys, plan, target, &context.control).await?,
         None => {
             let id = context.find(&repository, &mut keys, &args.which).await?;
@@ -150,6 +155,8 @@ async fn to_file(
         }
     };
     let id = report.id;
+    let missing = missing(plan.as_ref());
+    report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
     if stdout {
@@ -171,6 +178,7 @@ async fn to_file(
         )
     })?;
     advise_downgrade(report.downgrade.as_deref(), context);
+    let printed = if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) };
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
@@ -188,7 +196,7 @@ async fn to_data_dir(
     let mut keys = context.needed_keys(&repository).await?;
     let dir = options.data_dir.parent().filter(|dir| dir.is_dir()).unwrap_or(Path::new("."));
     let plan = recorded(args, (&repository, &mut keys), dir, context).await?;
-    let report = match &plan {
+    let mut report = match &plan {
         Some(plan) => {
             let is_pinned = args.revision.is_some() && args.which.id != "latest";
             if options.initial_cluster.as_ref().is_some_and(|members| members.contains(',')) {
@@ -204,6 +212,8 @@ async fn to_data_dir(
         }
     };
     let id = report.id;
+    let missing = missing(plan.as_ref());
+    report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
@@ -228,7 +238,7 @@ async fn to_data_dir(
         )
     })?;
     advise(args, &report, &others, context);
-    Ok(printed)
+    Ok(if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) })
 }
 
 /// What the flags say, else the manifest.

@@ -39,7 +39,7 @@ pub(crate) const JOURNAL_LIST: &str = "\
 List the journals: which revisions each holds, and why it ended.
 
 Heads and ends are authenticated, segments are not read: `journal verify` opens them all. A journal without an end is being \
-recorded, or its recorder was killed.";
+recorded, or its recorder was killed: its last revision is shown only if the next journal tells it.";
 
 pub(crate) const JOURNAL_VERIFY: &str = "\
 Open every segment of the journals, and compare journals that overlap.

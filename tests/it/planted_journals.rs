@@ -1,0 +1,194 @@
+//! Somebody who can create objects in the repository plants some beside a journal: every recorded change still restores.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use strongroom::ErrorKind;
+use strongroom::backup::{
+    Accept, Moment, Recorded, Scope, journals, plan_restore, reseal, verify_journals, vouch,
+};
+use strongroom::crypto::system_rng;
+use strongroom::format::SnapshotId;
+use strongroom::keys::{KeySet, Signer, SigningKey};
+use strongroom::store::Repository;
+use strongroom::task::Control;
+
+use crate::journal_vectors::copy;
+use crate::support::{TestRepo, keys, local, vector};
+
+const JOURNAL: &str = "01M8D98CF9R1XFRHXMRX2V8YEN";
+const SNAPSHOT: &str = "01M8D98CCF4510T8JAX8146E3A";
+/// The last revision that the journal holds.
+const LAST: i64 = 5;
+
+/// A copy of the golden journal's repository.
+struct Copy {
+    dir: tempfile::TempDir,
+}
+
+impl Copy {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&vector("repositories/journal"), dir.path());
+        Self { dir }
+    }
+
+    async fn repository(&self) -> Repository {
+        Repository::open(local(self.dir.path()), None).await.unwrap()
+    }
+
+    fn part(&self, name: &str) -> PathBuf {
+        self.dir.path().join("journals").join(JOURNAL).join(name)
+    }
+
+    fn plant(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.part(name), bytes).unwrap();
+    }
+
+    /// As if its recorder had been killed.
+    fn without_end(self) -> Self {
+        ["end.2", "seal.2"].iter().for_each(|name| fs::remove_file(self.part(name)).unwrap());
+        self
+    }
+
+    /// What somebody without a key can put beside each segment.
+    fn plant_segments(&self) {
+        for (number, last) in [(1, 1), (2, 2), (3, 3), (4, 5), (5, 5)] {
+            let genuine = self.part(&format!("segment.{number}.{last}"));
+            let length = fs::metadata(&genuine).unwrap().len() as usize;
+            for last in 100..140 {
+                self.plant(&format!("segment.{number}.{last}"), &vec![7; length]);
+            }
+            let long = self.part(&format!("segment.{number}.0"));
+            File::create(long).unwrap().set_len(100 << 20).unwrap();
+        }
+    }
+
+    async fn newest(&self, keys: &KeySet) -> strongroom::Result<Recorded> {
+        let repository = self.repository().await;
+        let dir = tempfile::tempdir().unwrap();
+        plan_restore(&repository, keys, None, None, Moment::Newest, dir.path()).await
+    }
+
+    /// All that was recorded restores, and nothing is missing.
+    async fn is_all_there(&self) {
+        let plan = self.newest(&keys(&[1])).await.unwrap();
+        assert_eq!((plan.revision, plan.journals.len()), (LAST, 1), "{:?}", plan.findings);
+        assert_eq!(plan.findings, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn objects_beside_segments() {
+    let copy = Copy::new();
+    copy.plant_segments();
+    copy.is_all_there().await;
+    let copy = copy.without_end();
+    copy.is_all_there().await;
+}
+
+#[tokio::test]
+async fn seals_and_ends_above_the_genuine_ones() {
+    let copy = Copy::new();
+    for number in 100..200 {
+        copy.plant(&format!("seal.{number}"), b"junk\n");
+        copy.plant(&format!("end.{number}"), b"junk\n");
+    }
+    let plan = copy.newest(&keys(&[1])).await.unwrap();
+    assert_eq!(plan.revision, LAST, "{:?}", plan.findings);
+    let listed = journals(&copy.repository().await, &keys(&[1]), None).await.unwrap();
+    assert_eq!(listed.journals[0].ended, Some("the recorder was stopped"));
+}
+
+/// [S13.8]: a manifest that nothing authenticates tells nothing about the age of a journal.
+#[tokio::test]
+async fn a_manifest_that_is_newer() {
+    let copy = Copy::new().without_end();
+    let genuine: SnapshotId = SNAPSHOT.parse().unwrap();
+    let snapshots = copy.dir.path().join("snapshots");
+    let later = SnapshotId::new(genuine.unix_ms() + 2 * 3_600_000, [7; 10]).to_string();
+    fs::create_dir(snapshots.join(&later)).unwrap();
+    let manifest = fs::read_to_string(snapshots.join(SNAPSHOT).join("manifest")).unwrap();
+    let planted = snapshots.join(&later).join("manifest");
+    fs::write(planted, manifest.replace(SNAPSHOT, &later)).unwrap();
+    copy.is_all_there().await;
+}
+
+/// What names tell is not believed, and a journal that is cut is a finding.
+#[tokio::test]
+async fn names_of_segments() {
+    let copy = Copy::new().without_end();
+    copy.plant("segment.9.9999999", b"");
+    let repository = copy.repository().await;
+    let listed = journals(&repository, &keys(&[1]), None).await.unwrap();
+    let journal = &listed.journals[0];
+    assert!(!journal.last_is_known && journal.last < journal.first, "{journal:?}");
+    let verified = verify_journals(&repository, &keys(&[1]), None).await.unwrap();
+    assert_eq!(verified.journals[0].last, LAST);
+    assert!(verified.findings[0].contains("1 segments behind number 5"), "{verified:?}");
+    fs::remove_file(copy.part("segment.3.3")).unwrap();
+    let plan = copy.newest(&keys(&[1])).await.unwrap();
+    assert_eq!(plan.revision, 2);
+    assert!(!plan.findings.is_empty());
+}
+
+/// The last generation there is does not stop re-sealing.
+#[tokio::test]
+async fn a_seal_of_the_last_generation() {
+    let copy = Copy::new();
+    copy.plant("seal.4294967295", b"junk\n");
+    let (repository, control) = (copy.repository().await, Control::default());
+    let (sealing, accept) = (keys(&[1, 2, 3]), Accept::Counting);
+    let report = reseal(&repository, &sealing, Scope::All, &[], accept, &control).await.unwrap();
+    assert_eq!((report.journals.len(), report.failed.len()), (1, 0), "{report:?}");
+    assert_eq!(copy.newest(&keys(&[3])).await.unwrap().revision, LAST);
+}
+
+/// Who vouches for all signs journals, too; before that, readers who trust signers are told why they do not count.
+#[tokio::test]
+async fn journals_are_signed() {
+    let copy = Copy::new();
+    let repository = copy.repository().await;
+    let signing = SigningKey::generate(&mut system_rng());
+    let mut reader = keys(&[1]);
+    reader.trust(Signer::new(signing.public()));
+    let before = journals(&repository, &reader, None).await.unwrap();
+    assert_eq!((before.journals.len(), before.unopened), (0, 1));
+    assert!(before.findings[0].contains("not signed by a trusted signer"), "{before:?}");
+    let mut owner = keys(&[1, 2]);
+    owner.sign_with(signing);
+    let (accept, control) = (Accept::Counting, Control::default());
+    let report = vouch(&repository, &owner, Scope::All, accept, &control).await.unwrap();
+    assert_eq!((report.journals.len(), report.journals_left.len()), (1, 0), "{report:?}");
+    assert_eq!(copy.newest(&reader).await.unwrap().revision, LAST);
+    let again = vouch(&repository, &owner, Scope::All, accept, &control).await.unwrap();
+    assert_eq!((again.journals.len(), again.journals_left.len()), (0, 0), "{again:?}");
+    // Those that a person has to look at are named.
+    let before = Accept::Before(std::time::SystemTime::now());
+    let left = reseal(&repository, &keys(&[1]), Scope::All, &[], before, &control).await.unwrap();
+    assert!(left.journals_left[0].contains(JOURNAL), "{left:?}");
+}
+
+/// Wrong keys are not an empty repository.
+#[tokio::test]
+async fn nothing_opens() {
+    let copy = Copy::new();
+    let wrong = keys(&[9]);
+    let error = copy.newest(&wrong).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+    for verifies in [false, true] {
+        let repository = copy.repository().await;
+        let error = match verifies {
+            true => verify_journals(&repository, &wrong, None).await.unwrap_err(),
+            false => journals(&repository, &wrong, None).await.unwrap_err(),
+        };
+        assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
+        assert!(error.to_string().contains("1 journal does not open here"), "{error}");
+    }
+    let empty = TestRepo::new().await;
+    let dir: &Path = empty.dir.path();
+    let plan = plan_restore(&empty.repository, &wrong, None, None, Moment::Newest, dir).await;
+    let error = plan.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("there is no snapshot"), "{error}");
+}
