@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::KeySet;
+use crate::keys::{KeySet, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
@@ -95,7 +95,7 @@ pub async fn backup(
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
-    warnings.extend(of_keys_and_name(&sealed_by, options, &earlier));
+    warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -145,6 +145,7 @@ fn sealing_keys(keys: &KeySet, options: &BackupOptions) -> Result<Vec<KeyId>> {
 
 /// What the operator should know about the keys and the cluster's name.
 fn of_keys_and_name(
+    keys: &KeySet,
     sealed_by: &[KeyId],
     options: &BackupOptions,
     earlier: &Earlier,
@@ -152,7 +153,12 @@ fn of_keys_and_name(
     let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
     let is_alone = sealed_by.len() < 2 && !recovery && !earlier.has_recovery;
     let one_key = is_alone.then(|| ONE_KEY.to_owned());
-    one_key.into_iter().chain(earlier.warnings(&options.cluster)).collect()
+    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
+    let unsigned = public.filter(|_| keys.signing().is_none()).map(|key| {
+        let id = key.id();
+        format!("without a signing key, {id} opens this snapshot only with --accept-untrusted")
+    });
+    one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
 }
 
 /// The companions, if there are any.

@@ -413,7 +413,11 @@ impl Resealing<'_> {
         }
         let mut signatures = old.body().signatures().iter();
         let signature = signatures.find(|one| !new.body().signatures().contains(one))?;
-        Some(format!("the newer seal does not have its signature by {}", signature.key_id))
+        let why = match new.body().signatures().len() < MAX_SIGNATURES {
+            true => "the newer seal does not have its signature",
+            false => "the newer seal has no room for its signature",
+        };
+        Some(format!("{why} by {}", signature.key_id))
     }
 }
 

@@ -235,6 +235,12 @@ impl CommonSettings {
         self.master_keys().all(opens_nothing)
     }
 
+    /// Whether public keys seal and nothing is signed: what only they open does not count where they are.
+    #[must_use]
+    pub fn has_unsigned_recipients(&self) -> bool {
+        self.trust.signing_key.is_none() && self.master_keys().any(MasterKeyUri::is_public)
+    }
+
     /// The master keys that are named.
     pub fn master_keys(&self) -> impl Iterator<Item = &MasterKeyUri> {
         self.master_keys.iter().flat_map(|uris| &uris.0)

@@ -8,8 +8,8 @@ use crate::format::{MAX_SEAL, Manifest, Part, Seal, SnapshotId};
 use crate::snapshot::open::read_manifest;
 use crate::snapshot::seals;
 
-/// Seals of one snapshot that one run copies although nothing here authenticates them, for they may be of keys that are
-/// elsewhere: half from the highest down, half from the lowest up.
+/// Seals of one snapshot that the copy may have, if some of them are to be copied that nothing here authenticates: they may
+/// be of keys that are elsewhere. Half of these are the highest, half the lowest.
 const MOST_UNVERIFIED: usize = 64;
 
 impl Copying<'_> {
@@ -56,7 +56,7 @@ impl Copying<'_> {
                 }
             }
         }
-        for generation in self.chosen(unverified) {
+        for generation in self.chosen(unverified, same.len() + differing.len()) {
             if let Some(seal) = self.read(id, generation).await? {
                 written += self.put(id, generation, &seal).await?;
             }
@@ -113,10 +113,11 @@ impl Copying<'_> {
 
     /// Those of the seals that nothing authenticates, from the highest down, which are copied: without a key or a signer
     /// all, for then the good ones are among them.
-    fn chosen(&self, mut unverified: Vec<u32>) -> Vec<u32> {
-        if unverified.len() > MOST_UNVERIFIED && !self.keys.is_empty() {
-            let half = MOST_UNVERIFIED / 2;
-            unverified.drain(half..unverified.len() - half);
+    fn chosen(&self, mut unverified: Vec<u32>, there: usize) -> Vec<u32> {
+        let room = MOST_UNVERIFIED.saturating_sub(there);
+        if unverified.len() > room && !self.keys.is_empty() {
+            let low = room / 2;
+            unverified.drain(room - low..unverified.len() - low);
         }
         unverified
     }

@@ -137,6 +137,12 @@ fn report(
         let line = |row: &Row| vec![row.id.clone(), value(row), row.source.clone()];
         table(&["SETTING", "VALUE", "SOURCE"], &[], rows.iter().map(line).collect())
     })?;
+    let seals = names.iter().any(|name| ["backup", "agent"].contains(&name.as_str()));
+    if seals && context.settings.has_unsigned_recipients() {
+        context.output.warn(
+            "without a signing key, the public keys open a snapshot only with --accept-untrusted",
+        );
+    }
     for problem in problems {
         context.output.warn(&match problem.hint_text() {
             Some(hint) => format!("{problem}; {hint}"),
