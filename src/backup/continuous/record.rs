@@ -84,10 +84,9 @@ pub async fn record(
             // What is wrong from the beginning is for the operator.
             Err(error) if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() => {
                 control.step(Step::Note(format!("the recording cannot begin again: {error}")));
-                let stopped = control.guard(async { Ok(sleep(AWAY).await) }).await;
-                match stopped {
-                    Ok(()) => continue,
-                    Err(_) => return Ok(report),
+                tokio::select! {
+                    () = control.stopped() => return Ok(report),
+                    () = sleep(AWAY) => continue,
                 }
             }
             start => start?,
