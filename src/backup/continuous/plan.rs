@@ -175,13 +175,7 @@ async fn from_base(
     }
     let cluster = snapshot.manifest.body().cluster.clone();
     let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
-    let mut building = Building {
-        end: revision,
-        chain: Vec::new(),
-        parted: Vec::new(),
-        warnings: journals.findings.drain(..journals.unknown).collect(),
-        findings: std::mem::take(&mut journals.findings),
-    };
+    let mut building = Building::new(revision, &mut journals);
     let newest_journal = journals.newest();
     let extents = journals.extents(repository, keys).await?;
     let snapshot = Arc::new(snapshot);
@@ -244,6 +238,16 @@ fn next_journal(journals: &Journals, building: &Building, moment: Moment) -> Opt
 }
 
 impl Building {
+    fn new(base: i64, journals: &mut Journals) -> Self {
+        Self {
+            end: base,
+            chain: Vec::new(),
+            parted: Vec::new(),
+            warnings: journals.findings.drain(..journals.unknown).collect(),
+            findings: std::mem::take(&mut journals.findings),
+        }
+    }
+
     /// Refuses what a newer recording contradicts: which of two histories is wanted cannot be known.
     fn check_history(&self, base: SnapshotId, is_only: bool, moment: Moment) -> Result<()> {
         let chosen = self.chain.last().map_or(base, ReadJournal::id);
