@@ -94,19 +94,27 @@ fn check_directories(path: &Path, own: u32) -> Result<()> {
     for dir in path.ancestors().skip(1) {
         let meta = fs::metadata(dir).map_err(|error| Error::io(dir, error))?;
         let entry = fs::symlink_metadata(below).map_err(|error| Error::io(below, error))?;
-        check_directory(dir, (meta.uid(), meta.mode()), entry.uid(), own)
+        check_directory(dir, (meta.uid(), meta.gid(), meta.mode()), entry.uid(), own)
             .map_err(|error| error.context(path.display().to_string()))?;
         below = dir;
     }
     Ok(())
 }
 
-fn check_directory(dir: &Path, (owner, mode): (u32, u32), entry: u32, own: u32) -> Result<()> {
+fn check_directory(
+    dir: &Path,
+    (owner, group, mode): (u32, u32, u32),
+    entry: u32,
+    own: u32,
+) -> Result<()> {
     check_owner(dir, owner, own).map_err(|error| {
         error.hint("run strongroom as that user, or keep the file in a directory of your own")
     })?;
     let stays = mode & STICKY != 0 && (entry == ROOT || entry == own);
-    if mode & 0o022 == 0 || stays {
+    // Distributions with umask 002 give each user a group of the same number, with no other member.
+    let is_private = own != ROOT && owner == own && group == own;
+    let open = if is_private { 0o002 } else { 0o022 };
+    if mode & open == 0 || stays {
         return Ok(());
     }
     let dir = dir.display();
@@ -152,21 +160,24 @@ mod tests {
         for (owner, good) in [(ROOT, true), (OWN, true), (OTHER, false)] {
             assert_eq!(check_owner(path, owner, OWN).is_ok(), good, "{owner}");
         }
-        for (owner, mode, entry, good) in [
-            (ROOT, 0o755, ROOT, true),
-            (OWN, 0o700, OWN, true),
-            (OTHER, 0o755, OWN, false),
-            (OWN, 0o775, OWN, false),
-            (OWN, 0o757, OWN, false),
+        for (owner, group, mode, entry, good) in [
+            (ROOT, ROOT, 0o755, ROOT, true),
+            (OWN, OTHER, 0o700, OWN, true),
+            (OTHER, OTHER, 0o755, OWN, false),
+            (OWN, OTHER, 0o775, OWN, false),
+            (OWN, OWN, 0o775, OWN, true),
+            (OWN, OWN, 0o757, OWN, false),
+            (ROOT, OWN, 0o775, OWN, false),
             // /tmp; a volume of Kubernetes with an fsGroup.
-            (ROOT, 0o1777, OWN, true),
-            (ROOT, 0o3777, ROOT, true),
-            (ROOT, 0o1777, OTHER, false),
-            (OTHER, 0o1777, OWN, false),
+            (ROOT, ROOT, 0o1777, OWN, true),
+            (ROOT, OWN, 0o3777, ROOT, true),
+            (ROOT, ROOT, 0o1777, OTHER, false),
+            (OTHER, OTHER, 0o1777, OWN, false),
         ] {
-            let checked = check_directory(path, (owner, mode), entry, OWN);
-            assert_eq!(checked.is_ok(), good, "{owner} {mode:o} {entry}");
+            let checked = check_directory(path, (owner, group, mode), entry, OWN);
+            assert_eq!(checked.is_ok(), good, "{owner} {group} {mode:o} {entry}");
         }
+        assert!(check_directory(path, (ROOT, ROOT, 0o775), ROOT, ROOT).is_err());
     }
 
     /// A volume of Kubernetes: the file is a link to a link, in a directory that everybody may write.
