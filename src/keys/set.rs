@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::signing::{PublicSigner, SignedBy, Signer, SigningKey, signed_by, trusted_for};
+#[cfg(feature = "backup")]
+use super::signing::{PublicSigner, trusted_for};
+use super::signing::{SignedBy, Signer, SigningKey, signed_by};
 use super::{Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, KeyId, KeyState, Seal, Signature, Time};
+use crate::format::{ClusterName, KeyId, KeyState, Seal, Time};
 
 /// The keys that a command was given, those that seal and those that open, and the state of each.
 #[derive(Default)]
@@ -167,6 +169,7 @@ impl KeySet {
     }
 
     /// The signers whose signatures make what is about `cluster` count.
+    #[cfg(feature = "backup")]
     pub(crate) fn trusted_for(&self, cluster: Option<&ClusterName>) -> Vec<PublicSigner> {
         trusted_for(&self.signers, cluster)
     }
@@ -192,7 +195,7 @@ impl KeySet {
 
     /// Whether a line of `seal` is the signature of the signer that it names; none if that signer is not known here.
     #[cfg(feature = "backup")]
-    pub(crate) fn verifies(&self, seal: &Seal, line: &Signature) -> Option<bool> {
+    pub(crate) fn verifies(&self, seal: &Seal, line: &crate::format::Signature) -> Option<bool> {
         let body = seal.body();
         let signer = self.signers.iter().find(|signer| signer.key.id() == line.key_id)?;
         Some(signer.key.verifies(body.subject(), body.object(), line))

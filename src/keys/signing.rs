@@ -152,6 +152,7 @@ fn rights(signers: &[Signer], id: KeyId, cluster: Option<&ClusterName>) -> (bool
 }
 
 /// Those of `signers` whose signatures make what is about `cluster` count.
+#[cfg(feature = "backup")]
 pub(super) fn trusted_for(signers: &[Signer], cluster: Option<&ClusterName>) -> Vec<PublicSigner> {
     let may = |signer: &&Signer| rights(signers, signer.key.id(), cluster) == (true, false);
     signers.iter().filter(may).map(|signer| signer.key).collect()
