@@ -305,9 +305,18 @@ async fn step(
                 building.findings.push(parted(before, id, at));
                 building.parted.push((id, at, parted(before, id, at)));
             }
-            Join::Apart => building.findings.push(format!(
-                "journal {id} has no revision to compare with {before}, and is not used"
-            )),
+            // It ended before what is reached.
+            Join::Apart if read.last() < building.end => {}
+            Join::Apart => {
+                let text = format!(
+                    "journal {id} has no revision to compare with {before}, and is not used"
+                );
+                match read.last() > building.end {
+                    true => building.findings.push(text),
+                    // It holds no later revision.
+                    false => building.warnings.push(text),
+                }
+            }
         }
         Ok(building)
     })
