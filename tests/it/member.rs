@@ -405,7 +405,7 @@ fn places_that_are_taken() {
         ("afile", &[], 1, "Not a directory"),
         ("missing/data", &[], 1, "No such file"),
         ("new", &["--wal-dir", "full"], 1, "not empty"),
-        ("new", &["--revision", "999999999"], 1, "later than the snapshot"),
+        ("new", &["--revision", "999999999"], 1, "is not recorded"),
         ("new", &["--revision", "1"], 1, "compacted"),
         ("new", &["--name", "x", "--initial-cluster", "y=http://a:1"], 2, "no member \"x\""),
         ("new", &["--initial-cluster", "default=a:1"], 2, "http"),
