@@ -146,7 +146,7 @@ fn rows(details: &Details, document: &Value, names: &BTreeMap<KeyId, String>) ->
     known.map(|(key, value)| vec![name(key), text(key, value)]).collect()
 }
 
-/// All that is told of a snapshot.
+/// The JSON document of a snapshot.
 #[derive(Serialize)]
 struct Document<'a> {
     id: SnapshotId,

@@ -321,7 +321,7 @@ fn other_members(
     others.map(|member| (member.name.clone(), command(&member.name))).collect()
 }
 
-/// What is told of a restored member.
+/// The JSON document of a restored member.
 #[derive(Serialize)]
 struct MemberDocument<'a> {
     #[serde(flatten)]

@@ -61,7 +61,7 @@ fn wanted(args: &RestoreArgs) -> Result<Wanted> {
     })
 }
 
-/// What is told of every plan.
+/// The fields that every plan has in JSON.
 #[derive(Serialize)]
 struct Head<'a> {
     id: SnapshotId,
