@@ -236,8 +236,10 @@ impl KeySet {
                 let why: Vec<String> = missing.iter().map(|one| one.error.to_string()).collect();
                 let kind = down.map_or(first.kind(), |one| one.error.kind());
                 let message = format!("{left} of {all} master keys can seal: {}", why.join("; "));
-                Err(Error::new(kind, message)
-                    .hint("nothing was written; try again when the service is back"))
+                let hint = first.hint_text().filter(|_| kind != ErrorKind::Unreachable);
+                Err(Error::new(kind, message).hint(
+                    hint.unwrap_or("nothing was written; try again when the service is back"),
+                ))
             }
             None if all == 0 => Ok(()),
             None => Err(Error::new(

@@ -90,7 +90,7 @@ async fn a_snapshot_opens_with_this_projects_own_plugin() {
     let renamed = format!("kmsv2:another@unix://{}", node.path("kms.sock").display());
     exits(12, &mut place.command_with(&renamed, &["verify", id]));
     // A rotation there: what was sealed before opens.
-    node.key(&["key", "rotate"]);
+    node.key(&["key", "rotate", "--offline"]);
     exits(0, &mut place.command_with(&uri, &["verify", id]));
 }
 
@@ -158,6 +158,7 @@ async fn enough_keys_are_looked_for_before_etcd_is_read() {
         let out = exits(code, &mut all.alone(&etcd));
         assert!(out.contains(said), "{out}");
     }
+    all.plugin.fault(Fault::None);
     let unknown = "0".repeat(32);
     let out = exits(1, all.both(&["--require-key", &unknown]).args(etcd));
     assert!(out.contains("no master key given seals as it"), "{out}");
@@ -283,13 +284,13 @@ async fn no_service_is_asked_about_what_is_not_signed() {
     // Of the same key, by somebody without the signing key.
     let planted = backed_up(&mut blind.place.command_with(&uri, &backup()));
     let planted = planted["id"].as_str().unwrap();
-    let list = ["-w", "json", "snapshots"];
+    let (list, before) = (["-w", "json", "snapshots"], plugin.calls("Decrypt"));
     let unsigned = "not trusted: not signed by a trusted signer";
     assert_eq!(trust(&mut alone(&list)), ["trusted", unsigned]);
-    assert_eq!(plugin.calls("Decrypt"), 0, "a signature is enough for a list");
+    assert_eq!(plugin.calls("Decrypt"), before, "a signature is enough for a list");
     exits(0, &mut alone(&["verify", &good]));
     let asked = plugin.calls("Decrypt");
-    assert_eq!(asked, 1);
+    assert_eq!(asked, before + 1);
     exits(1, &mut alone(&["verify", planted]));
     let signing = |args: &[&str]| {
         let mut command = blind.place.command_with(&uri, &["--signing-key", "signing"]);
@@ -321,11 +322,11 @@ async fn signatures_decide_while_it_is_down() {
     let id = backed_up(&mut host(&backup()))["id"].as_str().unwrap().to_owned();
     plugin.stop();
     assert_eq!(trust(&mut host(&["-w", "json", "snapshots"])), ["trusted"]);
+    let out = exits(4, &mut host(&["verify", &id]));
+    assert!(out.contains("no plugin listens"), "{out}");
     exits(3, &mut host(&backup()));
     exits(0, &mut host(&["prune", "--keep-last", "1"]));
-    let out = exits(4, &mut host(&["verify", "latest"]));
-    assert!(out.contains("no plugin listens"), "{out}");
-    let _ = id;
+    assert_eq!(trust(&mut host(&["-w", "json", "snapshots"])), ["trusted"]);
 }
 
 /// The agent keeps the data key in memory for a while, and seals to the service when it is back.

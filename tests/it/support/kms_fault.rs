@@ -180,8 +180,9 @@ impl State {
                 let [ciphertext, _uid, key_id, annotation] = fields(request);
                 let (plaintext, by) =
                     self.sealed.get(&ciphertext).ok_or((3, "no such ciphertext"))?;
-                let told = [field(1, b"a.test.example"), field(2, b"1")].concat();
-                match by.as_bytes() == key_id && annotation == told {
+                let told: [Vec<u8>; 2] = fields(&annotation);
+                let told = told == [b"a.test.example".to_vec(), b"1".to_vec()];
+                match by.as_bytes() == key_id && told {
                     true => Ok(field(1, plaintext)),
                     false => Err((3, "not what Encrypt answered")),
                 }
