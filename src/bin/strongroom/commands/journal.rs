@@ -37,15 +37,17 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     });
     let etcd = settings.etcd()?;
     let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
-    context.output.result(&report, || {
+    let stored = report.seen <= report.last;
+    let status = if stored { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, &report, || {
         let (journals, snapshots) = (report.journals.len(), report.snapshots.len());
         format!(
             "recorded up to revision {}; journals: {journals}, snapshots: {snapshots}",
             report.last
         )
     })?;
-    if report.seen <= report.last {
-        return Ok(ExitCode::SUCCESS);
+    if stored {
+        return Ok(status);
     }
     context.output.warn(&format!(
         "revisions {} to {} are not stored: the store could not be reached",
@@ -53,7 +55,7 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
         report.seen
     ));
     context.output.note("start the recorder again while etcd still has them");
-    Ok(ExitCode::from(FINDINGS))
+    Ok(status)
 }
 
 async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
