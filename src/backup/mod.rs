@@ -31,7 +31,7 @@ pub use crate::snapshot::companions::MAX_COMPANIONS;
 pub(crate) use crate::snapshot::folder::is_ahead;
 pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
-pub use crate::snapshot::inside::{Frames, Inside, look_inside};
+pub use crate::snapshot::inside::{Frames, Inside, View, look_inside};
 pub use crate::snapshot::options::BackupOptions;
 pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};

@@ -17,6 +17,7 @@ mod range;
 mod record;
 mod revision;
 mod rewrite;
+mod source;
 mod tail;
 mod tested;
 
@@ -35,5 +36,6 @@ pub use record::{
 };
 pub use revision::Revision;
 pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite, rewrite_with};
-pub use tail::{Reading, Recorded, Recording, Tail};
+pub use source::{Followed, RecordSource, Span, Visit};
+pub use tail::{Reading, Recorded, RecordedTail, Recording, Tail};
 pub use tested::EtcdVersion;

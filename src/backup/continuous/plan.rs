@@ -14,7 +14,7 @@ use crate::format::{ClusterName, SnapshotId, Time};
 use crate::journal::read::{Chain, ReadJournal};
 use crate::keys::KeySet;
 use crate::mvcc;
-use crate::snapshot::inside::Frames;
+use crate::snapshot::inside::{Frames, View};
 use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
 use crate::task::run_blocking;
@@ -49,20 +49,7 @@ pub struct Recorded {
     /// Of a restore to the last revision: the journals that were cut, passed over or not used, and why. It may hold less
     /// than was recorded.
     pub findings: Vec<String>,
-    pub(crate) tail: Option<Arc<RecordedTail>>,
-}
-
-/// What `mvcc` writes behind the snapshot's records.
-pub(crate) struct RecordedTail {
-    chain: Chain,
-    compacted: i64,
-    ttls: BTreeMap<i64, i64>,
-}
-
-impl RecordedTail {
-    pub(crate) fn as_tail(&self) -> mvcc::Tail<'_> {
-        mvcc::Tail { recording: &self.chain, compacted: self.compacted, ttls: &self.ttls }
-    }
+    pub(crate) tail: Option<Arc<mvcc::RecordedTail>>,
 }
 
 /// Finds what to restore: from the snapshot `base_given` if there is one, else from the newest that reaches it. Journals are
@@ -367,7 +354,8 @@ fn finish(
         ));
     }
     let journals = chain.iter().map(ReadJournal::id).collect();
-    let tail = Some(Arc::new(RecordedTail { chain: Chain(chain), compacted, ttls }));
+    let (recording, until) = (Box::new(Chain(chain)), revision);
+    let tail = Some(Arc::new(mvcc::RecordedTail { recording, until, compacted, ttls }));
     Ok(Recorded { base, revision, journals, recorded_until, warnings, findings, tail })
 }
 
@@ -457,8 +445,13 @@ impl std::fmt::Debug for Recorded {
     }
 }
 
-/// What a restore to an earlier revision than the snapshot's says of journals: nothing.
 impl Recorded {
+    /// To look at it without restoring it.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View { id: self.base, tail: self.tail.clone() }
+    }
+
     /// Refuses a restore of several members that may not come to the same revision.
     ///
     /// # Errors
