@@ -37,8 +37,9 @@ pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, sna
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
-    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
-    verify_journals,
+    Covered, Gap, JournalSummary, KnownStretch, Moment, RecordReport, Recorded, Stretch,
+    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, plan_restore, record,
+    stretches, stretches_report, verify_journals, verify_stretches,
 };
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 pub use create::{BackupReport, ONE_KEY, backup};

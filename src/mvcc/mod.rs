@@ -2,6 +2,7 @@
 //! what the `meta` bucket says of them (`server/storage/schema/bucket.go`, `server/storage/mvcc`).
 
 mod check;
+mod compare;
 mod facts;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -22,6 +23,7 @@ mod tail;
 mod tested;
 
 pub use check::{History, check_all, check_history};
+pub use compare::first_difference;
 pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};

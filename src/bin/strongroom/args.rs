@@ -22,7 +22,7 @@ use crate::help;
 use moment::appointed;
 
 pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
-pub(crate) use journal::{JournalCommand, RecordArgs};
+pub(crate) use journal::{JournalCommand, JournalVerifyArgs, RecordArgs};
 pub(crate) use moment::moment;
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
