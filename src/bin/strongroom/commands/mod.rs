@@ -5,6 +5,7 @@ mod audit_log;
 mod backup;
 mod config;
 mod copy;
+mod custody;
 mod drill;
 mod generate;
 mod init;
@@ -87,7 +88,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,
-            KeyCommand::List => key::list(context).await,
+            KeyCommand::List => custody::list(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
