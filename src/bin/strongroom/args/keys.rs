@@ -17,6 +17,12 @@ pub(crate) enum KeyCommand {
     /// List the master keys, and count the snapshots that only one key opens
     #[command(long_about = help::KEY_LIST, after_long_help = help::KEY_LIST_MORE)]
     List,
+    /// Show that each key opens the newest snapshots by itself, and record it
+    #[command(long_about = help::KEY_PROVE, after_long_help = help::KEY_PROVE_MORE)]
+    Prove,
+    /// Report who can open the snapshots: what each key depends on, and when it was last proven
+    #[command(long_about = help::KEY_CUSTODY, after_long_help = help::KEY_CUSTODY_MORE)]
+    Custody,
     /// Replace the sealing key with a new one, and seal the snapshots to it
     #[command(long_about = help::KEY_ROTATE, after_long_help = help::KEY_ROTATE_MORE)]
     Rotate(RotateKeyArgs),

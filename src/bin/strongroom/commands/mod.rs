@@ -17,6 +17,7 @@ mod kms_plugin;
 mod look;
 mod paper;
 mod promote;
+mod prove;
 mod proxy;
 mod prune;
 mod restore;
@@ -89,6 +90,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,
             KeyCommand::List => custody::list(context).await,
+            KeyCommand::Custody => custody::report(context).await,
+            KeyCommand::Prove => prove::run(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
