@@ -110,6 +110,7 @@ pub async fn backup(
         previous,
         tags: tags.clone(),
         included: included(&options.include),
+        replaces: None,
     };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));

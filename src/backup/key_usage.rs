@@ -116,9 +116,8 @@ async fn look_at(
     let judged = tried.finish()?.judged;
     let object = seals::manifest_digest(&manifest);
     let ids = judged.opened.as_ref().map(|opened| {
-        let is_genuine = |seal: &&Seal| {
-            seal.body().object() == object && is_genuine(seal, &opened.data_key)
-        };
+        let is_genuine =
+            |seal: &&Seal| seal.body().object() == object && is_genuine(seal, &opened.data_key);
         seals.iter().filter(is_genuine).flat_map(key_ids).collect()
     });
     let cluster = manifest.body().cluster.clone();

@@ -18,6 +18,7 @@ mod proofs;
 mod prove;
 mod prune;
 mod recipients;
+mod reencrypt;
 mod removable;
 mod reports;
 mod reseal;
@@ -59,6 +60,7 @@ pub use prune::{
     prune_report, remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use recipients::new_recipients;
+pub use reencrypt::{ReencryptReport, Reencryption, reencrypt};
 pub use removable::check_removable;
 pub use reports::{
     ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,

@@ -53,12 +53,15 @@ impl Proofs {
 
     fn note(&mut self, id: SnapshotId, report: &Report) {
         let is_proven = report.kind == PROVE && report.outcome == ReportOutcome::Passed;
-        let Some(key) = report.key.filter(|_| is_proven || (proves_bytes(report) && report.passed()))
+        let Some(key) =
+            report.key.filter(|_| is_proven || (proves_bytes(report) && report.passed()))
         else {
             return;
         };
         let proof = Proof { key, is_proven, cluster: report.cluster.clone(), report: id };
-        let is_same = |one: &Proof| (one.key, one.is_proven, &one.cluster) == (key, is_proven, &proof.cluster);
+        let is_same = |one: &Proof| {
+            (one.key, one.is_proven, &one.cluster) == (key, is_proven, &proof.cluster)
+        };
         if !self.all.iter().any(is_same) {
             self.all.push(proof);
         }

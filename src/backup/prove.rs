@@ -56,8 +56,9 @@ pub async fn prove(
         }
     }
     if newest.is_empty() {
-        return Err(Error::new(ErrorKind::NotFound, "there is no snapshot that counts")
-            .hint("take one with `strongroom backup`; `strongroom snapshots` shows what each is worth"));
+        return Err(Error::new(ErrorKind::NotFound, "there is no snapshot that counts").hint(
+            "take one with `strongroom backup`; `strongroom snapshots` shows what each is worth",
+        ));
     }
     let mut done = Vec::new();
     for (cluster, id) in newest {
@@ -71,8 +72,9 @@ pub async fn prove(
 /// That there is a key to prove, and that a report of it would count.
 fn check(keys: &KeySet, opening: &[KeyId]) -> Result<()> {
     if opening.is_empty() {
-        return Err(Error::usage("no key is given that seals and opens")
-            .hint("give the key that is to be proven, such as -k identity:FILE or -k file:KEYRING"));
+        return Err(Error::usage("no key is given that seals and opens").hint(
+            "give the key that is to be proven, such as -k identity:FILE or -k file:KEYRING",
+        ));
     }
     let is_secret = |key: &dyn Recipient| key.strength() == Strength::Other;
     let is_signed = keys.signing().is_some();
@@ -93,8 +95,7 @@ async fn one(
 ) -> Result<Proved> {
     let begun = Instant::now();
     let scope = Scope::Ids(&[id]);
-    let found =
-        verify(repository, &keys.only(key), scope, VerifyLevel::Full, control).await?;
+    let found = verify(repository, &keys.only(key), scope, VerifyLevel::Full, control).await?;
     let outcome = found.snapshots.into_iter().next().map_or(Ok(()), |one| one.outcome);
     let (passed, detail) = match &outcome {
         Ok(()) => (true, format!("opened by {key} alone")),

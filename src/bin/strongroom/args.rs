@@ -23,7 +23,9 @@ use moment::moment;
 
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, RecordArgs};
-pub(crate) use keys::{GenerateArgs, KeyCommand, ResealArgs, RotateKeyArgs, SplitArgs, VouchArgs};
+pub(crate) use keys::{
+    GenerateArgs, KeyCommand, ReencryptArgs, ResealArgs, RotateKeyArgs, SplitArgs, VouchArgs,
+};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{

@@ -330,6 +330,24 @@ A public key that some snapshot is not sealed to yet is added only if you confir
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
 
+pub(crate) const KEY_REENCRYPT: &str = "\
+Write snapshots again under new data keys, so that a key that was stolen does not open them.
+
+`key reseal` changes seals only: a thief who copied an old seal and has its key still opens that snapshot. This reads every byte of a \
+snapshot, encrypts it under a new data key, and seals that to the present master keys. Time, tags, facts and companions stay the same, the id \
+changes. A new snapshot is read back before it exists. When all are written, the old ones are removed as by `prune --remove`: `prune --undo` brings one \
+back until the grace period is over, and `prune` deletes them after it. An interrupted run continues when it is run again.
+
+What the thief copied before stays readable to him: rotate the secrets inside etcd, too. Journals are not encrypted again, and are named.";
+pub(crate) const KEY_REENCRYPT_MORE: &str = "\
+Examples:
+  strongroom key reencrypt --all -k file:keyring              # after key rotate
+  strongroom key reencrypt --all -k identity:old?retired -k identity:new --signers signers --signing-key my-key
+  strongroom key reencrypt ID --drop KEYID                    # without a key that is not here
+
+A snapshot is refused while a key opens it that would not open the new one: give that key or its recipient, retire it, or name it with --drop. \
+A pinned snapshot is refused unless --keep-old is given.";
+
 pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.
 

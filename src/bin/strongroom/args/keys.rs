@@ -38,6 +38,9 @@ pub(crate) enum KeyCommand {
     /// Seal snapshots' data keys to the present master keys; payloads stay as they are
     #[command(long_about = help::KEY_RESEAL, after_long_help = help::KEY_RESEAL_MORE)]
     Reseal(ResealArgs),
+    /// Write snapshots again under new data keys, so that a key that was stolen does not open them
+    #[command(long_about = help::KEY_REENCRYPT, after_long_help = help::KEY_REENCRYPT_MORE)]
+    Reencrypt(ReencryptArgs),
     /// Sign what counts with the signing key, so that it counts wherever that signer is trusted
     #[command(long_about = help::KEY_VOUCH, after_long_help = help::KEY_VOUCH_MORE)]
     Vouch(VouchArgs),
@@ -149,6 +152,26 @@ pub(crate) struct VouchArgs {
     /// Also sign snapshots that are not trusted. Only after you have looked at each of them
     #[arg(long, conflicts_with_all = ["all", "before"])]
     pub(crate) accept_untrusted: bool,
+}
+
+/// `key reencrypt`
+#[derive(Args)]
+pub(crate) struct ReencryptArgs {
+    /// Snapshots: ids, or latest
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<String>,
+    /// Every snapshot of the repository that counts and was not encrypted again before
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Leave out this key, which opens the old snapshots and is not available
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) drop: Vec<KeyId>,
+    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) expect: Vec<KeyId>,
+    /// Do not remove the old snapshots
+    #[arg(long)]
+    pub(crate) keep_old: bool,
 }
 
 /// `key reseal`

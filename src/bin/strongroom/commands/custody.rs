@@ -259,9 +259,8 @@ impl Known {
     fn findings(&self) -> Vec<String> {
         let mut findings = self.usage.unreadable.clone();
         for (id, _) in self.rows.iter().filter(|(_, row)| row.quantum_weak) {
-            findings.push(format!(
-                "key {id} is X25519: a quantum computer opens what is sealed to it"
-            ));
+            findings
+                .push(format!("key {id} is X25519: a quantum computer opens what is sealed to it"));
         }
         let alone: usize = self.usage.only.values().map(Vec::len).sum();
         if alone > 0 {
@@ -292,7 +291,8 @@ pub(super) async fn list(context: &Context) -> Result<ExitCode> {
     context.output.result(known.json(), || known.table())?;
     known.findings().iter().for_each(|finding| context.output.warn(finding));
     let given = |row: &Row| row.kind.is_some_and(|kind| kind != "signer");
-    if known.rows.values().any(given) && known.rows.values().all(|row| row.can_open == Some(false)) {
+    if known.rows.values().any(given) && known.rows.values().all(|row| row.can_open == Some(false))
+    {
         context.output.note("this host is blind: no key that is given opens");
     }
     Ok(ExitCode::SUCCESS)
@@ -308,7 +308,12 @@ struct OfCluster<'a> {
 }
 
 impl<'a> OfCluster<'a> {
-    fn new(known: &Known, cluster: &'a ClusterName, newest: &'a Newest, recovery: Option<KeyId>) -> Self {
+    fn new(
+        known: &Known,
+        cluster: &'a ClusterName,
+        newest: &'a Newest,
+        recovery: Option<KeyId>,
+    ) -> Self {
         let opens = |key: KeyId| newest.keys.as_ref().is_none_or(|keys| keys.contains(&key));
         let of_it = |proof: &&Proof| {
             proof.is_proven && proof.cluster.as_ref() == Some(cluster) && opens(proof.key)
@@ -324,9 +329,7 @@ impl<'a> OfCluster<'a> {
     }
 
     fn json(&self) -> Value {
-        let proven = |(key, report): &(KeyId, SnapshotId)| {
-            json!({"key": key, "at": report.created(), "report": report})
-        };
+        let proven = |(key, report): &(KeyId, SnapshotId)| json!({"key": key, "at": report.created(), "report": report});
         json!({
             "cluster": self.cluster.as_str(), "snapshot": self.newest.id, "keys": self.newest.keys,
             "independent": self.independent, "proven": self.proven.iter().map(proven).collect::<Vec<_>>(),

@@ -20,6 +20,7 @@ mod promote;
 mod prove;
 mod proxy;
 mod prune;
+mod reencrypt;
 mod restore;
 mod rotate;
 mod setup_auth;
@@ -95,6 +96,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
+            KeyCommand::Reencrypt(args) => reencrypt::run(args, context).await,
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Kit => kit::run(context).await,
