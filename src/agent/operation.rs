@@ -104,6 +104,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
 }
 
 /// How many master keys are in which state.
@@ -114,6 +116,9 @@ fn count(keys: &KeySet) -> KeyCounts {
     states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
+/// The warning that one loss takes all keys of a snapshot.
+const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal them to a second key that depends on another place, \
+     passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
 /// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
@@ -133,6 +138,7 @@ impl Done {
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
+            independent: None,
         }
     }
 }
@@ -172,8 +178,12 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
         (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
         (false, clocks_differ) => clocks_differ.then(clocks),
     };
+    if report.independent < 2 {
+        warn(&[ONE_WAY.to_owned()]);
+    }
     Ok(Done {
         finding,
+        independent: Some(report.independent),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

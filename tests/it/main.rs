@@ -22,6 +22,7 @@ mod cli;
 mod companions;
 mod contents;
 mod copy;
+mod custody;
 mod datadir;
 mod deploy;
 mod drill;
