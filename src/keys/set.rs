@@ -1,12 +1,12 @@
 //! The master keys that a command was given, each with what it may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[cfg(feature = "backup")]
 use super::signing::{PublicSigner, trusted_for};
 use super::signing::{SignedBy, Signer, SigningKey, signed_by};
-use super::{Identity, Keyring, Recipient, Strength, check_strengths};
+use super::{DependsOn, Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, Stanza, Time};
 
@@ -21,6 +21,7 @@ pub struct KeySet {
     signers: Vec<Signer>,
     signing: Option<Arc<SigningKey>>,
     mix_quantum_weak: bool,
+    passphrases: BTreeSet<KeyId>,
     asks_unsigned: bool,
     sparing: bool,
     required: Vec<KeyId>,
@@ -125,6 +126,23 @@ impl KeySet {
         self.identity(id).is_some()
     }
 
+    /// Takes note that the key of this id is in the repository, behind a passphrase.
+    pub fn note_passphrase(&mut self, id: KeyId) {
+        self.passphrases.insert(id);
+    }
+
+    /// What takes the key of this id away.
+    #[must_use]
+    pub fn depends_on(&self, id: KeyId) -> DependsOn {
+        let recipient = self.recipients.iter().find(|key| key.id() == id);
+        match recipient.and_then(|key| key.service()) {
+            Some(service) => DependsOn::Service(service),
+            None if self.passphrases.contains(&id) => DependsOn::Passphrase,
+            None if self.holds(id) => DependsOn::Host,
+            None => DependsOn::Elsewhere(id),
+        }
+    }
+
     /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
     #[cfg(feature = "backup")]
     #[must_use]
@@ -165,7 +183,7 @@ impl KeySet {
     /// Only these of them, with none that would be required.
     #[cfg(feature = "backup")]
     #[must_use]
-    pub(crate) fn only(&self, ids: &[KeyId]) -> Self {
+    pub(crate) fn only_of(&self, ids: &[KeyId]) -> Self {
         let mut some = self.with(|id| ids.contains(&id));
         (some.required, some.min_sealers) = (Vec::new(), 0);
         some
@@ -175,6 +193,12 @@ impl KeySet {
     #[must_use]
     pub fn without(&self, id: KeyId) -> Self {
         self.with(|key| key != id)
+    }
+
+    /// One of them alone, with the signers and what signs.
+    #[must_use]
+    pub fn only(&self, id: KeyId) -> Self {
+        self.with(|key| key == id)
     }
 
     fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
@@ -194,6 +218,7 @@ impl KeySet {
             sparing: self.sparing,
             required: self.required.clone(),
             min_sealers: self.min_sealers,
+            passphrases: self.passphrases.clone(),
         }
     }
 
@@ -248,6 +273,25 @@ impl KeySet {
             )
             .hint("give more with --master-key, or lower --min-sealers (keys.min_sealers)")),
         }
+    }
+
+    /// Asks each service whether its key can be used; those that cannot.
+    pub async fn check_services(&self) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for key in &self.recipients {
+            if let Err(error) = key.check().await {
+                missing.push(Missing { key: key.id(), error });
+            }
+        }
+        missing
+    }
+
+    /// Whether a service would seal with another key of its own by now than the one that sealed `stanza`, as far as is known
+    /// since [`check_services`](Self::check_services).
+    #[must_use]
+    pub fn is_older(&self, stanza: &Stanza) -> bool {
+        let key = self.recipients.iter().find(|key| key.id() == stanza.key_id());
+        key.is_some_and(|key| key.is_older(stanza))
     }
 
     /// Lets services and persons be asked to open what no trusted signer signed. Without it they are not, where signers are

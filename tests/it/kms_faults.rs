@@ -353,3 +353,32 @@ async fn an_agent_seals_to_a_service_that_comes_back() {
     exits(0, &mut all.verify(&id));
     agent.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_list_tells_of_an_older_key_at_the_service() {
+    let mut all = Sealed::new();
+    let id = all.backup();
+    let list = |all: &Sealed| {
+        let out = all.both(&["-w", "json", "key", "list"]).output().unwrap();
+        assert!(out.status.success());
+        let rows: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+        let row = rows.into_iter().find(|row| row["type"] == "service").unwrap();
+        (row, String::from_utf8(out.stderr).unwrap())
+    };
+    let (row, said) = list(&all);
+    assert_eq!((&row["by_older_key"], &row["opens"]), (&0.into(), &1.into()), "{said}");
+    assert!(row["place"].as_str().unwrap().starts_with("kmsv2:"), "{row}");
+    all.plugin.set(|state| state.key_id = "key-2".into());
+    let (row, said) = list(&all);
+    assert_eq!(row["by_older_key"], 1);
+    assert!(said.contains("older key at the service"), "{said}");
+    // As long as the service opens it.
+    exits(0, &mut all.verify(&id));
+    exits(0, &mut all.both(&["key", "reseal", "--all"]));
+    assert_eq!(list(&all).0["by_older_key"], 0);
+    assert_eq!(kinds(&all.seal(&id, 2)), ["kms", "local"]);
+    all.plugin.stop();
+    let (row, said) = list(&all);
+    assert_eq!(row["opens"], 1);
+    assert!(said.contains("cannot be used now"), "{said}");
+}
