@@ -297,7 +297,7 @@ async fn no_service_is_asked_about_what_is_not_signed() {
         command.args(args);
         command
     };
-    let out = exits(3, &mut signing(&["key", "vouch", "--all"]));
+    let out = exits(12, &mut signing(&["key", "vouch", "--all"]));
     assert!(out.contains("no service is asked"), "{out}");
     let out = signing(&["prune", "--quarantine", planted]).output().unwrap();
     assert_eq!(plugin.calls("Decrypt"), asked, "{out:?}");
