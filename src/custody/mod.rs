@@ -20,6 +20,7 @@ pub use public_keys::{read_identities, read_signers, read_signing_key};
 pub use secrets::{PassphraseSettings, open_private, read_pages, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -67,6 +68,25 @@ pub async fn open(
     uris: &[MasterKeyUri],
     behind_passphrase: Option<&mut dyn PassphraseKeys>,
 ) -> Result<KeySet> {
+    open_in(&environment(), uris, behind_passphrase).await
+}
+
+/// The variables of this process.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// As [`open`], with `environment` in place of the process's own: there services find their credentials.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_in(
+    environment: &BTreeMap<String, String>,
+    uris: &[MasterKeyUri],
+    behind_passphrase: Option<&mut dyn PassphraseKeys>,
+) -> Result<KeySet> {
     let hint = "give --master-key file:PATH; `strongroom key generate` makes one";
     let mut keys = KeySet::new();
     let mut named = Vec::new();
@@ -78,7 +98,7 @@ pub async fn open(
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
             MasterKeyUri::Passphrase(key) => named.push(*key),
-            MasterKeyUri::Kms(uri) => kms::add(uri, &mut keys)?,
+            MasterKeyUri::Kms(uri) => kms::add(uri, environment, &mut keys)?,
             public => open_public(public, &mut keys)?,
         }
     }

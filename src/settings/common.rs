@@ -190,7 +190,9 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let mut keys = custody::open(&uris, Some(&mut InRepository::new(repository, word))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, word);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
         Ok(keys)
     }
@@ -206,8 +208,9 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let mut keys =
-            custody::open(&uris, Some(&mut InRepository::new(repository, never))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, never);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
         Ok(keys)
     }

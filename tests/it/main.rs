@@ -48,6 +48,8 @@ mod members;
 mod mvcc;
 mod operators;
 mod paper;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod planted_files;
 mod planted_journals;
 mod planted_objects;
