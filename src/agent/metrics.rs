@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::late::Missing;
 use super::operation::{KeyCounts, Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
@@ -77,6 +78,7 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    pub(super) seals_missing: Missing,
 }
 
 impl Metrics {
@@ -104,6 +106,7 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -155,6 +158,8 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
+        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {

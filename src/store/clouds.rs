@@ -46,9 +46,9 @@ pub(super) use s3::service;
 
 #[cfg(feature = "s3")]
 mod s3 {
-    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     #[cfg(feature = "aws-kms")]
     use object_store::aws::AwsCredentialProvider;
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     #[cfg(feature = "aws-kms")]
     use object_store::client::{HttpClient, HttpConnector};
     use object_store::path::Path as ObjectPath;

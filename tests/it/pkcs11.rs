@@ -82,13 +82,20 @@ impl Token {
         (output.status.code().unwrap(), String::from_utf8(text).unwrap())
     }
 
+    fn backup(&self, repository: &str, uri: &str) -> (i32, String) {
+        let database = small_database();
+        self.on(
+            repository,
+            uri,
+            &["backup", "--cluster", "c", "--file", database.to_str().unwrap()],
+        )
+    }
+
     /// A repository with a snapshot that this token's key has sealed.
     fn repository(&self) -> String {
         let repository = self.path("repository");
         run(program().args(["init", "-r", &repository]));
-        let database = small_database();
-        let backup = ["backup", "--cluster", "c", "--file", database.to_str().unwrap()];
-        let (code, text) = self.on(&repository, &self.uri("backups"), &backup);
+        let (code, text) = self.backup(&repository, &self.uri("backups"));
         assert_eq!(code, 0, "{text}");
         repository
     }
@@ -129,25 +136,21 @@ fn a_token_seals_what_only_it_opens() {
     let repository = token.repository();
     let restored = token.path("restored");
     let (code, text) =
-        token.on(&repository, &token.uri("backups"), &["restore", "latest", "--to-file", &restored]);
+        token.on(&repository, &token.uri("backups"), &["restore", "latest", "--output", &restored]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(fs::read(restored).unwrap(), fs::read(small_database()).unwrap());
     assert_eq!(run(python().args(["-c", OPEN, &repository])), "opened\n");
     // Its id in the token names the same key, and is another name in seals.
     let by_id = token.uri("backups").replace("object=backups", "id=%01");
     assert_eq!(token.on(&repository, &by_id, &["verify"]).0, 12);
-    let backup = ["backup", "--cluster", "c", "--file", small_database().to_str().unwrap()].map(str::to_owned);
-    let backup: Vec<_> = backup.iter().map(String::as_str).collect();
-    assert_eq!(token.on(&repository, &by_id, &backup).0, 0);
+    assert_eq!(token.backup(&repository, &by_id).0, 0);
 }
 
 #[test]
 fn a_wrong_pin_is_tried_once() {
     let token = Token::with_key(7);
     let repository = token.repository();
-    let backup = ["backup", "--cluster", "c", "--file", small_database().to_str().unwrap()].map(str::to_owned);
-    let backup: Vec<_> = backup.iter().map(String::as_str).collect();
-    assert_eq!(token.on(&repository, &token.uri("backups"), &backup).0, 0);
+    assert_eq!(token.backup(&repository, &token.uri("backups")).0, 0);
     write_secret(&token.dir.path().join("wrong"), "43218765");
     let module = module();
     let uri = token.uri_with("backups", module.to_str().unwrap(), &token.path("wrong"));
@@ -155,7 +158,7 @@ fn a_wrong_pin_is_tried_once() {
     assert_eq!(code, 12, "{text}");
     assert_eq!(text.matches("refuses the PIN: PinIncorrect").count(), 1, "{text}");
     assert_eq!(text.matches("is not tried again").count(), 1, "{text}");
-    let (code, text) = token.on(&repository, &uri, &backup);
+    let (code, text) = token.backup(&repository, &uri);
     assert!(code == 12 && !text.contains("4321"), "{code} {text}");
     let uri = uri.split("&pin-source").next().unwrap();
     let (code, text) = token.on(&repository, uri, &["verify"]);
@@ -175,7 +178,7 @@ fn what_is_missing_or_wrong_is_told_apart() {
         (Token::new(), 12, "has no secret key with this name"),
         (Token::with_key(8), 13, "does not open it, and opens other bytes"),
     ] {
-        let (found, output) = other.on(&repository, &uri, &["restore", "latest", "--to-file", "x"]);
+        let (found, output) = other.on(&repository, &uri, &["restore", "latest", "--output", "x"]);
         assert!(found == code && output.contains(text), "{text}: {found} {output}");
     }
     let copy = token.path("module.so");
@@ -189,7 +192,7 @@ fn what_is_missing_or_wrong_is_told_apart() {
         ("/nonexistent/module.so", 4, "the PKCS#11 module is missing"),
     ] {
         let uri = token.uri_with("backups", module, &token.path("pin"));
-        let (found, output) = token.on(&repository, &uri, &["restore", "latest", "--to-file", "x"]);
+        let (found, output) = token.on(&repository, &uri, &["restore", "latest", "--output", "x"]);
         assert!(found == code && output.contains(text), "{text}: {found} {output}");
     }
 }
@@ -201,10 +204,8 @@ fn keys_that_may_leave_the_token_or_are_short_do_not_seal() {
     let repository = token.repository();
     let mut maker = token.with_configuration(Command::new(std::env::current_exe().unwrap()));
     run(maker.args(["--exact", "pkcs11::make_weak_keys", "--ignored"]));
-    let database = small_database();
-    let backup = ["backup", "--cluster", "c", "--file", database.to_str().unwrap()];
     for (name, text) in [("leaves", "may leave the token"), ("short", "AES with 256 bits")] {
-        let (code, output) = token.on(&repository, &token.uri(name), &backup);
+        let (code, output) = token.backup(&repository, &token.uri(name));
         assert!(code == 12 && output.contains(text), "{name}: {code} {output}");
     }
     assert_eq!(fs::read_dir(Path::new(&repository).join("snapshots")).unwrap().count(), 1);
@@ -249,6 +250,6 @@ fn long_a_module_that_hangs_is_given_up() {
     let (source, module) = (token.path("hangs.c"), token.path("hangs.so"));
     run(Command::new("cc").args(["-shared", "-fPIC", "-o", &module, &source]));
     let uri = token.uri_with("backups", &module, &token.path("pin"));
-    let (code, text) = token.on(&repository, &uri, &["restore", "latest", "--to-file", "x"]);
+    let (code, text) = token.on(&repository, &uri, &["restore", "latest", "--output", "x"]);
     assert!(code == 4 && text.contains("no answer within 10 s"), "{code} {text}");
 }

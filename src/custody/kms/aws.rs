@@ -49,7 +49,9 @@ impl<'a> Arn<'a> {
         match parts.as_slice() {
             ["arn", partition, "kms", region, account, resource] => {
                 let key = resource.strip_prefix("key/");
-                let key = key.filter(|key| [partition, region, account, key].into_iter().all(|part| name(part)));
+                let key = key.filter(|key| {
+                    [partition, region, account, key].into_iter().all(|part| name(part))
+                });
                 match key {
                     Some(key) => Ok(Self { partition, region, account, key }),
                     None if resource.starts_with("alias/") => Err(Error::usage(
@@ -89,8 +91,10 @@ fn pairs(query: &str) -> Result<Pairs> {
     let mut pairs = Pairs::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let Some(name) = name.strip_prefix("context.").filter(|name| !name.is_empty()) else {
-            return Err(Error::usage(format!("{name:?} is not known after the ? of an aws-kms: URI"))
-                .hint("pairs of the encryption context are written context.NAME=VALUE"));
+            return Err(Error::usage(format!(
+                "{name:?} is not known after the ? of an aws-kms: URI"
+            ))
+            .hint("pairs of the encryption context are written context.NAME=VALUE"));
         };
         let fits = name.len().max(value.len()) <= MAX_PAIR && pairs.len() < MAX_PAIRS;
         let is_free = name != CONTEXT.0 && !pairs.contains_key(name);
@@ -145,7 +149,8 @@ impl Aws {
     /// Whether this host may seal with the key, without sealing: the service answers a dry run with an error of its own.
     async fn check(&self) -> Result<Option<String>, Failure> {
         let text = encoded(&SecretKey::new(|_| {}));
-        let request = Request { plaintext: Some(&text), dry_run: Some(true), ..self.request(&self.pairs) };
+        let request =
+            Request { plaintext: Some(&text), dry_run: Some(true), ..self.request(&self.pairs) };
         match self.call("Encrypt", &request).await {
             Ok(_) => Ok(None),
             Err(Failure::Refused(why)) if why.starts_with("DryRunOperation") => Ok(None),
@@ -165,7 +170,8 @@ impl Aws {
     }
 
     async fn open(&self, blob: &[u8]) -> Result<SecretBytes, Failure> {
-        let (pairs, sealed) = taken(blob).ok_or_else(|| Failure::Wrong("the sealed wrapping key is malformed".into()))?;
+        let (pairs, sealed) = taken(blob)
+            .ok_or_else(|| Failure::Wrong("the sealed wrapping key is malformed".into()))?;
         let text = BASE64.encode(sealed);
         let request = Request { blob: Some(&text), ..self.request(&pairs) };
         let answer = self.call("Decrypt", &request).await?;
@@ -242,7 +248,8 @@ struct Refusal {
 }
 
 fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|_| Failure::Wrong("its answer is not what was asked for".into()))
+    serde_json::from_slice(body)
+        .map_err(|_| Failure::Wrong("its answer is not what was asked for".into()))
 }
 
 /// What an answer means that is no success. With the service's own word.
@@ -328,18 +335,31 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        for bad in ["x=1", "context.=1", "context.strongroom=1", "context.a=1&context.a=2", "context.aws:x=1"] {
+        for bad in [
+            "x=1",
+            "context.=1",
+            "context.strongroom=1",
+            "context.a=1&context.a=2",
+            "context.aws:x=1",
+        ] {
             assert!(parse(&format!("{KEY}?{bad}")).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn pairs_stand_before_the_ciphertext() {
-        let pairs = Pairs::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]);
+        let pairs =
+            Pairs::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]);
         let bytes = printed(&pairs, b"sealed").unwrap();
         assert_eq!(bytes, b"\0\x02\0\x01a\0\x011\0\x01b\0\0sealed");
         assert_eq!(taken(&bytes).unwrap(), (pairs, &b"sealed"[..]));
-        for bad in [&b""[..], b"\0\x01\0\x01a", b"\0\x02\0\x01a\0\0\0\x01a\0\0", b"\0\x02\0\x01b\0\0\0\x01a\0\0", b"\xff\xff"] {
+        for bad in [
+            &b""[..],
+            b"\0\x01\0\x01a",
+            b"\0\x02\0\x01a\0\0\0\x01a\0\0",
+            b"\0\x02\0\x01b\0\0\0\x01a\0\0",
+            b"\xff\xff",
+        ] {
             assert!(taken(bad).is_none(), "{bad:x?}");
         }
     }
@@ -350,10 +370,19 @@ mod tests {
             let body = format!(r#"{{"__type":"com.amazonaws.kms#{kind}","message":"why"}}"#);
             refused(status, body.as_bytes())
         };
-        for kind in ["DisabledException", "KMSInvalidStateException", "AccessDeniedException", "NotFoundException"] {
-            assert!(matches!(class(400, kind), Failure::Refused(why) if why == format!("{kind}: why")));
+        for kind in [
+            "DisabledException",
+            "KMSInvalidStateException",
+            "AccessDeniedException",
+            "NotFoundException",
+        ] {
+            assert!(
+                matches!(class(400, kind), Failure::Refused(why) if why == format!("{kind}: why"))
+            );
         }
-        for (status, kind) in [(400, "ThrottlingException"), (500, "KMSInternalException"), (503, ""), (429, "")] {
+        for (status, kind) in
+            [(400, "ThrottlingException"), (500, "KMSInternalException"), (503, ""), (429, "")]
+        {
             assert!(matches!(class(status, kind), Failure::Down(_)), "{kind}");
         }
         assert!(matches!(class(400, "InvalidCiphertextException"), Failure::Wrong(_)));

@@ -1,6 +1,6 @@
 //! A master key of any service: wrapping keys, limits of time, tries and what is remembered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub(super) struct KmsKey {
     provider: u8,
     /// As in messages.
     name: String,
+    service: Arc<dyn Service>,
     known: Arc<Known>,
     /// In a job that writes many seals: the wrapping key, what the service made of it, and for how many more.
     shared: Option<tokio::sync::Mutex<Option<Shared>>>,
@@ -45,9 +46,9 @@ struct Shared {
     left: u32,
 }
 
-/// The service, and what it has answered.
+/// What a service has answered. An agent opens its keys again for each piece of work, and does not ask again.
+#[derive(Default)]
 struct Known {
-    service: Arc<dyn Service>,
     /// Wrapping keys, by SHA-256 of what they were opened from.
     opened: Mutex<HashMap<[u8; 32], SecretKey>>,
     down: Mutex<Option<(Instant, String)>>,
@@ -57,14 +58,10 @@ struct Known {
 
 impl KmsKey {
     pub(super) fn new(uri: &KmsUri, service: Arc<dyn Service>) -> Self {
-        let (opened, down, version) = Default::default();
-        Self {
-            id: kms_key_id(uri.provider().scheme(), uri.identity()),
-            provider: uri.provider().byte(),
-            name: uri.name(),
-            known: Arc::new(Known { service, opened, down, version }),
-            shared: None,
-        }
+        static KNOWN: Mutex<BTreeMap<KeyId, Arc<Known>>> = Mutex::new(BTreeMap::new());
+        let id = kms_key_id(uri.provider().scheme(), uri.identity());
+        let known = Arc::clone(lock(&KNOWN).entry(id).or_default());
+        Self { id, provider: uri.provider().byte(), name: uri.name(), service, known, shared: None }
     }
 
     /// Adds it to `keys` as what `role` says.
@@ -93,7 +90,7 @@ impl KmsKey {
             if attempt > 0 {
                 sleep(pause()).await;
             }
-            match timeout(CALL, once(self.known.service.as_ref())).await {
+            match timeout(CALL, once(self.service.as_ref())).await {
                 Ok(Err(Failure::Down(why))) => last = why,
                 Ok(answered) => return answered,
                 Err(_) => last = format!("no answer within {} s", CALL.as_secs()),
@@ -229,6 +226,7 @@ impl Recipient for KmsKey {
             id: self.id,
             provider: self.provider,
             name: self.name.clone(),
+            service: Arc::clone(&self.service),
             known: Arc::clone(&self.known),
             shared: Some(tokio::sync::Mutex::default()),
         }))
@@ -236,7 +234,7 @@ impl Recipient for KmsKey {
 
     fn is_older(&self, stanza: &Stanza) -> bool {
         let sealed = KmsBody::parse(stanza.body()).ok();
-        let sealed = sealed.and_then(|body| self.known.service.version(body.blob));
+        let sealed = sealed.and_then(|body| self.service.version(body.blob));
         let present = lock(&self.known.version);
         matches!((sealed, &*present), (Some(sealed), Some(present)) if sealed != *present)
     }

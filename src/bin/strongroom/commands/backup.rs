@@ -50,5 +50,6 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     });
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { printed })
+    let lacks = !report.seals_missing.is_empty();
+    Ok(if differ || report.clocks_differ || lacks { ExitCode::from(FINDINGS) } else { printed })
 }

@@ -94,8 +94,10 @@ impl Module {
                 format!("the token {:?} has no secret key with this name", token.label()),
             )
             .hint("`pkcs11-tool --list-objects --login` shows its keys")),
-            several => Err(Error::usage(format!("{} keys of the token have this name", several.len()))
-                .hint("name one by its id: pkcs11:token=…;id=%01…")),
+            several => {
+                Err(Error::usage(format!("{} keys of the token have this name", several.len()))
+                    .hint("name one by its id: pkcs11:token=…;id=%01…"))
+            }
         }
     }
 
@@ -172,8 +174,10 @@ fn find_token(module: &Pkcs11, key: &TokenKey) -> Result<(Slot, TokenInfo)> {
     let mut named = tokens.into_iter().filter(is_named);
     match (named.next(), named.next()) {
         (Some(token), None) => Ok(token),
-        (Some(_), Some(_)) => Err(Error::usage("more than one token has this name")
-            .hint("add serial=… to the key's URI")),
+        (Some(_), Some(_)) => {
+            Err(Error::usage("more than one token has this name")
+                .hint("add serial=… to the key's URI"))
+        }
         (None, _) => {
             let present = match labels.is_empty() {
                 true => "the module shows no token".to_owned(),

@@ -9,8 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 use crate::error::{Error, Result};
 
 /// What stands in a URI as it is.
-const ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The same for paths of files.
 const ENCODED_IN_PATHS: &AsciiSet = &ENCODED.remove(b'/');
 
@@ -68,8 +67,10 @@ impl TokenKey {
                 // All keys that seal are of this type.
                 None if name == "type" && value == b"secret-key" => {}
                 None => {
-                    return Err(Error::usage(format!("{name:?} does not name a key in a pkcs11: URI"))
-                        .hint("use token, object, serial and id"));
+                    return Err(Error::usage(format!(
+                        "{name:?} does not name a key in a pkcs11: URI"
+                    ))
+                    .hint("use token, object, serial and id"));
                 }
             }
         }
@@ -99,8 +100,10 @@ impl FromStr for TokenKey {
                         .hint("put it into a file of mode 0600 and name that with pin-source=FILE; treat the PIN as leaked"));
                 }
                 _ => {
-                    return Err(Error::usage(format!("{name:?} is not known after the ? of a pkcs11: URI"))
-                        .hint("use module-path and pin-source"));
+                    return Err(Error::usage(format!(
+                        "{name:?} is not known after the ? of a pkcs11: URI"
+                    ))
+                    .hint("use module-path and pin-source"));
                 }
             };
             if file.replace(absolute(name, value)?).is_some() {
@@ -125,8 +128,10 @@ fn pair(attribute: &str) -> Result<(&str, Vec<u8>)> {
         code.as_bytes().get(..2).is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit))
     };
     if !codes.all(is_code) {
-        return Err(Error::usage(format!("{name} of a pkcs11: URI has a % without two hexadecimal digits"))
-            .hint("write %25 for a percent sign"));
+        return Err(Error::usage(format!(
+            "{name} of a pkcs11: URI has a % without two hexadecimal digits"
+        ))
+        .hint("write %25 for a percent sign"));
     }
     Ok((name, percent_decode_str(value).collect()))
 }
@@ -139,7 +144,9 @@ fn absolute(name: &str, value: Vec<u8>) -> Result<PathBuf> {
     let path = path.unwrap_or(&text);
     match path.starts_with('/') {
         true => Ok(path.into()),
-        false => Err(Error::usage(format!("{name} of a pkcs11: URI is not the absolute path of a file"))),
+        false => {
+            Err(Error::usage(format!("{name} of a pkcs11: URI is not the absolute path of a file")))
+        }
     }
 }
 
@@ -187,7 +194,8 @@ mod tests {
             let error = bad.parse::<TokenKey>().unwrap_err();
             assert_eq!(error.kind().exit_code(), 2, "{bad}");
         }
-        let error = "token=t;object=o?module-path=/m&pin-value=1234".parse::<TokenKey>().unwrap_err();
+        let error =
+            "token=t;object=o?module-path=/m&pin-value=1234".parse::<TokenKey>().unwrap_err();
         assert!(!format!("{error:?}").contains("1234"), "{error:?}");
     }
 }
