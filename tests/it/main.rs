@@ -14,6 +14,8 @@
 mod agent;
 mod agent_soak;
 mod audit_log;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
 mod blind;
 mod bolt;
 mod broken_etcd;

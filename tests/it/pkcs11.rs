@@ -142,7 +142,7 @@ fn a_token_seals_what_only_it_opens() {
     assert_eq!(run(python().args(["-c", OPEN, &repository])), "opened\n");
     // Its id in the token names the same key, and is another name in seals.
     let by_id = token.uri("backups").replace("object=backups", "id=%01");
-    assert_eq!(token.on(&repository, &by_id, &["verify"]).0, 12);
+    assert_eq!(token.on(&repository, &by_id, &["verify", "latest"]).0, 12);
     assert_eq!(token.backup(&repository, &by_id).0, 0);
 }
 
@@ -161,9 +161,10 @@ fn a_wrong_pin_is_tried_once() {
     let (code, text) = token.backup(&repository, &uri);
     assert!(code == 12 && !text.contains("4321"), "{code} {text}");
     let uri = uri.split("&pin-source").next().unwrap();
-    let (code, text) = token.on(&repository, uri, &["verify"]);
+    let (code, text) = token.on(&repository, uri, &["verify", "latest"]);
     assert!(code == 2 && text.contains("wants a PIN"), "{code} {text}");
-    let (code, text) = token.on(&repository, &format!("{uri}&pin-value=43218765"), &["verify"]);
+    let (code, text) =
+        token.on(&repository, &format!("{uri}&pin-value=43218765"), &["verify", "latest"]);
     assert!(code == 2 && !text.contains("4321"), "{code} {text}");
 }
 
