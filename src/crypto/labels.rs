@@ -43,6 +43,8 @@ pub enum Label {
     KmsPlugin,
     /// Associated data of a wrapping key that a token sealed.
     Kms,
+    /// A file key of age → the key that seals a data key.
+    AgeFileKey,
     /// Value key → key of one algorithm's cipher.
     ValueKey,
     /// Value key → its id.
@@ -82,6 +84,7 @@ impl Label {
             Self::ValueKeyring => "strongroom/v1/value-keyring",
             Self::KmsPlugin => "strongroom/v1/kms-plugin",
             Self::Kms => "strongroom/v1/kms",
+            Self::AgeFileKey => "strongroom/v1/age-file-key",
             Self::ValueKey => "strongroom/v1/value-key",
             Self::ValueKeyId => "strongroom/v1/value-key-id",
             Self::Value => "strongroom/v1/value",

@@ -2,6 +2,7 @@
 //! services. [`open`] is the way from a URI to keys.
 
 mod access;
+mod age;
 pub mod keyfile;
 mod kms;
 #[cfg(feature = "backup")]
@@ -10,6 +11,8 @@ mod public_keys;
 mod secrets;
 mod uri;
 
+#[cfg(feature = "age-plugins")]
+pub use age::{PluginUi, set_plugin_ui};
 pub use kms::{KmsRole, KmsUri, Provider};
 #[cfg(feature = "backup")]
 pub use passphrases::{
@@ -50,6 +53,7 @@ pub fn open_public(uri: &MasterKeyUri, keys: &mut KeySet) -> Result<()> {
             keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
             Ok(())
         }
+        MasterKeyUri::Plugin(key) => age::add_recipient(key.as_ref().clone(), keys),
         MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, keys),
         MasterKeyUri::Identity(path, state) => public_keys::add_identities(path, *state, keys),
         MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) | MasterKeyUri::Kms(_) => Ok(()),

@@ -259,7 +259,9 @@ impl CommonSettings {
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
         let opens_nothing = |uri: &MasterKeyUri| match uri {
-            MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_) => true,
+            MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) | MasterKeyUri::Recipients(_) => {
+                true
+            }
             MasterKeyUri::Kms(uri) => uri.role() == KmsRole::SealOnly,
             _ => false,
         };

@@ -11,6 +11,8 @@
     unreachable_pub
 )]
 
+#[cfg(feature = "age-plugins")]
+mod age_plugins;
 mod agent;
 mod agent_soak;
 mod audit_log;

@@ -23,7 +23,6 @@ use crate::custody::access::check_authentic;
 use crate::custody::read_secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret::SecretBytes;
-use crate::task::task_panicked;
 
 type Call = Box<dyn FnOnce(&mut Module) + Send>;
 
@@ -45,7 +44,9 @@ pub(super) async fn call<T: Send + 'static>(
         }
     };
     send(path, Box::new(call))?;
-    answer.await.unwrap_or_else(|_| Err(task_panicked()))
+    answer.await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Internal, "the thread of the PKCS#11 module died"))
+    })
 }
 
 fn send(path: &Path, call: Call) -> Result<()> {
