@@ -68,7 +68,7 @@ for args, body in heard:
     if args[0] == "wrap-file-key":
         count = {"no stanza": 0, "many stanzas": 17}.get(mode, 1)
         for _ in range(count):
-            long = {"much": 12000, "more": 10000}.get(mode, 0)
+            long = {"much": 13000, "more": 10000}.get(mode, 0)
             ask("recipient-stanza", "0", "script", "x", body=hidden(body) + bytes(long))
         if mode == "more":
             ask("recipient-stanza", "0", "script", "x", body=bytes(2000))

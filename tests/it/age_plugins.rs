@@ -104,7 +104,7 @@ fn a_plugin_that_misbehaves_is_told_of() {
     exits(0, &mut plugged.backup(&recipient(), ""));
     for (mode, code, text) in [
         ("error", 4, "the token ?[31mis not plugged in"),
-        ("bad stanza", 13, "the stanza is too short"),
+        ("bad stanza", 12, "the stanza is too short"),
         ("garbage", 4, "does not speak age's protocol"),
         ("exit", 4, "it ended"),
         ("long", 4, "its line is too long"),
@@ -220,7 +220,7 @@ fn plugins_of_age_itself() {
         if name == "batchpass" {
             let mut restore = plugged.restore(name, "");
             word(&mut restore, "wrong");
-            let said = exits(4, &mut restore);
+            let said = exits(12, &mut restore);
             assert!(said.contains("incorrect passphrase"), "{said}");
         }
     }

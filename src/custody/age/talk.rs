@@ -205,9 +205,9 @@ impl Conversation {
     /// What the plugin says went wrong.
     fn failed(&self, stanza: &AgeStanza) -> Error {
         let says = clean(&String::from_utf8_lossy(&stanza.body));
-        // Of age's stanza itself the plugin says that it is not as it should be.
+        // Many plugins say this of a wrong passphrase too.
         let kind = match stanza.args.get(1).map(String::as_str) {
-            Some("stanza") => ErrorKind::Tampered,
+            Some("stanza") => ErrorKind::WrongKey,
             _ => ErrorKind::Unreachable,
         };
         self.explain(Error::new(kind, format!("the age plugin {:?}: {says}", self.plugin)))
