@@ -11,9 +11,13 @@
     unreachable_pub
 )]
 
+#[cfg(feature = "age-plugins")]
+mod age_plugins;
 mod agent;
 mod agent_soak;
 mod audit_log;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
 mod blind;
 mod bolt;
 mod broken_etcd;
@@ -51,6 +55,8 @@ mod members;
 mod mvcc;
 mod operators;
 mod paper;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod planted_files;
 mod planted_journals;
 mod planted_objects;

@@ -115,7 +115,7 @@ impl Known {
             let mut keys = KeySet::new();
             open_public(uri, &mut keys)?;
             let place = match uri {
-                MasterKeyUri::Recipient(_) => "configuration".into(),
+                MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) => "configuration".into(),
                 other => other.to_string(),
             };
             for id in keys.ids() {
