@@ -103,6 +103,7 @@ mod support;
 mod targets;
 mod terminal;
 mod to_cluster;
+mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
@@ -114,4 +115,6 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};
+use support::{
+    behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server, transit_double,
+};
