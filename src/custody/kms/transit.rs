@@ -162,7 +162,7 @@ impl Transit {
         let answer: Data<Encrypted<'_>> = parsed(&answer.body)?;
         match version(answer.data.ciphertext.as_bytes()) {
             Some(_) => Ok(answer.data.ciphertext.to_owned()),
-            None => Err(Failure::Wrong("its answer is no ciphertext vault:vN:…".into())),
+            None => Err(Failure::Wrong("its answer is not a ciphertext vault:vN:…".into())),
         }
     }
 
