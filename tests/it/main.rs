@@ -45,6 +45,7 @@ mod kms_vectors;
 mod layers;
 mod member;
 mod members;
+mod memory_image;
 mod mvcc;
 mod operators;
 mod paper;
