@@ -37,6 +37,7 @@ mod journal_prune;
 mod journal_store;
 mod journal_vectors;
 mod json_shapes;
+mod key_kinds;
 mod keys;
 mod kill;
 mod kms_kubernetes;
