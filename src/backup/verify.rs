@@ -252,9 +252,9 @@ pub async fn verify(
             if !matches!(scope, Scope::Ids(_)) && report.not_verified.is_empty() {
                 let links = report.snapshots.iter();
                 let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
-                let missing = chain::missing(repository, keys, &links).await?;
-                report.is_incomplete = !missing.is_empty();
-                report.findings.extend(missing);
+                let chain = chain::compare(repository, keys, &links).await?;
+                report.is_incomplete = !chain.missing.is_empty();
+                report.findings.extend(chain.missing.into_iter().chain(chain.again));
             }
             Ok(report)
         })
