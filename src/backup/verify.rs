@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
 use super::chain::{self, Link};
+use super::continuous::{Stretches, VerifiedStretch, newest_checks, verify_stretches};
 use super::deep::{self, Deep};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -114,6 +115,8 @@ pub struct VerifyReport {
     pub level: VerifyLevel,
     /// Each snapshot looked at, oldest first.
     pub snapshots: Vec<Verified>,
+    /// Of a deep verification: what was recorded between snapshots.
+    pub stretches: Vec<VerifiedStretch>,
     /// What is odd about the repository itself.
     pub findings: Vec<String>,
     /// A finding is that a snapshot which another one names is missing, or has another manifest.
@@ -192,19 +195,33 @@ impl VerifyReport {
             snapshot: None,
             cluster: cluster.cloned(),
             level: Some(self.level.name().into()),
+            key: self.opened_by(),
             scope: self.scope,
             outcome: match self.worst() {
                 Some(_) => ReportOutcome::Failed,
                 // What is not known is not good.
                 None if left > 0 => ReportOutcome::Failed,
+                None if self.stretches.iter().any(|one| one.finding().is_some()) => {
+                    ReportOutcome::Failed
+                }
                 None if self.has_findings() => ReportOutcome::Findings,
                 None => ReportOutcome::Passed,
             },
             details: Some(ReportDetails {
                 steps: vec![ReportStep { name: "verify".into(), milliseconds }],
-                checks: std::iter::once(counted).chain(failed).chain(rest).collect(),
+                checks: std::iter::once(counted)
+                    .chain(failed)
+                    .chain(newest_checks(&self.stretches))
+                    .chain(rest)
+                    .collect(),
             }),
         }
+    }
+
+    /// The key that opened all that was verified, if it was one.
+    fn opened_by(&self) -> Option<KeyId> {
+        let first = self.snapshots.first()?.opened_by?;
+        self.snapshots.iter().all(|one| one.opened_by == Some(first)).then_some(first)
     }
 
     fn failed(&self) -> impl Iterator<Item = &Verified> {
@@ -236,6 +253,7 @@ pub async fn verify(
             let mut report = VerifyReport {
                 level,
                 snapshots: Vec::new(),
+                stretches: Vec::new(),
                 findings: Vec::new(),
                 is_incomplete: false,
                 scope: scope_of_report,
@@ -247,6 +265,9 @@ pub async fn verify(
             if report.snapshots.is_empty() && report.not_verified.is_empty() {
                 return Err(Error::new(ErrorKind::NotFound, "there is no snapshot to verify")
                     .hint("take one with `strongroom backup`"));
+            }
+            if level == VerifyLevel::Deep && report.not_verified.is_empty() {
+                verify_journals(repository, keys, scope, control, &mut report).await?;
             }
             report.snapshots.sort_by_key(|verified| verified.id);
             if !matches!(scope, Scope::Ids(_)) && report.not_verified.is_empty() {
@@ -298,6 +319,26 @@ async fn each(
 fn out_of_time() -> Error {
     Error::new(ErrorKind::Unreachable, "the time was over before the snapshots were listed")
         .hint("nothing was verified: the store is slow, or lists more than it should")
+}
+
+/// Verifies what was recorded before each snapshot in `scope`, back to the snapshot before it.
+async fn verify_journals(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    control: &Control,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let mut wanted = Stretches::default();
+    match scope {
+        Scope::All => {}
+        Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
+        Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
+    }
+    let dir = env::temp_dir();
+    report.stretches = verify_stretches(repository, keys, &wanted, &dir, control).await?;
+    report.findings.extend(report.stretches.iter().filter_map(VerifiedStretch::finding));
+    Ok(())
 }
 
 /// The snapshots in `scope`; what their listing shows is noted in the report.
@@ -475,6 +516,7 @@ mod tests {
         let report = VerifyReport {
             level: VerifyLevel::Full,
             snapshots,
+            stretches: Vec::new(),
             findings,
             is_incomplete: false,
             scope,

@@ -15,7 +15,7 @@ use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::{Context, FINDINGS};
+use super::{Context, FINDINGS, journal};
 use crate::args::VerifyArgs;
 use crate::output::table;
 
@@ -49,13 +49,15 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let rows: Vec<_> = report.snapshots.iter().map(|one| Row::new(level, one)).collect();
     let json = json!({
         "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
+        "journals": report.stretches.iter().map(journal::stretch_json).collect::<Vec<_>>(),
         "report": recorded,
     });
     let text = || {
         let rows = rows.iter().map(|row| {
             vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
         });
-        table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
+        let text = table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect());
+        text + &journal::stretches_text(&report.stretches)
     };
     let status = match recorded {
         Some(_) => context.output.done(exit(&report), json, text)?,
@@ -116,7 +118,9 @@ fn verified(level: VerifyLevel) -> &'static str {
 
 fn exit(report: &VerifyReport) -> ExitCode {
     let untrusted = |one: &Verified| matches!(one.standing, Standing::NotTrusted(_));
-    let found = report.is_incomplete || report.snapshots.iter().any(untrusted);
+    let found = report.is_incomplete
+        || report.stretches.iter().any(|one| one.finding().is_some())
+        || report.snapshots.iter().any(untrusted);
     let findings = if found { FINDINGS } else { 0 };
     ExitCode::from(report.worst().map_or(findings, |error| error.kind().exit_code()))
 }
