@@ -104,7 +104,9 @@ pub(super) async fn unproven(repository: &Repository, keys: &KeySet) -> Result<V
             return Err(error);
         }
         Err(error) => {
-            return Ok(vec![format!("whether the recipients were proven is unknown: {error}")]);
+            return Ok(vec![format!(
+                "whether the identities of the recipients open a snapshot is unknown: {error}"
+            )]);
         }
         Ok(found) => found,
     };

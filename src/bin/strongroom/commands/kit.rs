@@ -56,8 +56,8 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         };
         let now = here.get(id).map(String::as_str).unwrap_or("not given here");
         let proven = match proofs.proven(*id) {
-            Some(proof) => format!("proven {}", proof.report.created()),
-            None => "never proven".into(),
+            Some(proof) => format!("tested {}", proof.report.created()),
+            None => "never tested".into(),
         };
         let _ = writeln!(page, "  {id}   {opens}, {now}\n{:36} {proven}; copy: {BLANK}", "");
     }
