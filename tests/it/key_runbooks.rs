@@ -71,7 +71,14 @@ const HOST: [&str; 6] =
 #[test]
 fn migrated_then_robbed_twice() {
     let owner = Owner::new();
+    let list =
+        exits_with(&mut owner.command(&["-k", "file:etc/keyring", "-w", "json", "key", "list"]));
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let keyring = list[0]["id"].as_str().unwrap();
     owner.run("migrate", &[]);
+    exits_with(
+        &mut owner.with_identity("identity", &["key", "reseal", "--all", "--drop", keyring]),
+    );
     fs::remove_file(owner.0.path("etc/keyring")).unwrap();
     let said = exits(
         0,
@@ -89,11 +96,11 @@ fn migrated_then_robbed_twice() {
         owner.command(&["-w", "json", "key", "list"]).args(["--signing-key", "old-signing-key"]),
     );
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    let old = list[0]["id"].as_str().unwrap().to_owned();
-    assert_eq!(list[0]["type"], "signer");
+    let mut rows = list.as_array().unwrap().iter();
+    let old = rows.find(|row| row["state"] == "signing").unwrap()["id"].as_str().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let now = jiff::Timestamp::now().to_string();
-    owner.run("stolen host", &[("TIME", &now), ("OLDKEYID", &old)]);
+    owner.run("stolen host", &[("TIME", &now), ("OLDKEYID", old)]);
     let signers = fs::read_to_string(owner.0.path("signers")).unwrap();
     assert!(signers.contains(&format!("{public} revoked=")), "{signers}");
     let thief = ["-k", "recipient:@recipients", "--signing-key", "old-signing-key"];

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::blind::exits_with;
 use crate::deploy::deploy;
 use crate::end_to_end::program;
-use crate::place::{Place, exits, text};
+use crate::place::{Place, exits};
 use crate::s3_server::{ACCESS_KEY, Allows, Flavour, SECRET_KEY, Seen, start, start_allowing};
 use crate::support::small_database;
 
@@ -265,8 +265,7 @@ fn matrix(roles: &Roles) {
     // The writer reads and looks, opens nothing and removes nothing.
     exits_with(&mut roles.writer(&["verify", "--all", "--digests", "--record"]));
     exits(12, &mut roles.writer(&["verify", "latest"]));
-    let out = roles.writer(&["prune", "--remove", &ids[0]]).output().unwrap();
-    assert!(!out.status.success() && text(&out.stderr).contains("stays"), "{}", text(&out.stderr));
+    assert!(!roles.writer(&["prune", "--remove", &ids[0]]).output().unwrap().status.success());
     // The keeper removes, and makes no snapshot.
     assert!(!roles.keeper(&backup).output().unwrap().status.success());
     exits_with(&mut roles.keeper(&["verify", "--all", "--digests"]));

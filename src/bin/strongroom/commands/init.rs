@@ -67,6 +67,12 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
              a bare `passphrase` opens and does not seal"
         ));
     }
+    advise(context);
+    Ok(printed)
+}
+
+/// What to do next.
+fn advise(context: &Context) {
     if context.settings.has_recipients() {
         context.output.note(
             "before you rely on a recipient: after the first backup run `strongroom key prove -k identity:FILE` where its identity is",
@@ -75,7 +81,6 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     context
         .output
         .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
-    Ok(printed)
 }
 
 /// A repository that was there already is to have its first passphrase key.
