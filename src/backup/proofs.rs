@@ -68,12 +68,19 @@ impl Proofs {
     }
 }
 
+/// The one key that did all of it, if it was one.
+pub(super) fn only_key(mut opened_by: impl Iterator<Item = Option<KeyId>>) -> Option<KeyId> {
+    let first = opened_by.next()??;
+    opened_by.all(|key| key == Some(first)).then_some(first)
+}
+
 /// What the newest reports say of keys; not further back than where each of `wanted`, if it names any, was proven.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn proofs(repository: &Repository, keys: &KeySet, wanted: &[KeyId]) -> Result<Proofs> {
     let listed = repository.list("reports").await?;
+    let (keys, _) = &keys.available().await;
     let (mut found, mut read) = (Proofs::default(), 0);
     let visit = |id, report: Report| {
         read += 1;

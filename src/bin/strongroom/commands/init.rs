@@ -52,9 +52,8 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         let made = create_passphrase_key(&repository, word, Argon2Cost::default()).await?;
         key = Some(made.id().to_string());
     }
-    let made = format!("repository {id} is at {url}");
-    let printed = context.output.done(
-        &made,
+    let status = context.output.done(
+        ExitCode::SUCCESS,
         json!({"id": id.to_string(), "repository": url.to_string(), "passphrase_key": key}),
         || match &key {
             Some(key) => format!("repository {id} at {url}\npassphrase:{key}"),
@@ -68,7 +67,7 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         ));
     }
     advise(context);
-    Ok(printed)
+    Ok(status)
 }
 
 /// What to do next.

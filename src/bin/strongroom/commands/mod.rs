@@ -20,6 +20,7 @@ mod promote;
 mod prove;
 mod proxy;
 mod prune;
+mod recorded;
 mod reencrypt;
 mod restore;
 mod rotate;
