@@ -30,15 +30,14 @@ pub(crate) struct Recording {
 impl Recording {
     /// Starts it, and waits until it records.
     pub(crate) fn start(place: &Place, etcd: &Etcd) -> Self {
+        Self::start_at(place, etcd.endpoint())
+    }
+
+    /// As [`start`](Self::start), of the etcd at `endpoint`.
+    pub(crate) fn start_at(place: &Place, endpoint: &str) -> Self {
         let log = place.path("record.log");
-        let mut command = place.command(&[
-            "--endpoints",
-            etcd.endpoint(),
-            "journal",
-            "record",
-            "--interval",
-            "1s",
-        ]);
+        let mut command =
+            place.command(&["--endpoints", endpoint, "journal", "record", "--interval", "1s"]);
         let child = command
             .stdout(File::create(place.path("record.out")).unwrap())
             .stderr(File::create(&log).unwrap())

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::etcd_server::{Etcd, Version};
 use crate::journal::{Recording, Seed, load, now};
 use crate::place::Place;
-use crate::random_history::{Entry, Random, range};
+use crate::random_history::{Entry, Random, range, step};
 
 /// What `ls` says of the keys, as etcd answered it, with lengths in the place of values.
 fn listed(document: &Value) -> Vec<(Vec<u8>, u64, i64, i64, i64, i64)> {
@@ -176,7 +176,13 @@ async fn stretches_are_verified_deep() {
         load(&mut client, &mut random, &mut leases, 10).await;
         let recording = Recording::start(&place, &etcd);
         for _ in 0..2 {
-            load(&mut client, &mut random, &mut leases, 40).await;
+            for _ in 0..40 {
+                step(&mut client, &mut random, &mut leases).await;
+            }
+            // It has all been recorded when etcd compacts it.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            let (revision, _) = range(&mut client, 0).await;
+            client.compact(revision - random.below(10) as i64, None).await.unwrap();
             place.succeed(&["--endpoints", etcd.endpoint(), "backup"]);
         }
         tokio::time::sleep(Duration::from_millis(2500)).await;
