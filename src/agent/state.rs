@@ -310,6 +310,9 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
         }
+        if let Some(ways) = done.independent {
+            self.metrics.independent(options, ways);
+        }
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);
         }

@@ -56,8 +56,10 @@ pub enum StretchOutcome {
     Verified(HashCheck),
     /// They do not, and why.
     Differs(String),
-    /// No journals lead from one to the other.
+    /// No journals lead from one to the other, and why.
     NotRecorded(String),
+    /// There was no time left.
+    NotVerified,
 }
 
 /// A stretch, and what became of it.
@@ -79,6 +81,7 @@ impl fmt::Display for VerifiedStretch {
             }
             StretchOutcome::Verified(_) => f.write_str("they give the next snapshot"),
             StretchOutcome::Differs(why) | StretchOutcome::NotRecorded(why) => f.write_str(why),
+            StretchOutcome::NotVerified => f.write_str("there was no time left to verify them"),
         }
     }
 }
@@ -90,7 +93,7 @@ impl VerifiedStretch {
         let outcome = match self.outcome {
             StretchOutcome::Verified(_) => CheckOutcome::Passed,
             StretchOutcome::Differs(_) => CheckOutcome::Failed,
-            StretchOutcome::NotRecorded(_) => CheckOutcome::Skipped,
+            StretchOutcome::NotRecorded(_) | StretchOutcome::NotVerified => CheckOutcome::Skipped,
         };
         let detail = self.to_string().chars().take(200).collect();
         ReportCheck { name: self.stretch.name(), outcome, detail }
@@ -174,10 +177,17 @@ pub async fn verify_stretches(
         // Snapshots come in the order of time; a history that goes back begins again with its own journals.
         shelf.forget(stretch.from);
         control.begin(&format!("verifying the journals up to {}", stretch.to), None);
-        let outcome = match control.guard(one((repository, keys), shelf, &stretch)).await {
-            Ok(outcome) => outcome,
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) => StretchOutcome::Differs(error.to_string()),
+        let looked_at = control.guard(one((repository, keys), shelf, &stretch));
+        let outcome = match control.in_time(looked_at).await {
+            None => StretchOutcome::NotVerified,
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) if error.kind().is_general() => return Err(error),
+            Some(Err(error)) => match error.kind() {
+                ErrorKind::Tampered | ErrorKind::Truncated => {
+                    StretchOutcome::Differs(error.to_string())
+                }
+                _ => StretchOutcome::NotRecorded(error.to_string()),
+            },
         };
         verified.push(VerifiedStretch { stretch, outcome });
     }

@@ -168,6 +168,7 @@ pub async fn drill(
         snapshot: Some(id),
         cluster: Some(restored.cluster),
         level: journals.map(|_| THROUGH_JOURNALS.into()),
+        key: None,
         scope: ReportScope::One,
         outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
             true => ReportOutcome::Failed,

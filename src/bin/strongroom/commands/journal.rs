@@ -42,15 +42,17 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     });
     let etcd = settings.etcd()?;
     let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
-    context.output.result(&report, || {
+    let stored = report.seen <= report.last;
+    let status = if stored { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, &report, || {
         let (journals, snapshots) = (report.journals.len(), report.snapshots.len());
         format!(
             "recorded up to revision {}; journals: {journals}, snapshots: {snapshots}",
             report.last
         )
     })?;
-    if report.seen <= report.last {
-        return Ok(ExitCode::SUCCESS);
+    if stored {
+        return Ok(status);
     }
     context.output.warn(&format!(
         "revisions {} to {} are not stored: the store could not be reached",
@@ -58,7 +60,7 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
         report.seen
     ));
     context.output.note("start the recorder again while etcd still has them");
-    Ok(ExitCode::from(FINDINGS))
+    Ok(status)
 }
 
 /// What is known of the stretches between snapshots, and the report that was stored of it.
@@ -113,6 +115,7 @@ pub(super) fn stretch_json(one: &VerifiedStretch) -> Value {
     let (outcome, hash) = match outcome {
         StretchOutcome::Verified(hash) => ("verified", Some(hash)),
         StretchOutcome::Differs(_) => ("differs", None),
+        StretchOutcome::NotVerified => ("not verified", None),
         _ => ("not recorded", None),
     };
     json!({
@@ -133,6 +136,7 @@ pub(super) fn stretches_text(stretches: &[VerifiedStretch]) -> String {
         let status = match one.outcome {
             StretchOutcome::Verified(_) => "ok",
             StretchOutcome::Differs(_) => "DIFFERS",
+            StretchOutcome::NotVerified => "not verified",
             _ => "not recorded",
         };
         let Stretch { from, to, .. } = &one.stretch;

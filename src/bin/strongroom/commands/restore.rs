@@ -36,9 +36,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         (None, companions) => {
             let names = companions.unwrap_or_default();
             let document = json!({ "companions": names });
-            let printed = context
-                .output
-                .done("the companions are restored", document, || names.join("\n"))?;
+            let printed = context.output.done(ExitCode::SUCCESS, document, || names.join("\n"))?;
             context.output.note("next: compare the files with those in place, then move them");
             Ok(printed)
         }
@@ -135,7 +133,8 @@ async fn to_file(
     let journals = journals_of(plan.as_ref());
     let recorded_until = plan.as_ref().and_then(until);
     let document = File { report: &report, output: &path, companions, journals, recorded_until };
-    let printed = context.output.done(&format!("{path} is restored"), document, || {
+    let status = if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, document, || {
         format!(
             "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
             report.cluster,
@@ -146,11 +145,10 @@ async fn to_file(
     })?;
     advise_leases(report.unknown_leases, context);
     advise_downgrade(report.downgrade.as_deref(), context);
-    let printed = if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) };
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
-    Ok(printed)
+    Ok(status)
 }
 
 async fn to_data_dir(
@@ -194,7 +192,8 @@ async fn to_data_dir(
         journals: journals_of(plan.as_ref()),
         recorded_until: plan.as_ref().and_then(until),
     };
-    let printed = context.output.done(&format!("{place} is restored"), document, || {
+    let status = if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, document, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
@@ -206,7 +205,7 @@ async fn to_data_dir(
         )
     })?;
     advise(args, &report, &others, context);
-    Ok(if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What the flags say, else the manifest.

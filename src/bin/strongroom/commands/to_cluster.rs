@@ -45,15 +45,15 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     }
     let rate = args.cluster.rate.unwrap_or(DEFAULT_RATE);
     let applied = apply_plan(&repository, &keys, &plan, &choice, rate, &context.control).await?;
-    report(&plan, head, &applied, context)?;
     let findings = applied.conflicts.len() + applied.refused.len() + missing.len();
+    let status = if findings > 0 { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let status = report(status, &plan, head, &applied, context)?;
     match applied.stopped {
         Some(error) if error.hint_text().is_some() => Err(error),
         Some(error) => {
             Err(error.hint("run it again: what is done is kept, and the rest is planned again"))
         }
-        None if findings > 0 => Ok(ExitCode::from(FINDINGS)),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(status),
     }
 }
 
@@ -181,7 +181,13 @@ fn row(planned: &Planned) -> [String; 6] {
     ]
 }
 
-fn report(plan: &Plan, head: Head<'_>, applied: &Applied, context: &Context) -> Result<()> {
+fn report(
+    status: ExitCode,
+    plan: &Plan,
+    head: Head<'_>,
+    applied: &Applied,
+    context: &Context,
+) -> Result<ExitCode> {
     let summary = format!(
         "snapshot {} at revision {} to {}: {} created, {} changed, {} deleted, {} unchanged, {} conflicts, {} refused, {} left",
         plan.id,
@@ -196,9 +202,9 @@ fn report(plan: &Plan, head: Head<'_>, applied: &Applied, context: &Context) -> 
         applied.left,
     );
     let done = Done { head, only_in_etcd: plan.count(Action::Leave), applied };
-    context.output.result(done, || text(applied, &summary))?;
+    let status = context.output.done(status, done, || text(applied, &summary))?;
     advise(plan, applied, context);
-    Ok(())
+    Ok(status)
 }
 
 fn text(applied: &Applied, summary: &str) -> String {

@@ -47,27 +47,29 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let failed = report.snapshots.iter().filter(|verified| verified.outcome.is_err()).count();
     let checked = report.snapshots.len();
     let rows: Vec<_> = report.snapshots.iter().map(|one| Row::new(level, one)).collect();
-    context.output.result(
-        json!({
-            "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
-            "journals": report.stretches.iter().map(journal::stretch_json).collect::<Vec<_>>(),
-            "report": recorded,
-        }),
-        || {
-            let rows = rows.iter().map(|row| {
-                vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
-            });
-            let text = table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect());
-            text + &journal::stretches_text(&report.stretches)
-        },
-    )?;
+    let json = json!({
+        "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
+        "journals": report.stretches.iter().map(journal::stretch_json).collect::<Vec<_>>(),
+        "report": recorded,
+    });
+    let text = || {
+        let rows = rows.iter().map(|row| {
+            vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
+        });
+        let text = table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect());
+        text + &journal::stretches_text(&report.stretches)
+    };
+    let status = match recorded {
+        Some(_) => context.output.done(exit(&report), json, text)?,
+        None => context.output.result(json, text).map(|()| exit(&report))?,
+    };
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
             "next: delete nothing; try another key or another copy of the repository, or restore an older verified snapshot",
         );
     }
-    Ok(exit(&report))
+    Ok(status)
 }
 
 /// Of each cluster the newest snapshot, and `percent` of the others, drawn at random.
