@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::late::Missing;
 use super::operation::{KeyCounts, Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
@@ -78,6 +79,7 @@ pub(super) struct Metrics {
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
     independent: Family<Cluster, Gauge>,
+    pub(super) seals_missing: Missing,
 }
 
 impl Metrics {
@@ -106,6 +108,7 @@ impl Metrics {
             objects: Family::default(),
             keys: Family::default(),
             independent: Family::default(),
+            seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -159,6 +162,8 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {

@@ -4,6 +4,7 @@
 //! on its host, and any number may stand by.
 
 mod due;
+mod late;
 mod leader;
 mod metrics;
 mod operation;

@@ -5,20 +5,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport, apply_prune,
-    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
-    prune_report, snapshots, store_report, verify,
+    authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports, plan_prune,
+    proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
+    CheckOutcome, ClusterName, KeyId, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
     SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -106,6 +108,10 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
+    /// The keys that could not seal, of a backup.
+    pub(super) missing: Vec<KeyId>,
+    /// What adds them.
+    pub(super) late: Option<Late>,
 }
 
 /// How many master keys are in which state.
@@ -139,6 +145,8 @@ impl Done {
             recovery: None,
             keys: KeyCounts::new(),
             independent: None,
+            missing: Vec::new(),
+            late: None,
         }
     }
 }
@@ -150,8 +158,12 @@ pub(super) async fn run(
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
+    let mut late = None;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, control).await,
+        Operation::Backup => take(options, &places, control).await.map(|(done, seal)| {
+            late = seal;
+            done
+        }),
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -164,12 +176,19 @@ pub(super) async fn run(
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
+    done.late = late.map(|seal| Late { seal, places });
     Ok(done)
 }
 
-async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+async fn take(
+    options: &AgentSettings,
+    places: &Places,
+    control: &Control,
+) -> Result<(Done, Option<LateSeal>)> {
     let source = Source::Etcd(options.common.etcd()?);
-    let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let Places { repository, keys } = places;
+    let (report, late) =
+        backup_and_keep(repository, keys, source, &options.backup, control).await?;
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
@@ -181,9 +200,10 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
     if report.independent < 2 {
         warn(&[ONE_WAY.to_owned()]);
     }
-    Ok(Done {
+    let done = Done {
         finding,
         independent: Some(report.independent),
+        missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),
@@ -207,7 +227,8 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
                 warnings = report.warnings.len(),
             );
         })
-    })
+    };
+    Ok((done, late))
 }
 
 async fn replicate(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {

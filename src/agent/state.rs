@@ -309,6 +309,8 @@ impl Shared {
         self.metrics.ended(options, operation, took, done.finding.as_ref());
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
+            let cluster = options.cluster().as_str();
+            self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
         }
         if let Some(ways) = done.independent {
             self.metrics.independent(options, ways);

@@ -9,14 +9,16 @@ use super::proofs::unproven;
 use serde::Serialize;
 
 use crate::crypto;
+use crate::envelope::check_sealers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{DependsOn, KeySet, Strength};
+use crate::keys::{DependsOn, KeySet, Missing, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
+use crate::snapshot::late::LateSeal;
 use crate::snapshot::options::BackupOptions;
 use crate::snapshot::write::{Content, write_snapshot};
 use crate::store::Repository;
@@ -55,6 +57,8 @@ pub struct BackupReport {
     pub sealed_by: Vec<KeyId>,
     /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
     pub independent: usize,
+    /// The master keys that should open it and could not seal it. `key reseal` adds them.
+    pub seals_missing: Vec<SealMissing>,
     /// The key that signed it.
     pub signed_by: Option<KeyId>,
     /// No key that this host has opens it.
@@ -75,6 +79,16 @@ pub struct BackupReport {
     pub duration: Duration,
 }
 
+/// A master key that could not seal a snapshot.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SealMissing {
+    /// The key.
+    pub key: KeyId,
+    /// Why.
+    pub reason: String,
+}
+
 /// Takes one encrypted snapshot. It exists once its manifest does, which is the last thing written.
 ///
 /// # Errors
@@ -88,13 +102,29 @@ pub async fn backup(
     options: &BackupOptions,
     control: &Control,
 ) -> Result<BackupReport> {
+    let taken = backup_and_keep(repository, keys, source, options, control).await?;
+    Ok(taken.0)
+}
+
+/// As [`backup`]; what is given back beside the report adds the stanzas of keys that could not seal.
+pub(crate) async fn backup_and_keep(
+    repository: &Repository,
+    keys: &KeySet,
+    source: Source,
+    options: &BackupOptions,
+    control: &Control,
+) -> Result<(BackupReport, Option<LateSeal>)> {
     let started = Instant::now();
-    let sealed_by = sealing_keys(keys, options)?;
+    let mut sealed_by = sealing_keys(keys, options)?;
+    // Before etcd is read: a service that is down is known by then.
+    let down = control.guard(check_sealers(keys)).await?;
     let mut warnings = Vec::new();
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let looked = control.guard(look_back(repository, keys, options, &mut warnings));
+    // What only a service that is down opens is not worth another wait.
+    let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
+    let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
     let unproven = control.guard(unproven(repository, keys)).await?;
     let input = control.guard(Input::open(source, control)).await?;
@@ -112,12 +142,16 @@ pub async fn backup(
         included: included(&options.include),
         replaces: None,
     };
-    let written = write_snapshot(repository, keys, options, control, content, input).await?;
+    let (written, late) =
+        write_snapshot(repository, keys, options, control, content, input).await?;
+    let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
+    sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
+    warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
     warnings.extend(written.members.iter().flat_map(doubts));
     let clocks_differ = written.skew.is_some();
     warnings
         .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
-    Ok(BackupReport {
+    let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
         previous: previous.map(|previous| previous.snapshot),
@@ -129,6 +163,7 @@ pub async fn backup(
         stored_bytes: written.stored_bytes,
         independent: independent(keys, &sealed_by, options, &earlier),
         sealed_by,
+        seals_missing,
         signed_by: keys.signing().map(|key| key.public().id()),
         blind: keys.is_blind(),
         member,
@@ -137,7 +172,20 @@ pub async fn backup(
         clocks_differ,
         warnings,
         duration: started.elapsed(),
-    })
+    };
+    Ok((report, late))
+}
+
+fn seal_missing(missing: &Missing) -> SealMissing {
+    SealMissing { key: missing.key, reason: missing.error.to_string() }
+}
+
+/// The warning about a key that could not seal.
+fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
+    let SealMissing { key, reason } = missing;
+    format!(
+        "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
+    )
 }
 
 /// The keys that the snapshot is sealed to.

@@ -45,7 +45,9 @@ pub use continuous::{
     stretches, stretches_report, verify_journals, verify_stretches,
 };
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
-pub use create::{BackupReport, ONE_KEY, backup};
+#[cfg(feature = "agent")]
+pub(crate) use create::backup_and_keep;
+pub use create::{BackupReport, ONE_KEY, SealMissing, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use key_usage::{KeyUsage, Newest, key_usage};

@@ -95,7 +95,7 @@ async fn one(
 ) -> Result<Proved> {
     let begun = Instant::now();
     let scope = Scope::Ids(&[id]);
-    let found = verify(repository, &keys.only(key), scope, VerifyLevel::Full, control).await?;
+    let found = verify(repository, &keys.only(&[key]), scope, VerifyLevel::Full, control).await?;
     let outcome = found.snapshots.into_iter().next().map_or(Ok(()), |one| one.outcome);
     let (passed, detail) = match &outcome {
         Ok(()) => (true, format!("opened by {key} alone")),

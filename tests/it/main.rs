@@ -41,6 +41,7 @@ mod journal_vectors;
 mod json_shapes;
 mod keys;
 mod kill;
+mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
 mod kms_vectors;
@@ -107,4 +108,4 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};
+use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};
