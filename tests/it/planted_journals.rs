@@ -227,8 +227,10 @@ async fn a_journal_that_is_sealed_to_a_recipient_alone() {
     let base = blind.backup(&["--endpoints", etcd.endpoint()]);
     let key = format!("recipient:{}", blind.recipient);
     let log = blind.place.path("record.log");
-    let mut forger = blind.place.bare(&["-r", "repo", "-k", &key, "--endpoints"]);
-    forger.args([etcd.endpoint(), "journal", "record", "--unsigned", "--interval", "1s"]);
+    // With a key of its own, so that the program records at all.
+    blind.place.succeed(&["key", "generate", "-o", "forger"]);
+    let mut forger = blind.place.bare(&["-r", "repo", "-k", "file:forger", "-k", &key]);
+    forger.args(["--endpoints", etcd.endpoint(), "journal", "record", "--interval", "1s"]);
     let mut child = forger.stderr(File::create(&log).unwrap()).spawn().unwrap();
     let begun = std::time::Instant::now();
     while !fs::read_to_string(&log).unwrap().contains("begins with revision") {
