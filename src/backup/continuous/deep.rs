@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Moment;
 use super::building::Building;
 use super::shelf::Shelf;
-use crate::backup::catalog::{self, Summary};
+use crate::backup::catalog::{self, Scope, Summary};
 use crate::backup::deep::{HashCheck, check_hash};
 use crate::bolt::Db;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +119,18 @@ pub struct Stretches {
 }
 
 impl Stretches {
+    /// Those that end with a snapshot in `scope`.
+    #[must_use]
+    pub fn of(scope: Scope<'_>) -> Self {
+        let mut wanted = Self::default();
+        match scope {
+            Scope::All => {}
+            Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
+            Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
+        }
+        wanted
+    }
+
     fn has(&self, stretch: &Stretch) -> bool {
         stretch.to.unix_ms() >= self.since
             && self.to.as_ref().is_none_or(|ids| ids.contains(&stretch.to))
@@ -156,7 +168,7 @@ pub async fn stretches(
     Ok(stretches)
 }
 
-/// Verifies the `wanted` stretches. Journals and what is read again of snapshots lie below `dir` meanwhile, encrypted.
+/// Verifies the `wanted` stretches. Journals, and what is read again of snapshots, are in `dir` while it runs, encrypted.
 ///
 /// # Errors
 /// Those of the store, and [`ErrorKind::Io`]; what is wrong with a stretch is in its outcome.

@@ -18,8 +18,8 @@ use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member};
 use crate::format::{
-    CheckOutcome, Facts, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
-    ReportStep, SnapshotId,
+    CheckOutcome, ClusterName, Facts, Report, ReportCheck, ReportDetails, ReportOutcome,
+    ReportScope, ReportStep, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
@@ -162,20 +162,8 @@ pub async fn drill(
             format!("from snapshot {base} and {count} journal(s)"),
         ));
     }
-    let report = Report {
-        kind: "drill".into(),
-        tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
-        snapshot: Some(id),
-        cluster: Some(restored.cluster),
-        level: journals.map(|_| THROUGH_JOURNALS.into()),
-        key: None,
-        scope: ReportScope::One,
-        outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
-            true => ReportOutcome::Failed,
-            false => ReportOutcome::Passed,
-        },
-        details: Some(ReportDetails { steps: steps.done, checks }),
-    };
+    let level = journals.map(|_| THROUGH_JOURNALS.into());
+    let report = steps.report(id, restored.cluster, level, checks);
     Ok(DrillReport { id, report, recovery })
 }
 
@@ -258,6 +246,30 @@ impl Steps {
 
     fn total(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// What was done and compared.
+    fn report(
+        self,
+        id: SnapshotId,
+        cluster: ClusterName,
+        level: Option<String>,
+        checks: Vec<ReportCheck>,
+    ) -> Report {
+        Report {
+            kind: "drill".into(),
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+            snapshot: Some(id),
+            cluster: Some(cluster),
+            level,
+            key: None,
+            scope: ReportScope::One,
+            outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
+                true => ReportOutcome::Failed,
+                false => ReportOutcome::Passed,
+            },
+            details: Some(ReportDetails { steps: self.done, checks }),
+        }
     }
 }
 

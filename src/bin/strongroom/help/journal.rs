@@ -52,5 +52,5 @@ Each segment is decrypted, must follow the one before it, and every change in it
 that hold the same revisions must hold the same changes. Exit status 3 if something is missing, does not open or differs.
 
 --deep also rebuilds each snapshot from the one before it and the journals between them, compacts it as etcd does, and compares \
-it with the snapshot record by record, and with the HashKV that etcd's members answered. It reads both databases, and keeps them and the \
-journals in TMPDIR meanwhile, encrypted. --record stores the result; `journal list` and `reports` show it.";
+it with the snapshot record by record, and with the HashKV that etcd's members answered. It reads both databases, and while it runs it keeps them and \
+the journals in TMPDIR, encrypted. --record stores the result; `journal list` and `reports` show it.";
