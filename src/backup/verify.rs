@@ -324,13 +324,7 @@ async fn verify_journals(
     control: &Control,
     report: &mut VerifyReport,
 ) -> Result<()> {
-    let mut wanted = Stretches::default();
-    match scope {
-        Scope::All => {}
-        Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
-        Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
-    }
-    let dir = env::temp_dir();
+    let (wanted, dir) = (Stretches::of(scope), env::temp_dir());
     report.stretches = verify_stretches(repository, keys, &wanted, &dir, control).await?;
     report.findings.extend(report.stretches.iter().filter_map(VerifiedStretch::finding));
     Ok(())

@@ -35,6 +35,7 @@ mod hostile;
 mod journal;
 mod journal_copy;
 mod journal_prune;
+mod journal_reading;
 mod journal_store;
 mod journal_vectors;
 mod json_shapes;
