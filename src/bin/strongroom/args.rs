@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod audit;
 mod inside;
 mod journal;
 mod moment;
@@ -21,6 +22,7 @@ use crate::help;
 
 use moment::{appointed, moment};
 
+pub(crate) use audit::AuditArgs;
 pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, RecordArgs};
 pub(crate) use restore::RestoreArgs;
@@ -146,6 +148,9 @@ pub(crate) enum Command {
     /// Prepare etcd's users and roles
     #[command(long_about = help::SETUP_AUTH, after_long_help = help::SETUP_AUTH_MORE)]
     SetupAuth(SetupAuthArgs),
+    /// Check how the cluster is set up: TLS, certificates, users, versions, exposure
+    #[command(long_about = help::AUDIT_CLUSTER, after_long_help = help::AUDIT_CLUSTER_MORE)]
+    Audit(Box<AuditArgs>),
     /// Create, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_long_help = help::KEY_MORE)]
     Key(KeyCommand),
