@@ -62,14 +62,16 @@ impl KeySet {
         }
     }
 
-    /// Asks each service whether its key can be used; those that cannot.
-    pub async fn check_services(&self) -> Vec<Missing> {
+    /// The same without the keys whose service does not answer now, and those.
+    #[cfg(feature = "backup")]
+    pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {
         let mut missing = Vec::new();
         for key in &self.recipients {
             if let Err(error) = key.check().await {
                 missing.push(Missing { key: key.id(), error });
             }
         }
-        missing
+        let is_there = |id| missing.iter().all(|one: &Missing| one.key != id);
+        (self.with(is_there), missing)
     }
 }

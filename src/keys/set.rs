@@ -171,10 +171,10 @@ impl KeySet {
         self.sparing
     }
 
-    /// Only these of them, with none that would be required.
+    /// Only these of them, none of them required, with the signers and what signs.
     #[cfg(feature = "backup")]
     #[must_use]
-    pub(crate) fn only_of(&self, ids: &[KeyId]) -> Self {
+    pub(crate) fn only(&self, ids: &[KeyId]) -> Self {
         let mut some = self.with(|id| ids.contains(&id));
         (some.required, some.min_sealers) = (Vec::new(), 0);
         some
@@ -186,13 +186,7 @@ impl KeySet {
         self.with(|key| key != id)
     }
 
-    /// One of them alone, with the signers and what signs.
-    #[must_use]
-    pub fn only(&self, id: KeyId) -> Self {
-        self.with(|key| key == id)
-    }
-
-    fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
+    pub(super) fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
         let mut states = self.states.clone();
         states.retain(|id, _| wanted(*id));
         let opens = |identity: &&Arc<dyn Identity>| identity.ids().into_iter().all(&wanted);
@@ -205,11 +199,11 @@ impl KeySet {
             signers: self.signers.clone(),
             signing: self.signing.clone(),
             mix_quantum_weak: self.mix_quantum_weak,
+            passphrases: self.passphrases.clone(),
             asks_unsigned: self.asks_unsigned,
             sparing: self.sparing,
             required: self.required.clone(),
             min_sealers: self.min_sealers,
-            passphrases: self.passphrases.clone(),
         }
     }
 
@@ -219,7 +213,7 @@ impl KeySet {
     }
 
     /// Whether a service would seal with another key of its own by now than the one that sealed `stanza`, as far as is known
-    /// since [`check_services`](Self::check_services).
+    /// since [`Recipient::check`].
     #[must_use]
     pub fn is_older(&self, stanza: &Stanza) -> bool {
         let key = self.recipients.iter().find(|key| key.id() == stanza.key_id());

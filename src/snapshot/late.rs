@@ -76,7 +76,7 @@ impl LateSeal {
             signatures: body.signatures().to_vec(),
             sign: false,
         };
-        let lacking = keys.only_of(&self.missing);
+        let lacking = keys.only(&self.missing);
         lacking.check_current()?;
         let rng = &mut crypto::system_rng();
         let (seal, missing) = seal_to_most(&self.data_key, new, &lacking, rng).await?;

@@ -380,5 +380,5 @@ async fn key_list_tells_of_an_older_key_at_the_service() {
     all.plugin.stop();
     let (row, said) = list(&all);
     assert_eq!(row["opens"], 1);
-    assert!(said.contains("cannot be used now"), "{said}");
+    assert!(said.contains("no plugin listens"), "{said}");
 }
