@@ -5,7 +5,7 @@
 use zeroize::Zeroizing;
 
 use super::ids::{KeyId, Sha256};
-use super::journal::EndReason;
+use super::journal_end::EndReason;
 use super::names::MAX_SEGMENT_NUMBER;
 use crate::error::{Error, ErrorKind, Result};
 
