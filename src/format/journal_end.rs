@@ -71,8 +71,13 @@ pub struct SegmentEntry {
 pub enum EndObjects {
     /// Its segments, from number 1 on.
     Segments(Vec<SegmentEntry>),
-    /// One object with everything in it.
-    Bundle(SegmentEntry),
+    /// One object with the bodies of all of them.
+    Bundle {
+        /// The bundle.
+        object: SegmentEntry,
+        /// Digest of the last segment that it replaces. The others' digests are in the bodies.
+        replaces: Sha256,
+    },
 }
 
 /// What a journal held when it ended.
@@ -126,6 +131,7 @@ struct WireSegment {
 struct WireBundle {
     length: u64,
     sha256: Text<Sha256>,
+    replaces: Text<Sha256>,
 }
 
 impl EndBody {
@@ -143,8 +149,9 @@ impl EndBody {
                 };
                 (Some((1..).zip(segments).map(wire).collect()), None)
             }
-            EndObjects::Bundle(SegmentEntry { length, sha256 }) => {
-                (None, Some(Object(WireBundle { length: *length, sha256: Text(*sha256) })))
+            EndObjects::Bundle { object: SegmentEntry { length, sha256 }, replaces } => {
+                let (length, sha256, replaces) = (*length, Text(*sha256), Text(*replaces));
+                (None, Some(Object(WireBundle { length, sha256, replaces })))
             }
         };
         let wire = WireEnd {
@@ -177,8 +184,9 @@ impl EndBody {
                 }
                 EndObjects::Segments(segments)
             }
-            (None, Some(Object(WireBundle { length, sha256 }))) => {
-                EndObjects::Bundle(SegmentEntry { length, sha256: sha256.0 })
+            (None, Some(Object(WireBundle { length, sha256, replaces }))) => {
+                let object = SegmentEntry { length, sha256: sha256.0 };
+                EndObjects::Bundle { object, replaces: replaces.0 }
             }
             _ => return Err(refuse("it does not name either segments or a bundle")),
         };
@@ -209,7 +217,10 @@ impl EndBody {
                 return Err("it names another number of segments than it has");
             }
             EndObjects::Segments(segments) => segments.as_slice(),
-            EndObjects::Bundle(bundle) => std::slice::from_ref(bundle),
+            EndObjects::Bundle { .. } if self.segments == 0 => {
+                return Err("it names a bundle of no segments");
+            }
+            EndObjects::Bundle { object, .. } => std::slice::from_ref(object),
         };
         let possible = |object: &SegmentEntry| {
             object.length <= MAX_INTEGER && message_length(object.length).is_some()
@@ -253,14 +264,19 @@ pub(super) mod tests {
     #[test]
     fn an_end_names_segments_or_a_bundle() {
         // [S13.11]
-        let bundle = EndObjects::Bundle(SegmentEntry { length: 4200, sha256: Sha256([1; 32]) });
-        for objects in [segments(), bundle] {
+        let object = SegmentEntry { length: 4200, sha256: Sha256([1; 32]) };
+        let bundle = EndObjects::Bundle { object, replaces: Sha256([2; 32]) };
+        for objects in [segments(), bundle.clone()] {
             let end = end(objects);
             assert_eq!(JournalEnd::parse(&end.print()).unwrap(), end);
         }
+        let bundled = String::from_utf8(end(bundle).print()).unwrap();
+        let text = bundled.replace("\"segments\":2", "\"segments\":0");
+        assert_eq!(JournalEnd::parse(text.as_bytes()).unwrap_err().kind(), ErrorKind::Tampered);
+        let at = bundled.find("\"bundle\"").unwrap();
+        let bundle = &bundled[at..bundled.find("\"commitment\"").unwrap()];
+        let bundle = format!("{bundle}\"commitment\"");
         let text = String::from_utf8(end(segments()).print()).unwrap();
-        let bundle = "\"bundle\":{\"length\":4200,\"sha256\":\"";
-        let bundle = format!("{bundle}{}\"}},\"commitment\"", "01".repeat(32));
         for text in [
             text.replace("\"segments\":2", "\"segments\":3"),
             text.replace("\"n\":2", "\"n\":3"),

@@ -3,12 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cut::Cut;
+use super::end::{seal_for, sealed_end};
 use crate::compress::compress_at;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, NewSeal, ObjectSealer, seal_data_key};
+use crate::envelope::{DataKey, ObjectSealer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody, JournalEnd,
+    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody,
     JournalFacts, JournalHead, JournalPart, Role, SegmentEntry, Sha256, Signature, SnapshotId,
     Subject, padme,
 };
@@ -89,7 +90,7 @@ impl<'a> JournalWriter<'a> {
             complete_ms: 0,
             stored_bytes: 0,
         };
-        let seal = writer.seal(1, &bytes).await?;
+        let seal = seal_for(keys, &writer.data_key, (1, Vec::new()), &bytes).await?;
         writer.beginning = [seal.into(), bytes.into()];
         Ok(writer)
     }
@@ -102,15 +103,6 @@ impl<'a> JournalWriter<'a> {
         let [seal, head] = self.beginning.clone();
         self.repository.put_once(&JournalPart::Seal(1).of(self.id()), seal).await?;
         self.repository.put_once(&JournalPart::Head.of(self.id()), head).await
-    }
-
-    /// A seal that vouches for `object`.
-    async fn seal(&self, generation: u32, object: &[u8]) -> Result<Vec<u8>> {
-        self.keys.check_current()?;
-        let object = Sha256(crypto::sha256(&[object]));
-        let new = NewSeal { generation, ..NewSeal::first(object) };
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
-        Ok(seal.print())
     }
 
     pub(super) fn id(&self) -> SnapshotId {
@@ -196,13 +188,12 @@ impl<'a> JournalWriter<'a> {
             objects: EndObjects::Segments(self.segments.clone()),
             commitment: self.data_key.commitment(),
         };
-        let mac = self.data_key.manifest_mac(&end.signed_bytes()?);
-        let bytes = JournalEnd::finish(end, mac)?.print();
-        for generation in 2..=ENDS {
-            let seal = self.seal(generation, &bytes).await?;
-            let end = JournalPart::End(generation).of(self.id());
-            if self.is_free(&end, bytes.clone()).await?
-                && self.is_free(&JournalPart::Seal(generation).of(self.id()), seal).await?
+        for number in 2..=ENDS {
+            let [bytes, seal] =
+                sealed_end(self.keys, &self.data_key, (number, Vec::new()), end.clone()).await?;
+            let name = JournalPart::End(number).of(self.id());
+            if self.is_free(&name, bytes).await?
+                && self.is_free(&JournalPart::Seal(number).of(self.id()), seal).await?
             {
                 return Ok(());
             }

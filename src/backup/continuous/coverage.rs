@@ -356,7 +356,7 @@ pub async fn journals(
             last_is_known: last.is_some() || extent.is_some(),
             complete_ms: end.map(|end| end.complete_ms).filter(|ms| *ms > 0),
             segments: end.map_or(folder.segments.len() as u64, |end| end.segments),
-            stored_bytes: folder.segment_bytes(),
+            stored_bytes: folder.recorded_bytes(),
             ended: end.map(|end| end.reason).map(EndReason::words),
             standing: journal.standing,
         });

@@ -454,7 +454,9 @@ fn is_complete(end: &EndBody, folder: &Folder) -> bool {
             let there = folder.segments.get(&number);
             there.is_some_and(|infos| infos.iter().any(|info| info.len == entry.length))
         }),
-        EndObjects::Bundle(entry) => folder.bundles.values().any(|info| info.len == entry.length),
+        EndObjects::Bundle { object, .. } => {
+            folder.bundles.values().any(|info| info.len == object.length)
+        }
     }
 }
 
