@@ -130,7 +130,7 @@ async fn opened(
 }
 
 /// The ends that parse, each with the digest of its object.
-async fn ends(
+pub(super) async fn ends(
     repository: &Repository,
     id: SnapshotId,
     folder: &Folder,
@@ -240,7 +240,7 @@ async fn judge(
     Ok(Found { seal, opened, standing, end: end.map(|(_, end)| end.clone()) })
 }
 
-async fn read_seal(
+pub(super) async fn read_seal(
     repository: &Repository,
     id: SnapshotId,
     generation: u32,
@@ -254,6 +254,6 @@ async fn read_seal(
     Ok(seal)
 }
 
-fn digest(bytes: &[u8]) -> Sha256 {
+pub(super) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(crypto::sha256(&[bytes]))
 }

@@ -9,19 +9,19 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected};
+use super::options::RecordOptions;
 use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all, store_end};
 use super::write::{JournalWriter, NewJournal};
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
+use crate::etcd::seen::Seen;
 use crate::etcd::{EtcdSettings, choose_member};
-use crate::format::{
-    ClusterName, Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId,
-};
+use crate::format::{Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId};
 use crate::keys::KeySet;
 use crate::mvcc::KeyValue;
 use crate::store::Repository;
-use crate::task::{Control, Step};
+use crate::task::{Control, JournalStep, Step};
 
 /// How far behind a watch may begin. etcd reads all that is behind for each part of it, while writers wait.
 pub(crate) const MAX_BEHIND: i64 = 20_000;
@@ -38,15 +38,6 @@ const ATTEMPTS: u32 = 3;
 /// What is stored after a signal to stop.
 const AFTER_STOP: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What is recorded, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordOptions {
-    /// The owner's name for the etcd cluster.
-    pub cluster: ClusterName,
-    /// How much time a segment covers at most.
-    pub interval: Duration,
-}
 
 /// A journal that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +71,12 @@ pub(crate) struct Recorder<'a> {
     attempts: (i64, u32),
     /// The last complete revision, for who waits for it.
     progress: tokio::sync::watch::Sender<i64>,
+    /// How often users and roles were changed, for who waits for it.
+    auth_changes: tokio::sync::watch::Sender<u64>,
+    /// What snapshots are compared with.
+    seen: Arc<Seen>,
+    /// Whether this agent leads, if an agent records.
+    leading: Option<tokio::sync::watch::Receiver<bool>>,
 }
 
 impl<'a> Recorder<'a> {
@@ -107,12 +104,31 @@ impl<'a> Recorder<'a> {
             auth: None,
             attempts: (0, 0),
             progress: tokio::sync::watch::Sender::new(first.saturating_sub(1)),
+            auth_changes: tokio::sync::watch::Sender::new(0),
+            seen: Arc::default(),
+            leading: None,
         }
     }
 
     /// Names the last segment of an earlier journal in the next one.
     pub(crate) fn continues(&mut self, continues: Option<Continues>) {
         self.continues = continues;
+    }
+
+    /// Notes in `seen` what snapshots are compared with.
+    pub(crate) fn note_in(&mut self, seen: Arc<Seen>) {
+        seen.begin();
+        self.seen = seen;
+    }
+
+    /// Tells by `leading` why it is stopped.
+    pub(crate) fn led_by(&mut self, leading: Option<tokio::sync::watch::Receiver<bool>>) {
+        self.leading = leading;
+    }
+
+    /// Changes whenever etcd's users or roles do.
+    pub(crate) fn auth_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.auth_changes.subscribe()
     }
 
     /// Shows the last complete revision.
@@ -143,8 +159,8 @@ impl<'a> Recorder<'a> {
         let writer = JournalWriter::new(self.repository, self.keys, new, self.suite).await?;
         let id = writer.id();
         self.begin(&writer).await?;
-        self.control.step(Step::Note(format!("journal {id} begins with revision {first}")));
-        let (queue, receiver) = Queue::new(first);
+        self.tell(JournalStep::Began { journal: id, revision: first });
+        let (queue, receiver) = Queue::new(first, self.seen.clone(), self.control);
         let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
         let listening = self.listen(&queue, first);
         let reason = tokio::select! {
@@ -184,8 +200,7 @@ impl<'a> Recorder<'a> {
         loop {
             match self.control.guard(writer.begin()).await {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.connected = None;
-                    self.step(format!("a journal cannot begin: {error}"));
+                    self.reconnect("store", format!("a journal cannot begin: {error}"));
                     self.wait(&mut pause).await?;
                 }
                 other => return other,
@@ -204,8 +219,7 @@ impl<'a> Recorder<'a> {
         match timeout(patience, store_end(writer, reason)).await {
             Ok(ended) => {
                 ended?;
-                let why = reason.words();
-                self.step(format!("journal {id} ends with revision {last}: {why}"));
+                self.tell(JournalStep::Ended { journal: id, revision: last, why: reason.words() });
             }
             Err(_) => self.step(format!("journal {id} has no end: the store took too long")),
         }
@@ -214,6 +228,24 @@ impl<'a> Recorder<'a> {
 
     fn step(&self, note: String) {
         self.control.step(Step::Note(note));
+    }
+
+    fn tell(&self, step: JournalStep) {
+        self.control.step(Step::Journal(step));
+    }
+
+    /// Gives up the watch, so that another one is opened.
+    fn reconnect(&mut self, reason: &'static str, why: String) {
+        self.connected = None;
+        self.tell(JournalStep::Reconnects { reason, why });
+    }
+
+    /// Why the recording ends that was stopped.
+    fn why_stopped(&self) -> EndReason {
+        match &self.leading {
+            Some(leading) if !*leading.borrow() => EndReason::LOST_LEAD,
+            _ => EndReason::STOPPED,
+        }
     }
 
     /// Waits before another attempt, longer each time, unless the job is stopped.
@@ -246,7 +278,7 @@ impl<'a> Recorder<'a> {
                 Ok(Some(reason)) => return Ok(Some(reason)),
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.control.step(Step::Note(format!("etcd cannot be watched: {error}")));
+                    self.step(format!("etcd cannot be watched: {error}"));
                     self.wait(&mut pause).await?;
                 }
                 Err(error) => return Err(error),
@@ -271,7 +303,8 @@ impl<'a> Recorder<'a> {
             return Ok(Some(EndReason::BEHIND));
         }
         let watch = questions.watch(choice.member.clone(), from).await?;
-        self.control.step(Step::Note(format!("recording {}", choice.reason)));
+        self.step(format!("recording {}", choice.reason));
+        self.tell(JournalStep::Watching { version: choice.member.version.clone() });
         let (sender, answers) = mpsc::unbounded_channel();
         let long_ago = Instant::now().checked_sub(COMPACTED_EVERY).unwrap_or_else(Instant::now);
         let asked = Asked { revision: false, compacted: Instant::now(), auth: long_ago };
@@ -290,7 +323,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Fills the queue until the journal is to end. Its last segment says why.
-    async fn listen(&mut self, queue: &Queue, first: i64) -> Result<EndReason> {
+    async fn listen(&mut self, queue: &Queue<'_>, first: i64) -> Result<EndReason> {
         let mut filling = Filling::new(queue, first);
         if let Some(carried) = self.carried.clone() {
             filling.revision(&carried)?;
@@ -317,14 +350,14 @@ impl<'a> Recorder<'a> {
             match self.connect().await {
                 Ok(Some(reason)) => return Ok(reason),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {
-                    return Ok(EndReason::STOPPED);
+                    return Ok(self.why_stopped());
                 }
                 other => other?,
             };
             let Some(connected) = &mut self.connected else { continue };
             let event = tokio::select! {
                 biased;
-                () = self.control.stopped() => return Ok(EndReason::STOPPED),
+                () = self.control.stopped() => return Ok(self.why_stopped()),
                 Some(answer) = connected.answers.recv() => Event::Answer(answer),
                 message = connected.watch.next() => Event::Message(message),
                 _ = tick.tick() => Event::Tick,
@@ -332,12 +365,11 @@ impl<'a> Recorder<'a> {
             let reason = match event {
                 Event::Message(Ok(Some(message))) => self.message(&message, filling)?,
                 Event::Message(Ok(None)) => {
-                    self.connected = None;
+                    self.reconnect("etcd_ended_it", "etcd ended the watch".into());
                     None
                 }
                 Event::Message(Err(error)) if error.kind() == ErrorKind::Unreachable => {
-                    self.control.step(Step::Note(format!("the watch broke off: {error}")));
-                    self.connected = None;
+                    self.reconnect("connection", format!("the watch broke off: {error}"));
                     None
                 }
                 Event::Message(Err(error)) => return Err(error),
@@ -374,6 +406,9 @@ impl<'a> Recorder<'a> {
         for one in complete {
             self.leases(&one);
             filling.revision(&one)?;
+            self.seen.add(&one);
+            let changes = one.changes.len() as u64;
+            self.tell(JournalStep::Received { revision: one.main, changes });
             self.carried = Some(one);
         }
         self.advance(filling);
@@ -382,8 +417,7 @@ impl<'a> Recorder<'a> {
             Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
             Err(Ended::Parted(_)) => Some(EndReason::PARTED),
             Err(Ended::Canceled(why) | Ended::Broken(why)) => {
-                self.control.step(Step::Note(format!("the watch is of no more use: {why}")));
-                self.connected = None;
+                self.reconnect("canceled", format!("the watch is of no more use: {why}"));
                 let last = self.revisions.last();
                 let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
                 self.attempts = (last, before.saturating_add(1));
@@ -433,6 +467,7 @@ impl<'a> Recorder<'a> {
         {
             connected.waits = None;
             filling.cutter.complete(moment);
+            self.tell(JournalStep::Complete { moment, revision });
         }
     }
 
@@ -453,13 +488,19 @@ impl<'a> Recorder<'a> {
             }
             Answer::Compacted(revision) if revision > self.compacted => {
                 self.compacted = revision;
+                self.seen.compacted(revision);
                 filling.cutter.entry(&Entry::Compacted(revision))?;
             }
             Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
-                self.auth = Some((enabled, revision));
+                if self.auth.replace((enabled, revision)).is_some() {
+                    self.auth_changes.send_modify(|changes| *changes = changes.saturating_add(1));
+                }
                 filling.cutter.entry(&Entry::Auth { enabled, revision })?;
             }
             Answer::Lease(id, ttl) => {
+                if ttl.is_none() {
+                    self.tell(JournalStep::LeaseUnknown);
+                }
                 filling.cutter.entry(&Entry::Lease { id, ttl: ttl.unwrap_or(0) })?;
             }
             Answer::Compacted(_) | Answer::Auth(..) | Answer::Nothing => {}
@@ -473,8 +514,7 @@ impl<'a> Recorder<'a> {
         let (last, known) = (self.revisions.last(), self.compacted);
         let Some(connected) = &mut self.connected else { return Ok(None) };
         if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
-            self.control.step(Step::Note("the watch is stuck".into()));
-            self.connected = None;
+            self.reconnect("stuck", "the watch is stuck".into());
             return Ok(None);
         }
         connected.ask_what_is_due(known, last);

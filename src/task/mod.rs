@@ -4,11 +4,13 @@ mod blocking;
 mod buffers;
 mod control;
 mod files;
+mod journal_step;
 mod scratch;
 
 pub(crate) use blocking::{AbortOnDrop, run_blocking, task_died, task_panicked};
 pub(crate) use buffers::{Buffer, Buffers};
 pub(crate) use control::interrupted;
 pub use control::{Control, Step, Unit};
+pub use journal_step::JournalStep;
 pub(crate) use files::{cannot_create_in, parent, private_dir_in};
 pub(crate) use scratch::Scratch;
