@@ -143,7 +143,9 @@ fn first_that_differs<R: ReadAt>(
     let mut open: (i64, Vec<Change>) = (from, Vec::new());
     let mut differs = None;
     let mut complete = |main: i64, changes: &[Change]| match expected.next() {
-        Some((is, digest)) if is == main && *digest == digest_of(changes) => ControlFlow::Continue(()),
+        Some((is, digest)) if is == main && *digest == digest_of(changes) => {
+            ControlFlow::Continue(())
+        }
         Some((is, _)) => {
             differs = Some(is);
             ControlFlow::Break(())

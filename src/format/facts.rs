@@ -260,7 +260,10 @@ mod tests {
         let journal = |json: &str| {
             let id = "\"id\":\"01ARZ3NDEKTSV4RRFFQ69G5FAV\",\"last\":9";
             let journal = format!("{{{id},\"sha256\":\"{}\",{json}}}", "0".repeat(64));
-            format!("{:512}", replaced("{\"etcd\"", &format!("{{\"journal\":{journal},\"etcd\"")).trim_end())
+            format!(
+                "{:512}",
+                replaced("{\"etcd\"", &format!("{{\"journal\":{journal},\"etcd\"")).trim_end()
+            )
         };
         assert!(Facts::parse(journal("\"number\":1").as_bytes()).unwrap().journal.is_some());
         for wrong in ["0", "1,\"equal_from\":2", "1,\"equal_from\":3,\"equal_to\":2"] {

@@ -9,5 +9,6 @@ pub(crate) mod options;
 mod queue;
 pub(crate) mod read;
 pub(crate) mod record;
+mod take;
 pub(crate) mod vouched;
 mod write;

@@ -14,12 +14,11 @@ use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all, store_end};
 use super::write::{JournalWriter, NewJournal};
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
-use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
+use crate::etcd::changes::{Complete, Revisions};
 use crate::etcd::seen::Seen;
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::{Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId};
 use crate::keys::KeySet;
-use crate::mvcc::KeyValue;
 use crate::store::Repository;
 use crate::task::{Control, JournalStep, Step};
 
@@ -29,12 +28,12 @@ pub(crate) const MAX_BEHIND: i64 = 20_000;
 const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
 /// A watch that shows nothing of what etcd has for so long is stuck.
-const STUCK: Duration = Duration::from_secs(10);
+pub(super) const STUCK: Duration = Duration::from_secs(10);
 /// Leases that are asked for at once, and that are remembered.
 const LEASES_AT_ONCE: usize = 16;
-const MAX_LEASES: usize = 1_000_000;
+pub(super) const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 /// What is stored after a signal to stop.
 const AFTER_STOP: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,28 +54,28 @@ pub(crate) struct Journal {
 
 /// Records one etcd, journal after journal.
 pub(crate) struct Recorder<'a> {
-    repository: &'a Repository,
-    keys: &'a KeySet,
-    etcd: &'a EtcdSettings,
-    options: &'a RecordOptions,
-    suite: Suite,
-    control: &'a Control,
-    revisions: Revisions,
-    connected: Option<Connected>,
+    pub(super) repository: &'a Repository,
+    pub(super) keys: &'a KeySet,
+    pub(super) etcd: &'a EtcdSettings,
+    pub(super) options: &'a RecordOptions,
+    pub(super) suite: Suite,
+    pub(super) control: &'a Control,
+    pub(super) revisions: Revisions,
+    pub(super) connected: Option<Connected>,
     /// The last complete revision, with which the next journal begins.
-    carried: Option<Complete>,
-    continues: Option<Continues>,
-    compacted: i64,
-    auth: Option<(bool, u64)>,
-    attempts: (i64, u32),
+    pub(super) carried: Option<Complete>,
+    pub(super) continues: Option<Continues>,
+    pub(super) compacted: i64,
+    pub(super) auth: Option<(bool, u64)>,
+    pub(super) attempts: (i64, u32),
     /// The last complete revision, for who waits for it.
-    progress: tokio::sync::watch::Sender<i64>,
+    pub(super) progress: tokio::sync::watch::Sender<i64>,
     /// How often users and roles were changed, for who waits for it.
-    auth_changes: tokio::sync::watch::Sender<u64>,
+    pub(super) auth_changes: tokio::sync::watch::Sender<u64>,
     /// What snapshots are compared with.
-    seen: Arc<Seen>,
+    pub(super) seen: Arc<Seen>,
     /// Whether this agent leads, if an agent records.
-    leading: Option<tokio::sync::watch::Receiver<bool>>,
+    pub(super) leading: Option<tokio::sync::watch::Receiver<bool>>,
 }
 
 impl<'a> Recorder<'a> {
@@ -226,16 +225,16 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn step(&self, note: String) {
+    pub(super) fn step(&self, note: String) {
         self.control.step(Step::Note(note));
     }
 
-    fn tell(&self, step: JournalStep) {
+    pub(super) fn tell(&self, step: JournalStep) {
         self.control.step(Step::Journal(step));
     }
 
     /// Gives up the watch, so that another one is opened.
-    fn reconnect(&mut self, reason: &'static str, why: String) {
+    pub(super) fn reconnect(&mut self, reason: &'static str, why: String) {
         self.connected = None;
         self.tell(JournalStep::Reconnects { reason, why });
     }
@@ -392,133 +391,6 @@ impl<'a> Recorder<'a> {
                 return Ok(EndReason::ROLLED);
             }
         }
-    }
-
-    /// Takes an answer of the watch.
-    fn message(
-        &mut self,
-        message: &bytes::Bytes,
-        filling: &mut Filling<'_>,
-    ) -> Result<Option<EndReason>> {
-        let mut complete = Vec::new();
-        let ended = self.revisions.answer(message, &mut complete);
-        self.member(filling)?;
-        for one in complete {
-            self.leases(&one);
-            filling.revision(&one)?;
-            self.seen.add(&one);
-            let changes = one.changes.len() as u64;
-            self.tell(JournalStep::Received { revision: one.main, changes });
-            self.carried = Some(one);
-        }
-        self.advance(filling);
-        Ok(match ended {
-            Ok(()) => None,
-            Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
-            Err(Ended::Parted(_)) => Some(EndReason::PARTED),
-            Err(Ended::Canceled(why) | Ended::Broken(why)) => {
-                self.reconnect("canceled", format!("the watch is of no more use: {why}"));
-                let last = self.revisions.last();
-                let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
-                self.attempts = (last, before.saturating_add(1));
-                (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
-            }
-        })
-    }
-
-    /// Notes which member is listened to.
-    fn member(&mut self, filling: &mut Filling<'_>) -> Result<()> {
-        let Some(connected) = &mut self.connected else { return Ok(()) };
-        let ids = self.revisions.ids();
-        if let Some(Ids { member, term, .. }) = ids.filter(|_| ids != connected.ids) {
-            connected.ids = ids;
-            filling.cutter.entry(&Entry::Member { id: member, term })?;
-        }
-        Ok(())
-    }
-
-    /// Asks for the leases that are seen for the first time.
-    fn leases(&mut self, complete: &Complete) {
-        let Some(connected) = &mut self.connected else { return };
-        for change in &complete.changes {
-            let crate::etcd::changes::ChangeValue::Put(value) = &change.value else { continue };
-            let id = KeyValue::parse(value).map_or(0, |kv| kv.lease);
-            if id == 0 || connected.leases.len() >= MAX_LEASES || !connected.leases.insert(id) {
-                continue;
-            }
-            let (questions, at_once) = (connected.questions.clone(), connected.at_once.clone());
-            connected.ask(async move {
-                let _one = at_once.acquire_owned().await;
-                match questions.granted_ttl(id).await {
-                    Ok(ttl) => Answer::Lease(id, ttl),
-                    Err(_) => Answer::Nothing,
-                }
-            });
-        }
-    }
-
-    /// Tells how far the recording is.
-    fn advance(&mut self, filling: &mut Filling<'_>) {
-        let last = self.revisions.last();
-        self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
-        if let Some(connected) = &mut self.connected
-            && let Some((_, moment, revision)) = connected.waits
-            && last >= revision
-        {
-            connected.waits = None;
-            filling.cutter.complete(moment);
-            self.tell(JournalStep::Complete { moment, revision });
-        }
-    }
-
-    /// Takes an answer to a question.
-    fn answer(&mut self, answer: Answer, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        match answer {
-            Answer::Revision(moment, revision) => {
-                let last = self.revisions.last();
-                if revision != 0 && revision < last {
-                    return Ok(Some(EndReason::PARTED));
-                }
-                if let Some(connected) = &mut self.connected {
-                    connected.asked.revision = false;
-                    let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
-                    connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
-                }
-                self.advance(filling);
-            }
-            Answer::Compacted(revision) if revision > self.compacted => {
-                self.compacted = revision;
-                self.seen.compacted(revision);
-                filling.cutter.entry(&Entry::Compacted(revision))?;
-            }
-            Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
-                if self.auth.replace((enabled, revision)).is_some() {
-                    self.auth_changes.send_modify(|changes| *changes = changes.saturating_add(1));
-                }
-                filling.cutter.entry(&Entry::Auth { enabled, revision })?;
-            }
-            Answer::Lease(id, ttl) => {
-                if ttl.is_none() {
-                    self.tell(JournalStep::LeaseUnknown);
-                }
-                filling.cutter.entry(&Entry::Lease { id, ttl: ttl.unwrap_or(0) })?;
-            }
-            Answer::Compacted(_) | Answer::Auth(..) | Answer::Nothing => {}
-        }
-        Ok(None)
-    }
-
-    /// Cuts what there is, and asks what is to be asked.
-    fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        filling.tick();
-        let (last, known) = (self.revisions.last(), self.compacted);
-        let Some(connected) = &mut self.connected else { return Ok(None) };
-        if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
-            self.reconnect("stuck", "the watch is stuck".into());
-            return Ok(None);
-        }
-        connected.ask_what_is_due(known, last);
-        Ok(None)
     }
 }
 

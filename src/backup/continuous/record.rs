@@ -148,8 +148,7 @@ impl Snapshots for Own<'_> {
         options.cluster = self.options.cluster.clone();
         let source = Source::Etcd(self.etcd.duplicate());
         let (seen, control) = (Some(Arc::clone(&self.seen)), self.control);
-        let taking =
-            backup_beside(self.repository, self.keys, source, &options, seen, control);
+        let taking = backup_beside(self.repository, self.keys, source, &options, seen, control);
         let report = taking.await?;
         let (id, revision) = (report.id, report.revision.cast_signed());
         control.step(Step::Note(format!("snapshot {id} holds revision {revision}")));
