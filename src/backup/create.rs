@@ -1,5 +1,6 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
@@ -61,6 +63,9 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
+    /// What comparing it with the change journal showed that was being recorded.
+    #[serde(skip)]
+    pub journal: Option<JournalComparison>,
     /// This host's clock and the store's are more than 5 minutes apart, as one of the warnings says.
     #[serde(skip)]
     pub clocks_differ: bool,
@@ -69,6 +74,25 @@ pub struct BackupReport {
     /// Wall time.
     #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
+}
+
+/// What comparing a snapshot with a recording showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalComparison {
+    /// The first revision that was compared and is equal.
+    pub equal_from: Option<i64>,
+    /// The last one.
+    pub equal_to: Option<i64>,
+    /// The first revision that differs.
+    pub differs_at: Option<i64>,
+}
+
+impl From<Compared> for JournalComparison {
+    fn from(compared: Compared) -> Self {
+        let (from, to) = compared.equal.unzip();
+        Self { equal_from: from, equal_to: to, differs_at: compared.differs }
+    }
 }
 
 /// Takes one encrypted snapshot. It exists once its manifest does, which is the last thing written.
@@ -82,6 +106,21 @@ pub async fn backup(
     keys: &KeySet,
     source: Source,
     options: &BackupOptions,
+    control: &Control,
+) -> Result<BackupReport> {
+    backup_beside(repository, keys, source, options, None, control).await
+}
+
+/// As [`backup`], and compares the snapshot with what a recording has `seen`.
+///
+/// # Errors
+/// Those of [`backup`].
+pub(crate) async fn backup_beside(
+    repository: &Repository,
+    keys: &KeySet,
+    source: Source,
+    options: &BackupOptions,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<BackupReport> {
     let started = Instant::now();
@@ -104,9 +143,11 @@ pub async fn backup(
         previous,
         tags: tags.clone(),
         included: included(&options.include),
+        seen,
     };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
+    warnings.extend(written.compared.and_then(|compared| compared.differs).map(differs));
     let clocks_differ = written.skew.is_some();
     warnings
         .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
@@ -126,6 +167,7 @@ pub async fn backup(
         member,
         reason,
         members: written.members,
+        journal: written.compared.map(Into::into),
         clocks_differ,
         warnings,
         duration: started.elapsed(),
@@ -226,6 +268,14 @@ fn unix_ms(time: SystemTime) -> Result<u64> {
     now.map(|now| now.as_millis() as u64).map_err(|_| {
         Error::new(ErrorKind::Refused, "the clock is before 1970").hint("set the clock")
     })
+}
+
+/// That the snapshot is not what was recorded.
+fn differs(revision: i64) -> String {
+    format!(
+        "the snapshot and the change journal differ at revision {revision}: a member of etcd is corrupt, or this version of \
+         etcd has left changes out of the watch; restores that use the journal from there on may be wrong"
+    )
 }
 
 /// What a comparison leaves to worry about.

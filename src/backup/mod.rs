@@ -25,7 +25,7 @@ mod show;
 mod to_cluster;
 mod verify;
 
-pub use crate::journal::record::RecordOptions;
+pub use crate::journal::options::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]
 pub(crate) use crate::snapshot::folder::is_ahead;
@@ -41,7 +41,7 @@ pub use continuous::{
     verify_journals,
 };
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
-pub use create::{BackupReport, ONE_KEY, backup};
+pub use create::{BackupReport, JournalComparison, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use key_usage::{KeyUsage, key_usage};

@@ -32,7 +32,7 @@ mod value;
 mod value_keyring;
 
 pub use duration::{parse_duration, print_duration};
-pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS};
+pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS, RecordedFacts};
 pub use header::{
     CHUNKS_OFFSET, COMMITMENT_OFFSET, HEADER_LEN, ObjectHeader, Role, message_length, object_length,
 };

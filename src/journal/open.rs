@@ -132,7 +132,7 @@ async fn opened(
         return Err(Error::tampered("its head names another journal or repository"));
     }
     let mut findings = Vec::new();
-    let mut ends = Ends { repository, folder, head: head.body(), read: BTreeMap::new() };
+    let mut ends = Ends::new(repository, folder, head.body());
     let found = seals(judging, digest(&bytes), keys, &mut ends, &mut findings).await?;
     let Found { seal, opened, standing, end } = found;
     let data_key = opened.data_key;
@@ -160,7 +160,7 @@ async fn opened(
 }
 
 /// A journal's ends, which are read when a seal asks for them: most of what is there is that of its own number.
-struct Ends<'a> {
+pub(super) struct Ends<'a> {
     repository: &'a Repository,
     folder: &'a Folder,
     head: &'a HeadBody,
@@ -168,9 +168,13 @@ struct Ends<'a> {
     read: BTreeMap<u32, Option<(Sha256, JournalEnd)>>,
 }
 
-impl Ends<'_> {
+impl<'a> Ends<'a> {
+    pub(super) fn new(repository: &'a Repository, folder: &'a Folder, head: &'a HeadBody) -> Self {
+        Self { repository, folder, head, read: BTreeMap::new() }
+    }
+
     /// The end whose object has this digest: rather the one of number `like`.
-    async fn find(
+    pub(super) async fn find(
         &mut self,
         wanted: Sha256,
         like: u32,
@@ -297,7 +301,7 @@ async fn judge(
     Ok(Found { seal, opened, standing, end })
 }
 
-async fn read_seal(
+pub(super) async fn read_seal(
     repository: &Repository,
     id: SnapshotId,
     generation: u32,
@@ -311,6 +315,6 @@ async fn read_seal(
     Ok(seal)
 }
 
-fn digest(bytes: &[u8]) -> Sha256 {
+pub(super) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(crypto::sha256(&[bytes]))
 }

@@ -1,7 +1,7 @@
 //! What waits for the store: bodies in order, which are sealed and stored one after the other.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -11,7 +11,9 @@ use super::cut::{Cut, Cutter, RAW};
 use super::write::{JournalWriter, SealedSegment, unix_ms};
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::Complete;
+use crate::etcd::seen::Seen;
 use crate::format::{Continues, EndReason};
+use crate::task::{Control, JournalStep, Step};
 
 /// Bytes that may wait for the store.
 const MAX_QUEUE: usize = 32 << 20;
@@ -26,7 +28,7 @@ const _: () = assert!(RAW < MAX_QUEUE);
 /// The segment that is being filled, and where it goes.
 pub(super) struct Filling<'a> {
     pub(super) cutter: Cutter,
-    pub(super) queue: &'a Queue,
+    pub(super) queue: &'a Queue<'a>,
     cut_at: Instant,
     pub(super) segments: u64,
     clock: Clock,
@@ -67,7 +69,7 @@ impl Clock {
 }
 
 impl<'a> Filling<'a> {
-    pub(super) fn new(queue: &'a Queue, first: i64) -> Self {
+    pub(super) fn new(queue: &'a Queue<'a>, first: i64) -> Self {
         let (cutter, clock) = (Cutter::new(first), Clock::new());
         Self { cutter, queue, cut_at: Instant::now(), segments: 0, clock }
     }
@@ -102,11 +104,12 @@ impl<'a> Filling<'a> {
         self.queue.waiting.fetch_add(cut.body.len(), Ordering::Relaxed);
         // Who takes it ends only after this.
         let _ = self.queue.sender.send(Some(cut));
+        self.queue.tell_waiting();
     }
 }
 
 /// What waits for the store.
-pub(super) struct Queue {
+pub(super) struct Queue<'a> {
     sender: mpsc::UnboundedSender<Option<Cut>>,
     /// Bytes that wait.
     waiting: AtomicUsize,
@@ -114,14 +117,46 @@ pub(super) struct Queue {
     stored: AtomicU64,
     /// The last complete revision that is stored, and the segment that holds it.
     last: Mutex<(i64, Option<Continues>)>,
+    /// What snapshots are compared with.
+    seen: Arc<Seen>,
+    control: &'a Control,
 }
 
-impl Queue {
+impl<'a> Queue<'a> {
     /// An empty queue, and what takes from it.
-    pub(super) fn new(first: i64) -> (Self, mpsc::UnboundedReceiver<Option<Cut>>) {
+    pub(super) fn new(
+        first: i64,
+        seen: Arc<Seen>,
+        control: &'a Control,
+    ) -> (Self, mpsc::UnboundedReceiver<Option<Cut>>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let last = Mutex::new((first.saturating_sub(1), None));
-        (Self { sender, waiting: AtomicUsize::new(0), stored: AtomicU64::new(0), last }, receiver)
+        let (waiting, stored) = (AtomicUsize::new(0), AtomicU64::new(0));
+        (Self { sender, waiting, stored, last, seen, control }, receiver)
+    }
+
+    /// Tells how much waits.
+    fn tell_waiting(&self) {
+        let queued = self.waiting.load(Ordering::Relaxed) as u64;
+        self.control.step(Step::Journal(JournalStep::Waiting { queued, spooled: 0 }));
+    }
+
+    /// Takes note of what `writer` has stored last.
+    fn note(&self, writer: &JournalWriter<'_>, raw: usize, took: Duration) {
+        let (last, segment) = (writer.last(), writer.continues());
+        let before = self.stored.swap(writer.stored_bytes(), Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (last, segment);
+        self.waiting.fetch_sub(raw, Ordering::Relaxed);
+        if let Some(segment) = segment {
+            self.seen.stored(segment);
+        }
+        self.control.step(Step::Journal(JournalStep::Stored {
+            revision: last,
+            complete_ms: writer.complete_ms(),
+            bytes: writer.stored_bytes().saturating_sub(before),
+            took,
+        }));
+        self.tell_waiting();
     }
 
     /// The last complete revision that is stored, and the last segment; `None` before there is one.
@@ -149,10 +184,10 @@ impl Queue {
 pub(super) async fn store_all<'a>(
     mut writer: JournalWriter<'a>,
     mut cuts: mpsc::UnboundedReceiver<Option<Cut>>,
-    queue: &Queue,
+    queue: &Queue<'_>,
 ) -> (JournalWriter<'a>, Option<crate::Error>) {
     while let Some(Some(cut)) = cuts.recv().await {
-        let raw = cut.body.len();
+        let (raw, begun) = (cut.body.len(), Instant::now());
         let stored = match writer.seal_segment(cut) {
             Ok(sealed) => store(&mut writer, &sealed).await,
             Err(error) => Err(error),
@@ -160,10 +195,7 @@ pub(super) async fn store_all<'a>(
         if let Err(error) = stored {
             return (writer, Some(error));
         }
-        queue.stored.store(writer.stored_bytes(), Ordering::Relaxed);
-        *queue.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            (writer.last(), writer.continues());
-        queue.waiting.fetch_sub(raw, Ordering::Relaxed);
+        queue.note(&writer, raw, begun.elapsed());
     }
     (writer, None)
 }

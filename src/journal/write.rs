@@ -114,6 +114,11 @@ impl<'a> JournalWriter<'a> {
         self.stored_bytes
     }
 
+    /// Every revision committed before this moment is stored: Unix milliseconds, 0 for unknown.
+    pub(super) fn complete_ms(&self) -> u64 {
+        self.complete_ms
+    }
+
     /// The last complete revision that is stored.
     pub(super) fn last(&self) -> i64 {
         self.last

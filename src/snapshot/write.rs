@@ -18,6 +18,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
+use crate::etcd::seen::{Compared, Seen};
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
     ObjectEntry, Part, Previous, Role, Sha256, SnapshotId, Subject,
@@ -40,6 +41,8 @@ pub(crate) struct Content {
     pub(crate) tags: Vec<String>,
     /// What the companions were made of.
     pub(crate) included: Vec<String>,
+    /// The recording that the snapshot is compared with.
+    pub(crate) seen: Option<Arc<Seen>>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -81,6 +84,8 @@ pub(crate) async fn write_snapshot(
 /// What was written.
 pub(crate) struct Written {
     pub(crate) members: Option<Comparison>,
+    /// What comparing it with the recording showed.
+    pub(crate) compared: Option<Compared>,
     pub(crate) revision: u64,
     pub(crate) compact_revision: u64,
     pub(crate) database_bytes: u64,
@@ -128,8 +133,9 @@ impl Writer<'_> {
         .await
         .context("reading back")?;
         self.control.begin("reading back", None);
-        let read_back = self.control.guard(read_back(reader, etcd));
-        let mut facts = read_back.await.context("reading back")?;
+        let seen = self.content.seen.clone();
+        let read_back = self.control.guard(read_back(reader, etcd, seen));
+        let (mut facts, compared) = read_back.await.context("reading back")?;
         let members = match live {
             Some(live) => {
                 self.control.begin("comparing members", None);
@@ -155,6 +161,7 @@ impl Writer<'_> {
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
         Ok(Written {
             members,
+            compared,
             revision,
             compact_revision,
             database_bytes: database.size,

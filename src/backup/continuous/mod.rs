@@ -1,5 +1,6 @@
 //! Journals and snapshots together: recording without a gap, coverage, and restores to any recorded revision or moment.
 
+mod begin;
 mod coverage;
 mod join;
 mod moments;
@@ -10,6 +11,8 @@ mod reseal;
 pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
+#[cfg(feature = "agent")]
+pub(crate) use record::{RecordJob, Snapshots, Taken, Wanted, Why};
 pub use record::{RecordReport, record};
 pub(super) use reseal::{
     JournalJob, lost_without, reseal as reseal_journals, seals as journal_seals,

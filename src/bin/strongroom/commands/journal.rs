@@ -26,12 +26,12 @@ pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<Ex
 async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     let settings = &context.settings;
     let cluster = settings.cluster.clone().unwrap_or_default();
-    let options = RecordOptions { cluster, interval: args.interval };
+    let options = RecordOptions { cluster, ..args.record };
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let output = context.output;
     let control = context.control.clone().on_step(move |step| {
-        if let Step::Note(note) = step {
+        if let Some(note) = note(&step) {
             output.note(&note);
         }
     });
@@ -54,6 +54,15 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     ));
     context.output.note("start the recorder again while etcd still has them");
     Ok(ExitCode::from(FINDINGS))
+}
+
+/// What people are told of a step.
+fn note(step: &Step) -> Option<String> {
+    match step {
+        Step::Note(note) => Some(note.clone()),
+        Step::Journal(step) => step.note(),
+        _ => None,
+    }
 }
 
 async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
