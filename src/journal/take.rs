@@ -1,7 +1,7 @@
 //! What a watch sends, and what etcd answers beside it, goes into the segment that is being filled.
 
 use super::connected::Answer;
-use super::queue::Filling;
+use super::filling::Filling;
 use super::record::{ATTEMPTS, MAX_LEASES, Recorder, STUCK};
 use crate::error::Result;
 use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
@@ -131,7 +131,7 @@ impl Recorder<'_> {
 
     /// Cuts what there is, and asks what is to be asked.
     pub(super) fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        filling.tick();
+        filling.tick()?;
         let (last, known) = (self.revisions.last(), self.compacted);
         let Some(connected) = &mut self.connected else { return Ok(None) };
         if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {

@@ -174,7 +174,32 @@ impl Journals {
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
-        let (folders, foreign) = folder::list_all(repository).await?;
+        let listed = folder::list_all(repository).await?;
+        Self::open_these(judging, repository, keys, cluster, listed).await
+    }
+
+    /// Opens of the journals that were `listed` those that are `chosen`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn open_chosen(
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        (mut folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
+        chosen: impl Fn(&SnapshotId, &Folder) -> bool,
+    ) -> Result<Self> {
+        folders.retain(|id, folder| chosen(id, folder));
+        Self::open_these(Judging::Reading, repository, keys, cluster, (folders, foreign)).await
+    }
+
+    async fn open_these(
+        judging: Judging,
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        (folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
+    ) -> Result<Self> {
         let inside = folders.values().flat_map(|folder| &folder.foreign);
         let mut findings: Vec<_> =
             foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
@@ -258,6 +283,12 @@ impl Journals {
     ) -> impl Iterator<Item = &'a OpenJournal> {
         let later = self.open.range(journal.id()..).skip(1).map(|(_, (journal, _))| journal);
         later.filter(|other| other.head.cluster == journal.head.cluster && other.standing.counts())
+    }
+
+    /// Whether a newer journal of the same cluster counts.
+    pub(super) fn is_followed(&self, id: SnapshotId) -> bool {
+        let journal = self.open.get(&id);
+        journal.is_some_and(|(journal, _)| self.counting_after(journal).next().is_some())
     }
 
     /// The last segment of `journal` that a newer one names.

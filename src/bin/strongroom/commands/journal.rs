@@ -36,7 +36,7 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
         }
     });
     let etcd = settings.etcd()?;
-    let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
+    let report = record(&repository, None, &keys, &etcd, &options, &args.options, &control).await?;
     context.output.result(&report, || {
         let (journals, snapshots) = (report.journals.len(), report.snapshots.len());
         format!(

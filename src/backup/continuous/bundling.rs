@@ -1,0 +1,236 @@
+//! Journals that have ended are bundled beside the recording, and an hour later the segments go that a bundle replaces.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::coverage::{Extent, Journals};
+use super::record::RecordJob;
+use crate::envelope::kept_stanzas;
+use crate::error::{ErrorKind, Result};
+use crate::format::{EndBody, EndObjects, EndReason, SnapshotId};
+use crate::journal::bundle::{Ended, bundle, delete_replaced};
+use crate::journal::folder::{self, Folder};
+use crate::journal::open::{Bundled, OpenJournal};
+use crate::journal::read::ReadJournal;
+use crate::task::Step;
+
+/// How long segments stay beside their bundle: somebody may be reading them.
+const READING: Duration = Duration::from_secs(3600);
+/// A journal without an end in which nothing was stored for so long has no recorder any more.
+const SILENT: Duration = Duration::from_secs(2 * 3600);
+/// How far back journals are looked for that nobody has bundled.
+const BACK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often it is looked whether something is to be done.
+const OFTEN: Duration = Duration::from_secs(60);
+/// Fewer segments are not worth a bundle.
+const FEWEST: u64 = 2;
+
+/// Bundles what the recording ends, and what earlier recorders left.
+pub(super) async fn run(
+    job: &RecordJob<'_>,
+    mut ended: mpsc::UnboundedReceiver<Arc<Ended>>,
+) -> Infallible {
+    let mut bundling =
+        Bundling { job, own: VecDeque::new(), left: Vec::new(), due: Vec::new(), deletes: None };
+    if let Err(error) = bundling.look_back().await {
+        bundling.note(format!("earlier journals are not bundled now: {error}"));
+    }
+    loop {
+        bundling.delete_due().await;
+        bundling.bundle_next().await;
+        tokio::select! {
+            Some(one) = ended.recv() => bundling.own.push_back(one),
+            () = sleep(OFTEN) => {}
+        }
+    }
+}
+
+struct Bundling<'a> {
+    job: &'a RecordJob<'a>,
+    /// Journals of this recording, which have ended.
+    own: VecDeque<Arc<Ended>>,
+    /// Those that earlier recorders left, the newest last.
+    left: Vec<Arc<Ended>>,
+    /// Bundles, and since when they are there.
+    due: Vec<(Bundled, SystemTime)>,
+    /// Whether segments can be deleted here; `None` before that was tried.
+    deletes: Option<bool>,
+}
+
+impl Bundling<'_> {
+    fn note(&self, note: String) {
+        self.job.control.step(Step::Note(note));
+    }
+
+    /// Bundles what waits for it. What the store does not take now is tried again.
+    async fn bundle_next(&mut self) {
+        while let Some(one) = self.own.pop_front() {
+            if !self.try_bundle(&one).await {
+                self.own.push_front(one);
+                return;
+            }
+        }
+        // Where an object lock keeps the segments, a bundle would only be stored in addition: one shows whether it does.
+        while let Some(one) = self.left.pop() {
+            if !self.try_bundle(&one).await {
+                self.left.push(one);
+                return;
+            }
+            if self.deletes.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Bundles a journal. False if that is to be tried again.
+    async fn try_bundle(&mut self, one: &Ended) -> bool {
+        if self.deletes == Some(false) || one.end.segments < FEWEST {
+            return true;
+        }
+        let RecordJob { repository, keys, suite, .. } = self.job;
+        let id = one.head.journal;
+        match bundle(repository, keys, one, *suite, &std::env::temp_dir()).await {
+            Ok(bundled) => {
+                let segments = bundled.segments;
+                self.note(format!("journal {id}: {segments} segments are in one object, too"));
+                self.due.push((bundled, SystemTime::now()));
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::Unreachable => false,
+            Err(error) => {
+                self.note(format!("journal {id} is not bundled, and stays in segments: {error}"));
+                true
+            }
+        }
+    }
+
+    /// Deletes the segments of bundles that are there for long enough.
+    async fn delete_due(&mut self) {
+        let is_due = |since: &SystemTime| since.elapsed().is_ok_and(|age| age >= READING);
+        let all = std::mem::take(&mut self.due).into_iter();
+        let (due, waits): (Vec<_>, Vec<_>) = all.partition(|(_, since)| is_due(since));
+        self.due = waits;
+        for (bundled, since) in due {
+            if self.deletes == Some(false) {
+                return;
+            }
+            match delete_replaced(self.job.repository, bundled).await {
+                Ok(_) => self.deletes = Some(true),
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.due.push((bundled, since))
+                }
+                Err(error) => {
+                    self.deletes = Some(false);
+                    self.note(format!(
+                        "segments cannot be deleted here, so journals stay in segments: {error}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Finds what earlier recorders left.
+    async fn look_back(&mut self) -> Result<()> {
+        let RecordJob { repository, keys, options, .. } = self.job;
+        if keys.is_blind() {
+            return Ok(());
+        }
+        let (folders, _) = folder::list_all(repository).await?;
+        let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
+        let is_left = |id: &SnapshotId, folder: &Folder| id.begun() >= since && is_left(folder);
+        let without_end = folders.iter().find(|(id, one)| is_left(id, one) && one.ends.is_empty());
+        let from = without_end.map(|(id, _)| *id);
+        // What follows a journal without an end tells how much of it counts.
+        let chosen = |id: &SnapshotId, folder: &Folder| {
+            is_left(id, folder) || from.is_some_and(|from| *id >= from)
+        };
+        let cluster = Some(&options.cluster);
+        let folders = (folders, Vec::new());
+        let mut journals =
+            Journals::open_chosen(repository, keys, cluster, folders, chosen).await?;
+        let extents = journals.extents(repository, keys).await?;
+        let ids: Vec<_> = journals.open.keys().copied().collect();
+        for id in ids {
+            let is_followed = journals.is_followed(id);
+            let Some((journal, folder)) = journals.open.remove(&id) else { continue };
+            if !journal.standing.counts() || !is_left(&id, &folder) {
+                continue;
+            }
+            if let Some((bundled, replaced)) = journal.replaced(&folder) {
+                let since = folder.ends.get(&bundled.number).map(|info| info.modified);
+                let since = since.filter(|_| !replaced.is_empty());
+                self.due.extend(since.map(|since| (bundled, since)));
+            } else if self.may_seal(&journal) {
+                let ended = match journal.end {
+                    Some(_) => self.ended(journal),
+                    None if is_followed => self.end(journal, &folder, extents.get(&id)).await?,
+                    None => None,
+                };
+                self.left.extend(ended.map(Arc::new));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a seal from here is worth what the present one is.
+    fn may_seal(&self, journal: &OpenJournal) -> bool {
+        let keys = self.job.keys;
+        let is_unsigned = journal.seal.body().signatures().is_empty();
+        keys.signing().is_some() || is_unsigned && keys.signers().is_empty()
+    }
+
+    /// What is known of `journal`, which has an end.
+    fn ended(&self, journal: OpenJournal) -> Option<Ended> {
+        let kept = kept_stanzas(&journal.seal, self.job.keys, &[]);
+        let (head, data_key, end) = (journal.head, journal.data_key, journal.end?);
+        // A bundle that is gone leaves nothing to bundle.
+        let is_in_segments = matches!(end.objects, EndObjects::Segments(_));
+        is_in_segments.then_some(Ended { head, data_key, end, kept })
+    }
+
+    /// Writes the end of a journal whose recorder did not: what of it counts.
+    async fn end(
+        &self,
+        journal: OpenJournal,
+        folder: &Folder,
+        extent: Option<&Extent>,
+    ) -> Result<Option<Ended>> {
+        let RecordJob { repository, keys, .. } = self.job;
+        let (id, head, data_key) =
+            (journal.id(), journal.head.clone(), Arc::clone(&journal.data_key));
+        let kept = kept_stanzas(&journal.seal, keys, &[]);
+        let dir = std::env::temp_dir();
+        let mut read = ReadJournal::fetch(repository, keys, journal, folder, &dir).await?;
+        let _ = extent.and_then(|extent| extent.cut(&mut read));
+        let Some(segments) = read.entries().filter(|segments| !segments.is_empty()) else {
+            return Ok(None);
+        };
+        let end = EndBody {
+            origin: head.origin,
+            journal: id,
+            cluster: head.cluster.clone(),
+            segments: segments.len() as u64,
+            last: read.last().unsigned_abs(),
+            complete_ms: read.survey.complete_ms,
+            reason: EndReason::UNKNOWN,
+            objects: EndObjects::Segments(segments),
+            commitment: data_key.commitment(),
+        };
+        let ended = Ended { head, data_key, end, kept };
+        ended.store_end(repository, keys).await?;
+        self.note(format!("journal {id} has an end now: its recorder was killed"));
+        Ok(Some(ended))
+    }
+}
+
+/// Whether a journal is not bundled, or not all of what is there is needed: it has an end, or its recorder is gone.
+fn is_left(folder: &Folder) -> bool {
+    let newest = || folder.own().map(|info| info.modified).max();
+    let is_silent = || newest().is_some_and(|at| at.elapsed().is_ok_and(|age| age >= SILENT));
+    folder.head.is_some() && !folder.segments.is_empty() && (!folder.ends.is_empty() || is_silent())
+}
