@@ -37,8 +37,8 @@ pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, sna
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
-    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
-    verify_journals,
+    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, bundle_journals, journals,
+    plan_restore, record, verify_journals,
 };
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 pub use create::{BackupReport, JournalComparison, ONE_KEY, backup};

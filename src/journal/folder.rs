@@ -41,7 +41,7 @@ impl Folder {
         let is_there = self.bundles.contains_key(&number);
         let segments = self.segments.range(..=segments).flat_map(|(_, infos)| infos);
         let others = self.bundles.iter().filter(move |(other, _)| **other != number);
-        segments.chain(others.map(|(_, info)| info)).filter(move |_| is_there)
+        others.map(|(_, info)| info).chain(segments).filter(move |_| is_there)
     }
 
     /// Whether a seal, an end or a bundle has this number.

@@ -44,7 +44,11 @@ fn digest(database: &[u8], first: i64) -> String {
 
 /// Restores the last revision of `journal` behind `snapshot`: that revision, and the digest of its records from the first
 /// of the journal on.
-async fn restored(repository: &Repository, snapshot: SnapshotId, first: i64) -> (i64, String) {
+pub(crate) async fn restored(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    first: i64,
+) -> (i64, String) {
     let dir = tempfile::tempdir().unwrap();
     let keys = keys(&[1]);
     let plan = plan_restore(repository, &keys, None, Some(snapshot), Moment::Newest, dir.path());
@@ -86,8 +90,7 @@ async fn write_missing_vectors_of_journals() {
     let test = TestRepo::new().await;
     let settings =
         EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
-    let options =
-        RecordOptions { cluster: ClusterName::default(), interval: Duration::from_secs(1) };
+    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
     let (stop, stopped) = watch::channel(false);
     let control = Control::default().stop_when(stopped);
     let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
@@ -103,7 +106,7 @@ async fn write_missing_vectors_of_journals() {
         stop.send_replace(true);
     };
     let (recorded, ()) = tokio::join!(
-        record(&test.repository, &keys, &settings, &options, &snapshots, &control),
+        record(&test.repository, None, &keys, &settings, &options, &snapshots, &control),
         changes
     );
     let recorded = recorded.unwrap();

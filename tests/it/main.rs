@@ -32,6 +32,7 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_bundle;
 mod journal_copy;
 mod journal_prune;
 mod journal_store;

@@ -10,14 +10,17 @@ use tokio::time::sleep;
 
 use super::coverage::{Extent, Journals};
 use super::record::RecordJob;
+use crate::crypto::Suite;
 use crate::envelope::kept_stanzas;
 use crate::error::{ErrorKind, Result};
-use crate::format::{EndBody, EndObjects, EndReason, SnapshotId};
+use crate::format::{ClusterName, EndBody, EndObjects, EndReason, SnapshotId};
 use crate::journal::bundle::{Ended, bundle, delete_replaced};
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{Bundled, OpenJournal};
 use crate::journal::read::ReadJournal;
-use crate::task::Step;
+use crate::keys::KeySet;
+use crate::store::Repository;
+use crate::task::{Control, Step};
 
 /// How long segments stay beside their bundle: somebody may be reading them.
 const READING: Duration = Duration::from_secs(3600);
@@ -35,9 +38,9 @@ pub(super) async fn run(
     job: &RecordJob<'_>,
     mut ended: mpsc::UnboundedReceiver<Arc<Ended>>,
 ) -> Infallible {
-    let mut bundling =
-        Bundling { job, own: VecDeque::new(), left: Vec::new(), due: Vec::new(), deletes: None };
-    if let Err(error) = bundling.look_back().await {
+    let mut bundling = Bundling::new(job.repository, job.keys, job.suite, job.control);
+    let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
+    if let Err(error) = bundling.look_back(&job.options.cluster, since).await {
         bundling.note(format!("earlier journals are not bundled now: {error}"));
     }
     loop {
@@ -50,8 +53,34 @@ pub(super) async fn run(
     }
 }
 
+/// Bundles what recorders of `cluster` left since then, and deletes segments that bundles have replaced for an hour. How many
+/// journals have a new bundle.
+///
+/// # Errors
+/// Those of the store and of the keys.
+pub async fn bundle_journals(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: &ClusterName,
+    (suite, since): (Suite, SystemTime),
+    control: &Control,
+) -> Result<usize> {
+    let mut bundling = Bundling::new(repository, keys, suite, control);
+    bundling.look_back(cluster, since).await?;
+    bundling.delete_due().await;
+    let mut bundled = 0_usize;
+    for one in std::mem::take(&mut bundling.left) {
+        bundle(repository, keys, &one, suite, &std::env::temp_dir()).await?;
+        bundled = bundled.saturating_add(1);
+    }
+    Ok(bundled)
+}
+
 struct Bundling<'a> {
-    job: &'a RecordJob<'a>,
+    repository: &'a Repository,
+    keys: &'a KeySet,
+    suite: Suite,
+    control: &'a Control,
     /// Journals of this recording, which have ended.
     own: VecDeque<Arc<Ended>>,
     /// Those that earlier recorders left, the newest last.
@@ -62,9 +91,19 @@ struct Bundling<'a> {
     deletes: Option<bool>,
 }
 
-impl Bundling<'_> {
+impl<'a> Bundling<'a> {
+    fn new(
+        repository: &'a Repository,
+        keys: &'a KeySet,
+        suite: Suite,
+        control: &'a Control,
+    ) -> Self {
+        let (own, left, due) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { repository, keys, suite, control, own, left, due, deletes: None }
+    }
+
     fn note(&self, note: String) {
-        self.job.control.step(Step::Note(note));
+        self.control.step(Step::Note(note));
     }
 
     /// Bundles what waits for it. What the store does not take now is tried again.
@@ -92,9 +131,8 @@ impl Bundling<'_> {
         if self.deletes == Some(false) || one.end.segments < FEWEST {
             return true;
         }
-        let RecordJob { repository, keys, suite, .. } = self.job;
         let id = one.head.journal;
-        match bundle(repository, keys, one, *suite, &std::env::temp_dir()).await {
+        match bundle(self.repository, self.keys, one, self.suite, &std::env::temp_dir()).await {
             Ok(bundled) => {
                 let segments = bundled.segments;
                 self.note(format!("journal {id}: {segments} segments are in one object, too"));
@@ -119,7 +157,7 @@ impl Bundling<'_> {
             if self.deletes == Some(false) {
                 return;
             }
-            match delete_replaced(self.job.repository, bundled).await {
+            match delete_replaced(self.repository, bundled).await {
                 Ok(_) => self.deletes = Some(true),
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.due.push((bundled, since))
@@ -135,13 +173,12 @@ impl Bundling<'_> {
     }
 
     /// Finds what earlier recorders left.
-    async fn look_back(&mut self) -> Result<()> {
-        let RecordJob { repository, keys, options, .. } = self.job;
+    async fn look_back(&mut self, cluster: &ClusterName, since: SystemTime) -> Result<()> {
+        let (repository, keys) = (self.repository, self.keys);
         if keys.is_blind() {
             return Ok(());
         }
         let (folders, _) = folder::list_all(repository).await?;
-        let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
         let is_left = |id: &SnapshotId, folder: &Folder| id.begun() >= since && is_left(folder);
         let without_end = folders.iter().find(|(id, one)| is_left(id, one) && one.ends.is_empty());
         let from = without_end.map(|(id, _)| *id);
@@ -149,10 +186,9 @@ impl Bundling<'_> {
         let chosen = |id: &SnapshotId, folder: &Folder| {
             is_left(id, folder) || from.is_some_and(|from| *id >= from)
         };
-        let cluster = Some(&options.cluster);
         let folders = (folders, Vec::new());
         let mut journals =
-            Journals::open_chosen(repository, keys, cluster, folders, chosen).await?;
+            Journals::open_chosen(repository, keys, Some(cluster), folders, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
         let ids: Vec<_> = journals.open.keys().copied().collect();
         for id in ids {
@@ -179,14 +215,14 @@ impl Bundling<'_> {
 
     /// Whether a seal from here is worth what the present one is.
     fn may_seal(&self, journal: &OpenJournal) -> bool {
-        let keys = self.job.keys;
+        let keys = self.keys;
         let is_unsigned = journal.seal.body().signatures().is_empty();
         keys.signing().is_some() || is_unsigned && keys.signers().is_empty()
     }
 
     /// What is known of `journal`, which has an end.
     fn ended(&self, journal: OpenJournal) -> Option<Ended> {
-        let kept = kept_stanzas(&journal.seal, self.job.keys, &[]);
+        let kept = kept_stanzas(&journal.seal, self.keys, &[]);
         let (head, data_key, end) = (journal.head, journal.data_key, journal.end?);
         // A bundle that is gone leaves nothing to bundle.
         let is_in_segments = matches!(end.objects, EndObjects::Segments(_));
@@ -200,7 +236,7 @@ impl Bundling<'_> {
         folder: &Folder,
         extent: Option<&Extent>,
     ) -> Result<Option<Ended>> {
-        let RecordJob { repository, keys, .. } = self.job;
+        let (repository, keys) = (self.repository, self.keys);
         let (id, head, data_key) =
             (journal.id(), journal.head.clone(), Arc::clone(&journal.data_key));
         let kept = kept_stanzas(&journal.seal, keys, &[]);
@@ -232,5 +268,6 @@ impl Bundling<'_> {
 fn is_left(folder: &Folder) -> bool {
     let newest = || folder.own().map(|info| info.modified).max();
     let is_silent = || newest().is_some_and(|at| at.elapsed().is_ok_and(|age| age >= SILENT));
-    folder.head.is_some() && !folder.segments.is_empty() && (!folder.ends.is_empty() || is_silent())
+    let has_more = !folder.segments.is_empty() || folder.bundles.len() > 1;
+    folder.head.is_some() && has_more && (!folder.ends.is_empty() || is_silent())
 }

@@ -9,6 +9,7 @@ mod plan;
 mod record;
 mod reseal;
 
+pub use bundling::bundle_journals;
 pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};

@@ -191,10 +191,11 @@ impl RecordJob<'_> {
             }
         };
         let recorded = tokio::select! {
-            recorded = self.rounds(places, &mut report) => recorded,
-            error = first.run() => Err(error),
-            error = also => Err(error),
-            never = bundling::run(self, ended) => match never {},
+            // Each on the heap: together they are large for a thread's stack.
+            recorded = Box::pin(self.rounds(places, &mut report)) => recorded,
+            error = Box::pin(first.run()) => Err(error),
+            error = Box::pin(also) => Err(error),
+            never = Box::pin(bundling::run(self, ended)) => match never {},
         };
         // Who stops has no time.
         let settled = first.settle(AFTER_STOP);
