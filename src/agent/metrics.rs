@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::journal_metrics::JournalMetrics;
 use super::operation::{KeyCounts, Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::error::Error;
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cluster {
+pub(super) struct Cluster {
     cluster: String,
 }
 
@@ -77,6 +78,7 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    pub(super) journal: JournalMetrics,
 }
 
 impl Metrics {
@@ -104,6 +106,7 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            journal: JournalMetrics::register(&mut registry),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -167,6 +170,7 @@ impl Metrics {
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
         self.interval.clear();
+        self.journal.promises(options);
         for operation in Operation::ALL {
             let _ = self.findings.get_or_create(&work(options, operation));
             let schedule = match operation {
@@ -211,6 +215,17 @@ impl Metrics {
         }
     }
 
+    /// A recording did not begin, or broke off.
+    pub(super) fn journal_failed(&self, options: &AgentSettings, error: &Error) {
+        let outcome = Outcome {
+            cluster: options.cluster().to_string(),
+            operation: "journal",
+            result: "failure",
+            reason: error.kind().name(),
+        };
+        self.outcomes.get_or_create(&outcome).inc();
+    }
+
     pub(super) fn verify_failed(&self, options: &AgentSettings) {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
@@ -226,6 +241,7 @@ impl Metrics {
     /// Another agent tells from now on how large things are. When things were done stays true.
     pub(super) fn stands_by(&self) {
         self.by_trust.clear();
+        self.journal.stands_by();
         self.newest_missing.clear();
         for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
             family.clear();
@@ -287,7 +303,7 @@ impl Metrics {
     }
 }
 
-fn of(options: &AgentSettings) -> Cluster {
+pub(super) fn of(options: &AgentSettings) -> Cluster {
     Cluster { cluster: options.cluster().to_string() }
 }
 

@@ -1,19 +1,21 @@
 //! What an agent does.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
-    prune_report, snapshots, store_report, verify,
+    DrillOptions, JournalComparison, Listing, Scope, Source, Summary, Verified, VerifyLevel,
+    apply_prune, authenticate, backup_beside, copy, drill, judged, latest, newest_reports,
+    plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::Seen;
 use crate::format::{
     CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
     SnapshotId,
@@ -94,6 +96,8 @@ pub(super) struct Done {
     pub(super) finding: Option<Error>,
     /// What a backup found to look at.
     pub(super) warnings: Vec<String>,
+    /// What comparing the snapshot with the recording showed.
+    pub(super) compared: Option<JournalComparison>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
@@ -125,6 +129,7 @@ impl Done {
             log: Box::new(log),
             finding: None,
             newest: None,
+            compared: None,
             warnings: Vec::new(),
             listing: None,
             copied: None,
@@ -138,11 +143,12 @@ impl Done {
 pub(super) async fn run(
     operation: Operation,
     options: &AgentSettings,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, control).await,
+        Operation::Backup => take(options, &places, seen, control).await,
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -158,19 +164,33 @@ pub(super) async fn run(
     Ok(done)
 }
 
-async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+async fn take(
+    options: &AgentSettings,
+    places: &Places,
+    seen: Option<Arc<Seen>>,
+    control: &Control,
+) -> Result<Done> {
     let source = Source::Etcd(options.common.etcd()?);
-    let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let Places { repository, keys } = places;
+    let report = backup_beside(repository, keys, source, &options.backup, seen, control).await?;
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let finding = match (differ, report.clocks_differ) {
+    let unequal = |revision: i64| {
+        let message =
+            format!("snapshot {} and the change journal differ at revision {revision}", report.id);
+        Error::new(ErrorKind::Tampered, message)
+    };
+    let differs_at = report.journal.and_then(|journal| journal.differs_at);
+    let finding = match (differ, differs_at) {
         (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, clocks_differ) => clocks_differ.then(clocks),
+        (false, Some(revision)) => Some(unequal(revision)),
+        (false, None) => report.clocks_differ.then(clocks),
     };
     Ok(Done {
         finding,
+        compared: report.journal,
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

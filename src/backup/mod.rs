@@ -40,7 +40,11 @@ pub use continuous::{
     Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
     verify_journals,
 };
+#[cfg(feature = "agent")]
+pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
+#[cfg(feature = "agent")]
+pub(crate) use create::backup_beside;
 pub use create::{BackupReport, JournalComparison, ONE_KEY, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};

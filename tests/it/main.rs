@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod agent_journal;
 mod agent_soak;
 mod audit_log;
 mod blind;

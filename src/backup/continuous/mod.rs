@@ -12,7 +12,7 @@ pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use plan::{Moment, Recorded, plan_restore};
 #[cfg(feature = "agent")]
-pub(crate) use record::{RecordJob, Snapshots, Taken, Wanted, Why};
+pub(crate) use record::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use record::{RecordReport, record};
 pub(super) use reseal::{
     JournalJob, lost_without, reseal as reseal_journals, seals as journal_seals,
