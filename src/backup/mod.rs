@@ -31,14 +31,15 @@ pub use crate::snapshot::companions::MAX_COMPANIONS;
 pub(crate) use crate::snapshot::folder::is_ahead;
 pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
-pub use crate::snapshot::inside::{Frames, Inside, look_inside};
+pub use crate::snapshot::inside::{Frames, Inside, View, look_inside};
 pub use crate::snapshot::options::BackupOptions;
 pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
-    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
-    verify_journals,
+    Covered, Gap, JournalSummary, KnownStretch, Moment, RecordReport, Recorded, Stretch,
+    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, plan_restore, record,
+    stretches, stretches_report, verify_journals, verify_stretches,
 };
 #[cfg(feature = "agent")]
 pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};

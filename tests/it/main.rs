@@ -90,6 +90,7 @@ mod s3_gateway;
 mod service_log;
 mod settings;
 mod setup_auth;
+mod slow_store;
 mod support;
 mod targets;
 mod terminal;

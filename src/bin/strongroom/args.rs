@@ -19,10 +19,11 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 
 use crate::help;
 
-use moment::{appointed, moment};
+use moment::appointed;
 
-pub(crate) use inside::{DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
-pub(crate) use journal::{JournalCommand, RecordArgs};
+pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
+pub(crate) use journal::{JournalCommand, JournalVerifyArgs, RecordArgs};
+pub(crate) use moment::moment;
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
 pub(crate) use values::{

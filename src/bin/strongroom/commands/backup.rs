@@ -29,8 +29,11 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let recurs = |warning: &str| context.output.quiet && warning == ONE_KEY;
     let warnings = report.warnings.iter().filter(|warning| !recurs(warning));
     warnings.for_each(|warning| context.output.warn(warning));
-    let stored = format!("snapshot {} is stored", report.id);
-    let printed = context.output.done(&stored, Dated::new(&report, report.id), || {
+    let differ =
+        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
+    let found = differ || report.clocks_differ;
+    let status = if found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let status = context.output.done(status, Dated::new(&report, report.id), || {
         format!(
             "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
             report.id,
@@ -48,7 +51,5 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         ),
         false => format!("next: `strongroom verify {}` verifies it", report.id),
     });
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { printed })
+    Ok(status)
 }

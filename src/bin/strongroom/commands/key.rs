@@ -185,7 +185,7 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
     let report =
         strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
     let (json, text, code) = resealed(&report, RESEALED, context);
-    context.output.result(json, || text)?;
+    let code = context.output.done(code, json, || text)?;
     context.output.note(
         "sealing again does not revoke: anyone who kept an old seal and its master key can still open that snapshot",
     );
@@ -309,13 +309,13 @@ pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<Ex
             .hint("name its keyring with --master-key file:PATH"));
     }
     let places = places.join(" and ");
-    context.output.result(json!({"id": id.to_string(), "removed_from": places}), || {
-        format!("key {id} was removed from {places}")
-    })?;
+    let json = json!({"id": id.to_string(), "removed_from": places});
+    let text = || format!("key {id} was removed from {places}");
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context
         .output
         .note("copies of the keyring still hold it; other repositories may still need it");
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// A backup that began before a rotation seals to the key of then, and shows only when it ends.
@@ -346,9 +346,9 @@ pub(super) async fn passphrase(id: Option<KeyId>, context: &Context) -> Result<E
     let settings = &context.settings.passphrase;
     let new = secrets::new_passphrase(Passphrase::Replacement, settings, context.output)?;
     let id = change_passphrase(&repository, id, old, new, Argon2Cost::default()).await?;
-    context.output.result(json!({"id": id.to_string()}), || {
-        format!("key {id} opens with the new passphrase")
-    })?;
+    let text = || format!("key {id} opens with the new passphrase");
+    let json = json!({"id": id.to_string()});
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note("copies of the repository made before still open with the old one");
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }

@@ -18,6 +18,7 @@ mod paper;
 mod promote;
 mod proxy;
 mod prune;
+mod recorded;
 mod restore;
 mod rotate;
 mod setup_auth;
