@@ -78,7 +78,11 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+<<<<<<< HEAD
     pub(super) journal: JournalMetrics,
+=======
+    independent: Family<Cluster, Gauge>,
+>>>>>>> main
 }
 
 impl Metrics {
@@ -106,7 +110,11 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+<<<<<<< HEAD
             journal: JournalMetrics::register(&mut registry),
+=======
+            independent: Family::default(),
+>>>>>>> main
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -158,6 +166,8 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
+        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
+        to.register("independent_openers", help, self.independent.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
@@ -243,7 +253,14 @@ impl Metrics {
         self.by_trust.clear();
         self.journal.stands_by();
         self.newest_missing.clear();
-        for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
+        for family in [
+            &self.size,
+            &self.revision,
+            &self.objects,
+            &self.snapshots,
+            &self.stored,
+            &self.independent,
+        ] {
             family.clear();
         }
     }
@@ -293,6 +310,10 @@ impl Metrics {
             let labels = Keys { cluster: options.cluster().to_string(), state: state.name() };
             self.keys.get_or_create(&labels).set(*count as i64);
         }
+    }
+
+    pub(super) fn independent(&self, options: &AgentSettings, ways: usize) {
+        self.independent.get_or_create(&of(options)).set(ways as i64);
     }
 
     pub(super) fn print(&self) -> String {

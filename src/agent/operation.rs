@@ -108,6 +108,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
 }
 
 /// How many master keys are in which state.
@@ -118,6 +120,9 @@ fn count(keys: &KeySet) -> KeyCounts {
     states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
+/// The warning that one loss takes all keys of a snapshot.
+const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal them to a second key that depends on another place, \
+     passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
 /// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
@@ -138,6 +143,7 @@ impl Done {
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
+            independent: None,
         }
     }
 }
@@ -191,9 +197,16 @@ async fn take(
         (false, Some(revision)) => Some(unequal(revision)),
         (false, None) => report.clocks_differ.then(clocks),
     };
+    if report.independent < 2 {
+        warn(&[ONE_WAY.to_owned()]);
+    }
     Ok(Done {
         finding,
+<<<<<<< HEAD
         compared: report.journal,
+=======
+        independent: Some(report.independent),
+>>>>>>> main
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

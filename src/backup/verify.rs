@@ -195,6 +195,7 @@ impl VerifyReport {
             snapshot: None,
             cluster: cluster.cloned(),
             level: Some(self.level.name().into()),
+            key: self.opened_by(),
             scope: self.scope,
             outcome: match self.worst() {
                 Some(_) => ReportOutcome::Failed,
@@ -215,6 +216,12 @@ impl VerifyReport {
                     .collect(),
             }),
         }
+    }
+
+    /// The key that opened all that was verified, if it was one.
+    fn opened_by(&self) -> Option<KeyId> {
+        let first = self.snapshots.first()?.opened_by?;
+        self.snapshots.iter().all(|one| one.opened_by == Some(first)).then_some(first)
     }
 
     fn failed(&self) -> impl Iterator<Item = &Verified> {

@@ -111,7 +111,7 @@ impl Faulty {
     }
 
     /// Whether the failure has happened.
-    fn failed(&self) -> bool {
+    pub fn failed(&self) -> bool {
         self.left.load(Ordering::SeqCst) >= usize::MAX - 1
     }
 

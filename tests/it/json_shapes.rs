@@ -312,6 +312,9 @@ impl Documents {
         self.run("key list", &["key", "list"]);
         self.run_with("passphrase", "key list", &["key", "list", "-r", "third"], 0);
         self.run("key reseal", &["key", "reseal", "--all"]);
+        self.run("key prove", &["key", "prove"]);
+        self.run_with("file:keyring", "key custody", &["key", "custody"], 3);
+        self.run_with("file:keyring", "key reencrypt", &["key", "reencrypt", "--all"], 3);
         let first = self.run("key rotate", &["key", "rotate"]);
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();

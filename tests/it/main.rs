@@ -23,6 +23,7 @@ mod cli;
 mod companions;
 mod contents;
 mod copy;
+mod custody;
 mod datadir;
 mod deploy;
 mod drill;

@@ -123,6 +123,7 @@ pub fn stretches_report(
         snapshot: None,
         cluster: cluster.cloned(),
         level: Some("deep".into()),
+        key: None,
         scope: if cluster.is_some() { ReportScope::Cluster } else { ReportScope::Repository },
         outcome: match (stretches.iter().any(is_different), has_findings) {
             (true, _) => ReportOutcome::Failed,

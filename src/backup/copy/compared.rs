@@ -151,6 +151,7 @@ pub(super) async fn remember(
             _ => None,
         },
         level: Some("digests".into()),
+        key: None,
         scope: match scope {
             Scope::All => ReportScope::Repository,
             Scope::Cluster(_) => ReportScope::Cluster,

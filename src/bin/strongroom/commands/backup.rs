@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use strongroom::Result;
-use strongroom::backup::{ONE_KEY, Source, backup};
+use strongroom::backup::{ONE_KEY, Source, UNPROVEN, backup};
 
 use super::{Context, FINDINGS};
 use crate::args::BackupArgs;
@@ -26,7 +26,8 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
-    let recurs = |warning: &str| context.output.quiet && warning == ONE_KEY;
+    let is_known = |warning: &str| warning == ONE_KEY || warning.starts_with(UNPROVEN);
+    let recurs = |warning: &str| context.output.quiet && is_known(warning);
     let warnings = report.warnings.iter().filter(|warning| !recurs(warning));
     warnings.for_each(|warning| context.output.warn(warning));
     let differ =

@@ -51,6 +51,7 @@ fn json_of(report: &Report) -> Value {
         "snapshot": report.snapshot.map(|id| id.to_string()),
         "cluster": report.cluster.as_ref().map(|name| name.as_str()),
         "level": report.level,
+        "key": report.key,
         "scope": report.scope,
         "outcome": report.outcome.name(),
         "passed": report.passed(),

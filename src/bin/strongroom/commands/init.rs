@@ -66,6 +66,11 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
              a bare `passphrase` opens and does not seal"
         ));
     }
+    if context.settings.has_recipients() {
+        context.output.note(
+            "before you rely on a recipient: after the first backup run `strongroom key prove -k identity:FILE` where its identity is",
+        );
+    }
     context
         .output
         .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
