@@ -78,11 +78,8 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
-<<<<<<< HEAD
     pub(super) journal: JournalMetrics,
-=======
     independent: Family<Cluster, Gauge>,
->>>>>>> main
 }
 
 impl Metrics {
@@ -110,11 +107,8 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
-<<<<<<< HEAD
             journal: JournalMetrics::register(&mut registry),
-=======
             independent: Family::default(),
->>>>>>> main
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }

@@ -202,11 +202,8 @@ async fn take(
     }
     Ok(Done {
         finding,
-<<<<<<< HEAD
         compared: report.journal,
-=======
         independent: Some(report.independent),
->>>>>>> main
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

@@ -346,14 +346,12 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
         }
-<<<<<<< HEAD
         if let Some(compared) = done.compared {
             let differs = compared.differs_at.is_some();
             self.metrics.journal.compared(options, compared.equal_to, differs);
-=======
+        }
         if let Some(ways) = done.independent {
             self.metrics.independent(options, ways);
->>>>>>> main
         }
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);

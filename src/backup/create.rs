@@ -1,10 +1,7 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
-<<<<<<< HEAD
-use std::sync::Arc;
-=======
 use std::collections::BTreeSet;
->>>>>>> main
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
@@ -152,11 +149,8 @@ pub(crate) async fn backup_beside(
         previous,
         tags: tags.clone(),
         included: included(&options.include),
-<<<<<<< HEAD
         seen,
-=======
         replaces: None,
->>>>>>> main
     };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));

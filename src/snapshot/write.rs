@@ -41,13 +41,10 @@ pub(crate) struct Content {
     pub(crate) tags: Vec<String>,
     /// What the companions were made of.
     pub(crate) included: Vec<String>,
-<<<<<<< HEAD
     /// The recording that the snapshot is compared with.
     pub(crate) seen: Option<Arc<Seen>>,
-=======
     /// The snapshot of which this is a re-encryption.
     pub(crate) replaces: Option<SnapshotId>,
->>>>>>> main
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
