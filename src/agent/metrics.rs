@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::journal_metrics::JournalMetrics;
 use super::operation::{KeyCounts, Newest, Operation};
 use crate::backup::Listing;
 use crate::error::Error;
@@ -22,7 +23,7 @@ use crate::error::Error;
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cluster {
+pub(super) struct Cluster {
     cluster: String,
 }
 
@@ -77,6 +78,8 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    pub(super) journal: JournalMetrics,
+    independent: Family<Cluster, Gauge>,
 }
 
 impl Metrics {
@@ -104,6 +107,8 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            journal: JournalMetrics::register(&mut registry),
+            independent: Family::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -155,6 +160,8 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
+        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
+        to.register("independent_openers", help, self.independent.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
@@ -167,6 +174,7 @@ impl Metrics {
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
         self.interval.clear();
+        self.journal.promises(options);
         for operation in Operation::ALL {
             let _ = self.findings.get_or_create(&work(options, operation));
             let schedule = match operation {
@@ -211,6 +219,17 @@ impl Metrics {
         }
     }
 
+    /// A recording did not begin, or broke off.
+    pub(super) fn journal_failed(&self, options: &AgentSettings, error: &Error) {
+        let outcome = Outcome {
+            cluster: options.cluster().to_string(),
+            operation: "journal",
+            result: "failure",
+            reason: error.kind().name(),
+        };
+        self.outcomes.get_or_create(&outcome).inc();
+    }
+
     pub(super) fn verify_failed(&self, options: &AgentSettings) {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
@@ -226,8 +245,16 @@ impl Metrics {
     /// Another agent tells from now on how large things are. When things were done stays true.
     pub(super) fn stands_by(&self) {
         self.by_trust.clear();
+        self.journal.stands_by();
         self.newest_missing.clear();
-        for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
+        for family in [
+            &self.size,
+            &self.revision,
+            &self.objects,
+            &self.snapshots,
+            &self.stored,
+            &self.independent,
+        ] {
             family.clear();
         }
     }
@@ -279,6 +306,10 @@ impl Metrics {
         }
     }
 
+    pub(super) fn independent(&self, options: &AgentSettings, ways: usize) {
+        self.independent.get_or_create(&of(options)).set(ways as i64);
+    }
+
     pub(super) fn print(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -287,7 +318,7 @@ impl Metrics {
     }
 }
 
-fn of(options: &AgentSettings) -> Cluster {
+pub(super) fn of(options: &AgentSettings) -> Cluster {
     Cluster { cluster: options.cluster().to_string() }
 }
 

@@ -1,19 +1,21 @@
 //! What an agent does.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
-    prune_report, snapshots, store_report, verify,
+    DrillOptions, JournalComparison, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport,
+    apply_prune, authenticate, backup_beside, copy, drill, judged, latest, newest_reports,
+    plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::Seen;
 use crate::format::{
     CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
     SnapshotId,
@@ -94,6 +96,8 @@ pub(super) struct Done {
     pub(super) finding: Option<Error>,
     /// What a backup found to look at.
     pub(super) warnings: Vec<String>,
+    /// What comparing the snapshot with the recording showed.
+    pub(super) compared: Option<JournalComparison>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
@@ -104,6 +108,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
 }
 
 /// How many master keys are in which state.
@@ -114,8 +120,14 @@ fn count(keys: &KeySet) -> KeyCounts {
     states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
+/// The warning that one loss takes all keys of a snapshot.
+const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal them to a second key that depends on another place, \
+     passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
+/// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
+/// must not keep the agent from its other work for ever.
+const LEAST_FOR_ALL: Duration = Duration::from_secs(3600);
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;
 
@@ -125,11 +137,13 @@ impl Done {
             log: Box::new(log),
             finding: None,
             newest: None,
+            compared: None,
             warnings: Vec::new(),
             listing: None,
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
+            independent: None,
         }
     }
 }
@@ -138,11 +152,12 @@ impl Done {
 pub(super) async fn run(
     operation: Operation,
     options: &AgentSettings,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, control).await,
+        Operation::Backup => take(options, &places, seen, control).await,
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -158,19 +173,37 @@ pub(super) async fn run(
     Ok(done)
 }
 
-async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+async fn take(
+    options: &AgentSettings,
+    places: &Places,
+    seen: Option<Arc<Seen>>,
+    control: &Control,
+) -> Result<Done> {
     let source = Source::Etcd(options.common.etcd()?);
-    let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let Places { repository, keys } = places;
+    let report = backup_beside(repository, keys, source, &options.backup, seen, control).await?;
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
     let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let finding = match (differ, report.clocks_differ) {
-        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, clocks_differ) => clocks_differ.then(clocks),
+    let unequal = |revision: i64| {
+        let message =
+            format!("snapshot {} and the change journal differ at revision {revision}", report.id);
+        Error::new(ErrorKind::Tampered, message)
     };
+    let differs_at = report.journal.and_then(|journal| journal.differs_at);
+    let finding = match (differ, differs_at) {
+        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
+        (false, Some(revision)) => Some(unequal(revision)),
+        (false, None) => report.clocks_differ.then(clocks),
+    };
+    if report.independent < 2 {
+        warn(&[ONE_WAY.to_owned()]);
+    }
     Ok(Done {
         finding,
+        compared: report.journal,
+        independent: Some(report.independent),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),
@@ -272,7 +305,7 @@ async fn prove(
     control: &Control,
 ) -> Result<Done> {
     let begun = Instant::now();
-    let (repository, keys) = (&places.repository, &places.keys);
+    let Places { repository, keys } = places;
     let chosen;
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
@@ -282,24 +315,19 @@ async fn prove(
         }
     };
     let level = level(keys);
+    let control = &match operation {
+        Operation::VerifyAll => control.clone().end_at(begun + time_for_all(options)),
+        _ => control.clone(),
+    };
     let found = verify(repository, keys, scope, level, control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
-    let mut failures: Vec<_> =
-        found.snapshots.into_iter().filter_map(|one| one.outcome.err()).collect();
+    let mut left = found.not_verified.len();
+    let warnings = found.findings.clone();
+    let mut failures = failures(found);
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
-        let failed = match prove_replica(options, places, control).await {
-            Ok(copies) => {
-                checked += copies.len();
-                copies.into_iter().filter_map(|one| one.outcome.err()).collect()
-            }
-            // Before the first copy there is nothing: this is done again then.
-            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
-                return Err(error.context("the replica"));
-            }
-            Err(error) => vec![error],
-        };
-        let failed: Vec<_> = failed.into_iter().map(|error| error.context("the replica")).collect();
+        let (there, not_verified, failed) = prove_replica(options, places, control).await?;
+        (checked, left) = (checked + there, left + not_verified);
         note_failures(&mut report, &failed);
         failures.extend(failed);
     }
@@ -307,7 +335,6 @@ async fn prove(
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;
-    let warnings = found.findings;
     let log = move |seconds| {
         for warning in warnings.iter().take(MAX_WARNINGS) {
             warn!(event = "verify_warning", cluster = %cluster, warning);
@@ -320,9 +347,17 @@ async fn prove(
             level = level.name(),
             checked,
             failed,
+            not_verified = left,
         );
     };
     Ok(Done { finding, ..Done::new(log) })
+}
+
+/// What failed, and that something was not looked at.
+fn failures(found: VerifyReport) -> Vec<Error> {
+    let unfinished = found.unfinished();
+    let failed = found.snapshots.into_iter().filter_map(|one| one.outcome.err());
+    failed.chain(unfinished).collect()
 }
 
 /// What is reported of a verification: the first failure; without one, that its report could not be stored is an error.
@@ -336,17 +371,36 @@ fn first_of(failures: Vec<Error>, stored: Result<SnapshotId>) -> Result<Option<E
     }
 }
 
-/// Verifies the cluster's snapshots in the replica.
+/// How long a verification of all snapshots may take.
+fn time_for_all(options: &AgentSettings) -> Duration {
+    let now = SystemTime::now();
+    let next = options.schedule(Operation::VerifyAll).map(|schedule| schedule.next(now));
+    let until = next.and_then(|next| next.duration_since(now).ok());
+    until.unwrap_or_default().max(LEAST_FOR_ALL)
+}
+
+/// Verifies the cluster's snapshots in the replica: how many it looked at, how many it did not get to, and what failed.
 async fn prove_replica(
     options: &AgentSettings,
     places: &Places,
     control: &Control,
-) -> Result<Vec<Verified>> {
-    let source = &places.repository;
-    let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
-    let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
-    Ok(found.snapshots)
+) -> Result<(usize, usize, Vec<Error>)> {
+    let verified = async {
+        let source = &places.repository;
+        let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
+        let scope = Scope::Cluster(options.cluster());
+        verify(&replica, &places.keys, scope, level(&places.keys), control).await
+    };
+    let (checked, left, failed) = match verified.await {
+        Ok(found) => (found.snapshots.len(), found.not_verified.len(), failures(found)),
+        // Before the first copy there is nothing: this is done again then.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
+            return Err(error.context("the replica"));
+        }
+        Err(error) => (0, 0, vec![error]),
+    };
+    let failed = failed.into_iter().map(|error| error.context("the replica"));
+    Ok((checked, left, failed.collect()))
 }
 
 /// Puts what failed in the replica into the report. What is good there says nothing of the repository's own snapshots.

@@ -1,10 +1,12 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
 use super::earlier::Earlier;
+use super::proofs::unproven;
 use serde::Serialize;
 
 use crate::crypto;
@@ -13,7 +15,7 @@ use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{KeySet, Strength};
+use crate::keys::{DependsOn, KeySet, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
@@ -53,6 +55,8 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
+    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
+    pub independent: usize,
     /// The key that signed it.
     pub signed_by: Option<KeyId>,
     /// No key that this host has opens it.
@@ -131,10 +135,12 @@ pub(crate) async fn backup_beside(
     let companions = pack(options).await?;
     let looked = control.guard(look_back(repository, keys, options, &mut warnings));
     let (previous, earlier) = looked.await?;
+    let unproven = control.guard(unproven(repository, keys)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
+    warnings.extend(unproven);
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -144,6 +150,7 @@ pub(crate) async fn backup_beside(
         tags: tags.clone(),
         included: included(&options.include),
         seen,
+        replaces: None,
     };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
     warnings.extend(written.members.iter().flat_map(doubts));
@@ -161,6 +168,7 @@ pub(crate) async fn backup_beside(
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
+        independent: independent(keys, &sealed_by, options, &earlier),
         sealed_by,
         signed_by: keys.signing().map(|key| key.public().id()),
         blind: keys.is_blind(),
@@ -201,6 +209,17 @@ fn of_keys_and_name(
         format!("without a signing key, {id} opens this snapshot only with --accept-untrusted")
     });
     one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
+}
+
+fn independent(
+    keys: &KeySet,
+    sealed_by: &[KeyId],
+    options: &BackupOptions,
+    earlier: &Earlier,
+) -> usize {
+    let mut ways: BTreeSet<_> = sealed_by.iter().map(|id| keys.depends_on(*id)).collect();
+    ways.extend(options.recovery.map(DependsOn::Elsewhere));
+    ways.len() + usize::from(options.recovery.is_none() && earlier.has_recovery)
 }
 
 /// The companions, if there are any.

@@ -182,3 +182,134 @@ pub(crate) fn change_of(record: &Record<'_>) -> Change {
     };
     Change { revision: record.revision, value }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::bolt::Writer;
+    use crate::format::{Sha256, SnapshotId};
+    use crate::protobuf::{put_message, put_number};
+
+    /// The records of main revision `main`: keys with what they are set to, or that they are deleted.
+    type Revisions<'a> = Vec<(i64, Vec<(&'a str, Option<&'a str>)>)>;
+
+    fn raw(main: i64, key: &str, value: Option<&str>) -> Vec<u8> {
+        let mut kv = Vec::new();
+        put_message(&mut kv, 1, key.as_bytes());
+        if let Some(value) = value {
+            put_number(&mut kv, 2, main);
+            put_number(&mut kv, 3, main);
+            put_number(&mut kv, 4, 1);
+            put_message(&mut kv, 5, value.as_bytes());
+        }
+        kv
+    }
+
+    /// A snapshot of them, compacted at `compacted`.
+    fn database(revisions: &Revisions<'_>, compacted: i64) -> Vec<u8> {
+        let mut writer = Writer::new(Cursor::new(Vec::new()), 1024).unwrap();
+        writer.bucket(b"key").unwrap();
+        for (main, changes) in revisions {
+            for (sub, (key, value)) in (0..).zip(changes) {
+                let at = Revision { main: *main, sub }.to_key(value.is_none());
+                writer.put(&at, &raw(*main, key, *value)).unwrap();
+            }
+        }
+        writer.bucket(b"meta").unwrap();
+        for name in ["finishedCompactRev", "scheduledCompactRev"] {
+            let at = Revision { main: compacted, sub: 0 }.to_key(false);
+            writer.put(name.as_bytes(), &at).unwrap();
+        }
+        writer.finish().unwrap().0.into_inner()
+    }
+
+    /// What a watch shows of them.
+    fn seen(revisions: &Revisions<'_>) -> Seen {
+        let seen = Seen::default();
+        for (main, changes) in revisions {
+            let of = |(sub, (key, value)): (i64, &(&str, Option<&str>))| Change {
+                revision: Revision { main: *main, sub },
+                value: match value {
+                    Some(_) => ChangeValue::Put(raw(*main, key, *value).into()),
+                    None => ChangeValue::Deletion(Bytes::copy_from_slice(key.as_bytes())),
+                },
+            };
+            let changes: Vec<_> = (0..).zip(changes).map(of).collect();
+            seen.add(&Complete { main: *main, digest: digest_of(&changes), changes });
+        }
+        seen
+    }
+
+    fn compare(seen: &Seen, revisions: &Revisions<'_>, compacted: i64) -> Compared {
+        let bytes = database(revisions, compacted);
+        seen.compare(&Db::open(&bytes[..]).unwrap()).unwrap().unwrap()
+    }
+
+    fn history() -> Revisions<'static> {
+        vec![
+            (5, vec![("a", Some("1"))]),
+            (6, vec![("a", None), ("b", Some("2")), ("c", None)]),
+            (7, vec![("b", Some("3"))]),
+            (8, vec![("b", None)]),
+        ]
+    }
+
+    #[test]
+    fn what_is_the_same_is_equal() {
+        let (seen, all) = (seen(&history()), history());
+        assert_eq!(compare(&seen, &all, 3).equal, Some((5, 8)));
+        // At its compact revision a snapshot has only some records.
+        assert_eq!(compare(&seen, &all, 6).equal, Some((7, 8)));
+        assert_eq!(compare(&seen, &all[..2].to_vec(), 3).equal, Some((5, 6)));
+        let later = (9, vec![("d", Some("4"))]);
+        let longer = [all, vec![later]].concat();
+        assert_eq!(compare(&seen, &longer, 3).equal, Some((5, 8)));
+        // Nothing in common.
+        assert_eq!(compare(&seen, &longer, 8), Compared::default());
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let seen = seen(&history());
+        type Change<'a> = &'a dyn Fn(&mut Revisions<'static>);
+        let changes: [(i64, Change<'_>); 5] = [
+            (5, &|all| all[0].1[0].1 = Some("0")),
+            // A deletion that a watch left out, or a corrupt member has lost.
+            (6, &|all| drop(all[1].1.pop())),
+            (6, &|all| all[1].1.push(("e", None))),
+            (7, &|all| all[2].1[0] = ("b", None)),
+            (8, &|all| all[3].1[0] = ("c", None)),
+        ];
+        for (at, change) in changes {
+            let mut other = history();
+            change(&mut other);
+            let compared = compare(&seen, &other, 3);
+            assert_eq!((compared.differs, compared.equal), (Some(at), None));
+        }
+        let without = |at: usize| {
+            let mut other = history();
+            other.remove(at);
+            other
+        };
+        assert_eq!(compare(&seen, &without(1), 3).differs, Some(6));
+        assert_eq!(compare(&seen, &without(0), 3).differs, Some(5));
+    }
+
+    #[test]
+    fn what_etcd_has_compacted_is_forgotten() {
+        let seen = seen(&history());
+        seen.compacted(6);
+        assert_eq!(compare(&seen, &history(), 3).equal, Some((7, 8)));
+        seen.compacted(20);
+        assert_eq!(seen.last(), None);
+        let stored = Continues { journal: SnapshotId(1), number: 2, last: 8, sha256: Sha256::NONE };
+        seen.stored(stored);
+        let expected = Compared { stored: Some(stored), ..Compared::default() };
+        assert_eq!(compare(&seen, &history(), 3), expected);
+        seen.begin();
+        let bytes = database(&history(), 3);
+        assert_eq!(seen.compare(&Db::open(&bytes[..]).unwrap()).unwrap(), None);
+    }
+}

@@ -221,6 +221,17 @@ fn failed(what: &str, status: Status) -> Error {
     failure::from_client(what, &etcd_client::Error::GRpcStatus(status))
 }
 
+/// Whether a watch of this version of etcd can leave deletions out that a compaction overtakes (etcd's #18089, #19179).
+pub(crate) fn loses_deletions(version: &str) -> bool {
+    let numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    match numbers.collect::<Vec<_>>().as_slice() {
+        [Some(3), Some(4), Some(patch), ..] => *patch < 36,
+        [Some(3), Some(5), Some(patch), ..] => *patch < 18,
+        [Some(3), Some(minor), ..] => *minor < 4,
+        _ => false,
+    }
+}
+
 /// Messages as their bytes: what etcd sends is stored as it came.
 #[derive(Clone, Copy, Default)]
 struct Raw;

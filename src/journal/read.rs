@@ -287,7 +287,7 @@ impl Recording for ReadJournal {
 }
 
 /// Journals that join, one after the other: what several have is read once.
-pub(crate) struct Chain(pub(crate) Vec<ReadJournal>);
+pub(crate) struct Chain(pub(crate) Vec<Arc<ReadJournal>>);
 
 impl Recording for Chain {
     fn for_each(&self, visit: &mut dyn FnMut(Recorded<'_>) -> Result<()>) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::changes::{Complete, Revisions};
 use crate::etcd::seen::Seen;
+use crate::etcd::watch::loses_deletions;
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::{Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId};
 use crate::keys::KeySet;
@@ -238,7 +239,9 @@ impl<'a> Recorder<'a> {
         }
         let watch = questions.watch(choice.member.clone(), from).await?;
         self.step(format!("recording {}", choice.reason));
-        self.tell(JournalStep::Watching { version: choice.member.version.clone() });
+        let version = choice.member.version.clone();
+        let is_old = loses_deletions(&version);
+        self.tell(JournalStep::Watching { version, is_old });
         let (sender, answers) = mpsc::unbounded_channel();
         let long_ago = Instant::now().checked_sub(COMPACTED_EVERY).unwrap_or_else(Instant::now);
         let asked = Asked { revision: false, compacted: Instant::now(), auth: long_ago };

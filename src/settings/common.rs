@@ -229,10 +229,13 @@ impl CommonSettings {
 
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
-        let opens_nothing = |uri: &MasterKeyUri| {
-            matches!(uri, MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_))
-        };
-        self.master_keys().all(opens_nothing)
+        self.master_keys().all(is_recipient)
+    }
+
+    /// Whether public keys are named whose identities are not here.
+    #[must_use]
+    pub fn has_recipients(&self) -> bool {
+        self.master_keys().any(is_recipient)
     }
 
     /// Whether public keys seal and nothing is signed: what only they open does not count where they are.
@@ -305,6 +308,10 @@ impl CommonSettings {
     pub fn etcd(&self) -> Result<EtcdSettings> {
         open_etcd(&self.etcd)
     }
+}
+
+fn is_recipient(uri: &MasterKeyUri) -> bool {
+    matches!(uri, MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_))
 }
 
 /// What the operator should know about keys that are being replaced.

@@ -43,6 +43,8 @@ pub(crate) struct Content {
     pub(crate) included: Vec<String>,
     /// The recording that the snapshot is compared with.
     pub(crate) seen: Option<Arc<Seen>>,
+    /// The snapshot of which this is a re-encryption.
+    pub(crate) replaces: Option<SnapshotId>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -200,7 +202,7 @@ impl Writer<'_> {
             revision: facts.etcd.revision,
             database_bytes,
             objects,
-            replaces: None,
+            replaces: self.content.replaces,
             previous: self.content.previous,
             tags: self.content.tags.clone(),
             included: self.content.included.clone(),

@@ -76,6 +76,8 @@ pub enum JournalStep {
     Watching {
         /// Its version.
         version: String,
+        /// Versions before 3.4.36 and 3.5.18 can leave deletions out of a watch.
+        is_old: bool,
     },
 }
 
@@ -92,6 +94,10 @@ impl JournalStep {
             }
             Self::Reconnects { why, .. } => Some(why.clone()),
             Self::Gap { why, .. } => Some(format!("the recording has a gap: {why}")),
+            Self::Watching { version, is_old: true } => Some(format!(
+                "etcd {version} can leave deletions out of a watch after a compaction: use 3.4.36, 3.5.18 or later; until \
+                 then only comparing with a snapshot shows what is missing"
+            )),
             _ => None,
         }
     }

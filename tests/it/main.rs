@@ -12,6 +12,7 @@
 )]
 
 mod agent;
+mod agent_journal;
 mod agent_soak;
 mod audit_log;
 mod blind;
@@ -22,6 +23,7 @@ mod cli;
 mod companions;
 mod contents;
 mod copy;
+mod custody;
 mod datadir;
 mod deploy;
 mod drill;
@@ -90,6 +92,7 @@ mod s3_gateway;
 mod service_log;
 mod settings;
 mod setup_auth;
+mod slow_store;
 mod support;
 mod targets;
 mod terminal;

@@ -80,6 +80,8 @@ const ROWS: &[Row] = &[
     Row("copy.url", "--to", "STRONGROOM_COPY_URL", "s3://second", "ftp://x"),
     Row("drill.etcd", "--etcd", "STRONGROOM_DRILL_ETCD", "ETCD", ""),
     Row("drill.scratch_dir", "--scratch-dir", "STRONGROOM_DRILL_SCRATCH_DIR", "/scratch", ""),
+    Row("journal.interval", "--interval", "STRONGROOM_JOURNAL_INTERVAL", "10s", "61s"),
+    Row("agent.continuous", "--continuous", "STRONGROOM_AGENT_CONTINUOUS", "true", ""),
     Row("agent.backup", "--backup", "STRONGROOM_AGENT_BACKUP", "@every 1h", "61 * * * *"),
     Row("agent.prune", "--prune", "STRONGROOM_AGENT_PRUNE", "0 3 * * *", "nightly"),
     Row("agent.verify", "--verify", "STRONGROOM_AGENT_VERIFY", "0 4 * * * Europe/Berlin", "0 4 * * * Mars/Olympus"),

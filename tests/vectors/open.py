@@ -241,7 +241,7 @@ def open_report(repo, report, keys, origin):  # → (line 2, details, what it is
     data = load(repo / "reports" / report, 4 * MIB); lines = data.split(b"\n", 2); check(len(lines) == 3, "a report is cut", "truncated")
     text_lines(lines[0] + b"\n", "report", 64); signed, head = data[:len(data) - len(lines[2])], parse_json(lines[1]); seal = parse_seal(b"strongroom-seal/1\n" + lines[2])
     check(seal[:3] == ("report", report, 1) and field(head, "report", str) == report and seal[3] == hashlib.sha256(signed).hexdigest(), "a report's seal or name [S7.1]")
-    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)), "a report's head [S7.2]")
+    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)) and ("key" not in head or field(head, "key", str, "[0-9a-f]{32}")), "a report's head [S7.2]")
     check(head.get("scope") in ("one", "cluster", "repository") and head.get("outcome") in ("passed", "failed", "findings"), "scope or outcome [S7.2]")
     check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); vouched = is_signed(seal, keys, head.get("cluster")); dek, kid = open_stanzas(seal, keys)
     raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")
@@ -367,6 +367,9 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
     raw = unseal(m["facts"], X(dek, "facts-key"), context); facts = parse_json(raw); check(len(raw) % 256 == 0, "facts' padding"); etcd = field(facts, "etcd", dict)  # §6.5
     for key in ("revision", "compact_revision", "raft_term", "raft_index"): field(etcd, key, int)
     check(etcd["revision"] == m["revision"] and field(field(facts, "database", dict), "size", int) == size, "facts and manifest disagree")
+    if (j := facts.get("journal")) is not None:  # [S6.5.4]
+        check(field(j, "number", int) >= 1 and re.fullmatch("[0-9a-f]{64}", field(j, "sha256", str)) and ulid(field(j, "id", str)) and field(j, "last", int) >= 0, "the facts' journal")
+        check(("equal_from" in j) == ("equal_to" in j) and j.get("equal_from", 0) <= j.get("equal_to", 0), "the facts' journal: no range")
     payload, h = open_object(repo, snapshot, "payload", X(dek, "payload-key"), own["length"]), hashlib.sha256()  # 8
     end = frames[-1][0] + frames[-1][1]; check(not any(payload.read(end, payload.length - end)), "the payload's padding is not zeros [S4.5.4]")
     for i, (offset, length, digest) in enumerate(frames):

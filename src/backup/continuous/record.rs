@@ -67,6 +67,18 @@ pub(crate) enum Why {
     Auth,
 }
 
+impl Why {
+    /// As the log names it.
+    #[cfg(feature = "agent")]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Gap => "gap",
+            Self::Auth => "auth",
+        }
+    }
+}
+
 /// A snapshot that was taken for a recording.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
@@ -76,7 +88,7 @@ pub(crate) struct Taken {
 
 /// A snapshot that a recording needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct SnapshotWanted {
     pub(crate) why: Why,
     /// Why, in words.
     pub(crate) words: &'static str,
@@ -86,7 +98,7 @@ pub(crate) struct Wanted {
     pub(crate) revision: i64,
 }
 
-impl Wanted {
+impl SnapshotWanted {
     fn now(why: Why, words: &'static str, revision: i64) -> Self {
         Self { why, words, since: SystemTime::now(), revision }
     }
@@ -96,7 +108,7 @@ impl Wanted {
 #[async_trait]
 pub(crate) trait Snapshots: Send + Sync {
     /// Takes one, or finds one that fits.
-    async fn take(&self, wanted: &Wanted) -> Result<Taken>;
+    async fn take(&self, wanted: &SnapshotWanted) -> Result<Taken>;
 }
 
 /// A recording, and all that it needs.
@@ -153,7 +165,7 @@ struct Own<'a> {
 
 #[async_trait]
 impl Snapshots for Own<'_> {
-    async fn take(&self, wanted: &Wanted) -> Result<Taken> {
+    async fn take(&self, wanted: &SnapshotWanted) -> Result<Taken> {
         self.control.step(Step::Note(format!("taking a snapshot: {}", wanted.words)));
         let mut options = self.snapshots.clone();
         options.cluster = self.options.cluster.clone();
@@ -279,6 +291,8 @@ impl RecordJob<'_> {
             reason = recording => reason,
             never = self.beside(start, progress, auth, &taken) => match never {},
         };
+        // What follows may be another history.
+        self.seen.begin();
         snapshots.extend(taken.into_inner().unwrap_or_else(PoisonError::into_inner));
         reason
     }
@@ -294,14 +308,19 @@ impl RecordJob<'_> {
         // etcd had compacted what the snapshot holds last: another one joins once a revision is recorded.
         let joining = async {
             if !start.has_base && progress.wait_for(|at| *at >= start.first).await.is_ok() {
-                let wanted = Wanted::now(Why::Gap, "the recording begins here", start.first);
+                let wanted =
+                    SnapshotWanted::now(Why::Gap, "the recording begins here", start.first);
                 self.insist(&wanted, taken).await;
             }
         };
         // No journal holds users and roles.
         let following = async {
             while auth.changed().await.is_ok() {
-                self.insist(&Wanted::now(Why::Auth, "users or roles were changed", 0), taken).await;
+                self.insist(
+                    &SnapshotWanted::now(Why::Auth, "users or roles were changed", 0),
+                    taken,
+                )
+                .await;
                 sleep(RETRY).await;
             }
         };
@@ -310,7 +329,7 @@ impl RecordJob<'_> {
     }
 
     /// Takes a snapshot; where that fails it tries again. One that is stopped is not taken.
-    async fn insist(&self, wanted: &Wanted, taken: &Mutex<Vec<SnapshotId>>) {
+    async fn insist(&self, wanted: &SnapshotWanted, taken: &Mutex<Vec<SnapshotId>>) {
         loop {
             match self.snapshots.take(wanted).await {
                 Ok(one) => {
@@ -337,7 +356,7 @@ impl RecordJob<'_> {
             self.control.step(Step::Journal(JournalStep::Gap { reason, why }));
         }
         let since = SystemTime::now().checked_sub(FRESH).unwrap_or(SystemTime::UNIX_EPOCH);
-        let wanted = Wanted { why, words: gap.words(), since, revision: 0 };
+        let wanted = SnapshotWanted { why, words: gap.words(), since, revision: 0 };
         let Taken { id, revision } = self.snapshots.take(&wanted).await?;
         report.snapshots.push(id);
         // It holds what was missing.

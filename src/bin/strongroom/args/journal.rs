@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use strongroom::backup::{BackupOptions, RecordOptions};
 
+use super::moment;
 use crate::help;
 
 /// `journal …`
@@ -22,7 +23,21 @@ pub(crate) enum JournalCommand {
     List,
     /// Open every segment, and compare journals that overlap
     #[command(long_about = help::JOURNAL_VERIFY)]
-    Verify,
+    Verify(JournalVerifyArgs),
+}
+
+/// `journal verify`
+#[derive(Args)]
+pub(crate) struct JournalVerifyArgs {
+    /// Also rebuild each snapshot from the one before it and the journals between them, and compare
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// With --deep: only snapshots begun since this time, such as 2026-11-23 or 2d (ago) [default: all]
+    #[arg(long, value_name = "TIME", requires = "deep", value_parser = moment)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// With --deep: store the result as a report in the repository
+    #[arg(long, requires = "deep")]
+    pub(crate) record: bool,
 }
 
 /// `journal record`

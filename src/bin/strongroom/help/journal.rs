@@ -39,7 +39,10 @@ pub(crate) const JOURNAL_LIST: &str = "\
 List the journals: which revisions each holds, and why it ended.
 
 Heads and ends are authenticated, segments are not read: `journal verify` opens them all. A journal without an end is being \
-recorded, or its recorder was killed: its last revision is shown only if the next journal tells it.";
+recorded, or its recorder was killed: its last revision is shown only if the next journal tells it.
+
+For each two snapshots that follow each other it shows whether what was recorded between them was verified: `deep` by a report, or which \
+revisions were compared with the second snapshot when that was taken beside the recording. What is neither is `not yet` verified.";
 
 pub(crate) const JOURNAL_VERIFY: &str = "\
 Open every segment of the journals, and compare journals that overlap.

@@ -1,0 +1,318 @@
+//! The lane that records the changes between snapshots, while this agent leads.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info, warn};
+
+use super::state::Shared;
+use super::{AgentSettings, Changes, Places, open};
+use crate::backup::{RecordJob, SnapshotWanted, Snapshots, Taken};
+use crate::error::{Error, ErrorKind, Result};
+use crate::limit::{is_new, limited};
+use crate::task::{Control, JournalStep, Step};
+
+/// Pauses before a recording that failed is begun again: from, to.
+const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// A recording that lasted so long was no failure.
+const LASTED: Duration = Duration::from_secs(300);
+/// How often it is looked whether other keys are to seal.
+const KEYS: Duration = Duration::from_secs(3600);
+/// What was recorded may be so old before it is a problem, or six intervals.
+const BEHIND: Duration = Duration::from_secs(60);
+
+/// How far the recording is.
+#[derive(Clone, Default)]
+pub(super) struct Recorded {
+    /// The last revision that is stored.
+    pub(super) revision: i64,
+    /// Everything that was committed before this moment is stored: Unix milliseconds, 0 for unknown.
+    pub(super) complete_ms: u64,
+    /// What etcd had at a moment, and is not stored yet.
+    waits: Option<(u64, i64)>,
+    /// Why nothing is recorded.
+    pub(super) error: Option<String>,
+    /// When the recording was begun, or should have been.
+    since: Option<SystemTime>,
+}
+
+impl Recorded {
+    fn step(&mut self, step: &JournalStep) {
+        match step {
+            JournalStep::Complete { moment, revision } => {
+                self.waits = Some((*moment, *revision));
+            }
+            JournalStep::Stored { revision, complete_ms, .. } => {
+                self.revision = self.revision.max(*revision);
+                self.complete_ms = self.complete_ms.max(*complete_ms);
+            }
+            JournalStep::Began { .. } => self.error = None,
+            _ => {}
+        }
+        // Where all that etcd had is stored, nothing would be lost.
+        if let Some((moment, _)) = self.waits.take_if(|(_, revision)| *revision <= self.revision) {
+            self.complete_ms = self.complete_ms.max(moment);
+        }
+    }
+
+    /// The moment up to which everything is stored.
+    pub(super) fn until(&self) -> Option<SystemTime> {
+        (self.complete_ms > 0).then(|| UNIX_EPOCH + Duration::from_millis(self.complete_ms))
+    }
+
+    /// What is wrong with it, with segments of `interval`.
+    pub(super) fn problem(&self, interval: Duration, now: SystemTime) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(format!("journal: {error}"));
+        }
+        let since = self.until().max(self.since)?;
+        let age = now.duration_since(since).unwrap_or_default();
+        let late = age > BEHIND.max(interval.saturating_mul(6));
+        late.then(|| format!("journal: nothing was recorded for {} s", age.as_secs()))
+    }
+}
+
+/// Records whenever this agent leads and is set to, until `stop` turns true.
+pub(super) async fn lane(
+    shared: &Arc<Shared>,
+    halted: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut leading = shared.leading.subscribe();
+    let mut changes = shared.options();
+    let mut failures = 0;
+    loop {
+        tokio::select! {
+            _ = leading.wait_for(|leading| *leading) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let options = changes.borrow_and_update().clone();
+        let pause = if options.continuous {
+            let begun = Instant::now();
+            shared.recorded_now().since.get_or_insert_with(SystemTime::now);
+            let recorded = record(shared, &options, &mut changes, halted.clone()).await;
+            if begun.elapsed() > LASTED {
+                failures = 0;
+            }
+            match recorded {
+                Ok(()) => continue,
+                Err(error) => shared.recording_failed(&options, &error, &mut failures),
+            }
+        } else {
+            Duration::MAX
+        };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = changed(&mut changes) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = leading.wait_for(|leading| !leading) => {}
+        }
+    }
+}
+
+/// Resolves when the options have changed. Nobody changes them any more once the sender is gone.
+async fn changed(changes: &mut Changes) {
+    if changes.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Records until there is a reason to begin again: other options, other keys, another agent.
+async fn record(
+    shared: &Arc<Shared>,
+    options: &Arc<AgentSettings>,
+    changes: &mut Changes,
+    mut halted: watch::Receiver<bool>,
+) -> Result<()> {
+    let (sender, end) = watch::channel(false);
+    let places = open(options).await?;
+    places.keys.check_sealing(Some(options.cluster()), options.backup.unsigned)?;
+    let etcd = options.common.etcd()?;
+    let control = {
+        let (shared, options) = (Arc::clone(shared), Arc::clone(options));
+        Control::default().stop_when(end).on_step(move |step| shared.recorded(&options, &step))
+    };
+    let job = RecordJob {
+        repository: &places.repository,
+        keys: &places.keys,
+        etcd: &etcd,
+        options: &options.record,
+        suite: options.backup.suite,
+        snapshots: &FromBackups { shared, control: &control },
+        seen: Arc::clone(&shared.recording),
+        leading: Some(shared.leading.subscribe()),
+        control: &control,
+    };
+    // On the heap: its state is large.
+    let mut recording = Box::pin(job.run());
+    tokio::select! {
+        done = &mut recording => return done.map(drop),
+        () = changed(changes) => {}
+        () = other_keys(options, &places) => {}
+        _ = halted.wait_for(|halted| *halted) => {}
+    }
+    sender.send_replace(true);
+    recording.await.map(drop)
+}
+
+/// Resolves when other keys are to seal, or another one to sign.
+async fn other_keys(options: &AgentSettings, places: &Places) {
+    let ids = |places: &Places| {
+        let sealing: Vec<_> = places.keys.sealing().map(|key| key.id()).collect();
+        (sealing, places.keys.signing().map(|key| key.public().id()))
+    };
+    loop {
+        sleep(KEYS).await;
+        if open(options).await.is_ok_and(|now| ids(&now) != ids(places)) {
+            return;
+        }
+    }
+}
+
+/// Asks the lane of the backups for the snapshots.
+struct FromBackups<'a> {
+    shared: &'a Shared,
+    control: &'a Control,
+}
+
+/// A snapshot that is wanted until this is dropped.
+struct Asking<'a>(&'a Shared, SnapshotWanted);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.wanted.send_modify(|all| all.retain(|one| *one != self.1));
+    }
+}
+
+#[async_trait]
+impl Snapshots for FromBackups<'_> {
+    async fn take(&self, wanted: &SnapshotWanted) -> Result<Taken> {
+        let mut backups = self.shared.backups.subscribe();
+        self.shared.wanted.send_modify(|all| all.push(wanted.clone()));
+        let asking = Asking(self.shared, wanted.clone());
+        let taking = async {
+            loop {
+                backups.mark_unchanged();
+                if let Some(taken) = self.shared.seen().taken(&asking.1) {
+                    return Ok(taken);
+                }
+                if backups.changed().await.is_err() {
+                    return Err(crate::task::interrupted());
+                }
+            }
+        };
+        self.control.guard(taking).await
+    }
+}
+
+impl Shared {
+    /// Why recording did not begin or went on; how long to wait.
+    fn recording_failed(
+        &self,
+        options: &AgentSettings,
+        error: &Error,
+        failures: &mut u32,
+    ) -> Duration {
+        if error.kind() == ErrorKind::Interrupted {
+            return Duration::ZERO;
+        }
+        let pause = RETRY.0.saturating_mul(1 << (*failures).min(16)).min(RETRY.1);
+        *failures = failures.saturating_add(1);
+        self.metrics.journal_failed(options, error);
+        self.recorded_now().error = Some(error.to_string());
+        error!(
+            event = "journal_failed",
+            cluster = options.cluster().as_str(),
+            error = %error,
+            kind = error.kind().name(),
+            hint = error.hint_text(),
+            failures = *failures,
+            retry_seconds = pause.as_secs(),
+        );
+        pause
+    }
+
+    /// Takes note of what a recording reports.
+    fn recorded(&self, options: &AgentSettings, step: &Step) {
+        let cluster = options.cluster().as_str();
+        let step = match step {
+            Step::Journal(step) => step,
+            Step::Note(note) => {
+                limited!(info, event = "journal_note", cluster, note);
+                return;
+            }
+            _ => return,
+        };
+        let mut recorded = self.recorded_now();
+        recorded.step(step);
+        self.metrics.journal.step(options, step, &recorded);
+        drop(recorded);
+        match step {
+            JournalStep::Began { journal, revision } => {
+                info!(event = "journal_started", cluster, journal = %journal, revision);
+            }
+            JournalStep::Ended { journal, revision, why } => {
+                info!(event = "journal_ended", cluster, journal = %journal, revision, reason = why);
+            }
+            JournalStep::Reconnects { reason, why } => {
+                limited!(warn, event = "journal_reconnects", cluster, reason, error = why);
+            }
+            JournalStep::Gap { reason, why } => {
+                warn!(event = "journal_gap", cluster, reason, error = why);
+            }
+            JournalStep::Watching { is_old: true, .. } => {
+                if let Some(warning) = step.note().filter(|note| is_new(note)) {
+                    warn!(event = "warning", warning);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(revision: i64, complete_ms: u64) -> JournalStep {
+        JournalStep::Stored { revision, complete_ms, bytes: 1, took: Duration::ZERO }
+    }
+
+    /// Nothing is complete that is not stored; and where nothing changes, the recovery point follows the clock.
+    #[test]
+    fn the_recovery_point_is_what_is_stored() {
+        let mut recorded = Recorded::default();
+        let complete = |moment, revision| JournalStep::Complete { moment, revision };
+        recorded.step(&complete(1000, 5));
+        assert_eq!(recorded.until(), None);
+        recorded.step(&stored(4, 0));
+        assert_eq!(recorded.complete_ms, 0);
+        recorded.step(&stored(5, 900));
+        assert_eq!(recorded.complete_ms, 1000);
+        recorded.step(&complete(2000, 5));
+        assert_eq!(recorded.complete_ms, 2000);
+        recorded.step(&complete(3000, 6));
+        assert_eq!(recorded.complete_ms, 2000);
+        recorded.step(&stored(6, 2500));
+        assert_eq!((recorded.complete_ms, recorded.revision), (3000, 6));
+    }
+
+    #[test]
+    fn what_is_late_is_a_problem() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut recorded = Recorded { complete_ms: 1_000_000, ..Recorded::default() };
+        let problem = |recorded: &Recorded, interval, now| {
+            recorded.problem(Duration::from_secs(interval), at(now))
+        };
+        assert_eq!(problem(&recorded, 5, 1060), None);
+        assert!(problem(&recorded, 5, 1061).is_some());
+        assert_eq!(problem(&recorded, 30, 1180), None);
+        recorded.since = Some(at(2000));
+        assert_eq!(problem(&recorded, 5, 2010), None);
+        recorded.error = Some("no key".into());
+        assert_eq!(problem(&recorded, 5, 2010).unwrap(), "journal: no key");
+    }
+}
