@@ -55,6 +55,12 @@ pub struct RecordOptions {
         )
     )]
     pub spool_max: u64,
+    /// Store the same in the second repository at once, as far as it takes it; `copy` brings what it misses
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "copy.continuous", long = "copy-continuous", env = "STRONGROOM_COPY_CONTINUOUS")
+    )]
+    pub copies: bool,
 }
 
 /// How much a spool may hold unless told otherwise, in MiB.
@@ -64,7 +70,7 @@ impl RecordOptions {
     /// Of `cluster`, a segment each `interval`.
     #[must_use]
     pub fn new(cluster: ClusterName, interval: Duration) -> Self {
-        Self { cluster, interval, spool: None, spool_max: SPOOL_MAX }
+        Self { cluster, interval, spool: None, spool_max: SPOOL_MAX, copies: false }
     }
 
     /// Bytes that the spool may hold.

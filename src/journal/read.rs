@@ -58,6 +58,8 @@ pub(crate) struct Survey {
     pub(crate) moments: Vec<(i64, u64)>,
     /// Moments by which everything up to a revision was recorded.
     pub(crate) completes: Vec<(i64, u64)>,
+    /// Revisions behind which another watch was opened: when what follows was committed is not known.
+    pub(crate) breaks: Vec<i64>,
     /// How far etcd had compacted, behind the record's main revision.
     pub(crate) compacted: Vec<(i64, i64)>,
     /// Granted times to live by lease, 0 if unknown, of each segment.
@@ -94,6 +96,7 @@ impl Survey {
         self.complete_ms = news.complete_ms;
         self.moments.extend(news.moments);
         self.completes.extend(news.completes);
+        self.breaks.extend(news.breaks);
         self.compacted.extend(news.compacted);
         self.ttls.extend(news.ttls);
         self.auth.extend(news.auth);
@@ -134,6 +137,7 @@ impl Rules {
                     ));
                 }
                 Recorded::Entry(Entry::Moment(ms)) => moment = Some(ms),
+                Recorded::Entry(Entry::Member { .. }) => facts.breaks.push(at.main),
                 Recorded::Entry(Entry::Compacted(main)) => facts.compacted.push((at.main, main)),
                 Recorded::Entry(Entry::Lease { id, ttl }) => {
                     ttls.insert(id, ttl);

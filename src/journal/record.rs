@@ -1,14 +1,13 @@
 //! Recording: a watch of all keys becomes segments, which are stored in order. etcd does not wait for the store: what the
 //! store does not take waits, and when there is too much of it the journal ends.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, interval, sleep};
 
-use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected};
+use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected, Leases};
 use super::filling::{Filling, Places};
 use super::options::RecordOptions;
 use super::outbox::{LONGEST_PAUSE, PAUSE};
@@ -31,9 +30,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
 /// A watch that shows nothing of what etcd has for so long is stuck.
 pub(super) const STUCK: Duration = Duration::from_secs(10);
-/// Leases that are asked for at once, and that are remembered.
+/// Leases that are asked for at once.
 const LEASES_AT_ONCE: usize = 16;
-pub(super) const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
 pub(super) const ATTEMPTS: u32 = 3;
 
@@ -250,7 +248,7 @@ impl<'a> Recorder<'a> {
             questions,
             answers,
             sender,
-            leases: HashSet::new(),
+            leases: Leases::default(),
             at_once: Arc::new(Semaphore::new(LEASES_AT_ONCE)),
             asked,
             waits: None,

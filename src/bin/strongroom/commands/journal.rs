@@ -7,9 +7,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    Covered, Gap, JournalSummary, KnownStretch, RecordOptions, Stretch, StretchOutcome, Stretches,
-    VerifiedStretch, journals, known_stretches, record, store_report, stretches_report,
-    verify_journals, verify_stretches,
+    CopySettings, Covered, Gap, JournalSummary, KnownStretch, RecordOptions, Stretch,
+    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, record, store_report,
+    stretches_report, verify_journals, verify_stretches,
 };
 use strongroom::format::{SnapshotId, Time};
 use strongroom::keys::KeySet;
@@ -41,7 +41,13 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
         }
     });
     let etcd = settings.etcd()?;
-    let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
+    let second = match options.copies {
+        true => second_place(&args.copy, &repository, context).await,
+        false => None,
+    };
+    let (second, snapshots) = (second.as_ref(), &args.options);
+    let recording = record(&repository, second, &keys, &etcd, &options, snapshots, &control);
+    let report = Box::pin(recording).await?;
     let stored = report.seen <= report.last;
     let status = if stored { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
     let status = context.output.done(status, &report, || {
@@ -54,13 +60,40 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     if stored {
         return Ok(status);
     }
-    context.output.warn(&format!(
-        "revisions {} to {} are not stored: the store could not be reached",
-        report.last.saturating_add(1),
-        report.seen
-    ));
-    context.output.note("start the recorder again while etcd still has them");
+    let (from, seen) = (report.last.saturating_add(1), report.seen);
+    if report.spooled > report.last {
+        context.output.warn(&format!(
+            "revisions {from} to {} are in the spool, and not stored yet: the store could not be reached",
+            report.spooled
+        ));
+        context.output.note("start the recorder again on this host: it stores them first");
+    }
+    if report.spooled < seen {
+        let from = from.max(report.spooled.saturating_add(1));
+        context.output.warn(&format!(
+            "revisions {from} to {seen} are not stored: the store could not be reached"
+        ));
+        context.output.note("start the recorder again while etcd still has them");
+    }
     Ok(status)
+}
+
+/// The second repository. The recording does not wait for it: if it cannot be opened now, `copy` brings everything.
+async fn second_place(
+    copy: &CopySettings,
+    source: &Repository,
+    context: &Context,
+) -> Option<Repository> {
+    match context.settings.open_replica(copy, source, false).await {
+        Ok(opened) => {
+            opened.warnings.iter().for_each(|warning| context.output.warn(warning));
+            Some(opened.repository)
+        }
+        Err(error) => {
+            context.output.warn(&format!("nothing is stored in the second place: {error}"));
+            None
+        }
+    }
 }
 
 /// What people are told of a step.
