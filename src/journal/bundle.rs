@@ -13,16 +13,17 @@ use zeroize::Zeroizing;
 
 use super::end::sealed_end;
 use super::fetch::Source;
-use super::folder::list_one;
+use super::folder::{Folder, list_one};
 use super::open::Bundled;
 use super::read::ReadJournal;
 use super::sealed::{MAX_FRAME, padded};
 use crate::compress::compress_at;
 use crate::crypto::{self, Suite};
-use crate::envelope::{DataKey, ObjectSealer, SealedObject};
-use crate::error::{Context, Error, Result};
+use crate::envelope::{DataKey, ObjectSealer, SealedObject, key_ids};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, EndObjects, HeadBody, JournalPart, Role, SegmentEntry, Sha256, Stanza,
+    EndBody, EndObjects, HeadBody, JournalPart, KeyId, KeyState, MAX_SEAL, Role, Seal,
+    SegmentEntry, Sha256, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::store::seals::next_generation;
@@ -35,6 +36,8 @@ const LEVEL: i32 = 3;
 const FRAME: usize = 1 << 20;
 /// Sealed pieces that wait to be sent.
 const PIECES: usize = 4;
+/// Seals of a journal that are read before it is bundled.
+const MOST_SEALS: usize = 32;
 /// Zeros that are sealed at once.
 const PADDING: [u8; 1 << 14] = [0; 1 << 14];
 
@@ -44,8 +47,6 @@ pub(crate) struct Ended {
     pub(crate) data_key: Arc<DataKey>,
     /// What it held when it ended: its segments.
     pub(crate) end: EndBody,
-    /// Stanzas of its seal for keys that do not seal here.
-    pub(crate) kept: Vec<Stanza>,
 }
 
 impl Ended {
@@ -82,8 +83,7 @@ impl Ended {
         end: EndBody,
     ) -> Result<()> {
         let id = self.head.journal;
-        let named = (number, self.kept.clone());
-        let [end, seal] = sealed_end(keys, &self.data_key, named, end).await?;
+        let [end, seal] = sealed_end(keys, &self.data_key, number, end).await?;
         repository.put_once(&JournalPart::End(number).of(id), end.into()).await?;
         repository.put_once(&JournalPart::Seal(number).of(id), seal.into()).await
     }
@@ -103,6 +103,7 @@ pub(crate) async fn bundle(
 ) -> Result<Bundled> {
     let id = ended.head.journal;
     let folder = list_one(repository, id).await?;
+    check_keys(repository, keys, id, &folder).await?;
     let source = ended.source(&ended.end, None);
     let read = ReadJournal::fetch_from(repository, keys, source, &folder, dir).await?;
     let segments = ended.end.segments;
@@ -130,6 +131,30 @@ pub(crate) async fn bundle(
     }
     ended.store_as(repository, keys, number, end).await?;
     Ok(Bundled { id, number, segments })
+}
+
+/// Refuses a journal that a key opens to which nothing is sealed here: once the segments are gone it would open nothing.
+async fn check_keys(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+    folder: &Folder,
+) -> Result<()> {
+    let sealing: Vec<_> = keys.sealing().map(|key| key.id()).collect();
+    let is_other =
+        |key: &KeyId| !sealing.contains(key) && keys.state(*key) != Some(KeyState::Retired);
+    for number in folder.seals.keys().take(MOST_SEALS) {
+        let name = JournalPart::Seal(*number).of(id);
+        let seal = Seal::parse(&repository.get(&name, MAX_SEAL as u64).await?);
+        if let Some(key) = key_ids(&seal.context(name)?).into_iter().find(is_other) {
+            let text = format!("key {key} opens it, and does not seal here");
+            return Err(Error::new(ErrorKind::Refused, text));
+        }
+    }
+    match folder.seals.len() > MOST_SEALS {
+        true => Err(Error::new(ErrorKind::Refused, "it has too many seals")),
+        false => Ok(()),
+    }
 }
 
 /// Digest of all bodies.

@@ -31,6 +31,16 @@ impl Folder {
         self.recorded().map(|info| info.len).fold(0, u64::saturating_add)
     }
 
+    /// Whether it holds what was recorded and no head, which makes it count, and was not removed.
+    pub(crate) fn is_headless(&self) -> bool {
+        self.head.is_none() && self.tombstone.is_none() && self.recorded().next().is_some()
+    }
+
+    /// That the folder of `id` is [so](Self::is_headless).
+    pub(crate) fn headless(id: SnapshotId) -> String {
+        format!("journal {id} has segments and no head: nothing of it can be restored")
+    }
+
     /// What it recorded, in one piece or in many.
     pub(crate) fn recorded(&self) -> impl Iterator<Item = &ObjectInfo> {
         self.segments.values().flatten().chain(self.bundles.values())

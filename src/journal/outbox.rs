@@ -46,6 +46,8 @@ pub(super) enum Kind {
     End,
     /// The last object of a journal: the seal of its end.
     Last(Arc<Ended>),
+    /// What an earlier recorder left in the spool.
+    Left,
     Other,
 }
 
@@ -113,7 +115,7 @@ impl<'a> Outbox<'a> {
                 name,
                 bytes: None,
                 length: 0,
-                kind: Kind::Other,
+                kind: Kind::Left,
             }));
             drop(inner);
             outbox.spool = Some(Arc::new(spool));
@@ -325,7 +327,7 @@ impl<'a> Outbox<'a> {
                 self.control.step(Step::Journal(JournalStep::Ended { journal, revision, why }));
                 self.hand_over(ended);
             }
-            Kind::First | Kind::End | Kind::Other => {}
+            Kind::First | Kind::End | Kind::Left | Kind::Other => {}
         }
     }
 
@@ -337,10 +339,10 @@ impl<'a> Outbox<'a> {
     fn is_taken(&self, error: Error) -> Result<()> {
         let mut inner = self.inner();
         match inner.waiting.front().map(|first| (first.name.clone(), first.kind.clone())) {
-            Some((name, Kind::Other)) if self.spool.is_some() => {
+            Some((name, Kind::Left)) => {
                 let journal = name.rsplit_once('/').map_or("", |(journal, _)| journal).to_owned();
                 inner.waiting.retain(|waiting| {
-                    !waiting.name.starts_with(&journal) || !matches!(waiting.kind, Kind::Other)
+                    !waiting.name.starts_with(&journal) || !matches!(waiting.kind, Kind::Left)
                 });
                 drop(inner);
                 self.note(format!("the rest of this journal stays in the spool: {error}"));

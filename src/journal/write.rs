@@ -76,7 +76,7 @@ impl<'a> JournalWriter<'a> {
         };
         let mac = data_key.manifest_mac(&head.signed_bytes()?);
         let bytes = JournalHead::finish(head.clone(), mac)?.print();
-        let seal = seal_for(keys, &data_key, (1, Vec::new()), &bytes).await?;
+        let seal = seal_for(keys, &data_key, 1, &bytes).await?;
         let objects = [
             object(JournalPart::Seal(1).of(id), seal, Kind::First),
             object(JournalPart::Head.of(id), bytes, Kind::Other),
@@ -166,9 +166,8 @@ impl<'a> JournalWriter<'a> {
             objects: EndObjects::Segments(self.segments),
             commitment: self.data_key.commitment(),
         };
-        let number = (FIRST_END, Vec::new());
-        let [bytes, seal] = sealed_end(self.keys, &self.data_key, number, end.clone()).await?;
-        let ended = Ended { head: self.head, data_key: self.data_key, end, kept: Vec::new() };
+        let [bytes, seal] = sealed_end(self.keys, &self.data_key, FIRST_END, end.clone()).await?;
+        let ended = Ended { head: self.head, data_key: self.data_key, end };
         Ok([
             object(JournalPart::End(FIRST_END).of(id), bytes, Kind::End),
             object(JournalPart::Seal(FIRST_END).of(id), seal, Kind::Last(Arc::new(ended))),

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use strongroom::backup::{
-    Moment, Scope, bundle_journals, copy, journals, open_replica, plan_restore, verify_journals,
+    Moment, Retention, Scope, apply_prune, bundle_journals, copy, journals, open_replica,
+    plan_prune, plan_restore, verify_journals,
 };
 use strongroom::crypto::Suite;
-use strongroom::format::ClusterName;
+use strongroom::format::{ClusterName, SnapshotId};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
@@ -168,4 +169,52 @@ async fn a_copy_brings_the_bundle() {
     is_all_there(target.path()).await;
     let report = copy(&source, &replica, &keys(&[1]), all, &control).await.unwrap();
     assert_eq!((report.journals.present, report.journals.copied.len()), (1, 0));
+}
+
+/// A year of journals, one an hour: a restore from today's snapshot asks the store about those of about two days.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_opened_follows_what_is_asked() {
+    let dir = golden();
+    let begun = JOURNAL.parse::<SnapshotId>().unwrap().unix_ms();
+    for hour in 1..365 * 24 {
+        let id = SnapshotId::new(begun - hour * 3_600_000, [7; 10]).to_string();
+        let folder = dir.path().join("journals").join(id);
+        fs::create_dir(&folder).unwrap();
+        for name in ["head", "seal.1", "end.2", "seal.2"] {
+            fs::write(folder.join(name), "junk\n").unwrap();
+        }
+    }
+    let asked = async |moment| {
+        let store = Faulty::new(local(dir.path()), usize::MAX / 2, true);
+        let repository = Repository::open(Arc::new(store.clone()), None).await.unwrap();
+        let (keys, scratch) = (keys(&[1]), tempfile::tempdir().unwrap());
+        let plan = plan_restore(&repository, &keys, None, None, moment, scratch.path()).await;
+        assert_eq!(plan.unwrap().revision, LAST);
+        usize::MAX / 2 - store.calls_left()
+    };
+    for moment in [Moment::Newest, Moment::Revision(LAST)] {
+        let calls = asked(moment).await;
+        assert!(calls < 250, "{moment:?}: {calls}");
+    }
+}
+
+/// Where the recorder could not delete what a bundle replaces, prune does.
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_deletes_what_a_bundle_replaces() {
+    let dir = golden();
+    let repository = open(dir.path()).await;
+    assert_eq!(bundled(&repository).await.unwrap(), 1);
+    let retention = Retention { last: 1, ..Retention::default() };
+    let (keys, control) = (keys(&[1]), Control::default());
+    let plan = plan_prune(&repository, &keys, &retention, None, &control).await.unwrap();
+    assert!(plan.is_empty(), "{plan:?}");
+    let old = SystemTime::now() - Duration::from_secs(49 * 3600);
+    let file = fs::File::options().append(true).open(part(dir.path(), "end.3")).unwrap();
+    file.set_modified(old).unwrap();
+    let plan = plan_prune(&repository, &keys, &retention, None, &control).await.unwrap();
+    assert!(plan.frees() > 4096 * 5, "{plan:?}");
+    let report = apply_prune(&repository, &plan, &control).await.unwrap();
+    assert_eq!(report.freed_bytes, plan.frees());
+    assert!(names(dir.path()).iter().all(|name| !name.starts_with("segment.")));
+    is_all_there(dir.path()).await;
 }

@@ -22,9 +22,9 @@ use crate::etcd_server::{Etcd, Version};
 use crate::faulty::Faulty;
 use crate::support::{TestRepo, keys, local};
 
-struct Recording {
-    store: Faulty,
-    notes: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Recording {
+    pub(crate) store: Faulty,
+    pub(crate) notes: Arc<Mutex<Vec<String>>>,
     stop: watch::Sender<bool>,
     kill: watch::Sender<bool>,
     job: JoinHandle<Option<strongroom::Result<RecordReport>>>,
@@ -37,14 +37,25 @@ impl Recording {
     }
 
     /// As [`start`](Self::start), with a spool, and a second place.
-    async fn spooling(
+    pub(crate) async fn spooling(
         repo: &TestRepo,
         etcd: &Etcd,
         spool: Option<&Path>,
         second: Option<Repository>,
     ) -> Self {
         let store = Faulty::passing(local(repo.dir.path()));
-        let repository = repo.through(Arc::new(store.clone())).await.unwrap();
+        Self::on(store, repo, etcd, spool, second).await.unwrap()
+    }
+
+    /// On this store, if the repository opens there.
+    pub(crate) async fn on(
+        store: Faulty,
+        repo: &TestRepo,
+        etcd: &Etcd,
+        spool: Option<&Path>,
+        second: Option<Repository>,
+    ) -> strongroom::Result<Self> {
+        let repository = repo.through(Arc::new(store.clone())).await?;
         let endpoints = vec![etcd.endpoint().into()];
         let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
         let cluster = ClusterName::default();
@@ -74,11 +85,11 @@ impl Recording {
                 }
             })
         });
-        Self { store, notes, stop, kill, job }
+        Ok(Self { store, notes, stop, kill, job })
     }
 
     /// Waits until `words` were said `times` times.
-    async fn until(&self, words: &str, times: usize) {
+    pub(crate) async fn until(&self, words: &str, times: usize) {
         let begun = Instant::now();
         let said = || self.notes.lock().unwrap().clone();
         while said().iter().filter(|note| note.contains(words)).count() < times {
@@ -87,19 +98,29 @@ impl Recording {
         }
     }
 
-    async fn stop(self) -> RecordReport {
+    pub(crate) async fn stop(self) -> RecordReport {
+        self.try_stop().await.unwrap()
+    }
+
+    pub(crate) async fn try_stop(self) -> strongroom::Result<RecordReport> {
         self.stop.send_replace(true);
-        self.job.await.unwrap().unwrap().unwrap()
+        self.job.await.unwrap().unwrap()
+    }
+
+    /// As [`kill`](Self::kill), if it still records.
+    pub(crate) async fn kill_or_end(self) {
+        self.kill.send_replace(true);
+        drop(self.job.await.unwrap());
     }
 
     /// What is in memory is gone.
-    async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.kill.send_replace(true);
         assert!(self.job.await.unwrap().is_none());
     }
 }
 
-async fn put(client: &mut Client, times: usize, size: usize) -> i64 {
+pub(crate) async fn put(client: &mut Client, times: usize, size: usize) -> i64 {
     let mut last = 0;
     for _ in 0..times {
         let mut value = vec![0; size];
@@ -143,7 +164,11 @@ async fn a_store_that_was_away_leaves_no_gap() {
 }
 
 /// What each moment is restored to behind `snapshot`.
-async fn restores(repository: &Repository, snapshot: SnapshotId, moments: &[(Moment, i64)]) {
+pub(crate) async fn restores(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    moments: &[(Moment, i64)],
+) {
     let keys = keys(&[1]);
     let dir = tempfile::tempdir().unwrap();
     for (moment, revision) in moments {

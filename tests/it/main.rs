@@ -36,6 +36,7 @@ mod hostile;
 mod journal;
 mod journal_bundle;
 mod journal_copy;
+mod journal_faults;
 mod journal_prune;
 mod journal_store;
 mod journal_vectors;

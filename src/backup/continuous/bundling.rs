@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::coverage::{Extent, Journals};
-use super::record::RecordJob;
 use crate::crypto::Suite;
 use crate::envelope::kept_stanzas;
 use crate::error::{ErrorKind, Result};
@@ -35,12 +34,14 @@ const FEWEST: u64 = 2;
 
 /// Bundles what the recording ends, and what earlier recorders left.
 pub(super) async fn run(
-    job: &RecordJob<'_>,
+    (repository, keys): (&Repository, &KeySet),
+    (cluster, suite): (&ClusterName, Suite),
     mut ended: mpsc::UnboundedReceiver<Arc<Ended>>,
+    control: &Control,
 ) -> Infallible {
-    let mut bundling = Bundling::new(job.repository, job.keys, job.suite, job.control);
+    let mut bundling = Bundling::new(repository, keys, suite, control);
     let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
-    if let Err(error) = bundling.look_back(&job.options.cluster, since).await {
+    if let Err(error) = bundling.look_back(cluster, since).await {
         bundling.note(format!("earlier journals are not bundled now: {error}"));
     }
     loop {
@@ -217,16 +218,16 @@ impl<'a> Bundling<'a> {
     fn may_seal(&self, journal: &OpenJournal) -> bool {
         let keys = self.keys;
         let is_unsigned = journal.seal.body().signatures().is_empty();
-        keys.signing().is_some() || is_unsigned && keys.signers().is_empty()
+        let signs = keys.signing().is_some() || is_unsigned && keys.signers().is_empty();
+        signs && kept_stanzas(&journal.seal, keys, &[]).is_empty()
     }
 
     /// What is known of `journal`, which has an end.
     fn ended(&self, journal: OpenJournal) -> Option<Ended> {
-        let kept = kept_stanzas(&journal.seal, self.keys, &[]);
         let (head, data_key, end) = (journal.head, journal.data_key, journal.end?);
         // A bundle that is gone leaves nothing to bundle.
         let is_in_segments = matches!(end.objects, EndObjects::Segments(_));
-        is_in_segments.then_some(Ended { head, data_key, end, kept })
+        is_in_segments.then_some(Ended { head, data_key, end })
     }
 
     /// Writes the end of a journal whose recorder did not: what of it counts.
@@ -239,7 +240,6 @@ impl<'a> Bundling<'a> {
         let (repository, keys) = (self.repository, self.keys);
         let (id, head, data_key) =
             (journal.id(), journal.head.clone(), Arc::clone(&journal.data_key));
-        let kept = kept_stanzas(&journal.seal, keys, &[]);
         let dir = std::env::temp_dir();
         let mut read = ReadJournal::fetch(repository, keys, journal, folder, &dir).await?;
         let _ = extent.and_then(|extent| extent.cut(&mut read));
@@ -257,7 +257,7 @@ impl<'a> Bundling<'a> {
             objects: EndObjects::Segments(segments),
             commitment: data_key.commitment(),
         };
-        let ended = Ended { head, data_key, end, kept };
+        let ended = Ended { head, data_key, end };
         ended.store_end(repository, keys).await?;
         self.note(format!("journal {id} has an end now: its recorder was killed"));
         Ok(Some(ended))

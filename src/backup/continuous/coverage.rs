@@ -204,6 +204,8 @@ impl Journals {
         let mut findings: Vec<_> =
             foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
         let (unknown, mut unopened, mut locked) = (findings.len(), 0, None);
+        let headless = folders.iter().filter(|(_, folder)| folder.is_headless());
+        findings.extend(headless.map(|(id, _)| Folder::headless(*id)));
         let (mut opened, mut is_any_open) = (BTreeMap::new(), false);
         let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
         let mut opening = stream::iter(there)

@@ -202,12 +202,15 @@ impl RecordJob<'_> {
                 None => std::future::pending().await,
             }
         };
+        let from = (self.repository, self.keys);
+        let of = (&self.options.cluster, self.suite);
+        let bundling = bundling::run(from, of, ended, self.control);
         let recorded = tokio::select! {
             // Each on the heap: together they are large for a thread's stack.
             recorded = Box::pin(self.rounds(places, &mut report)) => recorded,
             error = Box::pin(first.run()) => Err(error),
             error = Box::pin(also) => Err(error),
-            never = Box::pin(bundling::run(self, ended)) => match never {},
+            never = Box::pin(bundling) => match never {},
         };
         // Who stops has no time.
         let settled = first.settle(AFTER_STOP);

@@ -429,13 +429,12 @@ impl One<'_> {
         }
         let name = info.name.clone();
         let mut upload = self.target.upload(&name).await?;
-        let (mut hasher, mut at) = (Hasher::new(), 0);
-        while at < named.length {
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
             let end = at.saturating_add(PART).min(named.length);
             let bytes = self.source.get_range(&name, at..end).await?;
             hasher.update(&bytes);
             upload.write(bytes).await?;
-            at = end;
         }
         if Sha256(hasher.finalize().into()) != named.sha256 {
             upload.abort().await?;
@@ -450,11 +449,10 @@ impl One<'_> {
         if !self.reads_there {
             return Ok(());
         }
-        let (mut hasher, mut at) = (Hasher::new(), 0);
-        while at < named.length {
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
             let end = at.saturating_add(PART).min(named.length);
             hasher.update(self.target.get_range(&name, at..end).await?);
-            at = end;
         }
         if Sha256(hasher.finalize().into()) != named.sha256 {
             let error = Error::tampered("it has other bytes in the copy").context(name);
