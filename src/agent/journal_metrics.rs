@@ -11,13 +11,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::journal::Recorded;
-use super::metrics::{Cluster, of};
+use super::labels::{Cluster, of};
+use super::recorded::Recorded;
 use crate::task::JournalStep;
 
 /// Upper bounds of the uploads' buckets, in seconds.
 const BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
-/// What a watch is given up for, and what makes a gap.
+/// Why a watch ends, and what makes a gap.
 const RECONNECTS: [&str; 5] = ["etcd_ended_it", "connection", "canceled", "stuck", "store"];
 const GAPS: [&str; 4] = ["compacted", "parted", "behind", "store"];
 
@@ -93,7 +93,7 @@ impl JournalMetrics {
         let help = "How long the store took for a segment";
         let uploads = metrics.uploads.clone();
         to.register_with_unit("journal_upload_duration", help, Unit::Seconds, uploads);
-        let help = "Watches that were given up, by the reason";
+        let help = "Watches that ended before the recording did, by the reason";
         to.register("journal_reconnects", help, metrics.reconnects.clone());
         let help = "Recordings that could not follow what was recorded before, by the reason";
         to.register("journal_gaps", help, metrics.gaps.clone());

@@ -14,18 +14,15 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::found::{KeyCounts, Newest};
 use super::journal_metrics::JournalMetrics;
-use super::operation::{KeyCounts, Newest, Operation};
+use super::labels::{Cluster, of};
+use super::operation::Operation;
 use crate::backup::Listing;
 use crate::error::Error;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Cluster {
-    cluster: String,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Work {
@@ -316,10 +313,6 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
-}
-
-pub(super) fn of(options: &AgentSettings) -> Cluster {
-    Cluster { cluster: options.cluster().to_string() }
 }
 
 fn work(options: &AgentSettings, operation: Operation) -> Work {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use super::found::{KeyCounts, Newest, count};
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, JournalComparison, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport,
+    DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
     apply_prune, authenticate, backup_beside, copy, drill, judged, latest, newest_reports,
     plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
@@ -17,8 +18,7 @@ use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::seen::Seen;
 use crate::format::{
-    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
-    SnapshotId,
+    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::task::Control;
@@ -110,14 +110,6 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
-}
-
-/// How many master keys are in which state.
-pub(super) type KeyCounts = Vec<(KeyState, usize)>;
-
-fn count(keys: &KeySet) -> KeyCounts {
-    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
-    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
 /// The warning that one loss takes all keys of a snapshot.
@@ -470,25 +462,6 @@ pub(super) struct LastRun {
     pub(super) operation: Operation,
     pub(super) at: SystemTime,
     pub(super) passed: bool,
-}
-
-/// The newest snapshot.
-#[derive(Clone, Debug)]
-pub(super) struct Newest {
-    pub(super) id: SnapshotId,
-    pub(super) begun: SystemTime,
-    pub(super) database_bytes: u64,
-    pub(super) revision: u64,
-}
-
-impl Newest {
-    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
-    pub(super) fn of(listing: &Listing) -> Option<Self> {
-        let now = SystemTime::now();
-        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
-        let Summary { id, database_bytes, revision, .. } = *newest;
-        Some(Self { id, begun: id.begun(), database_bytes, revision })
-    }
 }
 
 /// What the keys authenticate in the repository, and what it lists.

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::due::{Due, Run};
-use super::journal::Recorded;
+use super::found::Newest;
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Newest, Operation};
+use super::operation::{self, Done, Found, LastRun, Operation};
+use super::recorded::Recorded;
 use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, SnapshotWanted, Summary, Taken, Why, is_ahead};
 use crate::crypto;

@@ -20,7 +20,7 @@ use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::options::BackupOptions;
-use crate::snapshot::write::{Content, write_snapshot};
+use crate::snapshot::write::{Content, Written, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
@@ -153,11 +153,8 @@ pub(crate) async fn backup_beside(
         replaces: None,
     };
     let written = write_snapshot(repository, keys, options, control, content, input).await?;
-    warnings.extend(written.members.iter().flat_map(doubts));
-    warnings.extend(written.compared.and_then(|compared| compared.differs).map(differs));
     let clocks_differ = written.skew.is_some();
-    warnings
-        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
+    warnings.extend(of_what_was_written(&written));
     Ok(BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -180,6 +177,15 @@ pub(crate) async fn backup_beside(
         warnings,
         duration: started.elapsed(),
     })
+}
+
+/// What a snapshot that was written leaves to worry about.
+fn of_what_was_written(written: &Written) -> Vec<String> {
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.

@@ -138,13 +138,7 @@ impl Writer<'_> {
         let seen = self.content.seen.clone();
         let read_back = self.control.guard(read_back(reader, etcd, seen));
         let (mut facts, compared) = read_back.await.context("reading back")?;
-        let members = match live {
-            Some(live) => {
-                self.control.begin("comparing members", None);
-                Some(self.control.guard(compare(&live, &mut facts)).await?)
-            }
-            None => None,
-        };
+        let members = self.compare(live, &mut facts).await?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let own =
             objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
@@ -170,6 +164,17 @@ impl Writer<'_> {
             stored_bytes,
             skew,
         })
+    }
+
+    /// Asks the members, if etcd is there to be asked.
+    async fn compare(
+        &self,
+        live: Option<Arc<Live>>,
+        facts: &mut Facts,
+    ) -> Result<Option<Comparison>> {
+        let Some(live) = live else { return Ok(None) };
+        self.control.begin("comparing members", None);
+        self.control.guard(compare(&live, facts)).await.map(Some)
     }
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
