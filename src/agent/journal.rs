@@ -33,8 +33,9 @@ pub(super) async fn lane(
     let mut failures = 0;
     loop {
         tokio::select! {
-            _ = leading.wait_for(|leading| *leading) => {}
+            biased;
             _ = stop.wait_for(|stop| *stop) => return,
+            _ = leading.wait_for(|leading| *leading) => {}
         }
         let options = changes.borrow_and_update().clone();
         let pause = if options.continuous {

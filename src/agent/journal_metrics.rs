@@ -78,7 +78,7 @@ impl JournalMetrics {
         to.register("journal_etcd_revision", help, metrics.etcd_revision.clone());
         let help = "The last recorded revision that was compared with a snapshot and is equal";
         to.register("journal_verified_revision", help, metrics.verified.clone());
-        let help = "How often changes are stored; there only where they are recorded";
+        let help = "How often changes are stored; 0 where they are not recorded";
         to.register("journal_interval_seconds", help, metrics.interval.clone());
         let help = "Changes that were recorded";
         to.register("journal_events", help, metrics.events.clone());
@@ -108,12 +108,12 @@ impl JournalMetrics {
 
     /// Sets what the settings promise. A counter's first increase would go unseen if it were not there before.
     pub(super) fn promises(&self, options: &AgentSettings) {
-        self.interval.clear();
+        let interval = options.record.interval.as_secs_f64();
+        let interval = if options.continuous { interval } else { 0.0 };
+        self.interval.get_or_create(&of(options)).set(interval);
         if !options.continuous {
             return;
         }
-        let interval = options.record.interval.as_secs_f64();
-        self.interval.get_or_create(&of(options)).set(interval);
         let counters = [&self.disagreements, &self.unknown_leases, &self.events, &self.segments];
         for counter in counters.into_iter().chain([&self.stored]) {
             let _ = counter.get_or_create(&of(options));

@@ -55,6 +55,8 @@ pub(super) struct Known {
     pub(super) standings: BTreeMap<&'static str, usize>,
     /// The newest snapshot that counts.
     pub(super) newest: Option<Newest>,
+    /// When the last backup of this agent was begun that took a snapshot.
+    pub(super) begun: Option<Instant>,
     /// The newest snapshot that counted since this agent was started, while the repository has only older ones.
     pub(super) lost: Option<SnapshotId>,
     /// What the last backup found to look at.
@@ -68,9 +70,8 @@ impl Known {
     /// The snapshot that is wanted, if it was taken.
     pub(super) fn taken(&self, wanted: &SnapshotWanted) -> Option<Taken> {
         let newest = self.newest.as_ref().filter(|_| self.read)?;
-        let last = self.done.get(&Operation::Backup)?.last?;
         let revision = newest.revision.cast_signed();
-        let fits = last >= wanted.since && revision >= wanted.revision;
+        let fits = self.begun? >= wanted.since && revision >= wanted.revision;
         fits.then_some(Taken { id: newest.id, revision })
     }
 
@@ -307,14 +308,13 @@ impl Shared {
         // On the heap: the jobs' states are large.
         let done = Box::pin(operation::run(operation, &options, seen, control)).await;
         self.known().running.remove(&operation);
-        let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took, before), done),
+            Ok(done) => self.done(operation, &options, (time, begun, before), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
             }
-            Err(error) => self.failed(operation, &options, took, &error),
+            Err(error) => self.failed(operation, &options, begun.elapsed(), &error),
         }
     }
 
@@ -322,9 +322,10 @@ impl Shared {
         &self,
         operation: Operation,
         options: &AgentSettings,
-        (time, took, before): (SystemTime, Duration, Option<SnapshotId>),
+        (time, begun, before): (SystemTime, Instant, Option<SnapshotId>),
         done: Done,
     ) {
+        let took = begun.elapsed();
         (done.log)(took.as_secs_f64());
         self.metrics.keys(options, &done.keys);
         if let Some(finding) = &done.finding {
@@ -364,6 +365,7 @@ impl Shared {
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {
             (known.newest, known.warnings) = (Some(newest), done.warnings);
+            known.begun = Some(begun);
         }
         let error = done.finding.map(|finding| finding.to_string());
         let ended = Some(SystemTime::now());
