@@ -17,6 +17,7 @@ use super::AgentSettings;
 use super::found::{KeyCounts, Newest};
 use super::journal_metrics::JournalMetrics;
 use super::labels::{Cluster, of};
+use super::late::Missing;
 use super::operation::Operation;
 use crate::backup::Listing;
 use crate::error::Error;
@@ -77,6 +78,7 @@ pub(super) struct Metrics {
     keys: Family<Keys, Gauge>,
     pub(super) journal: JournalMetrics,
     independent: Family<Cluster, Gauge>,
+    pub(super) seals_missing: Missing,
 }
 
 impl Metrics {
@@ -106,6 +108,7 @@ impl Metrics {
             keys: Family::default(),
             journal: JournalMetrics::register(&mut registry),
             independent: Family::default(),
+            seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -159,6 +162,8 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {

@@ -8,6 +8,7 @@ mod found;
 mod journal;
 mod journal_metrics;
 mod labels;
+mod late;
 mod leader;
 mod metrics;
 mod operation;

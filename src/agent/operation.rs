@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 use super::found::{KeyCounts, Newest, count};
+use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
-    apply_prune, authenticate, backup_beside, copy, drill, judged, latest, newest_reports,
+    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports,
     plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
@@ -18,9 +19,10 @@ use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::seen::Seen;
 use crate::format::{
-    CheckOutcome, ClusterName, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
+    CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -110,6 +112,10 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
+    /// The keys that could not seal, of a backup.
+    pub(super) missing: Vec<KeyId>,
+    /// What adds them.
+    pub(super) late: Option<Late>,
 }
 
 /// The warning that one loss takes all keys of a snapshot.
@@ -136,6 +142,8 @@ impl Done {
             recovery: None,
             keys: KeyCounts::new(),
             independent: None,
+            missing: Vec::new(),
+            late: None,
         }
     }
 }
@@ -148,8 +156,12 @@ pub(super) async fn run(
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
+    let mut late = None;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, seen, control).await,
+        Operation::Backup => take(options, &places, seen, control).await.map(|(done, seal)| {
+            late = seal;
+            done
+        }),
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -162,6 +174,7 @@ pub(super) async fn run(
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
+    done.late = late.map(|seal| Late { seal, places });
     Ok(done)
 }
 
@@ -170,10 +183,11 @@ async fn take(
     places: &Places,
     seen: Option<Arc<Seen>>,
     control: &Control,
-) -> Result<Done> {
+) -> Result<(Done, Option<LateSeal>)> {
     let source = Source::Etcd(options.common.etcd()?);
     let Places { repository, keys } = places;
-    let report = backup_beside(repository, keys, source, &options.backup, seen, control).await?;
+    let taking = backup_and_keep(repository, keys, source, &options.backup, seen, control);
+    let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
@@ -192,10 +206,11 @@ async fn take(
     if report.independent < 2 {
         warn(&[ONE_WAY.to_owned()]);
     }
-    Ok(Done {
+    let done = Done {
         finding,
         compared: report.journal,
         independent: Some(report.independent),
+        missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),
@@ -219,7 +234,8 @@ async fn take(
                 warnings = report.warnings.len(),
             );
         })
-    })
+    };
+    Ok((done, late))
 }
 
 async fn replicate(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {

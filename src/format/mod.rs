@@ -14,6 +14,7 @@ mod index;
 mod journal;
 mod json;
 mod keyring;
+mod kms;
 mod mac_text;
 mod manifest;
 pub mod names;
@@ -45,6 +46,7 @@ pub use journal::{
     MAX_END, MAX_HEAD, MAX_JOURNAL_FACTS, MAX_SEGMENTS, SegmentEntry,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
+pub use kms::{KmsBody, KmsV2Blob, MAX_KMS_BLOB, put_field, take_field};
 pub use manifest::{
     MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
 };

@@ -225,14 +225,14 @@ async fn judge(
         return Err(Error::tampered("it vouches for an object that is not there"));
     }
     let cluster = Some(objects.cluster);
-    let Judged { opened, standing } = match judging {
+    let Judged { opened, standing, unopened } = match judging {
         Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
         Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
     };
     let Some(opened) = opened else {
         // Where signers are trusted, no key is tried on what none of them signed.
         return Err(match standing.counts() {
-            true => wrong_key(&seal),
+            true => unopened.unwrap_or_else(|| wrong_key(&seal)),
             false => Error::new(ErrorKind::Refused, standing.to_string())
                 .hint("`strongroom key vouch --all` signs what a key shows to be genuine"),
         });

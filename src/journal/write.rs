@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cut::Cut;
 use crate::compress::compress_at;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, NewSeal, ObjectSealer, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, ObjectSealer, seal_to_most};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody, JournalEnd,
@@ -109,7 +109,12 @@ impl<'a> JournalWriter<'a> {
         self.keys.check_current()?;
         let object = Sha256(crypto::sha256(&[object]));
         let new = NewSeal { generation, ..NewSeal::first(object) };
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
+        let rng = &mut crypto::system_rng();
+        let (seal, missing) = seal_to_most(&self.data_key, new, self.keys, rng).await?;
+        for one in missing {
+            let journal = self.id();
+            tracing::warn!(event = "journal_seal_missing", %journal, key = %one.key, error = %one.error);
+        }
         Ok(seal.print())
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::begin::{Before, Gap, Now, Start, start};
-use crate::backup::create::backup_beside;
+use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::EtcdSettings;
@@ -160,8 +160,8 @@ impl Snapshots for Own<'_> {
         options.cluster = self.options.cluster.clone();
         let source = Source::Etcd(self.etcd.duplicate());
         let (seen, control) = (Some(Arc::clone(&self.seen)), self.control);
-        let taking = backup_beside(self.repository, self.keys, source, &options, seen, control);
-        let report = taking.await?;
+        let taking = backup_and_keep(self.repository, self.keys, source, &options, seen, control);
+        let (report, _) = taking.await?;
         let (id, revision) = (report.id, report.revision.cast_signed());
         control.step(Step::Note(format!("snapshot {id} holds revision {revision}")));
         let differs = report.journal.and_then(|journal| journal.differs_at);
