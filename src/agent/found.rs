@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use crate::backup::{Listing, Summary};
+use crate::backup::{BackupReport, Listing, Summary};
+use crate::error::{Error, ErrorKind};
 use crate::format::{KeyState, SnapshotId};
 use crate::keys::KeySet;
 
@@ -13,6 +14,20 @@ pub(super) type KeyCounts = Vec<(KeyState, usize)>;
 pub(super) fn count(keys: &KeySet) -> KeyCounts {
     let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
     states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
+}
+
+/// What a backup found wrong, although it took a snapshot.
+pub(super) fn of_backup(report: &BackupReport) -> Option<Error> {
+    if report.members.as_ref().is_some_and(|members| members.differing().next().is_some()) {
+        return Some(Error::new(ErrorKind::Tampered, "etcd's members differ"));
+    }
+    if let Some(revision) = report.journal.and_then(|journal| journal.differs_at) {
+        let id = report.id;
+        let message = format!("snapshot {id} and the change journal differ at revision {revision}");
+        return Some(Error::new(ErrorKind::Tampered, message));
+    }
+    let clocks = "this host's clock and the store's differ";
+    report.clocks_differ.then(|| Error::new(ErrorKind::Refused, clocks))
 }
 
 /// The newest snapshot.

@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::AgentSettings;
 use super::labels::{Cluster, of};
 use super::recorded::Recorded;
+use crate::backup::JournalComparison;
 use crate::task::JournalStep;
 
 /// Upper bounds of the uploads' buckets, in seconds.
@@ -188,12 +189,13 @@ impl JournalMetrics {
         }
     }
 
-    /// A snapshot was compared with the recording.
-    pub(super) fn compared(&self, options: &AgentSettings, equal_to: Option<i64>, differs: bool) {
+    /// A snapshot was compared with the recording, if there was one.
+    pub(super) fn compared(&self, options: &AgentSettings, compared: Option<JournalComparison>) {
+        let Some(JournalComparison { equal_to, differs_at, .. }) = compared else { return };
         if let Some(revision) = equal_to {
             self.verified.get_or_create(&of(options)).set(revision);
         }
-        if differs {
+        if differs_at.is_some() {
             self.disagreements.get_or_create(&of(options)).inc();
         }
     }

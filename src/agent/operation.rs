@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::found::{KeyCounts, Newest, count};
+use super::found::{KeyCounts, Newest, count, of_backup};
 use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
@@ -189,20 +189,7 @@ async fn take(
     let taking = backup_and_keep(repository, keys, source, &options.backup, seen, control);
     let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let unequal = |revision: i64| {
-        let message =
-            format!("snapshot {} and the change journal differ at revision {revision}", report.id);
-        Error::new(ErrorKind::Tampered, message)
-    };
-    let differs_at = report.journal.and_then(|journal| journal.differs_at);
-    let finding = match (differ, differs_at) {
-        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, Some(revision)) => Some(unequal(revision)),
-        (false, None) => report.clocks_differ.then(clocks),
-    };
+    let finding = of_backup(&report);
     if report.independent < 2 {
         warn(&[ONE_WAY.to_owned()]);
     }

@@ -351,10 +351,7 @@ impl Shared {
             let cluster = options.cluster().as_str();
             self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
         }
-        if let Some(compared) = done.compared {
-            let differs = compared.differs_at.is_some();
-            self.metrics.journal.compared(options, compared.equal_to, differs);
-        }
+        self.metrics.journal.compared(options, done.compared);
         if let Some(ways) = done.independent {
             self.metrics.independent(options, ways);
         }
