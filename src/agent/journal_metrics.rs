@@ -11,13 +11,14 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::journal::Recorded;
-use super::metrics::{Cluster, of};
+use super::labels::{Cluster, of};
+use super::recorded::Recorded;
+use crate::backup::JournalComparison;
 use crate::task::JournalStep;
 
 /// Upper bounds of the uploads' buckets, in seconds.
 const BUCKETS: [f64; 9] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
-/// What a watch is given up for, and what makes a gap.
+/// Why a watch ends, and what makes a gap.
 const RECONNECTS: [&str; 5] = ["etcd_ended_it", "connection", "canceled", "stuck", "store"];
 const GAPS: [&str; 4] = ["compacted", "parted", "behind", "store"];
 
@@ -78,7 +79,7 @@ impl JournalMetrics {
         to.register("journal_etcd_revision", help, metrics.etcd_revision.clone());
         let help = "The last recorded revision that was compared with a snapshot and is equal";
         to.register("journal_verified_revision", help, metrics.verified.clone());
-        let help = "How often changes are stored; there only where they are recorded";
+        let help = "How often changes are stored; 0 where they are not recorded";
         to.register("journal_interval_seconds", help, metrics.interval.clone());
         let help = "Changes that were recorded";
         to.register("journal_events", help, metrics.events.clone());
@@ -93,7 +94,7 @@ impl JournalMetrics {
         let help = "How long the store took for a segment";
         let uploads = metrics.uploads.clone();
         to.register_with_unit("journal_upload_duration", help, Unit::Seconds, uploads);
-        let help = "Watches that were given up, by the reason";
+        let help = "Watches that ended before the recording did, by the reason";
         to.register("journal_reconnects", help, metrics.reconnects.clone());
         let help = "Recordings that could not follow what was recorded before, by the reason";
         to.register("journal_gaps", help, metrics.gaps.clone());
@@ -108,12 +109,12 @@ impl JournalMetrics {
 
     /// Sets what the settings promise. A counter's first increase would go unseen if it were not there before.
     pub(super) fn promises(&self, options: &AgentSettings) {
-        self.interval.clear();
+        let interval = options.record.interval.as_secs_f64();
+        let interval = if options.continuous { interval } else { 0.0 };
+        self.interval.get_or_create(&of(options)).set(interval);
         if !options.continuous {
             return;
         }
-        let interval = options.record.interval.as_secs_f64();
-        self.interval.get_or_create(&of(options)).set(interval);
         let counters = [&self.disagreements, &self.unknown_leases, &self.events, &self.segments];
         for counter in counters.into_iter().chain([&self.stored]) {
             let _ = counter.get_or_create(&of(options));
@@ -188,12 +189,13 @@ impl JournalMetrics {
         }
     }
 
-    /// A snapshot was compared with the recording.
-    pub(super) fn compared(&self, options: &AgentSettings, equal_to: Option<i64>, differs: bool) {
+    /// A snapshot was compared with the recording, if there was one.
+    pub(super) fn compared(&self, options: &AgentSettings, compared: Option<JournalComparison>) {
+        let Some(JournalComparison { equal_to, differs_at, .. }) = compared else { return };
         if let Some(revision) = equal_to {
             self.verified.get_or_create(&of(options)).set(revision);
         }
-        if differs {
+        if differs_at.is_some() {
             self.disagreements.get_or_create(&of(options)).inc();
         }
     }

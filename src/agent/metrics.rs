@@ -14,18 +14,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::found::{KeyCounts, Newest};
 use super::journal_metrics::JournalMetrics;
-use super::operation::{KeyCounts, Newest, Operation};
+use super::labels::{Cluster, of};
+use super::late::Missing;
+use super::operation::Operation;
 use crate::backup::Listing;
 use crate::error::Error;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Cluster {
-    cluster: String,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Work {
@@ -80,6 +78,7 @@ pub(super) struct Metrics {
     keys: Family<Keys, Gauge>,
     pub(super) journal: JournalMetrics,
     independent: Family<Cluster, Gauge>,
+    pub(super) seals_missing: Missing,
 }
 
 impl Metrics {
@@ -109,6 +108,7 @@ impl Metrics {
             keys: Family::default(),
             journal: JournalMetrics::register(&mut registry),
             independent: Family::default(),
+            seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -162,6 +162,8 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
@@ -316,10 +318,6 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
-}
-
-pub(super) fn of(options: &AgentSettings) -> Cluster {
-    Cluster { cluster: options.cluster().to_string() }
 }
 
 fn work(options: &AgentSettings, operation: Operation) -> Work {

@@ -4,12 +4,16 @@
 //! on its host, and any number may stand by.
 
 mod due;
+mod found;
 mod journal;
 mod journal_metrics;
+mod labels;
+mod late;
 mod leader;
 mod metrics;
 mod operation;
 mod page;
+mod recorded;
 mod state;
 
 use std::sync::Arc;

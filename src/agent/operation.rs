@@ -6,10 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use super::found::{KeyCounts, Newest, count, of_backup};
+use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, JournalComparison, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport,
-    apply_prune, authenticate, backup_beside, copy, drill, judged, latest, newest_reports,
+    DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
+    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports,
     plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
@@ -17,10 +19,10 @@ use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::seen::Seen;
 use crate::format::{
-    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
-    SnapshotId,
+    CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -110,14 +112,10 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
-}
-
-/// How many master keys are in which state.
-pub(super) type KeyCounts = Vec<(KeyState, usize)>;
-
-fn count(keys: &KeySet) -> KeyCounts {
-    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
-    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
+    /// The keys that could not seal, of a backup.
+    pub(super) missing: Vec<KeyId>,
+    /// What adds them.
+    pub(super) late: Option<Late>,
 }
 
 /// The warning that one loss takes all keys of a snapshot.
@@ -144,6 +142,8 @@ impl Done {
             recovery: None,
             keys: KeyCounts::new(),
             independent: None,
+            missing: Vec::new(),
+            late: None,
         }
     }
 }
@@ -156,8 +156,12 @@ pub(super) async fn run(
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
+    let mut late = None;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, seen, control).await,
+        Operation::Backup => take(options, &places, seen, control).await.map(|(done, seal)| {
+            late = seal;
+            done
+        }),
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -170,6 +174,7 @@ pub(super) async fn run(
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
+    done.late = late.map(|seal| Late { seal, places });
     Ok(done)
 }
 
@@ -178,32 +183,21 @@ async fn take(
     places: &Places,
     seen: Option<Arc<Seen>>,
     control: &Control,
-) -> Result<Done> {
+) -> Result<(Done, Option<LateSeal>)> {
     let source = Source::Etcd(options.common.etcd()?);
     let Places { repository, keys } = places;
-    let report = backup_beside(repository, keys, source, &options.backup, seen, control).await?;
+    let taking = backup_and_keep(repository, keys, source, &options.backup, seen, control);
+    let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let unequal = |revision: i64| {
-        let message =
-            format!("snapshot {} and the change journal differ at revision {revision}", report.id);
-        Error::new(ErrorKind::Tampered, message)
-    };
-    let differs_at = report.journal.and_then(|journal| journal.differs_at);
-    let finding = match (differ, differs_at) {
-        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, Some(revision)) => Some(unequal(revision)),
-        (false, None) => report.clocks_differ.then(clocks),
-    };
+    let finding = of_backup(&report);
     if report.independent < 2 {
         warn(&[ONE_WAY.to_owned()]);
     }
-    Ok(Done {
+    let done = Done {
         finding,
         compared: report.journal,
         independent: Some(report.independent),
+        missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),
@@ -227,7 +221,8 @@ async fn take(
                 warnings = report.warnings.len(),
             );
         })
-    })
+    };
+    Ok((done, late))
 }
 
 async fn replicate(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -470,25 +465,6 @@ pub(super) struct LastRun {
     pub(super) operation: Operation,
     pub(super) at: SystemTime,
     pub(super) passed: bool,
-}
-
-/// The newest snapshot.
-#[derive(Clone, Debug)]
-pub(super) struct Newest {
-    pub(super) id: SnapshotId,
-    pub(super) begun: SystemTime,
-    pub(super) database_bytes: u64,
-    pub(super) revision: u64,
-}
-
-impl Newest {
-    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
-    pub(super) fn of(listing: &Listing) -> Option<Self> {
-        let now = SystemTime::now();
-        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
-        let Summary { id, database_bytes, revision, .. } = *newest;
-        Some(Self { id, begun: id.begun(), database_bytes, revision })
-    }
 }
 
 /// What the keys authenticate in the repository, and what it lists.

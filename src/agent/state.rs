@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::due::{Due, Run};
-use super::journal::Recorded;
+use super::found::Newest;
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Newest, Operation};
+use super::operation::{self, Done, Found, LastRun, Operation};
+use super::recorded::Recorded;
 use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, SnapshotWanted, Summary, Taken, Why, is_ahead};
 use crate::crypto;
@@ -54,6 +55,8 @@ pub(super) struct Known {
     pub(super) standings: BTreeMap<&'static str, usize>,
     /// The newest snapshot that counts.
     pub(super) newest: Option<Newest>,
+    /// When the last backup of this agent was begun that took a snapshot.
+    pub(super) begun: Option<Instant>,
     /// The newest snapshot that counted since this agent was started, while the repository has only older ones.
     pub(super) lost: Option<SnapshotId>,
     /// What the last backup found to look at.
@@ -67,9 +70,8 @@ impl Known {
     /// The snapshot that is wanted, if it was taken.
     pub(super) fn taken(&self, wanted: &SnapshotWanted) -> Option<Taken> {
         let newest = self.newest.as_ref().filter(|_| self.read)?;
-        let last = self.done.get(&Operation::Backup)?.last?;
         let revision = newest.revision.cast_signed();
-        let fits = last >= wanted.since && revision >= wanted.revision;
+        let fits = self.begun? >= wanted.since && revision >= wanted.revision;
         fits.then_some(Taken { id: newest.id, revision })
     }
 
@@ -277,7 +279,8 @@ impl Shared {
         known.standings = standings(listing);
         self.metrics.repository(options, listing, &known.standings);
         let newest = Newest::of(listing).map(|newest| newest.id);
-        let last = known.lost.max(before);
+        // What was taken while this host's clock was ahead does not count yet.
+        let last = known.lost.max(before).filter(|last| !is_ahead(last.begun(), now));
         let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
         if let Some(lost) = lost.filter(|_| known.lost != lost) {
             error!(
@@ -306,14 +309,13 @@ impl Shared {
         // On the heap: the jobs' states are large.
         let done = Box::pin(operation::run(operation, &options, seen, control)).await;
         self.known().running.remove(&operation);
-        let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took, before), done),
+            Ok(done) => self.done(operation, &options, (time, begun, before), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
             }
-            Err(error) => self.failed(operation, &options, took, &error),
+            Err(error) => self.failed(operation, &options, begun.elapsed(), &error),
         }
     }
 
@@ -321,9 +323,10 @@ impl Shared {
         &self,
         operation: Operation,
         options: &AgentSettings,
-        (time, took, before): (SystemTime, Duration, Option<SnapshotId>),
+        (time, begun, before): (SystemTime, Instant, Option<SnapshotId>),
         done: Done,
     ) {
+        let took = begun.elapsed();
         (done.log)(took.as_secs_f64());
         self.metrics.keys(options, &done.keys);
         if let Some(finding) = &done.finding {
@@ -345,11 +348,10 @@ impl Shared {
         self.metrics.ended(options, operation, took, done.finding.as_ref());
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
+            let cluster = options.cluster().as_str();
+            self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
         }
-        if let Some(compared) = done.compared {
-            let differs = compared.differs_at.is_some();
-            self.metrics.journal.compared(options, compared.equal_to, differs);
-        }
+        self.metrics.journal.compared(options, done.compared);
         if let Some(ways) = done.independent {
             self.metrics.independent(options, ways);
         }
@@ -363,6 +365,7 @@ impl Shared {
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {
             (known.newest, known.warnings) = (Some(newest), done.warnings);
+            known.begun = Some(begun);
         }
         let error = done.finding.map(|finding| finding.to_string());
         let ended = Some(SystemTime::now());

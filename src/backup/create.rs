@@ -10,17 +10,19 @@ use super::proofs::unproven;
 use serde::Serialize;
 
 use crate::crypto;
+use crate::envelope::check_sealers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{DependsOn, KeySet, Strength};
+use crate::keys::{DependsOn, KeySet, Missing, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
+use crate::snapshot::late::LateSeal;
 use crate::snapshot::options::BackupOptions;
-use crate::snapshot::write::{Content, write_snapshot};
+use crate::snapshot::write::{Content, Written, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
@@ -57,6 +59,8 @@ pub struct BackupReport {
     pub sealed_by: Vec<KeyId>,
     /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
     pub independent: usize,
+    /// The master keys that should open it and could not seal it. `key reseal` adds them.
+    pub seals_missing: Vec<SealMissing>,
     /// The key that signed it.
     pub signed_by: Option<KeyId>,
     /// No key that this host has opens it.
@@ -99,6 +103,16 @@ impl From<Compared> for JournalComparison {
     }
 }
 
+/// A master key that could not seal a snapshot.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SealMissing {
+    /// The key.
+    pub key: KeyId,
+    /// Why.
+    pub reason: String,
+}
+
 /// Takes one encrypted snapshot. It exists once its manifest does, which is the last thing written.
 ///
 /// # Errors
@@ -112,53 +126,50 @@ pub async fn backup(
     options: &BackupOptions,
     control: &Control,
 ) -> Result<BackupReport> {
-    backup_beside(repository, keys, source, options, None, control).await
+    let taken = backup_and_keep(repository, keys, source, options, None, control).await?;
+    Ok(taken.0)
 }
 
-/// As [`backup`], and compares the snapshot with what a recording has `seen`.
+/// As [`backup`], and compares the snapshot with what a recording has `seen`; what is given back beside the report adds the
+/// stanzas of keys that could not seal.
 ///
 /// # Errors
 /// Those of [`backup`].
-pub(crate) async fn backup_beside(
+pub(crate) async fn backup_and_keep(
     repository: &Repository,
     keys: &KeySet,
     source: Source,
     options: &BackupOptions,
     seen: Option<Arc<Seen>>,
     control: &Control,
-) -> Result<BackupReport> {
+) -> Result<(BackupReport, Option<LateSeal>)> {
     let started = Instant::now();
-    let sealed_by = sealing_keys(keys, options)?;
+    let mut sealed_by = sealing_keys(keys, options)?;
+    // Before etcd is read: a service that is down is known by then.
+    let down = control.guard(check_sealers(keys)).await?;
     let mut warnings = Vec::new();
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let looked = control.guard(look_back(repository, keys, options, &mut warnings));
+    // What only a service that is down opens is not worth another wait.
+    let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
+    let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
-    let unproven = control.guard(unproven(repository, keys)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
-    warnings.extend(unproven);
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = Content {
-        id,
-        companions,
-        previous,
-        tags: tags.clone(),
-        included: included(&options.include),
-        seen,
-        replaces: None,
-    };
-    let written = write_snapshot(repository, keys, options, control, content, input).await?;
-    warnings.extend(written.members.iter().flat_map(doubts));
-    warnings.extend(written.compared.and_then(|compared| compared.differs).map(differs));
+    let content = Content { seen, ..content(id, companions, previous, &tags, options) };
+    let (written, late) =
+        write_snapshot(repository, keys, options, control, content, input).await?;
+    let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
+    sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
+    warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
     let clocks_differ = written.skew.is_some();
-    warnings
-        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
-    Ok(BackupReport {
+    warnings.extend(of_what_was_written(&written));
+    let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
         previous: previous.map(|previous| previous.snapshot),
@@ -170,6 +181,7 @@ pub(crate) async fn backup_beside(
         stored_bytes: written.stored_bytes,
         independent: independent(keys, &sealed_by, options, &earlier),
         sealed_by,
+        seals_missing,
         signed_by: keys.signing().map(|key| key.public().id()),
         blind: keys.is_blind(),
         member,
@@ -179,7 +191,29 @@ pub(crate) async fn backup_beside(
         clocks_differ,
         warnings,
         duration: started.elapsed(),
-    })
+    };
+    Ok((report, late))
+}
+
+fn seal_missing(missing: &Missing) -> SealMissing {
+    SealMissing { key: missing.key, reason: missing.error.to_string() }
+}
+
+/// The warning about a key that could not seal.
+fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
+    let SealMissing { key, reason } = missing;
+    format!(
+        "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
+    )
+}
+
+/// What a snapshot that was written leaves to worry about.
+fn of_what_was_written(written: &Written) -> Vec<String> {
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.
@@ -209,6 +243,17 @@ fn of_keys_and_name(
         format!("without a signing key, {id} opens this snapshot only with --accept-untrusted")
     });
     one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
+}
+
+fn content(
+    id: SnapshotId,
+    companions: Option<Zeroizing<Vec<u8>>>,
+    previous: Option<Previous>,
+    tags: &[String],
+    options: &BackupOptions,
+) -> Content {
+    let (tags, included) = (tags.to_vec(), included(&options.include));
+    Content { id, companions, previous, tags, included, seen: None, replaces: None }
 }
 
 fn independent(
@@ -248,7 +293,9 @@ async fn look_back(
         let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
         Ok::<_, Error>((newest, earlier))
     };
-    match looked.await {
+    let looked = looked.await;
+    warnings.extend(unproven(repository, keys).await?);
+    match looked {
         Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
             warnings.push(format!(
                 "which snapshot is the newest is unknown: {error}; the new one names none before it, and if this host's \

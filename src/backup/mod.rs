@@ -48,8 +48,8 @@ pub use continuous::{
 pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 #[cfg(feature = "agent")]
-pub(crate) use create::backup_beside;
-pub use create::{BackupReport, JournalComparison, ONE_KEY, backup};
+pub(crate) use create::backup_and_keep;
+pub use create::{BackupReport, JournalComparison, ONE_KEY, SealMissing, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use key_usage::{KeyUsage, Newest, key_usage};

@@ -56,6 +56,41 @@ pub(super) fn check_authentic(path: &Path, meta: &Metadata) -> Result<()> {
     check_way(path, meta, own)
 }
 
+/// Checks that only root, this process's user or `owner` can listen at the socket of `path`; false if nothing is there.
+///
+/// # Errors
+/// [`ErrorKind::Denied`], with what to do; [`ErrorKind::Io`] when that cannot be read.
+#[cfg(feature = "kms-v2")]
+pub(super) fn check_socket(path: &Path, owner: Option<u32>) -> Result<bool> {
+    let meta = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        meta => meta.map_err(|error| Error::io(path, error))?,
+    };
+    let name = path.display();
+    if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) {
+        return Err(denied(format!("{name} is not a socket")));
+    }
+    if !may_own_socket(meta.uid(), owner) {
+        let message = format!("{name} belongs to user {}, who can read what is sent", meta.uid());
+        return Err(denied(message).hint(format!(
+            "if that user is the plugin's, say so: unix://{name}?owner={}",
+            meta.uid()
+        )));
+    }
+    if meta.mode() & 0o002 != 0 {
+        let message = format!("everybody can use {name} (mode {:04o})", meta.mode() & 0o7777);
+        return Err(denied(message).hint(format!("chmod o-rwx {name}, or give the plugin a umask")));
+    }
+    check_way(path, &meta, owner.unwrap_or_else(|| geteuid().as_raw()))?;
+    Ok(true)
+}
+
+/// Whether a socket that this user owns may be used.
+#[cfg(feature = "kms-v2")]
+pub(super) fn may_own_socket(user: u32, owner: Option<u32>) -> bool {
+    user == ROOT || user == geteuid().as_raw() || Some(user) == owner
+}
+
 fn without_modes(file: &File) -> Option<&'static str> {
     let kind = u64::try_from(fstatfs(file).ok()?.f_type).ok()? & 0xffff_ffff;
     WITHOUT_MODES.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)

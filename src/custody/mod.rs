@@ -1,14 +1,16 @@
-//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository. [`open`] is the way from a URI
-//! to keys.
+//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository,
+//! services. [`open`] is the way from a URI to keys.
 
 mod access;
 pub mod keyfile;
+mod kms;
 #[cfg(feature = "backup")]
 mod passphrases;
 mod public_keys;
 mod secrets;
 mod uri;
 
+pub use kms::{KmsRole, KmsUri, Provider};
 #[cfg(feature = "backup")]
 pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
@@ -49,7 +51,7 @@ pub fn open_public(uri: &MasterKeyUri, keys: &mut KeySet) -> Result<()> {
         }
         MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, keys),
         MasterKeyUri::Identity(path, state) => public_keys::add_identities(path, *state, keys),
-        MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) => Ok(()),
+        MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) | MasterKeyUri::Kms(_) => Ok(()),
     }
 }
 
@@ -76,6 +78,7 @@ pub async fn open(
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
             MasterKeyUri::Passphrase(key) => named.push(*key),
+            MasterKeyUri::Kms(uri) => kms::add(uri, &mut keys)?,
             public => open_public(public, &mut keys)?,
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::kms::{KmsUri, Provider};
 use crate::error::{Error, Result};
 use crate::format::{KeyId, KeyState};
 use crate::keys::HpkeRecipient;
@@ -21,6 +22,8 @@ pub enum MasterKeyUri {
     Recipients(PathBuf),
     /// A file of secret keys in age's form, and what they may do; `-` is standard input.
     Identity(PathBuf, KeyState),
+    /// A key that a service keeps.
+    Kms(Box<KmsUri>),
 }
 
 impl MasterKeyUri {
@@ -57,6 +60,7 @@ impl fmt::Display for MasterKeyUri {
                 };
                 write!(f, "identity:{}{state}", path.display())
             }
+            Self::Kms(uri) => uri.fmt(f),
         }
     }
 }
@@ -65,6 +69,12 @@ impl FromStr for MasterKeyUri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let of_service = text
+            .split_once(':')
+            .and_then(|(scheme, rest)| Some((Provider::of_scheme(scheme)?, rest)));
+        if let Some((provider, rest)) = of_service {
+            return Ok(Self::Kms(Box::new(KmsUri::parse(provider, rest)?)));
+        }
         match text.split_once(':') {
             None if text == "passphrase" => Ok(Self::Passphrase(None)),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
@@ -98,7 +108,7 @@ impl FromStr for MasterKeyUri {
             }
             _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
                 "use file:PATH for a keyring file, passphrase:KEYID for a key in the repository, recipient:age1… for a \
-                 public key, or identity:FILE for its secret half",
+                 public key, identity:FILE for its secret half, or kmsv2:NAME@unix:///SOCKET for the key of a KMS plugin",
             )),
         }
     }
@@ -133,6 +143,7 @@ mod tests {
             "identity:/root/key?retired",
             "identity:key?retiring",
             "identity:-",
+            "kmsv2:prod@unix:///run/kms.sock?seal-only",
         ] {
             assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
         }

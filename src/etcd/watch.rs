@@ -269,3 +269,18 @@ impl Decoder for Raw {
         Ok(Some(from.copy_to_bytes(from.remaining())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_lose_deletions() {
+        for old in ["3.3.27", "3.4.23", "3.4.35", "3.5.0", "3.5.17", "3.5.17-rc.0"] {
+            assert!(loses_deletions(old), "{old}");
+        }
+        for new in ["3.4.36", "3.5.18", "3.5.30", "3.6.0", "3.7.0-alpha.0", "4.0.0", "", "x"] {
+            assert!(!loses_deletions(new), "{new}");
+        }
+    }
+}

@@ -221,7 +221,7 @@ fn recorded(wire: &WireJournal) -> Result<RecordedFacts> {
     let equal = match (wire.equal_from, wire.equal_to) {
         (Some(from), Some(to)) if from <= to => Some((from, to)),
         (None, None) => None,
-        _ => return refuse("equal_from and equal_to are no range"),
+        _ => return refuse("equal_from and equal_to are not a range"),
     };
     let segment = Continues {
         journal: wire.id.0,

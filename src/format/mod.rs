@@ -15,6 +15,7 @@ mod journal;
 mod journal_end;
 mod json;
 mod keyring;
+mod kms;
 mod mac_text;
 mod manifest;
 pub mod names;
@@ -46,6 +47,7 @@ pub use journal_end::{
     EndBody, EndObjects, EndReason, JournalEnd, MAX_END, MAX_SEGMENTS, SegmentEntry,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
+pub use kms::{KmsBody, KmsV2Blob, MAX_KMS_BLOB, put_field, take_field};
 pub use manifest::{
     MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
 };

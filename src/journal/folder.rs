@@ -46,11 +46,11 @@ impl Folder {
         self.segments.values().flatten().chain(self.bundles.values())
     }
 
-    /// What the bundle of this number replaces: so many segments, and other bundles. Nothing while the bundle is not there.
+    /// What the bundle of this number replaces: so many segments, and earlier bundles. Nothing while the bundle is not there.
     pub(crate) fn replaced(&self, number: u32, segments: u64) -> impl Iterator<Item = &ObjectInfo> {
         let is_there = self.bundles.contains_key(&number);
         let segments = self.segments.range(..=segments).flat_map(|(_, infos)| infos);
-        let others = self.bundles.iter().filter(move |(other, _)| **other != number);
+        let others = self.bundles.iter().filter(move |(other, _)| **other < number);
         others.map(|(_, info)| info).chain(segments).filter(move |_| is_there)
     }
 

@@ -44,12 +44,16 @@ impl OpenJournal {
         self.head.first.cast_signed()
     }
 
-    /// What the bundle that its end names replaces, and can be deleted.
+    /// What the bundle that its end names replaces, and can be deleted. Nothing where the newest seal is not the one by which it
+    /// counts: that one could not be read, and may be of a later bundle.
     pub(crate) fn replaced<'a>(
         &self,
         folder: &'a Folder,
     ) -> Option<(Bundled, Vec<&'a ObjectInfo>)> {
         self.bundle(folder)?;
+        if folder.seals.keys().next_back() != Some(&self.seal.body().generation()) {
+            return None;
+        }
         let (number, segments) = (self.end_number, self.end.as_ref()?.segments);
         let replaced = folder.replaced(number, segments).collect();
         Some((Bundled { id: self.id(), number, segments }, replaced))
@@ -286,14 +290,14 @@ async fn judge(
         return Err(Error::tampered("it vouches for an object that is not there"));
     }
     let cluster = Some(&ends.head.cluster);
-    let Judged { opened, standing } = match judging {
+    let Judged { opened, standing, unopened } = match judging {
         Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
         Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
     };
     let Some(opened) = opened else {
         // Where signers are trusted, no key is tried on what none of them signed.
         return Err(match standing.counts() {
-            true => wrong_key(&seal),
+            true => unopened.unwrap_or_else(|| wrong_key(&seal)),
             false => Error::new(ErrorKind::Refused, standing.to_string())
                 .hint("`strongroom key vouch --all` signs what a key shows to be genuine"),
         });

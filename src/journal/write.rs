@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bundle::Ended;
 use super::cut::Cut;
-use super::end::{seal_for, sealed_end};
+use super::end::{printed, seal_for};
 use super::outbox::{Kind, Object};
 use super::sealed::padded;
 use crate::compress::compress_at;
@@ -76,7 +76,7 @@ impl<'a> JournalWriter<'a> {
         };
         let mac = data_key.manifest_mac(&head.signed_bytes()?);
         let bytes = JournalHead::finish(head.clone(), mac)?.print();
-        let seal = seal_for(keys, &data_key, 1, &bytes).await?;
+        let seal = seal_for(keys, (&data_key, id), 1, &bytes).await?;
         let objects = [
             object(JournalPart::Seal(1).of(id), seal, Kind::First),
             object(JournalPart::Head.of(id), bytes, Kind::Other),
@@ -166,7 +166,8 @@ impl<'a> JournalWriter<'a> {
             objects: EndObjects::Segments(self.segments),
             commitment: self.data_key.commitment(),
         };
-        let [bytes, seal] = sealed_end(self.keys, &self.data_key, FIRST_END, end.clone()).await?;
+        let bytes = printed(&self.data_key, end.clone())?;
+        let seal = seal_for(self.keys, (&self.data_key, id), FIRST_END, &bytes).await?;
         let ended = Ended { head: self.head, data_key: self.data_key, end };
         Ok([
             object(JournalPart::End(FIRST_END).of(id), bytes, Kind::End),

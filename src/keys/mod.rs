@@ -22,6 +22,7 @@ pub mod trust;
 
 use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub use binding::Binding;
@@ -33,7 +34,7 @@ pub use local::LocalKey;
 pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
+pub use set::{KeySet, Missing, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};
@@ -88,6 +89,33 @@ pub(crate) fn key_id(kind: &str, data: &[&[u8]]) -> KeyId {
     KeyId(id)
 }
 
+/// The id of a key that a service keeps, of the kind of service `provider` and named there `identity`.
+#[must_use]
+pub fn kms_key_id(provider: &str, identity: &str) -> KeyId {
+    key_id("kms", &[provider.as_bytes(), &[0], identity.as_bytes()])
+}
+
+/// What opening a stanza takes, from least to most: what takes less is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// This process holds the key.
+    Own,
+    /// A service has opened it before, and what it answered is remembered.
+    Remembered,
+    /// A service is asked, which may not answer, and writes it down.
+    Service,
+    /// A person has to do something.
+    Person,
+}
+
+impl Effort {
+    /// Whether it has an effect outside of this process, which nobody's planted bytes may cause.
+    #[must_use]
+    pub fn is_felt(self) -> bool {
+        self >= Self::Service
+    }
+}
+
 /// Something that seals data keys.
 pub trait Recipient: Send + Sync {
     /// Names this key in seals.
@@ -114,6 +142,27 @@ pub trait Recipient: Send + Sync {
         binding: &'a Binding,
         rng: &'a mut (dyn CryptoRng + Send),
     ) -> KeyFuture<'a, Stanza>;
+
+    /// Sees whether it can seal now. A key that this process holds always can.
+    ///
+    /// # Errors
+    /// Those of the service behind the key.
+    fn check(&self) -> KeyFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The same key for a job that writes many seals: a service is asked once for many of them. None if that makes no
+    /// difference.
+    fn sharing(&self) -> Option<Arc<dyn Recipient>> {
+        None
+    }
+
+    /// Whether the service would seal with another key of its own than the one that sealed `stanza`, as far as is known
+    /// since [`check`](Self::check).
+    fn is_older(&self, stanza: &Stanza) -> bool {
+        let _ = stanza;
+        false
+    }
 }
 
 /// Something that opens data keys.
@@ -131,6 +180,12 @@ pub trait Identity: Send + Sync {
         stanza: &'a Stanza,
         binding: &'a Binding,
     ) -> KeyFuture<'a, Option<SecretKey>>;
+
+    /// What opening `stanza` takes.
+    fn effort(&self, stanza: &Stanza) -> Effort {
+        let _ = stanza;
+        Effort::Own
+    }
 }
 
 /// The outcome of `future`, which does not have to wait: that of sealing or opening with keys that this process holds.

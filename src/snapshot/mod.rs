@@ -8,6 +8,8 @@ pub(crate) mod frames;
 pub(crate) mod grace;
 pub(crate) mod input;
 pub(crate) mod inside;
+#[cfg_attr(not(feature = "agent"), allow(dead_code, reason = "only an agent waits for keys"))]
+pub(crate) mod late;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod read;

@@ -56,7 +56,7 @@ pub enum JournalStep {
         /// How long the store took.
         took: Duration,
     },
-    /// The watch is given up, and another one is opened.
+    /// The watch has ended, and another one is opened.
     Reconnects {
         /// The kind of reason: `etcd_ended_it`, `connection`, `canceled`, `stuck` or `store`.
         reason: &'static str,

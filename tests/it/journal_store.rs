@@ -93,7 +93,7 @@ impl Recording {
         let begun = Instant::now();
         let said = || self.notes.lock().unwrap().clone();
         while said().iter().filter(|note| note.contains(words)).count() < times {
-            assert!(begun.elapsed() < Duration::from_secs(25), "{words}: {:?}", said());
+            assert!(begun.elapsed() < Duration::from_secs(60), "{words}: {:?}", said());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

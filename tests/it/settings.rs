@@ -17,8 +17,9 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 12] = [
+const LISTS: [&str; 13] = [
     "master_keys",
+    "keys.require",
     "etcd.endpoints",
     "backup.include",
     "backup.tags",
@@ -40,6 +41,8 @@ const ROWS: &[Row] = &[
     Row("master_keys", "--master-key", "STRONGROOM_MASTER_KEY", "file:keyring", "kms:x"),
     Row("credentials_file", "--credentials-file", "STRONGROOM_CREDENTIALS_FILE", "store.env", ""),
     Row("keys.recovery", "--recovery-key", "STRONGROOM_RECOVERY_KEY", KEY, "12"),
+    Row("keys.require", "--require-key", "STRONGROOM_REQUIRE_KEY", KEY, "12"),
+    Row("keys.min_sealers", "--min-sealers", "STRONGROOM_MIN_SEALERS", "2", "-1"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
     Row("keys.signing_key", "--signing-key", "STRONGROOM_SIGNING_KEY", "signing-key", ""),

@@ -161,21 +161,22 @@ impl Journals {
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
-        Self::open_as(Judging::Reading, repository, keys, cluster).await
+        let listed = folder::list_all(repository).await?;
+        Self::open_these((Judging::Reading, false), repository, keys, cluster, listed).await
     }
 
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), with the journals that were removed and can be brought back.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn open_as(
+    pub(super) async fn open_with_removed(
         judging: Judging,
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
         let listed = folder::list_all(repository).await?;
-        Self::open_these(judging, repository, keys, cluster, listed).await
+        Self::open_these((judging, true), repository, keys, cluster, listed).await
     }
 
     /// Opens of the journals that were `listed` those that are `chosen`.
@@ -190,11 +191,12 @@ impl Journals {
         chosen: impl Fn(&SnapshotId, &Folder) -> bool,
     ) -> Result<Self> {
         folders.retain(|id, folder| chosen(id, folder));
-        Self::open_these(Judging::Reading, repository, keys, cluster, (folders, foreign)).await
+        let judging = (Judging::Reading, false);
+        Self::open_these(judging, repository, keys, cluster, (folders, foreign)).await
     }
 
     async fn open_these(
-        judging: Judging,
+        (judging, removed): (Judging, bool),
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
@@ -207,7 +209,9 @@ impl Journals {
         let headless = folders.iter().filter(|(_, folder)| folder.is_headless());
         findings.extend(headless.map(|(id, _)| Folder::headless(*id)));
         let (mut opened, mut is_any_open) = (BTreeMap::new(), false);
-        let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
+        let is_there =
+            |folder: &Folder| folder.head.is_some() || (removed && folder.tombstone.is_some());
+        let there = folders.into_iter().filter(|(_, folder)| is_there(folder));
         let mut opening = stream::iter(there)
             .map(|(id, folder)| async move {
                 let journal = match judging {
@@ -226,6 +230,8 @@ impl Journals {
                     }
                 }
                 Err(error) if error.kind().is_general() => return Err(error),
+                // What was removed and is not authentic cannot be brought back.
+                Err(error) if folder.head.is_none() && error.kind() != ErrorKind::WrongKey => {}
                 Err(error) => {
                     findings.push(error.to_string());
                     unopened += 1;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::begin::{Before, Gap, Now, Start, start};
 use super::bundling;
-use crate::backup::create::backup_beside;
+use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::EtcdSettings;
@@ -92,15 +92,15 @@ pub(crate) struct SnapshotWanted {
     pub(crate) why: Why,
     /// Why, in words.
     pub(crate) words: &'static str,
-    /// It is begun at this time or later.
-    pub(crate) since: SystemTime,
+    /// It was begun then or later.
+    pub(crate) since: Instant,
     /// It holds at least this revision.
     pub(crate) revision: i64,
 }
 
 impl SnapshotWanted {
     fn now(why: Why, words: &'static str, revision: i64) -> Self {
-        Self { why, words, since: SystemTime::now(), revision }
+        Self { why, words, since: Instant::now(), revision }
     }
 }
 
@@ -171,8 +171,8 @@ impl Snapshots for Own<'_> {
         options.cluster = self.options.cluster.clone();
         let source = Source::Etcd(self.etcd.duplicate());
         let (seen, control) = (Some(Arc::clone(&self.seen)), self.control);
-        let taking = backup_beside(self.repository, self.keys, source, &options, seen, control);
-        let report = taking.await?;
+        let taking = backup_and_keep(self.repository, self.keys, source, &options, seen, control);
+        let (report, _) = taking.await?;
         let (id, revision) = (report.id, report.revision.cast_signed());
         control.step(Step::Note(format!("snapshot {id} holds revision {revision}")));
         let differs = report.journal.and_then(|journal| journal.differs_at);
@@ -358,7 +358,7 @@ impl RecordJob<'_> {
             let (reason, why) = (gap.name(), gap.words().to_owned());
             self.control.step(Step::Journal(JournalStep::Gap { reason, why }));
         }
-        let since = SystemTime::now().checked_sub(FRESH).unwrap_or(SystemTime::UNIX_EPOCH);
+        let since = Instant::now().checked_sub(FRESH).unwrap_or_else(Instant::now);
         let wanted = SnapshotWanted { why, words: gap.words(), since, revision: 0 };
         let Taken { id, revision } = self.snapshots.take(&wanted).await?;
         report.snapshots.push(id);

@@ -15,6 +15,9 @@ pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> 
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    if !ids.is_empty() {
+        keys.ask_unsigned();
+    }
     let accept = accept(&args, &mut keys)?;
     let (scope, control) = (context.scope(&ids), &context.control);
     let report = vouch(&repository, &keys, scope, accept, control).await?;
