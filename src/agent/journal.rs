@@ -13,6 +13,7 @@ use super::{AgentSettings, Changes, Places, open};
 use crate::backup::{RecordJob, SnapshotWanted, Snapshots, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{is_new, limited};
+use crate::store::Repository;
 use crate::task::{Control, JournalStep, Step};
 
 /// Pauses before a recording that failed is begun again: from, to.
@@ -61,6 +62,21 @@ pub(super) async fn lane(
     }
 }
 
+/// The second repository, if what is recorded goes there, too. The recording does not wait for it: a copy brings what is
+/// missing there.
+async fn second_place(options: &AgentSettings, places: &Places) -> Option<Repository> {
+    if !options.record.copies {
+        return None;
+    }
+    match options.common.open_replica(&options.copy, &places.repository, false).await {
+        Ok(opened) => Some(opened.repository),
+        Err(error) => {
+            warn!(event = "journal_note", cluster = %options.cluster(), note = %format!("nothing is stored in the second place: {error}"));
+            None
+        }
+    }
+}
+
 /// Resolves when the options have changed. Nobody changes them any more once the sender is gone.
 async fn changed(changes: &mut Changes) {
     if changes.changed().await.is_err() {
@@ -83,8 +99,10 @@ async fn record(
         let (shared, options) = (Arc::clone(shared), Arc::clone(options));
         Control::default().stop_when(end).on_step(move |step| shared.recorded(&options, &step))
     };
+    let second = second_place(options, &places).await;
     let job = RecordJob {
         repository: &places.repository,
+        second: second.as_ref(),
         keys: &places.keys,
         etcd: &etcd,
         options: &options.record,

@@ -41,8 +41,8 @@ pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
     Covered, Gap, JournalSummary, KnownStretch, Moment, RecordReport, Recorded, Stretch,
-    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, plan_restore, record,
-    stretches, stretches_report, verify_journals, verify_stretches,
+    StretchOutcome, Stretches, VerifiedStretch, bundle_journals, journals, known_stretches,
+    plan_restore, record, stretches, stretches_report, verify_journals, verify_stretches,
 };
 #[cfg(feature = "agent")]
 pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};

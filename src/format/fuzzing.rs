@@ -177,7 +177,8 @@ mod tests {
             SealedRecord { seal: seal.clone().finish([3; 32]), message: vec![1; 99] }.print(),
             seal.finish([3; 32]).print(),
             super::super::journal::tests::head(),
-            super::super::journal::tests::end(super::super::journal::tests::segments()).print(),
+            super::super::journal_end::tests::end(super::super::journal_end::tests::segments())
+                .print(),
             super::super::segment::tests::sample(),
         ]
     }

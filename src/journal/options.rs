@@ -1,5 +1,6 @@
 //! How changes are recorded.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::format::ClusterName;
@@ -31,6 +32,51 @@ pub struct RecordOptions {
         )
     )]
     pub interval: Duration,
+    /// Keep what the store does not take in this directory, encrypted; without one it waits in memory
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "journal.spool",
+            long = "spool",
+            value_name = "DIR",
+            env = "STRONGROOM_JOURNAL_SPOOL"
+        )
+    )]
+    pub spool: Option<PathBuf>,
+    /// MiB that the spool may hold
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "journal.spool_max",
+            long = "spool-max",
+            value_name = "MIB",
+            env = "STRONGROOM_JOURNAL_SPOOL_MAX",
+            default_value_t = SPOOL_MAX
+        )
+    )]
+    pub spool_max: u64,
+    /// Store the same in the second repository at once, as far as it takes it; `copy` brings what it misses
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "copy.continuous", long = "copy-continuous", env = "STRONGROOM_COPY_CONTINUOUS")
+    )]
+    pub copies: bool,
+}
+
+/// How much a spool may hold unless told otherwise, in MiB.
+const SPOOL_MAX: u64 = 1024;
+
+impl RecordOptions {
+    /// Of `cluster`, a segment each `interval`.
+    #[must_use]
+    pub fn new(cluster: ClusterName, interval: Duration) -> Self {
+        Self { cluster, interval, spool: None, spool_max: SPOOL_MAX, copies: false }
+    }
+
+    /// Bytes that the spool may hold.
+    pub(crate) fn spool_bytes(&self) -> u64 {
+        self.spool_max.saturating_mul(1 << 20)
+    }
 }
 
 #[cfg(feature = "cli")]

@@ -1,16 +1,16 @@
 //! Recording: a watch of all keys becomes segments, which are stored in order. etcd does not wait for the store: what the
-//! store does not take waits in memory, and when there is too much of it the journal ends.
+//! store does not take waits, and when there is too much of it the journal ends.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep};
 
-use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected};
+use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected, Leases};
+use super::filling::{Filling, Places};
 use super::options::RecordOptions;
-use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all, store_end};
+use super::outbox::{LONGEST_PAUSE, PAUSE};
 use super::write::{JournalWriter, NewJournal};
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
@@ -30,26 +30,20 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
 /// A watch that shows nothing of what etcd has for so long is stuck.
 pub(super) const STUCK: Duration = Duration::from_secs(10);
-/// Leases that are asked for at once, and that are remembered.
+/// Leases that are asked for at once.
 const LEASES_AT_ONCE: usize = 16;
-pub(super) const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
 pub(super) const ATTEMPTS: u32 = 3;
-/// What is stored after a signal to stop.
-const AFTER_STOP: Duration = Duration::from_secs(8);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A journal that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Journal {
     /// `None` if nothing could be recorded.
     pub(crate) id: Option<SnapshotId>,
-    /// Its last complete revision that is stored.
-    pub(crate) last: i64,
-    /// The last complete revision that etcd has sent.
+    /// The last complete revision that etcd has sent: what is not stored yet waits for that.
     pub(crate) seen: i64,
     pub(crate) reason: EndReason,
-    /// The last segment that is stored, for the journal that follows.
+    /// The last segment, for the journal that follows.
     pub(crate) continues: Option<Continues>,
 }
 
@@ -61,6 +55,7 @@ pub(crate) struct Recorder<'a> {
     pub(super) options: &'a RecordOptions,
     pub(super) suite: Suite,
     pub(super) control: &'a Control,
+    pub(super) places: Places<'a>,
     pub(super) revisions: Revisions,
     pub(super) connected: Option<Connected>,
     /// The last complete revision, with which the next journal begins.
@@ -87,7 +82,7 @@ impl<'a> Recorder<'a> {
         etcd: &'a EtcdSettings,
         (options, suite): (&'a RecordOptions, Suite),
         control: &'a Control,
-        first: i64,
+        (places, first): (Places<'a>, i64),
     ) -> Self {
         Self {
             repository,
@@ -96,6 +91,7 @@ impl<'a> Recorder<'a> {
             options,
             suite,
             control,
+            places,
             revisions: Revisions::new(first),
             connected: None,
             carried: None,
@@ -142,13 +138,8 @@ impl<'a> Recorder<'a> {
     /// Those of etcd that another attempt does not mend, of the keys and of the store. What was stored before counts.
     pub(crate) async fn journal(&mut self) -> Result<Journal> {
         if let Some(reason) = self.connect().await? {
-            return Ok(Journal {
-                id: None,
-                last: self.revisions.last(),
-                seen: self.revisions.last(),
-                reason,
-                continues: self.continues,
-            });
+            let (seen, continues) = (self.revisions.last(), self.continues);
+            return Ok(Journal { id: None, seen, reason, continues });
         }
         let first = match &self.carried {
             Some(carried) => carried.main,
@@ -156,74 +147,16 @@ impl<'a> Recorder<'a> {
         };
         let (cluster, facts) = (self.options.cluster.clone(), self.facts());
         let new = NewJournal { cluster, first, facts };
-        let writer = JournalWriter::new(self.repository, self.keys, new, self.suite).await?;
+        let (writer, objects) =
+            JournalWriter::new(self.repository.id(), self.keys, new, self.suite).await?;
         let id = writer.id();
-        self.begin(&writer).await?;
+        objects.into_iter().for_each(|object| self.places.push(object));
         self.tell(JournalStep::Began { journal: id, revision: first });
-        let (queue, receiver) = Queue::new(first, self.seen.clone(), self.control);
-        let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
-        let listening = self.listen(&queue, first);
-        let reason = tokio::select! {
-            reason = listening => reason?,
-            writer = &mut storing => {
-                // Only an error ends it before the queue is closed.
-                let (_, failed) = writer;
-                return Err(failed.unwrap_or_else(crate::task::task_panicked));
-            }
-        };
-        queue.close();
-        // Who stops has no time; the next journal waits for this one.
-        let patience = if reason == EndReason::ROLLED { PATIENCE } else { AFTER_STOP };
-        let writer = match timeout(patience, &mut storing).await {
-            Ok((writer, None)) => writer,
-            Ok((_, Some(error))) => return Err(error),
-            Err(_) => {
-                // What was not stored is recorded again, if etcd still has it. The next journal names the last segment
-                // that is stored: without an end this journal counts only as far as that.
-                let (last, stored) = queue.last();
-                self.continues = stored.or(self.continues);
-                let (id, reason) = (Some(id), reason_unstored(reason));
-                let (seen, continues) = (self.revisions.last(), self.continues);
-                return Ok(Journal { id, last, seen, reason, continues });
-            }
-        };
-        self.end(&writer, reason, patience).await?;
-        let (last, seen) = (writer.last(), self.revisions.last());
-        self.continues = writer.continues().or(self.continues);
-        Ok(Journal { id: Some(id), last, seen, reason, continues: self.continues })
-    }
-
-    /// Stores the beginning of a journal, however long the store is away. The watch is given up meanwhile: what nobody
-    /// reads waits in etcd.
-    async fn begin(&mut self, writer: &JournalWriter<'_>) -> Result<()> {
-        let mut pause = PAUSE;
-        loop {
-            match self.control.guard(writer.begin()).await {
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.reconnect("store", format!("a journal cannot begin: {error}"));
-                    self.wait(&mut pause).await?;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// Stores the end of a journal. Without it the journal counts as far as the next one names it.
-    async fn end(
-        &self,
-        writer: &JournalWriter<'_>,
-        reason: EndReason,
-        patience: Duration,
-    ) -> Result<()> {
-        let (id, last) = (writer.id(), writer.last());
-        match timeout(patience, store_end(writer, reason)).await {
-            Ok(ended) => {
-                ended?;
-                self.tell(JournalStep::Ended { journal: id, revision: last, why: reason.words() });
-            }
-            Err(_) => self.step(format!("journal {id} has no end: the store took too long")),
-        }
-        Ok(())
+        let mut filling = Filling::new(writer, self.places, first);
+        let reason = self.listen(&mut filling).await?;
+        self.continues = filling.end(reason).await?.or(self.continues);
+        let (seen, continues) = (self.revisions.last(), self.continues);
+        Ok(Journal { id: Some(id), seen, reason, continues })
     }
 
     pub(super) fn step(&self, note: String) {
@@ -315,7 +248,7 @@ impl<'a> Recorder<'a> {
             questions,
             answers,
             sender,
-            leases: HashSet::new(),
+            leases: Leases::default(),
             at_once: Arc::new(Semaphore::new(LEASES_AT_ONCE)),
             asked,
             waits: None,
@@ -324,9 +257,8 @@ impl<'a> Recorder<'a> {
         Ok(None)
     }
 
-    /// Fills the queue until the journal is to end. Its last segment says why.
-    async fn listen(&mut self, queue: &Queue<'_>, first: i64) -> Result<EndReason> {
-        let mut filling = Filling::new(queue, first);
+    /// Fills segments until the journal is to end.
+    async fn listen(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
         if let Some(carried) = self.carried.clone() {
             filling.revision(&carried)?;
         }
@@ -339,10 +271,7 @@ impl<'a> Recorder<'a> {
             connected.leases.clear();
             connected.ids = None;
         }
-        let reason = self.fill(&mut filling).await?;
-        filling.cutter.entry(&Entry::End(reason))?;
-        filling.cut();
-        Ok(reason)
+        self.fill(filling).await
     }
 
     async fn fill(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
@@ -381,28 +310,15 @@ impl<'a> Recorder<'a> {
             if let Some(reason) = reason {
                 return Ok(reason);
             }
-            if filling.queue.is_full() {
+            if filling.is_blocked() {
                 return Ok(EndReason::STORE);
             }
-            let stored = filling.queue.stored();
-            let is_full = filling.segments.saturating_add(16) > MAX_SEGMENTS;
-            if filling.clock_was_set()
-                || begun.elapsed() > LONGEST
-                || stored > MAX_STORED
-                || is_full
-            {
+            let (bytes, segments) = filling.sealed();
+            let is_full = bytes > MAX_STORED || segments.saturating_add(16) > MAX_SEGMENTS;
+            if filling.clock_was_set() || begun.elapsed() > LONGEST || is_full {
                 return Ok(EndReason::ROLLED);
             }
         }
-    }
-}
-
-/// Why a journal ended whose last segments the store did not take. Where etcd's history is another one, or gone, nothing
-/// follows what is stored.
-fn reason_unstored(reason: EndReason) -> EndReason {
-    match reason {
-        EndReason::ROLLED => EndReason::STORE,
-        other => other,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a watch sends, and what etcd answers beside it, goes into the segment that is being filled.
 
 use super::connected::Answer;
-use super::queue::Filling;
-use super::record::{ATTEMPTS, MAX_LEASES, Recorder, STUCK};
+use super::filling::Filling;
+use super::record::{ATTEMPTS, Recorder, STUCK};
 use crate::error::Result;
 use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
 use crate::format::{EndReason, Entry};
@@ -54,13 +54,19 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// Asks for the leases that are seen for the first time.
+    /// Asks for the leases that are seen for the first time, or again after they may have been revoked.
     fn leases(&mut self, complete: &Complete) {
         let Some(connected) = &mut self.connected else { return };
         for change in &complete.changes {
-            let ChangeValue::Put(value) = &change.value else { continue };
-            let id = KeyValue::parse(value).map_or(0, |kv| kv.lease);
-            if id == 0 || connected.leases.len() >= MAX_LEASES || !connected.leases.insert(id) {
+            let value = match &change.value {
+                ChangeValue::Put(value) => value,
+                ChangeValue::Deletion(key) => {
+                    connected.leases.deleted(key);
+                    continue;
+                }
+            };
+            let Some(KeyValue { key, lease: id, .. }) = KeyValue::parse(value) else { continue };
+            if id == 0 || !connected.leases.attached(key, id) {
                 continue;
             }
             let (questions, at_once) = (connected.questions.clone(), connected.at_once.clone());
@@ -131,7 +137,7 @@ impl Recorder<'_> {
 
     /// Cuts what there is, and asks what is to be asked.
     pub(super) fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        filling.tick();
+        filling.tick()?;
         let (last, known) = (self.revisions.last(), self.compacted);
         let Some(connected) = &mut self.connected else { return Ok(None) };
         if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {

@@ -1,7 +1,7 @@
 //! What signatures alone show of a journal, on a host that opens none.
 
 use super::folder::Folder;
-use super::open::{digest, ends, read_seal};
+use super::open::{Ends, digest, read_seal};
 use crate::envelope::judge_seal;
 use crate::error::{Context, ErrorKind, Result};
 use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
@@ -32,7 +32,7 @@ pub(crate) async fn vouched(
     if body.journal != id || body.origin != repository.id() {
         return Ok(None);
     }
-    let ends = ends(repository, id, folder, &head, &mut Vec::new()).await?;
+    let mut ends = Ends::new(repository, folder, body);
     let mut found = None;
     for generation in generations(&folder.seals).0 {
         let name = JournalPart::Seal(generation).of(id);
@@ -42,8 +42,12 @@ pub(crate) async fn vouched(
             Err(_) => continue,
         };
         let object = seal.body().object();
-        let end = ends.iter().find(|(digest, _)| *digest == object);
-        if end.is_none() && object != digest(&bytes) {
+        let is_head = object == digest(&bytes);
+        let end = match is_head {
+            true => None,
+            false => ends.find(object, generation, &mut Vec::new()).await?,
+        };
+        if end.is_none() && !is_head {
             continue;
         }
         let judged = judge_seal(&seal, object, Some(&body.cluster), keys).await;

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use super::coverage::Journals;
+use futures::{StreamExt, stream};
+
 use crate::error::Result;
 use crate::etcd::changes::{Change, Complete, RecordDigest, Revisions, digest_of};
 use crate::etcd::seen::change_of;
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::{ClusterName, Continues, EndBody, EndObjects, EndReason};
-use crate::journal::folder;
 use crate::journal::read::ReadJournal;
 use crate::journal::record::MAX_BEHIND;
 use crate::journal::vouched::vouched;
+use crate::journal::{folder, open};
 use crate::keys::KeySet;
 use crate::mvcc::{Recorded, Recording};
 use crate::snapshot::folder::is_ahead;
@@ -21,6 +22,9 @@ use crate::task::{Control, Step};
 
 /// Revisions that a journal repeats of the one before.
 const OVERLAP: i64 = 63;
+
+/// Journals that are opened at once.
+const READS: usize = 4;
 
 /// How long the revisions that etcd and the newest journal have in common are waited for.
 const COMPARING: Duration = Duration::from_secs(30);
@@ -63,9 +67,22 @@ impl Before {
         if keys.is_blind() {
             return Self::look_blindly(repository, keys, cluster).await;
         }
-        let mut journals = Journals::open(repository, keys, Some(cluster)).await?;
-        while let Some((id, (journal, folder))) = journals.open.pop_last() {
-            if !journal.standing.counts() {
+        let (folders, _) = folder::list_all(repository).await?;
+        let there = folders.into_iter().rev().filter(|(_, folder)| folder.head.is_some());
+        // The newest first: earlier ones are opened only where it does not count.
+        let mut opened = stream::iter(there)
+            .map(|(id, folder)| async move {
+                (id, open::open(repository, id, &folder, keys).await, folder)
+            })
+            .buffered(READS);
+        while let Some((id, journal, folder)) = opened.next().await {
+            let journal = match journal {
+                Ok(journal) => journal,
+                Err(error) if error.kind().is_general() => return Err(error),
+                // `journal list` shows what does not open.
+                Err(_) => continue,
+            };
+            if !journal.standing.counts() || journal.head.cluster != *cluster {
                 continue;
             }
             let has_end = journal.end.is_some();
@@ -117,9 +134,11 @@ impl Before {
 
 /// The last segment that an end names.
 fn last_segment(end: &EndBody) -> Option<Continues> {
-    let EndObjects::Segments(segments) = &end.objects else { return None };
-    let (sha256, number) = (segments.last()?.sha256, segments.len() as u64);
-    Some(Continues { journal: end.journal, number, last: end.last, sha256 })
+    let sha256 = match &end.objects {
+        EndObjects::Segments(segments) => segments.last()?.sha256,
+        EndObjects::Bundle { replaces, .. } => *replaces,
+    };
+    Some(Continues { journal: end.journal, number: end.segments, last: end.last, sha256 })
 }
 
 /// Where a recording begins.

@@ -2,6 +2,7 @@
 
 mod begin;
 mod building;
+mod bundling;
 mod coverage;
 mod deep;
 mod histories;
@@ -13,6 +14,7 @@ mod record;
 mod reseal;
 mod shelf;
 
+pub use bundling::bundle_journals;
 pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use deep::{Stretch, StretchOutcome, Stretches, VerifiedStretch, stretches, verify_stretches};

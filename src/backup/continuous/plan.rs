@@ -8,7 +8,7 @@ use super::building::{Building, Parted};
 use super::coverage::not_covered;
 use super::histories::{self, ambiguous};
 use super::moments::{self, At};
-use super::shelf::Shelf;
+use super::shelf::{Period, Shelf};
 use crate::backup::{catalog, choose};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, SnapshotId, Time};
@@ -203,9 +203,10 @@ async fn from_base<'a>(
         return Err(not_covered(format!("snapshot {base} was begun at {begun}, after {at}")));
     }
     let cluster = snapshot.manifest.body().cluster.clone();
-    let shelf = match shelf.take().filter(|shelf| shelf.is_of(&cluster)) {
+    let period = Period::from(base, moment);
+    let shelf = match shelf.take().filter(|shelf| shelf.is_of(&cluster, period)) {
         Some(open) => shelf.insert(open),
-        None => shelf.insert(Shelf::open(repository, keys, &cluster, dir).await?),
+        None => shelf.insert(Shelf::open(repository, keys, (&cluster, period), dir).await?),
     };
     let building = Building::lead(shelf, &Arc::new(snapshot), revision, moment).await?;
     let contradicted = check_history(&building, (base, revision), choice, moment);

@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::begin::{Before, Gap, Now, Start, start};
+use super::bundling;
 use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::EtcdSettings;
 use crate::etcd::seen::Seen;
 use crate::format::{Continues, EndReason, SnapshotId};
+use crate::journal::filling::Places;
 use crate::journal::options::RecordOptions;
+use crate::journal::outbox::Outbox;
 use crate::journal::record::{MAX_BEHIND, Recorder};
 use crate::keys::KeySet;
 use crate::snapshot::input::Source;
@@ -26,6 +29,9 @@ use crate::task::{Control, JournalStep, Step};
 
 /// Between attempts to begin again while etcd or the store is away.
 const AWAY: Duration = Duration::from_secs(5);
+
+/// What is stored after a signal to stop.
+const AFTER_STOP: Duration = Duration::from_secs(8);
 
 /// Between attempts at a snapshot, and between snapshots because users or roles were changed.
 const RETRY: Duration = Duration::from_secs(60);
@@ -46,6 +52,8 @@ pub struct RecordReport {
     /// The last complete revision that etcd has sent. What is above `last` is not stored: the store was away when the job
     /// was stopped.
     pub seen: i64,
+    /// The last complete revision that is stored, or waits in the spool: the next recorder there stores it.
+    pub spooled: i64,
 }
 
 /// Why a recording needs a snapshot.
@@ -106,6 +114,8 @@ pub(crate) trait Snapshots: Send + Sync {
 /// A recording, and all that it needs.
 pub(crate) struct RecordJob<'a> {
     pub(crate) repository: &'a Repository,
+    /// The same objects go here, too, as far as it takes them.
+    pub(crate) second: Option<&'a Repository>,
     pub(crate) keys: &'a KeySet,
     pub(crate) etcd: &'a EtcdSettings,
     pub(crate) options: &'a RecordOptions,
@@ -119,12 +129,13 @@ pub(crate) struct RecordJob<'a> {
 }
 
 /// Records etcd until the job is stopped, and takes a snapshot wherever the recording cannot follow what was recorded
-/// before.
+/// before. What is stored goes to the `second` place, too; that one never holds up the first.
 ///
 /// # Errors
 /// Those of [`backup`](super::super::backup), and of etcd and the store when another attempt does not help.
 pub async fn record(
     repository: &Repository,
+    second: Option<&Repository>,
     keys: &KeySet,
     etcd: &EtcdSettings,
     options: &RecordOptions,
@@ -136,7 +147,7 @@ pub async fn record(
     let own = Own { repository, keys, etcd, options, snapshots, seen: Arc::clone(&seen), control };
     let (suite, snapshots) = (snapshots.suite, &own);
     let leading = None;
-    RecordJob { repository, keys, etcd, options, suite, snapshots, seen, leading, control }
+    RecordJob { repository, second, keys, etcd, options, suite, snapshots, seen, leading, control }
         .run()
         .await
 }
@@ -178,14 +189,53 @@ impl RecordJob<'_> {
     /// # Errors
     /// Those of [`record`].
     pub(crate) async fn run(&self) -> Result<RecordReport> {
-        let (mut report, cluster) = (RecordReport::default(), &self.options.cluster);
+        let (sender, ended) = mpsc::unbounded_channel();
+        let seen = (Arc::clone(&self.seen), sender);
+        let first = Outbox::new(self.repository, self.options, seen, self.control)?;
+        let second = self.second.map(|second| Outbox::second(second, self.control));
+        let places = Places { first: &first, second: second.as_ref() };
+        let mut report = RecordReport::default();
+        self.control.guard(first.send_left()).await?;
+        let also = async {
+            match &second {
+                Some(second) => second.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        let from = (self.repository, self.keys);
+        let of = (&self.options.cluster, self.suite);
+        let bundling = bundling::run(from, of, ended, self.control);
+        let recorded = tokio::select! {
+            // Each on the heap: together they are large for a thread's stack.
+            recorded = Box::pin(self.rounds(places, &mut report)) => recorded,
+            error = Box::pin(first.run()) => Err(error),
+            error = Box::pin(also) => Err(error),
+            never = Box::pin(bundling) => match never {},
+        };
+        // Who stops has no time.
+        let settled = first.settle(AFTER_STOP);
+        let (settled, _) = tokio::join!(settled, async {
+            if let Some(second) = &second {
+                // What it does not take, a copy brings.
+                let _ = second.settle(AFTER_STOP).await;
+            }
+        });
+        report.last = first.stored().map_or(0, |segment| segment.last.cast_signed());
+        report.spooled = first.safe().max(report.last);
+        match recorded.and(settled) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
+            _ => Ok(report),
+        }
+    }
+
+    async fn rounds(&self, places: Places<'_>, report: &mut RecordReport) -> Result<()> {
+        let cluster = &self.options.cluster;
         let looked = Before::look(self.repository, self.keys, cluster, self.control);
         let mut before = self.control.guard(looked).await?;
         let mut continues = before.continues();
         loop {
             // While this program records, it notices another history by itself.
-            let start = match self.start(&before, &mut report).await {
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
+            let start = match self.start(&before, report).await {
                 // What is wrong from the beginning is for the operator.
                 Err(error)
                     if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() =>
@@ -193,19 +243,20 @@ impl RecordJob<'_> {
                     let note = format!("the recording cannot begin again: {error}");
                     self.control.step(Step::Note(note));
                     tokio::select! {
-                        () = self.control.stopped() => return Ok(report),
+                        () = self.control.stopped() => return Ok(()),
                         () = sleep(AWAY) => continue,
                     }
                 }
                 start => start?,
             };
-            match self.round(&start, &mut continues, &mut report).await {
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
-                Err(error) => return Err(error),
-                Ok(EndReason::STOPPED | EndReason::LOST_LEAD) => return Ok(report),
-                // Where the store is back soon enough, etcd still has what is missing.
-                Ok(EndReason::STORE) => before = Before::UpTo(report.last, continues),
-                Ok(reason) => before = Before::Gap(reason),
+            match self.round(places, &start, &mut continues, report).await? {
+                EndReason::STOPPED | EndReason::LOST_LEAD => return Ok(()),
+                EndReason::STORE => {
+                    self.control.guard(async { Ok(places.first.emptied().await) }).await?;
+                    // Where the store is back soon enough, etcd still has what is missing.
+                    before = Before::UpTo(report.seen, continues);
+                }
+                reason => before = Before::Gap(reason),
             }
         }
     }
@@ -213,25 +264,25 @@ impl RecordJob<'_> {
     /// Records from `start` on until there is a gap, or the job is stopped.
     async fn round(
         &self,
+        places: Places<'_>,
         start: &Start,
         continues: &mut Option<Continues>,
         report: &mut RecordReport,
     ) -> Result<EndReason> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
         let options = (self.options, self.suite);
-        let mut recorder =
-            Recorder::new(repository, keys, self.etcd, options, control, start.first);
+        let places = (places, start.first);
+        let mut recorder = Recorder::new(repository, keys, self.etcd, options, control, places);
         recorder.continues(*continues);
         recorder.note_in(Arc::clone(&self.seen));
         recorder.led_by(self.leading.clone());
         let (progress, auth) = (recorder.progress(), recorder.auth_changes());
-        let RecordReport { journals, snapshots, last, seen } = report;
+        let RecordReport { journals, snapshots, seen, .. } = report;
         let recording = async {
             loop {
                 let journal = recorder.journal().await?;
                 *continues = journal.continues;
                 journals.extend(journal.id);
-                *last = journal.last;
                 *seen = journal.seen.max(*seen);
                 if journal.reason != EndReason::ROLLED {
                     return Ok(journal.reason);
@@ -312,7 +363,7 @@ impl RecordJob<'_> {
         let Taken { id, revision } = self.snapshots.take(&wanted).await?;
         report.snapshots.push(id);
         // It holds what was missing.
-        report.seen = report.last;
+        report.seen = 0;
         let now = self.control.guard(Now::ask(self.etcd)).await?;
         let is_near = now.revision.saturating_sub(revision) <= MAX_BEHIND;
         let has_base = revision > now.compacted && revision > 1 && is_near;

@@ -268,6 +268,11 @@ pub(crate) fn created(id: SnapshotId) -> String {
     id.created().to_string()
 }
 
+/// A moment in Unix milliseconds.
+pub(crate) fn moment(ms: u64) -> String {
+    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).to_string()
+}
+
 /// How long ago a snapshot was taken: `5 m`, `3 h`, `12 d`.
 pub(crate) fn age(id: SnapshotId) -> String {
     let Ok(age) = SystemTime::now().duration_since(id.begun()) else { return "-".into() };

@@ -1,7 +1,7 @@
 //! `journal …`
 
 use clap::{Args, Subcommand};
-use strongroom::backup::{BackupOptions, RecordOptions};
+use strongroom::backup::{BackupOptions, CopySettings, RecordOptions};
 
 use super::moment;
 use crate::help;
@@ -45,6 +45,8 @@ pub(crate) struct JournalVerifyArgs {
 pub(crate) struct RecordArgs {
     #[command(flatten)]
     pub(crate) record: RecordOptions,
+    #[command(flatten)]
+    pub(crate) copy: CopySettings,
     #[command(flatten, next_help_heading = "Snapshots taken at gaps")]
     pub(crate) options: BackupOptions,
 }
