@@ -206,7 +206,7 @@ elsewhere. A passphrase key is retired unless its id is configured (passphrase:K
 
 OPENS counts the snapshots that count and that a key opens, ALONE those that no other key opens: losing that key loses them. Only seals \
 that a key here opens are counted, because anyone who can write to the repository can plant others; ? means that no key here can tell. \
-VERIFIED is when a key last opened every byte of a snapshot, PROVEN when `key prove` last showed it.";
+VERIFIED is when a key last opened every byte of a snapshot, TESTED when `key prove` last did it with that key alone.";
 pub(crate) const KEY_LIST_MORE: &str = "\
 Example:
   strongroom key list -k file:/etc/strongroom/keyring";
@@ -223,7 +223,7 @@ Examples:
   strongroom key prove -k file:/media/usb/daily-keyring      # shows that this copy opens the backups";
 
 pub(crate) const KEY_CUSTODY: &str = "\
-Report who can open the snapshots: what each key depends on, and when it was last proven.
+Report who can open the snapshots: what each key depends on, and when it was last tested.
 
 INDEPENDENT counts the ways to open a cluster's newest snapshot that do not depend on one another: no loss of one host, passphrase or service \
 takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own. \
