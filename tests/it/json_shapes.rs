@@ -35,7 +35,7 @@ const OTHERS: [&str; 12] = [
 ];
 
 /// Commands that change something: what they did is told even if nothing can be written to standard output.
-const CHANGES: [&str; 30] = [
+const CHANGES: [&str; 32] = [
     "backup",
     "copy",
     "drill",
@@ -45,6 +45,8 @@ const CHANGES: [&str; 30] = [
     "key generate --recipient",
     "key generate --signing",
     "key promote",
+    "key prove",
+    "key reencrypt",
     "key remove",
     "key reseal",
     "key rotate",
