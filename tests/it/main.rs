@@ -13,6 +13,7 @@
 
 mod agent;
 mod agent_soak;
+mod audit;
 mod audit_log;
 mod blind;
 mod bolt;
@@ -35,10 +36,12 @@ mod hostile;
 mod journal;
 mod journal_copy;
 mod journal_prune;
+mod journal_reading;
 mod journal_store;
 mod journal_vectors;
 mod json_shapes;
 mod key_kinds;
+mod key_runbooks;
 mod keys;
 mod kill;
 mod kms_faults;
@@ -88,6 +91,7 @@ mod proxy_start;
 mod proxy_tenants;
 mod prune;
 mod random_history;
+mod roles;
 mod runbooks;
 mod s3_gateway;
 mod service_log;
