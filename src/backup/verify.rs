@@ -268,9 +268,9 @@ pub async fn verify(
             if !matches!(scope, Scope::Ids(_)) && report.not_verified.is_empty() {
                 let links = report.snapshots.iter();
                 let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
-                let missing = chain::missing(repository, keys, &links).await?;
-                report.is_incomplete = !missing.is_empty();
-                report.findings.extend(missing);
+                let chain = chain::compare(repository, keys, &links).await?;
+                report.is_incomplete = !chain.missing.is_empty();
+                report.findings.extend(chain.missing.into_iter().chain(chain.again));
             }
             Ok(report)
         })
@@ -324,13 +324,7 @@ async fn verify_journals(
     control: &Control,
     report: &mut VerifyReport,
 ) -> Result<()> {
-    let mut wanted = Stretches::default();
-    match scope {
-        Scope::All => {}
-        Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
-        Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
-    }
-    let dir = env::temp_dir();
+    let (wanted, dir) = (Stretches::of(scope), env::temp_dir());
     report.stretches = verify_stretches(repository, keys, &wanted, &dir, control).await?;
     report.findings.extend(report.stretches.iter().filter_map(VerifiedStretch::finding));
     Ok(())

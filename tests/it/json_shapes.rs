@@ -293,6 +293,7 @@ impl Documents {
         self.check("journal record", &serde_json::from_slice(&recorded).unwrap());
         self.run("journal list", &["journal", "list"]);
         self.run("journal verify", &["journal", "verify"]);
+        self.run("journal verify", &["journal", "verify", "--deep", "--record"]);
         self.run("restore --output", &["restore", "--newest", "--output", "newest.db"]);
     }
 
