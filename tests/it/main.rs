@@ -13,6 +13,7 @@
 
 mod agent;
 mod agent_soak;
+mod audit;
 mod audit_log;
 mod blind;
 mod bolt;
