@@ -14,6 +14,7 @@
 #[cfg(feature = "age-plugins")]
 mod age_plugins;
 mod agent;
+mod agent_journal;
 mod agent_soak;
 mod audit;
 mod audit_log;
@@ -38,7 +39,9 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_bundle;
 mod journal_copy;
+mod journal_faults;
 mod journal_prune;
 mod journal_reading;
 mod journal_store;
