@@ -78,6 +78,7 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    independent: Family<Cluster, Gauge>,
     pub(super) seals_missing: Missing,
 }
 
@@ -106,6 +107,7 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            independent: Family::default(),
             seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
@@ -158,6 +160,8 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
+        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
+        to.register("independent_openers", help, self.independent.clone());
         let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
         to.register("seals_missing", help, self.seals_missing.family.clone());
     }
@@ -232,7 +236,14 @@ impl Metrics {
     pub(super) fn stands_by(&self) {
         self.by_trust.clear();
         self.newest_missing.clear();
-        for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
+        for family in [
+            &self.size,
+            &self.revision,
+            &self.objects,
+            &self.snapshots,
+            &self.stored,
+            &self.independent,
+        ] {
             family.clear();
         }
     }
@@ -282,6 +293,10 @@ impl Metrics {
             let labels = Keys { cluster: options.cluster().to_string(), state: state.name() };
             self.keys.get_or_create(&labels).set(*count as i64);
         }
+    }
+
+    pub(super) fn independent(&self, options: &AgentSettings, ways: usize) {
+        self.independent.get_or_create(&of(options)).set(ways as i64);
     }
 
     pub(super) fn print(&self) -> String {

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
+    DrillOptions, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport, apply_prune,
     authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports, plan_prune,
     proves_bytes, prune_report, snapshots, store_report, verify,
 };
@@ -106,6 +106,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
     /// The keys that could not seal, of a backup.
     pub(super) missing: Vec<KeyId>,
     /// What adds them.
@@ -120,8 +122,14 @@ fn count(keys: &KeySet) -> KeyCounts {
     states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
+/// The warning that one loss takes all keys of a snapshot.
+const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal them to a second key that depends on another place, \
+     passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
+/// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
+/// must not keep the agent from its other work for ever.
+const LEAST_FOR_ALL: Duration = Duration::from_secs(3600);
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;
 
@@ -136,6 +144,7 @@ impl Done {
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
+            independent: None,
             missing: Vec::new(),
             late: None,
         }
@@ -188,8 +197,12 @@ async fn take(
         (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
         (false, clocks_differ) => clocks_differ.then(clocks),
     };
+    if report.independent < 2 {
+        warn(&[ONE_WAY.to_owned()]);
+    }
     let done = Done {
         finding,
+        independent: Some(report.independent),
         missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,
@@ -293,7 +306,7 @@ async fn prove(
     control: &Control,
 ) -> Result<Done> {
     let begun = Instant::now();
-    let (repository, keys) = (&places.repository, &places.keys);
+    let Places { repository, keys } = places;
     let chosen;
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
@@ -303,24 +316,19 @@ async fn prove(
         }
     };
     let level = level(keys);
+    let control = &match operation {
+        Operation::VerifyAll => control.clone().end_at(begun + time_for_all(options)),
+        _ => control.clone(),
+    };
     let found = verify(repository, keys, scope, level, control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
-    let mut failures: Vec<_> =
-        found.snapshots.into_iter().filter_map(|one| one.outcome.err()).collect();
+    let mut left = found.not_verified.len();
+    let warnings = found.findings.clone();
+    let mut failures = failures(found);
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
-        let failed = match prove_replica(options, places, control).await {
-            Ok(copies) => {
-                checked += copies.len();
-                copies.into_iter().filter_map(|one| one.outcome.err()).collect()
-            }
-            // Before the first copy there is nothing: this is done again then.
-            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
-                return Err(error.context("the replica"));
-            }
-            Err(error) => vec![error],
-        };
-        let failed: Vec<_> = failed.into_iter().map(|error| error.context("the replica")).collect();
+        let (there, not_verified, failed) = prove_replica(options, places, control).await?;
+        (checked, left) = (checked + there, left + not_verified);
         note_failures(&mut report, &failed);
         failures.extend(failed);
     }
@@ -328,7 +336,6 @@ async fn prove(
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;
-    let warnings = found.findings;
     let log = move |seconds| {
         for warning in warnings.iter().take(MAX_WARNINGS) {
             warn!(event = "verify_warning", cluster = %cluster, warning);
@@ -341,9 +348,17 @@ async fn prove(
             level = level.name(),
             checked,
             failed,
+            not_verified = left,
         );
     };
     Ok(Done { finding, ..Done::new(log) })
+}
+
+/// What failed, and that something was not looked at.
+fn failures(found: VerifyReport) -> Vec<Error> {
+    let unfinished = found.unfinished();
+    let failed = found.snapshots.into_iter().filter_map(|one| one.outcome.err());
+    failed.chain(unfinished).collect()
 }
 
 /// What is reported of a verification: the first failure; without one, that its report could not be stored is an error.
@@ -357,17 +372,36 @@ fn first_of(failures: Vec<Error>, stored: Result<SnapshotId>) -> Result<Option<E
     }
 }
 
-/// Verifies the cluster's snapshots in the replica.
+/// How long a verification of all snapshots may take.
+fn time_for_all(options: &AgentSettings) -> Duration {
+    let now = SystemTime::now();
+    let next = options.schedule(Operation::VerifyAll).map(|schedule| schedule.next(now));
+    let until = next.and_then(|next| next.duration_since(now).ok());
+    until.unwrap_or_default().max(LEAST_FOR_ALL)
+}
+
+/// Verifies the cluster's snapshots in the replica: how many it looked at, how many it did not get to, and what failed.
 async fn prove_replica(
     options: &AgentSettings,
     places: &Places,
     control: &Control,
-) -> Result<Vec<Verified>> {
-    let source = &places.repository;
-    let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
-    let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
-    Ok(found.snapshots)
+) -> Result<(usize, usize, Vec<Error>)> {
+    let verified = async {
+        let source = &places.repository;
+        let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
+        let scope = Scope::Cluster(options.cluster());
+        verify(&replica, &places.keys, scope, level(&places.keys), control).await
+    };
+    let (checked, left, failed) = match verified.await {
+        Ok(found) => (found.snapshots.len(), found.not_verified.len(), failures(found)),
+        // Before the first copy there is nothing: this is done again then.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
+            return Err(error.context("the replica"));
+        }
+        Err(error) => (0, 0, vec![error]),
+    };
+    let failed = failed.into_iter().map(|error| error.context("the replica"));
+    Ok((checked, left, failed.collect()))
 }
 
 /// Puts what failed in the replica into the report. What is good there says nothing of the repository's own snapshots.

@@ -312,6 +312,9 @@ impl Shared {
             let cluster = options.cluster().as_str();
             self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
         }
+        if let Some(ways) = done.independent {
+            self.metrics.independent(options, ways);
+        }
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);
         }

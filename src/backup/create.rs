@@ -1,9 +1,11 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
 use super::earlier::Earlier;
+use super::proofs::unproven;
 use serde::Serialize;
 
 use crate::crypto;
@@ -12,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{KeySet, Missing, Strength};
+use crate::keys::{DependsOn, KeySet, Missing, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
@@ -53,6 +55,8 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
+    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
+    pub independent: usize,
     /// The master keys that should open it and could not seal it. `key reseal` adds them.
     pub seals_missing: Vec<SealMissing>,
     /// The key that signed it.
@@ -122,10 +126,12 @@ pub(crate) async fn backup_and_keep(
     let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
     let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
+    let unproven = control.guard(unproven(repository, keys)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
+    warnings.extend(unproven);
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
     let content = Content {
@@ -134,6 +140,7 @@ pub(crate) async fn backup_and_keep(
         previous,
         tags: tags.clone(),
         included: included(&options.include),
+        replaces: None,
     };
     let (written, late) =
         write_snapshot(repository, keys, options, control, content, input).await?;
@@ -154,6 +161,7 @@ pub(crate) async fn backup_and_keep(
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
+        independent: independent(keys, &sealed_by, options, &earlier),
         sealed_by,
         seals_missing,
         signed_by: keys.signing().map(|key| key.public().id()),
@@ -207,6 +215,17 @@ fn of_keys_and_name(
         format!("without a signing key, {id} opens this snapshot only with --accept-untrusted")
     });
     one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
+}
+
+fn independent(
+    keys: &KeySet,
+    sealed_by: &[KeyId],
+    options: &BackupOptions,
+    earlier: &Earlier,
+) -> usize {
+    let mut ways: BTreeSet<_> = sealed_by.iter().map(|id| keys.depends_on(*id)).collect();
+    ways.extend(options.recovery.map(DependsOn::Elsewhere));
+    ways.len() + usize::from(options.recovery.is_none() && earlier.has_recovery)
 }
 
 /// The companions, if there are any.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use zeroize::Zeroizing;
@@ -428,7 +429,7 @@ impl Recording for ReadJournal {
 }
 
 /// Journals that join, one after the other: what several have is read once.
-pub(crate) struct Chain(pub(crate) Vec<ReadJournal>);
+pub(crate) struct Chain(pub(crate) Vec<Arc<ReadJournal>>);
 
 impl Recording for Chain {
     fn for_each(&self, visit: &mut dyn FnMut(Recorded<'_>) -> Result<()>) -> Result<()> {

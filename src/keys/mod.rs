@@ -22,6 +22,7 @@ mod signing;
 mod text;
 pub mod trust;
 
+use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -60,6 +61,30 @@ pub enum Strength {
     PostQuantum,
     /// A public key that a quantum computer breaks.
     QuantumWeak,
+}
+
+/// What takes a key away when it is lost, destroyed, forgotten or switched off: keys with equal ones go together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DependsOn {
+    /// Files of this host. Whether there are copies elsewhere is unknown here.
+    Host,
+    /// A passphrase; the key is in the repository.
+    Passphrase,
+    /// The service of this name.
+    Service(String),
+    /// A place of its own: what opens with the key is not here.
+    Elsewhere(KeyId),
+}
+
+impl fmt::Display for DependsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("this host"),
+            Self::Passphrase => f.write_str("a passphrase"),
+            Self::Service(name) => f.write_str(name),
+            Self::Elsewhere(_) => f.write_str("elsewhere"),
+        }
+    }
 }
 
 /// The first 16 bytes of SHA-256("strongroom/v1/key-id" ‖ 00 ‖ kind ‖ 00 ‖ data…) (SPEC.md §2.3).
@@ -106,6 +131,12 @@ pub trait Recipient: Send + Sync {
     /// What breaks it.
     fn strength(&self) -> Strength {
         Strength::Other
+    }
+
+    /// The service without which nothing opens what is sealed to this key, if there is one. Keys of one service have the
+    /// same name here.
+    fn service(&self) -> Option<String> {
+        None
     }
 
     /// Seals `data_key` as a stanza of this key, which opens with an equal `binding` only.

@@ -1,12 +1,12 @@
 //! The master keys that a command was given, each with what it may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[cfg(feature = "backup")]
 use super::signing::{PublicSigner, trusted_for};
 use super::signing::{SignedBy, Signer, SigningKey, signed_by};
-use super::{Identity, Keyring, Recipient, Strength, check_strengths};
+use super::{DependsOn, Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, Stanza, Time};
 
@@ -21,6 +21,7 @@ pub struct KeySet {
     signers: Vec<Signer>,
     signing: Option<Arc<SigningKey>>,
     mix_quantum_weak: bool,
+    passphrases: BTreeSet<KeyId>,
     asks_unsigned: bool,
     sparing: bool,
     required: Vec<KeyId>,
@@ -125,6 +126,23 @@ impl KeySet {
         self.identity(id).is_some()
     }
 
+    /// Takes note that the key of this id is in the repository, behind a passphrase.
+    pub fn note_passphrase(&mut self, id: KeyId) {
+        self.passphrases.insert(id);
+    }
+
+    /// What takes the key of this id away.
+    #[must_use]
+    pub fn depends_on(&self, id: KeyId) -> DependsOn {
+        let recipient = self.recipients.iter().find(|key| key.id() == id);
+        match recipient.and_then(|key| key.service()) {
+            Some(service) => DependsOn::Service(service),
+            None if self.passphrases.contains(&id) => DependsOn::Passphrase,
+            None if self.holds(id) => DependsOn::Host,
+            None => DependsOn::Elsewhere(id),
+        }
+    }
+
     /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
     #[cfg(feature = "backup")]
     #[must_use]
@@ -162,7 +180,7 @@ impl KeySet {
         self.sparing
     }
 
-    /// Only these of them, with none that would be required.
+    /// Only these of them, none of them required, with the signers and what signs.
     #[cfg(feature = "backup")]
     #[must_use]
     pub(crate) fn only(&self, ids: &[KeyId]) -> Self {
@@ -190,6 +208,7 @@ impl KeySet {
             signers: self.signers.clone(),
             signing: self.signing.clone(),
             mix_quantum_weak: self.mix_quantum_weak,
+            passphrases: self.passphrases.clone(),
             asks_unsigned: self.asks_unsigned,
             sparing: self.sparing,
             required: self.required.clone(),

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use sha2::{Digest, Sha256};
 
-use super::record::records_until;
 use super::revision::Revision;
-use crate::bolt::{Db, ReadAt};
+use super::source::RecordSource;
 use crate::error::Result;
 
 /// Stands for a user's key, which may be long, at 16 bytes. SHA-256, so that nobody can choose two keys
@@ -22,9 +21,13 @@ pub(super) fn key_id(key: &[u8]) -> KeyId {
 /// keys that were there.
 ///
 /// Memory: about 70 bytes for each key.
-pub(super) fn latest<R: ReadAt>(db: &Db<R>, at: i64, deleted: bool) -> Result<Vec<Revision>> {
+pub(super) fn latest<S: RecordSource + ?Sized>(
+    source: &S,
+    at: i64,
+    deleted: bool,
+) -> Result<Vec<Revision>> {
     let mut latest = HashMap::new();
-    records_until(db, at, |record| {
+    source.in_order(at, &mut |record| {
         let id = key_id(record.kv.key);
         if record.tombstone && !deleted {
             latest.remove(&id);

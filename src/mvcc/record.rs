@@ -2,10 +2,11 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
-use super::facts::{database_facts, required};
+use super::facts::required;
 use super::revision::{Revision, parse_key};
+use super::source::RecordSource;
 use crate::bolt::{Bucket, Db, ReadAt};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 #[cfg(feature = "client")]
 use crate::protobuf::Singles;
 use crate::protobuf::fields::key_value;
@@ -83,7 +84,7 @@ impl<'a> Record<'a> {
     /// Parses a record of the bucket `key`.
     ///
     /// # Errors
-    /// [`Tampered`](ErrorKind::Tampered) naming the revision.
+    /// [`Tampered`](crate::ErrorKind::Tampered) naming the revision.
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Result<Self> {
         let (revision, tombstone) = parse_key(key)?;
         let kv = KeyValue::parse(value)
@@ -95,7 +96,7 @@ impl<'a> Record<'a> {
 /// Gives each record from `from` on to `visit`, in order, until it breaks.
 ///
 /// # Errors
-/// [`Tampered`](ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
+/// [`Tampered`](crate::ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
 /// `visit` and of the source.
 pub fn for_each_record<R: ReadAt>(
     db: &Db<R>,
@@ -110,7 +111,7 @@ pub fn for_each_record<R: ReadAt>(
 /// `key`, they bring the key space back to that revision.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as
+/// [`NotFound`](crate::ErrorKind::NotFound) when `at` is compacted or was never reached, else as
 /// [`for_each_record`].
 pub fn for_each_record_at<R: ReadAt>(
     db: &Db<R>,
@@ -185,16 +186,10 @@ pub(super) fn records_until<R: ReadAt>(
 /// Checks that the database knows the key space at main revision `at`.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as [`database_facts`].
+/// [`NotFound`](crate::ErrorKind::NotFound) when `at` is compacted or was never reached, else as
+/// [`database_facts`](super::database_facts).
 pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
-    let facts = database_facts(db)?;
-    let first = facts.compact_revision.max(1);
-    if (first..=facts.revision).contains(&at) {
-        return Ok(());
-    }
-    let why = if at < first { "compacted away" } else { "later than the snapshot" };
-    Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
-        .hint(format!("it holds revisions {first} to {}", facts.revision)))
+    db.span()?.check(at)
 }
 
 /// An error that names the revision and the rule it breaks.

@@ -45,6 +45,32 @@ impl std::fmt::Debug for Tail<'_> {
     }
 }
 
+/// As [`Tail`], on its own: up to a main revision.
+pub struct RecordedTail {
+    /// The changes.
+    pub recording: Box<dyn Recording + Send + Sync>,
+    /// The last main revision that is of interest.
+    pub until: i64,
+    /// As [`Tail::compacted`].
+    pub compacted: i64,
+    /// As [`Tail::ttls`].
+    pub ttls: BTreeMap<i64, i64>,
+}
+
+impl RecordedTail {
+    /// To be written or read behind a database.
+    #[must_use]
+    pub fn as_tail(&self) -> Tail<'_> {
+        Tail { recording: &*self.recording, compacted: self.compacted, ttls: &self.ttls }
+    }
+}
+
+impl std::fmt::Debug for RecordedTail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordedTail").field("until", &self.until).finish_non_exhaustive()
+    }
+}
+
 impl Tail<'_> {
     /// Gives `visit` the changes behind main revision `base` up to `until`, each of which follows the one before.
     ///

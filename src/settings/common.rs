@@ -154,7 +154,7 @@ impl CommonSettings {
         if url.directory().is_some() {
             return connect_with(url, options, &BTreeMap::new());
         }
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         connect_with(url, options, &environment)
     }
 
@@ -215,7 +215,7 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         let mut place = InRepository::new(repository, word);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         keys.require(self.require.clone(), self.min_sealers);
@@ -234,7 +234,7 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         let mut place = InRepository::new(repository, never);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
@@ -258,14 +258,16 @@ impl CommonSettings {
 
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
-        let opens_nothing = |uri: &MasterKeyUri| match uri {
-            MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) | MasterKeyUri::Recipients(_) => {
-                true
-            }
-            MasterKeyUri::Kms(uri) => uri.role() == KmsRole::SealOnly,
-            _ => false,
-        };
-        self.master_keys().all(opens_nothing)
+        self.master_keys().all(|uri| {
+            is_recipient(uri)
+                || matches!(uri, MasterKeyUri::Kms(uri) if uri.role() == KmsRole::SealOnly)
+        })
+    }
+
+    /// Whether public keys are named whose identities are not here.
+    #[must_use]
+    pub fn has_recipients(&self) -> bool {
+        self.master_keys().any(is_recipient)
     }
 
     /// Whether public keys seal and nothing is signed: what only they open does not count where they are.
@@ -293,12 +295,20 @@ impl CommonSettings {
         }
     }
 
+    /// The variables of this process and, for those that are not set, the lines of the file with the store's secrets.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn environment(&self) -> Result<BTreeMap<String, String>> {
+        credentials::environment(self.credentials_file.as_deref())
+    }
+
     /// That the file with the store's secrets can be read, if there is one.
     ///
     /// # Errors
     /// Those of reading it.
     pub fn check_credentials(&self) -> Result<()> {
-        credentials::environment(self.credentials_file.as_deref()).map(drop)
+        self.environment().map(drop)
     }
 
     /// The keyring files among the master keys.
@@ -338,6 +348,13 @@ impl CommonSettings {
     pub fn etcd(&self) -> Result<EtcdSettings> {
         open_etcd(&self.etcd)
     }
+}
+
+fn is_recipient(uri: &MasterKeyUri) -> bool {
+    matches!(
+        uri,
+        MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) | MasterKeyUri::Recipients(_)
+    )
 }
 
 /// What the operator should know about keys that are being replaced.

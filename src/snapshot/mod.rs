@@ -16,4 +16,5 @@ pub(crate) mod read;
 pub(crate) mod read_back;
 pub(crate) mod reader;
 pub(crate) mod seals;
+pub(crate) mod stored;
 pub(crate) mod write;

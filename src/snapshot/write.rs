@@ -41,6 +41,8 @@ pub(crate) struct Content {
     pub(crate) tags: Vec<String>,
     /// What the companions were made of.
     pub(crate) included: Vec<String>,
+    /// The snapshot of which this is a re-encryption.
+    pub(crate) replaces: Option<SnapshotId>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -203,7 +205,7 @@ impl Writer<'_> {
             revision: facts.etcd.revision,
             database_bytes,
             objects,
-            replaces: None,
+            replaces: self.content.replaces,
             previous: self.content.previous,
             tags: self.content.tags.clone(),
             included: self.content.included.clone(),

@@ -198,6 +198,12 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     assert!(page.contains(warning) && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     let version = format!("strongroom_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(agent.metric(&version), 1.0);
+    // One keyring on one host: said once a day, however often it backs up.
+    assert_eq!(agent.metric("strongroom_independent_openers{"), 1.0);
+    let lines = agent.lines.lock().unwrap();
+    let said = |line: &&Value| line.to_string().contains("one loss takes every key");
+    assert_eq!(lines.iter().filter(said).count(), 1, "{lines:#?}");
+    drop(lines);
     in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();

@@ -347,6 +347,7 @@ async fn of_millions_of_reports_the_newest_are_listed() {
         cluster: None,
         snapshot: None,
         level: None,
+        key: None,
         scope: strongroom::format::ReportScope::One,
         outcome: strongroom::format::ReportOutcome::Passed,
         tool: "test".into(),

@@ -505,6 +505,7 @@ async fn a_report_under_a_retired_key() {
         cluster: None,
         snapshot: Some(victim.genuine[0]),
         level: None,
+        key: None,
         scope: ReportScope::One,
         outcome: ReportOutcome::Passed,
         tool: "forged".into(),

@@ -241,7 +241,7 @@ def open_report(repo, report, keys, origin):  # → (line 2, details, what it is
     data = load(repo / "reports" / report, 4 * MIB); lines = data.split(b"\n", 2); check(len(lines) == 3, "a report is cut", "truncated")
     text_lines(lines[0] + b"\n", "report", 64); signed, head = data[:len(data) - len(lines[2])], parse_json(lines[1]); seal = parse_seal(b"strongroom-seal/1\n" + lines[2])
     check(seal[:3] == ("report", report, 1) and field(head, "report", str) == report and seal[3] == hashlib.sha256(signed).hexdigest(), "a report's seal or name [S7.1]")
-    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)), "a report's head [S7.2]")
+    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)) and ("key" not in head or field(head, "key", str, "[0-9a-f]{32}")), "a report's head [S7.2]")
     check(head.get("scope") in ("one", "cluster", "repository") and head.get("outcome") in ("passed", "failed", "findings"), "scope or outcome [S7.2]")
     check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); vouched = is_signed(seal, keys, head.get("cluster")); dek, kid = open_stanzas(seal, keys)
     raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")

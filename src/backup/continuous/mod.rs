@@ -1,14 +1,22 @@
 //! Journals and snapshots together: recording without a gap, coverage, and restores to any recorded revision or moment.
 
+mod building;
 mod coverage;
+mod deep;
+mod histories;
 mod join;
+mod known;
 mod moments;
 mod plan;
 mod record;
 mod reseal;
+mod shelf;
 
 pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
+pub use deep::{Stretch, StretchOutcome, Stretches, VerifiedStretch, stretches, verify_stretches};
+pub(super) use known::newest_checks;
+pub use known::{KnownStretch, known_stretches, stretches_report};
 pub use plan::{Moment, Recorded, plan_restore};
 pub use record::{RecordReport, record};
 pub(super) use reseal::{

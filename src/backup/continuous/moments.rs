@@ -1,5 +1,7 @@
 //! Which revision was the last at a moment, by what the journals of one history tell.
 
+use std::sync::Arc;
+
 use crate::journal::read::ReadJournal;
 
 /// What one journal tells of when revisions were received.
@@ -43,8 +45,8 @@ impl Told<'_> {
 }
 
 /// What the journals of a chain tell, in its order.
-pub(super) fn told(chain: &[ReadJournal]) -> Vec<Told<'_>> {
-    let mut before: Option<&ReadJournal> = None;
+pub(super) fn told(chain: &[Arc<ReadJournal>]) -> Vec<Told<'_>> {
+    let mut before: Option<&Arc<ReadJournal>> = None;
     let told = chain.iter().map(|journal| {
         let is_continued = before.replace(journal).is_some_and(|before| {
             before.survey.reason == Some(crate::format::EndReason::ROLLED)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
+use super::compared::{self, Comparing};
 use super::report::{CopyReport, JournalsCopied};
 use crate::backup::Scope;
 use crate::crypto;
@@ -27,7 +28,8 @@ const AT_ONCE: usize = 4;
 /// Objects of one kind in one journal that are read: others can plant more.
 const MOST: usize = 64;
 
-/// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`.
+/// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`. With `comparing`, what
+/// the copy has of them is read there and compared, each journal once, some in each run.
 ///
 /// # Errors
 /// Those of the stores. What is wrong with one journal stands in the report.
@@ -36,6 +38,7 @@ pub(super) async fn copy_journals(
     target: &Repository,
     keys: &KeySet,
     scope: Scope<'_>,
+    comparing: Option<&Comparing>,
     control: &Control,
     report: &mut CopyReport,
 ) -> Result<()> {
@@ -47,38 +50,64 @@ pub(super) async fn copy_journals(
     let chosen = from.into_iter().filter(|(_, folder)| folder.head.is_some());
     let chosen: Vec<_> =
         chosen.map(|(id, from)| (id, from, there.remove(&id).unwrap_or_default())).collect();
+    report.journals.not_compared = comparing.filter(|comparing| comparing.remembers()).map(|_| 0);
     let mut copied = stream::iter(chosen)
         .map(|(id, from, there)| async move {
             control.check()?;
-            let mut one = One { source, target, keys, id, from, there, done: Done::default() };
+            let mut one = One {
+                source,
+                target,
+                keys,
+                id,
+                from,
+                there,
+                comparing,
+                reads_there: false,
+                done: Done::default(),
+            };
             let outcome = one.copy(scope).await;
             Ok::<_, Error>((id, outcome, one.done))
         })
         .buffered(AT_ONCE);
     while let Some(one) = copied.next().await {
-        let (id, outcome, done) = one?;
+        let (id, outcome, mut done) = one?;
         report.written_bytes += done.written;
-        report.differing.extend(done.differing);
-        let journals = &mut report.journals;
-        if done.written > 0 {
-            journals.copied.push(id);
-        }
-        match outcome {
-            Ok(outcome) => journals.note(id, outcome, done.written),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) => drop(journals.failed.insert(id, error.to_string())),
-        }
+        report.differing.append(&mut done.differing);
+        report.journals.note(id, outcome, done)?;
     }
     Ok(())
 }
 
 impl JournalsCopied {
-    fn note(&mut self, id: SnapshotId, outcome: Outcome, written: u64) {
+    /// Takes note of what became of `id`.
+    ///
+    /// # Errors
+    /// What is not about `id`, and ends the whole copy.
+    fn note(&mut self, id: SnapshotId, outcome: Result<Outcome>, done: Done) -> Result<()> {
+        if done.written > 0 {
+            self.copied.push(id);
+        }
+        if let Some(left) = self.not_compared.as_mut().filter(|_| done.is_left) {
+            *left += 1;
+        }
+        let outcome = match outcome {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                self.failed.insert(id, error.to_string());
+                return Ok(());
+            }
+            Ok(outcome) => outcome,
+        };
+        if done.is_compared {
+            self.compared.push(id);
+        }
+        self.marks.extend(done.mark);
         match outcome {
-            Outcome::Copied if written == 0 => self.present += 1,
+            Outcome::Copied if done.written == 0 => self.present += 1,
             Outcome::Copied | Outcome::Outside => {}
             Outcome::LeftOut(why) => drop(self.left_out.insert(id, why)),
         }
+        Ok(())
     }
 }
 
@@ -94,6 +123,14 @@ enum Outcome {
 struct Done {
     written: u64,
     differing: Vec<String>,
+    /// What later runs remember it by, if nothing of it is wrong.
+    mark: Option<String>,
+    /// What the copy had of it was read there.
+    is_compared: bool,
+    /// It is left to a later run.
+    is_left: bool,
+    /// What is wrong with an object that the copy had.
+    rotten: Option<Error>,
 }
 
 struct One<'a> {
@@ -103,6 +140,9 @@ struct One<'a> {
     id: SnapshotId,
     from: Folder,
     there: Folder,
+    comparing: Option<&'a Comparing>,
+    /// Whether what the copy has of it is read.
+    reads_there: bool,
     done: Done,
 }
 
@@ -127,6 +167,7 @@ impl One<'_> {
         if self.there.head.is_none() && self.there.tombstone.is_some() {
             return Ok(Outcome::Copied);
         }
+        self.decide(end.is_some());
         let (first, later) = self.seal_numbers();
         if let Some(generation) = first {
             self.seal(generation).await?;
@@ -139,7 +180,49 @@ impl One<'_> {
         for generation in later {
             self.seal(generation).await?;
         }
-        Ok(Outcome::Copied)
+        match self.done.rotten.take() {
+            Some(error) => {
+                Err(error
+                    .hint("`strongroom journal verify` in both places shows which one is good"))
+            }
+            None => Ok(Outcome::Copied),
+        }
+    }
+
+    /// Whether what the copy has of it is read in this run. What this run writes is verified on the way.
+    fn decide(&mut self, has_ended: bool) {
+        let Some(comparing) = self.comparing else { return };
+        let mark = compared::mark(self.id, has_ended, self.from.recorded().count());
+        if self.there.recorded().next().is_some() {
+            match comparing.begin(&mark) {
+                Some(reads) => (self.reads_there, self.done.is_left) = (reads, !reads),
+                None => return,
+            }
+        }
+        self.done.is_compared = self.reads_there;
+        self.done.mark = Some(mark).filter(|_| !self.done.is_left);
+    }
+
+    /// That an object which the copy has is the one that the end names, or without an end the source's: lengths alone do not
+    /// tell. What is wrong is noted, and the rest is copied nevertheless.
+    async fn compare(&mut self, name: &str, expected: Option<Sha256>, longest: u64) -> Result<()> {
+        let there = match self.target.get(name, longest).await {
+            Err(error) if error.kind().is_general() => return Err(error),
+            there => there,
+        };
+        let outcome = match (there, expected) {
+            (Err(error), _) => Err(error),
+            (Ok(there), Some(expected)) => Ok(digest(&there) == expected),
+            (Ok(there), None) => self.source.get(name, longest).await.map(|from| from == there),
+        };
+        let error = match outcome {
+            Ok(true) => return Ok(()),
+            Ok(false) => Error::tampered("it has other bytes in the copy"),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => error,
+        };
+        self.done.rotten.get_or_insert(error.context(name.to_owned()));
+        Ok(())
     }
 
     /// What its end says, if a seal vouches for one.
@@ -261,7 +344,13 @@ impl One<'_> {
         let fits = |info: &&ObjectInfo| pinned.is_none_or(|entry| entry.length == info.len);
         for info in infos.iter().filter(fits).take(MOST) {
             let outcome = match there.get(&info.name) {
-                Some(length) if *length == info.len => Ok(()),
+                Some(length) if *length == info.len => {
+                    if self.reads_there {
+                        let expected = pinned.map(|entry| entry.sha256);
+                        self.compare(&info.name, expected, LONGEST).await?;
+                    }
+                    Ok(())
+                }
                 Some(_) => Err(Error::tampered("it has another length in the copy")),
                 None => match self.source.get(&info.name, LONGEST).await {
                     Err(error) if error.kind().is_general() => return Err(error),
@@ -289,17 +378,18 @@ impl One<'_> {
 
     async fn end(&mut self, generation: u32, head: &JournalHead) -> Result<()> {
         let name = JournalPart::End(generation).of(self.id);
-        if self.there.ends.contains_key(&generation) {
-            return Ok(());
-        }
         let Some(bytes) = self.read(&name, MAX_END).await? else { return Ok(()) };
         let is_its = |end: &JournalEnd| {
             let (end, head) = (end.body(), head.body());
             end.journal == head.journal && end.commitment == head.commitment
         };
         match JournalEnd::parse(&bytes) {
-            Ok(end) if is_its(&end) => self.put(&name, bytes).await,
-            _ => Ok(()),
+            Ok(end) if !is_its(&end) => Ok(()),
+            Ok(_) if self.there.ends.contains_key(&generation) => {
+                self.compare(&name, Some(digest(&bytes)), MAX_END as u64).await
+            }
+            Ok(_) => self.put(&name, bytes).await,
+            Err(_) => Ok(()),
         }
     }
 

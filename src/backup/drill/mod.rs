@@ -155,6 +155,7 @@ pub async fn drill(
         snapshot: Some(id),
         cluster: Some(restored.cluster),
         level: None,
+        key: None,
         scope: ReportScope::One,
         outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
             true => ReportOutcome::Failed,

@@ -165,6 +165,7 @@ pub fn prune_report(
         snapshot: None,
         cluster: cluster.cloned(),
         level: None,
+        key: None,
         scope: cluster.map_or(ReportScope::Repository, |_| ReportScope::Cluster),
         outcome: match report.refused.is_empty() {
             true => ReportOutcome::Passed,

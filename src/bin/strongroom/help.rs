@@ -198,12 +198,39 @@ pub(crate) const KEY_LIST: &str = "\
 List the master keys that are available or in the repository, and count the snapshots that only one key opens.
 
 Needs no repository to list a keyring. STATE says what a key may do: staged (opens), sealing and primary (seal and open), \
-retiring (opens; what it sealed still counts), retired (opens only), destroyed. OPENS counts the snapshots that a key opens, \
-ALONE those that no other key opens: losing that key loses them. Keys that seal a snapshot and were not given are listed as \
-elsewhere. A passphrase key is retired unless its id is configured (passphrase:KEYID).";
+retiring (opens; what it sealed still counts), retired (opens only), destroyed. Keys that seal a snapshot and were not given are listed as \
+elsewhere. A passphrase key is retired unless its id is configured (passphrase:KEYID).
+
+OPENS counts the snapshots that count and that a key opens, ALONE those that no other key opens: losing that key loses them. Only seals \
+that a key here opens are counted, because anyone who can write to the repository can plant others; ? means that no key here can tell. \
+VERIFIED is when a key last opened every byte of a snapshot, PROVEN when `key prove` last showed it.";
 pub(crate) const KEY_LIST_MORE: &str = "\
 Example:
   strongroom key list -k file:/etc/strongroom/keyring";
+
+pub(crate) const KEY_PROVE: &str = "\
+Show that each key opens the newest snapshots by itself, and record it.
+
+Of each cluster, or of --cluster, the newest snapshot that counts is read, every byte, with one key at a time: each key given that seals and \
+opens. A report of each is stored, signed with --signing-key. `key list`, `key custody` and the backups of hosts that trust that signer \
+then know it. Run it where the key is, after you make a key or a copy of one, and every quarter.";
+pub(crate) const KEY_PROVE_MORE: &str = "\
+Examples:
+  strongroom key prove -k identity:FILE --signers signers --signing-key my-key
+  strongroom key prove -k file:/media/usb/daily-keyring      # shows that this copy opens the backups";
+
+pub(crate) const KEY_CUSTODY: &str = "\
+Report who can open the snapshots: what each key depends on, and when it was last proven.
+
+INDEPENDENT counts the ways to open a cluster's newest snapshot that do not depend on one another: no loss of one host, passphrase or service \
+takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own. \
+Whether copies exist, or lie at one place, is unknown here.
+
+With -w json it is a document for auditors. Exits with status 3 when there is something to look at.";
+pub(crate) const KEY_CUSTODY_MORE: &str = "\
+Examples:
+  strongroom key custody -k file:/etc/strongroom/keyring
+  strongroom -w json key custody > custody.json";
 
 pub(crate) const KEY_ROTATE: &str = "\
 Replace the sealing key with a new one, and seal the snapshots to it.
@@ -302,6 +329,24 @@ Examples:
 A public key that some snapshot is not sealed to yet is added only if you confirm it, on the terminal or with --expect KEYID. \
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
+
+pub(crate) const KEY_REENCRYPT: &str = "\
+Write snapshots again under new data keys, so that a key that was stolen does not open them.
+
+`key reseal` changes seals only: a thief who copied an old seal and has its key still opens that snapshot. This reads every byte of a \
+snapshot, encrypts it under a new data key, and seals that to the present master keys. Time, tags, facts and companions stay the same, the id \
+changes. A new snapshot is read back before it exists. When all are written, the old ones are removed as by `prune --remove`: `prune --undo` brings one \
+back until the grace period is over, and `prune` deletes them after it. An interrupted run continues when it is run again.
+
+What the thief copied before stays readable to him: rotate the secrets inside etcd, too. Journals are not encrypted again, and are named.";
+pub(crate) const KEY_REENCRYPT_MORE: &str = "\
+Examples:
+  strongroom key reencrypt --all -k file:keyring              # after key rotate
+  strongroom key reencrypt --all -k identity:old?retired -k identity:new --signers signers --signing-key my-key
+  strongroom key reencrypt ID --drop KEYID                    # without a key that is not here
+
+A snapshot is refused while a key opens it that would not open the new one: give that key or its recipient, retire it, or name it with --drop. \
+A pinned snapshot is refused unless --keep-old is given.";
 
 pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.

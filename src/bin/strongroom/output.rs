@@ -34,12 +34,7 @@ impl Output {
         document: impl Serialize,
         table: impl FnOnce() -> String,
     ) -> Result<()> {
-        let text = match self.format {
-            WriteOut::Json => serde_json::to_string_pretty(&document)
-                .map_err(|error| Error::io("standard output", error.into()))?,
-            WriteOut::Table => painted(safe(&table())),
-        };
-        write_stdout(text.trim_end())
+        write_stdout(self.text(document, table)?.trim_end())
     }
 
     /// For a command whose result is a page for a person.
@@ -54,19 +49,27 @@ impl Output {
         }
     }
 
-    /// As [`result`](Self::result), of a command that has done `what`: a full disk behind standard output does not undo it.
+    /// As [`result`](Self::result), of a command that changed something and ends with `status`: a full disk behind standard
+    /// output, or a reader that is gone, does not undo it. What was done then stands on standard error.
     pub(crate) fn done(
         self,
-        what: &str,
+        status: ExitCode,
         document: impl Serialize,
         table: impl FnOnce() -> String,
     ) -> Result<ExitCode> {
-        match self.result(document, table) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(error) => {
-                self.warn(&format!("{what}, but the result could not be printed: {error}"));
-                Ok(ExitCode::from(FINDINGS))
-            }
+        let text = self.text(document, table)?;
+        let Err(error) = print(text.trim_end()) else { return Ok(status) };
+        let error = Error::io("standard output", error);
+        self.warn(&format!("it is done, but the result could not be printed: {error}"));
+        write_stderr(text.trim_end());
+        Ok(if status == ExitCode::SUCCESS { ExitCode::from(FINDINGS) } else { status })
+    }
+
+    fn text(self, document: impl Serialize, table: impl FnOnce() -> String) -> Result<String> {
+        match self.format {
+            WriteOut::Json => serde_json::to_string_pretty(&document)
+                .map_err(|error| Error::io("standard output", error.into())),
+            WriteOut::Table => Ok(painted(safe(&table()))),
         }
     }
 
@@ -132,14 +135,18 @@ fn painted(text: String) -> String {
 /// # Errors
 /// [`ErrorKind::Io`](strongroom::ErrorKind::Io); a reader that closed the pipe early is none.
 pub(crate) fn write_stdout(text: &str) -> Result<()> {
-    show_bar(None);
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    match print(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::io("standard output", error))
         }
         _ => Ok(()),
     }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    show_bar(None);
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// Lets `write` write to standard output what is too long to hold in memory.

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use strongroom::backup::BackupOptions;
 use strongroom::format::parse_duration;
 
+use super::moment;
 use crate::help;
 
 /// `journal …`
@@ -25,7 +26,21 @@ pub(crate) enum JournalCommand {
     List,
     /// Open every segment, and compare journals that overlap
     #[command(long_about = help::JOURNAL_VERIFY)]
-    Verify,
+    Verify(JournalVerifyArgs),
+}
+
+/// `journal verify`
+#[derive(Args)]
+pub(crate) struct JournalVerifyArgs {
+    /// Also rebuild each snapshot from the one before it and the journals between them, and compare
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// With --deep: only snapshots begun since this time, such as 2026-11-23 or 2d (ago) [default: all]
+    #[arg(long, value_name = "TIME", requires = "deep", value_parser = moment)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// With --deep: store the result as a report in the repository
+    #[arg(long, requires = "deep")]
+    pub(crate) record: bool,
 }
 
 /// `journal record`

@@ -2,24 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    Covered, Gap, JournalSummary, RecordOptions, journals, record, verify_journals,
+    Covered, Gap, JournalSummary, KnownStretch, RecordOptions, Stretch, StretchOutcome, Stretches,
+    VerifiedStretch, journals, known_stretches, record, store_report, stretches_report,
+    verify_journals, verify_stretches,
 };
-use strongroom::format::Time;
+use strongroom::format::{SnapshotId, Time};
+use strongroom::keys::KeySet;
+use strongroom::store::Repository;
 use strongroom::task::Step;
 
 use super::{Context, FINDINGS};
-use crate::args::{JournalCommand, RecordArgs};
+use crate::args::{JournalCommand, JournalVerifyArgs, RecordArgs};
 use crate::output::{bytes, created, table};
 
 pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<ExitCode> {
     match command {
         JournalCommand::Record(args) => begin(args, context).await,
-        JournalCommand::List => list(context, false).await,
-        JournalCommand::Verify => list(context, true).await,
+        JournalCommand::List => list(None, context).await,
+        JournalCommand::Verify(args) => list(Some(args), context).await,
     }
 }
 
@@ -37,15 +42,17 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     });
     let etcd = settings.etcd()?;
     let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
-    context.output.result(&report, || {
+    let stored = report.seen <= report.last;
+    let status = if stored { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, &report, || {
         let (journals, snapshots) = (report.journals.len(), report.snapshots.len());
         format!(
             "recorded up to revision {}; journals: {journals}, snapshots: {snapshots}",
             report.last
         )
     })?;
-    if report.seen <= report.last {
-        return Ok(ExitCode::SUCCESS);
+    if stored {
+        return Ok(status);
     }
     context.output.warn(&format!(
         "revisions {} to {} are not stored: the store could not be reached",
@@ -53,17 +60,126 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
         report.seen
     ));
     context.output.note("start the recorder again while etcd still has them");
-    Ok(ExitCode::from(FINDINGS))
+    Ok(status)
 }
 
-async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
+/// What is known of the stretches between snapshots, and the report that was stored of it.
+#[derive(Default)]
+struct Checked {
+    json: Vec<Value>,
+    text: String,
+    findings: Vec<String>,
+    report: Option<SnapshotId>,
+}
+
+/// Verifies the stretches if `args` ask for that, else tells what reports say of them.
+async fn check_stretches(
+    (repository, keys): (&Repository, &KeySet),
+    args: Option<&JournalVerifyArgs>,
+    has_findings: bool,
+    context: &Context,
+) -> Result<Checked> {
+    let cluster = context.settings.cluster.clone();
+    let mut wanted = Stretches { cluster: cluster.clone(), ..Stretches::default() };
+    let Some(args) = args else {
+        let known = known_stretches(repository, keys, &wanted).await?;
+        let json = known.iter().map(|one| serde_json::to_value(one).unwrap_or_default()).collect();
+        return Ok(Checked { json, text: known_text(&known), ..Checked::default() });
+    };
+    if !args.deep {
+        return Ok(Checked::default());
+    }
+    let begun = Instant::now();
+    if let Some(since) = args.since {
+        wanted.since = since.as_millisecond().max(0).unsigned_abs();
+    }
+    let dir = std::env::temp_dir();
+    let verified = verify_stretches(repository, keys, &wanted, &dir, &context.control).await?;
+    let findings: Vec<_> = verified.iter().filter_map(VerifiedStretch::finding).collect();
+    let has_findings = has_findings || !findings.is_empty();
+    let report = match args.record {
+        true => {
+            let took = begun.elapsed();
+            let report = stretches_report(&verified, cluster.as_ref(), has_findings, took);
+            Some(store_report(repository, keys, &report).await?)
+        }
+        false => None,
+    };
+    let json = verified.iter().map(stretch_json).collect();
+    Ok(Checked { json, text: stretches_text(&verified), findings, report })
+}
+
+/// A verified stretch, for programs.
+pub(super) fn stretch_json(one: &VerifiedStretch) -> Value {
+    let VerifiedStretch { stretch, outcome, .. } = one;
+    let (outcome, hash) = match outcome {
+        StretchOutcome::Verified(hash) => ("verified", Some(hash)),
+        StretchOutcome::Differs(_) => ("differs", None),
+        _ => ("not recorded", None),
+    };
+    json!({
+        "cluster": stretch.cluster.as_str(),
+        "from": stretch.from.to_string(),
+        "to": stretch.to.to_string(),
+        "first_revision": stretch.first_revision,
+        "last_revision": stretch.last_revision,
+        "outcome": outcome,
+        "hash_kv": hash,
+        "detail": one.to_string(),
+    })
+}
+
+/// A table of verified stretches; nothing if there are none.
+pub(super) fn stretches_text(stretches: &[VerifiedStretch]) -> String {
+    let row = |one: &VerifiedStretch| {
+        let status = match one.outcome {
+            StretchOutcome::Verified(_) => "ok",
+            StretchOutcome::Differs(_) => "DIFFERS",
+            _ => "not recorded",
+        };
+        let Stretch { from, to, .. } = &one.stretch;
+        vec![from.to_string(), to.to_string(), status.into(), one.to_string()]
+    };
+    match stretches.is_empty() {
+        true => String::new(),
+        false => table(
+            &["JOURNALS FROM", "TO", "STATUS", "DETAIL"],
+            &[],
+            stretches.iter().map(row).collect(),
+        ),
+    }
+}
+
+/// A table of what is known of stretches; nothing if there are none.
+fn known_text(stretches: &[KnownStretch]) -> String {
+    let row = |one: &KnownStretch| {
+        let Stretch { from, to, first_revision, last_revision, .. } = &one.stretch;
+        let revisions = format!("{first_revision}–{last_revision}");
+        vec![from.to_string(), to.to_string(), revisions, one.verified.to_owned()]
+    };
+    match stretches.is_empty() {
+        true => String::new(),
+        false => table(
+            &["BETWEEN SNAPSHOT", "AND", "REVISIONS", "VERIFIED"],
+            &[2],
+            stretches.iter().map(row).collect(),
+        ),
+    }
+}
+
+async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<ExitCode> {
+    let verifies = args.is_some();
     let repository = context.repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let cluster = context.settings.cluster.as_ref();
-    let Covered { journals, gaps, findings, unopened, .. } = match verifies {
+    let Covered { journals, gaps, mut findings, unopened, .. } = match verifies {
         true => verify_journals(&repository, &keys, cluster).await?,
         false => journals(&repository, &keys, cluster).await?,
     };
+    let has_findings = !findings.is_empty();
+    let checked =
+        check_stretches((&repository, &keys), args.as_ref(), has_findings, context).await?;
+    findings.extend(checked.findings.iter().cloned());
     findings.iter().for_each(|finding| context.output.warn(finding));
     for gap in &gaps {
         let Gap { last, first, after, before, .. } = gap;
@@ -72,8 +188,13 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
         ));
     }
     let documents: Vec<_> = journals.iter().map(document).collect();
-    let json =
-        json!({ "journals": documents, "gaps": gaps, "findings": findings, "unopened": unopened });
+    let mut json = json!({
+        "journals": documents, "gaps": gaps, "findings": findings, "unopened": unopened,
+        "stretches": checked.json,
+    });
+    if let Some(map) = json.as_object_mut().filter(|_| verifies) {
+        map.insert("report".into(), checked.report.map(|id| id.to_string()).into());
+    }
     context.output.result(json, || {
         let row = |journal: &JournalSummary| {
             vec![
@@ -91,7 +212,7 @@ async fn list(context: &Context, verifies: bool) -> Result<ExitCode> {
             ]
         };
         let header = ["ID", "CLUSTER", "FROM", "UNTIL", "REVISIONS", "STORED", "TRUST", "END"];
-        table(&header, &[4, 5], journals.iter().map(row).collect())
+        table(&header, &[4, 5], journals.iter().map(row).collect()) + &checked.text
     })?;
     let segments: u64 = journals.iter().map(|journal| journal.segments).sum();
     context.output.note(&match journals.len() {

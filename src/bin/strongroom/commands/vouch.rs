@@ -22,8 +22,7 @@ pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> 
     let (scope, control) = (context.scope(&ids), &context.control);
     let report = vouch(&repository, &keys, scope, accept, control).await?;
     let (json, text, code) = resealed(&report, ["signed"; 2], context);
-    context.output.result(json, || text)?;
-    Ok(code)
+    context.output.done(code, json, || text)
 }
 
 fn accept(args: &VouchArgs, keys: &mut KeySet) -> Result<Accept> {

@@ -33,8 +33,9 @@ Replicate snapshots to a second repository: another region, provider or disk.
 Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
 snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
-not sent again, so an interrupted copy continues where it stopped. With a master key that seals, each snapshot that the copy already has is read once and compared with its SHA-256, up to 64 \
-in a run; sealed reports in the copy record which.
+not sent again, so an interrupted copy continues where it stopped. With a master key that seals, each snapshot and journal that the copy already has is read once and compared with its \
+SHA-256, up to 64 of each in a run; sealed reports in the copy record which. A host without a key that opens cannot read \
+these: it compares a few at random.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \
