@@ -78,8 +78,8 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
-    independent: Family<Cluster, Gauge>,
     pub(super) seals_missing: Missing,
+    independent: Family<Cluster, Gauge>,
 }
 
 impl Metrics {
@@ -107,8 +107,8 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
-            independent: Family::default(),
             seals_missing: Missing::default(),
+            independent: Family::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -160,10 +160,10 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
-        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
-        to.register("independent_openers", help, self.independent.clone());
         let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
         to.register("seals_missing", help, self.seals_missing.family.clone());
+        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
+        to.register("independent_openers", help, self.independent.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {

@@ -106,12 +106,12 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
-    /// Independent ways to open what a backup took.
-    pub(super) independent: Option<usize>,
     /// The keys that could not seal, of a backup.
     pub(super) missing: Vec<KeyId>,
     /// What adds them.
     pub(super) late: Option<Late>,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
 }
 
 /// How many master keys are in which state.
@@ -144,9 +144,9 @@ impl Done {
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
-            independent: None,
             missing: Vec::new(),
             late: None,
+            independent: None,
         }
     }
 }
@@ -202,8 +202,8 @@ async fn take(
     }
     let done = Done {
         finding,
-        independent: Some(report.independent),
         missing: report.seals_missing.iter().map(|one| one.key).collect(),
+        independent: Some(report.independent),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

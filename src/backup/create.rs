@@ -55,10 +55,10 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
-    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
-    pub independent: usize,
     /// The master keys that should open it and could not seal it. `key reseal` adds them.
     pub seals_missing: Vec<SealMissing>,
+    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
+    pub independent: usize,
     /// The key that signed it.
     pub signed_by: Option<KeyId>,
     /// No key that this host has opens it.

@@ -258,10 +258,11 @@ impl CommonSettings {
 
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
-        self.master_keys().all(|uri| {
-            is_recipient(uri)
-                || matches!(uri, MasterKeyUri::Kms(uri) if uri.role() == KmsRole::SealOnly)
-        })
+        let opens_nothing = |uri: &MasterKeyUri| match uri {
+            MasterKeyUri::Kms(uri) => uri.role() == KmsRole::SealOnly,
+            other => is_recipient(other),
+        };
+        self.master_keys().all(opens_nothing)
     }
 
     /// Whether public keys are named whose identities are not here.
@@ -351,10 +352,8 @@ impl CommonSettings {
 }
 
 fn is_recipient(uri: &MasterKeyUri) -> bool {
-    matches!(
-        uri,
-        MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) | MasterKeyUri::Recipients(_)
-    )
+    use MasterKeyUri::{Plugin, Recipient, Recipients};
+    matches!(uri, Recipient(_) | Plugin(_) | Recipients(_))
 }
 
 /// What the operator should know about keys that are being replaced.

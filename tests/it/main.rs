@@ -47,6 +47,7 @@ mod kill;
 mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
 mod member;
