@@ -82,7 +82,8 @@ impl Due<'_> {
                 }
             }
         };
-        let retry = run.retry.map(|retry| retry.min(now + RETRY.1));
+        // One that lies further ahead was set while the clock was.
+        let retry = run.retry.filter(|retry| *retry <= now + RETRY.1);
         Some(retry.map_or(due, |retry| retry.max(due)))
     }
 
@@ -194,6 +195,17 @@ mod tests {
                 prop_assert_eq!(due.is_some(), wanted);
             }
         }
+    }
+
+    /// A failure while the clock was ahead by hours does not put off the next attempt for as long.
+    #[test]
+    fn a_pause_ends_when_the_clock_is_set_back() {
+        let schedule = "@every 1m".parse().unwrap();
+        let run = Run { last: Some(at(NOW - 60)), retry: Some(at(NOW + 7200)), ..Run::default() };
+        let done = BTreeMap::from([(Operation::Backup, run)]);
+        let due = Due { done: &done, since: None, replica: false };
+        let next = due.next(&[Operation::Backup], |_| Some(&schedule), at(NOW));
+        assert_eq!(next, Some((at(NOW), Operation::Backup)));
     }
 
     /// A run that hangs has no end: what counts is when the one before it began, or when this agent began to lead.

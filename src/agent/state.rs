@@ -243,7 +243,8 @@ impl Shared {
         known.standings = standings(listing);
         self.metrics.repository(options, listing, &known.standings);
         let newest = Newest::of(listing).map(|newest| newest.id);
-        let last = known.lost.max(before);
+        // What was taken while this host's clock was ahead does not count yet.
+        let last = known.lost.max(before).filter(|last| !is_ahead(last.begun(), now));
         let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
         if let Some(lost) = lost.filter(|_| known.lost != lost) {
             error!(

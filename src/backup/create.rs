@@ -126,22 +126,13 @@ pub(crate) async fn backup_and_keep(
     let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
     let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
-    let unproven = control.guard(unproven(repository, keys)).await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
     let moment = moment(options, previous.as_ref(), &mut warnings)?;
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
-    warnings.extend(unproven);
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = Content {
-        id,
-        companions,
-        previous,
-        tags: tags.clone(),
-        included: included(&options.include),
-        replaces: None,
-    };
+    let content = content(id, companions, previous, &tags, options);
     let (written, late) =
         write_snapshot(repository, keys, options, control, content, input).await?;
     let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
@@ -217,6 +208,17 @@ fn of_keys_and_name(
     one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
 }
 
+fn content(
+    id: SnapshotId,
+    companions: Option<Zeroizing<Vec<u8>>>,
+    previous: Option<Previous>,
+    tags: &[String],
+    options: &BackupOptions,
+) -> Content {
+    let (tags, included) = (tags.to_vec(), included(&options.include));
+    Content { id, companions, previous, tags, included, replaces: None }
+}
+
 fn independent(
     keys: &KeySet,
     sealed_by: &[KeyId],
@@ -254,7 +256,9 @@ async fn look_back(
         let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
         Ok::<_, Error>((newest, earlier))
     };
-    match looked.await {
+    let looked = looked.await;
+    warnings.extend(unproven(repository, keys).await?);
+    match looked {
         Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
             warnings.push(format!(
                 "which snapshot is the newest is unknown: {error}; the new one names none before it, and if this host's \

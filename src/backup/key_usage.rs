@@ -64,10 +64,13 @@ struct Found {
 /// Counts which master keys open which snapshots, as far as `keys` can tell.
 ///
 /// # Errors
-/// Those of the store, and of a service behind a key.
+/// Those of the store.
 pub async fn key_usage(repository: &Repository, keys: &KeySet) -> Result<KeyUsage> {
     let mut usage = KeyUsage::default();
     let (mut unreadable, now) = (Findings::default(), SystemTime::now());
+    // What only a service opens that does not answer is unknown.
+    let (keys, missing) = &keys.available().await;
+    unreadable.extend(missing.iter().map(|one| one.error.to_string()));
     let folders = catalog::folders_of(repository, Scope::All).await?;
     let mut read = stream::iter(folders)
         .map(|(id, folder)| async move {

@@ -68,12 +68,19 @@ impl Proofs {
     }
 }
 
+/// The one key that did all of it, if it was one.
+pub(super) fn only_key(mut opened_by: impl Iterator<Item = Option<KeyId>>) -> Option<KeyId> {
+    let first = opened_by.next()??;
+    opened_by.all(|key| key == Some(first)).then_some(first)
+}
+
 /// What the newest reports say of keys; not further back than where each of `wanted`, if it names any, was proven.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn proofs(repository: &Repository, keys: &KeySet, wanted: &[KeyId]) -> Result<Proofs> {
     let listed = repository.list("reports").await?;
+    let (keys, _) = &keys.available().await;
     let (mut found, mut read) = (Proofs::default(), 0);
     let visit = |id, report: Report| {
         read += 1;
@@ -104,7 +111,9 @@ pub(super) async fn unproven(repository: &Repository, keys: &KeySet) -> Result<V
             return Err(error);
         }
         Err(error) => {
-            return Ok(vec![format!("whether the recipients were proven is unknown: {error}")]);
+            return Ok(vec![format!(
+                "whether the identities of the recipients open a snapshot is unknown: {error}"
+            )]);
         }
         Ok(found) => found,
     };

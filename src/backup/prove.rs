@@ -73,7 +73,7 @@ pub async fn prove(
 fn check(keys: &KeySet, opening: &[KeyId]) -> Result<()> {
     if opening.is_empty() {
         return Err(Error::usage("no key is given that seals and opens").hint(
-            "give the key that is to be proven, such as -k identity:FILE or -k file:KEYRING",
+            "give the key that is to be tested, such as -k identity:FILE or -k file:KEYRING",
         ));
     }
     let is_secret = |key: &dyn Recipient| key.strength() == Strength::Other;

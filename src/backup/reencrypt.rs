@@ -100,7 +100,10 @@ pub async fn reencrypt(
             _ => None,
         };
         store_report(repository, keys, &prune_report(&plan, &done, cluster, planned)).await?;
-        let pinned = done.pinned.iter().map(|id| format!("snapshot {id} was pinned meanwhile"));
+        let pinned = done
+            .pinned
+            .iter()
+            .map(|id| format!("snapshot {id} was pinned after it was written again"));
         report.left.extend(done.refused.iter().cloned().chain(pinned));
         report.removed = done.removed;
     }

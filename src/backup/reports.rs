@@ -72,6 +72,14 @@ pub fn proves_bytes(report: &Report) -> bool {
     report.kind == "verify" && matches!(report.level.as_deref(), Some("full" | "deep"))
 }
 
+/// Level of a drill that restored the snapshot before the one it is about, and the journals between them.
+pub(super) const THROUGH_JOURNALS: &str = "journals";
+
+/// Whether `report` is of a drill that did not restore the snapshot itself.
+pub(super) fn is_through_journals(report: &Report) -> bool {
+    report.level.as_deref() == Some(THROUGH_JOURNALS)
+}
+
 /// What is listed of the reports.
 #[derive(Debug, Default)]
 #[non_exhaustive]

@@ -23,7 +23,7 @@ use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
-use crate::store::seals::next_generation;
+use crate::store::seals::{is_always_read, next_generation};
 use crate::task::{Control, Step, Unit};
 
 /// Which snapshots are sealed again.
@@ -276,6 +276,7 @@ impl Resealing<'_> {
         }
         let number = seal.body().generation();
         let current = (highest == Some(number) || next.is_none_or(|next| next < number))
+            && (next.is_none() || is_always_read(number))
             && signatures == seal.body().signatures()
             && self.is_current(&seal, &kept).await;
         let seal = if current {

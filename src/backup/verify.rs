@@ -11,6 +11,7 @@ use super::catalog::{self, Scope};
 use super::chain::{self, Link};
 use super::continuous::{Stretches, VerifiedStretch, newest_checks, verify_stretches};
 use super::deep::{self, Deep};
+use super::proofs::only_key;
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
@@ -195,7 +196,7 @@ impl VerifyReport {
             snapshot: None,
             cluster: cluster.cloned(),
             level: Some(self.level.name().into()),
-            key: self.opened_by(),
+            key: only_key(self.snapshots.iter().map(|one| one.opened_by)),
             scope: self.scope,
             outcome: match self.worst() {
                 Some(_) => ReportOutcome::Failed,
@@ -216,12 +217,6 @@ impl VerifyReport {
                     .collect(),
             }),
         }
-    }
-
-    /// The key that opened all that was verified, if it was one.
-    fn opened_by(&self) -> Option<KeyId> {
-        let first = self.snapshots.first()?.opened_by?;
-        self.snapshots.iter().all(|one| one.opened_by == Some(first)).then_some(first)
     }
 
     fn failed(&self) -> impl Iterator<Item = &Verified> {
@@ -273,9 +268,9 @@ pub async fn verify(
             if !matches!(scope, Scope::Ids(_)) && report.not_verified.is_empty() {
                 let links = report.snapshots.iter();
                 let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
-                let missing = chain::missing(repository, keys, &links).await?;
-                report.is_incomplete = !missing.is_empty();
-                report.findings.extend(missing);
+                let chain = chain::compare(repository, keys, &links).await?;
+                report.is_incomplete = !chain.missing.is_empty();
+                report.findings.extend(chain.missing.into_iter().chain(chain.again));
             }
             Ok(report)
         })
@@ -329,13 +324,7 @@ async fn verify_journals(
     control: &Control,
     report: &mut VerifyReport,
 ) -> Result<()> {
-    let mut wanted = Stretches::default();
-    match scope {
-        Scope::All => {}
-        Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
-        Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
-    }
-    let dir = env::temp_dir();
+    let (wanted, dir) = (Stretches::of(scope), env::temp_dir());
     report.stretches = verify_stretches(repository, keys, &wanted, &dir, control).await?;
     report.findings.extend(report.stretches.iter().filter_map(VerifiedStretch::finding));
     Ok(())

@@ -8,6 +8,7 @@ mod extended;
 mod hpke;
 mod kdf;
 mod labels;
+mod residue;
 pub mod signature;
 #[cfg(feature = "backup")]
 pub mod slip39;

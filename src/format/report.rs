@@ -21,7 +21,7 @@ const WHAT: &str = "report";
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What was done: `verify`, `drill`, `prune`, `audit`, `copy` or `prove`.
+    /// What was done: `verify`, `journal`, `drill`, `prune`, `audit`, `copy` or `prove`.
     pub kind: String,
     /// The cluster it is about, if it is about one.
     pub cluster: Option<ClusterName>,

@@ -180,6 +180,19 @@ impl KeySet {
         self.sparing
     }
 
+    /// The same without the keys whose service does not answer now, and those.
+    #[cfg(feature = "backup")]
+    pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {
+        let mut missing = Vec::new();
+        for key in &self.recipients {
+            if let Err(error) = key.check().await {
+                missing.push(Missing { key: key.id(), error });
+            }
+        }
+        let is_there = |id| missing.iter().all(|one: &Missing| one.key != id);
+        (self.with(is_there), missing)
+    }
+
     /// Only these of them, none of them required, with the signers and what signs.
     #[cfg(feature = "backup")]
     #[must_use]

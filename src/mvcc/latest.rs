@@ -2,20 +2,10 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
-
+use super::record::key_id;
 use super::revision::Revision;
 use super::source::RecordSource;
 use crate::error::Result;
-
-/// Stands for a user's key, which may be long, at 16 bytes. SHA-256, so that nobody can choose two keys
-/// that share one.
-pub(super) type KeyId = [u8; 16];
-
-pub(super) fn key_id(key: &[u8]) -> KeyId {
-    let digest: [u8; 32] = Sha256::digest(key).into();
-    *digest.first_chunk().unwrap_or(&[0; 16])
-}
 
 /// The revision of the latest change of each key at main revision `at`, in order; without `deleted`, only of
 /// keys that were there.

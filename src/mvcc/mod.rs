@@ -24,7 +24,7 @@ mod tested;
 
 pub use check::{History, check_all, check_history};
 pub use compare::first_difference;
-pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
+pub use facts::{Compaction, DatabaseFacts, Span, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
@@ -38,6 +38,6 @@ pub use record::{
 };
 pub use revision::Revision;
 pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite, rewrite_with};
-pub use source::{Followed, RecordSource, Span, Visit};
+pub use source::{Followed, RecordSource, Visit};
 pub use tail::{Reading, Recorded, RecordedTail, Recording, Tail};
 pub use tested::EtcdVersion;

@@ -2,9 +2,10 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
-use super::facts::required;
+use sha2::{Digest, Sha256};
+
+use super::facts::{database_facts, required};
 use super::revision::{Revision, parse_key};
-use super::source::RecordSource;
 use crate::bolt::{Bucket, Db, ReadAt};
 use crate::error::{Error, Result};
 #[cfg(feature = "client")]
@@ -65,6 +66,15 @@ impl<'a> KeyValue<'a> {
             lease: fields.number(key_value::LEASE)?,
         })
     }
+}
+
+/// Stands for a user's key, which may be long, at 16 bytes. SHA-256, so that nobody can choose two keys
+/// that share one.
+pub(super) type KeyId = [u8; 16];
+
+pub(super) fn key_id(key: &[u8]) -> KeyId {
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    *digest.first_chunk().unwrap_or(&[0; 16])
 }
 
 /// One change.
@@ -189,7 +199,7 @@ pub(super) fn records_until<R: ReadAt>(
 /// [`NotFound`](crate::ErrorKind::NotFound) when `at` is compacted or was never reached, else as
 /// [`database_facts`](super::database_facts).
 pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
-    db.span()?.check(at)
+    database_facts(db)?.span().check(at)
 }
 
 /// An error that names the revision and the rule it breaks.

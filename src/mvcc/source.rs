@@ -3,44 +3,13 @@
 use std::collections::HashMap;
 use std::ops::{ControlFlow, RangeInclusive};
 
-use super::facts::database_facts;
+use super::facts::{Span, database_facts};
 use super::leases::leases;
 use super::record::{Record, records_until, scan_records, value_at, wrong};
 use super::revision::Revision;
 use super::tail::Tail;
 use crate::bolt::{Db, ReadAt};
-use crate::error::{Error, ErrorKind, Result};
-
-/// The main revisions that a source holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Changes before it are gone, but for the state that they left; 0 if nothing was compacted.
-    pub compacted: i64,
-    /// The last one of the database. Later ones were recorded, and are read one after the other.
-    pub base: i64,
-    /// The last one.
-    pub last: i64,
-}
-
-impl Span {
-    /// Checks that the key space at main revision `at` is known.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound).
-    pub fn check(&self, at: i64) -> Result<()> {
-        let first = self.compacted.max(1);
-        if (first..=self.last).contains(&at) {
-            return Ok(());
-        }
-        let why = match at < first {
-            true => "compacted away",
-            false if self.last == self.base => "later than the snapshot",
-            false => "later than what is read of the recording",
-        };
-        Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
-            .hint(format!("it holds revisions {first} to {}", self.last)))
-    }
-}
+use crate::error::{Error, Result};
 
 /// Takes one record.
 pub type Visit<'a> = &'a mut dyn FnMut(Record<'_>) -> Result<()>;
@@ -50,7 +19,7 @@ pub trait RecordSource {
     /// Which revisions it holds.
     ///
     /// # Errors
-    /// [`Tampered`](ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's.
+    /// [`Tampered`](crate::ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's.
     fn span(&self) -> Result<Span>;
 
     /// Gives `visit` each record of the main revisions `revisions`, in no order.
@@ -101,9 +70,7 @@ fn is_gone(revision: Revision) -> Error {
 
 impl<R: ReadAt> RecordSource for Db<R> {
     fn span(&self) -> Result<Span> {
-        let facts = database_facts(self)?;
-        let (compacted, last) = (facts.compact_revision, facts.revision);
-        Ok(Span { compacted, base: last, last })
+        Ok(database_facts(self)?.span())
     }
 
     fn scan(&self, revisions: RangeInclusive<i64>, visit: Visit<'_>) -> Result<()> {

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::latest::{KeyId, key_id};
-use super::record::{KeyValue, Record, wrong};
+use super::record::{KeyId, KeyValue, Record, key_id, wrong};
 use super::revision::Revision;
 use crate::error::{Error, Result};
 use crate::format::{Body, Entry};

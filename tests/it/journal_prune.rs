@@ -2,24 +2,25 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    PrunePlan, PruneReport, Retention, apply_prune, newest_reports, plan_prune, prune_report,
-    store_report, undo_removal, unpin,
+    Accept, PrunePlan, PruneReport, Retention, Scope, apply_prune, check_removable, newest_reports,
+    plan_prune, prune_report, reseal, store_report, undo_removal, unpin,
 };
 use strongroom::crypto::{self, Label, Suite, system_rng};
 use strongroom::envelope::{DataKey, NewSeal};
 use strongroom::format::{
     ClusterName, EndBody, EndObjects, EndReason, HeadBody, JournalEnd, JournalFacts, JournalHead,
-    JournalPart, SegmentEntry, Sha256, SnapshotId, Subject,
+    JournalPart, KeyState, SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use strongroom::keys::KeySet;
 use strongroom::task::Control;
 
 use crate::prune::{age, last};
-use crate::support::{TestRepo, keys, seal_data_key};
+use crate::support::{TestRepo, key, keys, seal_data_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600 + 60);
@@ -221,6 +222,27 @@ async fn journals_are_removed_with_their_window() {
     assert!(fs::read_dir(recorded.folder(second)).map_or(0, Iterator::count) == 0);
     unpin(repository, first).await.unwrap();
     assert_eq!(removed(&recorded.plan(Some("1d")).await), [first]);
+}
+
+/// A removed journal that can be brought back is sealed again like the others, and keeps the key that opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_journal_is_sealed_again() {
+    let recorded = Recorded::new().await;
+    let (repository, control) = (&recorded.test.repository, Control::default());
+    let [first, ..] = recorded.journals;
+    let plan = recorded.plan(Some("1d")).await;
+    recorded.apply(&plan).await;
+    assert!(!recorded.object(first, JournalPart::Head).exists());
+    let mut both = KeySet::new();
+    both.add(Arc::new(key(1)), KeyState::Retiring);
+    let old = key(1).id();
+    both.add(Arc::new(key(77)), KeyState::Primary);
+    let error = check_removable(repository, &both, old, true).await.unwrap_err();
+    assert!(error.to_string().contains("journal"), "{error}");
+    let done = reseal(repository, &both, Scope::All, &[], Accept::Counting, &control).await;
+    assert!(done.unwrap().journals.contains(&first));
+    check_removable(repository, &both, old, true).await.unwrap();
+    undo_removal(repository, &keys(&[77]), first).await.unwrap();
 }
 
 /// What is planted is named, pushes nothing out and stops nothing.

@@ -161,15 +161,24 @@ impl Journals {
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
-        Self::open_as(Judging::Reading, repository, keys, cluster).await
+        Self::open_as((Judging::Reading, false), repository, keys, cluster).await
     }
 
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), with the journals that were removed and can be brought back.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn open_as(
+    pub(super) async fn open_with_removed(
         judging: Judging,
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+    ) -> Result<Self> {
+        Self::open_as((judging, true), repository, keys, cluster).await
+    }
+
+    async fn open_as(
+        (judging, removed): (Judging, bool),
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
@@ -180,7 +189,9 @@ impl Journals {
             foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
         let (unknown, mut unopened, mut locked) = (findings.len(), 0, None);
         let (mut opened, mut is_any_open) = (BTreeMap::new(), false);
-        let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
+        let is_there =
+            |folder: &Folder| folder.head.is_some() || (removed && folder.tombstone.is_some());
+        let there = folders.into_iter().filter(|(_, folder)| is_there(folder));
         let mut opening = stream::iter(there)
             .map(|(id, folder)| async move {
                 let journal = match judging {
@@ -199,6 +210,8 @@ impl Journals {
                     }
                 }
                 Err(error) if error.kind().is_general() => return Err(error),
+                // What was removed and is not authentic cannot be brought back.
+                Err(error) if folder.head.is_none() && error.kind() != ErrorKind::WrongKey => {}
                 Err(error) => {
                     findings.push(error.to_string());
                     unopened += 1;

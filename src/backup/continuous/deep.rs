@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Moment;
 use super::building::Building;
 use super::shelf::Shelf;
-use crate::backup::catalog::{self, Summary};
+use crate::backup::catalog::{self, Scope, Summary};
 use crate::backup::deep::{HashCheck, check_hash};
 use crate::bolt::Db;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,8 +56,10 @@ pub enum StretchOutcome {
     Verified(HashCheck),
     /// They do not, and why.
     Differs(String),
-    /// No journals lead from one to the other.
+    /// No journals lead from one to the other, and why.
     NotRecorded(String),
+    /// There was no time left.
+    NotVerified,
 }
 
 /// A stretch, and what became of it.
@@ -79,6 +81,7 @@ impl fmt::Display for VerifiedStretch {
             }
             StretchOutcome::Verified(_) => f.write_str("they give the next snapshot"),
             StretchOutcome::Differs(why) | StretchOutcome::NotRecorded(why) => f.write_str(why),
+            StretchOutcome::NotVerified => f.write_str("there was no time left to verify them"),
         }
     }
 }
@@ -90,7 +93,7 @@ impl VerifiedStretch {
         let outcome = match self.outcome {
             StretchOutcome::Verified(_) => CheckOutcome::Passed,
             StretchOutcome::Differs(_) => CheckOutcome::Failed,
-            StretchOutcome::NotRecorded(_) => CheckOutcome::Skipped,
+            StretchOutcome::NotRecorded(_) | StretchOutcome::NotVerified => CheckOutcome::Skipped,
         };
         let detail = self.to_string().chars().take(200).collect();
         ReportCheck { name: self.stretch.name(), outcome, detail }
@@ -116,6 +119,18 @@ pub struct Stretches {
 }
 
 impl Stretches {
+    /// Those that end with a snapshot in `scope`.
+    #[must_use]
+    pub fn of(scope: Scope<'_>) -> Self {
+        let mut wanted = Self::default();
+        match scope {
+            Scope::All => {}
+            Scope::Cluster(cluster) => wanted.cluster = Some(cluster.clone()),
+            Scope::Ids(ids) => wanted.to = Some(ids.iter().copied().collect()),
+        }
+        wanted
+    }
+
     fn has(&self, stretch: &Stretch) -> bool {
         stretch.to.unix_ms() >= self.since
             && self.to.as_ref().is_none_or(|ids| ids.contains(&stretch.to))
@@ -153,7 +168,7 @@ pub async fn stretches(
     Ok(stretches)
 }
 
-/// Verifies the `wanted` stretches. Journals and what is read again of snapshots lie below `dir` meanwhile, encrypted.
+/// Verifies the `wanted` stretches. Journals, and what is read again of snapshots, are in `dir` while it runs, encrypted.
 ///
 /// # Errors
 /// Those of the store, and [`ErrorKind::Io`]; what is wrong with a stretch is in its outcome.
@@ -174,10 +189,17 @@ pub async fn verify_stretches(
         // Snapshots come in the order of time; a history that goes back begins again with its own journals.
         shelf.forget(stretch.from);
         control.begin(&format!("verifying the journals up to {}", stretch.to), None);
-        let outcome = match control.guard(one((repository, keys), shelf, &stretch)).await {
-            Ok(outcome) => outcome,
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) => StretchOutcome::Differs(error.to_string()),
+        let looked_at = control.guard(one((repository, keys), shelf, &stretch));
+        let outcome = match control.in_time(looked_at).await {
+            None => StretchOutcome::NotVerified,
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) if error.kind().is_general() => return Err(error),
+            Some(Err(error)) => match error.kind() {
+                ErrorKind::Tampered | ErrorKind::Truncated => {
+                    StretchOutcome::Differs(error.to_string())
+                }
+                _ => StretchOutcome::NotRecorded(error.to_string()),
+            },
         };
         verified.push(VerifiedStretch { stretch, outcome });
     }

@@ -1,11 +1,13 @@
 //! What `--help` says of each command, for an operator on the worst day.
 
+mod audit;
 mod drill;
 mod inside;
 mod journal;
 mod unattended;
 mod values;
 
+pub(crate) use audit::*;
 pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;
@@ -104,7 +106,8 @@ Examples:
   strongroom verify --subset 5% --record          # the newest, and 5 % of the others
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
-members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
+members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written. Where journals were recorded, it also \
+rebuilds each snapshot from the one before it and the journals between them, as `journal verify --deep` does.
 --all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
 reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
 --subset draws other snapshots each time, always with the newest.
@@ -125,7 +128,8 @@ latest often contains the mistake itself: --before picks the last snapshot begun
 one snapshot, to any revision between its compact revision and its last (`show` prints both).
 
 Where `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
-recorded revision or moment; without an ID, from the newest snapshot that reaches it. `strongroom journal list` shows what is recorded.
+recorded revision or moment; without an ID, from the newest snapshot that reaches it. A revision that two histories have, because \
+etcd was restored to an earlier one, is refused with exit status 2: give a snapshot's id. `strongroom journal list` shows what is recorded.
 
 Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
@@ -152,6 +156,7 @@ Examples:
   strongroom restore 01KB2 --revision 48211 --to-cluster \\
       --prefix /registry/secrets/prod/
   strongroom restore latest --to-cluster --prefix app/ --to-prefix restored/app/
+  strongroom restore latest --to-cluster --prefix app/ --to-time 2026-11-26T09:11:55Z
 
 Trust data that went through a pipe only if strongroom exits with 0.
 
@@ -203,7 +208,7 @@ elsewhere. A passphrase key is retired unless its id is configured (passphrase:K
 
 OPENS counts the snapshots that count and that a key opens, ALONE those that no other key opens: losing that key loses them. Only seals \
 that a key here opens are counted, because anyone who can write to the repository can plant others; ? means that no key here can tell. \
-VERIFIED is when a key last opened every byte of a snapshot, PROVEN when `key prove` last showed it.";
+VERIFIED is when a key last opened every byte of a snapshot, TESTED when `key prove` last did it with that key alone.";
 pub(crate) const KEY_LIST_MORE: &str = "\
 Example:
   strongroom key list -k file:/etc/strongroom/keyring";
@@ -220,7 +225,7 @@ Examples:
   strongroom key prove -k file:/media/usb/daily-keyring      # shows that this copy opens the backups";
 
 pub(crate) const KEY_CUSTODY: &str = "\
-Report who can open the snapshots: what each key depends on, and when it was last proven.
+Report who can open the snapshots: what each key depends on, and when it was last tested.
 
 INDEPENDENT counts the ways to open a cluster's newest snapshot that do not depend on one another: no loss of one host, passphrase or service \
 takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own. \

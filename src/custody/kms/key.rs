@@ -32,6 +32,7 @@ const SHARED: u32 = 1000;
 pub(super) struct KmsKey {
     id: KeyId,
     provider: u8,
+    scheme: &'static str,
     /// As in messages.
     name: String,
     service: Arc<dyn Service>,
@@ -61,7 +62,8 @@ impl KmsKey {
         static KNOWN: Mutex<BTreeMap<KeyId, Arc<Known>>> = Mutex::new(BTreeMap::new());
         let id = kms_key_id(uri.provider().scheme(), uri.identity());
         let known = Arc::clone(lock(&KNOWN).entry(id).or_default());
-        Self { id, provider: uri.provider().byte(), name: uri.name(), service, known, shared: None }
+        let (provider, scheme) = (uri.provider().byte(), uri.provider().scheme());
+        Self { id, provider, scheme, name: uri.name(), service, known, shared: None }
     }
 
     /// Adds it to `keys` as what `role` says.
@@ -203,6 +205,11 @@ impl Recipient for KmsKey {
         self.id
     }
 
+    /// Two keys of one kind of service may be of one account, server or token: whether they are is unknown here.
+    fn service(&self) -> Option<String> {
+        Some(format!("a {} service", self.scheme))
+    }
+
     fn wrap<'a>(
         &'a self,
         data_key: &'a SecretKey,
@@ -229,6 +236,7 @@ impl Recipient for KmsKey {
         Some(Arc::new(Self {
             id: self.id,
             provider: self.provider,
+            scheme: self.scheme,
             name: self.name.clone(),
             service: Arc::clone(&self.service),
             known: Arc::clone(&self.known),

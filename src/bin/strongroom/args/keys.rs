@@ -20,7 +20,7 @@ pub(crate) enum KeyCommand {
     /// Show that each key opens the newest snapshots by itself, and record it
     #[command(long_about = help::KEY_PROVE, after_long_help = help::KEY_PROVE_MORE)]
     Prove,
-    /// Report who can open the snapshots: what each key depends on, and when it was last proven
+    /// Report who can open the snapshots: what each key depends on, and when it was last tested
     #[command(long_about = help::KEY_CUSTODY, after_long_help = help::KEY_CUSTODY_MORE)]
     Custody,
     /// Replace the sealing key with a new one, and seal the snapshots to it

@@ -146,7 +146,7 @@ fn report(
     if seals && context.settings.has_recipients() {
         context.output.note(
             "before you rely on a recipient, run `strongroom key prove -k identity:FILE` where its identity is: `strongroom key list` \
-             shows when it was last proven",
+             shows when it was last tested",
         );
     }
     for problem in problems {

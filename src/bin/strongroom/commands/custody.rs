@@ -230,7 +230,7 @@ impl Known {
                 "named": self.usage.named.get(id).copied().unwrap_or(0),
                 "can_open": row.can_open, "quantum_weak": row.quantum_weak,
                 "depends_on": row.depends_on.as_ref().map(ToString::to_string),
-                "verified": at(self.proofs.verified(*id)), "proven": at(self.proofs.proven(*id)),
+                "verified": at(self.proofs.verified(*id)), "tested": at(self.proofs.proven(*id)),
             })
         };
         self.rows.iter().map(json).collect()
@@ -257,7 +257,7 @@ impl Known {
             ]
         };
         let header =
-            ["KEY", "TYPE", "STATE", "SINCE", "OPENS", "ALONE", "VERIFIED", "PROVEN", "WHERE"];
+            ["KEY", "TYPE", "STATE", "SINCE", "OPENS", "ALONE", "VERIFIED", "TESTED", "WHERE"];
         table(&header, &[4, 5], self.rows.iter().map(row).collect())
     }
 
@@ -344,7 +344,7 @@ impl<'a> OfCluster<'a> {
         let proven = |(key, report): &(KeyId, SnapshotId)| json!({"key": key, "at": report.created(), "report": report});
         json!({
             "cluster": self.cluster.as_str(), "snapshot": self.newest.id, "keys": self.newest.keys,
-            "independent": self.independent, "proven": self.proven.iter().map(proven).collect::<Vec<_>>(),
+            "independent": self.independent, "tested": self.proven.iter().map(proven).collect::<Vec<_>>(),
         })
     }
 
@@ -376,7 +376,7 @@ impl<'a> OfCluster<'a> {
         }
         if self.proven.is_empty() {
             findings.push(format!(
-                "cluster {cluster}: no key was proven with a snapshot of it (`strongroom key prove`)"
+                "cluster {cluster}: no key was tested with a snapshot of it (`strongroom key prove`)"
             ));
         }
         findings
@@ -407,7 +407,7 @@ pub(super) async fn report(context: &Context) -> Result<ExitCode> {
         "unknown": known.usage.unknown, "untrusted": known.usage.untrusted, "findings": findings,
     });
     context.output.result(json, || {
-        let header = ["CLUSTER", "NEWEST", "KEYS", "INDEPENDENT", "PROVEN"];
+        let header = ["CLUSTER", "NEWEST", "KEYS", "INDEPENDENT", "TESTED"];
         let rows = clusters.iter().map(OfCluster::row).collect();
         format!("{}\n{}", known.table(), table(&header, &[2, 3, 4], rows))
     })?;

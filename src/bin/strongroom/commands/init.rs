@@ -66,6 +66,12 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
              a bare `passphrase` opens and does not seal"
         ));
     }
+    advise(context);
+    Ok(status)
+}
+
+/// What to do next.
+fn advise(context: &Context) {
     if context.settings.has_recipients() {
         context.output.note(
             "before you rely on a recipient: after the first backup run `strongroom key prove -k identity:FILE` where its identity is",
@@ -74,7 +80,6 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
     context
         .output
         .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
-    Ok(status)
 }
 
 /// A repository that was there already is to have its first passphrase key.

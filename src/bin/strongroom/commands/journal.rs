@@ -115,6 +115,7 @@ pub(super) fn stretch_json(one: &VerifiedStretch) -> Value {
     let (outcome, hash) = match outcome {
         StretchOutcome::Verified(hash) => ("verified", Some(hash)),
         StretchOutcome::Differs(_) => ("differs", None),
+        StretchOutcome::NotVerified => ("not verified", None),
         _ => ("not recorded", None),
     };
     json!({
@@ -135,6 +136,7 @@ pub(super) fn stretches_text(stretches: &[VerifiedStretch]) -> String {
         let status = match one.outcome {
             StretchOutcome::Verified(_) => "ok",
             StretchOutcome::Differs(_) => "DIFFERS",
+            StretchOutcome::NotVerified => "not verified",
             _ => "not recorded",
         };
         let Stretch { from, to, .. } = &one.stretch;

@@ -17,13 +17,13 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let json = done.iter().map(|one| {
         json!({
             "key": one.key, "cluster": one.cluster.as_str(), "snapshot": one.snapshot,
-            "proven": one.outcome.is_ok(), "error": error(one).map(|error| error.kind().name()),
+            "passed": one.outcome.is_ok(), "error": error(one).map(|error| error.kind().name()),
             "detail": error(one).map(ToString::to_string), "report": one.report,
         })
     });
     context.output.result(json.collect::<Vec<_>>(), || {
         let rows = done.iter().map(|one| {
-            let status = if one.outcome.is_ok() { "proven" } else { "failed" };
+            let status = if one.outcome.is_ok() { "passed" } else { "failed" };
             let detail = error(one).map(ToString::to_string).unwrap_or_default();
             let [key, snapshot] = [one.key.to_string(), one.snapshot.to_string()];
             vec![key, one.cluster.to_string(), snapshot, status.into(), detail]

@@ -143,6 +143,7 @@ async fn to_file(
             report.sha256,
         )
     })?;
+    advise_leases(report.unknown_leases, context);
     advise_downgrade(report.downgrade.as_deref(), context);
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
@@ -320,12 +321,7 @@ fn advise(
     } else if report.auth_enabled {
         output.note("etcd asks for users and passwords as they were when the snapshot was taken; if root's is lost, restore with --without-auth");
     }
-    if report.database.renewed_leases > 0 {
-        output.warn(&format!(
-            "{} lease(s) that were revoked after this revision exist again, for {RENEWED_LEASE_TTL} s",
-            report.database.renewed_leases
-        ));
-    }
+    advise_leases(report.database.renewed_leases, context);
     if report.kubernetes && report.bump > 0 {
         output.note(&format!(
             "this is Kubernetes' data: its revisions are raised by {} and earlier ones are marked compacted, so that controllers and kubelets list again instead of watching from revisions that no longer exist. Restart API servers, controller managers, schedulers and kubelets once etcd runs",
@@ -343,6 +339,16 @@ fn advise(
     let versions =
         if next > EtcdVersion::LAST_TESTED { own.to_string() } else { format!("{own} or {next}") };
     output.note(&format!("next: start etcd {versions} with this --data-dir and the same --name"));
+}
+
+/// That leases have another time to live than they were granted for.
+fn advise_leases(unknown: u64, context: &Context) {
+    if unknown > 0 {
+        context.output.warn(&format!(
+            "the time to live of {unknown} lease(s) is not known, because they were revoked after this revision or etcd did \
+             not tell it in time: they have {RENEWED_LEASE_TTL} s"
+        ));
+    }
 }
 
 /// That the cluster goes on with a downgrade that the snapshot's was in.

@@ -11,6 +11,7 @@ Examples:
   strongroom journal record --endpoints https://10.0.0.1:2379 --interval 5s
   strongroom journal list
   strongroom journal verify
+  strongroom journal verify --deep --since 2d --record
   strongroom restore latest --to-time 2026-11-26T09:12:00Z --output etcd.db";
 
 pub(crate) const JOURNAL_RECORD: &str = "\
@@ -39,10 +40,17 @@ pub(crate) const JOURNAL_LIST: &str = "\
 List the journals: which revisions each holds, and why it ended.
 
 Heads and ends are authenticated, segments are not read: `journal verify` opens them all. A journal without an end is being \
-recorded, or its recorder was killed: its last revision is shown only if the next journal tells it.";
+recorded, or its recorder was killed: its last revision is shown only if the next journal tells it.
+
+A second table shows what lies between two snapshots, and whether a deep verification that left a report has rebuilt the second \
+from the first and the journals: deep, differs, or not yet.";
 
 pub(crate) const JOURNAL_VERIFY: &str = "\
 Open every segment of the journals, and compare journals that overlap.
 
 Each segment is decrypted, must follow the one before it, and every change in it must follow the change before it. Journals \
-that hold the same revisions must hold the same changes. Exit status 3 if something is missing, does not open or differs.";
+that hold the same revisions must hold the same changes. Exit status 3 if something is missing, does not open or differs.
+
+--deep also rebuilds each snapshot from the one before it and the journals between them, compacts it as etcd does, and compares \
+it with the snapshot record by record, and with the HashKV that etcd's members answered. It reads both databases, and while it runs it keeps them and \
+the journals in TMPDIR, encrypted. --record stores the result; `journal list` and `reports` show it.";
