@@ -219,10 +219,6 @@ impl Recipient for KmsKey {
         Box::pin(self.seal(data_key, binding, rng))
     }
 
-    fn service(&self) -> Option<String> {
-        Some(self.name.clone())
-    }
-
     fn check(&self) -> KeyFuture<'_, ()> {
         Box::pin(async move {
             let version = self.call(|service| service.status()).await;
