@@ -258,11 +258,10 @@ impl CommonSettings {
 
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
-        let opens_nothing = |uri: &MasterKeyUri| match uri {
-            MasterKeyUri::Kms(uri) => uri.role() == KmsRole::SealOnly,
-            other => is_recipient(other),
-        };
-        self.master_keys().all(opens_nothing)
+        self.master_keys().all(|uri| {
+            is_recipient(uri)
+                || matches!(uri, MasterKeyUri::Kms(uri) if uri.role() == KmsRole::SealOnly)
+        })
     }
 
     /// Whether public keys are named whose identities are not here.

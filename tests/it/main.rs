@@ -14,6 +14,7 @@
 #[cfg(feature = "age-plugins")]
 mod age_plugins;
 mod agent;
+mod agent_journal;
 mod agent_soak;
 mod audit;
 mod audit_log;
@@ -38,7 +39,9 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_bundle;
 mod journal_copy;
+mod journal_faults;
 mod journal_prune;
 mod journal_reading;
 mod journal_store;
@@ -109,6 +112,7 @@ mod support;
 mod targets;
 mod terminal;
 mod to_cluster;
+mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
@@ -120,4 +124,6 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};
+use support::{
+    behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server, transit_double,
+};

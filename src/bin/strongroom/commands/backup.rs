@@ -32,7 +32,8 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     warnings.for_each(|warning| context.output.warn(warning));
     let differ =
         report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let found = differ || report.clocks_differ || !report.seals_missing.is_empty();
+    let lacks = !report.seals_missing.is_empty();
+    let found = differ || report.clocks_differ || lacks;
     let status = if found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
     let status = context.output.done(status, Dated::new(&report, report.id), || {
         format!(
