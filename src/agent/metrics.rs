@@ -14,18 +14,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::found::{KeyCounts, Newest};
+use super::journal_metrics::JournalMetrics;
+use super::labels::{Cluster, of};
 use super::late::Missing;
-use super::operation::{KeyCounts, Newest, Operation};
+use super::operation::Operation;
 use crate::backup::Listing;
 use crate::error::Error;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cluster {
-    cluster: String,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Work {
@@ -78,6 +76,7 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    pub(super) journal: JournalMetrics,
     independent: Family<Cluster, Gauge>,
     pub(super) seals_missing: Missing,
 }
@@ -107,6 +106,7 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            journal: JournalMetrics::register(&mut registry),
             independent: Family::default(),
             seals_missing: Missing::default(),
         };
@@ -176,6 +176,7 @@ impl Metrics {
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
         self.interval.clear();
+        self.journal.promises(options);
         for operation in Operation::ALL {
             let _ = self.findings.get_or_create(&work(options, operation));
             let schedule = match operation {
@@ -220,6 +221,17 @@ impl Metrics {
         }
     }
 
+    /// A recording did not begin, or broke off.
+    pub(super) fn journal_failed(&self, options: &AgentSettings, error: &Error) {
+        let outcome = Outcome {
+            cluster: options.cluster().to_string(),
+            operation: "journal",
+            result: "failure",
+            reason: error.kind().name(),
+        };
+        self.outcomes.get_or_create(&outcome).inc();
+    }
+
     pub(super) fn verify_failed(&self, options: &AgentSettings) {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
@@ -235,6 +247,7 @@ impl Metrics {
     /// Another agent tells from now on how large things are. When things were done stays true.
     pub(super) fn stands_by(&self) {
         self.by_trust.clear();
+        self.journal.stands_by();
         self.newest_missing.clear();
         for family in [
             &self.size,
@@ -305,10 +318,6 @@ impl Metrics {
         let _ = encode(&mut text, &self.registry);
         text
     }
-}
-
-fn of(options: &AgentSettings) -> Cluster {
-    Cluster { cluster: options.cluster().to_string() }
 }
 
 fn work(options: &AgentSettings, operation: Operation) -> Work {

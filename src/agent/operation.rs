@@ -1,23 +1,25 @@
 //! What an agent does.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use super::found::{KeyCounts, Newest, count, of_backup};
 use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, VerifyLevel, VerifyReport, apply_prune,
-    authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports, plan_prune,
-    proves_bytes, prune_report, snapshots, store_report, verify,
+    DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
+    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports,
+    plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::Seen;
 use crate::format::{
-    CheckOutcome, ClusterName, KeyId, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
-    SnapshotId,
+    CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::snapshot::late::LateSeal;
@@ -96,6 +98,8 @@ pub(super) struct Done {
     pub(super) finding: Option<Error>,
     /// What a backup found to look at.
     pub(super) warnings: Vec<String>,
+    /// What comparing the snapshot with the recording showed.
+    pub(super) compared: Option<JournalComparison>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
@@ -112,14 +116,6 @@ pub(super) struct Done {
     pub(super) missing: Vec<KeyId>,
     /// What adds them.
     pub(super) late: Option<Late>,
-}
-
-/// How many master keys are in which state.
-pub(super) type KeyCounts = Vec<(KeyState, usize)>;
-
-fn count(keys: &KeySet) -> KeyCounts {
-    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
-    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
 }
 
 /// The warning that one loss takes all keys of a snapshot.
@@ -139,6 +135,7 @@ impl Done {
             log: Box::new(log),
             finding: None,
             newest: None,
+            compared: None,
             warnings: Vec::new(),
             listing: None,
             copied: None,
@@ -155,12 +152,13 @@ impl Done {
 pub(super) async fn run(
     operation: Operation,
     options: &AgentSettings,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
     let mut late = None;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, control).await.map(|(done, seal)| {
+        Operation::Backup => take(options, &places, seen, control).await.map(|(done, seal)| {
             late = seal;
             done
         }),
@@ -183,25 +181,21 @@ pub(super) async fn run(
 async fn take(
     options: &AgentSettings,
     places: &Places,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<(Done, Option<LateSeal>)> {
     let source = Source::Etcd(options.common.etcd()?);
     let Places { repository, keys } = places;
-    let (report, late) =
-        backup_and_keep(repository, keys, source, &options.backup, control).await?;
+    let taking = backup_and_keep(repository, keys, source, &options.backup, seen, control);
+    let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let finding = match (differ, report.clocks_differ) {
-        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, clocks_differ) => clocks_differ.then(clocks),
-    };
+    let finding = of_backup(&report);
     if report.independent < 2 {
         warn(&[ONE_WAY.to_owned()]);
     }
     let done = Done {
         finding,
+        compared: report.journal,
         independent: Some(report.independent),
         missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
@@ -471,25 +465,6 @@ pub(super) struct LastRun {
     pub(super) operation: Operation,
     pub(super) at: SystemTime,
     pub(super) passed: bool,
-}
-
-/// The newest snapshot.
-#[derive(Clone, Debug)]
-pub(super) struct Newest {
-    pub(super) id: SnapshotId,
-    pub(super) begun: SystemTime,
-    pub(super) database_bytes: u64,
-    pub(super) revision: u64,
-}
-
-impl Newest {
-    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
-    pub(super) fn of(listing: &Listing) -> Option<Self> {
-        let now = SystemTime::now();
-        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
-        let Summary { id, database_bytes, revision, .. } = *newest;
-        Some(Self { id, begun: id.begun(), database_bytes, revision })
-    }
 }
 
 /// What the keys authenticate in the repository, and what it lists.

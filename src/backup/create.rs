@@ -1,6 +1,7 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::crypto;
 use crate::envelope::check_sealers;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
@@ -20,7 +22,7 @@ use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::late::LateSeal;
 use crate::snapshot::options::BackupOptions;
-use crate::snapshot::write::{Content, write_snapshot};
+use crate::snapshot::write::{Content, Written, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
@@ -69,6 +71,9 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
+    /// What comparing it with the change journal showed that was being recorded.
+    #[serde(skip)]
+    pub journal: Option<JournalComparison>,
     /// This host's clock and the store's are more than 5 minutes apart, as one of the warnings says.
     #[serde(skip)]
     pub clocks_differ: bool,
@@ -77,6 +82,25 @@ pub struct BackupReport {
     /// Wall time.
     #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
+}
+
+/// What comparing a snapshot with a recording showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalComparison {
+    /// The first revision that was compared and is equal.
+    pub equal_from: Option<i64>,
+    /// The last one.
+    pub equal_to: Option<i64>,
+    /// The first revision that differs.
+    pub differs_at: Option<i64>,
+}
+
+impl From<Compared> for JournalComparison {
+    fn from(compared: Compared) -> Self {
+        let (from, to) = compared.equal.unzip();
+        Self { equal_from: from, equal_to: to, differs_at: compared.differs }
+    }
 }
 
 /// A master key that could not seal a snapshot.
@@ -102,16 +126,21 @@ pub async fn backup(
     options: &BackupOptions,
     control: &Control,
 ) -> Result<BackupReport> {
-    let taken = backup_and_keep(repository, keys, source, options, control).await?;
+    let taken = backup_and_keep(repository, keys, source, options, None, control).await?;
     Ok(taken.0)
 }
 
-/// As [`backup`]; what is given back beside the report adds the stanzas of keys that could not seal.
+/// As [`backup`], and compares the snapshot with what a recording has `seen`; what is given back beside the report adds the
+/// stanzas of keys that could not seal.
+///
+/// # Errors
+/// Those of [`backup`].
 pub(crate) async fn backup_and_keep(
     repository: &Repository,
     keys: &KeySet,
     source: Source,
     options: &BackupOptions,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<(BackupReport, Option<LateSeal>)> {
     let started = Instant::now();
@@ -132,16 +161,14 @@ pub(crate) async fn backup_and_keep(
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = content(id, companions, previous, &tags, options);
+    let content = Content { seen, ..content(id, companions, previous, &tags, options) };
     let (written, late) =
         write_snapshot(repository, keys, options, control, content, input).await?;
     let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
     sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
     warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
-    warnings.extend(written.members.iter().flat_map(doubts));
     let clocks_differ = written.skew.is_some();
-    warnings
-        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
+    warnings.extend(of_what_was_written(&written));
     let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -160,6 +187,7 @@ pub(crate) async fn backup_and_keep(
         member,
         reason,
         members: written.members,
+        journal: written.compared.map(Into::into),
         clocks_differ,
         warnings,
         duration: started.elapsed(),
@@ -177,6 +205,15 @@ fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
     format!(
         "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
     )
+}
+
+/// What a snapshot that was written leaves to worry about.
+fn of_what_was_written(written: &Written) -> Vec<String> {
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.
@@ -216,7 +253,7 @@ fn content(
     options: &BackupOptions,
 ) -> Content {
     let (tags, included) = (tags.to_vec(), included(&options.include));
-    Content { id, companions, previous, tags, included, replaces: None }
+    Content { id, companions, previous, tags, included, seen: None, replaces: None }
 }
 
 fn independent(
@@ -297,6 +334,14 @@ fn unix_ms(time: SystemTime) -> Result<u64> {
     now.map(|now| now.as_millis() as u64).map_err(|_| {
         Error::new(ErrorKind::Refused, "the clock is before 1970").hint("set the clock")
     })
+}
+
+/// That the snapshot is not what was recorded.
+fn differs(revision: i64) -> String {
+    format!(
+        "the snapshot and the change journal differ at revision {revision}: a member of etcd is corrupt, or this version of \
+         etcd has left changes out of the watch; restores that use the journal from there on may be wrong"
+    )
 }
 
 /// What a comparison leaves to worry about.

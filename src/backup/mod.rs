@@ -28,7 +28,7 @@ mod show;
 mod to_cluster;
 mod verify;
 
-pub use crate::journal::record::RecordOptions;
+pub use crate::journal::options::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]
 pub(crate) use crate::snapshot::folder::is_ahead;
@@ -41,13 +41,15 @@ pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
     Covered, Gap, JournalSummary, KnownStretch, Moment, RecordReport, Recorded, Stretch,
-    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, plan_restore, record,
-    stretches, stretches_report, verify_journals, verify_stretches,
+    StretchOutcome, Stretches, VerifiedStretch, bundle_journals, journals, known_stretches,
+    plan_restore, record, stretches, stretches_report, verify_journals, verify_stretches,
 };
+#[cfg(feature = "agent")]
+pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
 #[cfg(feature = "agent")]
 pub(crate) use create::backup_and_keep;
-pub use create::{BackupReport, ONE_KEY, SealMissing, backup};
+pub use create::{BackupReport, JournalComparison, ONE_KEY, SealMissing, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
 pub use key_usage::{KeyUsage, Newest, key_usage};

@@ -239,6 +239,7 @@ impl Work<'_> {
             tags: body.tags,
             included: body.included,
             replaces: Some(id),
+            seen: None,
         };
         let input = Input::Stored(Box::new(StoredInput::new(old.database, old.facts.etcd)));
         let written =

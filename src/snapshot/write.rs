@@ -19,6 +19,7 @@ use crate::crypto;
 use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_to_most};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
+use crate::etcd::seen::{Compared, Seen};
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
     ObjectEntry, Part, Previous, Role, Seal, Sha256, SnapshotId, Subject,
@@ -41,6 +42,8 @@ pub(crate) struct Content {
     pub(crate) tags: Vec<String>,
     /// What the companions were made of.
     pub(crate) included: Vec<String>,
+    /// The recording that the snapshot is compared with.
+    pub(crate) seen: Option<Arc<Seen>>,
     /// The snapshot of which this is a re-encryption.
     pub(crate) replaces: Option<SnapshotId>,
 }
@@ -87,6 +90,8 @@ pub(crate) async fn write_snapshot(
 /// What was written.
 pub(crate) struct Written {
     pub(crate) members: Option<Comparison>,
+    /// What comparing it with the recording showed.
+    pub(crate) compared: Option<Compared>,
     pub(crate) revision: u64,
     pub(crate) compact_revision: u64,
     pub(crate) database_bytes: u64,
@@ -136,15 +141,10 @@ impl Writer<'_> {
         .await
         .context("reading back")?;
         self.control.begin("reading back", None);
-        let read_back = self.control.guard(read_back(reader, etcd));
-        let mut facts = read_back.await.context("reading back")?;
-        let members = match live {
-            Some(live) => {
-                self.control.begin("comparing members", None);
-                Some(self.control.guard(compare(&live, &mut facts)).await?)
-            }
-            None => None,
-        };
+        let seen = self.content.seen.clone();
+        let read_back = self.control.guard(read_back(reader, etcd, seen));
+        let (mut facts, compared) = read_back.await.context("reading back")?;
+        let members = self.compare(live, &mut facts).await?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let own =
             objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
@@ -164,6 +164,7 @@ impl Writer<'_> {
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
         let written = Written {
             members,
+            compared,
             revision,
             compact_revision,
             database_bytes: database.size,
@@ -172,6 +173,17 @@ impl Writer<'_> {
             missing,
         };
         Ok((written, sealed))
+    }
+
+    /// Asks the members, if etcd is there to be asked.
+    async fn compare(
+        &self,
+        live: Option<Arc<Live>>,
+        facts: &mut Facts,
+    ) -> Result<Option<Comparison>> {
+        let Some(live) = live else { return Ok(None) };
+        self.control.begin("comparing members", None);
+        self.control.guard(compare(&live, facts)).await.map(Some)
     }
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.

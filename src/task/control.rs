@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::journal_step::JournalStep;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a running job reports.
@@ -25,6 +26,8 @@ pub enum Step {
     Advance(u64),
     /// Something to tell the operator now, such as which member was chosen.
     Note(String),
+    /// What a recording came to.
+    Journal(JournalStep),
 }
 
 /// What a job counts.

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    Accept, PrunePlan, PruneReport, Retention, Scope, apply_prune, check_removable, newest_reports,
-    plan_prune, prune_report, reseal, store_report, undo_removal, unpin,
+    Accept, PrunePlan, PruneReport, Retention, Scope, apply_prune, check_removable, journals,
+    newest_reports, pin, plan_prune, plan_removal, prune_report, reseal, store_report,
+    undo_removal, unpin,
 };
 use strongroom::crypto::{self, Label, Suite, system_rng};
 use strongroom::envelope::{DataKey, NewSeal};
@@ -301,4 +302,31 @@ async fn a_folder_without_head_is_swept() {
         recorded.a_day_passes().await;
     }
     assert!(fs::read_dir(recorded.folder(first)).map_or(0, Iterator::count) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journals_are_removed_by_name_and_their_only_base_is_not() {
+    let recorded = Recorded::new().await;
+    let ([first, _, third], [one, two]) = (recorded.journals, recorded.snapshots);
+    let (repository, keys) = (&recorded.test.repository, &recorded.keys);
+    let plan = plan_removal(repository, keys, &[first]).await.unwrap();
+    assert_eq!((removed(&plan), plan.remove.len()), (vec![first], 0));
+    assert_eq!(recorded.apply(&plan).await.removed_journals, [first]);
+    assert_eq!(plan_removal(repository, keys, &[one]).await.unwrap().remove.len(), 1);
+    let error = plan_removal(repository, keys, &[one, two]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains(&third.to_string()), "{error}");
+    let plan = plan_removal(repository, keys, &[one, two, third]).await.unwrap();
+    assert_eq!((removed(&plan), plan.remove.len()), (vec![third], 2));
+    pin(repository, third, "needed").await.unwrap();
+    let error = plan_removal(repository, keys, &[third]).await.unwrap_err();
+    assert!(error.to_string().contains("pinned"), "{error}");
+    // Segments alone are of no use, and somebody has to look at that.
+    fs::remove_file(recorded.object(third, JournalPart::Head)).unwrap();
+    let listed = journals(repository, keys, None).await.unwrap();
+    let planned = recorded.plan(None).await;
+    for findings in [listed.findings, planned.findings] {
+        let said = findings.iter().filter(|said| said.contains("segments and no head"));
+        assert_eq!(said.count(), 1, "{findings:?}");
+    }
 }

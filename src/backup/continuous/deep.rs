@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Moment;
 use super::building::Building;
-use super::shelf::Shelf;
+use super::shelf::{Period, Shelf};
 use crate::backup::catalog::{self, Scope, Summary};
 use crate::backup::deep::{HashCheck, check_hash};
 use crate::bolt::Db;
@@ -182,9 +182,10 @@ pub async fn verify_stretches(
     let mut verified = Vec::new();
     let mut shelf: Option<Shelf<'_>> = None;
     for stretch in stretches(repository, keys, wanted).await? {
-        let shelf = match shelf.take().filter(|shelf| shelf.is_of(&stretch.cluster)) {
+        let shelf = match shelf.take().filter(|shelf| shelf.is_of(&stretch.cluster, Period::ALL)) {
             Some(open) => shelf.insert(open),
-            None => shelf.insert(Shelf::open(repository, keys, &stretch.cluster, dir).await?),
+            None => shelf
+                .insert(Shelf::open(repository, keys, (&stretch.cluster, Period::ALL), dir).await?),
         };
         // Snapshots come in the order of time; a history that goes back begins again with its own journals.
         shelf.forget(stretch.from);

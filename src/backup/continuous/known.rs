@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use super::deep::{self, Stretch, StretchOutcome, Stretches, VerifiedStretch};
 use crate::backup::reports::newest_first;
+use crate::backup::show::show;
 use crate::error::Result;
 use crate::format::{
     CheckOutcome, ClusterName, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
@@ -16,6 +18,8 @@ use crate::format::{
 use crate::keys::KeySet;
 use crate::store::Repository;
 
+/// Snapshots that are looked at at once.
+const READS: usize = 16;
 /// Reports that count looked through.
 const MOST_READ: usize = 500;
 /// Stretches that a report names one by one: it must stay below 1 MiB.
@@ -32,6 +36,11 @@ pub struct KnownStretch {
     pub verified: &'static str,
     /// The report that says so.
     pub report: Option<SnapshotId>,
+    /// The first revision that was compared with the second snapshot when that was taken, and is equal. Only looked for where
+    /// `verified` is `not yet`.
+    pub compared_from: Option<i64>,
+    /// The last one.
+    pub compared_to: Option<i64>,
 }
 
 /// The `wanted` stretches, with what the newest report about each says.
@@ -67,11 +76,35 @@ pub async fn known_stretches(
         newest_first(repository, keys, listed, MOST_READ, visit).await?;
     }
     let with_known = |stretch: Stretch| {
-        let found = known.get(&stretch.name());
-        let verified = found.map_or("not yet", |(verified, _)| *verified);
-        KnownStretch { verified, report: found.map(|(_, id)| *id), stretch }
+        let found = known.get(&stretch.name()).copied();
+        async move {
+            let (verified, report) = found.map_or(("not yet", None), |(is, id)| (is, Some(id)));
+            let compared = match found {
+                Some(_) => None,
+                None => compared(repository, keys, stretch.to).await?,
+            };
+            let (compared_from, compared_to) = compared.unzip();
+            Ok(KnownStretch { verified, report, compared_from, compared_to, stretch })
+        }
     };
-    Ok(stretches.into_iter().map(with_known).collect())
+    stream::iter(stretches).map(with_known).buffered(READS).try_collect().await
+}
+
+/// The revisions that were compared with the snapshot `id` when it was taken, and are equal.
+async fn compared(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+) -> Result<Option<(i64, i64)>> {
+    match show(repository, keys, id).await {
+        Ok(details) => {
+            let equal = details.facts.and_then(|facts| facts.journal?.equal);
+            Ok(equal.map(|(from, to)| (from.cast_signed(), to.cast_signed())))
+        }
+        Err(error) if error.kind().is_general() => Err(error),
+        // What is wrong with a snapshot its own verification tells.
+        Err(_) => Ok(None),
+    }
 }
 
 /// The evidence of a deep verification of journals, for [`store_report`](crate::backup::store_report).

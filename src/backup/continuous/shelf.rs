@@ -4,12 +4,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Moment;
 use super::coverage::{Extent, Journals};
 use crate::error::Result;
 use crate::format::{ClusterName, SnapshotId};
+use crate::journal::folder::{self, Folder};
 use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::store::Repository;
+
+/// How far the clocks of two hosts may be apart, in milliseconds, and how far apart recorders may follow each other.
+const SLACK: u64 = 24 * 3_600_000;
+/// The newest journals are always among those that are opened: they show what was recorded last.
+const NEWEST: usize = 24;
+/// So many journals behind one without an end are opened: the next that counts tells how much of it does.
+const FOLLOWING: usize = 4;
+
+/// When the journals began that are opened, in Unix milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period {
+    since: u64,
+    until: u64,
+}
+
+impl Period {
+    /// All.
+    pub(super) const ALL: Self = Self { since: 0, until: u64::MAX };
+
+    /// Those that may lead from the snapshot `base` to `moment`. A journal ends 65 minutes after it began ([S13.8]).
+    pub(super) fn from(base: SnapshotId, moment: Moment) -> Self {
+        let until = match moment {
+            Moment::Time(ms) => ms.saturating_add(SLACK),
+            Moment::Newest | Moment::Revision(_) => u64::MAX,
+        };
+        Self { since: base.unix_ms().saturating_sub(SLACK), until }
+    }
+
+    fn has(self, other: Self) -> bool {
+        self.since <= other.since && self.until >= other.until
+    }
+
+    /// Of the journals that are listed those that are opened.
+    fn choose(self, folders: &BTreeMap<SnapshotId, Folder>) -> BTreeSet<SnapshotId> {
+        let there = || folders.iter().filter(|(_, folder)| folder.head.is_some());
+        let within = |id: &SnapshotId| (self.since..=self.until).contains(&id.unix_ms());
+        let mut chosen: BTreeSet<_> = there().map(|(id, _)| *id).filter(|id| within(id)).collect();
+        chosen.extend(there().map(|(id, _)| *id).rev().take(NEWEST));
+        let without_end = there().filter(|(id, folder)| within(id) && folder.ends.is_empty());
+        for (id, _) in without_end {
+            let behind = folders.range(*id..).filter(|(_, folder)| folder.head.is_some());
+            chosen.extend(behind.map(|(id, _)| *id).take(FOLLOWING));
+        }
+        chosen
+    }
+}
 
 /// The main revisions that a journal holds, as far as that is known.
 #[derive(Clone, Copy)]
@@ -32,6 +80,7 @@ pub(super) struct Shelf<'a> {
     /// Where they are fetched to, encrypted as they are stored.
     dir: PathBuf,
     cluster: ClusterName,
+    period: Period,
     /// Those that are not fetched.
     journals: Journals,
     extents: BTreeMap<SnapshotId, Extent>,
@@ -46,17 +95,21 @@ pub(super) struct Shelf<'a> {
 }
 
 impl<'a> Shelf<'a> {
-    /// Opens the heads of the journals of `cluster`.
+    /// Opens the heads of the journals of `cluster` that began in `period`.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn open(
         repository: &'a Repository,
         keys: &'a KeySet,
-        cluster: &ClusterName,
+        (cluster, period): (&ClusterName, Period),
         dir: &Path,
     ) -> Result<Self> {
-        let mut journals = Journals::open(repository, keys, Some(cluster)).await?;
+        let listed = folder::list_all(repository).await?;
+        let ids = period.choose(&listed.0);
+        let chosen = |id: &SnapshotId, _: &Folder| ids.contains(id);
+        let mut journals =
+            Journals::open_chosen(repository, keys, Some(cluster), listed, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
         let reach = |id: &SnapshotId| {
             let first = journals.open.get(id).map_or(0, |(journal, _)| journal.first());
@@ -67,6 +120,7 @@ impl<'a> Shelf<'a> {
             keys,
             dir: dir.to_owned(),
             cluster: cluster.clone(),
+            period,
             reaches: journals.open.keys().map(|id| (*id, reach(id))).collect(),
             newest: journals.newest(),
             warnings: journals.findings.drain(..journals.unknown).collect(),
@@ -81,9 +135,9 @@ impl<'a> Shelf<'a> {
         &self.dir
     }
 
-    /// Whether these are the journals of `cluster`.
-    pub(super) fn is_of(&self, cluster: &ClusterName) -> bool {
-        self.cluster == *cluster
+    /// Whether these are the journals of `cluster` that began in `period`.
+    pub(super) fn is_of(&self, cluster: &ClusterName, period: Period) -> bool {
+        self.cluster == *cluster && self.period.has(period)
     }
 
     /// The newest journal that counts.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use sha2::{Digest, Sha256 as Hasher};
 
 use super::compared::{self, Comparing};
 use super::report::{CopyReport, JournalsCopied};
@@ -18,13 +19,15 @@ use crate::format::{
 };
 use crate::journal::folder::{self, Folder};
 use crate::journal::open;
-use crate::journal::read::LONGEST;
+use crate::journal::sealed::LONGEST;
 use crate::keys::KeySet;
 use crate::store::{ObjectInfo, Repository};
 use crate::task::Control;
 
 /// Journals copied at once.
 const AT_ONCE: usize = 4;
+/// Bytes of a bundle that are read at once.
+const PART: u64 = 8 << 20;
 /// Objects of one kind in one journal that are read: others can plant more.
 const MOST: usize = 64;
 
@@ -173,7 +176,7 @@ impl One<'_> {
             self.seal(generation).await?;
         }
         self.head(&name, head).await?;
-        self.segments(end.as_ref()).await?;
+        self.recorded(end.as_ref()).await?;
         for generation in self.from.ends.keys().copied().take(MOST).collect::<Vec<_>>() {
             self.end(generation, &parsed).await?;
         }
@@ -300,15 +303,24 @@ impl One<'_> {
             .hint("`strongroom journal verify` in both places shows which one is good"))
     }
 
-    /// Copies the segments in their order, to the first that is missing.
-    async fn segments(&mut self, end: Option<&EndBody>) -> Result<()> {
+    /// Copies what was recorded, as far as it is in segments: a bundle is copied with the end that names it.
+    async fn recorded(&mut self, end: Option<&EndBody>) -> Result<()> {
         let named = match end.map(|end| &end.objects) {
             Some(EndObjects::Segments(segments)) => Some(segments.as_slice()),
-            Some(EndObjects::Bundle(_)) => {
-                return Err(Error::unsupported("it is bundled").hint("use a newer strongroom"));
+            Some(EndObjects::Bundle { object, .. }) => {
+                let is_there = self.from.bundles.values().any(|info| info.len == object.length);
+                if is_there {
+                    return Ok(());
+                }
+                return Err(Error::truncated("the bundle that its end names is missing"));
             }
             None => None,
         };
+        self.segments(named).await
+    }
+
+    /// Copies the segments in their order, to the first that is missing.
+    async fn segments(&mut self, named: Option<&[SegmentEntry]>) -> Result<()> {
         let all = std::mem::take(&mut self.from.segments);
         let there = std::mem::take(&mut self.there.segments);
         let there: BTreeMap<_, _> =
@@ -385,12 +397,68 @@ impl One<'_> {
         };
         match JournalEnd::parse(&bytes) {
             Ok(end) if !is_its(&end) => Ok(()),
-            Ok(_) if self.there.ends.contains_key(&generation) => {
-                self.compare(&name, Some(digest(&bytes)), MAX_END as u64).await
+            Ok(end) => {
+                if let EndObjects::Bundle { object, .. } = &end.body().objects
+                    && !self.bundle(generation, object).await?
+                {
+                    return Ok(());
+                }
+                match self.there.ends.contains_key(&generation) {
+                    true => self.compare(&name, Some(digest(&bytes)), MAX_END as u64).await,
+                    false => self.put(&name, bytes).await,
+                }
             }
-            Ok(_) => self.put(&name, bytes).await,
             Err(_) => Ok(()),
         }
+    }
+
+    /// Copies the bundle of this number, which an end names. False if it is not there: a later one replaced it.
+    async fn bundle(&mut self, number: u32, named: &SegmentEntry) -> Result<bool> {
+        let Some(info) = self.from.bundles.get(&number) else { return Ok(false) };
+        match self.there.bundles.get(&number) {
+            Some(there) if there.len == named.length => {
+                let name = there.name.clone();
+                return self.compare_bundle(name, named).await.map(|()| true);
+            }
+            Some(there) => {
+                let name = &there.name;
+                return Err(Error::tampered(format!("{name} has another length in the copy")));
+            }
+            None if info.len != named.length => return Ok(false),
+            None => {}
+        }
+        let name = info.name.clone();
+        let mut upload = self.target.upload(&name).await?;
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
+            let end = at.saturating_add(PART).min(named.length);
+            let bytes = self.source.get_range(&name, at..end).await?;
+            hasher.update(&bytes);
+            upload.write(bytes).await?;
+        }
+        if Sha256(hasher.finalize().into()) != named.sha256 {
+            upload.abort().await?;
+            return Err(Error::tampered(format!("{name} is not the object that the end names")));
+        }
+        self.done.written = self.done.written.saturating_add(upload.finish().await?);
+        Ok(true)
+    }
+
+    /// That the bundle which the copy has is the one that the end names, if what it has is read.
+    async fn compare_bundle(&mut self, name: String, named: &SegmentEntry) -> Result<()> {
+        if !self.reads_there {
+            return Ok(());
+        }
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
+            let end = at.saturating_add(PART).min(named.length);
+            hasher.update(self.target.get_range(&name, at..end).await?);
+        }
+        if Sha256(hasher.finalize().into()) != named.sha256 {
+            let error = Error::tampered("it has other bytes in the copy").context(name);
+            self.done.rotten.get_or_insert(error);
+        }
+        Ok(())
     }
 
     /// The object, unless it is such that nothing can be made of it: what is planted beside a good one stays behind.

@@ -65,6 +65,20 @@ impl Output {
         Ok(if status == ExitCode::SUCCESS { ExitCode::from(FINDINGS) } else { status })
     }
 
+    /// As [`done`](Self::done) if the command changed something, else as [`result`](Self::result).
+    pub(crate) fn done_if(
+        self,
+        changed: bool,
+        status: ExitCode,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<ExitCode> {
+        match changed {
+            true => self.done(status, document, table),
+            false => self.result(document, table).map(|()| status),
+        }
+    }
+
     fn text(self, document: impl Serialize, table: impl FnOnce() -> String) -> Result<String> {
         match self.format {
             WriteOut::Json => serde_json::to_string_pretty(&document)
@@ -266,6 +280,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
 /// A snapshot's time, RFC 3339 in UTC, to the second.
 pub(crate) fn created(id: SnapshotId) -> String {
     id.created().to_string()
+}
+
+/// A moment in Unix milliseconds.
+pub(crate) fn moment(ms: u64) -> String {
+    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).to_string()
 }
 
 /// How long ago a snapshot was taken: `5 m`, `3 h`, `12 d`.

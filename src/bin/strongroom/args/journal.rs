@@ -1,10 +1,7 @@
 //! `journal …`
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
-use strongroom::backup::BackupOptions;
-use strongroom::format::parse_duration;
+use strongroom::backup::{BackupOptions, CopySettings, RecordOptions};
 
 use super::moment;
 use crate::help;
@@ -46,15 +43,10 @@ pub(crate) struct JournalVerifyArgs {
 /// `journal record`
 #[derive(Args)]
 pub(crate) struct RecordArgs {
-    /// Store the changes this often, 1s to 1m; a disaster loses at most this much
-    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
-    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) record: RecordOptions,
+    #[command(flatten)]
+    pub(crate) copy: CopySettings,
     #[command(flatten, next_help_heading = "Snapshots taken at gaps")]
     pub(crate) options: BackupOptions,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text).map_err(|error| error.to_string())?;
-    let range = Duration::from_secs(1)..=Duration::from_secs(60);
-    if range.contains(&interval) { Ok(interval) } else { Err("give 1s to 1m".into()) }
 }

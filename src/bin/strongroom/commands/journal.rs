@@ -4,21 +4,23 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use strongroom::Result;
 use strongroom::backup::{
-    Covered, Gap, JournalSummary, KnownStretch, RecordOptions, Stretch, StretchOutcome, Stretches,
-    VerifiedStretch, journals, known_stretches, record, store_report, stretches_report,
-    verify_journals, verify_stretches,
+    CopySettings, Covered, Gap, JournalSummary, KnownStretch, RecordOptions, Stretch,
+    StretchOutcome, Stretches, VerifiedStretch, journals, known_stretches, record, store_report,
+    stretches_report, verify_journals, verify_stretches,
 };
-use strongroom::format::{SnapshotId, Time};
+use strongroom::format::{ClusterName, SnapshotId};
 use strongroom::keys::KeySet;
+use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::task::Step;
 
 use super::{Context, FINDINGS};
 use crate::args::{JournalCommand, JournalVerifyArgs, RecordArgs};
-use crate::output::{bytes, created, table};
+use crate::output::{bytes, created, moment, table};
 
 pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<ExitCode> {
     match command {
@@ -31,17 +33,23 @@ pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<Ex
 async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     let settings = &context.settings;
     let cluster = settings.cluster.clone().unwrap_or_default();
-    let options = RecordOptions { cluster, interval: args.interval };
+    let options = RecordOptions { cluster, ..args.record };
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let output = context.output;
     let control = context.control.clone().on_step(move |step| {
-        if let Step::Note(note) = step {
+        if let Some(note) = note(&step) {
             output.note(&note);
         }
     });
     let etcd = settings.etcd()?;
-    let report = record(&repository, &keys, &etcd, &options, &args.options, &control).await?;
+    let second = match options.copies {
+        true => second_place(&args.copy, &repository, context).await,
+        false => None,
+    };
+    let (second, snapshots) = (second.as_ref(), &args.options);
+    let recording = record(&repository, second, &keys, &etcd, &options, snapshots, &control);
+    let report = Box::pin(recording).await?;
     let stored = report.seen <= report.last;
     let status = if stored { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
     let status = context.output.done(status, &report, || {
@@ -54,13 +62,49 @@ async fn begin(args: RecordArgs, context: &Context) -> Result<ExitCode> {
     if stored {
         return Ok(status);
     }
-    context.output.warn(&format!(
-        "revisions {} to {} are not stored: the store could not be reached",
-        report.last.saturating_add(1),
-        report.seen
-    ));
-    context.output.note("start the recorder again while etcd still has them");
+    let (from, seen) = (report.last.saturating_add(1), report.seen);
+    if report.spooled > report.last {
+        context.output.warn(&format!(
+            "revisions {from} to {} are in the spool, and not stored yet: the store could not be reached",
+            report.spooled
+        ));
+        context.output.note("start the recorder again on this host: it stores them first");
+    }
+    if report.spooled < seen {
+        let from = from.max(report.spooled.saturating_add(1));
+        context.output.warn(&format!(
+            "revisions {from} to {seen} are not stored: the store could not be reached"
+        ));
+        context.output.note("start the recorder again while etcd still has them");
+    }
     Ok(status)
+}
+
+/// The second repository. The recording does not wait for it: if it cannot be opened now, `copy` brings everything.
+async fn second_place(
+    copy: &CopySettings,
+    source: &Repository,
+    context: &Context,
+) -> Option<Repository> {
+    match context.settings.open_replica(copy, source, false).await {
+        Ok(opened) => {
+            opened.warnings.iter().for_each(|warning| context.output.warn(warning));
+            Some(opened.repository)
+        }
+        Err(error) => {
+            context.output.warn(&format!("nothing is stored in the second place: {error}"));
+            None
+        }
+    }
+}
+
+/// What people are told of a step.
+fn note(step: &Step) -> Option<String> {
+    match step {
+        Step::Note(note) => Some(note.clone()),
+        Step::Journal(step) => step.note(),
+        _ => None,
+    }
 }
 
 /// What is known of the stretches between snapshots, and the report that was stored of it.
@@ -157,7 +201,11 @@ fn known_text(stretches: &[KnownStretch]) -> String {
     let row = |one: &KnownStretch| {
         let Stretch { from, to, first_revision, last_revision, .. } = &one.stretch;
         let revisions = format!("{first_revision}–{last_revision}");
-        vec![from.to_string(), to.to_string(), revisions, one.verified.to_owned()]
+        let verified = match one.compared_from.zip(one.compared_to) {
+            Some((from, to)) => format!("not yet; compared: {from}–{to}"),
+            None => one.verified.to_owned(),
+        };
+        vec![from.to_string(), to.to_string(), revisions, verified]
     };
     match stretches.is_empty() {
         true => String::new(),
@@ -189,7 +237,7 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
             "there is a gap between journal {after}, which ends with revision {last}, and journal {before}, which begins with {first}"
         ));
     }
-    let documents: Vec<_> = journals.iter().map(document).collect();
+    let documents: Vec<_> = journals.iter().map(Document::new).collect();
     let mut json = json!({
         "journals": documents, "gaps": gaps, "findings": findings, "unopened": unopened,
         "stretches": checked.json,
@@ -197,13 +245,14 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
     if let Some(map) = json.as_object_mut().filter(|_| verifies) {
         map.insert("report".into(), checked.report.map(|id| id.to_string()).into());
     }
-    context.output.result(json, || {
+    let status = if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done_if(checked.report.is_some(), status, json, || {
         let row = |journal: &JournalSummary| {
             vec![
                 journal.id.to_string(),
                 journal.cluster.to_string(),
                 created(journal.id),
-                until(journal).unwrap_or_default(),
+                journal.complete_ms.map(moment).unwrap_or_default(),
                 match last(journal) {
                     Some(last) => format!("{}–{last}", journal.first),
                     None => format!("{}–", journal.first),
@@ -226,7 +275,7 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
         1 => "1 journal".into(),
         n => format!("{n} journals"),
     });
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What the journals that count hold of each cluster: a line for it, and one for each gap.
@@ -237,7 +286,7 @@ pub(super) fn coverage(covered: &Covered) -> Vec<String> {
     for cluster in clusters {
         let all = || counting.iter().filter(|one| one.cluster == *cluster);
         let (Some(first), Some(newest)) = (all().next(), all().next_back()) else { continue };
-        let until = match all().filter_map(|one| one.complete_ms).max().map(time) {
+        let until = match all().filter_map(|one| one.complete_ms).max().map(moment) {
             Some(until) if newest.ended.is_some() => until,
             _ => "now, or until its recorder was killed".into(),
         };
@@ -265,26 +314,34 @@ fn last(journal: &JournalSummary) -> Option<i64> {
     journal.last_is_known.then_some(journal.last)
 }
 
-/// The moment up to which a journal is complete.
-fn until(journal: &JournalSummary) -> Option<String> {
-    journal.complete_ms.map(time)
+/// A journal, for programs.
+#[derive(Serialize)]
+struct Document<'a> {
+    id: SnapshotId,
+    cluster: &'a ClusterName,
+    created: String,
+    recorded_until: Option<String>,
+    first_revision: i64,
+    last_revision: Option<i64>,
+    segments: u64,
+    stored_bytes: u64,
+    ended: Option<&'static str>,
+    trust: Standing,
 }
 
-fn time(ms: u64) -> String {
-    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).to_string()
-}
-
-fn document(journal: &JournalSummary) -> Value {
-    json!({
-        "id": journal.id.to_string(),
-        "cluster": journal.cluster.as_str(),
-        "created": created(journal.id),
-        "recorded_until": until(journal),
-        "first_revision": journal.first,
-        "last_revision": last(journal),
-        "segments": journal.segments,
-        "stored_bytes": journal.stored_bytes,
-        "ended": journal.ended,
-        "trust": journal.standing.to_string(),
-    })
+impl<'a> Document<'a> {
+    fn new(journal: &'a JournalSummary) -> Self {
+        Self {
+            id: journal.id,
+            cluster: &journal.cluster,
+            created: created(journal.id),
+            recorded_until: journal.complete_ms.map(moment),
+            first_revision: journal.first,
+            last_revision: last(journal),
+            segments: journal.segments,
+            stored_bytes: journal.stored_bytes,
+            ended: journal.ended,
+            trust: journal.standing,
+        }
+    }
 }

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use strongroom::Result;
 use strongroom::backup::{Moment, Recorded, View, plan_restore};
-use strongroom::format::Time;
 use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 
 use super::Context;
 use crate::args::{At, Which};
+use crate::output::moment;
 
 impl At {
     /// The moment that was asked for.
@@ -78,8 +78,7 @@ impl Context {
 
 /// The moment up to which everything is recorded.
 pub(super) fn until(recorded: &Recorded) -> Option<String> {
-    let seconds = i64::try_from(recorded.recorded_until / 1000).ok().filter(|at| *at > 0)?;
-    Some(Time::from_unix(seconds).to_string())
+    Some(recorded.recorded_until).filter(|ms| *ms > 0).map(moment)
 }
 
 /// Ids of the journals that were used.
