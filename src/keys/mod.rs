@@ -41,8 +41,10 @@ pub use local::LocalKey;
 pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, Missing, ReadStates, unsigned_refused, would_not_count};
-pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
+pub use set::{KeySet, Missing, ReadStates};
+pub use signing::{
+    MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey, unsigned_refused, would_not_count,
+};
 
 use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, Result};

@@ -70,7 +70,8 @@ impl AwsService {
             .header(CONTENT_TYPE, "application/x-amz-json-1.1")
             .header("x-amz-target", target)
             .body(body);
-        let mut request = built.map_err(|_| Error::usage("a name of a call is no header"))?;
+        let mut request =
+            built.map_err(|_| Error::usage("the name of a call cannot be a header"))?;
         AwsAuthorizer::new(&credential, self.name, &self.region)
             .try_authorize(&mut request, None)
             .map_err(|error| failed("the signature", &error))?;
