@@ -32,6 +32,7 @@
 //! | `proxy` | [`proxy`] |
 //! | `kms-plugin` | [`kms_plugin`] |
 //! | `audit-log` | [`audit_log`] |
+//! | `posture` | [`posture`]: checks how a cluster is set up |
 //! | `etcd` | [`etcd`] alone |
 //! | `internals` | parsers for fuzz targets; not part of the API |
 //!
@@ -142,6 +143,8 @@ pub mod kms_plugin;
 #[cfg(any(feature = "agent", feature = "client", feature = "kms-plugin"))]
 mod limit;
 pub mod mvcc;
+#[cfg(feature = "posture")]
+pub mod posture;
 mod protobuf;
 #[cfg(feature = "proxy")]
 pub mod proxy;

@@ -207,7 +207,7 @@ mod tests {
         let schedule = "@every 1m".parse().unwrap();
         let run = Run { last: Some(at(NOW - 60)), retry: Some(at(NOW + 7200)), ..Run::default() };
         let done = BTreeMap::from([(Operation::Backup, run)]);
-        let due = Due { done: &done, since: None, replica: false };
+        let due = Due { done: &done, since: None, replica: false, wanted: false };
         let next = due.next(&[Operation::Backup], |_| Some(&schedule), at(NOW));
         assert_eq!(next, Some((at(NOW), Operation::Backup)));
     }

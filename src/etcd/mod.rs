@@ -36,9 +36,9 @@ pub use auth::{AuthFor, AuthPlan};
 pub(crate) use choose::member_of;
 pub use choose::{Choice, Rejected, choose_member};
 pub use compare::{Comparison, MemberHash};
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "posture"))]
 pub(crate) use failure::chain;
-#[cfg(any(feature = "agent", feature = "client"))]
+#[cfg(any(feature = "agent", feature = "client", feature = "posture"))]
 pub(crate) use failure::from_client;
 #[cfg(feature = "proxy")]
 pub(crate) use failure::key_mismatch;
@@ -51,5 +51,7 @@ pub use probe::Member;
 pub(crate) use probe::check_version;
 pub use settings::EtcdSettings;
 pub use stream::SnapshotStream;
+#[cfg(feature = "posture")]
+pub(crate) use trust::anyone;
 #[cfg(feature = "backup")]
 pub(crate) use write::{Outcome, Write};

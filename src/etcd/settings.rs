@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Identity, TlsOptions};
-#[cfg(feature = "proxy")]
+#[cfg(any(feature = "posture", feature = "proxy"))]
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
-#[cfg(feature = "proxy")]
+#[cfg(any(feature = "posture", feature = "proxy"))]
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tonic::transport::Endpoint;
 use url::Url;
@@ -247,7 +247,11 @@ impl EtcdSettings {
         self.insecure_skip_tls_verify || files.into_iter().any(Option::is_some)
     }
 
-    pub(super) fn url(&self, name: &str) -> Result<Url> {
+    /// The URL of an endpoint; without a scheme, `https` where TLS settings are given.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage).
+    pub(crate) fn url(&self, name: &str) -> Result<Url> {
         let text = match name.split_once("://") {
             Some(("http" | "https", _)) => name.to_owned(),
             Some(("srv", domain)) => {
@@ -334,12 +338,23 @@ impl EtcdSettings {
             Some(verifier) => verifier,
             None => trust::system()?,
         };
+        let mut config = self.tls_with(verifier)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// TLS with this verifier, and with the client certificate if one is set.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    #[cfg(any(feature = "posture", feature = "proxy"))]
+    pub(crate) fn tls_with(&self, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(trust::provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::usage(error.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let mut config = match (&self.cert, &self.key) {
+        Ok(match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 let wrong = |path: &Path| {
                     let path = path.display().to_string();
@@ -355,9 +370,7 @@ impl EtcdSettings {
                 })?
             }
             _ => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Arc::new(config))
+        })
     }
 
     fn tls(&self) -> Result<Tls> {

@@ -66,7 +66,7 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 
 /// The verifier that takes every certificate, as `etcdctl --insecure-skip-tls-verify` does. Whether the server has its
 /// key is still verified.
-pub(super) fn anyone() -> Arc<dyn ServerCertVerifier> {
+pub(crate) fn anyone() -> Arc<dyn ServerCertVerifier> {
     Arc::new(Anyone(provider()))
 }
 

@@ -6,6 +6,7 @@
 //! - [`keys`]: custody, rotation, a stolen or lost key, the threat model
 //! - [`kubernetes`]: Secrets that the API server encrypts with a keyring
 //! - [`mod@format`]: how a snapshot is stored, and how to open one without strongroom
+//! - [`audit`]: how a cluster is set up, checked by measurement
 //! - [`benchmarks`]: figures, how they were measured, comparison with other tools
 //! - [`contributing`]: checks, tests, Rust version policy
 //!
@@ -22,6 +23,10 @@ macro_rules! links {
          [SPEC.md]: mod@crate::format\n\n"
     };
 }
+
+#[doc = links!()]
+#[doc = include_str!("audit.md")]
+pub mod audit {}
 
 #[doc = links!()]
 #[doc = include_str!("benchmarks.md")]

@@ -378,6 +378,11 @@ impl Documents {
         );
     }
 
+    fn audit(&mut self) {
+        self.run_with("file:keyring", "audit", &["audit", "--fail-on", "critical"], 3);
+        self.run("audit --list", &["audit", "--list"]);
+    }
+
     fn errors(&mut self) {
         for args in [&["show", "ZZZZ"][..], &["restore", "latest", "--output", "etcd.db"]] {
             let out = self.place.command(&["-w", "json"]).args(args).output().unwrap();
@@ -424,6 +429,7 @@ async fn every_document_has_its_shape() {
     documents.journals();
     documents.jobs(&old, Version::NEWEST.programs().join("etcd").to_str().unwrap());
     documents.errors();
+    documents.audit();
     documents.values();
     documents.audit_log();
     documents.keys();

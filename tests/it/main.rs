@@ -14,6 +14,7 @@
 mod agent;
 mod agent_journal;
 mod agent_soak;
+mod audit;
 mod audit_log;
 mod blind;
 mod bolt;

@@ -352,8 +352,8 @@ fn undecided(seal: &Seal, keys: &KeySet) -> Option<String> {
     if let Some(key) = key_ids(seal).into_iter().find(|key| !keys.holds(*key)) {
         return Some(format!("its seal names key {key}, which is not available"));
     }
-    let stanzas = seal.body().stanzas().iter();
-    for stanza in stanzas.filter(|stanza| keys.would_ask(stanza) && !keys.may_ask(false)) {
+    let mut stanzas = seal.body().stanzas().iter();
+    if let Some(stanza) = stanzas.find(|stanza| keys.would_ask(stanza) && !keys.may_ask(false)) {
         let key = stanza.key_id();
         return Some(format!("key {key} is not asked to open what no trusted signer signed"));
     }

@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod audit;
 mod inside;
 mod journal;
 mod keys;
@@ -19,6 +20,7 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 
 use crate::help;
 
+pub(crate) use audit::AuditArgs;
 pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, JournalVerifyArgs, RecordArgs};
 pub(crate) use keys::{
@@ -148,6 +150,9 @@ pub(crate) enum Command {
     /// Prepare etcd's users and roles
     #[command(long_about = help::SETUP_AUTH, after_long_help = help::SETUP_AUTH_MORE)]
     SetupAuth(SetupAuthArgs),
+    /// Check how the cluster is set up: TLS, certificates, users, versions, exposure
+    #[command(long_about = help::AUDIT_CLUSTER, after_long_help = help::AUDIT_CLUSTER_MORE)]
+    Audit(Box<AuditArgs>),
     /// Create, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_long_help = help::KEY_MORE)]
     Key(KeyCommand),

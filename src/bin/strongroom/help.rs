@@ -1,11 +1,13 @@
 //! What `--help` says of each command, for an operator on the worst day.
 
+mod audit;
 mod drill;
 mod inside;
 mod journal;
 mod unattended;
 mod values;
 
+pub(crate) use audit::*;
 pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;

@@ -95,6 +95,8 @@ pub(crate) struct Builder {
     version: Version,
     members: usize,
     tls: bool,
+    client_auth: bool,
+    peer_tls: bool,
     auth: bool,
     args: Vec<String>,
 }
@@ -109,6 +111,18 @@ impl Builder {
     /// Clients speak TLS and need a certificate.
     pub(crate) fn with_tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Clients speak TLS and need no certificate.
+    pub(crate) fn with_server_tls(mut self) -> Self {
+        self.client_auth = false;
+        self.with_tls()
+    }
+
+    /// Members speak TLS and need a certificate.
+    pub(crate) fn with_peer_tls(mut self) -> Self {
+        self.peer_tls = true;
         self
     }
 
@@ -148,6 +162,7 @@ pub(crate) struct Etcd {
     version: Version,
     dir: TempDir,
     tls: Option<Tls>,
+    client_auth: bool,
     auth: bool,
     servers: Vec<Server>,
 }
@@ -159,7 +174,15 @@ impl Etcd {
     }
 
     pub(crate) fn builder(version: Version) -> Builder {
-        Builder { version, members: 1, tls: false, auth: false, args: Vec::new() }
+        Builder {
+            version,
+            members: 1,
+            tls: false,
+            client_auth: true,
+            peer_tls: false,
+            auth: false,
+            args: Vec::new(),
+        }
     }
 
     fn run(builder: Builder) -> Self {
@@ -180,11 +203,13 @@ impl Etcd {
         let tls = builder.tls.then(|| make_tls(dir.path()));
         let scheme = if builder.tls { "https" } else { "http" };
         let ports = free_ports(2 * builder.members);
-        let peer = |at: usize| format!("http://127.0.0.1:{}", ports[2 * at + 1]);
+        let peer_scheme = if builder.peer_tls { "https" } else { "http" };
+        let peer = |at: usize| format!("{peer_scheme}://127.0.0.1:{}", ports[2 * at + 1]);
         let cluster: Vec<_> =
             (0..builder.members).map(|at| format!("m{at}={}", peer(at))).collect();
         let version = builder.version;
-        let mut etcd = Self { version, dir, tls, auth: false, servers: Vec::new() };
+        let client_auth = builder.client_auth;
+        let mut etcd = Self { version, dir, tls, client_auth, auth: false, servers: Vec::new() };
         for at in 0..builder.members {
             let endpoint = format!("{scheme}://127.0.0.1:{}", ports[2 * at]);
             let name = format!("m{at}");
@@ -214,7 +239,13 @@ impl Etcd {
             .args((self.version > Version::V3_4).then_some("--unsafe-no-fsync"))
             .args(args);
         if let Some(tls) = &self.tls {
-            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
+            if self.client_auth {
+                command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
+            }
+            if peer.starts_with("https") {
+                command.arg("--peer-client-cert-auth").arg("--peer-trusted-ca-file").arg(&tls.ca);
+                command.arg("--peer-cert-file").arg(&tls.cert).arg("--peer-key-file").arg(&tls.key);
+            }
             command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
         }
         let log = File::create(self.dir.path().join(format!("{name}.log"))).unwrap();
@@ -269,6 +300,11 @@ impl Etcd {
     /// Every member's endpoint.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.endpoint.clone()).collect()
+    }
+
+    /// The CA, the certificate and its key, if clients speak TLS.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Settings that reach all members, as root if authentication is on.

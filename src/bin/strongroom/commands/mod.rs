@@ -1,6 +1,7 @@
 //! One short function for each command.
 
 mod agent;
+mod audit;
 mod audit_log;
 mod backup;
 mod config;
@@ -88,6 +89,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Copy(args) => copy::run(args, context).await,
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
+        Command::Audit(args) => audit::run(*args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,

@@ -1,0 +1,75 @@
+//! Who may connect, and what somebody may do who did not log in.
+
+use super::super::fact::{Judgement, Severity, Unknown, Verdict};
+use super::super::facts::Facts;
+use super::super::facts::endpoint::{Access, Endpoint, Plain};
+
+/// AUTH-1
+pub(crate) fn plain(endpoint: &Endpoint, _: &Facts) -> Judgement {
+    let plain = endpoint.plain.need()?;
+    match plain.get() {
+        Plain::Etcd(version) => {
+            Ok(Verdict::fail(plain.saw(format!("etcd {version} answers without TLS"))))
+        }
+        // A port that answers neither way is no port of etcd's.
+        Plain::Closed(why) => match &endpoint.tls.need()?.access {
+            Access::NoTls => Err(Unknown("it answers neither with TLS nor without".into())),
+            _ => Ok(Verdict::Pass(plain.saw(format!("no answer without TLS: {why}")))),
+        },
+    }
+}
+
+/// AUTH-2
+pub(crate) fn client_certificate(endpoint: &Endpoint, _: &Facts) -> Judgement {
+    let tls = endpoint.tls.need()?;
+    Ok(match &tls.access {
+        Access::Open(version) => {
+            let asked =
+                if tls.asked { "it is asked for, and not needed" } else { "none is asked for" };
+            let what = format!("etcd {version} answers without a client certificate: {asked}");
+            Verdict::fail(tls.saw(what))
+        }
+        Access::Refused(why) => {
+            Verdict::Pass(tls.saw(format!("refused without a client certificate: {why}")))
+        }
+        Access::NoTls => Verdict::NotApplicable(tls.saw("the port does not use TLS: see AUTH-1")),
+    })
+}
+
+/// AUTH-3
+pub(crate) fn authentication(facts: &Facts) -> Judgement {
+    let auth = facts.cluster.auth.need()?;
+    if *auth.get() {
+        return Ok(Verdict::Pass(auth.saw("a call without login is refused")));
+    }
+    let found = auth.saw("a call without login is answered");
+    let open = |endpoint: &Endpoint| {
+        let plain = endpoint.plain.need().is_ok_and(|plain| matches!(plain.get(), Plain::Etcd(_)));
+        let tls = endpoint.tls.need().is_ok_and(|tls| matches!(tls.access, Access::Open(_)));
+        plain || tls
+    };
+    Ok(match facts.endpoints.iter().any(open) {
+        true => Verdict::fail_as(Severity::Critical, found),
+        false => Verdict::fail(found),
+    })
+}
+
+/// AUTH-4
+pub(crate) fn anonymous(endpoint: &Endpoint, _: &Facts) -> Judgement {
+    let tls = endpoint.tls.need()?;
+    if !matches!(tls.access, Access::Refused(_)) {
+        let calls = endpoint.anonymous.need()?;
+        return Ok(match calls.answered.is_empty() {
+            true => Verdict::Pass(calls.saw("no call is answered without certificate and login")),
+            false => Verdict::fail(calls.saw(format!("answered: {}", calls.answered.join(", ")))),
+        });
+    }
+    match endpoint.without_login.need() {
+        Ok(calls) if calls.login_wanted && !calls.answered.is_empty() => {
+            let what =
+                format!("answered with a certificate but no login: {}", calls.answered.join(", "));
+            Ok(Verdict::fail_as(Severity::High, calls.saw(what)))
+        }
+        _ => Ok(Verdict::Pass(tls.saw("no connection without a client certificate"))),
+    }
+}

@@ -1,0 +1,41 @@
+//! What is read of a cluster, each collector with its limits. Nothing here writes to etcd.
+
+pub(crate) mod certificate;
+pub(crate) mod cluster;
+pub(crate) mod endpoint;
+pub(crate) mod hello;
+mod http;
+mod tls;
+
+use std::time::Duration;
+
+use super::advisories::Advisories;
+use super::fact::Fact;
+use crate::format::Time;
+
+pub(crate) use cluster::Cluster;
+pub(crate) use endpoint::Endpoint;
+
+/// How long one connection, or one request over it, may take.
+pub(super) const PROBE: Duration = Duration::from_secs(3);
+
+/// All that is known.
+pub(crate) struct Facts {
+    /// When it was read.
+    pub(crate) now: Time,
+    /// What each endpoint showed; also members that are not among the endpoints, of which nothing is known.
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// What holds for all members.
+    pub(crate) cluster: Cluster,
+    /// Users with the role root that are expected.
+    pub(crate) expected_root: usize,
+    /// Known vulnerabilities and releases.
+    pub(crate) advisories: Advisories,
+}
+
+impl Facts {
+    /// The versions of etcd that answered, each with its endpoint.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = (&Endpoint, &Fact<String>)> {
+        self.endpoints.iter().map(|endpoint| (endpoint, &endpoint.version))
+    }
+}

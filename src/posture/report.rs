@@ -1,0 +1,280 @@
+//! What an audit comes to.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::catalog::{CHECKS, Check, Judged, Scope, Section};
+use super::fact::{Evidence, Fact, Severity, Status, Unknown, Verdict};
+use super::facts::Facts;
+use crate::error::{Error, Result};
+use crate::format::Time;
+
+/// What becomes of checks without a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum UnknownPolicy {
+    /// They count as failed.
+    #[default]
+    Fail,
+    /// They are listed only.
+    Warn,
+}
+
+/// Which checks count, and how.
+pub(super) struct Policy<'a> {
+    pub(super) only: &'a [String],
+    pub(super) skip: &'a [String],
+    pub(super) fail_on: Severity,
+    pub(super) unknown: UnknownPolicy,
+}
+
+/// One check of one member, or of the cluster.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// Such as `AUTH-1`.
+    pub id: &'static str,
+    /// How bad a failure is.
+    pub severity: Severity,
+    /// What came out.
+    pub status: Status,
+    /// What is wrong if it fails.
+    pub title: String,
+    /// The part of a guide it belongs to.
+    pub section: Section,
+    /// Items of the CIS Kubernetes Benchmark.
+    pub cis: &'static [&'static str],
+    /// Items of DISA's Kubernetes STIG.
+    pub stig: &'static [&'static str],
+    /// The endpoint or member; nothing for what holds for all.
+    pub member: Option<String>,
+    /// What was seen.
+    pub evidence: Vec<Evidence>,
+    /// Why it is unknown.
+    pub why: Option<String>,
+    /// What to do when it fails.
+    pub remedy: &'static str,
+    /// The page about a vulnerability.
+    pub url: Option<String>,
+}
+
+/// A member or endpoint, and its version.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct MemberSeen {
+    /// The endpoint, or the name of a member that is not among them.
+    pub endpoint: String,
+    /// etcd's version, if it was read.
+    pub version: Option<String>,
+}
+
+/// How many checks came out how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Passed.
+    pub pass: usize,
+    /// Failed.
+    pub fail: usize,
+    /// Could not be measured.
+    pub unknown: usize,
+    /// Do not matter here.
+    pub not_applicable: usize,
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The program and its version.
+    pub tool: &'static str,
+    /// When it was measured.
+    pub time: Time,
+    /// Where facts came from.
+    pub scope: Vec<Scope>,
+    /// The endpoints, and members that are not among them.
+    pub members: Vec<MemberSeen>,
+    /// Every check, failures first.
+    pub checks: Vec<Outcome>,
+    /// How many came out how.
+    pub counts: Counts,
+    /// Up to which day the table of vulnerabilities is complete.
+    pub advisories_to: String,
+    /// The exit status: 0, or 3 if something at or above the threshold failed or is unknown.
+    pub exit: u8,
+}
+
+/// Refuses ids that no check has.
+pub(super) fn check_ids<'a>(ids: impl Iterator<Item = &'a String>) -> Result<()> {
+    for id in ids {
+        if !CHECKS.iter().any(|check| check.id == id) {
+            return Err(Error::usage(format!("no check is called {id:?}"))
+                .hint("`strongroom audit --list` prints them"));
+        }
+    }
+    Ok(())
+}
+
+impl Report {
+    pub(super) fn new(facts: &Facts, scope: &[Scope], policy: &Policy<'_>) -> Self {
+        let wanted = |check: &&Check| {
+            let named = |ids: &[String]| ids.iter().any(|id| id == check.id);
+            (policy.only.is_empty() || named(policy.only)) && !named(policy.skip)
+        };
+        let mut checks = Vec::new();
+        for check in CHECKS.iter().filter(wanted) {
+            for run in check.runs.iter().filter(|run| scope.contains(&run.scope())) {
+                let judged = run.judge(facts).into_iter();
+                checks.extend(judged.map(|judged| outcome(check, judged)));
+            }
+        }
+        checks.sort_by_key(|one| (one.section, one.status, std::cmp::Reverse(one.severity)));
+        let counts = counted(&checks);
+        let bad = |one: &Outcome| {
+            let status = match one.status {
+                Status::Fail => true,
+                Status::Unknown => policy.unknown == UnknownPolicy::Fail,
+                Status::Pass | Status::NotApplicable => false,
+            };
+            status && one.severity >= policy.fail_on
+        };
+        // That nothing was checked is no success.
+        let exit = if checks.is_empty() || checks.iter().any(bad) { 3 } else { 0 };
+        let members = facts.versions().map(|(endpoint, version)| MemberSeen {
+            endpoint: endpoint.name.clone(),
+            version: match version {
+                Fact::Known { value, .. } => Some(value.clone()),
+                Fact::Unknown(_) => None,
+            },
+        });
+        Self {
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")),
+            time: facts.now,
+            scope: scope.to_vec(),
+            members: members.collect(),
+            checks,
+            counts,
+            advisories_to: facts.advisories.complete_to().to_owned(),
+            exit,
+        }
+    }
+
+    /// The outcomes with the same check, title and status together, in the order of the report.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        for one in &self.checks {
+            let same = |group: &&mut Group<'_>| {
+                group.first.id == one.id
+                    && group.first.title == one.title
+                    && group.first.status == one.status
+                    && group.first.severity == one.severity
+            };
+            match groups.iter_mut().find(same) {
+                Some(group) => group.all.push(one),
+                None => groups.push(Group { first: one, all: vec![one] }),
+            }
+        }
+        groups
+    }
+
+    /// How many failures each severity has, the worst first.
+    #[must_use]
+    pub fn failures(&self) -> Vec<(Severity, usize)> {
+        let mut failures = BTreeMap::new();
+        for one in self.checks.iter().filter(|one| one.status == Status::Fail) {
+            *failures.entry(one.severity).or_insert(0) += 1;
+        }
+        failures.into_iter().rev().collect()
+    }
+}
+
+/// Outcomes that differ in the member only.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// The first of them.
+    pub first: &'a Outcome,
+    /// All of them.
+    pub all: Vec<&'a Outcome>,
+}
+
+fn counted(checks: &[Outcome]) -> Counts {
+    let mut counts = Counts::default();
+    for one in checks {
+        let count = match one.status {
+            Status::Pass => &mut counts.pass,
+            Status::Fail => &mut counts.fail,
+            Status::Unknown => &mut counts.unknown,
+            Status::NotApplicable => &mut counts.not_applicable,
+        };
+        *count = count.saturating_add(1);
+    }
+    counts
+}
+
+fn outcome(check: &Check, judged: Judged) -> Outcome {
+    let (status, severity, evidence, why) = match judged.judgement {
+        Ok(Verdict::Pass(evidence)) => (Status::Pass, None, vec![evidence], None),
+        Ok(Verdict::Fail(evidence, severity)) => (Status::Fail, severity, evidence, None),
+        Ok(Verdict::NotApplicable(evidence)) => (Status::NotApplicable, None, vec![evidence], None),
+        Err(Unknown(why)) => (Status::Unknown, None, Vec::new(), Some(why)),
+    };
+    let (title, url) = judged.detail.unzip();
+    Outcome {
+        id: check.id,
+        severity: severity.unwrap_or(check.severity),
+        status,
+        title: title.unwrap_or_else(|| check.title.to_owned()),
+        section: check.section,
+        cis: check.cis,
+        stig: check.stig,
+        member: judged.subject,
+        evidence,
+        why,
+        remedy: check.remedy,
+        url,
+    }
+}
+
+/// A check, as a list of checks shows it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Rule {
+    /// Such as `AUTH-1`.
+    pub id: &'static str,
+    /// How bad a failure is, unless what is found says otherwise.
+    pub severity: Severity,
+    /// What is wrong if it fails.
+    pub title: &'static str,
+    /// The part of a guide it belongs to.
+    pub section: Section,
+    /// Where its facts come from.
+    pub scope: Vec<Scope>,
+    /// Items of the CIS Kubernetes Benchmark.
+    pub cis: &'static [&'static str],
+    /// Items of DISA's Kubernetes STIG.
+    pub stig: &'static [&'static str],
+    /// What to do when it fails.
+    pub remedy: &'static str,
+}
+
+/// Every check.
+#[must_use]
+pub fn rules() -> Vec<Rule> {
+    let rule = |check: &Check| {
+        let mut scope: Vec<_> = check.runs.iter().map(|run| run.scope()).collect();
+        scope.dedup();
+        Rule {
+            id: check.id,
+            severity: check.severity,
+            title: check.title,
+            section: check.section,
+            scope,
+            cis: check.cis,
+            stig: check.stig,
+            remedy: check.remedy,
+        }
+    };
+    CHECKS.iter().map(rule).collect()
+}

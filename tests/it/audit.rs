@@ -1,0 +1,258 @@
+//! `audit` against real etcd servers, and against servers that are none.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
+use crate::place::{Place, text, write_secret};
+
+/// What `audit` says of `endpoint`, with these further arguments.
+fn audit(endpoint: &str, etcd: Option<&Etcd>, args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = crate::end_to_end::program();
+    command.current_dir(dir.path()).args(["--endpoints", endpoint, "audit"]);
+    if let Some(tls) = etcd.and_then(Etcd::tls) {
+        command
+            .arg("--cacert")
+            .arg(&tls.ca)
+            .arg("--cert")
+            .arg(&tls.cert)
+            .arg("--key")
+            .arg(&tls.key);
+    }
+    command.args(args).output().unwrap()
+}
+
+fn json(out: &Output) -> Value {
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", text(&out.stderr)))
+}
+
+fn as_root(dir: &Path) -> Vec<String> {
+    let word = dir.join("word");
+    write_secret(&word, ROOT_PASSWORD);
+    ["--user", "root", "--password-file", word.to_str().unwrap()].map(str::to_owned).to_vec()
+}
+
+/// `AUTH-1 fail critical`, a line for each different outcome; vulnerabilities with their ids.
+fn verdicts(document: &Value) -> Vec<String> {
+    let one = |check: &Value| {
+        let field = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
+        let mut line = format!("{} {}", field("id"), field("status"));
+        if field("status") == "fail" {
+            line.push_str(&format!(" {}", field("severity")));
+        }
+        if check["url"].is_string() {
+            line.push_str(&format!(" {}", field("title").split(':').next().unwrap()));
+        }
+        line
+    };
+    let mut lines: Vec<_> = document["checks"].as_array().unwrap().iter().map(one).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+/// Compares with the lines of `tests/audit/verdicts.txt` for this server; `AUDIT=overwrite` writes them.
+fn golden(name: &str, document: &Value) {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/audit").join(format!("{name}.txt"));
+    let found = verdicts(document).join("\n") + "\n";
+    if std::env::var("AUDIT").as_deref() == Ok("overwrite") {
+        fs::write(&path, &found).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), found, "{name}");
+}
+
+async fn every_verdict_of(version: Version) {
+    let name = |kind: &str| format!("{}-{kind}", version.name());
+    let dir = tempfile::tempdir().unwrap();
+    let plain = Etcd::builder(version).arg("--enable-pprof").start().await;
+    golden(&name("plain"), &json(&audit(plain.endpoint(), None, &["-w", "json"])));
+    drop(plain);
+    let open = Etcd::builder(version).with_server_tls().with_auth().start().await;
+    let root = as_root(dir.path());
+    let args: Vec<&str> = root.iter().map(String::as_str).chain(["-w", "json"]).collect();
+    let out = audit(open.endpoint(), Some(&open), &args);
+    assert!(!text(&out.stdout).contains(ROOT_PASSWORD));
+    golden(&name("tls"), &json(&out));
+    drop(open);
+    let mutual = Etcd::builder(version).with_tls().with_peer_tls().with_auth().start().await;
+    let out = audit(mutual.endpoint(), Some(&mutual), &args);
+    golden(&name("mutual"), &json(&out));
+    // Without a certificate, everything behind one is unknown and nothing of it is passed.
+    let without = ["--cacert", mutual.tls().unwrap().ca.to_str().unwrap(), "-w", "json"];
+    golden(&name("outside"), &json(&audit(mutual.endpoint(), None, &without)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_of_real_servers() {
+    for version in Version::ENDS {
+        every_verdict_of(version).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the versions between the oldest and the newest"]
+async fn long_verdicts_of_all_versions() {
+    for version in [Version::V3_5, Version::V3_6] {
+        every_verdict_of(version).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_not_an_endpoint_is_unknown() {
+    let etcd = Etcd::builder(Version::NEWEST).members(2).start().await;
+    let document = json(&audit(etcd.endpoint(), None, &["-w", "json"]));
+    let of_second =
+        document["checks"].as_array().unwrap().iter().filter(|one| one["member"] == "m1");
+    let statuses: Vec<_> = of_second.map(|one| one["status"].as_str().unwrap()).collect();
+    assert!(
+        statuses.len() > 10 && statuses.iter().all(|status| *status == "unknown"),
+        "{statuses:?}"
+    );
+    let all = etcd.endpoints().join(",");
+    let document = json(&audit(&all, None, &["-w", "json"]));
+    assert!(document["checks"].as_array().unwrap().iter().all(|one| one["member"] != "m1"));
+}
+
+/// Forwards to `to`, and counts the connections.
+fn counted(to: &str) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (counter, to) = (Arc::clone(&count), to.to_owned());
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&to).unwrap());
+            counter.fetch_add(1, Ordering::Relaxed);
+            let (mut back, mut forth) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut client, &mut server);
+                let _ = server.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut back, &mut forth);
+                let _ = forth.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    (address, count)
+}
+
+/// The calls that etcd counted, such as `Range`.
+fn calls(etcd: &Etcd) -> Vec<(String, u64)> {
+    let at = etcd.endpoint().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let counts = answer.lines().filter_map(|line| {
+        let rest = line.strip_prefix("grpc_server_started_total{")?;
+        let name = rest.split_once("grpc_method=\"")?.1.split_once('"')?.0;
+        let count = rest.rsplit_once(' ')?.1.parse::<f64>().ok()?;
+        (count > 0.0).then_some((name.to_owned(), count as u64))
+    });
+    counts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_asks_little_and_writes_nothing() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let revision = etcd.client().await.status().await.unwrap().header().unwrap().revision();
+    let before = calls(&etcd);
+    let (address, count) = counted(etcd.endpoint().trim_start_matches("http://"));
+    let out = audit(&format!("http://{address}"), None, &["-w", "json"]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    assert!(count.load(Ordering::Relaxed) <= 6, "{count:?}");
+    let mut made: Vec<_> = calls(&etcd);
+    for (name, count) in &mut made {
+        *count -= before.iter().find(|(other, _)| other == name).map_or(0, |(_, count)| *count);
+    }
+    made.retain(|(_, count)| *count > 0);
+    let reads = [
+        "Range",
+        "Status",
+        "MemberList",
+        "Alarm",
+        "LeaseLeases",
+        "UserList",
+        "UserGet",
+        "RoleList",
+        "RoleGet",
+    ];
+    for (name, count) in &made {
+        assert!(reads.contains(&name.as_str()) && *count <= 2, "{name}: {count}");
+    }
+    let after = etcd.client().await.status().await.unwrap().header().unwrap().revision();
+    assert_eq!(after, revision);
+    drop(etcd);
+    let etcd = Etcd::builder(Version::NEWEST).with_tls().start().await;
+    let (address, count) = counted(etcd.endpoint().trim_start_matches("https://"));
+    let out = audit(&format!("https://{address}"), Some(&etcd), &["-w", "json"]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    assert!((5..=20).contains(&count.load(Ordering::Relaxed)), "{count:?}");
+}
+
+/// A server that answers every connection with `answer`, after it has read something.
+fn server(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            std::thread::spawn(move || {
+                let mut request = [0; 1024];
+                let _ = client.read(&mut request);
+                let _ = client.write_all(answer);
+                if answer.is_empty() {
+                    std::thread::sleep(Duration::from_secs(60));
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn what_is_not_etcd_passes_nothing() {
+    let yes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for answer in [&yes[..], b"\x15\x03\x03\x00\x02\x02\x28", b"garbage\r\n\r\n"] {
+        for scheme in ["http", "https"] {
+            let out = audit(&format!("{scheme}://{}", server(answer)), None, &["-w", "json"]);
+            if out.status.code() == Some(4) {
+                continue;
+            }
+            let document = json(&out);
+            let passed: Vec<_> =
+                verdicts(&document).into_iter().filter(|line| line.contains(" pass")).collect();
+            assert_eq!(passed, ["UPD-5 pass"], "{answer:?} {scheme}");
+            assert_eq!(out.status.code(), Some(3));
+        }
+    }
+}
+
+#[test]
+fn who_does_not_answer() {
+    let silent = server(b"");
+    let out = audit(&format!("https://{silent}"), None, &[]);
+    assert_eq!(out.status.code(), Some(4), "{}", text(&out.stdout));
+    assert!(text(&out.stderr).contains("no endpoint answers"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn what_is_asked_for_must_be_there() {
+    let place = Place::new();
+    let said = place.fail(2, &["audit", "--only", "AUTH-1,TSL-1"]);
+    assert!(said.contains("TSL-1") && said.contains("--list"), "{said}");
+    fs::write(place.path("table"), "{}").unwrap();
+    let said = place.fail(2, &["audit", "--advisories", "table"]);
+    assert!(said.contains("not a table of advisories"), "{said}");
+}
