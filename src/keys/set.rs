@@ -268,8 +268,10 @@ impl KeySet {
                 let why: Vec<String> = missing.iter().map(|one| one.error.to_string()).collect();
                 let kind = down.map_or(first.kind(), |one| one.error.kind());
                 let message = format!("{left} of {all} master keys can seal: {}", why.join("; "));
-                Err(Error::new(kind, message)
-                    .hint("nothing was written; try again when the service is back"))
+                let hint = first.hint_text().filter(|_| kind != ErrorKind::Unreachable);
+                Err(Error::new(kind, message).hint(
+                    hint.unwrap_or("nothing was written; try again when the service is back"),
+                ))
             }
             None if all == 0 => Ok(()),
             None => Err(Error::new(
@@ -278,6 +280,25 @@ impl KeySet {
             )
             .hint("give more with --master-key, or lower --min-sealers (keys.min_sealers)")),
         }
+    }
+
+    /// Asks each service whether its key can be used; those that cannot.
+    pub async fn check_services(&self) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for key in &self.recipients {
+            if let Err(error) = key.check().await {
+                missing.push(Missing { key: key.id(), error });
+            }
+        }
+        missing
+    }
+
+    /// Whether a service would seal with another key of its own by now than the one that sealed `stanza`, as far as is known
+    /// since [`check_services`](Self::check_services).
+    #[must_use]
+    pub fn is_older(&self, stanza: &Stanza) -> bool {
+        let key = self.recipients.iter().find(|key| key.id() == stanza.key_id());
+        key.is_some_and(|key| key.is_older(stanza))
     }
 
     /// Lets services and persons be asked to open what no trusted signer signed. Without it they are not, where signers are
