@@ -31,6 +31,8 @@ pub struct KeyUsage {
     pub only: BTreeMap<KeyId, Vec<SnapshotId>>,
     /// For each key id, up to a thousand: snapshots with a seal that names it, authentic or not.
     pub named: BTreeMap<KeyId, usize>,
+    /// For each key of a service: snapshots with a seal that the service made with an older key of its own.
+    pub older: BTreeMap<KeyId, usize>,
     /// Snapshots that no key opens here: which keys do is unknown.
     pub unknown: usize,
     /// Snapshots that do not count and are in no other number.
@@ -84,6 +86,7 @@ pub async fn key_usage(repository: &Repository, keys: &KeySet) -> Result<KeyUsag
         match seals {
             Ok((seals, unread)) => {
                 usage.note_named(&seals);
+                usage.note_older(&seals, keys);
                 unreadable.extend(unread.map(|why| format!("snapshot {id}: {why}")));
             }
             Err(error) if error.kind().is_general() => return Err(error),
@@ -165,6 +168,14 @@ impl KeyUsage {
         let newest = self.newest.get(&found.cluster).map(|newest| newest.id);
         if found.counts && newest < Some(id) && !is_ahead(id.begun(), now) {
             self.newest.insert(found.cluster, Newest { id, keys: found.keys });
+        }
+    }
+
+    /// By the newest seal: the older ones go when a snapshot is sealed again.
+    fn note_older(&mut self, seals: &[Seal], keys: &KeySet) {
+        let stanzas = seals.first().into_iter().flat_map(|seal| seal.body().stanzas());
+        for stanza in stanzas.filter(|stanza| keys.is_older(stanza)) {
+            *self.older.entry(stanza.key_id()).or_default() += 1;
         }
     }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::crypto;
 use crate::envelope::{
-    DataKey, Judged, NewSeal, is_genuine, kept_stanzas, key_ids, open_seal, seal_data_key,
-    stanza_opens, wrong_key,
+    DataKey, Judged, NewSeal, check_sealers, is_genuine, kept_stanzas, key_ids, open_seal,
+    seal_data_key, stanza_opens, wrong_key,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
@@ -138,6 +138,10 @@ async fn run(
             let folders = catalog::folders_with_removed(repository, scope).await?;
             control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
             let keys = &keys.sharing();
+            // Before anything is written; a service also tells by which of its keys it seals now.
+            if !sign && let Some(missing) = check_sealers(keys).await?.into_iter().next() {
+                return Err(missing.error);
+            }
             let mut nothing = KeySet::new();
             nothing.mix_quantum_weak();
             // Whoever signs adds no key.
@@ -353,7 +357,9 @@ impl Resealing<'_> {
             let is_ours = sealing.contains(&stanza.key_id())
                 && self.keys.holds(stanza.key_id())
                 && !self.keys.would_ask(stanza);
-            if is_ours && !stanza_opens(seal, stanza, self.keys).await {
+            if self.sealing.is_older(stanza)
+                || (is_ours && !stanza_opens(seal, stanza, self.keys).await)
+            {
                 return false;
             }
         }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::kms::{KmsUri, Provider};
 use crate::error::{Error, Result};
 use crate::format::{KeyId, KeyState};
-use crate::keys::HpkeRecipient;
+use crate::keys::{HpkeRecipient, PluginRecipient};
 
 /// Where a master key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum MasterKeyUri {
     Recipients(PathBuf),
     /// A file of secret keys in age's form, and what they may do; `-` is standard input.
     Identity(PathBuf, KeyState),
+    /// A public key that an age plugin understands, which only seals.
+    Plugin(Box<PluginRecipient>),
     /// A key that a service keeps.
     Kms(Box<KmsUri>),
 }
@@ -30,7 +32,10 @@ impl MasterKeyUri {
     /// Whether it names public keys, to which anyone can seal.
     #[must_use]
     pub const fn is_public(&self) -> bool {
-        matches!(self, Self::Recipient(_) | Self::Recipients(_) | Self::Identity(..))
+        matches!(
+            self,
+            Self::Recipient(_) | Self::Recipients(_) | Self::Plugin(_) | Self::Identity(..)
+        )
     }
 }
 
@@ -52,6 +57,7 @@ impl fmt::Display for MasterKeyUri {
                 write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
             }
             Self::Recipient(key) => write!(f, "recipient:{key}"),
+            Self::Plugin(key) => write!(f, "recipient:{key}"),
             Self::Recipients(path) => write!(f, "recipient:@{}", path.display()),
             Self::Identity(path, state) => {
                 let state = match state {
@@ -92,6 +98,9 @@ impl FromStr for MasterKeyUri {
             Some(("recipient", key)) => match key.strip_prefix('@') {
                 Some(path) if !path.is_empty() => Ok(Self::Recipients(path.into())),
                 Some(_) => Err(Error::usage("recipient:@ is followed by the name of a file")),
+                None if PluginRecipient::looks_like(key) => {
+                    Ok(Self::Plugin(Box::new(key.parse()?)))
+                }
                 None => Ok(Self::Recipient(Box::new(key.parse()?))),
             },
             Some(("identity", path)) if !path.is_empty() => {

@@ -191,6 +191,8 @@ pub async fn seal_to_most(
             Err(error) => missing.push(Missing { key: key.id(), error }),
         }
     }
+    // What a plugin made shows its strength now.
+    keys.check_strengths(stanzas.iter().map(strength_of))?;
     keys.check_enough(&missing)?;
     if stanzas.is_empty() {
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")

@@ -290,6 +290,9 @@ impl Recording for ReadJournal {
     }
 }
 
+#[cfg(test)]
+mod corrupted;
+
 /// Journals that join, one after the other: what several have is read once.
 pub(crate) struct Chain(pub(crate) Vec<Arc<ReadJournal>>);
 

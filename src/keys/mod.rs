@@ -3,6 +3,8 @@
 //! A [`Recipient`] seals, an [`Identity`] opens, and a [`KeySet`] is what a command was given of both. Bytes in, bytes
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
+mod age;
+mod age_stanza;
 mod binding;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -15,6 +17,7 @@ mod local;
 mod paper;
 mod passphrase;
 mod recipient;
+mod sealers;
 mod set;
 mod signing;
 mod text;
@@ -25,6 +28,11 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+#[cfg(feature = "age-plugins")]
+pub(crate) use age::{AGE, FILE_KEY, inner, open as open_age, seal as seal_age};
+pub use age::{PluginIdentity, PluginRecipient};
+#[cfg(feature = "age-plugins")]
+pub(crate) use age_stanza::{AgeReader, AgeStanza, MAX_LINE};
 pub use binding::Binding;
 pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
@@ -34,7 +42,8 @@ pub use local::LocalKey;
 pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, Missing, ReadStates, unsigned_refused, would_not_count};
+pub use sealers::Missing;
+pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};

@@ -85,3 +85,59 @@ impl Parts {
         Ok(hashers.into_iter().map(|hasher| hasher.finalize().into()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::bolt::{Db, Writer};
+    use crate::mvcc::Revision;
+
+    /// Revisions 2 to `last`, each a put of one of ten keys, but for those that `is_there` leaves out.
+    fn database(last: i64, value: impl Fn(i64) -> u8, is_there: impl Fn(i64) -> bool) -> Vec<u8> {
+        let mut writer = Writer::new(Cursor::new(Vec::new()), 4096).unwrap();
+        writer.bucket(b"key").unwrap();
+        for main in (2..=last).filter(|main| is_there(*main)) {
+            let key = b'a' + (main % 10) as u8;
+            let record = [0x0a, 1, key, 0x10, 2, 0x18, 2, 0x20, 1, 0x2a, 1, value(main)];
+            writer.put(&Revision { main, sub: 0 }.to_key(false), &record).unwrap();
+        }
+        writer.bucket(b"meta").unwrap();
+        writer.finish().unwrap().0.into_inner()
+    }
+
+    #[test]
+    fn the_first_revision_that_differs() {
+        let last = 5000;
+        let whole = database(last, |_| 1, |_| true);
+        let whole = Db::open(&whole[..]).unwrap();
+        for at in [2, 7, 3000, last] {
+            let other = database(last, |main| 1 + u8::from(main >= at), |_| true);
+            let found = first_difference(&whole, &Db::open(&other[..]).unwrap(), last, 0);
+            assert_eq!(found.unwrap(), Some(at));
+            let shorter = database(last, |_| 1, |main| main != at);
+            let found = first_difference(&whole, &Db::open(&shorter[..]).unwrap(), last, 0);
+            assert_eq!(found.unwrap(), Some(at));
+        }
+        assert_eq!(first_difference(&whole, &whole, last, 0).unwrap(), None);
+    }
+
+    /// What a compaction removes is no difference, and what it leaves is.
+    #[test]
+    fn what_is_compacted_is_not_compared() {
+        let (last, compacted) = (5000, 4000);
+        let whole = database(last, |_| 1, |_| true);
+        let whole = Db::open(&whole[..]).unwrap();
+        // The last ten revisions up to there have the last changes of the keys.
+        let is_left = |main: i64| main > compacted - 10;
+        let left = database(last, |_| 1, is_left);
+        let left = Db::open(&left[..]).unwrap();
+        assert_eq!(first_difference(&whole, &left, last, compacted).unwrap(), None);
+        for at in [compacted - 5, compacted, compacted + 1] {
+            let other = database(last, |_| 1, |main| is_left(main) && main != at);
+            let other = Db::open(&other[..]).unwrap();
+            assert_eq!(first_difference(&whole, &other, last, compacted).unwrap(), Some(at));
+        }
+    }
+}

@@ -215,7 +215,9 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let mut keys = custody::open(&uris, Some(&mut InRepository::new(repository, word))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, word);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         keys.require(self.require.clone(), self.min_sealers);
         self.trust.add_to(&mut keys)?;
         Ok(keys)
@@ -232,8 +234,9 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let mut keys =
-            custody::open(&uris, Some(&mut InRepository::new(repository, never))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, never);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
         Ok(keys)
     }
@@ -340,7 +343,8 @@ impl CommonSettings {
 }
 
 fn is_recipient(uri: &MasterKeyUri) -> bool {
-    matches!(uri, MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_))
+    use MasterKeyUri::{Plugin, Recipient, Recipients};
+    matches!(uri, Recipient(_) | Plugin(_) | Recipients(_))
 }
 
 /// What the operator should know about keys that are being replaced.

@@ -13,6 +13,7 @@ use strongroom::task::Control;
 
 use crate::blind::{Blind, exits_with};
 use crate::faulty::Faulty;
+use crate::kms_fault::Plugin;
 use crate::place::{Place, exits, text, write_secret};
 use crate::prune::age;
 use crate::support::{TestRepo, keys, local, small_database};
@@ -213,6 +214,43 @@ fn independent_ways_to_open() {
     exits_with(&mut with(&["key", "prove"]));
     let custody = json(&mut with(&["-w", "json", "key", "custody"]));
     assert_eq!(custody["clusters"][0]["tested"].as_array().unwrap().len(), 2, "{custody}");
+}
+
+/// A service is lost by itself; while it is down the rest is listed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_a_way_of_its_own() {
+    let (place, mut plugin) = (Place::new(), Plugin::start());
+    let both = format!("file:keyring,{}", plugin.uri());
+    let with = |args: &[&str]| place.command_with(&both, args);
+    let database = small_database();
+    let report = json(&mut with(&["-w", "json", "backup", "--file", database.to_str().unwrap()]));
+    assert_eq!(report["independent"], 2, "{report}");
+    let tested = with(&["-w", "json", "key", "prove"]).output().unwrap();
+    let tested: Value = serde_json::from_slice(&tested.stdout).unwrap();
+    assert!(tested.as_array().unwrap().iter().all(|one| one["passed"] == true), "{tested}");
+    let service = |list: &Value| {
+        let mut rows = list.as_array().unwrap().iter();
+        rows.find(|row| row["type"] == "service").unwrap().clone()
+    };
+    let list = json(&mut with(&["-w", "json", "key", "list"]));
+    let row = service(&list);
+    assert_eq!(
+        (&row["depends_on"], &row["opens"]),
+        (&"a kmsv2 service".into(), &1.into()),
+        "{row}"
+    );
+    assert!(row["tested"].is_string() && row["place"].as_str().unwrap().starts_with("kmsv2:"));
+    plugin.stop();
+    let out = with(&["-w", "json", "key", "list"]).output().unwrap();
+    assert!(
+        out.status.success() && text(&out.stderr).contains("not available"),
+        "{}",
+        text(&out.stderr)
+    );
+    let list: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(service(&list)["opens"], 1, "the keyring opens the seal that names it");
+    let mut alone = place.command_with(&plugin.uri(), &["-w", "json", "key", "list"]);
+    assert_eq!(service(&json(&mut alone))["opens"], Value::Null);
 }
 
 /// After a rotation the stolen old keyring opens no stored byte, whatever seals its thief kept.

@@ -265,3 +265,21 @@ async fn two_histories_are_told_apart() {
         assert_eq!(got.stdout, value.as_bytes());
     }
 }
+
+/// A file that is older than the last snapshot is not another history.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_file_is_of_the_same_history() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let place = Place::new();
+    let mut client = etcd.client().await;
+    for value in ["one", "two", "three", "four"] {
+        client.put("a", value, None).await.unwrap();
+        client.put("b", value, None).await.unwrap();
+        place.succeed(&["--endpoints", etcd.endpoint(), "backup"]);
+    }
+    let second = place.snapshots().remove(1);
+    place.succeed(&["restore", &second, "--output", "old.db"]);
+    place.succeed(&["backup", "--file", "old.db"]);
+    let got = place.succeed(&["get", "latest", "a", "--revision", "4", "--show-value"]);
+    assert_eq!(got.stdout, b"two");
+}

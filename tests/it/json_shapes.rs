@@ -35,16 +35,19 @@ const OTHERS: [&str; 12] = [
 ];
 
 /// Commands that change something: what they did is told even if nothing can be written to standard output.
-const CHANGES: [&str; 30] = [
+const CHANGES: [&str; 33] = [
     "backup",
     "copy",
     "drill",
     "init",
+    "journal verify",
     "key combine",
     "key generate",
     "key generate --recipient",
     "key generate --signing",
     "key promote",
+    "key prove",
+    "key reencrypt",
     "key remove",
     "key reseal",
     "key rotate",

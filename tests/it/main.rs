@@ -11,11 +11,15 @@
     unreachable_pub
 )]
 
+#[cfg(feature = "age-plugins")]
+mod age_plugins;
 mod agent;
 mod agent_journal;
 mod agent_soak;
 mod audit;
 mod audit_log;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
 mod blind;
 mod bolt;
 mod broken_etcd;
@@ -50,6 +54,7 @@ mod kill;
 mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
 mod member;
@@ -58,6 +63,8 @@ mod memory_image;
 mod mvcc;
 mod operators;
 mod paper;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod planted_files;
 mod planted_journals;
 mod planted_objects;
@@ -105,6 +112,7 @@ mod support;
 mod targets;
 mod terminal;
 mod to_cluster;
+mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
@@ -116,4 +124,6 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};
+use support::{
+    behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server, transit_double,
+};

@@ -149,8 +149,17 @@ def open_hpke(body, identity, context):  # [S5.19]
     except ValueError: raise Refused("tampered", "a share of low order [S2.6.2]")
     try: return hpke._decrypt_with_aad(hpke.Suite(suite, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM), body[6:], private, b"strongroom/v1/hpke", context)
     except InvalidTag: raise Refused("tampered", "an hpke stanza does not open")
+def take(data):  # a field: its length u16, and its bytes → the field, and what follows
+    check(len(data) >= 2 and len(data) >= 2 + int.from_bytes(data[:2], "big"), "a field of a kms stanza is cut"); end = 2 + int.from_bytes(data[:2], "big"); return data[2:end], data[end:]
+def open_kms(body, answers, context):  # [S5.21]: what the service answers, for a plugin of Kubernetes' KMS v2 {(key id, ciphertext): (annotations, plaintext)}
+    check(body[:1] == b"\1", "provider of a kms stanza"); blob, sealed = take(body[1:]); check(len(blob) <= 14 * KIB and len(sealed) == 104, "length of a kms stanza")
+    key, rest = take(blob); ciphertext, rest = take(rest); check(len(rest) >= 2, "a kms stanza is cut"); found, rest, n = [], rest[2:], int.from_bytes(rest[:2], "big")
+    for _ in range(n): name, rest = take(rest); value, rest = take(rest); found.append((name, value))
+    check(not rest and ascending([name for name, _ in found]), "annotations of a kms stanza"); wanted, key = answers.get((key, ciphertext), (None, None)); check(wanted == found, "the service does not open it")
+    check(len(key) == 32, "length of what the service answers"); return unseal(sealed, key, context)
 class Keys:  # those that are available: the keyring's, and those under keys/ that the passphrase opens (tried when first asked for)
-    def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None):
+    def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None, kms=None):
+        self.kms = {named("kms", b"kmsv2\0" + kms["name"].encode()): {(a["key_id"].encode(), bytes.fromhex(a["ciphertext"])): ([(k.encode(), v.encode()) for k, v in sorted(a["annotations"].items())], bytes.fromhex(a["plaintext"])) for a in kms["answers"]}} if kms else {}
         self.identities, more = read_identities(identity.read_text()) if identity else ({}, ""); self.signers = read_signers("\n".join([signers.read_text() if signers else "", more]))
         ring = read_keyring(load(keyring, MIB)) if keyring else {}; self.known, self.repo, self.passphrase, self.failure = {k: key for k, (key, _) in ring.items()}, repo, passphrase, None
         self.states = {k: state for k, (_, state) in ring.items()}
@@ -222,12 +231,12 @@ def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK and its key, 
     _, _, _, obj, dc, stanzas, mac, signed, _ = seal; subject, failure = subject_of(seal), None
     for _, stanza, kid, *args in sorted(stanzas, key=lambda s: keys.worth(s[2])):
         if ids is not None: ids.add(kid)
-        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else None
+        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else keys.kms.get(kid) if stanza == "kms" else None
         if not master: continue
         try:
             if named: named[0] = True
             context = label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + stanza.encode()); check(len(args) == 1, "a stanza's further tokens")
-            dek = (open_hpke if stanza == "hpke" else unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
+            dek = {"hpke": open_hpke, "kms": open_kms}.get(stanza, unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
             check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek, kid
         except Refused as e: failure = failure or e
     raise failure or Refused("wrong-key", "no stanza for a key that is available")
@@ -392,9 +401,9 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
         stored = payload.read(offset, length); check(hashlib.sha256(stored).digest() == digest, f"frame {i}: its SHA-256 differs [S4.2.3]")
         piece = inflate_frame(stored, min(fs, size - i * fs)); h.update(piece); out.write(piece)
     check(h.hexdigest() == sha, "the database's SHA-256 differs"); out.write(h.digest()); return sha, m["revision"]
-def attempt(repo, snapshot, keyring, passphrase, identity, signers, origin, out):  # → (class, sha256, what to print)
+def attempt(repo, snapshot, keyring, passphrase, identity, signers, origin, out, kms=None):  # → (class, sha256, what to print)
     try:
-        keys = Keys(repo, keyring, passphrase, identity, signers); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
+        keys = Keys(repo, keyring, passphrase, identity, signers, kms); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
         sha, revision = open_snapshot(repo, snapshot, keys, origin, out); return "ok", sha, f"ok {sha} {revision}"
     except Refused as e: return e.outcome, None, str(e)
     except (json.JSONDecodeError, UnicodeError, zstandard.ZstdError) as e: return "tampered", None, f"tampered: {e}"
@@ -402,7 +411,7 @@ def run_vectors(folder):
     passed = failed = 0
     for case in sorted(p for p in folder.glob("*.json") if p.with_suffix("").is_dir()):
         v = json.loads(case.read_text("utf-8")); file, passphrase = lambda name: folder / v[name] if name in v else None, v.get("passphrase")
-        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO())
+        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO(), v.get("kms"))
         except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
         for name, wanted in v.get("journals", {}).items():  # §13
             try: records, last = open_journal(case.with_suffix(""), name, Keys(case.with_suffix(""), file("keyring")), repository_id(case.with_suffix(""))); found = {"last": last, "records": records_digest(records)}

@@ -1,11 +1,19 @@
 //! Snapshots of several histories under one name: etcd was restored to an earlier revision in between, or is another one.
 
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
 use crate::backup::catalog::{self, Listing, Summary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SnapshotId;
 use crate::keys::KeySet;
+use crate::mvcc::RecordSource;
+use crate::snapshot::inside::{View, look_inside};
 use crate::store::Repository;
 
+/// Revisions up to the wanted one that are compared.
+const COMPARED: i64 = 64;
 /// Places at which revisions go back that are looked at: anybody can plant manifests.
 const MOST: usize = 64;
 
@@ -51,6 +59,48 @@ async fn counts(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Resul
         Err(error) if error.kind().is_general() => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+/// Whether both are of one history at `revision`: they hold the same records of it and of the revisions before it. Both must
+/// hold one.
+///
+/// # Errors
+/// Those of reading them.
+pub(super) async fn are_one(
+    repository: &Repository,
+    keys: &KeySet,
+    revision: i64,
+    (one, other): (View, View),
+) -> Result<bool> {
+    let (one, other) =
+        (digests(repository, keys, one, revision), digests(repository, keys, other, revision));
+    let (one, other) = (one.await?, other.await?);
+    let first = one.compacted.max(other.compacted).saturating_add(1);
+    let is_any = one.by_revision.range(first..).next().is_some();
+    Ok(is_any && one.by_revision.range(first..).eq(other.by_revision.range(first..)))
+}
+
+/// What stands for the records of the last revisions.
+struct Digests {
+    compacted: i64,
+    by_revision: BTreeMap<i64, Vec<[u8; 32]>>,
+}
+
+async fn digests(repository: &Repository, keys: &KeySet, view: View, last: i64) -> Result<Digests> {
+    look_inside(repository, keys, view, move |inside| {
+        let records = inside.records();
+        let compacted = records.span()?.compacted;
+        let mut by_revision: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+        records.scan(last.saturating_sub(COMPARED).max(2)..=last, &mut |record| {
+            let (key, value) = record.raw;
+            let digest = Sha256::new().chain_update(key).chain_update(value).finalize();
+            by_revision.entry(record.revision.main).or_default().push(digest.into());
+            Ok(())
+        })?;
+        by_revision.values_mut().for_each(|digests| digests.sort_unstable());
+        Ok(Digests { compacted, by_revision })
+    })
+    .await
 }
 
 /// That the revision is in two histories: which one is meant only a snapshot's id tells.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::building::{Building, Parted};
 use super::coverage::not_covered;
-use super::histories::{self, ambiguous};
+use super::histories::{self, ambiguous, are_one};
 use super::moments::{self, At};
 use super::shelf::{Period, Shelf};
 use crate::backup::{catalog, choose};
@@ -86,20 +86,22 @@ pub async fn plan_restore(
             newest: history.last().map(|summary| summary.id),
         };
         let from = (repository, keys);
-        match from_any(from, &mut shelf, (history, choice), moment, dir).await {
-            Ok(another) => match &found {
-                Some(newer) => {
-                    return Err(ambiguous(another.revision, newer.base, another.base));
+        let planned = from_any(from, &mut shelf, (history, choice), moment, dir).await;
+        match (planned, &found) {
+            (Ok(first), None) => found = Some(first),
+            (Ok(other), Some(first)) => {
+                let (revision, views) = (other.revision, (first.view(), other.view()));
+                // They are one where an older file was backed up later, or etcd was restored from what both have.
+                if !are_one(repository, keys, revision, views).await? {
+                    return Err(ambiguous(revision, first.base, other.base));
                 }
-                None => found = Some(another),
-            },
-            Err(error)
-                if error.kind() == ErrorKind::NotFound
-                    || !error.kind().is_general() && found.is_some() =>
-            {
+            }
+            (Err(error), _) if error.kind() == ErrorKind::NotFound => {
                 failure.get_or_insert(error);
             }
-            Err(error) => return Err(error),
+            // An older history that does not open takes nothing away.
+            (Err(error), Some(_)) if !error.kind().is_general() => {}
+            (Err(error), _) => return Err(error),
         }
     }
     found

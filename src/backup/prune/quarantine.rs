@@ -353,7 +353,7 @@ fn undecided(seal: &Seal, keys: &KeySet) -> Option<String> {
         return Some(format!("its seal names key {key}, which is not available"));
     }
     let mut stanzas = seal.body().stanzas().iter();
-    if let Some(stanza) = stanzas.find(|stanza| keys.would_ask(stanza) && !keys.may_ask(false)) {
+    if let Some(stanza) = stanzas.find(|one| keys.would_ask(one) && !keys.may_ask(false)) {
         let key = stanza.key_id();
         return Some(format!("key {key} is not asked to open what no trusted signer signed"));
     }

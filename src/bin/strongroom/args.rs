@@ -306,7 +306,9 @@ impl Command {
     /// How long a command may go on after a signal: those that write are to end well, the rest just end.
     pub(crate) fn grace(&self) -> Duration {
         match self {
-            Self::Snapshots { .. } | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
+            Self::Snapshots { .. }
+            | Self::Show(_)
+            | Self::Key(KeyCommand::List | KeyCommand::Custody) => Duration::ZERO,
             Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
                 Duration::ZERO
             }

@@ -65,6 +65,20 @@ impl Output {
         Ok(if status == ExitCode::SUCCESS { ExitCode::from(FINDINGS) } else { status })
     }
 
+    /// As [`done`](Self::done) if the command changed something, else as [`result`](Self::result).
+    pub(crate) fn done_if(
+        self,
+        changed: bool,
+        status: ExitCode,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<ExitCode> {
+        match changed {
+            true => self.done(status, document, table),
+            false => self.result(document, table).map(|()| status),
+        }
+    }
+
     fn text(self, document: impl Serialize, table: impl FnOnce() -> String) -> Result<String> {
         match self.format {
             WriteOut::Json => serde_json::to_string_pretty(&document)

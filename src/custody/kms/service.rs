@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::secret::{SecretBytes, SecretKey};
 
 /// What a call of a service comes to.
@@ -37,4 +37,21 @@ pub(super) enum Failure {
     Wrong(String),
     /// Something on this host has to be put right, as the mode of a socket or a file with a PIN.
     Here(Error),
+}
+
+#[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
+impl Failure {
+    /// What an error on the way to a service means.
+    pub(super) fn of(error: Error) -> Self {
+        let text = || match error.hint_text() {
+            Some(hint) => format!("{error} ({hint})"),
+            None => error.to_string(),
+        };
+        match error.kind() {
+            ErrorKind::Unreachable | ErrorKind::Internal => Self::Down(text()),
+            ErrorKind::Tampered | ErrorKind::Protocol => Self::Wrong(text()),
+            ErrorKind::WrongKey => Self::Refused(text()),
+            _ => Self::Here(error),
+        }
+    }
 }

@@ -59,7 +59,16 @@ impl Provider {
     fn parse(self, rest: &str) -> Result<(String, String)> {
         match self {
             Self::KmsV2 => kmsv2(rest),
-            Self::Aws | Self::Transit | Self::Pkcs11 => Err(Error::unsupported("not yet")),
+            #[cfg(feature = "aws-kms")]
+            Self::Aws => super::aws::parse(rest),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11 => super::pkcs11::parse(rest),
+            // Refused when it is opened, with the feature that is missing.
+            #[cfg(not(feature = "aws-kms"))]
+            Self::Aws => Ok((rest.to_owned(), String::new())),
+            #[cfg(not(feature = "pkcs11"))]
+            Self::Pkcs11 => Ok((rest.to_owned(), String::new())),
+            Self::Transit => transit(rest),
         }
     }
 }
@@ -97,9 +106,11 @@ impl KmsUri {
         let marked =
             MARKS.into_iter().find_map(|(mark, role)| Some((rest.strip_suffix(mark)?, role)));
         let (text, role) = marked.unwrap_or((rest, KmsRole::Both(KeyState::Sealing)));
+        // Without what follows the question mark, where somebody may have put a secret.
+        let shown = rest.split('?').next().unwrap_or_default();
         let (identity, way) = provider
             .parse(text)
-            .map_err(|error| error.context(format!("{}:{rest}", provider.scheme())))?;
+            .map_err(|error| error.context(format!("{}:{shown}", provider.scheme())))?;
         Ok(Self { provider, text: text.into(), identity, way, role })
     }
 
@@ -148,6 +159,14 @@ fn kmsv2(rest: &str) -> Result<(String, String)> {
         Some(path) if path.starts_with('/') => Ok((name, path.to_owned())),
         _ => Err(Error::usage("the plugin's socket is given as unix:///PATH, an absolute path")),
     }
+}
+
+/// `NAME@https://HOST:PORT/MOUNT/KEY`
+fn transit(rest: &str) -> Result<(String, String)> {
+    let (name, way) = named(rest, "transit:NAME@https://HOST:PORT/MOUNT/KEY")?;
+    #[cfg(feature = "vault")]
+    super::transit::check_way(way)?;
+    Ok((name, way.to_owned()))
 }
 
 /// `NAME@WAY`: the name that a person has given to the key.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
 use strongroom::crypto::{random, system_rng};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -62,8 +64,40 @@ pub struct Plugin {
 
 impl Plugin {
     pub fn start() -> Self {
+        Self::named(format!("t{:x}", u64::from_be_bytes(random(&mut system_rng()))))
+    }
+
+    /// One that answers as `spec` of a golden vector says.
+    pub fn answering(spec: &Value) -> Self {
+        let plugin = Self::named(spec["name"].as_str().unwrap().into());
+        let hex = |value: &Value| HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+        plugin.set(|state| {
+            for answer in spec["answers"].as_array().unwrap() {
+                let key_id = answer["key_id"].as_str().unwrap().to_owned();
+                state
+                    .sealed
+                    .insert(hex(&answer["ciphertext"]), (hex(&answer["plaintext"]), key_id));
+            }
+        });
+        plugin
+    }
+
+    /// What [`answering`](Self::answering) takes.
+    pub fn answers(&self) -> Value {
+        let state = self.state.lock().unwrap();
+        let answers = state.sealed.iter().map(|(ciphertext, (plaintext, key_id))| {
+            json!({
+                "key_id": key_id,
+                "ciphertext": HEXLOWER.encode(ciphertext),
+                "annotations": {"a.test.example": "1"},
+                "plaintext": HEXLOWER.encode(plaintext),
+            })
+        });
+        json!({"name": self.name, "answers": answers.collect::<Vec<_>>()})
+    }
+
+    pub fn named(name: String) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let name = format!("t{:x}", u64::from_be_bytes(random(&mut system_rng())));
         let state = State { key_id: "key-1".into(), ..State::default() };
         let mut plugin = Self { dir, name, state: Arc::new(Mutex::new(state)), running: None };
         plugin.listen();
@@ -180,8 +214,9 @@ impl State {
                 let [ciphertext, _uid, key_id, annotation] = fields(request);
                 let (plaintext, by) =
                     self.sealed.get(&ciphertext).ok_or((3, "no such ciphertext"))?;
-                let told = [field(1, b"a.test.example"), field(2, b"1")].concat();
-                match by.as_bytes() == key_id && annotation == told {
+                let told: [Vec<u8>; 2] = fields(&annotation);
+                let told = told == [b"a.test.example".to_vec(), b"1".to_vec()];
+                match by.as_bytes() == key_id && told {
                     true => Ok(field(1, plaintext)),
                     false => Err((3, "not what Encrypt answered")),
                 }

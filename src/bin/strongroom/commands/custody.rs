@@ -115,7 +115,7 @@ impl Known {
             let mut keys = KeySet::new();
             open_public(uri, &mut keys)?;
             let place = match uri {
-                MasterKeyUri::Recipient(_) => "configuration".into(),
+                MasterKeyUri::Recipient(_) | MasterKeyUri::Plugin(_) => "configuration".into(),
                 other => other.to_string(),
             };
             for id in keys.ids() {
@@ -177,7 +177,11 @@ impl Known {
             };
             self.rows.insert(id, row);
         }
-        let keys = context.settings.open_keys_unasked(repository).await?;
+        let mut keys = context.settings.open_keys_unasked(repository).await?;
+        for down in keys.check_services().await {
+            context.output.warn(&format!("key {} cannot be used now: {}", down.key, down.error));
+            keys = keys.without(down.key);
+        }
         self.usage = key_usage(repository, &keys).await?;
         self.proofs = proofs(repository, &keys, &[]).await?;
         let named = self.usage.named.keys().filter(|_| self.usage.unknown > 0);
@@ -221,6 +225,7 @@ impl Known {
             json!({
                 "id": id, "type": row.kind, "state": row.state, "since": row.since,
                 "place": row.place, "opens": opens, "only_key_of": opens.map(|_| self.alone(id)),
+                "by_older_key": self.usage.older.get(id).copied().unwrap_or(0),
                 "named": self.usage.named.get(id).copied().unwrap_or(0),
                 "can_open": row.can_open, "quantum_weak": row.quantum_weak,
                 "depends_on": row.depends_on.as_ref().map(ToString::to_string),
@@ -265,6 +270,12 @@ impl Known {
         let alone: usize = self.usage.only.values().map(Vec::len).sum();
         if alone > 0 {
             findings.push(format!("{alone} snapshot(s) open with only one key"));
+        }
+        for (id, count) in &self.usage.older {
+            findings.push(format!(
+                "{count} snapshot(s) are sealed by an older key at the service of key {id}: `strongroom key reseal --all` seals \
+                 them by the present one, as long as the service still opens them"
+            ));
         }
         if self.usage.unknown > 0 {
             findings.push(format!(

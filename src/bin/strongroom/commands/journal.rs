@@ -245,7 +245,8 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
     if let Some(map) = json.as_object_mut().filter(|_| verifies) {
         map.insert("report".into(), checked.report.map(|id| id.to_string()).into());
     }
-    context.output.result(json, || {
+    let status = if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done_if(checked.report.is_some(), status, json, || {
         let row = |journal: &JournalSummary| {
             vec![
                 journal.id.to_string(),
@@ -274,7 +275,7 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
         1 => "1 journal".into(),
         n => format!("{n} journals"),
     });
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What the journals that count hold of each cluster: a line for it, and one for each gap.

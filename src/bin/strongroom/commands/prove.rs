@@ -21,7 +21,9 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
             "detail": error(one).map(ToString::to_string), "report": one.report,
         })
     });
-    context.output.result(json.collect::<Vec<_>>(), || {
+    let failed = done.iter().filter_map(error).map(|error| error.kind().exit_code()).max();
+    let status = failed.map_or(ExitCode::SUCCESS, ExitCode::from);
+    let status = context.output.done(status, json.collect::<Vec<_>>(), || {
         let rows = done.iter().map(|one| {
             let status = if one.outcome.is_ok() { "passed" } else { "failed" };
             let detail = error(one).map(ToString::to_string).unwrap_or_default();
@@ -30,11 +32,10 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         });
         table(&["KEY", "CLUSTER", "SNAPSHOT", "STATUS", "DETAIL"], &[], rows.collect())
     })?;
-    let failed = done.iter().filter_map(error).map(|error| error.kind().exit_code()).max();
     if failed.is_none() {
         context.output.note("each key alone opened every byte; `strongroom key list` shows it");
     }
-    Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+    Ok(status)
 }
 
 fn error(one: &Proved) -> Option<&Error> {

@@ -36,7 +36,10 @@ fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
         "reencrypted": done.collect::<Vec<_>>(), "before": report.before, "removed": report.removed,
         "failed": failed.collect::<Vec<_>>(), "left": report.left,
     });
-    context.output.result(json, || {
+    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
+    let findings = if report.left.is_empty() { 0 } else { FINDINGS };
+    let status = ExitCode::from(worst.unwrap_or(findings));
+    let status = context.output.done(status, json, || {
         format!(
             "{count} encrypted again, {} before, {removed} old ones removed, {} failed",
             report.before,
@@ -49,7 +52,5 @@ fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
              run `strongroom copy`, then `strongroom prune --remove ID -r REPLICA`",
         );
     }
-    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
-    let findings = if report.left.is_empty() { 0 } else { FINDINGS };
-    Ok(ExitCode::from(worst.unwrap_or(findings)))
+    Ok(status)
 }

@@ -44,10 +44,7 @@ pub(super) async fn run(args: SetupAuthArgs, context: &Context) -> Result<ExitCo
         }
         text
     };
-    let status = match args.apply {
-        true => context.output.done(ExitCode::SUCCESS, json, text)?,
-        false => context.output.result(json, text).map(|()| ExitCode::SUCCESS)?,
-    };
+    let status = context.output.done_if(args.apply, ExitCode::SUCCESS, json, text)?;
     context.output.note(match args.apply {
         true => "next: sign client certificates with these common names; `etcdctl auth enable` when all users are there",
         false => "nothing was changed; --apply does it",

@@ -59,10 +59,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
         let text = table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect());
         text + &journal::stretches_text(&report.stretches)
     };
-    let status = match recorded {
-        Some(_) => context.output.done(exit(&report), json, text)?,
-        None => context.output.result(json, text).map(|()| exit(&report))?,
-    };
+    let status = context.output.done_if(recorded.is_some(), exit(&report), json, text)?;
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
