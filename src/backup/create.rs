@@ -145,14 +145,11 @@ pub(crate) async fn backup_and_keep(
 ) -> Result<(BackupReport, Option<LateSeal>)> {
     let started = Instant::now();
     let mut sealed_by = sealing_keys(keys, options)?;
-    // Before etcd is read: a service that is down is known by then.
-    let down = control.guard(check_sealers(keys)).await?;
+    let up = control.guard(keys_that_are_up(keys)).await?;
     let mut warnings = Vec::new();
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    // What only a service that is down opens is not worth another wait.
-    let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
     let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
     let input = control.guard(Input::open(source, control)).await?;
@@ -166,9 +163,7 @@ pub(crate) async fn backup_and_keep(
         write_snapshot(repository, keys, options, control, content, input).await?;
     let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
     sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
-    warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
-    let clocks_differ = written.skew.is_some();
-    warnings.extend(of_what_was_written(&written));
+    warnings.extend(of_what_was_written(id, &written, &seals_missing));
     let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -188,11 +183,27 @@ pub(crate) async fn backup_and_keep(
         reason,
         members: written.members,
         journal: written.compared.map(Into::into),
-        clocks_differ,
+        clocks_differ: written.skew.is_some(),
         warnings,
         duration: started.elapsed(),
     };
     Ok((report, late))
+}
+
+/// The keys, looked at before etcd is read: what only a service that is down opens is not worth another wait.
+async fn keys_that_are_up(keys: &KeySet) -> Result<KeySet> {
+    let down = check_sealers(keys).await?;
+    Ok(down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key)))
+}
+
+/// What the operator should know about a snapshot that is stored.
+fn of_what_was_written(id: SnapshotId, written: &Written, missing: &[SealMissing]) -> Vec<String> {
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    let missing = missing.iter().map(|one| lacks(id, one));
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    missing.chain(doubts).chain(differs).chain(skew).collect()
 }
 
 fn seal_missing(missing: &Missing) -> SealMissing {
@@ -205,15 +216,6 @@ fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
     format!(
         "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
     )
-}
-
-/// What a snapshot that was written leaves to worry about.
-fn of_what_was_written(written: &Written) -> Vec<String> {
-    let doubts = written.members.iter().flat_map(doubts);
-    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
-    let skew = written.skew.as_ref();
-    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
-    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.

@@ -17,6 +17,7 @@ mod local;
 mod paper;
 mod passphrase;
 mod recipient;
+mod sealers;
 mod set;
 mod signing;
 mod text;
@@ -41,7 +42,8 @@ pub use local::LocalKey;
 pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, Missing, ReadStates, unsigned_refused, would_not_count};
+pub use sealers::Missing;
+pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};

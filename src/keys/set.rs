@@ -13,7 +13,7 @@ use crate::format::{ClusterName, KeyId, KeyState, Seal, Stanza, Time};
 /// The keys that a command was given, those that seal and those that open, and the state of each.
 #[derive(Default)]
 pub struct KeySet {
-    recipients: Vec<Arc<dyn Recipient>>,
+    pub(super) recipients: Vec<Arc<dyn Recipient>>,
     identities: Vec<Arc<dyn Identity>>,
     states: BTreeMap<KeyId, KeyState>,
     sources: Vec<ReadStates>,
@@ -24,17 +24,8 @@ pub struct KeySet {
     passphrases: BTreeSet<KeyId>,
     asks_unsigned: bool,
     sparing: bool,
-    required: Vec<KeyId>,
-    min_sealers: usize,
-}
-
-/// A key that could not seal, and why.
-#[derive(Debug)]
-pub struct Missing {
-    /// The key.
-    pub key: KeyId,
-    /// Why.
-    pub error: Error,
+    pub(super) required: Vec<KeyId>,
+    pub(super) min_sealers: usize,
 }
 
 /// Reads the present states of keys from where they are kept.
@@ -180,19 +171,6 @@ impl KeySet {
         self.sparing
     }
 
-    /// The same without the keys whose service does not answer now, and those.
-    #[cfg(feature = "backup")]
-    pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {
-        let mut missing = Vec::new();
-        for key in &self.recipients {
-            if let Err(error) = key.check().await {
-                missing.push(Missing { key: key.id(), error });
-            }
-        }
-        let is_there = |id| missing.iter().all(|one: &Missing| one.key != id);
-        (self.with(is_there), missing)
-    }
-
     /// Only these of them, none of them required, with the signers and what signs.
     #[cfg(feature = "backup")]
     #[must_use]
@@ -208,7 +186,7 @@ impl KeySet {
         self.with(|key| key != id)
     }
 
-    fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
+    pub(super) fn with(&self, wanted: impl Fn(KeyId) -> bool) -> Self {
         let mut states = self.states.clone();
         states.retain(|id, _| wanted(*id));
         let opens = |identity: &&Arc<dyn Identity>| identity.ids().into_iter().all(&wanted);
@@ -232,65 +210,6 @@ impl KeySet {
     /// Refuses to seal anything to fewer than `min_sealers` keys, or without one of `required`: a service may be down.
     pub fn require(&mut self, required: Vec<KeyId>, min_sealers: usize) {
         (self.required, self.min_sealers) = (required, min_sealers);
-    }
-
-    /// That what is sealed without the keys that are `missing` is sealed to enough.
-    ///
-    /// # Errors
-    /// Of the class of the key that is missing; [`ErrorKind::Refused`] when too few are configured.
-    pub(crate) fn check_enough(&self, missing: &[Missing]) -> Result<()> {
-        let of_key = |id: KeyId| missing.iter().find(|one| one.key == id).map(|one| &one.error);
-        for id in &self.required {
-            let seals = self.sealing().any(|key| key.id() == *id);
-            match of_key(*id) {
-                Some(why) => {
-                    return Err(Error::new(why.kind(), format!("{why}; key {id} is required"))
-                        .hint("see --require-key (keys.require): without it, backups go on with the other keys"));
-                }
-                None if seals => {}
-                None => {
-                    let message =
-                        format!("key {id} is required, and no master key given seals as it");
-                    return Err(Error::new(ErrorKind::Refused, message).hint(
-                        "give it with --master-key, or take it out of --require-key (keys.require)",
-                    ));
-                }
-            }
-        }
-        let all = self.sealing().count();
-        let left = all.saturating_sub(missing.len());
-        let first = missing.first().map(|one| &one.error);
-        match first {
-            _ if left >= self.min_sealers.max(1) => Ok(()),
-            // One that is down is worth another try; what is refused is not.
-            Some(first) => {
-                let down = missing.iter().find(|one| one.error.kind() == ErrorKind::Unreachable);
-                let why: Vec<String> = missing.iter().map(|one| one.error.to_string()).collect();
-                let kind = down.map_or(first.kind(), |one| one.error.kind());
-                let message = format!("{left} of {all} master keys can seal: {}", why.join("; "));
-                let hint = first.hint_text().filter(|_| kind != ErrorKind::Unreachable);
-                Err(Error::new(kind, message).hint(
-                    hint.unwrap_or("nothing was written; try again when the service is back"),
-                ))
-            }
-            None if all == 0 => Ok(()),
-            None => Err(Error::new(
-                ErrorKind::Refused,
-                format!("{all} master keys seal, and {} are wanted", self.min_sealers),
-            )
-            .hint("give more with --master-key, or lower --min-sealers (keys.min_sealers)")),
-        }
-    }
-
-    /// Asks each service whether its key can be used; those that cannot.
-    pub async fn check_services(&self) -> Vec<Missing> {
-        let mut missing = Vec::new();
-        for key in &self.recipients {
-            if let Err(error) = key.check().await {
-                missing.push(Missing { key: key.id(), error });
-            }
-        }
-        missing
     }
 
     /// Whether a service would seal with another key of its own by now than the one that sealed `stanza`, as far as is known

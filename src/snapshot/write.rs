@@ -155,10 +155,7 @@ impl Writer<'_> {
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
         still_there(self.repository, own).await?;
-        // Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
-        if self.repository.get(&name, MAX_SEAL as u64).await? != seal {
-            return Err(Error::tampered(format!("{name}: somebody replaced it")));
-        }
+        self.check_seal(&name, &seal).await?;
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
@@ -184,6 +181,14 @@ impl Writer<'_> {
         let Some(live) = live else { return Ok(None) };
         self.control.begin("comparing members", None);
         self.control.guard(compare(&live, facts)).await.map(Some)
+    }
+
+    /// Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
+    async fn check_seal(&self, name: &str, seal: &[u8]) -> Result<()> {
+        match self.repository.get(name, MAX_SEAL as u64).await? == seal {
+            true => Ok(()),
+            false => Err(Error::tampered(format!("{name}: somebody replaced it"))),
+        }
     }
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.

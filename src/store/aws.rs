@@ -3,20 +3,17 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use http::Uri;
 use http::header::CONTENT_TYPE;
 use object_store::aws::{AwsAuthorizer, AwsCredential, AwsCredentialProvider};
-use object_store::client::{HttpClient, HttpError, HttpRequestBody};
+use object_store::client::{HttpClient, HttpRequestBody};
 use zeroize::Zeroizing;
 
+use super::ask::{Answer, ask};
 use super::clouds;
 use super::failure::failed;
 use super::gate;
 use crate::error::{Error, ErrorKind, Result};
-
-/// The longest answer.
-const MAX_ANSWER: usize = 64 << 10;
 
 /// A service of AWS, in one region.
 pub(crate) struct AwsService {
@@ -26,12 +23,6 @@ pub(crate) struct AwsService {
     endpoint: Uri,
     client: HttpClient,
     credentials: AwsCredentialProvider,
-}
-
-/// What a service answered. The body is wiped, as far as it is kept here: it may hold a secret.
-pub(crate) struct AwsAnswer {
-    pub(crate) status: u16,
-    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
 impl AwsService {
@@ -61,7 +52,7 @@ impl AwsService {
     /// # Errors
     /// [`Unreachable`](ErrorKind::Unreachable) and [`Denied`](ErrorKind::Denied); what the service says of a failure is an
     /// answer.
-    pub(crate) async fn call(&self, target: &str, body: Zeroizing<Vec<u8>>) -> Result<AwsAnswer> {
+    pub(crate) async fn call(&self, target: &str, body: Zeroizing<Vec<u8>>) -> Result<Answer> {
         let credential = self.credentials.get_credential().await;
         let credential = credential.map_err(|error| failed("the credentials", &error))?;
         check(&credential)?;
@@ -70,22 +61,12 @@ impl AwsService {
             .header(CONTENT_TYPE, "application/x-amz-json-1.1")
             .header("x-amz-target", target)
             .body(body);
-        let mut request = built.map_err(|_| Error::usage("a name of a call is no header"))?;
+        let mut request =
+            built.map_err(|_| Error::usage("the name of a call cannot be a header"))?;
         AwsAuthorizer::new(&credential, self.name, &self.region)
             .try_authorize(&mut request, None)
             .map_err(|error| failed("the signature", &error))?;
-        let (parts, body) = self.client.execute(request).await.map_err(broken)?.into_parts();
-        let mut read = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
-        let mut body = body.bytes_stream();
-        while let Some(piece) = body.next().await {
-            let piece = piece.map_err(broken)?;
-            if read.len().saturating_add(piece.len()) > MAX_ANSWER {
-                let text = format!("the answer is longer than {MAX_ANSWER} bytes");
-                return Err(Error::new(ErrorKind::Protocol, text));
-            }
-            read.extend_from_slice(&piece);
-        }
-        Ok(AwsAnswer { status: parts.status.as_u16(), body: read })
+        ask(&self.client, request).await
     }
 }
 
@@ -99,13 +80,4 @@ fn check(credential: &AwsCredential) -> Result<()> {
             "the credentials hold a character that no header may have",
         )),
     }
-}
-
-/// With its first cause, which is what helps: a name that is not known, a certificate that is not trusted.
-fn broken(error: HttpError) -> Error {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    Error::new(ErrorKind::Unreachable, format!("cannot be reached ({cause})"))
 }

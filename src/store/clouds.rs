@@ -41,6 +41,8 @@ pub(super) fn connect(
     }
 }
 
+#[cfg(feature = "vault")]
+pub(super) use common::client;
 #[cfg(feature = "aws-kms")]
 pub(super) use s3::service;
 
@@ -343,7 +345,7 @@ mod common {
         }
     }
 
-    pub(super) fn client(options: &Options) -> Result<ClientOptions> {
+    pub(in super::super) fn client(options: &Options) -> Result<ClientOptions> {
         let mut client = ClientOptions::new()
             .with_config(
                 ClientConfigKey::UserAgent,

@@ -359,7 +359,7 @@ fn a_key_that_is_not_here_is_not_lost_by_mistake() {
     let id = place.snapshots().remove(0);
     let error = exits(1, &mut place.command(&["key", "reencrypt", "--all"]));
     assert!(error.contains(&blind.key) && error.contains("--drop"), "{error}");
-    assert_eq!(place.snapshots(), [id.clone()]);
+    assert_eq!(place.snapshots(), std::slice::from_ref(&id));
     // A pinned one, too; and with --keep-old it stays.
     place.succeed(&["prune", "--pin", &id]);
     let drop = ["key", "reencrypt", &id, "--drop", &blind.key];

@@ -112,6 +112,7 @@ mod support;
 mod targets;
 mod terminal;
 mod to_cluster;
+mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
@@ -123,4 +124,6 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};
+use support::{
+    behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server, transit_double,
+};

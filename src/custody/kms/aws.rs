@@ -12,7 +12,7 @@ use super::service::{Call, Failure, Service};
 use crate::error::{Error, Result};
 use crate::format::{put_field, take_field};
 use crate::secret::{SecretBytes, SecretKey};
-use crate::store::{AwsAnswer, AwsService};
+use crate::store::{Answer, AwsService};
 use crate::text::clean;
 
 /// What every call says about the purpose: policies of keys can ask for it, and nothing else opens with it.
@@ -127,7 +127,7 @@ impl Aws {
         Ok(Self { service, arn: arn.in_region(region), pairs: pairs(query)? })
     }
 
-    async fn call(&self, operation: &str, request: &Request<'_>) -> Result<AwsAnswer, Failure> {
+    async fn call(&self, operation: &str, request: &Request<'_>) -> Result<Answer, Failure> {
         // Room for all of it: growing would leave copies behind.
         let mut body = Zeroizing::new(Vec::with_capacity(64 << 10));
         let written = serde_json::to_writer(&mut *body, request);

@@ -242,7 +242,7 @@ fn fields<const N: usize>(message: &[u8]) -> Result<[&[u8]; N], Malformed> {
 }
 
 fn malformed(_: Malformed) -> Failure {
-    Failure::Wrong("the plugin's answer is no message of KMS v2".into())
+    Failure::Wrong("the plugin's answer is not a message of KMS v2".into())
 }
 
 /// Names a call in the plugin's log.

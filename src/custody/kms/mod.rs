@@ -13,6 +13,8 @@ mod kmsv2;
 mod pkcs11;
 #[cfg(feature = "kms")]
 mod service;
+#[cfg(feature = "vault")]
+mod transit;
 mod uri;
 
 use std::collections::BTreeMap;
@@ -53,8 +55,11 @@ fn open(
         Provider::Aws => std::sync::Arc::new(aws::Aws::new(uri, environment)?),
         #[cfg(feature = "kms-v2")]
         Provider::KmsV2 => std::sync::Arc::new(kmsv2::KmsV2::new(uri)?),
+        #[cfg(feature = "vault")]
+        Provider::Transit => std::sync::Arc::new(transit::Transit::new(uri, environment)?),
         #[cfg(feature = "pkcs11")]
         Provider::Pkcs11 => std::sync::Arc::new(pkcs11::Token::new(uri)?),
+        #[allow(unreachable_patterns, reason = "in a build with all of them none is left")]
         _ => return Ok(None),
     }))
 }

@@ -39,7 +39,7 @@ pub(super) enum Failure {
     Here(Error),
 }
 
-#[cfg(any(feature = "aws-kms", feature = "pkcs11"))]
+#[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
 impl Failure {
     /// What an error on the way to a service means.
     pub(super) fn of(error: Error) -> Self {

@@ -68,7 +68,7 @@ impl Provider {
             Self::Aws => Ok((rest.to_owned(), String::new())),
             #[cfg(not(feature = "pkcs11"))]
             Self::Pkcs11 => Ok((rest.to_owned(), String::new())),
-            Self::Transit => Err(Error::unsupported("not yet")),
+            Self::Transit => transit(rest),
         }
     }
 }
@@ -159,6 +159,14 @@ fn kmsv2(rest: &str) -> Result<(String, String)> {
         Some(path) if path.starts_with('/') => Ok((name, path.to_owned())),
         _ => Err(Error::usage("the plugin's socket is given as unix:///PATH, an absolute path")),
     }
+}
+
+/// `NAME@https://HOST:PORT/MOUNT/KEY`
+fn transit(rest: &str) -> Result<(String, String)> {
+    let (name, way) = named(rest, "transit:NAME@https://HOST:PORT/MOUNT/KEY")?;
+    #[cfg(feature = "vault")]
+    super::transit::check_way(way)?;
+    Ok((name, way.to_owned()))
 }
 
 /// `NAME@WAY`: the name that a person has given to the key.

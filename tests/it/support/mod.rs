@@ -9,6 +9,7 @@ pub mod place;
 pub mod proxied;
 pub mod raw;
 pub mod s3_server;
+pub mod transit_double;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
