@@ -7,6 +7,8 @@ use serde::Serialize;
 use super::catalog::{CHECKS, Check, Judged, Scope, Section};
 use super::fact::{Evidence, Fact, Severity, Status, Unknown, Verdict};
 use super::facts::Facts;
+use super::kept::Difference;
+use super::waivers::{self, Waived};
 use crate::error::{Error, Result};
 use crate::format::Time;
 
@@ -57,6 +59,8 @@ pub struct Outcome {
     pub remedy: &'static str,
     /// The page about a vulnerability.
     pub url: Option<String>,
+    /// Who accepts it, and why: it then does not count.
+    pub waiver: Option<Waived>,
 }
 
 /// A member or endpoint, and its version.
@@ -81,6 +85,8 @@ pub struct Counts {
     pub unknown: usize,
     /// Do not matter here.
     pub not_applicable: usize,
+    /// Of those that failed or are unknown, accepted by a waiver.
+    pub waived: usize,
 }
 
 /// What an audit found.
@@ -101,6 +107,10 @@ pub struct Report {
     pub counts: Counts,
     /// Up to which day the table of vulnerabilities is complete.
     pub advisories_to: String,
+    /// Waivers that match nothing.
+    pub notes: Vec<String>,
+    /// What changed since the last audit that was kept; nothing unless a repository was asked.
+    pub since: Option<Difference>,
     /// The exit status: 0, or 3 if something at or above the threshold failed or is unknown.
     pub exit: u8,
 }
@@ -124,12 +134,15 @@ impl Report {
         };
         let mut checks = Vec::new();
         for check in CHECKS.iter().filter(wanted) {
-            for run in check.runs.iter().filter(|run| scope.contains(&run.scope())) {
+            let in_scope =
+                |run: &&super::catalog::Run| run.scopes().iter().any(|one| scope.contains(one));
+            for run in check.runs.iter().filter(in_scope) {
                 let judged = run.judge(facts).into_iter();
                 checks.extend(judged.map(|judged| outcome(check, judged)));
             }
         }
         checks.sort_by_key(|one| (one.section, one.status, std::cmp::Reverse(one.severity)));
+        let notes = waivers::apply(&facts.waivers, &mut checks, facts.now);
         let counts = counted(&checks);
         let bad = |one: &Outcome| {
             let status = match one.status {
@@ -137,7 +150,7 @@ impl Report {
                 Status::Unknown => policy.unknown == UnknownPolicy::Fail,
                 Status::Pass | Status::NotApplicable => false,
             };
-            status && one.severity >= policy.fail_on
+            status && one.waiver.is_none() && one.severity >= policy.fail_on
         };
         // That nothing was checked is no success.
         let exit = if checks.is_empty() || checks.iter().any(bad) { 3 } else { 0 };
@@ -156,6 +169,8 @@ impl Report {
             checks,
             counts,
             advisories_to: facts.advisories.complete_to().to_owned(),
+            notes,
+            since: None,
             exit,
         }
     }
@@ -170,6 +185,7 @@ impl Report {
                     && group.first.title == one.title
                     && group.first.status == one.status
                     && group.first.severity == one.severity
+                    && group.first.waiver.is_some() == one.waiver.is_some()
             };
             match groups.iter_mut().find(same) {
                 Some(group) => group.all.push(one),
@@ -209,6 +225,7 @@ fn counted(checks: &[Outcome]) -> Counts {
             Status::NotApplicable => &mut counts.not_applicable,
         };
         *count = count.saturating_add(1);
+        counts.waived = counts.waived.saturating_add(usize::from(one.waiver.is_some()));
     }
     counts
 }
@@ -234,6 +251,7 @@ fn outcome(check: &Check, judged: Judged) -> Outcome {
         why,
         remedy: check.remedy,
         url,
+        waiver: None,
     }
 }
 
@@ -263,7 +281,8 @@ pub struct Rule {
 #[must_use]
 pub fn rules() -> Vec<Rule> {
     let rule = |check: &Check| {
-        let mut scope: Vec<_> = check.runs.iter().map(|run| run.scope()).collect();
+        let mut scope: Vec<_> = check.runs.iter().flat_map(|run| run.scopes()).copied().collect();
+        scope.sort_unstable();
         scope.dedup();
         Rule {
             id: check.id,

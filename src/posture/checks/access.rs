@@ -40,9 +40,9 @@ pub(crate) fn client_certificate(endpoint: &Endpoint, _: &Facts) -> Judgement {
 pub(crate) fn authentication(facts: &Facts) -> Judgement {
     let auth = facts.cluster.auth.need()?;
     if *auth.get() {
-        return Ok(Verdict::Pass(auth.saw("a call without login is refused")));
+        return Ok(Verdict::Pass(auth.saw("authentication is on")));
     }
-    let found = auth.saw("a call without login is answered");
+    let found = auth.saw("authentication is off: a call without login is answered");
     let open = |endpoint: &Endpoint| {
         let plain = endpoint.plain.need().is_ok_and(|plain| matches!(plain.get(), Plain::Etcd(_)));
         let tls = endpoint.tls.need().is_ok_and(|tls| matches!(tls.access, Access::Open(_)));
