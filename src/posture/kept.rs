@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
-
 use super::fact::Status;
 use super::facts::repository::RepositoryOptions;
-use super::report::{Outcome, Report};
+use super::outcome::{Difference, Outcome};
+use super::report::Report;
 use crate::backup::{newest_reports, store_report};
 use crate::error::Result;
 use crate::format::{
@@ -15,18 +14,6 @@ use crate::format::{
 
 /// The kind of these reports.
 const KIND: &str = "audit";
-
-/// What changed since the last audit that was kept.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Difference {
-    /// The report before.
-    pub report: SnapshotId,
-    /// What fails now and did not.
-    pub new: Vec<String>,
-    /// What failed and does not any more.
-    pub gone: Vec<String>,
-}
 
 fn name(one: &Outcome) -> String {
     let member = one.member.as_ref().map(|member| format!(" {member}")).unwrap_or_default();

@@ -11,6 +11,8 @@ mod checks;
 mod fact;
 mod facts;
 mod kept;
+mod kinds;
+mod outcome;
 mod report;
 mod sarif;
 #[cfg(test)]
@@ -20,15 +22,15 @@ mod waivers;
 use std::time::SystemTime;
 
 pub use advisories::Advisories;
-pub use catalog::{Scope, Section};
 pub use fact::{Evidence, Severity, Status};
 pub use facts::endpoint::Probe;
 pub use facts::host::HostOptions;
 pub use facts::kube::KubernetesOptions;
 pub use facts::repository::RepositoryOptions;
-pub use kept::Difference;
-pub use report::{Counts, Group, MemberSeen, Outcome, Report, Rule, UnknownPolicy, rules};
-pub use waivers::{Waived, Waiver};
+pub use kinds::{Scope, Section};
+pub use outcome::{Difference, Outcome, Waived};
+pub use report::{Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
+pub use waivers::Waiver;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
@@ -73,7 +75,8 @@ pub async fn audit(
     repository: Option<&RepositoryOptions<'_>>,
     options: AuditOptions,
 ) -> Result<Report> {
-    report::check_ids(options.only.iter().chain(&options.skip))?;
+    let waived = options.waivers.iter().map(Waiver::id);
+    report::check_ids(options.only.iter().chain(&options.skip).chain(waived))?;
     let (endpoints, cluster) = match options.live {
         true => facts::cluster::read(etcd, options.probe).await?,
         false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::catalog::{CHECKS, Check, Judged, Scope, Section};
-use super::fact::{Evidence, Fact, Severity, Status, Unknown, Verdict};
+use super::catalog::{CHECKS, Check};
+use super::fact::{Fact, Severity, Status, Unknown, Verdict};
 use super::facts::Facts;
-use super::kept::Difference;
-use super::waivers::{self, Waived};
+use super::kinds::{Judged, Scope, Section};
+use super::outcome::{Difference, Outcome};
+use super::waivers;
 use crate::error::{Error, Result};
 use crate::format::Time;
 
@@ -29,38 +30,6 @@ pub(super) struct Policy<'a> {
     pub(super) skip: &'a [String],
     pub(super) fail_on: Severity,
     pub(super) unknown: UnknownPolicy,
-}
-
-/// One check of one member, or of the cluster.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Outcome {
-    /// Such as `AUTH-1`.
-    pub id: &'static str,
-    /// How bad a failure is.
-    pub severity: Severity,
-    /// What came out.
-    pub status: Status,
-    /// What is wrong if it fails.
-    pub title: String,
-    /// The part of a guide it belongs to.
-    pub section: Section,
-    /// Items of the CIS Kubernetes Benchmark.
-    pub cis: &'static [&'static str],
-    /// Items of DISA's Kubernetes STIG.
-    pub stig: &'static [&'static str],
-    /// The endpoint or member; nothing for what holds for all.
-    pub member: Option<String>,
-    /// What was seen.
-    pub evidence: Vec<Evidence>,
-    /// Why it is unknown.
-    pub why: Option<String>,
-    /// What to do when it fails.
-    pub remedy: &'static str,
-    /// The page about a vulnerability.
-    pub url: Option<String>,
-    /// Who accepts it, and why: it then does not count.
-    pub waiver: Option<Waived>,
 }
 
 /// A member or endpoint, and its version.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::fact::{Severity, Status};
-use super::report::{Outcome, Report, rules};
+use super::outcome::Outcome;
+use super::report::{Report, rules};
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 

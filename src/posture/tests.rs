@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::advisories::Advisories;
-use super::catalog::{CHECKS, Scope};
+use super::catalog::CHECKS;
 use super::fact::{Fact, Severity, Status};
 use super::facts::certificate::Certificate;
 use super::facts::cluster::{Cluster, Grant, Listed, Peer, Role, User};
@@ -15,6 +15,7 @@ use super::facts::repository::{Backups, Contents};
 use super::facts::settings::Settings;
 use super::facts::stray::Stray;
 use super::facts::{Facts, hello::Version};
+use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy};
 use super::waivers::Waiver;
 use crate::format::{KeyId, SnapshotId};

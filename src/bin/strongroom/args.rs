@@ -462,9 +462,12 @@ impl Command {
     pub(crate) fn grace(&self) -> Duration {
         match self {
             Self::Snapshots { .. } | Self::Show(_) | Self::Key(KeyCommand::List) => Duration::ZERO,
-            Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
-                Duration::ZERO
-            }
+            Self::Audit(_)
+            | Self::Ls(_)
+            | Self::Get(_)
+            | Self::History(_)
+            | Self::Diff(_)
+            | Self::Stats(_) => Duration::ZERO,
             Self::Agent(_) => Duration::from_secs(60),
             _ => Duration::from_secs(10),
         }

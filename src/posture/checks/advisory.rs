@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use url::Url;
 
 use super::super::advisories::{Advisory, Condition, Kind, Release};
-use super::super::catalog::Judged;
 use super::super::fact::{Evidence, Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::{Access, Endpoint, Plain};
+use super::super::kinds::Judged;
 use super::is_loopback;
 
 fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use super::super::catalog::Judged;
 use super::super::fact::{Judgement, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::Endpoint;
+use super::super::kinds::Judged;
 use super::is_loopback;
 
 /// NET-1

@@ -1,11 +1,11 @@
 //! TLS: what the handshakes showed.
 
-use super::super::catalog::Judged;
 use super::super::fact::{Evidence, Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::certificate::Certificate;
 use super::super::facts::cluster::Peer;
 use super::super::facts::endpoint::{Access, Endpoint, Plain, Tls};
 use super::super::facts::{Facts, hello::Version};
+use super::super::kinds::Judged;
 use crate::format::Time;
 
 const DAY: i64 = 86_400;

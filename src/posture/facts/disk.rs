@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::host::read;
+use super::file::read;
 
 /// Devices below a mount that are followed.
 const MAX_DEVICES: usize = 64;

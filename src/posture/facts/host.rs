@@ -1,20 +1,18 @@
 //! The host that etcd runs on: its process, settings, files. Everything is read below one root, which a container mounts
 //! and a test makes.
 
-use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::super::fact::Fact;
 use super::certificate::Certificate;
 use super::disk::{self, Disk, Mount, Swap};
+use super::file::read;
 use super::settings::Settings;
 use super::stray::{self, Stray};
 use crate::error::{Error, Result};
 
-/// The longest file that is read: settings, certificates, /proc.
-const MAX_FILE: u64 = 1 << 20;
 /// Processes that are looked at.
 const MAX_PROCESSES: usize = 100_000;
 /// Where kubeadm puts the static pod of etcd.
@@ -186,11 +184,17 @@ impl Reader {
         }
     }
 
+    /// The host's name, by which a waiver finds it also after a restart.
     fn name(&self) -> String {
-        match self.pid {
-            Some(pid) => format!("host, process {pid}"),
-            None => "host".into(),
+        let name = read(&self.root.join("etc/hostname")).unwrap_or_default();
+        match String::from_utf8_lossy(&name).trim() {
+            "" => "host".into(),
+            name => format!("host {}", crate::text::clean(name)),
         }
+    }
+
+    fn process(&self) -> String {
+        self.pid.map_or_else(|| "no process".into(), |pid| format!("process {pid}"))
     }
 
     fn proc(&self, name: &str) -> std::result::Result<PathBuf, String> {
@@ -217,7 +221,7 @@ impl Reader {
             Ok(Some(path)) => self.file(Path::new(path)),
             // A variable may name one.
             Err(unknown) => Fact::unknown(unknown.0),
-            Ok(None) => Fact::known(settings, self.name()),
+            Ok(None) => Fact::known(settings, self.process()),
         }
     }
 
@@ -319,18 +323,6 @@ fn processes(root: &Path) -> Vec<u32> {
 fn split(bytes: &[u8]) -> Vec<String> {
     let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
-}
-
-/// A file of at most 1 MiB.
-pub(super) fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(wrong)?;
-    file.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes).map_err(wrong)?;
-    match u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE) {
-        true => Ok(bytes),
-        false => Err(format!("{}: longer than 1 MiB", path.display())),
-    }
 }
 
 fn mode(at: &Path, shown: &str) -> std::result::Result<Mode, String> {

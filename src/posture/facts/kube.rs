@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use super::super::fact::Fact;
-use super::host::read;
+use super::file::read;
 use super::settings::Settings;
 use crate::datadir::command_line;
 
