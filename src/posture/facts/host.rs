@@ -80,7 +80,7 @@ impl Host {
     pub(crate) fn read(options: &HostOptions) -> Result<Self> {
         let reader = Reader::find(options)?;
         let settings = reader.settings(options);
-        let paths = Paths::of(&settings);
+        let paths = Paths::of(&settings, &reader);
         let data = paths.data.as_deref().map_err(Clone::clone);
         let mounts = reader.mounts(data.clone());
         let disks = match &mounts {
@@ -129,13 +129,15 @@ struct Paths {
 }
 
 impl Paths {
-    fn of(settings: &Fact<Settings>) -> Self {
+    fn of(settings: &Fact<Settings>, reader: &Reader) -> Self {
         let all = |names: &[&str]| match settings.need() {
             Err(unknown) => Err(unknown.0),
             Ok(settings) => names
                 .iter()
                 .filter_map(|name| settings.value(name).transpose())
-                .map(|value| value.map(str::to_owned).map_err(|unknown| unknown.0))
+                .map(|value| {
+                    value.map_err(|unknown| unknown.0).and_then(|path| reader.absolute(path))
+                })
                 .collect(),
         };
         let data =
@@ -236,6 +238,17 @@ impl Reader {
         let inner = path.strip_prefix("/").unwrap_or(path);
         let own = self.proc("root").ok().filter(|own| own.read_dir().is_ok());
         own.unwrap_or_else(|| self.root.clone()).join(inner)
+    }
+
+    /// A path of the settings, which may be relative to the process's working directory.
+    fn absolute(&self, path: &str) -> std::result::Result<String, String> {
+        if path.starts_with('/') {
+            return Ok(path.to_owned());
+        }
+        let folder = self.proc("cwd").and_then(|link| {
+            fs::read_link(&link).map_err(|error| format!("{}: {error}", link.display()))
+        })?;
+        Ok(folder.join(path).display().to_string())
     }
 
     fn user(&self) -> Fact<u32> {

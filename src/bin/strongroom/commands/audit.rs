@@ -120,13 +120,16 @@ fn text(report: &Report) -> String {
     let groups = report.groups();
     let shown = |group: &&Group<'_>| matches!(group.first.status, Status::Fail | Status::Unknown);
     let mut section: Option<Section> = None;
+    let mut last = "";
     for group in groups.iter().filter(shown) {
         if section != Some(group.first.section) {
             section = Some(group.first.section);
             let gap = if text.is_empty() { "" } else { "\n" };
             let _ = writeln!(text, "{gap}{}", group.first.section.name());
         }
-        put(&mut text, group);
+        // What to do about one vulnerability is what to do about all.
+        put(&mut text, group, group.first.id != last);
+        last = group.first.id;
     }
     let gap = if text.is_empty() { "" } else { "\n" };
     if let Some(since) = &report.since {
@@ -144,7 +147,7 @@ fn text(report: &Report) -> String {
     text
 }
 
-fn put(text: &mut String, group: &Group<'_>) {
+fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     let one = group.first;
     let status = match (&one.waiver, one.status) {
         (Some(_), _) => "waived ",
@@ -164,7 +167,7 @@ fn put(text: &mut String, group: &Group<'_>) {
             "      waived until {} by {}: {}",
             waiver.until, waiver.by, waiver.reason
         );
-    } else if one.status == Status::Fail {
+    } else if one.status == Status::Fail && with_remedy {
         let _ = writeln!(text, "      to do: {}", one.remedy);
     }
 }
