@@ -91,7 +91,7 @@ pub(crate) fn decompress(
 ///
 /// # Errors
 /// [`ErrorKind::Tampered`].
-fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
+pub(crate) fn decompress_at_most(bytes: &[u8], max: u64) -> Result<Vec<u8>> {
     let length = zstd_safe::get_frame_content_size(bytes).ok().flatten();
     let length = length.filter(|length| *length <= max).ok_or_else(|| {
         Error::tampered(format!("zstd frame: no content size, or one above {max} bytes"))

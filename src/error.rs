@@ -188,6 +188,16 @@ impl Error {
         self
     }
 
+    /// The same once more, for a second reader; without the underlying error.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        let error = Self::new(self.kind(), self.to_string());
+        match self.hint_text() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+
     /// The class of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -6,7 +6,7 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use zeroize::Zeroizing;
 
-use crate::protobuf::{Fields, Malformed};
+use crate::protobuf::{Fields, Malformed, put_message};
 
 /// The version that a plugin reports.
 pub(crate) const VERSION: &str = "v2";
@@ -54,6 +54,17 @@ pub(crate) fn exactly<const N: usize>(message: &[u8]) -> Result<[&[u8]; N], Malf
         }
     }
     Ok(found.map(Option::unwrap_or_default))
+}
+
+/// A message of these fields, numbered from 1.
+pub(crate) fn message(fields: &[&[u8]]) -> Message {
+    // Exact enough never to grow, which would leave copies behind.
+    let length = fields.iter().map(|field| field.len().saturating_add(12)).sum();
+    let mut message = Zeroizing::new(Vec::with_capacity(length));
+    for (number, field) in (1..).zip(fields) {
+        put_message(&mut message, number, field);
+    }
+    message
 }
 
 /// Messages as the bytes they are. They hold key material: what is ours of it is zeroized, the buffers of HTTP/2 are not.

@@ -136,7 +136,7 @@ pub mod guide;
 #[cfg(feature = "backup")]
 mod journal;
 pub mod keys;
-#[cfg(feature = "kms-plugin")]
+#[cfg(any(feature = "kms-plugin", feature = "kms-v2"))]
 mod kms_api;
 #[cfg(feature = "kms-plugin")]
 pub mod kms_plugin;

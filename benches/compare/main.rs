@@ -16,6 +16,7 @@ mod suite;
 mod year;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -49,6 +50,9 @@ struct Args {
     /// Instead: so many days of hourly snapshots of an etcd in a steady state, in a store with a clock of its own
     #[arg(long)]
     days: Option<u64>,
+    /// Instead: start such an etcd, say where, and write to it for so many minutes at its real pace: to be recorded meanwhile
+    #[arg(long)]
+    churn: Option<u64>,
     /// Instead: ten thousand snapshots, listed and planned to be removed, with 20 ms for each request
     #[arg(long)]
     many: bool,
@@ -74,6 +78,9 @@ fn main() {
         }
         if let Some(days) = args.days {
             return year::run(dir.path(), days).await;
+        }
+        if let Some(minutes) = args.churn {
+            return year::churn(dir.path(), Duration::from_secs(60 * minutes)).await;
         }
         if args.many {
             return year::ten_thousand(dir.path()).await;

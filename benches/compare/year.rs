@@ -32,7 +32,7 @@ use strongroom::store::Repository;
 use strongroom::task::Control;
 
 use crate::etcd::Etcd;
-use crate::generator::{Churn, Random, Step};
+use crate::generator::{Churn, HOUR as WRITES, Random, Step};
 
 const FRAME: usize = 1 << 20;
 /// Hours that the database ages before the first snapshot.
@@ -227,6 +227,38 @@ async fn perform(etcd: &Etcd, steps: Vec<Step>) {
         }
     }
     tokio::time::sleep(COMMIT).await;
+}
+
+/// Writes to an etcd in a steady state at the pace of a cluster, each change by itself, until `time` is over.
+pub async fn churn(dir: &Path, time: Duration) {
+    let etcd = Etcd::start(&dir.join("etcd")).await;
+    let mut churn = Churn::new(3);
+    perform(&etcd, churn.fill()).await;
+    println!("{}", etcd.endpoint);
+    let mut client = etcd.client().await;
+    let (begun, mut written) = (Instant::now(), 0_u32);
+    let pace = Duration::from_secs(HOUR) / WRITES as u32;
+    while begun.elapsed() < time {
+        for step in churn.hour() {
+            let Step::Write(writes) = step else { continue };
+            for (key, value) in writes {
+                tokio::time::sleep_until((begun + pace * written).into()).await;
+                written += 1;
+                let done = match value {
+                    Some(value) => client.put(key, value, None).await.unwrap().header().cloned(),
+                    None => client.delete(key, None).await.unwrap().header().cloned(),
+                };
+                // As the API server does, each five minutes.
+                if written.is_multiple_of(WRITES as u32 / 12) {
+                    client.compact(done.unwrap().revision() - 1600, None).await.unwrap();
+                }
+                if begun.elapsed() >= time {
+                    println!("{written} changes in {:.0} s", begun.elapsed().as_secs_f64());
+                    return;
+                }
+            }
+        }
+    }
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -32,6 +32,8 @@ pub(super) struct Due<'a> {
     pub(super) since: Option<SystemTime>,
     /// Whether backups are copied to a second repository.
     pub(super) replica: bool,
+    /// Whether a recording waits for a snapshot.
+    pub(super) wanted: bool,
 }
 
 impl Due<'_> {
@@ -74,15 +76,18 @@ impl Due<'_> {
             Operation::Copy => self.copy(run, now)?,
             _ => {
                 let schedule = schedule?;
+                let is_wanted = self.wanted && operation == Operation::Backup;
                 // A clock that was ahead must not put off what is due.
-                match run.last.filter(|last| !is_ahead(*last, now)) {
+                let due = match run.last.filter(|last| !is_ahead(*last, now)) {
                     Some(last) => schedule.next(last.min(now)) + run.jitter,
                     None if operation == Operation::Backup => now,
                     None => schedule.next(self.since.map_or(now, |since| since.min(now))),
-                }
+                };
+                if is_wanted { due.min(now) } else { due }
             }
         };
-        let retry = run.retry.map(|retry| retry.min(now + RETRY.1));
+        // One that lies further ahead was set while the clock was.
+        let retry = run.retry.filter(|retry| *retry <= now + RETRY.1);
         Some(retry.map_or(due, |retry| retry.max(due)))
     }
 
@@ -140,7 +145,7 @@ mod tests {
         #[test]
         fn nothing_is_put_off_for_long(done in done(), since in proptest::option::of(around_now()), schedule in schedules()) {
             let now = at(NOW);
-            let due = Due { done: &done, since, replica: true };
+            let due = Due { done: &done, since, replica: true, wanted: false };
             for operation in Operation::ALL.into_iter().filter(|one| *one != Operation::Copy) {
                 let (time, _) = due.next(&[operation], |_| Some(&schedule), now).unwrap();
                 let jitter = done.get(&operation).map_or(Duration::ZERO, |run| run.jitter);
@@ -157,7 +162,7 @@ mod tests {
                 run.last = run.last.map(|last| last.min(at(NOW)));
                 run.ended = run.ended.map(|ended| ended.min(at(NOW)));
             });
-            let due = Due { done: &done, since: Some(since), replica: true };
+            let due = Due { done: &done, since: Some(since), replica: true, wanted: false };
             for operation in Operation::ALL {
                 let at_now = due.next(&[operation], |_| Some(&schedule), at(NOW));
                 let after = due.next(&[operation], |_| Some(&schedule), at(NOW + later));
@@ -173,7 +178,7 @@ mod tests {
             for operation in Operation::ALL {
                 done.entry(operation).or_default().retry = Some(at(NOW + pause));
             }
-            let due = Due { done: &done, since: Some(at(NOW)), replica: true };
+            let due = Due { done: &done, since: Some(at(NOW)), replica: true, wanted: false };
             if let Some((time, _)) = due.next(&Operation::ALL, |_| Some(&schedule), at(NOW)) {
                 prop_assert!(time >= at(NOW + pause));
             }
@@ -188,12 +193,23 @@ mod tests {
             let copy = Run { last, ..Run::default() };
             let done = BTreeMap::from([(Operation::Backup, backup), (Operation::Copy, copy)]);
             for replica in [true, false] {
-                let due = Due { done: &done, since: None, replica };
+                let due = Due { done: &done, since: None, replica, wanted: false };
                 let due = due.next(&[Operation::Copy], |_| None, at(NOW));
                 let wanted = replica && ended.is_some() && last.filter(past) <= ended;
                 prop_assert_eq!(due.is_some(), wanted);
             }
         }
+    }
+
+    /// A failure while the clock was ahead by hours does not put off the next attempt for as long.
+    #[test]
+    fn a_pause_ends_when_the_clock_is_set_back() {
+        let schedule = "@every 1m".parse().unwrap();
+        let run = Run { last: Some(at(NOW - 60)), retry: Some(at(NOW + 7200)), ..Run::default() };
+        let done = BTreeMap::from([(Operation::Backup, run)]);
+        let due = Due { done: &done, since: None, replica: false, wanted: false };
+        let next = due.next(&[Operation::Backup], |_| Some(&schedule), at(NOW));
+        assert_eq!(next, Some((at(NOW), Operation::Backup)));
     }
 
     /// A run that hangs has no end: what counts is when the one before it began, or when this agent began to lead.
@@ -202,7 +218,7 @@ mod tests {
         let schedule = "@every 1h".parse().unwrap();
         let run = |last| Run { last: Some(at(last)), ..Run::default() };
         let overdue = |done: &BTreeMap<_, _>, since, now| {
-            let due = Due { done, since, replica: false };
+            let due = Due { done, since, replica: false, wanted: false };
             due.overdue(Operation::Backup, &schedule, at(now))
         };
         let hung = BTreeMap::from([(Operation::Backup, run(NOW))]);
@@ -216,14 +232,28 @@ mod tests {
     #[test]
     fn without_a_schedule_nothing_is_due() {
         let done = BTreeMap::new();
-        let due = Due { done: &done, since: None, replica: false };
+        let due = Due { done: &done, since: None, replica: false, wanted: false };
         assert_eq!(due.next(&Operation::ALL, |_| None, at(NOW)), None);
+    }
+
+    /// A snapshot that a recording waits for is due at once, but not before the pause after a failure.
+    #[test]
+    fn what_a_recording_waits_for_is_due_at_once() {
+        let schedule = "@every 1d".parse().unwrap();
+        let due = |retry| {
+            let run = Run { last: Some(at(NOW - 60)), retry, ..Run::default() };
+            let done = BTreeMap::from([(Operation::Backup, run)]);
+            let due = Due { done: &done, since: None, replica: false, wanted: true };
+            due.next(&[Operation::Backup], |_| Some(&schedule), at(NOW)).unwrap().0
+        };
+        assert_eq!(due(None), at(NOW));
+        assert_eq!(due(Some(at(NOW + 20))), at(NOW + 20));
     }
 
     #[test]
     fn a_first_backup_is_due_at_once_and_the_rest_by_its_schedule() {
         let (done, schedule) = (BTreeMap::new(), "@every 1h".parse().unwrap());
-        let due = Due { done: &done, since: Some(at(NOW - 60)), replica: false };
+        let due = Due { done: &done, since: Some(at(NOW - 60)), replica: false, wanted: false };
         let next = |operation| due.next(&[operation], |_| Some(&schedule), at(NOW));
         assert_eq!(next(Operation::Backup), Some((at(NOW), Operation::Backup)));
         assert_eq!(next(Operation::Drill), Some((at(NOW + 3540), Operation::Drill)));

@@ -14,17 +14,16 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::operation::{KeyCounts, Newest, Operation};
+use super::found::{KeyCounts, Newest};
+use super::journal_metrics::JournalMetrics;
+use super::labels::{Cluster, of};
+use super::late::Missing;
+use super::operation::Operation;
 use crate::backup::Listing;
 use crate::error::Error;
 
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 10] = [0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Cluster {
-    cluster: String,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Work {
@@ -77,6 +76,9 @@ pub(super) struct Metrics {
     certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
+    pub(super) journal: JournalMetrics,
+    independent: Family<Cluster, Gauge>,
+    pub(super) seals_missing: Missing,
 }
 
 impl Metrics {
@@ -104,6 +106,9 @@ impl Metrics {
             certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
+            journal: JournalMetrics::register(&mut registry),
+            independent: Family::default(),
+            seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
         Self { registry, ..metrics }
@@ -155,6 +160,10 @@ impl Metrics {
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
+        let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
+        to.register("independent_openers", help, self.independent.clone());
+        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 
     pub(super) fn leads(&self, options: &AgentSettings, leads: bool) {
@@ -167,6 +176,7 @@ impl Metrics {
         // Its first increase would go unseen otherwise.
         let _ = self.verify_failures.get_or_create(&of(options));
         self.interval.clear();
+        self.journal.promises(options);
         for operation in Operation::ALL {
             let _ = self.findings.get_or_create(&work(options, operation));
             let schedule = match operation {
@@ -211,6 +221,17 @@ impl Metrics {
         }
     }
 
+    /// A recording did not begin, or broke off.
+    pub(super) fn journal_failed(&self, options: &AgentSettings, error: &Error) {
+        let outcome = Outcome {
+            cluster: options.cluster().to_string(),
+            operation: "journal",
+            result: "failure",
+            reason: error.kind().name(),
+        };
+        self.outcomes.get_or_create(&outcome).inc();
+    }
+
     pub(super) fn verify_failed(&self, options: &AgentSettings) {
         self.verify_failures.get_or_create(&of(options)).inc();
     }
@@ -226,8 +247,16 @@ impl Metrics {
     /// Another agent tells from now on how large things are. When things were done stays true.
     pub(super) fn stands_by(&self) {
         self.by_trust.clear();
+        self.journal.stands_by();
         self.newest_missing.clear();
-        for family in [&self.size, &self.revision, &self.objects, &self.snapshots, &self.stored] {
+        for family in [
+            &self.size,
+            &self.revision,
+            &self.objects,
+            &self.snapshots,
+            &self.stored,
+            &self.independent,
+        ] {
             family.clear();
         }
     }
@@ -279,16 +308,16 @@ impl Metrics {
         }
     }
 
+    pub(super) fn independent(&self, options: &AgentSettings, ways: usize) {
+        self.independent.get_or_create(&of(options)).set(ways as i64);
+    }
+
     pub(super) fn print(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
     }
-}
-
-fn of(options: &AgentSettings) -> Cluster {
-    Cluster { cluster: options.cluster().to_string() }
 }
 
 fn work(options: &AgentSettings, operation: Operation) -> Work {

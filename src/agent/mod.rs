@@ -4,10 +4,16 @@
 //! on its host, and any number may stand by.
 
 mod due;
+mod found;
+mod journal;
+mod journal_metrics;
+mod labels;
+mod late;
 mod leader;
 mod metrics;
 mod operation;
 mod page;
+mod recorded;
 mod state;
 
 use std::sync::Arc;
@@ -115,7 +121,8 @@ pub async fn run(
         Operation::VerifyAll,
         Operation::Drill,
     ];
-    let work = async { tokio::join!(backups, lane(&shared, &rest, halted, stop)) };
+    let journal = journal::lane(&shared, halted.clone(), stop.clone());
+    let work = async { tokio::join!(backups, lane(&shared, &rest, halted, stop), journal) };
     tokio::select! {
         _ = work => {}
         () = shared.reloads() => {}
@@ -140,6 +147,7 @@ fn started(options: &AgentSettings) {
         cluster = options.cluster().as_str(),
         agent = options.name(),
         replica = options.copy.url.is_some(),
+        continuous = options.continuous,
         backup = schedule(Operation::Backup),
         backup_next = next(Operation::Backup),
         prune = schedule(Operation::Prune),
@@ -177,7 +185,10 @@ async fn lane(
 ) {
     let mut leading = shared.leading.subscribe();
     let mut changes = shared.options();
+    let mut wanted = shared.wanted.subscribe();
+    let takes = operations.contains(&Operation::Backup);
     loop {
+        wanted.mark_unchanged();
         tokio::select! {
             _ = leading.wait_for(|leading| *leading) => {}
             _ = stop.wait_for(|stop| *stop) => return,
@@ -198,6 +209,7 @@ async fn lane(
                 shared.forget();
                 continue;
             }
+            Ok(()) = wanted.changed(), if takes => continue,
             // Nobody changes them any more once the sender is gone.
             Ok(()) = changes.changed() => continue,
         }

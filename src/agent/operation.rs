@@ -1,24 +1,28 @@
 //! What an agent does.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use super::found::{KeyCounts, Newest, count, of_backup};
+use super::late::Late;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
-    DrillOptions, Listing, Scope, Source, Summary, Verified, VerifyLevel, apply_prune,
-    authenticate, backup, copy, drill, judged, latest, newest_reports, plan_prune, proves_bytes,
-    prune_report, snapshots, store_report, verify,
+    DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
+    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports,
+    plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::Seen;
 use crate::format::{
-    CheckOutcome, ClusterName, KeyState, Report, ReportCheck, ReportOutcome, ReportScope,
-    SnapshotId,
+    CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
 /// One kind of work, by its name in the configuration, in metrics and in the log.
@@ -94,6 +98,8 @@ pub(super) struct Done {
     pub(super) finding: Option<Error>,
     /// What a backup found to look at.
     pub(super) warnings: Vec<String>,
+    /// What comparing the snapshot with the recording showed.
+    pub(super) compared: Option<JournalComparison>,
     /// What a backup took.
     pub(super) newest: Option<Newest>,
     /// The snapshots there are now, of what changes them.
@@ -104,18 +110,22 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
+    /// Independent ways to open what a backup took.
+    pub(super) independent: Option<usize>,
+    /// The keys that could not seal, of a backup.
+    pub(super) missing: Vec<KeyId>,
+    /// What adds them.
+    pub(super) late: Option<Late>,
 }
 
-/// How many master keys are in which state.
-pub(super) type KeyCounts = Vec<(KeyState, usize)>;
-
-fn count(keys: &KeySet) -> KeyCounts {
-    let states = [KeyState::Staged, KeyState::Sealing, KeyState::Primary, KeyState::Retiring];
-    states.into_iter().map(|state| (state, keys.in_state(state).count())).collect()
-}
-
+/// The warning that one loss takes all keys of a snapshot.
+const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal them to a second key that depends on another place, \
+     passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
+/// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
+/// must not keep the agent from its other work for ever.
+const LEAST_FOR_ALL: Duration = Duration::from_secs(3600);
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;
 
@@ -125,11 +135,15 @@ impl Done {
             log: Box::new(log),
             finding: None,
             newest: None,
+            compared: None,
             warnings: Vec::new(),
             listing: None,
             copied: None,
             recovery: None,
             keys: KeyCounts::new(),
+            independent: None,
+            missing: Vec::new(),
+            late: None,
         }
     }
 }
@@ -138,11 +152,16 @@ impl Done {
 pub(super) async fn run(
     operation: Operation,
     options: &AgentSettings,
+    seen: Option<Arc<Seen>>,
     control: &Control,
 ) -> Result<Done> {
     let places = open(options).await?;
+    let mut late = None;
     let mut done = match operation {
-        Operation::Backup => take(options, &places, control).await,
+        Operation::Backup => take(options, &places, seen, control).await.map(|(done, seal)| {
+            late = seal;
+            done
+        }),
         Operation::Copy => replicate(options, &places, control).await,
         Operation::Prune => remove(options, &places, control).await,
         Operation::Verify | Operation::VerifyAll => {
@@ -155,22 +174,30 @@ pub(super) async fn run(
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
     }
+    done.late = late.map(|seal| Late { seal, places });
     Ok(done)
 }
 
-async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
+async fn take(
+    options: &AgentSettings,
+    places: &Places,
+    seen: Option<Arc<Seen>>,
+    control: &Control,
+) -> Result<(Done, Option<LateSeal>)> {
     let source = Source::Etcd(options.common.etcd()?);
-    let report = backup(&places.repository, &places.keys, source, &options.backup, control).await?;
+    let Places { repository, keys } = places;
+    let taking = backup_and_keep(repository, keys, source, &options.backup, seen, control);
+    let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    let clocks = || Error::new(ErrorKind::Refused, "this host's clock and the store's differ");
-    let finding = match (differ, report.clocks_differ) {
-        (true, _) => Some(Error::new(ErrorKind::Tampered, "etcd's members differ")),
-        (false, clocks_differ) => clocks_differ.then(clocks),
-    };
-    Ok(Done {
+    let finding = of_backup(&report);
+    if report.independent < 2 {
+        warn(&[ONE_WAY.to_owned()]);
+    }
+    let done = Done {
         finding,
+        compared: report.journal,
+        independent: Some(report.independent),
+        missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),
@@ -194,7 +221,8 @@ async fn take(options: &AgentSettings, places: &Places, control: &Control) -> Re
                 warnings = report.warnings.len(),
             );
         })
-    })
+    };
+    Ok((done, late))
 }
 
 async fn replicate(options: &AgentSettings, places: &Places, control: &Control) -> Result<Done> {
@@ -272,7 +300,7 @@ async fn prove(
     control: &Control,
 ) -> Result<Done> {
     let begun = Instant::now();
-    let (repository, keys) = (&places.repository, &places.keys);
+    let Places { repository, keys } = places;
     let chosen;
     let scope = match operation {
         Operation::VerifyAll => Scope::Cluster(options.cluster()),
@@ -282,24 +310,19 @@ async fn prove(
         }
     };
     let level = level(keys);
+    let control = &match operation {
+        Operation::VerifyAll => control.clone().end_at(begun + time_for_all(options)),
+        _ => control.clone(),
+    };
     let found = verify(repository, keys, scope, level, control).await?;
     let mut report = found.evidence(Some(options.cluster()), begun.elapsed());
     let mut checked = found.snapshots.len();
-    let mut failures: Vec<_> =
-        found.snapshots.into_iter().filter_map(|one| one.outcome.err()).collect();
+    let mut left = found.not_verified.len();
+    let warnings = found.findings.clone();
+    let mut failures = failures(found);
     if operation == Operation::VerifyAll && options.copy.url.is_some() {
-        let failed = match prove_replica(options, places, control).await {
-            Ok(copies) => {
-                checked += copies.len();
-                copies.into_iter().filter_map(|one| one.outcome.err()).collect()
-            }
-            // Before the first copy there is nothing: this is done again then.
-            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
-                return Err(error.context("the replica"));
-            }
-            Err(error) => vec![error],
-        };
-        let failed: Vec<_> = failed.into_iter().map(|error| error.context("the replica")).collect();
+        let (there, not_verified, failed) = prove_replica(options, places, control).await?;
+        (checked, left) = (checked + there, left + not_verified);
         note_failures(&mut report, &failed);
         failures.extend(failed);
     }
@@ -307,7 +330,6 @@ async fn prove(
     let stored = store_report(repository, keys, &report).await;
     let (failed, cluster) = (failures.len(), options.cluster().clone());
     let finding = first_of(failures, stored)?;
-    let warnings = found.findings;
     let log = move |seconds| {
         for warning in warnings.iter().take(MAX_WARNINGS) {
             warn!(event = "verify_warning", cluster = %cluster, warning);
@@ -320,9 +342,17 @@ async fn prove(
             level = level.name(),
             checked,
             failed,
+            not_verified = left,
         );
     };
     Ok(Done { finding, ..Done::new(log) })
+}
+
+/// What failed, and that something was not looked at.
+fn failures(found: VerifyReport) -> Vec<Error> {
+    let unfinished = found.unfinished();
+    let failed = found.snapshots.into_iter().filter_map(|one| one.outcome.err());
+    failed.chain(unfinished).collect()
 }
 
 /// What is reported of a verification: the first failure; without one, that its report could not be stored is an error.
@@ -336,17 +366,36 @@ fn first_of(failures: Vec<Error>, stored: Result<SnapshotId>) -> Result<Option<E
     }
 }
 
-/// Verifies the cluster's snapshots in the replica.
+/// How long a verification of all snapshots may take.
+fn time_for_all(options: &AgentSettings) -> Duration {
+    let now = SystemTime::now();
+    let next = options.schedule(Operation::VerifyAll).map(|schedule| schedule.next(now));
+    let until = next.and_then(|next| next.duration_since(now).ok());
+    until.unwrap_or_default().max(LEAST_FOR_ALL)
+}
+
+/// Verifies the cluster's snapshots in the replica: how many it looked at, how many it did not get to, and what failed.
 async fn prove_replica(
     options: &AgentSettings,
     places: &Places,
     control: &Control,
-) -> Result<Vec<Verified>> {
-    let source = &places.repository;
-    let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
-    let scope = Scope::Cluster(options.cluster());
-    let found = verify(&replica, &places.keys, scope, level(&places.keys), control).await?;
-    Ok(found.snapshots)
+) -> Result<(usize, usize, Vec<Error>)> {
+    let verified = async {
+        let source = &places.repository;
+        let replica = options.common.open_replica(&options.copy, source, false).await?.repository;
+        let scope = Scope::Cluster(options.cluster());
+        verify(&replica, &places.keys, scope, level(&places.keys), control).await
+    };
+    let (checked, left, failed) = match verified.await {
+        Ok(found) => (found.snapshots.len(), found.not_verified.len(), failures(found)),
+        // Before the first copy there is nothing: this is done again then.
+        Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotFound) => {
+            return Err(error.context("the replica"));
+        }
+        Err(error) => (0, 0, vec![error]),
+    };
+    let failed = failed.into_iter().map(|error| error.context("the replica"));
+    Ok((checked, left, failed.collect()))
 }
 
 /// Puts what failed in the replica into the report. What is good there says nothing of the repository's own snapshots.
@@ -416,25 +465,6 @@ pub(super) struct LastRun {
     pub(super) operation: Operation,
     pub(super) at: SystemTime,
     pub(super) passed: bool,
-}
-
-/// The newest snapshot.
-#[derive(Clone, Debug)]
-pub(super) struct Newest {
-    pub(super) id: SnapshotId,
-    pub(super) begun: SystemTime,
-    pub(super) database_bytes: u64,
-    pub(super) revision: u64,
-}
-
-impl Newest {
-    /// The newest that the keys authenticate: planted ones tell nothing of when the last backup was.
-    pub(super) fn of(listing: &Listing) -> Option<Self> {
-        let now = SystemTime::now();
-        let newest = listing.snapshots.iter().rev().find(|one| one.counts_at(now))?;
-        let Summary { id, database_bytes, revision, .. } = *newest;
-        Some(Self { id, begun: id.begun(), database_bytes, revision })
-    }
 }
 
 /// What the keys authenticate in the repository, and what it lists.

@@ -38,7 +38,7 @@ pub(super) fn page(shared: &Shared) -> Answer {
     );
     // Writing to a string does not fail.
     let _ = verdict(&mut html, shared, &known)
-        .and_then(|()| summary(&mut html, &known, now))
+        .and_then(|()| summary(&mut html, shared, &known, now))
         .and_then(|()| work(&mut html, shared, &known, now))
         .and_then(|()| warnings(&mut html, &known))
         .and_then(|()| timeline(&mut html, &known))
@@ -87,6 +87,10 @@ fn problems(shared: &Shared, known: &Known) -> Vec<String> {
             problems.push(format!("{operation}: overdue since {}", time(due)));
         }
     }
+    if shared.current().continuous {
+        let interval = shared.current().record.interval;
+        problems.extend(shared.recorded_now().problem(interval, SystemTime::now()));
+    }
     problems
 }
 
@@ -99,7 +103,7 @@ fn warnings(html: &mut String, known: &Known) -> std::fmt::Result {
     write!(html, "</ul>")
 }
 
-fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Result {
+fn summary(html: &mut String, shared: &Shared, known: &Known, now: SystemTime) -> std::fmt::Result {
     let newest = known.newest.as_ref().map(|newest| {
         let (id, revision) = (newest.id, newest.revision);
         format!("{}<br><small>{id}, revision {revision}</small>", ago(newest.begun, now))
@@ -108,16 +112,34 @@ fn summary(html: &mut String, known: &Known, now: SystemTime) -> std::fmt::Resul
     let recovery = known.recovery.map(|took| format!("{:.1} s", took.as_secs_f64()));
     write!(
         html,
-        "<dl><div><dt>Newest snapshot that counts</dt><dd id=point>{}</dd></div>\
+        "<dl>{}<div><dt>Newest snapshot that counts</dt><dd id=point>{}</dd></div>\
          <div><dt>Last measured recovery time</dt><dd id=recovery>{}</dd></div>\
          <div><dt>Snapshots</dt><dd id=snapshots>{}{}</dd></div>\
          <div><dt>Stored</dt><dd>{:.1} MiB</dd></div></dl>",
+        recovery_point(shared, now),
         newest.as_deref().unwrap_or("<span class=bad>none</span>"),
         recovery.as_deref().unwrap_or("no drill yet"),
         known.snapshots.len(),
         standings(known),
         stored as f64 / f64::from(1 << 20),
     )
+}
+
+/// How much a disaster would lose now, where changes are recorded.
+fn recovery_point(shared: &Shared, now: SystemTime) -> String {
+    if !shared.current().continuous || !*shared.leading.borrow() {
+        return String::new();
+    }
+    let recorded = shared.recorded_now();
+    let point = match recorded.until() {
+        Some(until) => format!(
+            "{}<br><small>recorded up to revision {}</small>",
+            ago(until, now),
+            recorded.revision
+        ),
+        None => "nothing is recorded yet".into(),
+    };
+    format!("<div><dt>Recovery point</dt><dd id=recorded>{point}</dd></div>")
 }
 
 /// How many snapshots do not simply count.

@@ -8,12 +8,15 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::due::{Due, Run};
+use super::found::Newest;
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Newest, Operation};
+use super::operation::{self, Done, Found, LastRun, Operation};
+use super::recorded::Recorded;
 use super::{AgentSettings, Changes, RETRY};
-use crate::backup::{Listing, Summary, is_ahead};
+use crate::backup::{Listing, SnapshotWanted, Summary, Taken, Why, is_ahead};
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::Seen;
 use crate::format::SnapshotId;
 use crate::keys::trust::Standing;
 use crate::limit::limited;
@@ -25,7 +28,15 @@ pub(super) struct Shared {
     pub(super) leading: Arc<watch::Sender<bool>>,
     /// Why etcd cannot be reached.
     pub(super) trouble: Arc<watch::Sender<Option<String>>>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
+    /// How far the recording of changes is.
+    recorded: Mutex<Recorded>,
+    /// What it has seen.
+    pub(super) recording: Arc<Seen>,
+    /// The snapshots that it waits for.
+    pub(super) wanted: watch::Sender<Vec<SnapshotWanted>>,
+    /// Changes when a snapshot may have been taken.
+    pub(super) backups: watch::Sender<()>,
     known: Mutex<Known>,
     reading: tokio::sync::Mutex<()>,
 }
@@ -44,6 +55,8 @@ pub(super) struct Known {
     pub(super) standings: BTreeMap<&'static str, usize>,
     /// The newest snapshot that counts.
     pub(super) newest: Option<Newest>,
+    /// When the last backup of this agent was begun that took a snapshot.
+    pub(super) begun: Option<Instant>,
     /// The newest snapshot that counted since this agent was started, while the repository has only older ones.
     pub(super) lost: Option<SnapshotId>,
     /// What the last backup found to look at.
@@ -54,6 +67,14 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// The snapshot that is wanted, if it was taken.
+    pub(super) fn taken(&self, wanted: &SnapshotWanted) -> Option<Taken> {
+        let newest = self.newest.as_ref().filter(|_| self.read)?;
+        let revision = newest.revision.cast_signed();
+        let fits = self.begun? >= wanted.since && revision >= wanted.revision;
+        fits.then_some(Taken { id: newest.id, revision })
+    }
+
     fn newest(&self) -> Option<SnapshotId> {
         self.newest.as_ref().map(|newest| newest.id)
     }
@@ -74,6 +95,10 @@ impl Shared {
             leading: Arc::new(watch::Sender::new(false)),
             trouble: Arc::new(watch::Sender::new(Some(NOT_YET.into()))),
             metrics,
+            recorded: Mutex::default(),
+            recording: Arc::default(),
+            wanted: watch::Sender::new(Vec::new()),
+            backups: watch::Sender::new(()),
             known: Mutex::default(),
             reading: tokio::sync::Mutex::default(),
         }
@@ -89,6 +114,10 @@ impl Shared {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn recorded_now(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn seen(&self) -> Known {
@@ -134,6 +163,7 @@ impl Shared {
         known.read = false;
         known.unread = None;
         drop(known);
+        *self.recorded_now() = Recorded::default();
         self.metrics.stands_by();
     }
 
@@ -183,8 +213,12 @@ impl Shared {
         operations: &[Operation],
     ) -> Option<(SystemTime, Operation)> {
         let options = self.current();
-        let due =
-            Due { done: &known.done, since: known.since, replica: options.copy.url.is_some() };
+        let due = Due {
+            done: &known.done,
+            since: known.since,
+            replica: options.copy.url.is_some(),
+            wanted: self.wanted.borrow().iter().any(|wanted| known.taken(wanted).is_none()),
+        };
         due.next(operations, |operation| options.schedule(operation), SystemTime::now())
     }
 
@@ -225,6 +259,8 @@ impl Shared {
             self.metrics.newest(options, newest);
         }
         known.newest = newest;
+        drop(known);
+        self.backups.send_replace(());
         Ok(())
     }
 
@@ -243,7 +279,8 @@ impl Shared {
         known.standings = standings(listing);
         self.metrics.repository(options, listing, &known.standings);
         let newest = Newest::of(listing).map(|newest| newest.id);
-        let last = known.lost.max(before);
+        // What was taken while this host's clock was ahead does not count yet.
+        let last = known.lost.max(before).filter(|last| !is_ahead(last.begun(), now));
         let lost = last.filter(|last| newest.is_none_or(|newest| newest < *last));
         if let Some(lost) = lost.filter(|_| known.lost != lost) {
             error!(
@@ -266,18 +303,19 @@ impl Shared {
         let before = self.known().newest();
         self.known().running.insert(operation, time);
         let (cluster, name) = (options.cluster().as_str(), operation.name());
-        info!(event = %format_args!("{operation}_started"), cluster, operation = name);
+        let reason = (operation == Operation::Backup).then(|| self.reason());
+        info!(event = %format_args!("{operation}_started"), cluster, operation = name, reason);
+        let seen = options.continuous.then(|| Arc::clone(&self.recording));
         // On the heap: the jobs' states are large.
-        let done = Box::pin(operation::run(operation, &options, control)).await;
+        let done = Box::pin(operation::run(operation, &options, seen, control)).await;
         self.known().running.remove(&operation);
-        let took = begun.elapsed();
         match done {
-            Ok(done) => self.done(operation, &options, (time, took, before), done),
+            Ok(done) => self.done(operation, &options, (time, begun, before), done),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 warn!(event = %format_args!("{operation}_interrupted"), cluster, operation = name);
                 self.forget();
             }
-            Err(error) => self.failed(operation, &options, took, &error),
+            Err(error) => self.failed(operation, &options, begun.elapsed(), &error),
         }
     }
 
@@ -285,9 +323,10 @@ impl Shared {
         &self,
         operation: Operation,
         options: &AgentSettings,
-        (time, took, before): (SystemTime, Duration, Option<SnapshotId>),
+        (time, begun, before): (SystemTime, Instant, Option<SnapshotId>),
         done: Done,
     ) {
+        let took = begun.elapsed();
         (done.log)(took.as_secs_f64());
         self.metrics.keys(options, &done.keys);
         if let Some(finding) = &done.finding {
@@ -309,6 +348,12 @@ impl Shared {
         self.metrics.ended(options, operation, took, done.finding.as_ref());
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
+            let cluster = options.cluster().as_str();
+            self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
+        }
+        self.metrics.journal.compared(options, done.compared);
+        if let Some(ways) = done.independent {
+            self.metrics.independent(options, ways);
         }
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);
@@ -320,6 +365,7 @@ impl Shared {
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {
             (known.newest, known.warnings) = (Some(newest), done.warnings);
+            known.begun = Some(begun);
         }
         let error = done.finding.map(|finding| finding.to_string());
         let ended = Some(SystemTime::now());
@@ -327,6 +373,20 @@ impl Shared {
         known.done.insert(operation, run);
         if let Some(listing) = &done.listing {
             self.listed(options, &mut known, listing, before);
+        }
+        drop(known);
+        self.backups.send_replace(());
+    }
+
+    /// Why a backup is taken now.
+    fn reason(&self) -> &'static str {
+        let known = self.known();
+        let wanted = self.wanted.borrow();
+        let first = wanted.iter().find(|wanted| known.taken(wanted).is_none());
+        match first {
+            Some(wanted) => wanted.why.name(),
+            None if known.newest.is_none() => Why::First.name(),
+            None => "schedule",
         }
     }
 
@@ -355,7 +415,7 @@ impl Shared {
     /// When `operation` should have been done by, if that is past.
     pub(super) fn overdue(&self, known: &Known, operation: Operation) -> Option<SystemTime> {
         let options = self.current();
-        let due = Due { done: &known.done, since: known.since, replica: false };
+        let due = Due { done: &known.done, since: known.since, replica: false, wanted: false };
         due.overdue(operation, options.schedule(operation)?, SystemTime::now())
     }
 }

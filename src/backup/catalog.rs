@@ -94,7 +94,7 @@ pub async fn judged(
     keys: &KeySet,
     cluster: Option<&ClusterName>,
 ) -> Result<Listing> {
-    list(repository, Some(keys), cluster).await
+    list(repository, Some(&keys.sparing()), cluster).await
 }
 
 async fn list(
@@ -219,7 +219,7 @@ pub async fn authenticate(
     id: SnapshotId,
 ) -> Result<ManifestBody> {
     let folder = folder::list_one(repository, id).await?;
-    let unsealed = open::unseal(repository, id, &folder, keys).await?;
+    let unsealed = open::unseal(repository, id, &folder, &keys.sparing()).await?;
     if !unsealed.standing.counts() {
         return Err(Error::new(ErrorKind::Refused, unsealed.standing.to_string()));
     }

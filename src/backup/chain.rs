@@ -1,6 +1,6 @@
-//! Whether a snapshot disappeared: each manifest names the snapshot before it.
+//! Whether a snapshot disappeared, or came back: each manifest names the snapshot before it, and reports name what was removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::findings::Findings;
@@ -29,19 +29,27 @@ impl Link {
     }
 }
 
-/// What the snapshots of `links` name as the one before them and is neither there nor known to be removed, in sentences.
+/// What the snapshots that are there and the reports say of each other, in sentences.
+pub(super) struct Chain {
+    /// What a snapshot names as the one before it and is neither there nor known to be removed, or is another one.
+    pub(super) missing: Vec<String>,
+    /// What was removed and is there again.
+    pub(super) again: Vec<String>,
+}
+
+/// Compares the snapshots of `links` with each other and with the reports.
 ///
 /// What is older than the cluster's oldest snapshot that counts was removed by retention, whatever is known of that.
 ///
 /// # Errors
 /// Those of the store.
-pub(super) async fn missing(
+pub(super) async fn compare(
     repository: &Repository,
     keys: &KeySet,
     links: &BTreeMap<SnapshotId, Link>,
-) -> Result<Vec<String>> {
+) -> Result<Chain> {
     if links.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Chain { missing: Vec::new(), again: Vec::new() });
     }
     let mut oldest: BTreeMap<&ClusterName, SnapshotId> = BTreeMap::new();
     for (id, link) in links {
@@ -66,39 +74,38 @@ pub(super) async fn missing(
             missing.insert(before, *id);
         }
     }
-    if !missing.is_empty() {
-        forget_removed(repository, keys, &mut missing).await?;
+    let mut again = Findings::default();
+    for (id, report) in removed(repository, keys).await? {
+        missing.remove(&id);
+        if links.contains_key(&id) {
+            again.push(format!(
+                "snapshot {id} was removed, as report {report} says, and is there again: \
+                 `prune --undo` brought it back, or somebody else did"
+            ));
+        }
     }
     findings.extend(missing.into_iter().map(|(before, id)| {
         format!(
             "snapshot {before}, which was there when {id} was taken, is missing, and no report here says that it was removed"
         )
     }));
-    Ok(findings.finish())
+    Ok(Chain { missing: findings.finish(), again: again.finish() })
 }
 
-/// Takes out what a report that counts says was removed.
-async fn forget_removed(
+/// The snapshots that reports of `prune` which count say were removed, each with the newest such report.
+async fn removed(
     repository: &Repository,
     keys: &KeySet,
-    missing: &mut BTreeMap<SnapshotId, SnapshotId>,
-) -> Result<()> {
+) -> Result<BTreeMap<SnapshotId, SnapshotId>> {
     let listed = repository.list("reports").await?;
-    let visit = |_, report: Report| {
-        for id in removed(&report) {
-            missing.remove(&id);
+    let mut removed = BTreeMap::new();
+    let visit = |id, report: Report| {
+        let checks = report.checks().iter().filter(|_| report.kind == "prune");
+        for snapshot in checks.filter_map(|check| check.name.parse().ok()) {
+            removed.entry(snapshot).or_insert(id);
         }
-        match missing.is_empty() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        ControlFlow::Continue(())
     };
-    newest_first(repository, keys, listed, MOST_READ, visit).await.map(drop)
-}
-
-/// The snapshots that a report of `prune` says were removed.
-fn removed(report: &Report) -> BTreeSet<SnapshotId> {
-    let of_prune = report.kind == "prune";
-    let checks = report.checks().iter().filter(|_| of_prune);
-    checks.filter_map(|check| check.name.parse().ok()).collect()
+    newest_first(repository, keys, listed, MOST_READ, visit).await?;
+    Ok(removed)
 }

@@ -1,22 +1,28 @@
 //! Taking a snapshot: from where, and what came of it. How it is written stands in `writer`.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::choose;
 use super::earlier::Earlier;
+use super::proofs::unproven;
 use serde::Serialize;
 
 use crate::crypto;
+use crate::envelope::check_sealers;
 use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{KeySet, Strength};
+use crate::keys::{DependsOn, KeySet, Missing, Strength};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
+use crate::snapshot::late::LateSeal;
 use crate::snapshot::options::BackupOptions;
-use crate::snapshot::write::{Content, write_snapshot};
+use crate::snapshot::write::{Content, Written, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
 use crate::task::run_blocking;
@@ -51,6 +57,10 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
+    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
+    pub independent: usize,
+    /// The master keys that should open it and could not seal it. `key reseal` adds them.
+    pub seals_missing: Vec<SealMissing>,
     /// The key that signed it.
     pub signed_by: Option<KeyId>,
     /// No key that this host has opens it.
@@ -61,6 +71,9 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the members' HashKV said, where they were asked.
     pub members: Option<Comparison>,
+    /// What comparing it with the change journal showed that was being recorded.
+    #[serde(skip)]
+    pub journal: Option<JournalComparison>,
     /// This host's clock and the store's are more than 5 minutes apart, as one of the warnings says.
     #[serde(skip)]
     pub clocks_differ: bool,
@@ -69,6 +82,35 @@ pub struct BackupReport {
     /// Wall time.
     #[serde(rename = "duration_seconds", serialize_with = "serial::seconds")]
     pub duration: Duration,
+}
+
+/// What comparing a snapshot with a recording showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalComparison {
+    /// The first revision that was compared and is equal.
+    pub equal_from: Option<i64>,
+    /// The last one.
+    pub equal_to: Option<i64>,
+    /// The first revision that differs.
+    pub differs_at: Option<i64>,
+}
+
+impl From<Compared> for JournalComparison {
+    fn from(compared: Compared) -> Self {
+        let (from, to) = compared.equal.unzip();
+        Self { equal_from: from, equal_to: to, differs_at: compared.differs }
+    }
+}
+
+/// A master key that could not seal a snapshot.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SealMissing {
+    /// The key.
+    pub key: KeyId,
+    /// Why.
+    pub reason: String,
 }
 
 /// Takes one encrypted snapshot. It exists once its manifest does, which is the last thing written.
@@ -84,13 +126,34 @@ pub async fn backup(
     options: &BackupOptions,
     control: &Control,
 ) -> Result<BackupReport> {
+    let taken = backup_and_keep(repository, keys, source, options, None, control).await?;
+    Ok(taken.0)
+}
+
+/// As [`backup`], and compares the snapshot with what a recording has `seen`; what is given back beside the report adds the
+/// stanzas of keys that could not seal.
+///
+/// # Errors
+/// Those of [`backup`].
+pub(crate) async fn backup_and_keep(
+    repository: &Repository,
+    keys: &KeySet,
+    source: Source,
+    options: &BackupOptions,
+    seen: Option<Arc<Seen>>,
+    control: &Control,
+) -> Result<(BackupReport, Option<LateSeal>)> {
     let started = Instant::now();
-    let sealed_by = sealing_keys(keys, options)?;
+    let mut sealed_by = sealing_keys(keys, options)?;
+    // Before etcd is read: a service that is down is known by then.
+    let down = control.guard(check_sealers(keys)).await?;
     let mut warnings = Vec::new();
     // Before etcd holds a transaction open for us.
     let tags = tags(&options.tags)?;
     let companions = pack(options).await?;
-    let looked = control.guard(look_back(repository, keys, options, &mut warnings));
+    // What only a service that is down opens is not worth another wait.
+    let up = down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key));
+    let looked = control.guard(look_back(repository, &up, options, &mut warnings));
     let (previous, earlier) = looked.await?;
     let input = control.guard(Input::open(source, control)).await?;
     warnings.extend(input.warnings().iter().cloned());
@@ -98,19 +161,15 @@ pub async fn backup(
     warnings.extend(of_keys_and_name(keys, &sealed_by, options, &earlier));
     let id = SnapshotId::new(moment, crypto::random(&mut crypto::system_rng()));
     let (member, reason) = (input.member(), input.reason());
-    let content = Content {
-        id,
-        companions,
-        previous,
-        tags: tags.clone(),
-        included: included(&options.include),
-    };
-    let written = write_snapshot(repository, keys, options, control, content, input).await?;
-    warnings.extend(written.members.iter().flat_map(doubts));
+    let content = Content { seen, ..content(id, companions, previous, &tags, options) };
+    let (written, late) =
+        write_snapshot(repository, keys, options, control, content, input).await?;
+    let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
+    sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
+    warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
     let clocks_differ = written.skew.is_some();
-    warnings
-        .extend(written.skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse")));
-    Ok(BackupReport {
+    warnings.extend(of_what_was_written(&written));
+    let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
         previous: previous.map(|previous| previous.snapshot),
@@ -120,16 +179,41 @@ pub async fn backup(
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
+        independent: independent(keys, &sealed_by, options, &earlier),
         sealed_by,
+        seals_missing,
         signed_by: keys.signing().map(|key| key.public().id()),
         blind: keys.is_blind(),
         member,
         reason,
         members: written.members,
+        journal: written.compared.map(Into::into),
         clocks_differ,
         warnings,
         duration: started.elapsed(),
-    })
+    };
+    Ok((report, late))
+}
+
+fn seal_missing(missing: &Missing) -> SealMissing {
+    SealMissing { key: missing.key, reason: missing.error.to_string() }
+}
+
+/// The warning about a key that could not seal.
+fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
+    let SealMissing { key, reason } = missing;
+    format!(
+        "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
+    )
+}
+
+/// What a snapshot that was written leaves to worry about.
+fn of_what_was_written(written: &Written) -> Vec<String> {
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.
@@ -161,6 +245,28 @@ fn of_keys_and_name(
     one_key.into_iter().chain(unsigned).chain(earlier.warnings(&options.cluster)).collect()
 }
 
+fn content(
+    id: SnapshotId,
+    companions: Option<Zeroizing<Vec<u8>>>,
+    previous: Option<Previous>,
+    tags: &[String],
+    options: &BackupOptions,
+) -> Content {
+    let (tags, included) = (tags.to_vec(), included(&options.include));
+    Content { id, companions, previous, tags, included, seen: None, replaces: None }
+}
+
+fn independent(
+    keys: &KeySet,
+    sealed_by: &[KeyId],
+    options: &BackupOptions,
+    earlier: &Earlier,
+) -> usize {
+    let mut ways: BTreeSet<_> = sealed_by.iter().map(|id| keys.depends_on(*id)).collect();
+    ways.extend(options.recovery.map(DependsOn::Elsewhere));
+    ways.len() + usize::from(options.recovery.is_none() && earlier.has_recovery)
+}
+
 /// The companions, if there are any.
 async fn pack(options: &BackupOptions) -> Result<Option<Zeroizing<Vec<u8>>>> {
     let include = options.include.clone();
@@ -187,7 +293,9 @@ async fn look_back(
         let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
         Ok::<_, Error>((newest, earlier))
     };
-    match looked.await {
+    let looked = looked.await;
+    warnings.extend(unproven(repository, keys).await?);
+    match looked {
         Err(error) if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Interrupted) => {
             warnings.push(format!(
                 "which snapshot is the newest is unknown: {error}; the new one names none before it, and if this host's \
@@ -226,6 +334,14 @@ fn unix_ms(time: SystemTime) -> Result<u64> {
     now.map(|now| now.as_millis() as u64).map_err(|_| {
         Error::new(ErrorKind::Refused, "the clock is before 1970").hint("set the clock")
     })
+}
+
+/// That the snapshot is not what was recorded.
+fn differs(revision: i64) -> String {
+    format!(
+        "the snapshot and the change journal differ at revision {revision}: a member of etcd is corrupt, or this version of \
+         etcd has left changes out of the watch; restores that use the journal from there on may be wrong"
+    )
 }
 
 /// What a comparison leaves to worry about.

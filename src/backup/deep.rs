@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::bolt::Db;
 use crate::error::{Error, Result};
 use crate::format::HashKvFacts;
-use crate::mvcc::{self, HashKv, Inconclusive};
+use crate::mvcc::{self, HashKv, Inconclusive, RecordSource};
 use crate::snapshot::inside::Frames;
 use crate::snapshot::open::OpenSnapshot;
 use crate::snapshot::read::{Follower, Place, read_all};
@@ -103,10 +103,14 @@ pub(super) async fn walk(
     Ok(Deep { pages, free_pages, records: history.records, hash })
 }
 
-fn check_hash(db: &Db<Frames>, recorded: &HashKvFacts) -> Result<HashCheck> {
+/// Compares the HashKV of `records` with the one that was recorded.
+///
+/// # Errors
+/// Tampered when they differ, and those of the source.
+pub(super) fn check_hash(records: &impl RecordSource, recorded: &HashKvFacts) -> Result<HashCheck> {
     let (revision, compacted) =
         (recorded.revision.cast_signed(), recorded.compact_revision.cast_signed());
-    match mvcc::hash_kv(db, revision, compacted)? {
+    match mvcc::hash_kv(records, revision, compacted)? {
         HashKv::Hash(hash) if hash == recorded.hash => Ok(HashCheck::Equal),
         HashKv::Hash(hash) => Err(Error::tampered(format!(
             "its HashKV at revision {revision} is {hash}, and etcd's members answered {}",

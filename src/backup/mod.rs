@@ -14,8 +14,11 @@ mod findings;
 mod key_usage;
 mod live;
 mod member;
+mod proofs;
+mod prove;
 mod prune;
 mod recipients;
+mod reencrypt;
 mod removable;
 mod reports;
 mod reseal;
@@ -25,36 +28,44 @@ mod show;
 mod to_cluster;
 mod verify;
 
-pub use crate::journal::record::RecordOptions;
+pub use crate::journal::options::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]
 pub(crate) use crate::snapshot::folder::is_ahead;
 pub use crate::snapshot::grace::{GRACE, LONGEST_BACKUP};
 pub use crate::snapshot::input::Source;
-pub use crate::snapshot::inside::{Frames, Inside, look_inside};
+pub use crate::snapshot::inside::{Frames, Inside, View, look_inside};
 pub use crate::snapshot::options::BackupOptions;
 pub use catalog::{Listing, Scope, Summary, authenticate, cluster_of, judged, snapshots};
 pub use choose::{latest, newest_by_retiring, select};
 pub use companions::restore_companions;
 pub use continuous::{
-    Covered, Gap, JournalSummary, Moment, RecordReport, Recorded, journals, plan_restore, record,
-    verify_journals,
+    Covered, Gap, JournalSummary, KnownStretch, Moment, RecordReport, Recorded, Stretch,
+    StretchOutcome, Stretches, VerifiedStretch, bundle_journals, journals, known_stretches,
+    plan_restore, record, stretches, stretches_report, verify_journals, verify_stretches,
 };
+#[cfg(feature = "agent")]
+pub(crate) use continuous::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use copy::{CopyReport, CopySettings, JournalsCopied, copy, open_replica};
-pub use create::{BackupReport, ONE_KEY, backup};
+#[cfg(feature = "agent")]
+pub(crate) use create::backup_and_keep;
+pub use create::{BackupReport, JournalComparison, ONE_KEY, SealMissing, backup};
 pub use deep::{Deep, HashCheck};
 pub use drill::{DrillOptions, DrillReport, drill, drill_version, exec_guarded};
-pub use key_usage::{KeyUsage, key_usage};
+pub use key_usage::{KeyUsage, Newest, key_usage};
 pub use live::{LiveContents, read_live};
 pub use member::{
     KUBERNETES_BUMP, MemberOptions, MemberReport, restore_member, restore_recorded_member,
 };
+pub use proofs::{Proof, Proofs, UNPROVEN, proofs};
+pub use prove::{Proved, prove};
 pub use prune::{
     JournalPlan, JournalRemoval, Keeping, Period, PrunePlan, PruneReport, QUARANTINE, Removal,
     Retention, Suspect, Within, apply_prune, pin, plan_prune, plan_quarantine, plan_removal,
     prune_report, remove_failing_seals, suspects, undo_removal, unpin,
 };
 pub use recipients::new_recipients;
+pub use reencrypt::{ReencryptReport, Reencryption, reencrypt};
 pub use removable::check_removable;
 pub use reports::{
     ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::{StreamExt, stream};
 
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, Judged, NewSeal, judge_seal, seal_data_key};
+use crate::envelope::{DataKey, Judged, NewSeal, judge_seal, seal_to_most};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
@@ -60,7 +60,8 @@ pub async fn store_report(
     };
     let signed = head.print()?;
     let object = Sha256(crypto::sha256(&[&signed]));
-    let seal = seal_data_key(&data_key, NewSeal::first(object), keys, rng).await?;
+    // A report without the stanza of a service that is down is better than none.
+    let (seal, _) = seal_to_most(&data_key, NewSeal::first(object), keys, rng).await?;
     let bytes = SealedReport::print(&signed, &seal);
     repository.put_once(&ObjectName::Report { id }.to_string(), bytes.into()).await?;
     Ok(id)
@@ -69,6 +70,14 @@ pub async fn store_report(
 /// Whether `report` is of a verification that looked at every byte.
 pub fn proves_bytes(report: &Report) -> bool {
     report.kind == "verify" && matches!(report.level.as_deref(), Some("full" | "deep"))
+}
+
+/// Level of a drill that restored the snapshot before the one it is about, and the journals between them.
+pub(super) const THROUGH_JOURNALS: &str = "journals";
+
+/// Whether `report` is of a drill that did not restore the snapshot itself.
+pub(super) fn is_through_journals(report: &Report) -> bool {
+    report.level.as_deref() == Some(THROUGH_JOURNALS)
 }
 
 /// What is listed of the reports.
@@ -224,7 +233,7 @@ async fn open(
     }
     let mut report = head.report.clone();
     let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
-    let Judged { opened, standing } =
+    let Judged { opened, standing, .. } =
         match judge_seal(seal, object, report.cluster.as_ref(), keys).await {
             Err(error) if error.kind() == ErrorKind::WrongKey => {
                 return Ok((report, Standing::Unverified));

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::crypto;
 use crate::envelope::{
-    DataKey, NewSeal, is_genuine, kept_stanzas, key_ids, open_seal, seal_data_key, stanza_opens,
-    wrong_key,
+    DataKey, Judged, NewSeal, check_sealers, is_genuine, kept_stanzas, key_ids, open_seal,
+    seal_data_key, stanza_opens, wrong_key,
 };
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::serial;
@@ -23,7 +23,7 @@ use crate::snapshot::folder::Folder;
 use crate::snapshot::open;
 use crate::snapshot::seals::{self, Authentic, Tried};
 use crate::store::Repository;
-use crate::store::seals::next_generation;
+use crate::store::seals::{is_always_read, next_generation};
 use crate::task::{Control, Step, Unit};
 
 /// Which snapshots are sealed again.
@@ -137,6 +137,11 @@ async fn run(
         .guard(async {
             let folders = catalog::folders_with_removed(repository, scope).await?;
             control.begin_counting("re-sealing", Some(folders.len() as u64), Unit::Snapshots);
+            let keys = &keys.sharing();
+            // Before anything is written; a service also tells by which of its keys it seals now.
+            if !sign && let Some(missing) = check_sealers(keys).await?.into_iter().next() {
+                return Err(missing.error);
+            }
             let mut nothing = KeySet::new();
             nothing.mix_quantum_weak();
             // Whoever signs adds no key.
@@ -242,7 +247,9 @@ impl Resealing<'_> {
     ) -> Result<()> {
         // From the seal by which it counts, never from a manifest fetched again.
         let seal = authentic.seal;
-        let data_key = authentic.judged.opened.ok_or_else(|| wrong_key(&seal))?.data_key;
+        let Judged { opened, unopened, .. } = authentic.judged;
+        let unopened = || unopened.unwrap_or_else(|| wrong_key(&seal));
+        let data_key = opened.ok_or_else(unopened)?.data_key;
         for one in &mut generations {
             let same = one.seal.as_ref().filter(|one| one.body().object() == seal.body().object());
             one.is_genuine = same.is_some_and(|one| is_genuine(one, &data_key));
@@ -269,6 +276,7 @@ impl Resealing<'_> {
         }
         let number = seal.body().generation();
         let current = (highest == Some(number) || next.is_none_or(|next| next < number))
+            && (next.is_none() || is_always_read(number))
             && signatures == seal.body().signatures()
             && self.is_current(&seal, &kept).await;
         let seal = if current {
@@ -345,8 +353,13 @@ impl Resealing<'_> {
         }
         for stanza in seal.body().stanzas() {
             // Of a public key nobody here can tell; the seal's MAC covers its stanza.
-            let is_ours = sealing.contains(&stanza.key_id()) && self.keys.holds(stanza.key_id());
-            if is_ours && !stanza_opens(seal, stanza, self.keys).await {
+            // A service is not asked: whoever made the seal had the data key.
+            let is_ours = sealing.contains(&stanza.key_id())
+                && self.keys.holds(stanza.key_id())
+                && !self.keys.would_ask(stanza);
+            if self.sealing.is_older(stanza)
+                || (is_ours && !stanza_opens(seal, stanza, self.keys).await)
+            {
                 return false;
             }
         }
@@ -383,7 +396,7 @@ impl Resealing<'_> {
                 Some(_) if old.number > number && !old.is_genuine => {
                     Some("no available key opens it".into())
                 }
-                Some(old) => self.lost(&old, seal).await,
+                Some(seal_of_old) => self.lost(&seal_of_old, old.is_genuine, seal).await,
             };
             let stays = match stays {
                 Some(why) => Some(why),
@@ -394,7 +407,7 @@ impl Resealing<'_> {
     }
 
     /// What would go with `old`, as far as one can tell here: a key's way to the data key, or a signature.
-    async fn lost(&self, old: &Seal, new: &Seal) -> Option<String> {
+    async fn lost(&self, old: &Seal, is_genuine: bool, new: &Seal) -> Option<String> {
         for stanza in old.body().stanzas() {
             let key = stanza.key_id();
             let sealed_again = || {
@@ -404,7 +417,11 @@ impl Resealing<'_> {
             let is_safe = self.drop.contains(&key)
                 || new.body().stanzas().contains(stanza)
                 || (!self.keys.holds(key) && sealed_again())
-                || stanza_opens(old, stanza, self.keys).await;
+                || match self.keys.would_ask(stanza) {
+                    // Nobody's planted stanza is shown to a service.
+                    true => is_genuine && sealed_again(),
+                    false => stanza_opens(old, stanza, self.keys).await,
+                };
             if !is_safe {
                 return Some(format!(
                     "its stanza for key {key} is in no newer seal (--drop {key} removes it)"

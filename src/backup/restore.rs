@@ -114,6 +114,8 @@ pub struct RestoreReport {
     pub database_bytes: u64,
     /// The master key that opened it.
     pub opened_by: KeyId,
+    /// Leases of keys whose granted time to live is not known: they have [`RENEWED_LEASE_TTL`](crate::mvcc::RENEWED_LEASE_TTL).
+    pub unknown_leases: u64,
     /// The version that the cluster was being downgraded to, and that the restored one will be. Not told for a stream.
     pub downgrade: Option<String>,
     /// Oddities that did not stop the restore, such as a seal that does not open beside one that does.
@@ -177,7 +179,8 @@ async fn restore_with(
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let body = snapshot.manifest.body();
     let database = *snapshot.database.index().database();
-    let whole = Written { revision: body.revision, size: database.size, sha256: database.sha256 };
+    let (size, sha256) = (database.size, database.sha256);
+    let whole = Written { revision: body.revision, size, sha256, unknown_leases: 0 };
     control.begin("restoring", Some(database.size));
     let path = staged.as_ref().map(|staged| staged.path.clone());
     let written = match (target, staged) {
@@ -209,6 +212,7 @@ async fn restore_with(
         sha256: written.sha256,
         database_bytes: written.size,
         opened_by: snapshot.opened_by,
+        unknown_leases: written.unknown_leases,
         findings,
         downgrade,
         duration: started.elapsed(),
@@ -226,6 +230,7 @@ struct Written {
     revision: u64,
     size: u64,
     sha256: Sha256,
+    unknown_leases: u64,
 }
 
 async fn to_stream(snapshot: &OpenSnapshot, out: Stream, control: &Control) -> Result<()> {
@@ -279,7 +284,8 @@ async fn to_file_at(
     })
     .await?;
     control.guard(staged.commit(file, size, sha256)).await?;
-    Ok(Written { revision: rewritten.revision.cast_unsigned(), size, sha256 })
+    let unknown_leases = rewritten.renewed_leases;
+    Ok(Written { revision: rewritten.revision.cast_unsigned(), size, sha256, unknown_leases })
 }
 
 /// A file that has no name yet, so that it is gone if nothing comes of it, even if the process is killed; on a file

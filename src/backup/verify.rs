@@ -9,7 +9,10 @@ use futures::TryStreamExt;
 
 use super::catalog::{self, Scope};
 use super::chain::{self, Link};
+use super::continuous::{Stretches, VerifiedStretch, newest_checks, verify_stretches};
 use super::deep::{self, Deep};
+use super::proofs::only_key;
+use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     CheckOutcome, ClusterName, KeyId, Manifest, Report, ReportCheck, ReportDetails, ReportOutcome,
@@ -113,12 +116,16 @@ pub struct VerifyReport {
     pub level: VerifyLevel,
     /// Each snapshot looked at, oldest first.
     pub snapshots: Vec<Verified>,
+    /// Of a deep verification: what was recorded between snapshots.
+    pub stretches: Vec<VerifiedStretch>,
     /// What is odd about the repository itself.
     pub findings: Vec<String>,
     /// A finding is that a snapshot which another one names is missing, or has another manifest.
     pub is_incomplete: bool,
     /// How much it looked at.
     pub scope: ReportScope,
+    /// Snapshots in the scope that it did not get to, oldest first: its time was over. Nothing is known of them.
+    pub not_verified: Vec<SnapshotId>,
 }
 
 impl VerifyReport {
@@ -137,6 +144,17 @@ impl VerifyReport {
 }
 
 impl VerifyReport {
+    /// Why not all of its scope was verified.
+    pub fn unfinished(&self) -> Option<Error> {
+        let left = self.not_verified.len();
+        (left > 0).then(|| {
+            let done = self.snapshots.len();
+            let message = format!("{done} snapshots were verified in time, {left} were not");
+            Error::new(ErrorKind::Unreachable, message)
+                .hint("the store is slow, or a run of all snapshots is due too often")
+        })
+    }
+
     /// Whether there is something to look at that did not fail.
     fn has_findings(&self) -> bool {
         !self.findings.is_empty() || self.snapshots.iter().any(|one| !one.findings.is_empty())
@@ -160,9 +178,14 @@ impl VerifyReport {
             let detail = detail.chars().take(200).collect();
             ReportCheck { name: verified.id.to_string(), outcome, detail }
         };
-        let counts = format!("{} verified, {} failed", self.snapshots.len(), self.failed().count());
-        let counted =
-            ReportCheck { name: "snapshots".into(), outcome: CheckOutcome::Passed, detail: counts };
+        let (all, left) = (self.snapshots.len(), self.not_verified.len());
+        let mut counts = format!("{all} verified, {} failed", self.failed().count());
+        let mut counted = CheckOutcome::Passed;
+        if left > 0 {
+            counts += &format!(", {left} not verified: the time was over");
+            counted = CheckOutcome::Skipped;
+        }
+        let counted = ReportCheck { name: "snapshots".into(), outcome: counted, detail: counts };
         let failed = self.failed().take(MOST_FAILED).map(check);
         let rest = self.snapshots.iter().rev().filter(|one| one.outcome.is_ok());
         let rest = rest.take(MOST_PASSED).map(check);
@@ -173,15 +196,25 @@ impl VerifyReport {
             snapshot: None,
             cluster: cluster.cloned(),
             level: Some(self.level.name().into()),
+            key: only_key(self.snapshots.iter().map(|one| one.opened_by)),
             scope: self.scope,
             outcome: match self.worst() {
                 Some(_) => ReportOutcome::Failed,
+                // What is not known is not good.
+                None if left > 0 => ReportOutcome::Failed,
+                None if self.stretches.iter().any(|one| one.finding().is_some()) => {
+                    ReportOutcome::Failed
+                }
                 None if self.has_findings() => ReportOutcome::Findings,
                 None => ReportOutcome::Passed,
             },
             details: Some(ReportDetails {
                 steps: vec![ReportStep { name: "verify".into(), milliseconds }],
-                checks: std::iter::once(counted).chain(failed).chain(rest).collect(),
+                checks: std::iter::once(counted)
+                    .chain(failed)
+                    .chain(newest_checks(&self.stretches))
+                    .chain(rest)
+                    .collect(),
             }),
         }
     }
@@ -192,6 +225,8 @@ impl VerifyReport {
 }
 
 /// Verifies the snapshots in `scope`; unless it names them, folders that lost their manifest fail as well.
+///
+/// With a deadline in `control` the newest snapshot comes first and the others in an order that differs from run to run.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is nothing to verify: that is never a success; those of the store.
@@ -213,35 +248,86 @@ pub async fn verify(
             let mut report = VerifyReport {
                 level,
                 snapshots: Vec::new(),
+                stretches: Vec::new(),
                 findings: Vec::new(),
                 is_incomplete: false,
                 scope: scope_of_report,
+                not_verified: Vec::new(),
             };
-            let ids = in_scope(repository, keys, scope, &mut report).await?;
-            for id in ids {
-                let mut verified = Verified::new(id);
-                match one(repository, keys, level, control, &mut verified).await {
-                    Err(Failure::Job(error)) => return Err(error),
-                    Err(Failure::Snapshot(error)) => verified.outcome = Err(error),
-                    Ok(()) => {}
-                }
-                report.snapshots.push(verified);
-            }
-            if report.snapshots.is_empty() {
+            let listed = control.in_time(in_scope(repository, keys, scope, &mut report)).await;
+            let ids = listed.unwrap_or_else(|| Err(out_of_time()))?;
+            each(repository, keys, ids, level, control, &mut report).await?;
+            if report.snapshots.is_empty() && report.not_verified.is_empty() {
                 return Err(Error::new(ErrorKind::NotFound, "there is no snapshot to verify")
                     .hint("take one with `strongroom backup`"));
             }
+            if level == VerifyLevel::Deep && report.not_verified.is_empty() {
+                verify_journals(repository, keys, scope, control, &mut report).await?;
+            }
             report.snapshots.sort_by_key(|verified| verified.id);
-            if !matches!(scope, Scope::Ids(_)) {
+            if !matches!(scope, Scope::Ids(_)) && report.not_verified.is_empty() {
                 let links = report.snapshots.iter();
                 let links = links.filter_map(|one| Some((one.id, one.link.clone()?))).collect();
-                let missing = chain::missing(repository, keys, &links).await?;
-                report.is_incomplete = !missing.is_empty();
-                report.findings.extend(missing);
+                let chain = chain::compare(repository, keys, &links).await?;
+                report.is_incomplete = !chain.missing.is_empty();
+                report.findings.extend(chain.missing.into_iter().chain(chain.again));
             }
             Ok(report)
         })
         .await
+}
+
+/// Verifies `ids` until the time is over.
+async fn each(
+    repository: &Repository,
+    keys: &KeySet,
+    mut ids: Vec<SnapshotId>,
+    level: VerifyLevel,
+    control: &Control,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    if control.has_deadline() {
+        ids.sort_by_cached_key(|_| crypto::random::<8>(&mut crypto::system_rng()));
+        if let Some(newest) = (0..ids.len()).max_by_key(|at| ids.get(*at)) {
+            ids.swap(0, newest);
+        }
+    }
+    let mut ids = ids.into_iter();
+    while let Some(id) = ids.next() {
+        let mut verified = Verified::new(id);
+        let looked_at = one(repository, keys, level, control, &mut verified);
+        match control.in_time(looked_at).await {
+            None => {
+                report.not_verified = std::iter::once(id).chain(ids).collect();
+                report.not_verified.sort_unstable();
+                return Ok(());
+            }
+            Some(Err(Failure::Job(error))) => return Err(error),
+            Some(Err(Failure::Snapshot(error))) => verified.outcome = Err(error),
+            Some(Ok(())) => {}
+        }
+        report.snapshots.push(verified);
+    }
+    Ok(())
+}
+
+fn out_of_time() -> Error {
+    Error::new(ErrorKind::Unreachable, "the time was over before the snapshots were listed")
+        .hint("nothing was verified: the store is slow, or lists more than it should")
+}
+
+/// Verifies what was recorded before each snapshot in `scope`, back to the snapshot before it.
+async fn verify_journals(
+    repository: &Repository,
+    keys: &KeySet,
+    scope: Scope<'_>,
+    control: &Control,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let (wanted, dir) = (Stretches::of(scope), env::temp_dir());
+    report.stretches = verify_stretches(repository, keys, &wanted, &dir, control).await?;
+    report.findings.extend(report.stretches.iter().filter_map(VerifiedStretch::finding));
+    Ok(())
 }
 
 /// The snapshots in `scope`; what their listing shows is noted in the report.
@@ -419,9 +505,11 @@ mod tests {
         let report = VerifyReport {
             level: VerifyLevel::Full,
             snapshots,
+            stretches: Vec::new(),
             findings,
             is_incomplete: false,
             scope,
+            not_verified: Vec::new(),
         };
         let report = report.evidence(None, Duration::ZERO);
         let details = report.details.unwrap();

@@ -1,9 +1,8 @@
 //! One key at a revision.
 
 use super::keys::KeyState;
-use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mvcc::{check_reachable, database_facts, scan_records};
+use crate::mvcc::RecordSource;
 use crate::text::printable;
 
 /// How many revisions are looked through first, second and so on: records are in order of their revisions, not of
@@ -11,7 +10,7 @@ use crate::text::printable;
 const WINDOWS: [i64; 3] = [16, 256, i64::MAX];
 
 /// The state of `key` at the main revision `at`, the last one if `None`;
-/// [`value_at`](crate::mvcc::value_at) its [`modified`](KeyState::modified) reads the value.
+/// [`value`](RecordSource::value) of its [`modified`](KeyState::modified) reads the value.
 ///
 /// Looks backwards from the revision, so that a key is the cheaper the later it was changed.
 ///
@@ -19,12 +18,12 @@ const WINDOWS: [i64; 3] = [16, 256, i64::MAX];
 /// [`NotFound`](ErrorKind::NotFound) when there was no such key, with the revision to ask for if it was deleted, and
 /// when the revision is compacted or was never reached; [`Tampered`](ErrorKind::Tampered) when the database breaks a
 /// rule of bolt's or etcd's; those of the source.
-pub fn get<R: ReadAt>(db: &Db<R>, key: &[u8], at: Option<i64>) -> Result<KeyState> {
-    let facts = database_facts(db)?;
-    let at = at.unwrap_or(facts.revision);
-    check_reachable(db, at)?;
+pub fn get<S: RecordSource + ?Sized>(source: &S, key: &[u8], at: Option<i64>) -> Result<KeyState> {
+    let span = source.span()?;
+    let at = at.unwrap_or(span.last);
+    span.check(at)?;
     let named = || format!("key {}", printable(key));
-    let Some(state) = latest(db, key, at)? else {
+    let Some(state) = latest(source, key, at)? else {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!("{}: not there at revision {at}", named()),
@@ -37,7 +36,7 @@ pub fn get<R: ReadAt>(db: &Db<R>, key: &[u8], at: Option<i64>) -> Result<KeyStat
     let deleted = state.modified.main;
     let message = format!("{}: deleted at revision {deleted}", named());
     let before = deleted.saturating_sub(1);
-    Err(Error::new(ErrorKind::NotFound, message).hint(if before >= facts.compact_revision {
+    Err(Error::new(ErrorKind::NotFound, message).hint(if before >= span.compacted {
         format!("--revision {before} has its last value")
     } else {
         "its last value was compacted: an older snapshot may have it".to_owned()
@@ -45,16 +44,18 @@ pub fn get<R: ReadAt>(db: &Db<R>, key: &[u8], at: Option<i64>) -> Result<KeyStat
 }
 
 /// The latest change of `key` up to main revision `at`.
-fn latest<R: ReadAt>(db: &Db<R>, key: &[u8], at: i64) -> Result<Option<KeyState>> {
+fn latest<S: RecordSource + ?Sized>(source: &S, key: &[u8], at: i64) -> Result<Option<KeyState>> {
     if key.is_empty() {
         // A key in etcd cannot be empty, and the record that --bump-revision adds has one.
         return Ok(None);
     }
-    let mut end = at;
-    for width in WINDOWS {
+    let (mut end, base) = (at, source.span()?.base);
+    // What was recorded is read from its beginning, however little of it is wanted.
+    let recorded = at.saturating_sub(base);
+    for width in (recorded > 0).then_some(recorded).into_iter().chain(WINDOWS) {
         let start = end.saturating_sub(width).saturating_add(1).max(0);
         let mut found: Option<KeyState> = None;
-        scan_records(db, start..=end, |record| {
+        source.scan(start..=end, &mut |record| {
             let later = found.is_none_or(|found| found.modified < record.revision);
             if record.kv.key == key && later {
                 found = Some(KeyState::of(&record, ()));

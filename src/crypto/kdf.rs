@@ -7,6 +7,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::labels::{Label, labelled};
+use super::residue::leaving_nothing;
 use crate::secret::SecretKey;
 
 /// X(key, label, data) = HKDF-Expand-SHA-512 (RFC 5869) of `label ‖ 00 ‖ data`, 32 bytes.
@@ -14,25 +15,39 @@ pub fn expand(key: &SecretKey, label: Label, data: &[u8]) -> SecretKey {
     SecretKey::new(|out| expand_into(key, &labelled(label, &[data]), out))
 }
 
+/// HKDF-SHA-512 (RFC 5869) of a short `secret` without a salt, with `label ‖ 00 ‖ data` as info, 32 bytes.
+#[cfg(feature = "age-plugins")]
+pub fn extract(secret: &[u8], label: Label, data: &[u8]) -> SecretKey {
+    #[expect(clippy::expect_used, reason = "32 bytes is less than HKDF's limit")]
+    SecretKey::new(|out| {
+        let hkdf = Hkdf::<Sha512>::new(None, secret);
+        hkdf.expand(&labelled(label, &[data]), out).expect("a length fixed above");
+    })
+}
+
 /// HKDF-Expand-SHA-512 with a 32-byte PRK.
 ///
 /// The library asks for 64 bytes; padding with zeros changes nothing, for HMAC pads its key likewise.
 pub(super) fn expand_into(key: &SecretKey, info: &[u8], out: &mut [u8]) {
-    let mut prk = Zeroizing::new([0; 64]);
-    prk.iter_mut().zip(key.expose()).for_each(|(to, from)| *to = *from);
-    #[expect(clippy::expect_used, reason = "64 bytes is the PRK's length, and out is at most 76")]
-    Hkdf::<Sha512>::from_prk(prk.as_slice())
-        .ok()
-        .and_then(|hkdf| hkdf.expand(info, out).ok())
-        .expect("lengths fixed above");
+    leaving_nothing(|| {
+        let mut prk = Zeroizing::new([0; 64]);
+        prk.iter_mut().zip(key.expose()).for_each(|(to, from)| *to = *from);
+        #[expect(clippy::expect_used, reason = "64 bytes is the PRK's length; out is at most 76")]
+        Hkdf::<Sha512>::from_prk(prk.as_slice())
+            .ok()
+            .and_then(|hkdf| hkdf.expand(info, out).ok())
+            .expect("lengths fixed above");
+    });
 }
 
 /// HMAC-SHA-256 (RFC 2104) over the parts, one after another.
 pub fn hmac_sha256(key: &SecretKey, data: &[&[u8]]) -> [u8; 32] {
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("any length will do");
-    data.iter().for_each(|part| mac.update(part));
-    mac.finalize().into_bytes().into()
+    leaving_nothing(|| {
+        #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("any length will do");
+        data.iter().for_each(|part| mac.update(part));
+        mac.finalize().into_bytes().into()
+    })
 }
 
 /// SHA-256 over the parts, one after another.

@@ -41,6 +41,10 @@ pub enum Label {
     Passphrase,
     /// Context of what a KMS plugin encrypts for Kubernetes.
     KmsPlugin,
+    /// Associated data of a wrapping key that a token sealed.
+    Kms,
+    /// A file key of age → the key that seals a data key.
+    AgeFileKey,
     /// Value key → key of one algorithm's cipher.
     ValueKey,
     /// Value key → its id.
@@ -79,6 +83,8 @@ impl Label {
             Self::Report => "strongroom/v1/report",
             Self::ValueKeyring => "strongroom/v1/value-keyring",
             Self::KmsPlugin => "strongroom/v1/kms-plugin",
+            Self::Kms => "strongroom/v1/kms",
+            Self::AgeFileKey => "strongroom/v1/age-file-key",
             Self::ValueKey => "strongroom/v1/value-key",
             Self::ValueKeyId => "strongroom/v1/value-key-id",
             Self::Value => "strongroom/v1/value",

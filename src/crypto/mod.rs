@@ -8,6 +8,7 @@ mod extended;
 mod hpke;
 mod kdf;
 mod labels;
+mod residue;
 pub mod signature;
 #[cfg(feature = "backup")]
 pub mod slip39;
@@ -20,6 +21,8 @@ pub use chunked::{
 };
 pub use extended::{Extended, ExtendedCipher, NONCE_LEN};
 pub use hpke::{HpkePrivateKey, HpkePublicKey, Kem};
+#[cfg(feature = "age-plugins")]
+pub use kdf::extract;
 pub use kdf::{constant_time_eq, expand, hmac_sha256, sha256};
 pub use labels::{Label, labelled};
 pub use rand_core::CryptoRng;

@@ -7,6 +7,7 @@ use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::ChaCha20Poly1305;
 
+use super::residue::leaving_nothing;
 use crate::error::{Error, Result};
 use crate::secret::SecretKey;
 
@@ -100,10 +101,10 @@ pub(super) enum Cipher {
 impl Cipher {
     pub(super) fn new(suite: Suite, key: &SecretKey) -> Self {
         let key = key.expose().into();
-        match suite {
+        leaving_nothing(|| match suite {
             Suite::Aes256Gcm => Self::Aes(Box::new(Aes256Gcm::new(key))),
             Suite::ChaCha20Poly1305 => Self::ChaCha(Box::new(ChaCha20Poly1305::new(key))),
-        }
+        })
     }
 
     /// Encrypts in place; `None` only for buffers beyond the AEAD's limit of gigabytes.

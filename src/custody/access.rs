@@ -1,11 +1,13 @@
-//! Who else could read or replace a file of secrets: its owner and mode, and those of the directories above it.
+//! Who else could read or replace a file of secrets: its owner and mode, and those of each directory and symbolic link on
+//! the way to it.
 //!
 //! As ssh does for its keys. In addition a directory that others may write is accepted if its sticky bit keeps them from
 //! replacing what is not theirs: Kubernetes mounts secrets in such directories.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::fstatfs;
 use rustix::process::geteuid;
@@ -22,6 +24,8 @@ const WITHOUT_MODES: [(u64, &str); 7] = [
     (0xff53_4d42, "cifs"),
     (0xfe53_4d42, "smb2"),
 ];
+/// Symbolic links that are followed, as the kernel's limit is.
+const MOST_LINKS: usize = 40;
 const ROOT: u32 = 0;
 const STICKY: u32 = 0o1000;
 
@@ -34,13 +38,7 @@ pub(super) fn check_private(path: &Path, file: &File, meta: &Metadata) -> Result
     let own = geteuid().as_raw();
     check_mode(path, meta.mode(), without_modes(file))?;
     check_owner(path, meta.uid(), own)?;
-    // A symbolic link can be replaced where it is, and what it leads to where that is.
-    let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
-    let named = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
-    for path in [&real, &named] {
-        check_directories(path, own)?;
-    }
-    Ok(())
+    check_way(path, meta, own)
 }
 
 /// Checks that nobody but its owner can change a file that holds no secret and decides what is believed.
@@ -55,8 +53,42 @@ pub(super) fn check_authentic(path: &Path, meta: &Metadata) -> Result<()> {
         return Err(denied(message).hint(format!("chmod go-w {name}; then check what it says")));
     }
     check_owner(path, meta.uid(), own)?;
-    let real = fs::canonicalize(path).map_err(|error| Error::io(path, error))?;
-    check_directories(&real, own)
+    check_way(path, meta, own)
+}
+
+/// Checks that only root, this process's user or `owner` can listen at the socket of `path`; false if nothing is there.
+///
+/// # Errors
+/// [`ErrorKind::Denied`], with what to do; [`ErrorKind::Io`] when that cannot be read.
+#[cfg(feature = "kms-v2")]
+pub(super) fn check_socket(path: &Path, owner: Option<u32>) -> Result<bool> {
+    let meta = match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        meta => meta.map_err(|error| Error::io(path, error))?,
+    };
+    let name = path.display();
+    if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) {
+        return Err(denied(format!("{name} is not a socket")));
+    }
+    if !may_own_socket(meta.uid(), owner) {
+        let message = format!("{name} belongs to user {}, who can read what is sent", meta.uid());
+        return Err(denied(message).hint(format!(
+            "if that user is the plugin's, say so: unix://{name}?owner={}",
+            meta.uid()
+        )));
+    }
+    if meta.mode() & 0o002 != 0 {
+        let message = format!("everybody can use {name} (mode {:04o})", meta.mode() & 0o7777);
+        return Err(denied(message).hint(format!("chmod o-rwx {name}, or give the plugin a umask")));
+    }
+    check_way(path, &meta, owner.unwrap_or_else(|| geteuid().as_raw()))?;
+    Ok(true)
+}
+
+/// Whether a socket that this user owns may be used.
+#[cfg(feature = "kms-v2")]
+pub(super) fn may_own_socket(user: u32, owner: Option<u32>) -> bool {
+    user == ROOT || user == geteuid().as_raw() || Some(user) == owner
 }
 
 fn without_modes(file: &File) -> Option<&'static str> {
@@ -88,17 +120,51 @@ fn check_owner(path: &Path, owner: u32, own: u32) -> Result<()> {
     Err(denied(message).hint(format!("run strongroom as that user, or chown {own} {path}")))
 }
 
-/// Checks each directory above `path`.
-fn check_directories(path: &Path, own: u32) -> Result<()> {
-    let mut below = path;
-    for dir in path.ancestors().skip(1) {
-        let meta = fs::metadata(dir).map_err(|error| Error::io(dir, error))?;
-        let entry = fs::symlink_metadata(below).map_err(|error| Error::io(below, error))?;
-        check_directory(dir, (meta.uid(), meta.gid(), meta.mode()), entry.uid(), own)
+/// Follows `path` from the root as the kernel does, one name after the other. Each directory is checked before what is in
+/// it is looked at: a symbolic link can be replaced where it is, and what it leads to where that is.
+fn check_way(path: &Path, opened: &Metadata, own: u32) -> Result<()> {
+    let named = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+    let (mut at, mut links) = (PathBuf::from("/"), 0);
+    let mut left = names(&named);
+    let mut found = None;
+    while let Some(name) = left.pop() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let entry = at.join(name);
+        let look = |path: &Path| fs::symlink_metadata(path).map_err(|error| Error::io(path, error));
+        let (dir, meta) = (look(&at)?, look(&entry)?);
+        check_directory(&at, (dir.uid(), dir.gid(), dir.mode()), meta.uid(), own)
             .map_err(|error| error.context(path.display().to_string()))?;
-        below = dir;
+        if !meta.is_symlink() {
+            at = entry;
+            found = Some((meta.dev(), meta.ino()));
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err(denied(format!("{}: too many symbolic links", path.display())));
+        }
+        let target = fs::read_link(&entry).map_err(|error| Error::io(&entry, error))?;
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        left.extend(names(&target));
     }
-    Ok(())
+    if found == Some((opened.dev(), opened.ino())) {
+        return Ok(());
+    }
+    Err(denied(format!("{}: another file took its place while it was opened", path.display()))
+        .hint("run the command again"))
+}
+
+/// The names in `path`, the last one first.
+fn names(path: &Path) -> Vec<OsString> {
+    let names = path.components().rev().filter(|part| {
+        matches!(part, std::path::Component::Normal(_) | std::path::Component::ParentDir)
+    });
+    names.map(|part| part.as_os_str().to_owned()).collect()
 }
 
 fn check_directory(
@@ -209,11 +275,60 @@ mod tests {
         set(&volume.join("..2026"), 0o775);
         assert!(checked(&links.join("below/keyring")).is_err());
         set(&volume.join("..2026"), 0o755);
+        checked(&links.join("below/keyring")).unwrap();
         // What another user owns. Only root can make that.
         if geteuid().is_root() {
             std::os::unix::fs::chown(volume.join("..2026/keyring"), Some(OTHER), None).unwrap();
             let error = checked(&volume.join("keyring")).unwrap_err();
             assert!(error.to_string().contains("belongs to user 1001"), "{error}");
         }
+    }
+    /// A chain of links: the directory of one in the middle is neither above the name given nor above the file.
+    #[test]
+    fn every_link_and_directory_on_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        for name in ["first", "middle/of", "real/deep", "elsewhere"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let file = root.join("real/deep/keyring");
+        fs::write(&file, "x").unwrap();
+        set(&file, 0o600);
+        symlink("../middle/of/link", root.join("first/keyring")).unwrap();
+        symlink(root.join("real/up/../deep/keyring"), root.join("middle/of/link")).unwrap();
+        // The link `up` leads away: the kernel's `..` is then the directory above where it leads.
+        symlink("../real/deep", root.join("elsewhere/over")).unwrap();
+        symlink("../elsewhere/over", root.join("real/up")).unwrap();
+        let path = root.join("first/keyring");
+        assert_eq!(fs::canonicalize(&path).unwrap(), file);
+        checked(&path).unwrap();
+        for name in ["first", "middle", "middle/of", "elsewhere", "real", "real/deep"] {
+            set(&root.join(name), 0o777);
+            let error = checked(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Denied, "{name}: {error}");
+            let told = format!("others can replace files in {}", root.join(name).display());
+            assert!(error.to_string().contains(&format!("{told} (mode 0777)")), "{name}: {error}");
+            set(&root.join(name), 0o755);
+        }
+        checked(&path).unwrap();
+        // A link that another user owns can be replaced by him in a directory with a sticky bit.
+        if geteuid().is_root() {
+            set(&root.join("middle/of"), 0o1777);
+            checked(&path).unwrap();
+            let link = root.join("middle/of/link");
+            std::os::unix::fs::lchown(&link, Some(OTHER), None).unwrap();
+            assert!(checked(&path).is_err());
+            std::os::unix::fs::lchown(&link, Some(ROOT), None).unwrap();
+        }
+        // Another file than the one that is open.
+        let open = File::open(&path).unwrap();
+        fs::rename(&file, root.join("real/deep/old")).unwrap();
+        fs::write(&file, "y").unwrap();
+        set(&file, 0o600);
+        let error = check_private(&path, &open, &open.metadata().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("another file took its place"), "{error}");
+        symlink("loop", root.join("loop")).unwrap();
+        let error = check_private(&root.join("loop"), &open, &open.metadata().unwrap());
+        assert!(error.unwrap_err().to_string().contains("too many symbolic links"));
     }
 }

@@ -1,14 +1,19 @@
-//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository. [`open`] is the way from a URI
-//! to keys.
+//! Where master keys are kept: keyring files, files of recipients and identities, passphrases over keys in the repository,
+//! services. [`open`] is the way from a URI to keys.
 
 mod access;
+mod age;
 pub mod keyfile;
+mod kms;
 #[cfg(feature = "backup")]
 mod passphrases;
 mod public_keys;
 mod secrets;
 mod uri;
 
+#[cfg(feature = "age-plugins")]
+pub use age::{PluginUi, set_plugin_ui};
+pub use kms::{KmsRole, KmsUri, Provider};
 #[cfg(feature = "backup")]
 pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,
@@ -18,6 +23,7 @@ pub use public_keys::{read_identities, read_signers, read_signing_key};
 pub use secrets::{PassphraseSettings, open_private, read_pages, read_secret, secret_of_command};
 pub use uri::{MasterKeyUri, MasterKeyUris, NamedKey};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -47,9 +53,10 @@ pub fn open_public(uri: &MasterKeyUri, keys: &mut KeySet) -> Result<()> {
             keys.add_recipient(Arc::new(key.as_ref().clone()), KeyState::Sealing);
             Ok(())
         }
+        MasterKeyUri::Plugin(key) => age::add_recipient(key.as_ref().clone(), keys),
         MasterKeyUri::Recipients(path) => public_keys::add_recipients(path, keys),
         MasterKeyUri::Identity(path, state) => public_keys::add_identities(path, *state, keys),
-        MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) => Ok(()),
+        MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_) | MasterKeyUri::Kms(_) => Ok(()),
     }
 }
 
@@ -65,6 +72,25 @@ pub async fn open(
     uris: &[MasterKeyUri],
     behind_passphrase: Option<&mut dyn PassphraseKeys>,
 ) -> Result<KeySet> {
+    open_in(&environment(), uris, behind_passphrase).await
+}
+
+/// The variables of this process.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// As [`open`], with `environment` in place of the process's own: there services find their credentials.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_in(
+    environment: &BTreeMap<String, String>,
+    uris: &[MasterKeyUri],
+    behind_passphrase: Option<&mut dyn PassphraseKeys>,
+) -> Result<KeySet> {
     let hint = "give --master-key file:PATH; `strongroom key generate` makes one";
     let mut keys = KeySet::new();
     let mut named = Vec::new();
@@ -76,6 +102,7 @@ pub async fn open(
         match uri {
             MasterKeyUri::File(path) => keyfile::add(path, &mut keys)?,
             MasterKeyUri::Passphrase(key) => named.push(*key),
+            MasterKeyUri::Kms(uri) => kms::add(uri, environment, &mut keys)?,
             public => open_public(public, &mut keys)?,
         }
     }

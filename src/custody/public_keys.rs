@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::access::check_authentic;
+use super::age;
 use super::secrets::{read, read_secret, read_secret_of};
 use crate::error::{Error, Result};
 use crate::format::KeyState;
 use crate::keys::{
-    HpkeRecipient, IdentityFile, KeySet, MAX_IDENTITY_FILE, MAX_SIGNERS, Signer, SigningKey,
+    HpkeRecipient, IdentityFile, KeySet, MAX_IDENTITY_FILE, MAX_SIGNERS, PluginRecipient, Signer,
+    SigningKey,
 };
 use crate::secret::SecretBytes;
 
@@ -26,12 +28,22 @@ pub(super) fn add_recipients(path: &Path, keys: &mut KeySet) -> Result<()> {
     let text = read_public(path, MAX_RECIPIENTS)?;
     let lines =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let recipients: Vec<HpkeRecipient> =
-        lines.map(str::parse).collect::<Result<_>>().map_err(named)?;
-    if recipients.is_empty() {
-        return Err(named(Error::usage("the file holds no recipient")));
+    let mut count = 0;
+    for line in lines {
+        add_recipient(line, keys).map_err(named)?;
+        count += 1;
     }
-    recipients.into_iter().for_each(|key| keys.add_recipient(Arc::new(key), KeyState::Sealing));
+    match count {
+        0 => Err(named(Error::usage("the file holds no recipient"))),
+        _ => Ok(()),
+    }
+}
+
+fn add_recipient(text: &str, keys: &mut KeySet) -> Result<()> {
+    if PluginRecipient::looks_like(text) {
+        return age::add_recipient(text.parse()?, keys);
+    }
+    keys.add_recipient(Arc::new(text.parse::<HpkeRecipient>()?), KeyState::Sealing);
     Ok(())
 }
 
@@ -42,6 +54,9 @@ pub(super) fn add_recipients(path: &Path, keys: &mut KeySet) -> Result<()> {
 pub(super) fn add_identities(path: &Path, state: KeyState, keys: &mut KeySet) -> Result<()> {
     let file = read_identities(path)?;
     file.identities.into_iter().for_each(|key| keys.add(Arc::new(key), state));
+    for plugin in file.plugins {
+        age::add_identity(plugin, state, keys)?;
+    }
     file.signers.into_iter().for_each(|signer| keys.trust(signer));
     Ok(())
 }

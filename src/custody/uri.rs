@@ -4,9 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::kms::{KmsUri, Provider};
 use crate::error::{Error, Result};
 use crate::format::{KeyId, KeyState};
-use crate::keys::HpkeRecipient;
+use crate::keys::{HpkeRecipient, PluginRecipient};
 
 /// Where a master key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +22,20 @@ pub enum MasterKeyUri {
     Recipients(PathBuf),
     /// A file of secret keys in age's form, and what they may do; `-` is standard input.
     Identity(PathBuf, KeyState),
+    /// A public key that an age plugin understands, which only seals.
+    Plugin(Box<PluginRecipient>),
+    /// A key that a service keeps.
+    Kms(Box<KmsUri>),
 }
 
 impl MasterKeyUri {
     /// Whether it names public keys, to which anyone can seal.
     #[must_use]
     pub const fn is_public(&self) -> bool {
-        matches!(self, Self::Recipient(_) | Self::Recipients(_) | Self::Identity(..))
+        matches!(
+            self,
+            Self::Recipient(_) | Self::Recipients(_) | Self::Plugin(_) | Self::Identity(..)
+        )
     }
 }
 
@@ -49,6 +57,7 @@ impl fmt::Display for MasterKeyUri {
                 write!(f, "passphrase:{id}{}", if *retiring { "?retiring" } else { "" })
             }
             Self::Recipient(key) => write!(f, "recipient:{key}"),
+            Self::Plugin(key) => write!(f, "recipient:{key}"),
             Self::Recipients(path) => write!(f, "recipient:@{}", path.display()),
             Self::Identity(path, state) => {
                 let state = match state {
@@ -57,6 +66,7 @@ impl fmt::Display for MasterKeyUri {
                 };
                 write!(f, "identity:{}{state}", path.display())
             }
+            Self::Kms(uri) => uri.fmt(f),
         }
     }
 }
@@ -65,6 +75,12 @@ impl FromStr for MasterKeyUri {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let of_service = text
+            .split_once(':')
+            .and_then(|(scheme, rest)| Some((Provider::of_scheme(scheme)?, rest)));
+        if let Some((provider, rest)) = of_service {
+            return Ok(Self::Kms(Box::new(KmsUri::parse(provider, rest)?)));
+        }
         match text.split_once(':') {
             None if text == "passphrase" => Ok(Self::Passphrase(None)),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
@@ -82,6 +98,9 @@ impl FromStr for MasterKeyUri {
             Some(("recipient", key)) => match key.strip_prefix('@') {
                 Some(path) if !path.is_empty() => Ok(Self::Recipients(path.into())),
                 Some(_) => Err(Error::usage("recipient:@ is followed by the name of a file")),
+                None if PluginRecipient::looks_like(key) => {
+                    Ok(Self::Plugin(Box::new(key.parse()?)))
+                }
                 None => Ok(Self::Recipient(Box::new(key.parse()?))),
             },
             Some(("identity", path)) if !path.is_empty() => {
@@ -98,7 +117,7 @@ impl FromStr for MasterKeyUri {
             }
             _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
                 "use file:PATH for a keyring file, passphrase:KEYID for a key in the repository, recipient:age1… for a \
-                 public key, or identity:FILE for its secret half",
+                 public key, identity:FILE for its secret half, or kmsv2:NAME@unix:///SOCKET for the key of a KMS plugin",
             )),
         }
     }
@@ -133,6 +152,7 @@ mod tests {
             "identity:/root/key?retired",
             "identity:key?retiring",
             "identity:-",
+            "kmsv2:prod@unix:///run/kms.sock?seal-only",
         ] {
             assert_eq!(text.parse::<MasterKeyUri>().unwrap().to_string(), text);
         }

@@ -7,6 +7,6 @@ mod seal;
 pub use data_key::DataKey;
 pub use object::{ObjectOpener, ObjectSealer, SealedObject};
 pub use seal::{
-    Judged, NewSeal, Opened, is_genuine, judge_seal, judge_to_vouch, kept_stanzas, key_ids,
-    open_seal, seal_data_key, stanza_opens, wrong_key,
+    Judged, NewSeal, Opened, check_sealers, is_genuine, judge_seal, judge_to_vouch, kept_stanzas,
+    key_ids, open_seal, seal_data_key, seal_to_most, stanza_opens, wrong_key,
 };

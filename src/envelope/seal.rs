@@ -5,7 +5,7 @@ use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, SealBody, Sha256, Signature, Stanza};
 use crate::keys::trust::{Distrust, Evidence, Standing, StanzaKind, standing};
-use crate::keys::{Binding, Identity, KeySet, strength_of};
+use crate::keys::{Binding, Identity, KeySet, Missing, strength_of};
 
 /// A seal that opened.
 pub struct Opened {
@@ -33,6 +33,8 @@ pub struct Judged {
     pub opened: Option<Opened>,
     /// What it is worth.
     pub standing: Standing,
+    /// Why what a trusted signer signed did not open. It is genuine all the same.
+    pub unopened: Option<Error>,
 }
 
 impl Judged {
@@ -59,11 +61,12 @@ pub async fn judge_seal(
     let signed = keys.signed_by(seal, cluster)?;
     let signers: Vec<KeyId> = keys.signers().iter().map(|signer| signer.key.id()).collect();
     let is_signed = !signed.trusted.is_empty();
-    let opened = match signers.is_empty() || is_signed || keys.accepts_untrusted() {
-        false => None,
-        true => match open_seal(seal, object, keys).await {
-            Err(error) if error.kind() == ErrorKind::WrongKey && is_signed => None,
-            opened => Some(opened?),
+    let (opened, unopened) = match signers.is_empty() || is_signed || keys.accepts_untrusted() {
+        false => (None, None),
+        true => match open_by(seal, object, keys, keys.may_ask(is_signed)).await {
+            // A service that is down takes nothing away from a signature.
+            Err(error) if is_signed && may_open_elsewhere(&error) => (None, Some(error)),
+            opened => (Some(opened?), None),
         },
     };
     let evidence = Evidence {
@@ -71,7 +74,12 @@ pub async fn judge_seal(
         signed_by: signed.trusted,
         revoked: signed.revoked,
     };
-    Ok(Judged { opened, standing: standing(&signers, [evidence]) })
+    Ok(Judged { opened, standing: standing(&signers, [evidence]), unopened })
+}
+
+/// Whether it says nothing of the seal: other keys would open it, or the same at another time.
+fn may_open_elsewhere(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::WrongKey | ErrorKind::Unreachable)
 }
 
 /// As [`judge_seal`], for somebody who vouches for what opens: that it is not signed yet is why. A key that seals makes it
@@ -89,13 +97,14 @@ pub async fn judge_to_vouch(
     if judged.standing.counts() {
         return Ok(judged);
     }
-    let opened = open_seal(seal, object, keys).await?;
+    let is_revoked = judged.standing == Standing::NotTrusted(Distrust::Revoked);
+    let opened = open_by(seal, object, keys, is_revoked || keys.may_ask(false)).await?;
     // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
     let standing = match judged.standing {
         revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
         _ => standing(&[], [opened.evidence()]),
     };
-    Ok(Judged { opened: Some(opened), standing })
+    Ok(Judged { opened: Some(opened), standing, unopened: None })
 }
 
 fn check_object(seal: &Seal, object: Sha256) -> Result<()> {
@@ -147,21 +156,44 @@ pub async fn seal_data_key(
     keys: &KeySet,
     rng: &mut (dyn CryptoRng + Send),
 ) -> Result<Seal> {
+    let (seal, missing) = seal_to_most(data_key, new, keys, rng).await?;
+    match missing.into_iter().next() {
+        Some(missing) => Err(missing.error),
+        None => Ok(seal),
+    }
+}
+
+/// As [`seal_data_key`], but that keys of services which cannot seal now may be left out, and are given back: as long as
+/// enough are left ([`KeySet::require`]).
+///
+/// # Errors
+/// Those of [`seal_data_key`], when not enough keys seal.
+pub async fn seal_to_most(
+    data_key: &DataKey,
+    new: NewSeal,
+    keys: &KeySet,
+    rng: &mut (dyn CryptoRng + Send),
+) -> Result<(Seal, Vec<Missing>)> {
     let (subject, commitment) = (data_key.subject(), data_key.commitment());
     let binding = Binding { subject, commitment, object: new.object };
-    let mut stanzas = new.kept;
+    let (mut stanzas, mut missing) = (new.kept, Vec::new());
     keys.check_strengths(stanzas.iter().map(strength_of))?;
     for key in keys.sealing() {
-        let stanza = key.wrap(data_key.key(), &binding, rng).await?;
-        if stanza.key_id() != key.id() {
-            return Err(Error::usage(format!(
-                "master key {} sealed as key {}",
-                key.id(),
-                stanza.key_id()
-            )));
+        match key.wrap(data_key.key(), &binding, rng).await {
+            Ok(stanza) if stanza.key_id() == key.id() => stanzas.push(stanza),
+            Ok(stanza) => {
+                return Err(Error::usage(format!(
+                    "master key {} sealed as key {}",
+                    key.id(),
+                    stanza.key_id()
+                )));
+            }
+            Err(error) => missing.push(Missing { key: key.id(), error }),
         }
-        stanzas.push(stanza);
     }
+    // What a plugin made shows its strength now.
+    keys.check_strengths(stanzas.iter().map(strength_of))?;
+    keys.check_enough(&missing)?;
     if stanzas.is_empty() {
         return Err(Error::new(ErrorKind::Refused, "no master key to seal to")
             .hint("give one with --master-key, for example file:/etc/strongroom/keyring"));
@@ -173,36 +205,98 @@ pub async fn seal_data_key(
     }
     let body = SealBody::new(subject, new.generation, new.object, commitment, stanzas, signatures)?;
     let mac = data_key.seal_mac(&body.signed_bytes());
-    Ok(body.finish(mac))
+    Ok((body.finish(mac), missing))
+}
+
+/// Looks, before any work is done, whether enough of `keys` can seal; those that cannot now.
+///
+/// # Errors
+/// Those of [`KeySet::require`].
+pub async fn check_sealers(keys: &KeySet) -> Result<Vec<Missing>> {
+    let mut missing = Vec::new();
+    for key in keys.sealing() {
+        if let Err(error) = key.check().await {
+            missing.push(Missing { key: key.id(), error });
+        }
+    }
+    keys.check_enough(&missing)?;
+    Ok(missing)
 }
 
 /// Opens `seal`, which must vouch for `object`, with one of `keys`: with one that vouches, if any opens.
 ///
 /// # Errors
 /// [`ErrorKind::Tampered`] when it vouches for something else, or names one of the keys and does not open with it;
-/// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it.
+/// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it;
+/// [`ErrorKind::Unreachable`] when a service would have to open it and does not answer.
 pub async fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
+    open_by(seal, object, keys, true).await
+}
+
+/// As [`open_seal`]; a service or a person is only asked if `asks`.
+async fn open_by(seal: &Seal, object: Sha256, keys: &KeySet, asks: bool) -> Result<Opened> {
     check_object(seal, object)?;
     let held = |stanza| -> Option<(KeyState, &Stanza, &dyn Identity)> {
         let stanza: &Stanza = stanza;
         Some((keys.state(stanza.key_id())?, stanza, keys.identity(stanza.key_id())?))
     };
     let mut held: Vec<_> = seal.body().stanzas().iter().filter_map(held).collect();
-    held.sort_by_key(|(state, ..)| (!state.seals(), *state != KeyState::Retiring));
-    let mut failure = None;
+    // Where signatures decide what counts, any key is as good as another, and those cost least that are here.
+    let signed = !keys.signers().is_empty();
+    held.sort_by_key(|(state, stanza, key)| {
+        let vouches = match StanzaKind::of(stanza.kind()) {
+            StanzaKind::Public => (true, true, true),
+            StanzaKind::Secret => (!state.seals(), *state != KeyState::Retiring, false),
+        };
+        let effort = key.effort(stanza);
+        (signed.then_some(effort), vouches, effort)
+    });
+    let mut failures = Vec::new();
     for (state, stanza, key) in held {
+        let named = |error: Error| error.context(format!("the stanza of key {}", stanza.key_id()));
+        if !asks && key.effort(stanza).is_felt() {
+            failures.push(named(not_asked()));
+            continue;
+        }
         match open_stanza(seal, stanza, key).await {
             Ok(None) => {}
             Ok(Some(data_key)) => {
                 let (opened_by, kind) = (stanza.key_id(), StanzaKind::of(stanza.kind()));
                 return Ok(Opened { data_key, opened_by, state, kind });
             }
-            Err(error) => {
-                failure = Some(error.context(format!("the stanza of key {}", stanza.key_id())));
-            }
+            Err(error) => failures.push(named(error)),
         }
     }
-    Err(failure.unwrap_or_else(|| wrong_key(seal)))
+    Err(unopened(seal, keys, failures))
+}
+
+fn not_asked() -> Error {
+    Error::new(ErrorKind::WrongKey, "no trusted signer signed it, so no service is asked to open it").hint(
+        "if you know that it is genuine, name it by its full id: `strongroom key vouch ID` signs it, --accept-untrusted opens it",
+    )
+}
+
+/// Why none of the keys opened `seal`: what each of them met. The class is of one that is worth another try, if there is
+/// one, else of one that shows damage.
+fn unopened(seal: &Seal, keys: &KeySet, mut failures: Vec<Error>) -> Error {
+    let rank = |error: &Error| match error.kind() {
+        ErrorKind::Unreachable => 0,
+        ErrorKind::WrongKey => 2,
+        _ => 1,
+    };
+    failures.sort_by_key(rank);
+    let Some(first) = failures.first() else { return wrong_key(seal) };
+    let mut reasons: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    let elsewhere = key_ids(seal).into_iter().filter(|id| !keys.holds(*id));
+    let elsewhere: Vec<String> = elsewhere.map(|id| id.to_string()).collect();
+    if !elsewhere.is_empty() {
+        reasons.push(format!("not given: {}", elsewhere.join(", ")));
+    }
+    let error = Error::new(first.kind(), reasons.join("; "));
+    match first.hint_text() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 /// Whether one of `keys` opens `stanza`, and what it holds proves the whole of `seal`.

@@ -21,6 +21,8 @@ mod keys;
 mod page;
 mod probe;
 pub mod protocol;
+#[cfg(feature = "backup")]
+pub(crate) mod seen;
 mod settings;
 mod stream;
 mod trust;

@@ -221,6 +221,17 @@ fn failed(what: &str, status: Status) -> Error {
     failure::from_client(what, &etcd_client::Error::GRpcStatus(status))
 }
 
+/// Whether a watch of this version of etcd can leave deletions out that a compaction overtakes (etcd's #18089, #19179).
+pub(crate) fn loses_deletions(version: &str) -> bool {
+    let numbers = version.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    match numbers.collect::<Vec<_>>().as_slice() {
+        [Some(3), Some(4), Some(patch), ..] => *patch < 36,
+        [Some(3), Some(5), Some(patch), ..] => *patch < 18,
+        [Some(3), Some(minor), ..] => *minor < 4,
+        _ => false,
+    }
+}
+
 /// Messages as their bytes: what etcd sends is stored as it came.
 #[derive(Clone, Copy, Default)]
 struct Raw;
@@ -256,5 +267,20 @@ impl Decoder for Raw {
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(from.copy_to_bytes(from.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_lose_deletions() {
+        for old in ["3.3.27", "3.4.23", "3.4.35", "3.5.0", "3.5.17", "3.5.17-rc.0"] {
+            assert!(loses_deletions(old), "{old}");
+        }
+        for new in ["3.4.36", "3.5.18", "3.5.30", "3.6.0", "3.7.0-alpha.0", "4.0.0", "", "x"] {
+            assert!(!loses_deletions(new), "{new}");
+        }
     }
 }

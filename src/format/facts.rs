@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, Hex64, Object};
+use super::ids::{Sha256, SnapshotId};
+use super::journal::Continues;
+use super::json::{self, Hex64, Object, Text};
+use super::names::MAX_SEGMENT_NUMBER;
 use crate::error::{Error, Result};
 
 /// The longest facts that are read, in bytes after opening.
@@ -19,6 +22,18 @@ pub struct Facts {
     pub etcd: EtcdFacts,
     /// Size of the database in bytes, without etcd's trailer.
     pub database_size: u64,
+    /// About the change journal that was being recorded beside it.
+    pub journal: Option<RecordedFacts>,
+}
+
+/// What a snapshot tells of the change journal that was being recorded when it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedFacts {
+    /// The newest segment that was stored.
+    pub segment: Continues,
+    /// The first and the last of the revisions that snapshot and recording hold alike. `None` where none was compared, or
+    /// they differ.
+    pub equal: Option<(u64, u64)>,
 }
 
 /// Facts about the etcd a snapshot came from.
@@ -67,6 +82,20 @@ pub struct HashKvFacts {
 struct Wire {
     etcd: Object<WireEtcd>,
     database: Object<WireDatabase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<Object<WireJournal>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireJournal {
+    id: Text<SnapshotId>,
+    number: u64,
+    sha256: Text<Sha256>,
+    last: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    equal_from: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    equal_to: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,7 +142,8 @@ impl Facts {
         if bytes.len() > MAX_FACTS || !bytes.len().is_multiple_of(PAD) {
             return Err(Error::tampered(format!("{WHAT}: not padded to 256 bytes, or too long")));
         }
-        let Wire { etcd: Object(etcd), database: Object(database) } = json::parse(WHAT, bytes)?;
+        let Wire { etcd: Object(etcd), database: Object(database), journal } =
+            json::parse(WHAT, bytes)?;
         let hash_kv = etcd.hash_kv.map(|Object(hash)| HashKvFacts {
             revision: hash.revision,
             compact_revision: hash.compact_revision,
@@ -133,7 +163,8 @@ impl Facts {
             raft_index: etcd.raft_index,
             hash_kv,
         };
-        Ok(Self { etcd, database_size: database.size })
+        let journal = journal.map(|Object(journal)| recorded(&journal)).transpose()?;
+        Ok(Self { etcd, database_size: database.size, journal })
     }
 
     /// The JSON, padded with spaces.
@@ -141,7 +172,7 @@ impl Facts {
     /// # Errors
     /// Usage when a number is above 2^63−1 or the whole longer than [`MAX_FACTS`].
     pub fn print(&self) -> Result<Vec<u8>> {
-        let Self { etcd, database_size } = self;
+        let Self { etcd, database_size, journal } = self;
         let hash_kv = etcd.hash_kv.as_ref().map(|hash| WireHash {
             revision: hash.revision,
             compact_revision: hash.compact_revision,
@@ -163,6 +194,16 @@ impl Facts {
                 hash_kv: hash_kv.map(Object),
             }),
             database: Object(WireDatabase { size: *database_size }),
+            journal: journal.map(|journal| {
+                Object(WireJournal {
+                    id: Text(journal.segment.journal),
+                    number: journal.segment.number,
+                    sha256: Text(journal.segment.sha256),
+                    last: journal.segment.last,
+                    equal_from: journal.equal.map(|(from, _)| from),
+                    equal_to: journal.equal.map(|(_, to)| to),
+                })
+            }),
         };
         let mut bytes = json::print(&wire)?;
         bytes.resize(bytes.len().next_multiple_of(PAD), b' ');
@@ -170,6 +211,25 @@ impl Facts {
         Self::parse(&bytes).map_err(|error| Error::usage(error.to_string()))?;
         Ok(bytes)
     }
+}
+
+fn recorded(wire: &WireJournal) -> Result<RecordedFacts> {
+    let refuse = |why: &str| Err(Error::tampered(format!("{WHAT}: journal: {why}")));
+    if wire.number == 0 || wire.number > MAX_SEGMENT_NUMBER {
+        return refuse("there is no segment of this number");
+    }
+    let equal = match (wire.equal_from, wire.equal_to) {
+        (Some(from), Some(to)) if from <= to => Some((from, to)),
+        (None, None) => None,
+        _ => return refuse("equal_from and equal_to are not a range"),
+    };
+    let segment = Continues {
+        journal: wire.id.0,
+        number: wire.number,
+        last: wire.last,
+        sha256: wire.sha256.0,
+    };
+    Ok(RecordedFacts { segment, equal })
 }
 
 #[cfg(test)]
@@ -180,7 +240,7 @@ mod tests {
 
     #[test]
     fn rules_of_s6_5() {
-        let facts = Facts { etcd: EtcdFacts::default(), database_size: 8192 };
+        let facts = Facts { etcd: EtcdFacts::default(), database_size: 8192, journal: None };
         let bytes = facts.print().unwrap();
         assert_eq!(bytes.len(), 256);
         let json = r#"{"etcd":{"revision":0,"compact_revision":0,"raft_term":0,"raft_index":0},"database":{"size":8192}}"#;
@@ -197,13 +257,26 @@ mod tests {
         assert!(Facts::parse(id("00000000000000ff").as_bytes()).is_ok());
         assert_eq!(kind(id("FF").as_bytes()), ErrorKind::Tampered);
         assert_eq!(kind(id("00000000000000FF").as_bytes()), ErrorKind::Tampered);
+        let journal = |json: &str| {
+            let id = "\"id\":\"01ARZ3NDEKTSV4RRFFQ69G5FAV\",\"last\":9";
+            let journal = format!("{{{id},\"sha256\":\"{}\",{json}}}", "0".repeat(64));
+            format!(
+                "{:512}",
+                replaced("{\"etcd\"", &format!("{{\"journal\":{journal},\"etcd\"")).trim_end()
+            )
+        };
+        assert!(Facts::parse(journal("\"number\":1").as_bytes()).unwrap().journal.is_some());
+        for wrong in ["0", "1,\"equal_from\":2", "1,\"equal_from\":3,\"equal_to\":2"] {
+            let text = journal(&format!("\"number\":{wrong}"));
+            assert_eq!(kind(text.as_bytes()), ErrorKind::Tampered, "{wrong}");
+        }
         let required = replaced("{\"etcd\"", "{\"requires\":[\"y\"],\"etcd\"");
         assert_eq!(kind(required.as_bytes()), ErrorKind::Unsupported);
     }
 
     #[test]
     fn refuses_to_print_what_it_would_not_read() {
-        let facts = Facts { etcd: EtcdFacts::default(), database_size: u64::MAX };
+        let facts = Facts { etcd: EtcdFacts::default(), database_size: u64::MAX, journal: None };
         assert_eq!(facts.print().unwrap_err().kind(), ErrorKind::Usage);
     }
 
@@ -211,7 +284,8 @@ mod tests {
         #[test]
         fn any_facts_round_trip(cluster_id: Option<u64>, member_id: Option<u64>,
             member_name: Option<String>, version: Option<String>, revision in 0..1u64 << 63,
-            raft_index in 0..1u64 << 63, hash: Option<(u32, Vec<u64>, Vec<u64>)>) {
+            raft_index in 0..1u64 << 63, hash: Option<(u32, Vec<u64>, Vec<u64>)>,
+            segment: Option<(u128, u32, [u8; 32], Option<u32>)>) {
             let hash_kv = hash.map(|(hash, agreed_by, differing)| HashKvFacts {
                 revision, compact_revision: 3, hash, agreed_by, differing
             });
@@ -219,7 +293,16 @@ mod tests {
                 cluster_id, member_id, member_name, version, revision, raft_index, hash_kv,
                 ..EtcdFacts::default()
             };
-            let facts = Facts { etcd, database_size: revision };
+            let journal = segment.map(|(id, number, sha256, equal)| RecordedFacts {
+                segment: Continues {
+                    journal: SnapshotId(id),
+                    number: u64::from(number) + 1,
+                    last: revision,
+                    sha256: Sha256(sha256),
+                },
+                equal: equal.map(|from| (u64::from(from), u64::from(from) + 3)),
+            });
+            let facts = Facts { etcd, database_size: revision, journal };
             prop_assert_eq!(Facts::parse(&facts.print().unwrap()).unwrap(), facts);
         }
     }

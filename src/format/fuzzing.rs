@@ -165,7 +165,7 @@ mod tests {
         let object =
             PassphraseObject { key: KeyId([1; 16]), generation: 1, argon2, sealed: [1; 104] };
         vec![
-            Facts { etcd: EtcdFacts::default(), database_size: 1 }.print().unwrap(),
+            Facts { etcd: EtcdFacts::default(), database_size: 1, journal: None }.print().unwrap(),
             ObjectHeader { suite: 1, role: Role::Payload, snapshot }.to_bytes().to_vec(),
             super::super::index::tests::sample().print().unwrap(),
             Keyring::new(vec![entry]).unwrap().print().expose().to_vec(),
@@ -177,7 +177,8 @@ mod tests {
             SealedRecord { seal: seal.clone().finish([3; 32]), message: vec![1; 99] }.print(),
             seal.finish([3; 32]).print(),
             super::super::journal::tests::head(),
-            super::super::journal::tests::end(super::super::journal::tests::segments()).print(),
+            super::super::journal_end::tests::end(super::super::journal_end::tests::segments())
+                .print(),
             super::super::segment::tests::sample(),
         ]
     }

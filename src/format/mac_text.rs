@@ -78,3 +78,57 @@ impl MacText {
         [&self.signed, format!("hmac-sha256 {mac}\n").as_bytes()].concat()
     }
 }
+
+/// A text object of one kind: its parsed body beside the bytes that its MAC covers.
+macro_rules! mac_text {
+    ($(#[$doc:meta])* $name:ident, $body:ident, $what:ident, $family:ident, $limit:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name {
+            body: $body,
+            text: MacText,
+        }
+
+        impl $name {
+            /// Parses the object.
+            ///
+            /// # Errors
+            /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is missing or
+            /// unfinished; tampered otherwise.
+            pub fn parse(bytes: &[u8]) -> Result<Self> {
+                let (body, text) = MacText::parse($what, $family, $limit, bytes, $body::parse)?;
+                Ok(Self { body, text })
+            }
+
+            /// `body` with its MAC over its signed bytes.
+            ///
+            /// # Errors
+            /// Those of the body's `signed_bytes`.
+            pub fn finish(body: $body, mac: [u8; 32]) -> Result<Self> {
+                let text = MacText::new(body.signed_bytes()?, mac);
+                Ok(Self { body, text })
+            }
+
+            /// What it says.
+            pub fn body(&self) -> &$body {
+                &self.body
+            }
+
+            /// The MAC over [`signed_bytes`](Self::signed_bytes).
+            pub fn mac(&self) -> &[u8; 32] {
+                self.text.mac()
+            }
+
+            /// What the MAC covers, as it was read: unknown keys and all.
+            pub fn signed_bytes(&self) -> &[u8] {
+                self.text.signed()
+            }
+
+            /// The object's bytes.
+            pub fn print(&self) -> Vec<u8> {
+                self.text.print()
+            }
+        }
+    };
+}
+pub(super) use mac_text;

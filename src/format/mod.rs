@@ -12,8 +12,10 @@ mod header;
 mod ids;
 mod index;
 mod journal;
+mod journal_end;
 mod json;
 mod keyring;
+mod kms;
 mod mac_text;
 mod manifest;
 pub mod names;
@@ -31,7 +33,7 @@ mod value;
 mod value_keyring;
 
 pub use duration::{parse_duration, print_duration};
-pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS};
+pub use facts::{EtcdFacts, Facts, HashKvFacts, MAX_FACTS, RecordedFacts};
 pub use header::{
     CHUNKS_OFFSET, COMMITMENT_OFFSET, HEADER_LEN, ObjectHeader, Role, message_length, object_length,
 };
@@ -40,11 +42,12 @@ pub use index::{
     Database, FrameRef, Index, MAX_DATABASE, MAX_FRAME_SIZE, MAX_INDEX, MIN_FRAME_SIZE,
     compress_bound,
 };
-pub use journal::{
-    Continues, EndBody, EndObjects, EndReason, HeadBody, JournalEnd, JournalFacts, JournalHead,
-    MAX_END, MAX_HEAD, MAX_JOURNAL_FACTS, MAX_SEGMENTS, SegmentEntry,
+pub use journal::{Continues, HeadBody, JournalFacts, JournalHead, MAX_HEAD, MAX_JOURNAL_FACTS};
+pub use journal_end::{
+    EndBody, EndObjects, EndReason, JournalEnd, MAX_END, MAX_SEGMENTS, SegmentEntry,
 };
 pub use keyring::{KeyState, Keyring, KeyringEntry, MAX_KEYRING};
+pub use kms::{KmsBody, KmsV2Blob, MAX_KMS_BLOB, put_field, take_field};
 pub use manifest::{
     MAX_MANIFEST, Manifest, ManifestBody, ObjectEntry, Previous, included, parse_tag, tags,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{ClusterName, SnapshotId, Uuid};
+use super::ids::{ClusterName, KeyId, SnapshotId, Uuid};
 use super::json::{self, Base64, Object, Text};
 use super::seal::{self, MAX_SEAL, Seal};
 use super::text::{Lines, is_name};
@@ -21,7 +21,7 @@ const WHAT: &str = "report";
 /// What was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What was done: `verify`, `drill`, `prune`, `audit`, `copy` or `prove`.
+    /// What was done: `verify`, `journal`, `drill`, `prune`, `audit`, `copy` or `prove`.
     pub kind: String,
     /// The cluster it is about, if it is about one.
     pub cluster: Option<ClusterName>,
@@ -29,6 +29,8 @@ pub struct Report {
     pub snapshot: Option<SnapshotId>,
     /// How deep it looked, where that differs.
     pub level: Option<String>,
+    /// The one master key that opened all that it is about, if there is one.
+    pub key: Option<KeyId>,
     /// How much it looked at.
     pub scope: ReportScope,
     /// What came of it.
@@ -180,6 +182,8 @@ struct Wire {
     snapshot: Option<Text<SnapshotId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Text<KeyId>>,
     scope: ReportScope,
     outcome: ReportOutcome,
     tool: String,
@@ -202,6 +206,7 @@ impl ReportHead {
             cluster: report.cluster.clone().map(Text),
             snapshot: report.snapshot.map(Text),
             level: report.level.clone(),
+            key: report.key.map(Text),
             scope: report.scope,
             outcome: report.outcome,
             tool: report.tool.clone(),
@@ -217,6 +222,7 @@ impl ReportHead {
             cluster: wire.cluster.map(|name| name.0),
             snapshot: wire.snapshot.map(|id| id.0),
             level: wire.level,
+            key: wire.key.map(|key| key.0),
             scope: wire.scope,
             outcome: wire.outcome,
             tool: wire.tool,
@@ -291,7 +297,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::format::{KeyId, SEALED_KEY_LEN, SealBody, Sha256, Stanza, Subject};
+    use crate::format::{SEALED_KEY_LEN, SealBody, Sha256, Stanza, Subject};
 
     fn head() -> ReportHead {
         let report = Report {
@@ -299,6 +305,7 @@ pub(super) mod tests {
             cluster: Some(ClusterName::default()),
             snapshot: Some(SnapshotId(9)),
             level: Some("full".into()),
+            key: Some(KeyId([8; 16])),
             scope: ReportScope::One,
             outcome: ReportOutcome::Passed,
             tool: "strongroom".into(),

@@ -1,11 +1,12 @@
-//! The body of a journal's segment, or a piece of its bundle: what was recorded, entry by entry (SPEC.md §13.3).
+//! The body of a journal's segment, in its object or in the journal's bundle: what was recorded, entry by entry
+//! (SPEC.md §13.3).
 //!
 //! Bytes only: compression and encryption happen above, and what the records mean is checked in `mvcc`.
 
 use zeroize::Zeroizing;
 
 use super::ids::{KeyId, Sha256};
-use super::journal::EndReason;
+use super::journal_end::EndReason;
 use super::names::MAX_SEGMENT_NUMBER;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,7 +26,7 @@ const FIRST_SKIPPED: u8 = 128;
 pub struct BodyHead {
     /// Its number, from 1.
     pub number: u64,
-    /// Digest of the whole segment before it; zero for the first, and in a bundle.
+    /// Digest of the whole segment before it; zero for the first.
     pub previous: Sha256,
     /// Main revision of the first record, or of the next to come if there is none.
     pub main: i64,
@@ -76,13 +77,6 @@ pub enum Entry<'a> {
     },
     /// The recording ended.
     End(EndReason),
-    /// The last segment that a bundle replaces.
-    Bundled {
-        /// Its number.
-        number: u64,
-        /// Digest of its object.
-        sha256: Sha256,
-    },
     /// A signature over what stands before it.
     Signature {
         /// The signer.
@@ -166,10 +160,9 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// What closes a body stands at its end, in the order end, bundled, signature; moments do not decrease.
+    /// What closes a body stands at its end, in the order end, signature; moments do not decrease.
     fn check_order(&mut self, entry: &Entry<'_>, kind: u8) -> Result<()> {
-        let closes =
-            matches!(entry, Entry::End(_) | Entry::Bundled { .. } | Entry::Signature { .. });
+        let closes = matches!(entry, Entry::End(_) | Entry::Signature { .. });
         if self.closing != 0 && (!closes || kind <= self.closing) {
             return Err(refuse("an entry follows the one that closes the body"));
         }
@@ -202,7 +195,6 @@ fn parse<'a>(kind: u8, value: &'a [u8], covers: &'a [u8]) -> Result<Entry<'a>> {
             }
             7 => Entry::Member { id: rest.u64()?, term: rest.u64()? },
             8 => Entry::End(EndReason(rest.take::<1>().map(|[reason]| reason)?)),
-            9 => Entry::Bundled { number: rest.number()?, sha256: Sha256(rest.take()?) },
             10 => Entry::Signature { key_id: KeyId(rest.take()?), bytes: rest.take()?, covers },
             _ => return None,
         };
@@ -210,7 +202,7 @@ fn parse<'a>(kind: u8, value: &'a [u8], covers: &'a [u8]) -> Result<Entry<'a>> {
     };
     match read() {
         Some(entry) => Ok(entry),
-        None if (1..=10).contains(&kind) => {
+        None if (1..=8).contains(&kind) || kind == 10 => {
             Err(refuse(&format!("an entry of type {kind} is malformed")))
         }
         None => {
@@ -319,7 +311,6 @@ impl BodyWriter {
             }
             Entry::Member { id, term } => self.add(7, &[&id.to_be_bytes(), &term.to_be_bytes()]),
             Entry::End(reason) => self.add(8, &[&[reason.0]]),
-            Entry::Bundled { number, sha256 } => self.add(9, &[&number.to_be_bytes(), &sha256.0]),
             Entry::Signature { key_id, bytes, .. } => self.add(10, &[&key_id.0, bytes]),
         }
     }
@@ -379,7 +370,7 @@ pub(super) mod tests {
         }
     }
 
-    const ENTRIES: [Entry<'static>; 10] = [
+    const ENTRIES: [Entry<'static>; 9] = [
         Entry::Member { id: u64::MAX, term: 9 },
         Entry::Moment(5),
         Entry::Put(b"value"),
@@ -388,7 +379,6 @@ pub(super) mod tests {
         Entry::Compacted(40),
         Entry::Auth { enabled: true, revision: 8 },
         Entry::End(EndReason::ROLLED),
-        Entry::Bundled { number: 3, sha256: Sha256([1; 32]) },
         Entry::Signature { key_id: KeyId([2; 16]), bytes: [3; 64], covers: &[] },
     ];
 
@@ -417,9 +407,9 @@ pub(super) mod tests {
         let bytes = sample();
         assert_eq!(*Body::parse(&bytes).unwrap().head(), head());
         let entries = read(&bytes).unwrap();
-        assert_eq!(entries[..9], ENTRIES[..9]);
+        assert_eq!(entries[..8], ENTRIES[..8]);
         let covered = bytes.len() - 5 - 80;
-        let Entry::Signature { key_id, bytes: signature, covers } = entries[9] else { panic!() };
+        let Entry::Signature { key_id, bytes: signature, covers } = entries[8] else { panic!() };
         assert_eq!((key_id, signature, covers), (KeyId([2; 16]), [3; 64], &bytes[..covered]));
     }
 
@@ -440,13 +430,11 @@ pub(super) mod tests {
             (7, &[0; 15]),
             (8, &[]),
             (8, &[0; 2]),
-            (9, &[0; 40]),
-            (9, &[1; 40]),
             (10, &[0; 79]),
         ] {
             assert_eq!(kind(&raw(entry, value)), ErrorKind::Tampered, "{entry} {value:?}");
         }
-        for entry in [0, 11, 127] {
+        for entry in [0, 9, 11, 127] {
             assert_eq!(kind(&raw(entry, b"x")), ErrorKind::Unsupported);
         }
         for entry in [128, 255] {
@@ -481,19 +469,18 @@ pub(super) mod tests {
     #[test]
     fn order_within_a_body() {
         // [S13.13]
-        let [_, moment, put, _, _, _, _, end, bundled, signature] = ENTRIES;
+        let [_, moment, put, _, _, _, _, end, signature] = ENTRIES;
         for bad in [
             &[end, put][..],
             &[end, end],
-            &[bundled, end],
-            &[signature, bundled],
+            &[signature, end],
             &[signature, signature],
             &[signature, moment],
             &[Entry::Moment(6), moment],
         ] {
             assert_eq!(read(&written(bad)).unwrap_err().kind(), ErrorKind::Tampered);
         }
-        for good in [&[put, end][..], &[end, signature], &[bundled, signature], &[moment, moment]] {
+        for good in [&[put, end][..], &[end, signature], &[moment, moment]] {
             assert!(read(&written(good)).is_ok());
         }
     }

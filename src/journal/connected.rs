@@ -1,6 +1,6 @@
 //! An open watch, and the questions that were asked beside it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +22,62 @@ pub(super) struct Connected {
     pub(super) answers: mpsc::UnboundedReceiver<Answer>,
     pub(super) sender: mpsc::UnboundedSender<Answer>,
     /// Leases asked for since the journal began.
-    pub(super) leases: HashSet<i64>,
+    pub(super) leases: Leases,
     pub(super) at_once: Arc<Semaphore>,
     pub(super) asked: Asked,
     /// What etcd has, as long as the watch has not shown it: since when, by which moment, and up to which revision.
     pub(super) waits: Option<(Instant, u64, i64)>,
     pub(super) ids: Option<Ids>,
+}
+
+/// Leases that etcd was asked about, each with the key that was attached to it last. When that key is deleted the lease may
+/// be gone: one that is granted again under the same id has a time to live of its own.
+#[derive(Default)]
+pub(super) struct Leases {
+    known: HashMap<i64, Key>,
+    keys: HashMap<Key, i64>,
+}
+
+/// What stands for a key.
+type Key = [u8; 16];
+
+/// Leases that are remembered.
+const MAX_LEASES: usize = 1_000_000;
+
+impl Leases {
+    pub(super) fn clear(&mut self) {
+        self.known.clear();
+        self.keys.clear();
+    }
+
+    /// `key` was attached to the lease `id`. Whether etcd is to be asked about it.
+    pub(super) fn attached(&mut self, key: &[u8], id: i64) -> bool {
+        if self.known.len() >= MAX_LEASES && !self.known.contains_key(&id) {
+            return false;
+        }
+        let key = name_of(key);
+        let before = self.known.insert(id, key);
+        if let Some(before) = before.filter(|before| *before != key) {
+            self.keys.remove(&before);
+        }
+        self.keys.insert(key, id);
+        before.is_none()
+    }
+
+    /// `key` was deleted.
+    pub(super) fn deleted(&mut self, key: &[u8]) {
+        let key = name_of(key);
+        if let Some(id) = self.keys.remove(&key)
+            && self.known.get(&id) == Some(&key)
+        {
+            self.known.remove(&id);
+        }
+    }
+}
+
+fn name_of(key: &[u8]) -> Key {
+    let digest = crate::crypto::sha256(&[key]);
+    digest.first_chunk().copied().unwrap_or_default()
 }
 
 /// When which question was asked last.
@@ -82,5 +132,29 @@ impl Connected {
                 found.map_or(Answer::Nothing, |(enabled, revision)| Answer::Auth(enabled, revision))
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What etcd is asked about: each lease once, and again when it may be another one under the same id.
+    #[test]
+    fn a_lease_that_was_granted_again_is_asked_about_again() {
+        let mut leases = Leases::default();
+        assert!(leases.attached(b"a", 7));
+        assert!(!leases.attached(b"a", 7) && !leases.attached(b"b", 7));
+        // Not the last key that was attached.
+        leases.deleted(b"a");
+        assert!(!leases.attached(b"b", 7));
+        leases.deleted(b"b");
+        assert!(leases.attached(b"b", 7));
+        // Attached to another lease meanwhile.
+        assert!(leases.attached(b"b", 8));
+        leases.deleted(b"b");
+        assert!(leases.attached(b"c", 8));
+        leases.clear();
+        assert!(leases.attached(b"c", 8));
     }
 }

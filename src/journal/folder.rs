@@ -26,14 +26,39 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Bytes of its segments.
-    pub(crate) fn segment_bytes(&self) -> u64 {
-        self.segments.values().flatten().map(|info| info.len).fold(0, u64::saturating_add)
+    /// Bytes of what it recorded.
+    pub(crate) fn recorded_bytes(&self) -> u64 {
+        self.recorded().map(|info| info.len).fold(0, u64::saturating_add)
+    }
+
+    /// Whether it holds what was recorded and no head, which makes it count, and was not removed.
+    pub(crate) fn is_headless(&self) -> bool {
+        self.head.is_none() && self.tombstone.is_none() && self.recorded().next().is_some()
+    }
+
+    /// That the folder of `id` is [so](Self::is_headless).
+    pub(crate) fn headless(id: SnapshotId) -> String {
+        format!("journal {id} has segments and no head: nothing of it can be restored")
     }
 
     /// What it recorded, in one piece or in many.
     pub(crate) fn recorded(&self) -> impl Iterator<Item = &ObjectInfo> {
         self.segments.values().flatten().chain(self.bundles.values())
+    }
+
+    /// What the bundle of this number replaces: so many segments, and earlier bundles. Nothing while the bundle is not there.
+    pub(crate) fn replaced(&self, number: u32, segments: u64) -> impl Iterator<Item = &ObjectInfo> {
+        let is_there = self.bundles.contains_key(&number);
+        let segments = self.segments.range(..=segments).flat_map(|(_, infos)| infos);
+        let others = self.bundles.iter().filter(move |(other, _)| **other < number);
+        others.map(|(_, info)| info).chain(segments).filter(move |_| is_there)
+    }
+
+    /// Whether a seal, an end or a bundle has this number.
+    pub(crate) fn has_number(&self, number: u32) -> bool {
+        self.seals.contains_key(&number)
+            || self.ends.contains_key(&number)
+            || self.bundles.contains_key(&number)
     }
 
     /// All its objects but the marks of a removal.

@@ -1,11 +1,20 @@
 //! Change journals: recorded, stored and read. Whether a gap asks for a snapshot is decided above: a recording only tells
 //! why it ended.
 
+pub(crate) mod bundle;
 mod connected;
 mod cut;
+mod end;
+mod fetch;
+pub(crate) mod filling;
 pub(crate) mod folder;
 pub(crate) mod open;
-mod queue;
+pub(crate) mod options;
+pub(crate) mod outbox;
 pub(crate) mod read;
 pub(crate) mod record;
+pub(crate) mod sealed;
+mod spool;
+mod take;
+pub(crate) mod vouched;
 mod write;

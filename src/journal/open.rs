@@ -1,29 +1,34 @@
 //! Opening a journal: its head, its seals, and the end that one of them vouches for (SPEC.md §13.4).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::folder::Folder;
 use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, Judged, Opened, judge_seal, judge_to_vouch, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    ClusterName, EndBody, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
+    EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
     MAX_HEAD, MAX_SEAL, Seal, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
-use crate::store::Repository;
 use crate::store::seals::{generations, too_many};
+use crate::store::{ObjectInfo, Repository};
 
 /// A journal whose head is authenticated.
 pub(crate) struct OpenJournal {
     pub(crate) head: HeadBody,
     pub(crate) facts: JournalFacts,
-    pub(crate) data_key: DataKey,
+    pub(crate) data_key: Arc<DataKey>,
     /// The seal that is worth most.
     pub(crate) seal: Seal,
     /// What its seals are worth.
     pub(crate) standing: Standing,
     /// What it held when it ended, if a seal vouches for that.
     pub(crate) end: Option<EndBody>,
+    /// The number of that end.
+    end_number: u32,
     /// What did not stop it from being opened.
     pub(crate) findings: Vec<String>,
 }
@@ -38,6 +43,37 @@ impl OpenJournal {
     pub(crate) fn first(&self) -> i64 {
         self.head.first.cast_signed()
     }
+
+    /// What the bundle that its end names replaces, and can be deleted. Nothing where the newest seal is not the one by which it
+    /// counts: that one could not be read, and may be of a later bundle.
+    pub(crate) fn replaced<'a>(
+        &self,
+        folder: &'a Folder,
+    ) -> Option<(Bundled, Vec<&'a ObjectInfo>)> {
+        self.bundle(folder)?;
+        if folder.seals.keys().next_back() != Some(&self.seal.body().generation()) {
+            return None;
+        }
+        let (number, segments) = (self.end_number, self.end.as_ref()?.segments);
+        let replaced = folder.replaced(number, segments).collect();
+        Some((Bundled { id: self.id(), number, segments }, replaced))
+    }
+
+    /// The bundle that its end names, if an object of its name and length is there.
+    pub(crate) fn bundle<'a>(&self, folder: &'a Folder) -> Option<&'a ObjectInfo> {
+        let EndObjects::Bundle { object, .. } = &self.end.as_ref()?.objects else { return None };
+        folder.bundles.get(&self.end_number).filter(|info| info.len == object.length)
+    }
+}
+
+/// A bundle that is stored, with an end that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bundled {
+    pub(crate) id: SnapshotId,
+    /// The number of the bundle, its end and its seal.
+    pub(crate) number: u32,
+    /// How many segments it replaces.
+    pub(crate) segments: u64,
 }
 
 /// A seal that opened, and the end that it vouches for; `None` for one that vouches for the head.
@@ -45,7 +81,7 @@ struct Found {
     seal: Seal,
     opened: Opened,
     standing: Standing,
-    end: Option<JournalEnd>,
+    end: Option<(u32, JournalEnd)>,
 }
 
 /// How a journal's seals are judged.
@@ -100,17 +136,14 @@ async fn opened(
         return Err(Error::tampered("its head names another journal or repository"));
     }
     let mut findings = Vec::new();
-    let ends = ends(repository, id, folder, &head, &mut findings).await?;
-    let body = head.body();
-    let cluster = &body.cluster;
-    let objects = Objects { head: digest(&bytes), cluster, ends: &ends };
-    let found = seals(judging, (repository, id), folder, keys, &objects, &mut findings).await?;
+    let mut ends = Ends::new(repository, folder, head.body());
+    let found = seals(judging, digest(&bytes), keys, &mut ends, &mut findings).await?;
     let Found { seal, opened, standing, end } = found;
     let data_key = opened.data_key;
     data_key
         .authenticate_manifest(&head.body().commitment, head.signed_bytes(), head.mac())
         .context("head")?;
-    if let Some(end) = &end {
+    if let Some((_, end)) = &end {
         data_key
             .authenticate_manifest(&end.body().commitment, end.signed_bytes(), end.mac())
             .context("end")?;
@@ -121,68 +154,95 @@ async fn opened(
     Ok(OpenJournal {
         facts: JournalFacts::parse(&facts)?,
         head: head.body().clone(),
-        data_key,
+        data_key: Arc::new(data_key),
         seal,
         standing,
-        end: end.map(|end| end.body().clone()),
+        end_number: end.as_ref().map_or(0, |(number, _)| *number),
+        end: end.map(|(_, end)| end.body().clone()),
         findings,
     })
 }
 
-/// The ends that parse, each with the digest of its object.
-async fn ends(
-    repository: &Repository,
-    id: SnapshotId,
-    folder: &Folder,
-    head: &JournalHead,
-    findings: &mut Vec<String>,
-) -> Result<Vec<(Sha256, JournalEnd)>> {
-    let mut ends = Vec::new();
-    for generation in generations(&folder.ends).0 {
-        let name = JournalPart::End(generation).of(id);
-        let end = match repository.get(&name, MAX_END as u64).await {
+/// A journal's ends, which are read when a seal asks for them: most of what is there is that of its own number.
+pub(super) struct Ends<'a> {
+    repository: &'a Repository,
+    folder: &'a Folder,
+    head: &'a HeadBody,
+    /// Those that were read, with their objects' digests if they parse and are of this journal.
+    read: BTreeMap<u32, Option<(Sha256, JournalEnd)>>,
+}
+
+impl<'a> Ends<'a> {
+    pub(super) fn new(repository: &'a Repository, folder: &'a Folder, head: &'a HeadBody) -> Self {
+        Self { repository, folder, head, read: BTreeMap::new() }
+    }
+
+    /// The end whose object has this digest: rather the one of number `like`.
+    pub(super) async fn find(
+        &mut self,
+        wanted: Sha256,
+        like: u32,
+        findings: &mut Vec<String>,
+    ) -> Result<Option<(u32, JournalEnd)>> {
+        let (others, _) = generations(&self.folder.ends);
+        let first = others.iter().copied().find(|number| *number == like);
+        for number in first.into_iter().chain(others) {
+            if !self.read.contains_key(&number) {
+                let end = self.read(number, findings).await?;
+                self.read.insert(number, end);
+            }
+            if let Some(Some((digest, end))) = self.read.get(&number)
+                && *digest == wanted
+            {
+                return Ok(Some((number, end.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read(
+        &self,
+        number: u32,
+        findings: &mut Vec<String>,
+    ) -> Result<Option<(Sha256, JournalEnd)>> {
+        let head = self.head;
+        let name = JournalPart::End(number).of(head.journal);
+        let end = match self.repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
             Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
             Err(error) => Err(error),
         };
-        let (head, is_its) = (head.body(), |end: &EndBody| {
-            let head = head.body();
-            end.journal == id && end.origin == head.origin && end.cluster == head.cluster
-        });
+        let is_its = |end: &EndBody| {
+            end.journal == head.journal
+                && end.origin == head.origin
+                && end.cluster == head.cluster
+                && end.commitment == head.commitment
+        };
         match end {
-            Ok((digest, end)) if is_its(end.body()) && end.body().commitment == head.commitment => {
-                ends.push((digest, end));
-            }
+            Ok((digest, end)) if is_its(end.body()) => return Ok(Some((digest, end))),
             Ok(_) => findings.push(format!("{name}: it is of another journal")),
             Err(error) => findings.push(format!("{name}: {error}")),
         }
+        Ok(None)
     }
-    Ok(ends)
-}
-
-/// What a journal's seals may vouch for.
-struct Objects<'a> {
-    head: Sha256,
-    cluster: &'a ClusterName,
-    ends: &'a [(Sha256, JournalEnd)],
 }
 
 /// The seal that is worth most: of equal ones the one that vouches for an end, then the newest.
 async fn seals(
     judging: Judging,
-    (repository, id): (&Repository, SnapshotId),
-    folder: &Folder,
+    head: Sha256,
     keys: &KeySet,
-    objects: &Objects<'_>,
+    ends: &mut Ends<'_>,
     findings: &mut Vec<String>,
 ) -> Result<Found> {
+    let (repository, folder, id) = (ends.repository, ends.folder, ends.head.journal);
     let (mut best, mut worst): (Option<Found>, Option<Error>) = (None, None);
     let (numbers, all) = generations(&folder.seals);
     let worth = |found: &Found| (found.standing, found.end.is_some());
     for generation in numbers {
         let name = JournalPart::Seal(generation).of(id);
         let found = match read_seal(repository, id, generation, &name).await {
-            Ok(seal) => judge(judging, seal, keys, objects).await,
+            Ok(seal) => judge(judging, seal, keys, head, ends, findings).await,
             Err(error) => Err(error),
         };
         match found {
@@ -217,30 +277,35 @@ async fn judge(
     judging: Judging,
     seal: Seal,
     keys: &KeySet,
-    objects: &Objects<'_>,
+    head: Sha256,
+    ends: &mut Ends<'_>,
+    findings: &mut Vec<String>,
 ) -> Result<Found> {
-    let object = seal.body().object();
-    let end = objects.ends.iter().find(|(digest, _)| *digest == object);
-    if end.is_none() && object != objects.head {
+    let (object, number) = (seal.body().object(), seal.body().generation());
+    let end = match object == head {
+        true => None,
+        false => ends.find(object, number, findings).await?,
+    };
+    if end.is_none() && object != head {
         return Err(Error::tampered("it vouches for an object that is not there"));
     }
-    let cluster = Some(objects.cluster);
-    let Judged { opened, standing } = match judging {
+    let cluster = Some(&ends.head.cluster);
+    let Judged { opened, standing, unopened } = match judging {
         Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
         Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
     };
     let Some(opened) = opened else {
         // Where signers are trusted, no key is tried on what none of them signed.
         return Err(match standing.counts() {
-            true => wrong_key(&seal),
+            true => unopened.unwrap_or_else(|| wrong_key(&seal)),
             false => Error::new(ErrorKind::Refused, standing.to_string())
                 .hint("`strongroom key vouch --all` signs what a key shows to be genuine"),
         });
     };
-    Ok(Found { seal, opened, standing, end: end.map(|(_, end)| end.clone()) })
+    Ok(Found { seal, opened, standing, end })
 }
 
-async fn read_seal(
+pub(super) async fn read_seal(
     repository: &Repository,
     id: SnapshotId,
     generation: u32,
@@ -254,6 +319,6 @@ async fn read_seal(
     Ok(seal)
 }
 
-fn digest(bytes: &[u8]) -> Sha256 {
+pub(super) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(crypto::sha256(&[bytes]))
 }

@@ -1,27 +1,27 @@
 //! Recording: a watch of all keys becomes segments, which are stored in order. etcd does not wait for the store: what the
-//! store does not take waits in memory, and when there is too much of it the journal ends.
+//! store does not take waits, and when there is too much of it the journal ends.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep};
 
-use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected};
-use super::queue::{Filling, LONGEST_PAUSE, PAUSE, Queue, store_all, store_end};
+use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected, Leases};
+use super::filling::{Filling, Places};
+use super::options::RecordOptions;
+use super::outbox::{LONGEST_PAUSE, PAUSE};
 use super::write::{JournalWriter, NewJournal};
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
-use crate::etcd::changes::{Complete, Ended, Ids, Revisions};
+use crate::etcd::changes::{Complete, Revisions};
+use crate::etcd::seen::Seen;
+use crate::etcd::watch::loses_deletions;
 use crate::etcd::{EtcdSettings, choose_member};
-use crate::format::{
-    ClusterName, Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId,
-};
+use crate::format::{Continues, EndReason, Entry, JournalFacts, MAX_SEGMENTS, SnapshotId};
 use crate::keys::KeySet;
-use crate::mvcc::KeyValue;
 use crate::store::Repository;
-use crate::task::{Control, Step};
+use crate::task::{Control, JournalStep, Step};
 
 /// How far behind a watch may begin. etcd reads all that is behind for each part of it, while writers wait.
 pub(crate) const MAX_BEHIND: i64 = 20_000;
@@ -29,57 +29,49 @@ pub(crate) const MAX_BEHIND: i64 = 20_000;
 const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_STORED: u64 = 256 << 20;
 /// A watch that shows nothing of what etcd has for so long is stuck.
-const STUCK: Duration = Duration::from_secs(10);
-/// Leases that are asked for at once, and that are remembered.
+pub(super) const STUCK: Duration = Duration::from_secs(10);
+/// Leases that are asked for at once.
 const LEASES_AT_ONCE: usize = 16;
-const MAX_LEASES: usize = 1_000_000;
 /// Attempts at one revision whose answers are wrong.
-const ATTEMPTS: u32 = 3;
-/// What is stored after a signal to stop.
-const AFTER_STOP: Duration = Duration::from_secs(8);
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What is recorded, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordOptions {
-    /// The owner's name for the etcd cluster.
-    pub cluster: ClusterName,
-    /// How much time a segment covers at most.
-    pub interval: Duration,
-}
+pub(super) const ATTEMPTS: u32 = 3;
 
 /// A journal that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Journal {
     /// `None` if nothing could be recorded.
     pub(crate) id: Option<SnapshotId>,
-    /// Its last complete revision that is stored.
-    pub(crate) last: i64,
-    /// The last complete revision that etcd has sent.
+    /// The last complete revision that etcd has sent: what is not stored yet waits for that.
     pub(crate) seen: i64,
     pub(crate) reason: EndReason,
-    /// The last segment that is stored, for the journal that follows.
+    /// The last segment, for the journal that follows.
     pub(crate) continues: Option<Continues>,
 }
 
 /// Records one etcd, journal after journal.
 pub(crate) struct Recorder<'a> {
-    repository: &'a Repository,
-    keys: &'a KeySet,
-    etcd: &'a EtcdSettings,
-    options: &'a RecordOptions,
-    suite: Suite,
-    control: &'a Control,
-    revisions: Revisions,
-    connected: Option<Connected>,
+    pub(super) repository: &'a Repository,
+    pub(super) keys: &'a KeySet,
+    pub(super) etcd: &'a EtcdSettings,
+    pub(super) options: &'a RecordOptions,
+    pub(super) suite: Suite,
+    pub(super) control: &'a Control,
+    pub(super) places: Places<'a>,
+    pub(super) revisions: Revisions,
+    pub(super) connected: Option<Connected>,
     /// The last complete revision, with which the next journal begins.
-    carried: Option<Complete>,
-    continues: Option<Continues>,
-    compacted: i64,
-    auth: Option<(bool, u64)>,
-    attempts: (i64, u32),
+    pub(super) carried: Option<Complete>,
+    pub(super) continues: Option<Continues>,
+    pub(super) compacted: i64,
+    pub(super) auth: Option<(bool, u64)>,
+    pub(super) attempts: (i64, u32),
     /// The last complete revision, for who waits for it.
-    progress: tokio::sync::watch::Sender<i64>,
+    pub(super) progress: tokio::sync::watch::Sender<i64>,
+    /// How often users and roles were changed, for who waits for it.
+    pub(super) auth_changes: tokio::sync::watch::Sender<u64>,
+    /// What snapshots are compared with.
+    pub(super) seen: Arc<Seen>,
+    /// Whether this agent leads, if an agent records.
+    pub(super) leading: Option<tokio::sync::watch::Receiver<bool>>,
 }
 
 impl<'a> Recorder<'a> {
@@ -90,7 +82,7 @@ impl<'a> Recorder<'a> {
         etcd: &'a EtcdSettings,
         (options, suite): (&'a RecordOptions, Suite),
         control: &'a Control,
-        first: i64,
+        (places, first): (Places<'a>, i64),
     ) -> Self {
         Self {
             repository,
@@ -99,6 +91,7 @@ impl<'a> Recorder<'a> {
             options,
             suite,
             control,
+            places,
             revisions: Revisions::new(first),
             connected: None,
             carried: None,
@@ -107,12 +100,31 @@ impl<'a> Recorder<'a> {
             auth: None,
             attempts: (0, 0),
             progress: tokio::sync::watch::Sender::new(first.saturating_sub(1)),
+            auth_changes: tokio::sync::watch::Sender::new(0),
+            seen: Arc::default(),
+            leading: None,
         }
     }
 
     /// Names the last segment of an earlier journal in the next one.
     pub(crate) fn continues(&mut self, continues: Option<Continues>) {
         self.continues = continues;
+    }
+
+    /// Notes in `seen` what snapshots are compared with.
+    pub(crate) fn note_in(&mut self, seen: Arc<Seen>) {
+        seen.begin();
+        self.seen = seen;
+    }
+
+    /// Tells by `leading` why it is stopped.
+    pub(crate) fn led_by(&mut self, leading: Option<tokio::sync::watch::Receiver<bool>>) {
+        self.leading = leading;
+    }
+
+    /// Changes whenever etcd's users or roles do.
+    pub(crate) fn auth_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.auth_changes.subscribe()
     }
 
     /// Shows the last complete revision.
@@ -126,13 +138,8 @@ impl<'a> Recorder<'a> {
     /// Those of etcd that another attempt does not mend, of the keys and of the store. What was stored before counts.
     pub(crate) async fn journal(&mut self) -> Result<Journal> {
         if let Some(reason) = self.connect().await? {
-            return Ok(Journal {
-                id: None,
-                last: self.revisions.last(),
-                seen: self.revisions.last(),
-                reason,
-                continues: self.continues,
-            });
+            let (seen, continues) = (self.revisions.last(), self.continues);
+            return Ok(Journal { id: None, seen, reason, continues });
         }
         let first = match &self.carried {
             Some(carried) => carried.main,
@@ -140,80 +147,38 @@ impl<'a> Recorder<'a> {
         };
         let (cluster, facts) = (self.options.cluster.clone(), self.facts());
         let new = NewJournal { cluster, first, facts };
-        let writer = JournalWriter::new(self.repository, self.keys, new, self.suite).await?;
+        let (writer, objects) =
+            JournalWriter::new(self.repository.id(), self.keys, new, self.suite).await?;
         let id = writer.id();
-        self.begin(&writer).await?;
-        self.control.step(Step::Note(format!("journal {id} begins with revision {first}")));
-        let (queue, receiver) = Queue::new(first);
-        let mut storing = std::pin::pin!(store_all(writer, receiver, &queue));
-        let listening = self.listen(&queue, first);
-        let reason = tokio::select! {
-            reason = listening => reason?,
-            writer = &mut storing => {
-                // Only an error ends it before the queue is closed.
-                let (_, failed) = writer;
-                return Err(failed.unwrap_or_else(crate::task::task_panicked));
-            }
-        };
-        queue.close();
-        // Who stops has no time; the next journal waits for this one.
-        let patience = if reason == EndReason::ROLLED { PATIENCE } else { AFTER_STOP };
-        let writer = match timeout(patience, &mut storing).await {
-            Ok((writer, None)) => writer,
-            Ok((_, Some(error))) => return Err(error),
-            Err(_) => {
-                // What was not stored is recorded again, if etcd still has it. The next journal names the last segment
-                // that is stored: without an end this journal counts only as far as that.
-                let (last, stored) = queue.last();
-                self.continues = stored.or(self.continues);
-                let (id, reason) = (Some(id), reason_unstored(reason));
-                let (seen, continues) = (self.revisions.last(), self.continues);
-                return Ok(Journal { id, last, seen, reason, continues });
-            }
-        };
-        self.end(&writer, reason, patience).await?;
-        let (last, seen) = (writer.last(), self.revisions.last());
-        self.continues = writer.continues().or(self.continues);
-        Ok(Journal { id: Some(id), last, seen, reason, continues: self.continues })
+        objects.into_iter().for_each(|object| self.places.push(object));
+        self.tell(JournalStep::Began { journal: id, revision: first });
+        let mut filling = Filling::new(writer, self.places, first);
+        let reason = self.listen(&mut filling).await?;
+        self.continues = filling.end(reason).await?.or(self.continues);
+        let (seen, continues) = (self.revisions.last(), self.continues);
+        Ok(Journal { id: Some(id), seen, reason, continues })
     }
 
-    /// Stores the beginning of a journal, however long the store is away. The watch is given up meanwhile: what nobody
-    /// reads waits in etcd.
-    async fn begin(&mut self, writer: &JournalWriter<'_>) -> Result<()> {
-        let mut pause = PAUSE;
-        loop {
-            match self.control.guard(writer.begin()).await {
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.connected = None;
-                    self.step(format!("a journal cannot begin: {error}"));
-                    self.wait(&mut pause).await?;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// Stores the end of a journal. Without it the journal counts as far as the next one names it.
-    async fn end(
-        &self,
-        writer: &JournalWriter<'_>,
-        reason: EndReason,
-        patience: Duration,
-    ) -> Result<()> {
-        let (id, last) = (writer.id(), writer.last());
-        match timeout(patience, store_end(writer, reason)).await {
-            Ok(ended) => {
-                ended?;
-                let why = reason.words();
-                self.step(format!("journal {id} ends with revision {last}: {why}"));
-            }
-            Err(_) => self.step(format!("journal {id} has no end: the store took too long")),
-        }
-        Ok(())
-    }
-
-    fn step(&self, note: String) {
+    pub(super) fn step(&self, note: String) {
         self.control.step(Step::Note(note));
+    }
+
+    pub(super) fn tell(&self, step: JournalStep) {
+        self.control.step(Step::Journal(step));
+    }
+
+    /// Gives up the watch, so that another one is opened.
+    pub(super) fn reconnect(&mut self, reason: &'static str, why: String) {
+        self.connected = None;
+        self.tell(JournalStep::Reconnects { reason, why });
+    }
+
+    /// Why the recording ends that was stopped.
+    fn why_stopped(&self) -> EndReason {
+        match &self.leading {
+            Some(leading) if !*leading.borrow() => EndReason::LOST_LEAD,
+            _ => EndReason::STOPPED,
+        }
     }
 
     /// Waits before another attempt, longer each time, unless the job is stopped.
@@ -246,7 +211,7 @@ impl<'a> Recorder<'a> {
                 Ok(Some(reason)) => return Ok(Some(reason)),
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.control.step(Step::Note(format!("etcd cannot be watched: {error}")));
+                    self.step(format!("etcd cannot be watched: {error}"));
                     self.wait(&mut pause).await?;
                 }
                 Err(error) => return Err(error),
@@ -271,7 +236,10 @@ impl<'a> Recorder<'a> {
             return Ok(Some(EndReason::BEHIND));
         }
         let watch = questions.watch(choice.member.clone(), from).await?;
-        self.control.step(Step::Note(format!("recording {}", choice.reason)));
+        self.step(format!("recording {}", choice.reason));
+        let version = choice.member.version.clone();
+        let is_old = loses_deletions(&version);
+        self.tell(JournalStep::Watching { version, is_old });
         let (sender, answers) = mpsc::unbounded_channel();
         let long_ago = Instant::now().checked_sub(COMPACTED_EVERY).unwrap_or_else(Instant::now);
         let asked = Asked { revision: false, compacted: Instant::now(), auth: long_ago };
@@ -280,7 +248,7 @@ impl<'a> Recorder<'a> {
             questions,
             answers,
             sender,
-            leases: HashSet::new(),
+            leases: Leases::default(),
             at_once: Arc::new(Semaphore::new(LEASES_AT_ONCE)),
             asked,
             waits: None,
@@ -289,9 +257,8 @@ impl<'a> Recorder<'a> {
         Ok(None)
     }
 
-    /// Fills the queue until the journal is to end. Its last segment says why.
-    async fn listen(&mut self, queue: &Queue, first: i64) -> Result<EndReason> {
-        let mut filling = Filling::new(queue, first);
+    /// Fills segments until the journal is to end.
+    async fn listen(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
         if let Some(carried) = self.carried.clone() {
             filling.revision(&carried)?;
         }
@@ -304,10 +271,7 @@ impl<'a> Recorder<'a> {
             connected.leases.clear();
             connected.ids = None;
         }
-        let reason = self.fill(&mut filling).await?;
-        filling.cutter.entry(&Entry::End(reason))?;
-        filling.cut();
-        Ok(reason)
+        self.fill(filling).await
     }
 
     async fn fill(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
@@ -317,14 +281,14 @@ impl<'a> Recorder<'a> {
             match self.connect().await {
                 Ok(Some(reason)) => return Ok(reason),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {
-                    return Ok(EndReason::STOPPED);
+                    return Ok(self.why_stopped());
                 }
                 other => other?,
             };
             let Some(connected) = &mut self.connected else { continue };
             let event = tokio::select! {
                 biased;
-                () = self.control.stopped() => return Ok(EndReason::STOPPED),
+                () = self.control.stopped() => return Ok(self.why_stopped()),
                 Some(answer) = connected.answers.recv() => Event::Answer(answer),
                 message = connected.watch.next() => Event::Message(message),
                 _ = tick.tick() => Event::Tick,
@@ -332,12 +296,11 @@ impl<'a> Recorder<'a> {
             let reason = match event {
                 Event::Message(Ok(Some(message))) => self.message(&message, filling)?,
                 Event::Message(Ok(None)) => {
-                    self.connected = None;
+                    self.reconnect("etcd_ended_it", "etcd ended the watch".into());
                     None
                 }
                 Event::Message(Err(error)) if error.kind() == ErrorKind::Unreachable => {
-                    self.control.step(Step::Note(format!("the watch broke off: {error}")));
-                    self.connected = None;
+                    self.reconnect("connection", format!("the watch broke off: {error}"));
                     None
                 }
                 Event::Message(Err(error)) => return Err(error),
@@ -347,147 +310,15 @@ impl<'a> Recorder<'a> {
             if let Some(reason) = reason {
                 return Ok(reason);
             }
-            if filling.queue.is_full() {
+            if filling.is_blocked() {
                 return Ok(EndReason::STORE);
             }
-            let stored = filling.queue.stored();
-            let is_full = filling.segments.saturating_add(16) > MAX_SEGMENTS;
-            if filling.clock_was_set()
-                || begun.elapsed() > LONGEST
-                || stored > MAX_STORED
-                || is_full
-            {
+            let (bytes, segments) = filling.sealed();
+            let is_full = bytes > MAX_STORED || segments.saturating_add(16) > MAX_SEGMENTS;
+            if filling.clock_was_set() || begun.elapsed() > LONGEST || is_full {
                 return Ok(EndReason::ROLLED);
             }
         }
-    }
-
-    /// Takes an answer of the watch.
-    fn message(
-        &mut self,
-        message: &bytes::Bytes,
-        filling: &mut Filling<'_>,
-    ) -> Result<Option<EndReason>> {
-        let mut complete = Vec::new();
-        let ended = self.revisions.answer(message, &mut complete);
-        self.member(filling)?;
-        for one in complete {
-            self.leases(&one);
-            filling.revision(&one)?;
-            self.carried = Some(one);
-        }
-        self.advance(filling);
-        Ok(match ended {
-            Ok(()) => None,
-            Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
-            Err(Ended::Parted(_)) => Some(EndReason::PARTED),
-            Err(Ended::Canceled(why) | Ended::Broken(why)) => {
-                self.control.step(Step::Note(format!("the watch is of no more use: {why}")));
-                self.connected = None;
-                let last = self.revisions.last();
-                let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
-                self.attempts = (last, before.saturating_add(1));
-                (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
-            }
-        })
-    }
-
-    /// Notes which member is listened to.
-    fn member(&mut self, filling: &mut Filling<'_>) -> Result<()> {
-        let Some(connected) = &mut self.connected else { return Ok(()) };
-        let ids = self.revisions.ids();
-        if let Some(Ids { member, term, .. }) = ids.filter(|_| ids != connected.ids) {
-            connected.ids = ids;
-            filling.cutter.entry(&Entry::Member { id: member, term })?;
-        }
-        Ok(())
-    }
-
-    /// Asks for the leases that are seen for the first time.
-    fn leases(&mut self, complete: &Complete) {
-        let Some(connected) = &mut self.connected else { return };
-        for change in &complete.changes {
-            let crate::etcd::changes::ChangeValue::Put(value) = &change.value else { continue };
-            let id = KeyValue::parse(value).map_or(0, |kv| kv.lease);
-            if id == 0 || connected.leases.len() >= MAX_LEASES || !connected.leases.insert(id) {
-                continue;
-            }
-            let (questions, at_once) = (connected.questions.clone(), connected.at_once.clone());
-            connected.ask(async move {
-                let _one = at_once.acquire_owned().await;
-                match questions.granted_ttl(id).await {
-                    Ok(ttl) => Answer::Lease(id, ttl),
-                    Err(_) => Answer::Nothing,
-                }
-            });
-        }
-    }
-
-    /// Tells how far the recording is.
-    fn advance(&mut self, filling: &mut Filling<'_>) {
-        let last = self.revisions.last();
-        self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
-        if let Some(connected) = &mut self.connected
-            && let Some((_, moment, revision)) = connected.waits
-            && last >= revision
-        {
-            connected.waits = None;
-            filling.cutter.complete(moment);
-        }
-    }
-
-    /// Takes an answer to a question.
-    fn answer(&mut self, answer: Answer, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        match answer {
-            Answer::Revision(moment, revision) => {
-                let last = self.revisions.last();
-                if revision != 0 && revision < last {
-                    return Ok(Some(EndReason::PARTED));
-                }
-                if let Some(connected) = &mut self.connected {
-                    connected.asked.revision = false;
-                    let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
-                    connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
-                }
-                self.advance(filling);
-            }
-            Answer::Compacted(revision) if revision > self.compacted => {
-                self.compacted = revision;
-                filling.cutter.entry(&Entry::Compacted(revision))?;
-            }
-            Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
-                self.auth = Some((enabled, revision));
-                filling.cutter.entry(&Entry::Auth { enabled, revision })?;
-            }
-            Answer::Lease(id, ttl) => {
-                filling.cutter.entry(&Entry::Lease { id, ttl: ttl.unwrap_or(0) })?;
-            }
-            Answer::Compacted(_) | Answer::Auth(..) | Answer::Nothing => {}
-        }
-        Ok(None)
-    }
-
-    /// Cuts what there is, and asks what is to be asked.
-    fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        filling.tick();
-        let (last, known) = (self.revisions.last(), self.compacted);
-        let Some(connected) = &mut self.connected else { return Ok(None) };
-        if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
-            self.control.step(Step::Note("the watch is stuck".into()));
-            self.connected = None;
-            return Ok(None);
-        }
-        connected.ask_what_is_due(known, last);
-        Ok(None)
-    }
-}
-
-/// Why a journal ended whose last segments the store did not take. Where etcd's history is another one, or gone, nothing
-/// follows what is stored.
-fn reason_unstored(reason: EndReason) -> EndReason {
-    match reason {
-        EndReason::ROLLED => EndReason::STORE,
-        other => other,
     }
 }
 

@@ -1,26 +1,28 @@
 //! Writing one journal: seal, head, segments one after the other, and its end (SPEC.md §13.1).
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::bundle::Ended;
 use super::cut::Cut;
+use super::end::{printed, seal_for};
+use super::outbox::{Kind, Object};
+use super::sealed::padded;
 use crate::compress::compress_at;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, NewSeal, ObjectSealer, seal_data_key};
-use crate::error::{Error, ErrorKind, Result};
+use crate::envelope::{DataKey, ObjectSealer, SealedObject};
+use crate::error::Result;
 use crate::format::{
-    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody, JournalEnd,
+    BodyHead, ClusterName, Continues, EndBody, EndObjects, EndReason, Entry, HeadBody,
     JournalFacts, JournalHead, JournalPart, Role, SegmentEntry, Sha256, Signature, SnapshotId,
-    Subject, padme,
+    Subject, Uuid,
 };
 use crate::keys::KeySet;
-use crate::store::Repository;
 
 /// zstd's level: a higher one stores no less of a few seconds' changes.
 const LEVEL: i32 = 1;
-/// No message is shorter, padding included.
-const SHORTEST: u64 = 4096;
-/// Numbers that are tried for an end: others may have been taken.
-const ENDS: u32 = 16;
+/// The number of a journal's first end.
+const FIRST_END: u32 = 2;
 
 /// What a journal is about.
 pub(super) struct NewJournal {
@@ -30,32 +32,29 @@ pub(super) struct NewJournal {
     pub(super) facts: JournalFacts,
 }
 
-/// A journal that exists, and to which segments are added.
+/// A journal whose objects are made here, one after the other; storing them is the [`Outbox`](super::outbox::Outbox)'s.
 pub(super) struct JournalWriter<'a> {
-    repository: &'a Repository,
     keys: &'a KeySet,
-    data_key: DataKey,
+    data_key: Arc<DataKey>,
     suite: Suite,
     head: HeadBody,
-    /// Seal and head, as they are stored.
-    beginning: [bytes::Bytes; 2],
     segments: Vec<SegmentEntry>,
     last: i64,
     complete_ms: u64,
-    stored_bytes: u64,
+    bytes: u64,
 }
 
 impl<'a> JournalWriter<'a> {
-    /// Seals a new journal, of which nothing is stored yet.
+    /// A new journal of the repository `origin`, and its first objects: the seal and the head.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] without a key that seals, those of the keys.
+    /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) without a key that seals, those of the keys.
     pub(super) async fn new(
-        repository: &'a Repository,
+        origin: Uuid,
         keys: &'a KeySet,
         new: NewJournal,
         suite: Suite,
-    ) -> Result<Self> {
+    ) -> Result<(Self, [Object; 2])> {
         let rng = &mut crypto::system_rng();
         // The order of ids is that of recording, also where the clock was set back.
         let before = new.facts.continues.map_or(0, |continues| continues.journal.unix_ms());
@@ -66,7 +65,7 @@ impl<'a> JournalWriter<'a> {
         let facts = new.facts.print()?;
         let facts = crypto::seal(Suite::Aes256Gcm, &data_key.facts_key(), &context, &facts, rng)?;
         let head = HeadBody {
-            origin: repository.id(),
+            origin,
             journal: id,
             cluster: new.cluster,
             tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
@@ -77,40 +76,22 @@ impl<'a> JournalWriter<'a> {
         };
         let mac = data_key.manifest_mac(&head.signed_bytes()?);
         let bytes = JournalHead::finish(head.clone(), mac)?.print();
-        let mut writer = Self {
-            repository,
+        let seal = seal_for(keys, (&data_key, id), 1, &bytes).await?;
+        let objects = [
+            object(JournalPart::Seal(1).of(id), seal, Kind::First),
+            object(JournalPart::Head.of(id), bytes, Kind::Other),
+        ];
+        let writer = Self {
             keys,
-            data_key,
+            data_key: Arc::new(data_key),
             suite,
-            last: new.first.saturating_sub(1),
             head,
-            beginning: Default::default(),
             segments: Vec::new(),
+            last: new.first.saturating_sub(1),
             complete_ms: 0,
-            stored_bytes: 0,
+            bytes: 0,
         };
-        let seal = writer.seal(1, &bytes).await?;
-        writer.beginning = [seal.into(), bytes.into()];
-        Ok(writer)
-    }
-
-    /// Stores seal and head. To be called again when the store could not be reached.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(super) async fn begin(&self) -> Result<()> {
-        let [seal, head] = self.beginning.clone();
-        self.repository.put_once(&JournalPart::Seal(1).of(self.id()), seal).await?;
-        self.repository.put_once(&JournalPart::Head.of(self.id()), head).await
-    }
-
-    /// A seal that vouches for `object`.
-    async fn seal(&self, generation: u32, object: &[u8]) -> Result<Vec<u8>> {
-        self.keys.check_current()?;
-        let object = Sha256(crypto::sha256(&[object]));
-        let new = NewSeal { generation, ..NewSeal::first(object) };
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
-        Ok(seal.print())
+        Ok((writer, objects))
     }
 
     pub(super) fn id(&self) -> SnapshotId {
@@ -118,43 +99,28 @@ impl<'a> JournalWriter<'a> {
     }
 
     /// Bytes of all segments.
-    pub(super) fn stored_bytes(&self) -> u64 {
-        self.stored_bytes
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
-    /// The last complete revision that is stored.
-    pub(super) fn last(&self) -> i64 {
-        self.last
+    /// Number of segments.
+    pub(super) fn segments(&self) -> u64 {
+        self.segments.len() as u64
     }
 
     /// The last segment, for the journal that follows; `None` before there is one.
     pub(super) fn continues(&self) -> Option<Continues> {
         let sha256 = self.segments.last()?.sha256;
-        let number = self.segments.len() as u64;
         let (journal, last) = (self.head.journal, self.last.unsigned_abs());
-        Some(Continues { journal, number, last, sha256 })
-    }
-
-    /// Stores the next segment. To be called again with the same one when the store could not be reached.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(super) async fn segment(&mut self, sealed: &SealedSegment) -> Result<()> {
-        let part = JournalPart::Segment { number: sealed.number, last: sealed.last.unsigned_abs() };
-        self.repository.put_once(&part.of(self.id()), sealed.bytes.clone()).await?;
-        self.segments.push(sealed.entry);
-        self.last = sealed.last;
-        self.complete_ms = sealed.complete_ms;
-        self.stored_bytes = self.stored_bytes.saturating_add(sealed.entry.length);
-        Ok(())
+        Some(Continues { journal, number: self.segments(), last, sha256 })
     }
 
     /// Seals what was cut as the next segment.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when zstd has no memory.
-    pub(super) fn seal_segment(&self, cut: Cut) -> Result<SealedSegment> {
-        let number = self.segments.len() as u64 + 1;
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when zstd has no memory.
+    pub(super) fn segment(&mut self, cut: Cut) -> Result<Object> {
+        let number = self.segments().saturating_add(1);
         let Cut { mut body, main, sub, last, complete_ms } = cut;
         let previous = self.segments.last().map_or(Sha256::NONE, |entry| entry.sha256);
         let head = BodyHead { number, previous, main, sub, last, complete_ms };
@@ -168,66 +134,50 @@ impl<'a> JournalWriter<'a> {
         let body = body.finish(&head);
         let mut message = compress_at(&body, LEVEL)?;
         // At most 64 MiB and a little.
-        let padded = padme((message.len() as u64).max(SHORTEST)).unwrap_or(SHORTEST) as usize;
-        let padded = padded.max(message.len());
-        message.resize(padded, 0);
+        let length = usize::try_from(padded(message.len() as u64)).unwrap_or(message.len());
+        message.resize(length, 0);
         let key = self.data_key.journal_key();
         let mut sealer =
             ObjectSealer::new(self.suite, role, self.id(), &key, &mut crypto::system_rng());
         sealer.write(&message)?;
-        let (bytes, object) = sealer.finish()?;
-        let entry = SegmentEntry { length: object.length, sha256: object.sha256 };
-        Ok(SealedSegment { number, last, complete_ms, entry, bytes: bytes.into() })
+        let (bytes, SealedObject { length, sha256 }) = sealer.finish()?;
+        self.segments.push(SegmentEntry { length, sha256 });
+        self.bytes = self.bytes.saturating_add(length);
+        (self.last, self.complete_ms) = (last, complete_ms);
+        let name = JournalPart::Segment { number, last: last.unsigned_abs() }.of(self.id());
+        let segment = Continues { journal: self.id(), number, last: last.unsigned_abs(), sha256 };
+        Ok(object(name, bytes, Kind::Segment(segment, complete_ms)))
     }
 
-    /// Stores the end and its seal. It may be called again when the store could not be reached.
+    /// The end and its seal.
     ///
     /// # Errors
-    /// Those of the keys and of the store.
-    pub(super) async fn end(&self, reason: EndReason) -> Result<()> {
+    /// Those of the keys.
+    pub(super) async fn end(self, reason: EndReason) -> Result<[Object; 2]> {
+        let id = self.id();
         let end = EndBody {
             origin: self.head.origin,
-            journal: self.head.journal,
+            journal: id,
             cluster: self.head.cluster.clone(),
-            segments: self.segments.len() as u64,
+            segments: self.segments(),
             last: self.last.unsigned_abs(),
             complete_ms: self.complete_ms,
             reason,
-            objects: EndObjects::Segments(self.segments.clone()),
+            objects: EndObjects::Segments(self.segments),
             commitment: self.data_key.commitment(),
         };
-        let mac = self.data_key.manifest_mac(&end.signed_bytes()?);
-        let bytes = JournalEnd::finish(end, mac)?.print();
-        for generation in 2..=ENDS {
-            let seal = self.seal(generation, &bytes).await?;
-            let end = JournalPart::End(generation).of(self.id());
-            if self.is_free(&end, bytes.clone()).await?
-                && self.is_free(&JournalPart::Seal(generation).of(self.id()), seal).await?
-            {
-                return Ok(());
-            }
-        }
-        let message = format!("journal {}: every number for its end is taken", self.id());
-        Err(Error::new(ErrorKind::AlreadyExists, message))
-    }
-
-    /// Stores an object unless there is another of its name.
-    async fn is_free(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
-        match self.repository.put_once(name, bytes.into()).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            Err(error) => Err(error),
-        }
+        let bytes = printed(&self.data_key, end.clone())?;
+        let seal = seal_for(self.keys, (&self.data_key, id), FIRST_END, &bytes).await?;
+        let ended = Ended { head: self.head, data_key: self.data_key, end };
+        Ok([
+            object(JournalPart::End(FIRST_END).of(id), bytes, Kind::End),
+            object(JournalPart::Seal(FIRST_END).of(id), seal, Kind::Last(Arc::new(ended))),
+        ])
     }
 }
 
-/// A segment on its way.
-pub(super) struct SealedSegment {
-    number: u64,
-    last: i64,
-    complete_ms: u64,
-    entry: SegmentEntry,
-    bytes: bytes::Bytes,
+fn object(name: String, bytes: Vec<u8>, kind: Kind) -> Object {
+    Object { name, bytes: bytes.into(), kind }
 }
 
 /// Now, in Unix milliseconds.

@@ -1,5 +1,6 @@
 //! An identity file in age's form: comments, and secret keys one a line (SPEC.md §2.6).
 
+use super::age::{PluginIdentity, PluginRecipient};
 use super::recipient::HpkeIdentity;
 use super::signing::Signer;
 use crate::error::{Error, Result};
@@ -12,8 +13,10 @@ const SIGNERS: &str = "# signers:";
 
 /// The keys of an identity file, and the signers that it trusts.
 pub struct IdentityFile {
-    /// The keys, at least one.
+    /// The keys: at least one of these, or of a plugin's.
     pub identities: Vec<HpkeIdentity>,
+    /// Those that a plugin understands.
+    pub plugins: Vec<PluginIdentity>,
     /// The signers.
     pub signers: Vec<Signer>,
 }
@@ -28,17 +31,25 @@ impl IdentityFile {
             return Err(Error::unsupported("the identity file is encrypted")
                 .hint("age -d FILE | strongroom … --master-key identity:-"));
         }
-        let mut file = Self { identities: Vec::new(), signers: Vec::new() };
+        let mut file = Self { identities: Vec::new(), plugins: Vec::new(), signers: Vec::new() };
+        let mut recipients = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
             let read = match line.strip_prefix(SIGNERS) {
                 Some(signers) => file.add_signers(signers),
-                None if line.is_empty() || line.starts_with('#') => Ok(()),
+                None if line.is_empty() || line.starts_with('#') => {
+                    recipients.extend(recipient_of(line));
+                    Ok(())
+                }
+                None if PluginIdentity::looks_like(line) => {
+                    let plugin = PluginIdentity::parse(line, std::mem::take(&mut recipients));
+                    plugin.map(|plugin| file.plugins.push(plugin))
+                }
                 None => HpkeIdentity::parse(line).map(|identity| file.identities.push(identity)),
             };
             read.map_err(|error| error.context(format!("line {}", number + 1)))?;
         }
-        match file.identities.is_empty() {
+        match file.identities.is_empty() && file.plugins.is_empty() {
             true => Err(Error::usage("the file holds no secret key")
                 .hint("`strongroom key generate --recipient -o FILE` makes one, and so does age-keygen -pq")),
             false => Ok(file),
@@ -67,6 +78,15 @@ impl IdentityFile {
     }
 }
 
+/// The plugin's recipient in a comment such as `# public key: age1…` or `#    Recipient: age1…`.
+fn recipient_of(comment: &str) -> Option<PluginRecipient> {
+    let (name, text) = comment.trim_start_matches('#').split_once(':')?;
+    let names = ["public key", "recipient"];
+    let is_named = names.iter().any(|known| name.trim().eq_ignore_ascii_case(known));
+    let text = Some(text.trim()).filter(|text| is_named && PluginRecipient::looks_like(text))?;
+    text.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,11 +109,19 @@ mod tests {
         assert_eq!(file.signers[0].name.as_deref(), Some("cp-1"));
         assert_eq!(file.signers[1].key, second);
         assert!(file.signers[1].revoked.is_some());
+        let yubikey = "age1yubikey1q2w7u3vpya839jxxuq8g0sedh3d740d4xvn639sqhr95ejj8vu3hyfumptt";
+        let own = "AGE-PLUGIN-BATCHPASS-1JCS0Q9";
+        let text = format!("#    Recipient: {yubikey}\n{own}\n# public key: age1pq1\n{own}\n");
+        let file = IdentityFile::parse(&text).unwrap();
+        assert_eq!(file.plugins[0].recipient().unwrap().to_string(), yubikey);
+        assert_eq!((file.plugins[0].ids().len(), file.plugins[0].plugin()), (2, "batchpass"));
+        assert_eq!(file.plugins[1].ids(), [file.plugins[0].own_id()]);
         for bad in [
             "",
             "# only comments\n",
             "age-encryption.org/v1\n-> scrypt\n",
             "AGE-PLUGIN-YUBIKEY-1QQQ\n",
+            "age-plugin-batchpass-1jcs0q9\n",
             "# signers: srsign1x\n",
             &format!("{line}\nrubbish\n"),
         ] {

@@ -3,6 +3,8 @@
 //! A [`Recipient`] seals, an [`Identity`] opens, and a [`KeySet`] is what a command was given of both. Bytes in, bytes
 //! out; files and repositories are read and written above (`custody::keyfile`, `backup`).
 
+mod age;
+mod age_stanza;
 mod binding;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -20,9 +22,16 @@ mod signing;
 mod text;
 pub mod trust;
 
+use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+#[cfg(feature = "age-plugins")]
+pub(crate) use age::{AGE, FILE_KEY, inner, open as open_age, seal as seal_age};
+pub use age::{PluginIdentity, PluginRecipient};
+#[cfg(feature = "age-plugins")]
+pub(crate) use age_stanza::{AgeReader, AgeStanza, MAX_LINE};
 pub use binding::Binding;
 pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
@@ -32,7 +41,7 @@ pub use local::LocalKey;
 pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
-pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
+pub use set::{KeySet, Missing, ReadStates, unsigned_refused, would_not_count};
 pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
 
 use crate::crypto::{self, CryptoRng, Label};
@@ -54,6 +63,30 @@ pub enum Strength {
     QuantumWeak,
 }
 
+/// What takes a key away when it is lost, destroyed, forgotten or switched off: keys with equal ones go together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DependsOn {
+    /// Files of this host. Whether there are copies elsewhere is unknown here.
+    Host,
+    /// A passphrase; the key is in the repository.
+    Passphrase,
+    /// The service of this name.
+    Service(String),
+    /// A place of its own: what opens with the key is not here.
+    Elsewhere(KeyId),
+}
+
+impl fmt::Display for DependsOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("this host"),
+            Self::Passphrase => f.write_str("a passphrase"),
+            Self::Service(name) => f.write_str(name),
+            Self::Elsewhere(_) => f.write_str("elsewhere"),
+        }
+    }
+}
+
 /// The first 16 bytes of SHA-256("strongroom/v1/key-id" ‖ 00 ‖ kind ‖ 00 ‖ data…) (SPEC.md §2.3).
 pub(crate) fn key_id(kind: &str, data: &[&[u8]]) -> KeyId {
     let label = crypto::labelled(Label::KeyId, &[kind.as_bytes(), &[0]]);
@@ -61,6 +94,33 @@ pub(crate) fn key_id(kind: &str, data: &[&[u8]]) -> KeyId {
     let mut id = [0; 16];
     id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
     KeyId(id)
+}
+
+/// The id of a key that a service keeps, of the kind of service `provider` and named there `identity`.
+#[must_use]
+pub fn kms_key_id(provider: &str, identity: &str) -> KeyId {
+    key_id("kms", &[provider.as_bytes(), &[0], identity.as_bytes()])
+}
+
+/// What opening a stanza takes, from least to most: what takes less is tried first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effort {
+    /// This process holds the key.
+    Own,
+    /// A service has opened it before, and what it answered is remembered.
+    Remembered,
+    /// A service is asked, which may not answer, and writes it down.
+    Service,
+    /// A person has to do something.
+    Person,
+}
+
+impl Effort {
+    /// Whether it has an effect outside of this process, which nobody's planted bytes may cause.
+    #[must_use]
+    pub fn is_felt(self) -> bool {
+        self >= Self::Service
+    }
 }
 
 /// Something that seals data keys.
@@ -73,6 +133,12 @@ pub trait Recipient: Send + Sync {
         Strength::Other
     }
 
+    /// The service without which nothing opens what is sealed to this key, if there is one. Keys of one service have the
+    /// same name here.
+    fn service(&self) -> Option<String> {
+        None
+    }
+
     /// Seals `data_key` as a stanza of this key, which opens with an equal `binding` only.
     ///
     /// # Errors
@@ -83,6 +149,27 @@ pub trait Recipient: Send + Sync {
         binding: &'a Binding,
         rng: &'a mut (dyn CryptoRng + Send),
     ) -> KeyFuture<'a, Stanza>;
+
+    /// Sees whether it can seal now. A key that this process holds always can.
+    ///
+    /// # Errors
+    /// Those of the service behind the key.
+    fn check(&self) -> KeyFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The same key for a job that writes many seals: a service is asked once for many of them. None if that makes no
+    /// difference.
+    fn sharing(&self) -> Option<Arc<dyn Recipient>> {
+        None
+    }
+
+    /// Whether the service would seal with another key of its own than the one that sealed `stanza`, as far as is known
+    /// since [`check`](Self::check).
+    fn is_older(&self, stanza: &Stanza) -> bool {
+        let _ = stanza;
+        false
+    }
 }
 
 /// Something that opens data keys.
@@ -100,6 +187,12 @@ pub trait Identity: Send + Sync {
         stanza: &'a Stanza,
         binding: &'a Binding,
     ) -> KeyFuture<'a, Option<SecretKey>>;
+
+    /// What opening `stanza` takes.
+    fn effort(&self, stanza: &Stanza) -> Effort {
+        let _ = stanza;
+        Effort::Own
+    }
 }
 
 /// The outcome of `future`, which does not have to wait: that of sealing or opening with keys that this process holds.

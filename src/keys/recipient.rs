@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::ready;
 use std::str::FromStr;
 
+use super::age::{self, PluginRecipient};
 use super::text::{self, Prefix};
 use super::{Binding, Identity, KeyFuture, Recipient, Strength};
 use crate::crypto::{CryptoRng, HpkePrivateKey, HpkePublicKey, Kem, Label};
@@ -64,7 +65,7 @@ impl FromStr for HpkeRecipient {
                 Err(Error::usage("this is a secret key, which never stands in a command")
                     .hint("put it into a file of mode 0600 and give --master-key identity:FILE; treat it as leaked"))
             }
-            _ if text.starts_with("age1") => {
+            _ if PluginRecipient::looks_like(text) => {
                 Err(Error::unsupported("a recipient of an age plugin is not known here")
                     .hint("use an age1pq1… or age1… recipient"))
             }
@@ -228,6 +229,7 @@ pub fn strength_of(stanza: &Stanza) -> Strength {
     match (stanza.kind(), Kem::of(stanza.body())) {
         (HPKE, Some(Kem::XWing)) => Strength::PostQuantum,
         (HPKE, Some(Kem::X25519)) => Strength::QuantumWeak,
+        (age::AGE, _) => age::strength(stanza),
         _ => Strength::Other,
     }
 }

@@ -1,14 +1,14 @@
 //! The master keys that a command was given, each with what it may do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[cfg(feature = "backup")]
 use super::signing::{PublicSigner, trusted_for};
 use super::signing::{SignedBy, Signer, SigningKey, signed_by};
-use super::{Identity, Keyring, Recipient, Strength, check_strengths};
+use super::{DependsOn, Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, KeyId, KeyState, Seal, Time};
+use crate::format::{ClusterName, KeyId, KeyState, Seal, Stanza, Time};
 
 /// The keys that a command was given, those that seal and those that open, and the state of each.
 #[derive(Default)]
@@ -21,6 +21,20 @@ pub struct KeySet {
     signers: Vec<Signer>,
     signing: Option<Arc<SigningKey>>,
     mix_quantum_weak: bool,
+    passphrases: BTreeSet<KeyId>,
+    asks_unsigned: bool,
+    sparing: bool,
+    required: Vec<KeyId>,
+    min_sealers: usize,
+}
+
+/// A key that could not seal, and why.
+#[derive(Debug)]
+pub struct Missing {
+    /// The key.
+    pub key: KeyId,
+    /// Why.
+    pub error: Error,
 }
 
 /// Reads the present states of keys from where they are kept.
@@ -112,13 +126,80 @@ impl KeySet {
         self.identity(id).is_some()
     }
 
+    /// Takes note that the key of this id is in the repository, behind a passphrase.
+    pub fn note_passphrase(&mut self, id: KeyId) {
+        self.passphrases.insert(id);
+    }
+
+    /// What takes the key of this id away.
+    #[must_use]
+    pub fn depends_on(&self, id: KeyId) -> DependsOn {
+        let recipient = self.recipients.iter().find(|key| key.id() == id);
+        match recipient.and_then(|key| key.service()) {
+            Some(service) => DependsOn::Service(service),
+            None if self.passphrases.contains(&id) => DependsOn::Passphrase,
+            None if self.holds(id) => DependsOn::Host,
+            None => DependsOn::Elsewhere(id),
+        }
+    }
+
     /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
     #[cfg(feature = "backup")]
     #[must_use]
     pub(crate) fn opening_all(&self) -> Self {
         let mut all = self.with(|_| true);
-        all.accept_untrusted();
+        all.accept_untrusted = true;
         all
+    }
+
+    /// The same, for a job that writes many seals: a service is asked once for many of them.
+    #[cfg(feature = "backup")]
+    #[must_use]
+    pub(crate) fn sharing(&self) -> Self {
+        let mut all = self.with(|_| true);
+        for key in &mut all.recipients {
+            if let Some(sharing) = key.sharing() {
+                *key = sharing;
+            }
+        }
+        all
+    }
+
+    /// The same, for whoever asks only what counts: no service is asked to open what a signature decides.
+    #[cfg(feature = "backup")]
+    #[must_use]
+    pub(crate) fn sparing(&self) -> Self {
+        let mut all = self.with(|_| true);
+        all.sparing = true;
+        all
+    }
+
+    /// Whether a signature is enough, and opening is left to others.
+    #[cfg(feature = "backup")]
+    pub(crate) fn is_sparing(&self) -> bool {
+        self.sparing
+    }
+
+    /// The same without the keys whose service does not answer now, and those.
+    #[cfg(feature = "backup")]
+    pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {
+        let mut missing = Vec::new();
+        for key in &self.recipients {
+            if let Err(error) = key.check().await {
+                missing.push(Missing { key: key.id(), error });
+            }
+        }
+        let is_there = |id| missing.iter().all(|one: &Missing| one.key != id);
+        (self.with(is_there), missing)
+    }
+
+    /// Only these of them, none of them required, with the signers and what signs.
+    #[cfg(feature = "backup")]
+    #[must_use]
+    pub(crate) fn only(&self, ids: &[KeyId]) -> Self {
+        let mut some = self.with(|id| ids.contains(&id));
+        (some.required, some.min_sealers) = (Vec::new(), 0);
+        some
     }
 
     /// All but one of them, and but what opens with that one.
@@ -140,7 +221,103 @@ impl KeySet {
             signers: self.signers.clone(),
             signing: self.signing.clone(),
             mix_quantum_weak: self.mix_quantum_weak,
+            passphrases: self.passphrases.clone(),
+            asks_unsigned: self.asks_unsigned,
+            sparing: self.sparing,
+            required: self.required.clone(),
+            min_sealers: self.min_sealers,
         }
+    }
+
+    /// Refuses to seal anything to fewer than `min_sealers` keys, or without one of `required`: a service may be down.
+    pub fn require(&mut self, required: Vec<KeyId>, min_sealers: usize) {
+        (self.required, self.min_sealers) = (required, min_sealers);
+    }
+
+    /// That what is sealed without the keys that are `missing` is sealed to enough.
+    ///
+    /// # Errors
+    /// Of the class of the key that is missing; [`ErrorKind::Refused`] when too few are configured.
+    pub(crate) fn check_enough(&self, missing: &[Missing]) -> Result<()> {
+        let of_key = |id: KeyId| missing.iter().find(|one| one.key == id).map(|one| &one.error);
+        for id in &self.required {
+            let seals = self.sealing().any(|key| key.id() == *id);
+            match of_key(*id) {
+                Some(why) => {
+                    return Err(Error::new(why.kind(), format!("{why}; key {id} is required"))
+                        .hint("see --require-key (keys.require): without it, backups go on with the other keys"));
+                }
+                None if seals => {}
+                None => {
+                    let message =
+                        format!("key {id} is required, and no master key given seals as it");
+                    return Err(Error::new(ErrorKind::Refused, message).hint(
+                        "give it with --master-key, or take it out of --require-key (keys.require)",
+                    ));
+                }
+            }
+        }
+        let all = self.sealing().count();
+        let left = all.saturating_sub(missing.len());
+        let first = missing.first().map(|one| &one.error);
+        match first {
+            _ if left >= self.min_sealers.max(1) => Ok(()),
+            // One that is down is worth another try; what is refused is not.
+            Some(first) => {
+                let down = missing.iter().find(|one| one.error.kind() == ErrorKind::Unreachable);
+                let why: Vec<String> = missing.iter().map(|one| one.error.to_string()).collect();
+                let kind = down.map_or(first.kind(), |one| one.error.kind());
+                let message = format!("{left} of {all} master keys can seal: {}", why.join("; "));
+                let hint = first.hint_text().filter(|_| kind != ErrorKind::Unreachable);
+                Err(Error::new(kind, message).hint(
+                    hint.unwrap_or("nothing was written; try again when the service is back"),
+                ))
+            }
+            None if all == 0 => Ok(()),
+            None => Err(Error::new(
+                ErrorKind::Refused,
+                format!("{all} master keys seal, and {} are wanted", self.min_sealers),
+            )
+            .hint("give more with --master-key, or lower --min-sealers (keys.min_sealers)")),
+        }
+    }
+
+    /// Asks each service whether its key can be used; those that cannot.
+    pub async fn check_services(&self) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for key in &self.recipients {
+            if let Err(error) = key.check().await {
+                missing.push(Missing { key: key.id(), error });
+            }
+        }
+        missing
+    }
+
+    /// Whether a service would seal with another key of its own by now than the one that sealed `stanza`, as far as is known
+    /// since [`check_services`](Self::check_services).
+    #[must_use]
+    pub fn is_older(&self, stanza: &Stanza) -> bool {
+        let key = self.recipients.iter().find(|key| key.id() == stanza.key_id());
+        key.is_some_and(|key| key.is_older(stanza))
+    }
+
+    /// Lets services and persons be asked to open what no trusted signer signed. Without it they are not, where signers are
+    /// trusted: a planted snapshot would have them open what its maker chose.
+    pub fn ask_unsigned(&mut self) {
+        self.asks_unsigned = true;
+    }
+
+    /// Whether a service or a person may be asked to open a seal, which a trusted signer signed or not.
+    pub(crate) fn may_ask(&self, signed: bool) -> bool {
+        match signed {
+            true => !self.sparing,
+            false => self.signers.is_empty() || self.asks_unsigned,
+        }
+    }
+
+    /// Whether a service or a person would have to be asked to open `stanza`.
+    pub(crate) fn would_ask(&self, stanza: &Stanza) -> bool {
+        self.identity(stanza.key_id()).is_some_and(|key| key.effort(stanza).is_felt())
     }
 
     /// Trusts `signer`: from now on what no trusted signer signed does not count.
@@ -266,6 +443,7 @@ impl KeySet {
     /// not the latest, push nothing out and are not sealed again.
     pub fn accept_untrusted(&mut self) {
         self.accept_untrusted = true;
+        self.ask_unsigned();
     }
 
     /// Whether single snapshots that do not count are opened.

@@ -21,7 +21,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    fn new(seed: SecretKey) -> Self {
+    pub(super) fn new(seed: SecretKey) -> Self {
         Self { public: PublicSigner(signature::verifying_key(&seed)), seed }
     }
 

@@ -92,6 +92,12 @@ pub(super) fn parse_secret(prefix: Prefix, text: &str) -> Result<SecretKey> {
     }))
 }
 
+/// What a text of any key of age's begins with, in lower case; none if a character is mistyped or missing.
+pub(super) fn prefix_of_any(text: &str) -> Option<String> {
+    let parsed = CheckedHrpstring::new::<Long>(text).ok()?;
+    Some(parsed.hrp().to_lowercase())
+}
+
 fn checked(prefix: Prefix, text: &str) -> Result<CheckedHrpstring<'_>> {
     // One form only: a public key in lower case, a secret in upper case.
     let is_other = |c: char| match prefix.is_secret() {

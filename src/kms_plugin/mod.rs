@@ -21,7 +21,6 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 use tower::service_fn;
 use tracing::info;
-use zeroize::Zeroizing;
 
 pub use crate::settings::KmsPluginSettings;
 pub use crate::status_server::listen;
@@ -30,9 +29,8 @@ pub use socket::Socket;
 use crate::crypto::{constant_time_eq, system_rng};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::KeyId;
-use crate::kms_api::{HEALTHY, Message, Method, Raw, VERSION, exactly};
+use crate::kms_api::{HEALTHY, Message, Method, Raw, VERSION, exactly, message};
 use crate::limit::limited;
-use crate::protobuf::put_message;
 use followed::Followed;
 use metrics::Metrics;
 
@@ -317,17 +315,6 @@ fn is_unknown<T>(opened: &Result<T>) -> bool {
 fn malformed(method: Method) -> Status {
     let text = format!("strongroom: not a request of KMS v2's {}", method.name());
     Status::invalid_argument(text)
-}
-
-/// A message of these fields, numbered from 1.
-fn message(fields: &[&[u8]]) -> Message {
-    // Exact enough never to grow, which would leave copies behind.
-    let length = fields.iter().map(|field| field.len().saturating_add(12)).sum();
-    let mut message = Zeroizing::new(Vec::with_capacity(length));
-    for (number, field) in (1..).zip(fields) {
-        put_message(&mut message, number, field);
-    }
-    message
 }
 
 #[cfg(test)]

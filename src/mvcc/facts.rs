@@ -3,7 +3,7 @@
 use super::revision::{Revision, parse_key};
 use super::tested::EtcdVersion;
 use crate::bolt::{Bucket, Db, ReadAt};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What a database says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,44 @@ pub struct DatabaseFacts {
     pub database_bytes: u64,
 }
 
+/// The main revisions that a source holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Changes before it are gone, but for the state that they left; 0 if nothing was compacted.
+    pub compacted: i64,
+    /// The last one of the database. Later ones were recorded, and are read one after the other.
+    pub base: i64,
+    /// The last one.
+    pub last: i64,
+}
+
+impl Span {
+    /// Checks that the key space at main revision `at` is known.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound).
+    pub fn check(&self, at: i64) -> Result<()> {
+        let first = self.compacted.max(1);
+        if (first..=self.last).contains(&at) {
+            return Ok(());
+        }
+        let why = match at < first {
+            true => "compacted away",
+            false if self.last == self.base => "later than the snapshot",
+            false => "later than what is read of the recording",
+        };
+        Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
+            .hint(format!("it holds revisions {first} to {}", self.last)))
+    }
+}
+
 impl DatabaseFacts {
+    /// The main revisions that it holds.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        Span { compacted: self.compact_revision, base: self.revision, last: self.revision }
+    }
+
     /// The version that the database is of: its schema's, else the cluster's. A cluster that has just been set up
     /// does not say its version yet; no text of a version is earlier than 3.4.
     ///

@@ -1,13 +1,9 @@
 //! HashKV: etcd's hash over the records, by which members are compared
 //! (`server/storage/mvcc/hash.go`, etcd 3.4 `mvcc/kvstore.go`).
 
-use std::ops::ControlFlow;
-
-use super::facts::{database_facts, required};
 use super::latest::latest;
 use super::revision::Revision;
-use super::revision::parse_key;
-use crate::bolt::{Db, ReadAt};
+use super::source::RecordSource;
 use crate::error::Result;
 
 /// What a database says about a hash.
@@ -42,44 +38,50 @@ pub enum Inconclusive {
 /// # Errors
 /// [`Tampered`](crate::ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
 /// the source.
-pub fn hash_kv<R: ReadAt>(db: &Db<R>, revision: i64, compact_revision: i64) -> Result<HashKv> {
-    let facts = database_facts(db)?;
+pub fn hash_kv<S: RecordSource + ?Sized>(
+    source: &S,
+    revision: i64,
+    compact_revision: i64,
+) -> Result<HashKv> {
+    let span = source.span()?;
     let compacted = compact_revision.max(0);
-    if revision > facts.revision {
-        return Ok(HashKv::Inconclusive(Inconclusive::Later(facts.revision)));
+    if revision > span.last {
+        return Ok(HashKv::Inconclusive(Inconclusive::Later(span.last)));
     }
-    if compacted < facts.compact_revision {
-        return Ok(HashKv::Inconclusive(Inconclusive::Compacted(facts.compact_revision)));
+    if compacted < span.compacted {
+        return Ok(HashKv::Inconclusive(Inconclusive::Compacted(span.compacted)));
     }
     if revision < compacted {
         return Ok(HashKv::Inconclusive(Inconclusive::Compacted(compacted)));
     }
     let kept = match compacted {
         0 => Vec::new(),
-        _ => match latest(db, revision, false)? {
-            kept if kept.is_empty() => latest(db, compacted, false)?,
+        _ => match latest(source, revision, false)? {
+            kept if kept.is_empty() => latest(source, compacted, false)?,
             kept => kept,
         },
     };
-    hash(db, revision, compacted, &kept).map(HashKv::Hash)
+    hash(source, revision, compacted, &kept).map(HashKv::Hash)
 }
 
 /// Hashes the records up to main revision `until`, of those up to `compacted` only the `kept`.
-fn hash<R: ReadAt>(db: &Db<R>, until: i64, compacted: i64, kept: &[Revision]) -> Result<u32> {
+fn hash<S: RecordSource + ?Sized>(
+    source: &S,
+    until: i64,
+    compacted: i64,
+    kept: &[Revision],
+) -> Result<u32> {
     let mut kept = kept.iter().peekable();
     let mut hash = crc32c::crc32c(b"key");
-    required(db, "key")?.for_each(&[], |key, value| {
-        let (revision, _) = parse_key(key)?;
-        if revision.main > until {
-            return Ok(ControlFlow::Break(()));
-        }
+    source.in_order(until, &mut |record| {
+        let (revision, (key, value)) = (record.revision, record.raw);
         while kept.next_if(|kept| **kept < revision).is_some() {}
         // A deletion is never kept, so those at `compacted` are skipped here too.
         if revision.main > compacted || kept.peek().is_some_and(|kept| **kept == revision) {
             hash = crc32c::crc32c_append(hash, key);
             hash = crc32c::crc32c_append(hash, value);
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     })?;
     Ok(hash)
 }

@@ -2,6 +2,7 @@
 //! what the `meta` bucket says of them (`server/storage/schema/bucket.go`, `server/storage/mvcc`).
 
 mod check;
+mod compare;
 mod facts;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -17,11 +18,13 @@ mod range;
 mod record;
 mod revision;
 mod rewrite;
+mod source;
 mod tail;
 mod tested;
 
 pub use check::{History, check_all, check_history};
-pub use facts::{Compaction, DatabaseFacts, compaction, database_facts};
+pub use compare::first_difference;
+pub use facts::{Compaction, DatabaseFacts, Span, compaction, database_facts};
 pub use hash::{HashKv, Inconclusive, hash_kv};
 pub use key_space::{Entry, KeySpace};
 pub use leases::{Lease, leases};
@@ -35,5 +38,6 @@ pub use record::{
 };
 pub use revision::Revision;
 pub use rewrite::{Changes, RENEWED_LEASE_TTL, Records, Rewritten, rewrite, rewrite_with};
-pub use tail::{Reading, Recorded, Recording, Tail};
+pub use source::{Followed, RecordSource, Visit};
+pub use tail::{Reading, Recorded, RecordedTail, Recording, Tail};
 pub use tested::EtcdVersion;

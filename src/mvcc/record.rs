@@ -2,10 +2,12 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
+use sha2::{Digest, Sha256};
+
 use super::facts::{database_facts, required};
 use super::revision::{Revision, parse_key};
 use crate::bolt::{Bucket, Db, ReadAt};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 #[cfg(feature = "client")]
 use crate::protobuf::Singles;
 use crate::protobuf::fields::key_value;
@@ -66,6 +68,15 @@ impl<'a> KeyValue<'a> {
     }
 }
 
+/// Stands for a user's key, which may be long, at 16 bytes. SHA-256, so that nobody can choose two keys
+/// that share one.
+pub(super) type KeyId = [u8; 16];
+
+pub(super) fn key_id(key: &[u8]) -> KeyId {
+    let digest: [u8; 32] = Sha256::digest(key).into();
+    *digest.first_chunk().unwrap_or(&[0; 16])
+}
+
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -83,7 +94,7 @@ impl<'a> Record<'a> {
     /// Parses a record of the bucket `key`.
     ///
     /// # Errors
-    /// [`Tampered`](ErrorKind::Tampered) naming the revision.
+    /// [`Tampered`](crate::ErrorKind::Tampered) naming the revision.
     pub fn parse(key: &'a [u8], value: &'a [u8]) -> Result<Self> {
         let (revision, tombstone) = parse_key(key)?;
         let kv = KeyValue::parse(value)
@@ -95,7 +106,7 @@ impl<'a> Record<'a> {
 /// Gives each record from `from` on to `visit`, in order, until it breaks.
 ///
 /// # Errors
-/// [`Tampered`](ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
+/// [`Tampered`](crate::ErrorKind::Tampered) when the database breaks a rule of bolt's or etcd's, and those of
 /// `visit` and of the source.
 pub fn for_each_record<R: ReadAt>(
     db: &Db<R>,
@@ -110,7 +121,7 @@ pub fn for_each_record<R: ReadAt>(
 /// `key`, they bring the key space back to that revision.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as
+/// [`NotFound`](crate::ErrorKind::NotFound) when `at` is compacted or was never reached, else as
 /// [`for_each_record`].
 pub fn for_each_record_at<R: ReadAt>(
     db: &Db<R>,
@@ -185,16 +196,10 @@ pub(super) fn records_until<R: ReadAt>(
 /// Checks that the database knows the key space at main revision `at`.
 ///
 /// # Errors
-/// [`NotFound`](ErrorKind::NotFound) when `at` is compacted or was never reached, else as [`database_facts`].
+/// [`NotFound`](crate::ErrorKind::NotFound) when `at` is compacted or was never reached, else as
+/// [`database_facts`](super::database_facts).
 pub fn check_reachable<R: ReadAt>(db: &Db<R>, at: i64) -> Result<()> {
-    let facts = database_facts(db)?;
-    let first = facts.compact_revision.max(1);
-    if (first..=facts.revision).contains(&at) {
-        return Ok(());
-    }
-    let why = if at < first { "compacted away" } else { "later than the snapshot" };
-    Err(Error::new(ErrorKind::NotFound, format!("revision {at} is {why}"))
-        .hint(format!("it holds revisions {first} to {}", facts.revision)))
+    database_facts(db)?.span().check(at)
 }
 
 /// An error that names the revision and the rule it breaks.

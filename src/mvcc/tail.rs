@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::latest::{KeyId, key_id};
-use super::record::{KeyValue, Record, wrong};
+use super::record::{KeyId, KeyValue, Record, key_id, wrong};
 use super::revision::Revision;
 use crate::error::{Error, Result};
 use crate::format::{Body, Entry};
@@ -42,6 +41,32 @@ pub struct Tail<'a> {
 impl std::fmt::Debug for Tail<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tail").field("compacted", &self.compacted).finish_non_exhaustive()
+    }
+}
+
+/// As [`Tail`], on its own: up to a main revision.
+pub struct RecordedTail {
+    /// The changes.
+    pub recording: Box<dyn Recording + Send + Sync>,
+    /// The last main revision that is of interest.
+    pub until: i64,
+    /// As [`Tail::compacted`].
+    pub compacted: i64,
+    /// As [`Tail::ttls`].
+    pub ttls: BTreeMap<i64, i64>,
+}
+
+impl RecordedTail {
+    /// To be written or read behind a database.
+    #[must_use]
+    pub fn as_tail(&self) -> Tail<'_> {
+        Tail { recording: &*self.recording, compacted: self.compacted, ttls: &self.ttls }
+    }
+}
+
+impl std::fmt::Debug for RecordedTail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordedTail").field("until", &self.until).finish_non_exhaustive()
     }
 }
 

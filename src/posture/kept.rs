@@ -72,6 +72,7 @@ impl Report {
             kind: KIND.into(),
             cluster: into.cluster.cloned(),
             snapshot: None,
+            key: None,
             level: None,
             scope: ReportScope::Cluster,
             outcome,

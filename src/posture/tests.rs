@@ -353,7 +353,7 @@ fn what_fails() {
             change(&mut first(f).tls, |tls| tls.access = Access::Open("3.7.3".into()));
             first(f).anonymous = known(Calls { answered: vec!["MemberList"], login_wanted: true });
         }),
-        ("AUTH-4", Severity::High, |f| {
+        ("AUTH-4", Severity::Medium, |f| {
             first(f).without_login =
                 known(Calls { answered: vec!["MemberList"], login_wanted: true });
         }),

@@ -92,7 +92,7 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-#[cfg(any(feature = "backup", feature = "client", feature = "kms-plugin"))]
+#[cfg(any(feature = "backup", feature = "client", feature = "kms-plugin", feature = "kms-v2"))]
 /// Appends field `number` with a message, which is there even when it is empty.
 pub(crate) fn put_message(out: &mut Vec<u8>, number: u64, message: &[u8]) {
     put_varint(out, number << 3 | 2);

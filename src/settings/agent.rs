@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{CommonSettings, LogFormat, Schedule};
-use crate::backup::{BackupOptions, CopySettings, DrillOptions, Retention, drill_version};
+use crate::backup::{
+    BackupOptions, CopySettings, DrillOptions, RecordOptions, Retention, drill_version,
+};
 use crate::error::{Error, Result};
 use crate::format::ClusterName;
 #[cfg(feature = "cli")]
@@ -18,6 +20,12 @@ pub struct AgentSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// When.
     pub schedules: Schedules,
+    /// Record every change between the snapshots, as `journal record` does
+    #[cfg_attr(
+        feature = "cli",
+        arg(id = "agent.continuous", long = "continuous", env = "STRONGROOM_AGENT_CONTINUOUS")
+    )]
+    pub continuous: bool,
     /// Delay each operation by a random time up to this, so that many clusters do not begin at once
     #[cfg_attr(
         feature = "cli",
@@ -64,6 +72,9 @@ pub struct AgentSettings {
     /// How backups are taken.
     pub backup: BackupOptions,
     #[cfg_attr(feature = "cli", command(flatten))]
+    /// How changes are recorded.
+    pub record: RecordOptions,
+    #[cfg_attr(feature = "cli", command(flatten))]
     /// What is kept.
     pub retention: Retention,
     #[cfg_attr(feature = "cli", command(flatten))]
@@ -79,6 +90,7 @@ impl AgentSettings {
     #[must_use]
     pub fn with_common(mut self, common: CommonSettings) -> Self {
         self.backup.cluster = common.cluster.clone().unwrap_or_default();
+        self.record.cluster = self.backup.cluster.clone();
         self.backup.recovery = common.recovery;
         self.drill.allow_untested = common.etcd.allow_untested;
         self.common = common;

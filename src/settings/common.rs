@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{TrustSettings, credentials};
 use crate::backup::{CopySettings, LONGEST_BACKUP, open_replica};
 use crate::custody::{
-    self, InRepository, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings,
+    self, InRepository, KmsRole, MasterKeyUri, MasterKeyUris, NamedKey, PassphraseSettings,
 };
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
@@ -43,7 +43,7 @@ pub struct CommonSettings {
         arg(id = "cluster", long, value_name = "NAME", env = "STRONGROOM_CLUSTER")
     )]
     pub cluster: Option<ClusterName>,
-    /// Master key, file:PATH, passphrase:KEYID, recipient:age1… or identity:FILE; several (repeated, or separated by commas or line breaks) all seal, any one opens
+    /// Master key, file:PATH, passphrase:KEYID, recipient:age1…, identity:FILE or kmsv2:NAME@unix:///SOCKET; several (repeated, or separated by commas or line breaks) all seal, any one opens
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -67,6 +67,31 @@ pub struct CommonSettings {
         )
     )]
     pub recovery: Option<KeyId>,
+    /// Id of a master key without which nothing is backed up; repeat for several. Otherwise a snapshot is stored without the
+    /// keys of services that are down, with a warning
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "keys.require",
+            long = "require-key",
+            value_name = "KEYID",
+            env = "STRONGROOM_REQUIRE_KEY",
+            value_delimiter = ','
+        )
+    )]
+    pub require: Vec<KeyId>,
+    /// The least number of master keys that must seal a snapshot
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "keys.min_sealers",
+            long = "min-sealers",
+            value_name = "NUMBER",
+            env = "STRONGROOM_MIN_SEALERS",
+            default_value_t = 1
+        )
+    )]
+    pub min_sealers: usize,
     #[cfg_attr(feature = "cli", command(flatten))]
     /// Where the passphrase comes from, if a master key needs one.
     pub passphrase: PassphraseSettings,
@@ -190,7 +215,10 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let mut keys = custody::open(&uris, Some(&mut InRepository::new(repository, word))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, word);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
+        keys.require(self.require.clone(), self.min_sealers);
         self.trust.add_to(&mut keys)?;
         Ok(keys)
     }
@@ -206,8 +234,9 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let mut keys =
-            custody::open(&uris, Some(&mut InRepository::new(repository, never))).await?;
+        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let mut place = InRepository::new(repository, never);
+        let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
         Ok(keys)
     }
@@ -229,10 +258,16 @@ impl CommonSettings {
 
     /// Whether only public keys are named, or none: nothing opens here.
     pub fn is_blind(&self) -> bool {
-        let opens_nothing = |uri: &MasterKeyUri| {
-            matches!(uri, MasterKeyUri::Recipient(_) | MasterKeyUri::Recipients(_))
-        };
-        self.master_keys().all(opens_nothing)
+        self.master_keys().all(|uri| {
+            is_recipient(uri)
+                || matches!(uri, MasterKeyUri::Kms(uri) if uri.role() == KmsRole::SealOnly)
+        })
+    }
+
+    /// Whether public keys are named whose identities are not here.
+    #[must_use]
+    pub fn has_recipients(&self) -> bool {
+        self.master_keys().any(is_recipient)
     }
 
     /// Whether public keys seal and nothing is signed: what only they open does not count where they are.
@@ -305,6 +340,11 @@ impl CommonSettings {
     pub fn etcd(&self) -> Result<EtcdSettings> {
         open_etcd(&self.etcd)
     }
+}
+
+fn is_recipient(uri: &MasterKeyUri) -> bool {
+    use MasterKeyUri::{Plugin, Recipient, Recipients};
+    matches!(uri, Recipient(_) | Plugin(_) | Recipients(_))
 }
 
 /// What the operator should know about keys that are being replaced.

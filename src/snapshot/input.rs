@@ -10,6 +10,7 @@ use bytes::Bytes;
 use etcd_client::Client;
 use sha2::{Digest, Sha256 as Hasher};
 
+use super::stored::StoredInput;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{self, Choice, EtcdSettings, Member, SnapshotStream};
 use crate::format::EtcdFacts;
@@ -45,6 +46,7 @@ pub(crate) struct Live {
 pub(crate) enum Input {
     Etcd { live: Arc<Live>, stream: Box<SnapshotStream> },
     File(FileInput),
+    Stored(Box<StoredInput>),
 }
 
 impl Input {
@@ -73,20 +75,21 @@ impl Input {
         match self {
             Self::Etcd { stream, .. } => Some(stream.total()),
             Self::File(file) => Some(file.size),
+            Self::Stored(stored) => Some(stored.size()),
         }
     }
 
     pub(crate) fn member(&self) -> Option<Member> {
         match self {
             Self::Etcd { live, .. } => Some(live.choice.member.clone()),
-            Self::File(_) => None,
+            Self::File(_) | Self::Stored(_) => None,
         }
     }
 
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Self::Etcd { live, .. } => Some(live.choice.reason.clone()),
-            Self::File(_) => None,
+            Self::File(_) | Self::Stored(_) => None,
         }
     }
 
@@ -97,7 +100,7 @@ impl Input {
                 "{} has no SHA-256 trailer: it cannot be verified that it is as etcd wrote it",
                 file.path.display()
             )],
-            Self::File(_) => Vec::new(),
+            Self::File(_) | Self::Stored(_) => Vec::new(),
         }
     }
 
@@ -105,7 +108,7 @@ impl Input {
     pub(crate) fn live(&self) -> Option<Arc<Live>> {
         match self {
             Self::Etcd { live, .. } => Some(live.clone()),
-            Self::File(_) => None,
+            Self::File(_) | Self::Stored(_) => None,
         }
     }
 
@@ -120,6 +123,7 @@ impl Input {
                 ..EtcdFacts::default()
             },
             Self::File(_) => EtcdFacts::default(),
+            Self::Stored(stored) => stored.facts(),
         }
     }
 
@@ -128,6 +132,7 @@ impl Input {
         match self {
             Self::Etcd { stream, .. } => stream.next().await,
             Self::File(file) => file.next().await,
+            Self::Stored(stored) => stored.next().await,
         }
     }
 
@@ -138,6 +143,7 @@ impl Input {
                 Error::new(ErrorKind::Protocol, "etcd's stream ended without a digest")
             }),
             Self::File(file) => file.finish(),
+            Self::Stored(stored) => stored.finish(),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::crypto::CHUNK_LEN;
 use crate::error::{Context, Error, Result};
 use crate::format::{Facts, SnapshotId};
 use crate::keys::KeySet;
+use crate::mvcc::{Followed, RecordedTail};
 use crate::store::Repository;
 use crate::task::{Scratch, run_blocking};
 
@@ -28,6 +29,20 @@ const RECENT_SPOOLED: usize = 20;
 /// Chunks from the spool kept in memory: 4 MiB.
 const RECENT_CHUNKS: usize = 256;
 
+/// What to look at: a snapshot, and what was recorded after it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The snapshot.
+    pub id: SnapshotId,
+    pub(crate) tail: Option<Arc<RecordedTail>>,
+}
+
+impl From<SnapshotId> for View {
+    fn from(id: SnapshotId) -> Self {
+        Self { id, tail: None }
+    }
+}
+
 /// An opened snapshot, for work on its database.
 pub struct Inside {
     /// Which snapshot it is.
@@ -36,9 +51,18 @@ pub struct Inside {
     pub facts: Facts,
     /// Its database. Every frame read is authenticated.
     pub db: Db<Frames>,
+    tail: Option<Arc<RecordedTail>>,
 }
 
-/// Opens `id` and hands it to `look`, which runs on a thread of its own and may block.
+impl Inside {
+    /// Its records, followed by those that were recorded after it where that was asked for.
+    #[must_use]
+    pub fn records(&self) -> Followed<'_, Frames> {
+        Followed::new(&self.db, self.tail.as_ref().map(|tail| (tail.as_tail(), tail.until)))
+    }
+}
+
+/// Opens what `view` shows and hands it to `look`, which runs on a thread of its own and may block.
 ///
 /// # Errors
 /// [`WrongKey`](crate::ErrorKind::WrongKey), [`Tampered`](crate::ErrorKind::Tampered) and
@@ -46,12 +70,13 @@ pub struct Inside {
 pub async fn look_inside<T: Send + 'static>(
     repository: &Repository,
     keys: &KeySet,
-    id: SnapshotId,
+    view: impl Into<View>,
     look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let View { id, tail } = view.into();
     let OpenSnapshot { facts, database, .. } = OpenSnapshot::open(repository, id, keys).await?;
     let frames = Frames::new(database, &env::temp_dir());
-    run_blocking(move || look(&Inside { id, facts, db: Db::open(frames)? }))
+    run_blocking(move || look(&Inside { id, facts, db: Db::open(frames)?, tail }))
         .await
         .context(format!("snapshot {id}"))
 }

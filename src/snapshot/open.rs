@@ -37,6 +37,8 @@ pub(crate) struct Unsealed {
     /// None when a trusted signature shows that it is genuine and no available key opens it, or when it is not signed.
     pub(crate) opened: Option<Opened>,
     pub(crate) standing: Standing,
+    /// Why none of the available keys opened what is signed.
+    unopened: Option<Error>,
     pub(crate) findings: Vec<String>,
 }
 
@@ -49,7 +51,9 @@ impl Unsealed {
     pub(crate) fn opened(&self) -> Result<&Opened> {
         match &self.opened {
             Some(opened) => Ok(opened),
-            None if self.standing.counts() => Err(wrong_key(&self.seal)),
+            None if self.standing.counts() => {
+                Err(self.unopened.as_ref().map_or_else(|| wrong_key(&self.seal), Error::repeated))
+            }
             None => Err(untrusted(self.standing)),
         }
     }
@@ -158,8 +162,8 @@ pub(crate) async fn unseal(
     let manifest = read_manifest(repository, id).await?;
     let Authentic { seal, judged, findings } =
         authenticate(repository, folder, keys, &manifest).await?;
-    let Judged { opened, standing } = judged;
-    Ok(Unsealed { manifest, seal, opened, standing, findings })
+    let Judged { opened, standing, unopened } = judged;
+    Ok(Unsealed { manifest, seal, opened, standing, unopened, findings })
 }
 
 pub(crate) fn missing_manifest(id: SnapshotId, folder: &Folder) -> Error {
@@ -205,7 +209,7 @@ impl OpenSnapshot {
             check_lengths(&unsealed.manifest, &folder)?;
             let facts = open_facts(&unsealed)?;
             let index = read_index(repository, &unsealed).await?;
-            let Unsealed { manifest, opened, standing, findings, seal } = unsealed;
+            let Unsealed { manifest, opened, standing, findings, seal, .. } = unsealed;
             let Opened { data_key, opened_by, .. } = opened.ok_or_else(|| wrong_key(&seal))?;
             let payload_len = object(&manifest, &Part::Payload)?.length;
             let database =

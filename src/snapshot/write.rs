@@ -10,19 +10,21 @@ use super::facts;
 use super::frames::{Compressed, FRAME_LEN, FramePool, kib};
 use super::grace::{Since, still_there};
 use super::input::{Input, Live};
+use super::late::LateSeal;
 use super::options::BackupOptions;
 use super::read_back::read_back;
 use super::reader::DatabaseReader;
 use crate::compress::compress_padded;
 use crate::crypto;
-use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_data_key};
+use crate::envelope::{DataKey, NewSeal, ObjectSealer, SealedObject, seal_to_most};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Comparison;
+use crate::etcd::seen::{Compared, Seen};
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
-    ObjectEntry, Part, Previous, Role, Sha256, SnapshotId, Subject,
+    ObjectEntry, Part, Previous, Role, Seal, Sha256, SnapshotId, Subject,
 };
-use crate::keys::KeySet;
+use crate::keys::{KeySet, Missing};
 use crate::secret::SecretKey;
 use crate::store::{Repository, Skew, Upload};
 use crate::task::{AbortOnDrop, Buffer, Buffers, Control, Step, task_panicked};
@@ -40,6 +42,10 @@ pub(crate) struct Content {
     pub(crate) tags: Vec<String>,
     /// What the companions were made of.
     pub(crate) included: Vec<String>,
+    /// The recording that the snapshot is compared with.
+    pub(crate) seen: Option<Arc<Seen>>,
+    /// The snapshot of which this is a re-encryption.
+    pub(crate) replaces: Option<SnapshotId>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -53,7 +59,7 @@ pub(crate) async fn write_snapshot(
     control: &Control,
     content: Content,
     input: Input,
-) -> Result<Written> {
+) -> Result<(Written, Option<LateSeal>)> {
     let id = content.id;
     let writer = Writer {
         repository,
@@ -65,7 +71,10 @@ pub(crate) async fn write_snapshot(
         data_key: DataKey::generate(Subject::Snapshot(id), &mut crypto::system_rng()),
     };
     match writer.write(input).await {
-        Ok(written) => Ok(written),
+        Ok((written, sealed)) => {
+            let late = LateSeal::new(writer.data_key, id, sealed, &written.missing);
+            Ok((written, late))
+        }
         Err(error) => {
             // A manifest whose request broke off may still arrive, and must find what it names.
             let may_arrive =
@@ -81,12 +90,16 @@ pub(crate) async fn write_snapshot(
 /// What was written.
 pub(crate) struct Written {
     pub(crate) members: Option<Comparison>,
+    /// What comparing it with the recording showed.
+    pub(crate) compared: Option<Compared>,
     pub(crate) revision: u64,
     pub(crate) compact_revision: u64,
     pub(crate) database_bytes: u64,
     pub(crate) stored_bytes: u64,
     /// How far the store's clock is from this host's.
     pub(crate) skew: Option<Skew>,
+    /// The keys that could not seal it.
+    pub(crate) missing: Vec<Missing>,
 }
 
 /// One snapshot being written.
@@ -103,7 +116,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Stops between the store's requests, never within one: what is given up in mid-air may still arrive.
-    async fn write(&self, input: Input) -> Result<Written> {
+    async fn write(&self, input: Input) -> Result<(Written, Seal)> {
         let etcd = input.facts();
         let live = input.live().filter(|_| self.options.compare_members);
         let (payload, index) = self.payload(input).await?;
@@ -128,20 +141,16 @@ impl Writer<'_> {
         .await
         .context("reading back")?;
         self.control.begin("reading back", None);
-        let read_back = self.control.guard(read_back(reader, etcd));
-        let mut facts = read_back.await.context("reading back")?;
-        let members = match live {
-            Some(live) => {
-                self.control.begin("comparing members", None);
-                Some(self.control.guard(compare(&live, &mut facts)).await?)
-            }
-            None => None,
-        };
+        let seen = self.content.seen.clone();
+        let read_back = self.control.guard(read_back(reader, etcd, seen));
+        let (mut facts, compared) = read_back.await.context("reading back")?;
+        let members = self.compare(live, &mut facts).await?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let own =
             objects.iter().map(|object| (object.part.of(self.content.id), object.length)).collect();
         let manifest = self.manifest(&facts, objects, database.size)?;
-        let (name, seal) = self.seal(&manifest).await?;
+        let (name, sealed, missing) = self.seal(&manifest).await?;
+        let seal = sealed.print();
         let stored_bytes = lengths + (seal.len() + manifest.len()) as u64;
         // What has no manifest is swept when it is old, as it may look beside a store's wrong clock.
         since.check(|| "what it wrote".into())?;
@@ -153,27 +162,42 @@ impl Writer<'_> {
         self.control.check()?;
         self.committing.store(true, Ordering::Relaxed);
         self.repository.put_once(&Part::Manifest.of(self.content.id), manifest.into()).await?;
-        Ok(Written {
+        let written = Written {
             members,
+            compared,
             revision,
             compact_revision,
             database_bytes: database.size,
             stored_bytes,
             skew,
-        })
+            missing,
+        };
+        Ok((written, sealed))
+    }
+
+    /// Asks the members, if etcd is there to be asked.
+    async fn compare(
+        &self,
+        live: Option<Arc<Live>>,
+        facts: &mut Facts,
+    ) -> Result<Option<Comparison>> {
+        let Some(live) = live else { return Ok(None) };
+        self.control.begin("comparing members", None);
+        self.control.guard(compare(&live, facts)).await.map(Some)
     }
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
-    async fn seal(&self, manifest: &[u8]) -> Result<(String, Vec<u8>)> {
+    async fn seal(&self, manifest: &[u8]) -> Result<(String, Seal, Vec<Missing>)> {
         self.control.begin("writing the seal", None);
         self.keys.check_current()?;
         let new = NewSeal::first(Sha256(crypto::sha256(&[manifest])));
-        let seal = seal_data_key(&self.data_key, new, self.keys, &mut crypto::system_rng()).await?;
-        let seal = seal.print();
+        let rng = &mut crypto::system_rng();
+        let sealing = self.control.guard(seal_to_most(&self.data_key, new, self.keys, rng));
+        let (seal, missing) = sealing.await?;
         self.control.check()?;
         let name = Part::Seal(1).of(self.content.id);
-        self.repository.put_once(&name, seal.clone().into()).await?;
-        Ok((name, seal))
+        self.repository.put_once(&name, seal.print().into()).await?;
+        Ok((name, seal, missing))
     }
 
     /// The manifest, which the data key proves.
@@ -193,7 +217,7 @@ impl Writer<'_> {
             revision: facts.etcd.revision,
             database_bytes,
             objects,
-            replaces: None,
+            replaces: self.content.replaces,
             previous: self.content.previous,
             tags: self.content.tags.clone(),
             included: self.content.included.clone(),

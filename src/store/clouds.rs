@@ -41,9 +41,16 @@ pub(super) fn connect(
     }
 }
 
+#[cfg(feature = "aws-kms")]
+pub(super) use s3::service;
+
 #[cfg(feature = "s3")]
 mod s3 {
+    #[cfg(feature = "aws-kms")]
+    use object_store::aws::AwsCredentialProvider;
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+    #[cfg(feature = "aws-kms")]
+    use object_store::client::{HttpClient, HttpConnector};
     use object_store::path::Path as ObjectPath;
 
     use super::common::{
@@ -51,6 +58,7 @@ mod s3 {
     };
     use super::{Error, Options, Result, Store};
     use crate::error::ErrorKind;
+    use crate::store::http::Connector;
     use crate::store::options;
     use crate::store::url::Cloud;
 
@@ -74,20 +82,56 @@ mod s3 {
         let get = |key| builder.get_config_value(&key);
         let endpoint =
             get(AmazonS3ConfigKey::S3Endpoint).or_else(|| get(AmazonS3ConfigKey::Endpoint));
+        let connector = checked(get, endpoint, &mut warnings, environment)?;
+        let built = builder.with_http_connector(connector).build();
+        Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
+    }
+
+    /// What makes the HTTP clients of a builder whose settings `get` gives, after these were checked.
+    fn checked(
+        get: impl Fn(AmazonS3ConfigKey) -> Option<String>,
+        endpoint: Option<String>,
+        warnings: &mut Vec<String>,
+        environment: &Options,
+    ) -> Result<Connector> {
         let client = |key| get(AmazonS3ConfigKey::Client(key));
-        check_client(&mut warnings, endpoint.clone(), client)?;
+        check_client(warnings, endpoint.clone(), client)?;
         let metadata =
             [AmazonS3ConfigKey::MetadataEndpoint, AmazonS3ConfigKey::ContainerCredentialsFullUri];
-        let metadata: Vec<String> = metadata.into_iter().filter_map(get).collect();
+        let metadata: Vec<String> = metadata.into_iter().filter_map(&get).collect();
         let connector = connector(client, endpoint.as_deref(), &metadata, environment)?;
         if is_true(environment.get("AWS_EC2_METADATA_DISABLED")) {
-            need_credentials(get)?;
+            need_credentials(&get)?;
         }
         if let Some(path) = get(AmazonS3ConfigKey::ContainerAuthorizationTokenFile) {
             check_token(&path)?;
         }
-        let built = builder.with_http_connector(connector).build();
-        Ok((prefixed(built.map_err(|e| unbuilt(&e, &settings.secrets))?, prefix, true), warnings))
+        Ok(connector)
+    }
+
+    /// A client for another service of AWS, at `endpoint`, and the credentials that a repository without options would have.
+    ///
+    /// # Errors
+    /// [`Usage`](ErrorKind::Usage) for a variable that makes no sense; [`Denied`](ErrorKind::Denied) without credentials.
+    #[cfg(feature = "aws-kms")]
+    pub(in super::super) fn service(
+        endpoint: &str,
+        environment: &Options,
+    ) -> Result<(HttpClient, AwsCredentialProvider)> {
+        let none = Options::new();
+        let settings = options::read(Cloud::S3, &none, environment, replaces)?;
+        let builder =
+            AmazonS3Builder::new().with_client_options(client(&none)?).with_retry(retries());
+        let builder =
+            apply(builder, &settings, AmazonS3Builder::with_config).with_bucket_name("none");
+        let get = |key| builder.get_config_value(&key);
+        let connector = checked(get, Some(endpoint.to_owned()), &mut Vec::new(), environment)?;
+        // What was checked may be without TLS.
+        let options = client(&none)?.with_allow_http(endpoint.starts_with("http:"));
+        let unbuilt = |error: object_store::Error| unbuilt(&error, &settings.secrets);
+        let client = connector.connect(&options).map_err(unbuilt)?;
+        let built = builder.with_http_connector(connector).build().map_err(unbuilt)?;
+        Ok((client, built.credentials().clone()))
     }
 
     /// An endpoint given as an option beats that of a variable for S3 alone, and keys are not mixed

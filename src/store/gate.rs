@@ -15,6 +15,7 @@ const URLS: &[&str] = &[
     "endpoint_url",
     "_s3",
     "_sts",
+    "_kms",
     "base_url",
     "full_uri",
     "authority_host",
@@ -116,6 +117,7 @@ mod tests {
             "IDENTITY_ENDPOINT",
             "AZURE_AUTHORITY_HOST",
             "AWS_ENDPOINT_URL_STS",
+            "AWS_ENDPOINT_URL_KMS",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         ] {
             for text in [

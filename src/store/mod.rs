@@ -6,6 +6,8 @@
 //! Errors name the object; the caller adds the repository's URL as context. They never hold
 //! what a store answers word for word, since that may repeat a session token or a signed URL.
 
+#[cfg(feature = "aws-kms")]
+mod aws;
 mod clock;
 mod clouds;
 mod connect;
@@ -32,6 +34,8 @@ mod url;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 mod xml;
 
+#[cfg(feature = "aws-kms")]
+pub(crate) use aws::{AwsAnswer, AwsService};
 pub(crate) use clock::Skew;
 pub use connect::{Connected, connect, connect_with};
 pub use directory::sweep_staged;

@@ -44,12 +44,19 @@ fn half<'a>(objects: impl Iterator<Item = (&'a u32, &'a ObjectInfo)>) -> Vec<u32
 /// [`generations`] reads whatever else is there; otherwise the greatest of those that is free.
 pub(crate) fn next_generation(highest: u32, is_taken: impl Fn(u32) -> bool) -> Option<u32> {
     let is_free = |number: &u32| !is_taken(*number);
-    let last = u32::MAX - ENDS + 1..=u32::MAX;
     let above = (highest..u32::MAX).map(|below| below + 1).find(is_free);
     above
-        .filter(|number| *number <= ENDS || last.contains(number))
-        .or_else(|| last.rev().find(is_free))
+        .filter(|number| is_always_read(*number))
+        .or_else(|| LAST.rev().find(is_free))
         .or_else(|| (1..=ENDS).rev().find(is_free))
+}
+
+/// The last [`ENDS`] numbers.
+const LAST: std::ops::RangeInclusive<u32> = u32::MAX - ENDS + 1..=u32::MAX;
+
+/// Whether an object of this number is read whatever else is there: one of another number can be buried among planted ones.
+pub(crate) fn is_always_read(number: u32) -> bool {
+    number <= ENDS || LAST.contains(&number)
 }
 
 /// That `what` has more seals than are read.

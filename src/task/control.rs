@@ -2,9 +2,11 @@
 
 use std::future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::journal_step::JournalStep;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a running job reports.
@@ -24,6 +26,8 @@ pub enum Step {
     Advance(u64),
     /// Something to tell the operator now, such as which member was chosen.
     Note(String),
+    /// What a recording came to.
+    Journal(JournalStep),
 }
 
 /// What a job counts.
@@ -45,6 +49,7 @@ type Listener = dyn Fn(Step) + Send + Sync;
 pub struct Control {
     listener: Option<Arc<Listener>>,
     stop: Option<watch::Receiver<bool>>,
+    deadline: Option<Instant>,
 }
 
 impl Control {
@@ -60,6 +65,26 @@ impl Control {
     pub fn stop_when(mut self, stop: watch::Receiver<bool>) -> Self {
         self.stop = Some(stop);
         self
+    }
+
+    /// Ends a job that has parts, such as a verification of many snapshots, at `deadline`: its result says what was not done.
+    #[must_use]
+    pub fn end_at(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Whether there is a time at which the job ends.
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Runs `work` unless the deadline comes first.
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        match self.deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.ok(),
+            None => Some(work.await),
+        }
     }
 
     pub(crate) fn step(&self, step: Step) {

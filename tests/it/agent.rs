@@ -21,7 +21,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn start(place: &Place, config: &str) -> Self {
+    pub fn start(place: &Place, config: &str) -> Self {
         Self::start_with(place, config, &[])
     }
 
@@ -65,7 +65,7 @@ impl Agent {
         }
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    pub fn get(&self, path: &str) -> (u16, String) {
         self.get_of("localhost", path)
     }
 
@@ -140,7 +140,7 @@ fn in_a_browser(agent: &Agent, place: &Place) {
     assert!(fs::metadata(picture).unwrap().len() > 5_000);
 }
 
-fn config(etcd: &Etcd, extra: &str) -> String {
+pub fn config(etcd: &Etcd, extra: &str) -> String {
     let endpoints = format!("{:?}", etcd.endpoints());
     let settings = etcd.settings();
     let tls: String = [("cacert", settings.cacert), ("cert", settings.cert), ("key", settings.key)]
@@ -161,7 +161,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     let place = Place::new();
     let program = Version::NEWEST.programs().join("etcd");
     let more = format!(
-        "prune = \"@every 3s\"\nverify = \"@every 2s\"\nverify_all = \"@every 4s\"\ndrill = \"@every 1h\"\netcd = {program:?}\n"
+        "prune = \"@every 3s\"\nverify = \"@every 2s\"\nverify_all = \"@every 4s\"\ncontinuous = true\ndrill = \"@every 1h\"\netcd = {program:?}\n"
     );
     let agent = Agent::start(&place, &(config(&etcd, "[copy]\nurl = \"second\"\n") + &more));
     for (operation, count) in
@@ -198,6 +198,12 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     assert!(page.contains(warning) && page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     let version = format!("strongroom_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(agent.metric(&version), 1.0);
+    // One keyring on one host: said once a day, however often it backs up.
+    assert_eq!(agent.metric("strongroom_independent_openers{"), 1.0);
+    let lines = agent.lines.lock().unwrap();
+    let said = |line: &&Value| line.to_string().contains("one loss takes every key");
+    assert_eq!(lines.iter().filter(said).count(), 1, "{lines:#?}");
+    drop(lines);
     in_a_browser(&agent, &place);
     // Nothing of it is a secret.
     let keyring = fs::read_to_string(place.path("keyring")).unwrap();

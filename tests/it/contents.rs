@@ -210,14 +210,14 @@ fn histories(inside: &Inside, states: &States) {
         }
     }
     for (key, expected) in expected {
-        let history = key_history(&inside.db, key).unwrap();
+        let history = key_history(&inside.db, key, None).unwrap();
         let told = history.changes.iter().map(|it| (it.revision.main, it.what, it.version));
         // etcd 3.5 keeps the deletions at the compact revision itself.
         let told = told.filter(|(revision, what, _)| *what != What::Deleted || revision > first);
         assert_eq!(told.collect::<Vec<_>>(), expected);
         assert_eq!(history.compact_revision, *first);
     }
-    assert_eq!(key_history(&inside.db, b"nonesuch").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(key_history(&inside.db, b"nonesuch", None).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// What etcd's answers differ in: key, and whether it is there before and after.

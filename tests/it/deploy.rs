@@ -40,7 +40,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 22);
+    assert_eq!(alerts.len(), 30);
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -50,7 +50,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         let heading = runbook.strip_prefix("src/guide/operations.md#").unwrap().replace('-', " ");
         assert!(guide.contains(&format!("# {heading}\n")), "no heading {heading}");
     }
-    assert_eq!(rules.matches("severity: page").count(), 2);
+    assert_eq!(rules.matches("severity: page").count(), 4);
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub struct Faulty {
     clock: i64,
     /// It fails as a store that cannot be reached.
     is_away: bool,
+    /// An object whose name contains this is never answered.
+    hangs: Option<String>,
 }
 
 impl Faulty {
@@ -66,7 +68,8 @@ impl Faulty {
         let (goes, replaces) = (None, None);
         let slow = None;
         let (lies, blind, is_away) = (false, false, false);
-        Self { inner, left, once, lies, blind, goes, replaces, slow, clock: 0, is_away }
+        let hangs = None;
+        Self { inner, left, once, lies, blind, goes, replaces, slow, clock: 0, is_away, hangs }
     }
 
     /// A store that can be away for a while.
@@ -77,6 +80,11 @@ impl Faulty {
     /// From now on it is away, or not.
     pub fn set_away(&self, is_away: bool) {
         self.left.store(if is_away { usize::MAX } else { usize::MAX - 2 }, Ordering::SeqCst);
+    }
+
+    /// A store that never answers for an object whose name contains `part`.
+    pub fn hanging(inner: Arc<dyn ObjectStore>, part: String) -> Self {
+        Self { hangs: Some(part), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -103,7 +111,7 @@ impl Faulty {
     }
 
     /// Whether the failure has happened.
-    fn failed(&self) -> bool {
+    pub fn failed(&self) -> bool {
         self.left.load(Ordering::SeqCst) >= usize::MAX - 1
     }
 
@@ -210,6 +218,9 @@ impl ObjectStore for Faulty {
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
         self.call()?;
+        if self.hangs.as_ref().is_some_and(|part| from.as_ref().contains(part)) {
+            return futures::future::pending().await;
+        }
         let mut found = self.inner.get_opts(from, options).await?;
         let written = SystemTime::from(found.meta.last_modified);
         let by = Duration::from_secs(self.clock.unsigned_abs());

@@ -124,6 +124,47 @@ async fn what_does_not_count_or_is_damaged_stays_behind() {
     assert!(report.journals.failed[&id].contains("another one"), "{:?}", report.journals);
 }
 
+/// Bytes of the same length are not taken for the same: what is there is read once, which reports in the copy record.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rots_in_the_copy_is_found() {
+    let (test, id) = golden().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _) = open_replica(&test.repository, local(dir.path()), false).await.unwrap();
+    let keys = keys(&[1]);
+    let state = |report: &CopyReport| {
+        let journals = &report.journals;
+        (journals.compared.clone(), journals.not_compared, journals.failed.get(&id).cloned())
+    };
+    // What was written now was verified on the way, and is remembered.
+    for _ in 0..2 {
+        let report = to(&test, &target, &keys).await.unwrap();
+        assert_eq!(state(&report), (vec![], Some(0), None));
+    }
+    let forget = || fs::remove_dir_all(dir.path().join("reports")).unwrap();
+    for part in [JournalPart::Segment { number: 2, last: 2 }, JournalPart::End(2)] {
+        forget();
+        let path = dir.path().join(part.of(id));
+        let good = fs::read(&path).unwrap();
+        let mut bytes = good.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let report = to(&test, &target, &keys).await.unwrap();
+        let why = state(&report).2.unwrap_or_default();
+        let named = format!("{}: it has other bytes in the copy", part.of(id));
+        assert!(why.contains(&named), "{part:?}: {why}");
+        // It is not remembered as good.
+        assert!(state(&to(&test, &target, &keys).await.unwrap()).2.is_some());
+        fs::write(&path, good).unwrap();
+        let report = to(&test, &target, &keys).await.unwrap();
+        assert_eq!(state(&report), (vec![id], Some(0), None));
+        let report = to(&test, &target, &keys).await.unwrap();
+        assert_eq!(state(&report), (vec![], Some(0), None));
+    }
+    // Without a key there is no memory, and no comparison.
+    let report = to(&test, &target, &KeySet::new()).await.unwrap();
+    assert_eq!(state(&report), (vec![], None, None));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_copies_what_is_recorded_and_says_what_is() {
     let etcd = Etcd::start(Version::V3_6).await;

@@ -2,24 +2,26 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    PrunePlan, PruneReport, Retention, apply_prune, newest_reports, plan_prune, prune_report,
-    store_report, undo_removal, unpin,
+    Accept, PrunePlan, PruneReport, Retention, Scope, apply_prune, check_removable, journals,
+    newest_reports, pin, plan_prune, plan_removal, prune_report, reseal, store_report,
+    undo_removal, unpin,
 };
 use strongroom::crypto::{self, Label, Suite, system_rng};
 use strongroom::envelope::{DataKey, NewSeal};
 use strongroom::format::{
     ClusterName, EndBody, EndObjects, EndReason, HeadBody, JournalEnd, JournalFacts, JournalHead,
-    JournalPart, SegmentEntry, Sha256, SnapshotId, Subject,
+    JournalPart, KeyState, SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use strongroom::keys::KeySet;
 use strongroom::task::Control;
 
 use crate::prune::{age, last};
-use crate::support::{TestRepo, keys, seal_data_key};
+use crate::support::{TestRepo, key, keys, seal_data_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600 + 60);
@@ -223,6 +225,27 @@ async fn journals_are_removed_with_their_window() {
     assert_eq!(removed(&recorded.plan(Some("1d")).await), [first]);
 }
 
+/// A removed journal that can be brought back is sealed again like the others, and keeps the key that opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_journal_is_sealed_again() {
+    let recorded = Recorded::new().await;
+    let (repository, control) = (&recorded.test.repository, Control::default());
+    let [first, ..] = recorded.journals;
+    let plan = recorded.plan(Some("1d")).await;
+    recorded.apply(&plan).await;
+    assert!(!recorded.object(first, JournalPart::Head).exists());
+    let mut both = KeySet::new();
+    both.add(Arc::new(key(1)), KeyState::Retiring);
+    let old = key(1).id();
+    both.add(Arc::new(key(77)), KeyState::Primary);
+    let error = check_removable(repository, &both, old, true).await.unwrap_err();
+    assert!(error.to_string().contains("journal"), "{error}");
+    let done = reseal(repository, &both, Scope::All, &[], Accept::Counting, &control).await;
+    assert!(done.unwrap().journals.contains(&first));
+    check_removable(repository, &both, old, true).await.unwrap();
+    undo_removal(repository, &keys(&[77]), first).await.unwrap();
+}
+
 /// What is planted is named, pushes nothing out and stops nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_journals_push_nothing_out() {
@@ -279,4 +302,31 @@ async fn a_folder_without_head_is_swept() {
         recorded.a_day_passes().await;
     }
     assert!(fs::read_dir(recorded.folder(first)).map_or(0, Iterator::count) == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journals_are_removed_by_name_and_their_only_base_is_not() {
+    let recorded = Recorded::new().await;
+    let ([first, _, third], [one, two]) = (recorded.journals, recorded.snapshots);
+    let (repository, keys) = (&recorded.test.repository, &recorded.keys);
+    let plan = plan_removal(repository, keys, &[first]).await.unwrap();
+    assert_eq!((removed(&plan), plan.remove.len()), (vec![first], 0));
+    assert_eq!(recorded.apply(&plan).await.removed_journals, [first]);
+    assert_eq!(plan_removal(repository, keys, &[one]).await.unwrap().remove.len(), 1);
+    let error = plan_removal(repository, keys, &[one, two]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains(&third.to_string()), "{error}");
+    let plan = plan_removal(repository, keys, &[one, two, third]).await.unwrap();
+    assert_eq!((removed(&plan), plan.remove.len()), (vec![third], 2));
+    pin(repository, third, "needed").await.unwrap();
+    let error = plan_removal(repository, keys, &[third]).await.unwrap_err();
+    assert!(error.to_string().contains("pinned"), "{error}");
+    // Segments alone are of no use, and somebody has to look at that.
+    fs::remove_file(recorded.object(third, JournalPart::Head)).unwrap();
+    let listed = journals(repository, keys, None).await.unwrap();
+    let planned = recorded.plan(None).await;
+    for findings in [listed.findings, planned.findings] {
+        let said = findings.iter().filter(|said| said.contains("segments and no head"));
+        assert_eq!(said.count(), 1, "{findings:?}");
+    }
 }

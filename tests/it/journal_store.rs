@@ -1,15 +1,19 @@
-//! A recorder whose store is away for a while.
+//! A recorder whose store is away for a while, and one that is killed then.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
+use rand_core::Rng;
 use strongroom::backup::{
-    BackupOptions, Moment, RecordOptions, RecordReport, Target, plan_restore, record,
-    restore_recorded,
+    BackupOptions, Moment, RecordOptions, RecordReport, Scope, Target, copy, journals,
+    open_replica, plan_restore, record, restore_recorded,
 };
+use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
-use strongroom::format::ClusterName;
+use strongroom::format::{ClusterName, SnapshotId};
+use strongroom::store::Repository;
 use strongroom::task::{Control, Step};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,58 +22,110 @@ use crate::etcd_server::{Etcd, Version};
 use crate::faulty::Faulty;
 use crate::support::{TestRepo, keys, local};
 
-struct Recording {
-    store: Faulty,
-    notes: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Recording {
+    pub(crate) store: Faulty,
+    pub(crate) notes: Arc<Mutex<Vec<String>>>,
     stop: watch::Sender<bool>,
-    job: JoinHandle<strongroom::Result<RecordReport>>,
+    kill: watch::Sender<bool>,
+    job: JoinHandle<Option<strongroom::Result<RecordReport>>>,
 }
 
 impl Recording {
     /// Records `etcd` every second.
     async fn start(repo: &TestRepo, etcd: &Etcd) -> Self {
+        Self::spooling(repo, etcd, None, None).await
+    }
+
+    /// As [`start`](Self::start), with a spool, and a second place.
+    pub(crate) async fn spooling(
+        repo: &TestRepo,
+        etcd: &Etcd,
+        spool: Option<&Path>,
+        second: Option<Repository>,
+    ) -> Self {
         let store = Faulty::passing(local(repo.dir.path()));
-        let repository = repo.through(Arc::new(store.clone())).await.unwrap();
+        Self::on(store, repo, etcd, spool, second).await.unwrap()
+    }
+
+    /// On this store, if the repository opens there.
+    pub(crate) async fn on(
+        store: Faulty,
+        repo: &TestRepo,
+        etcd: &Etcd,
+        spool: Option<&Path>,
+        second: Option<Repository>,
+    ) -> strongroom::Result<Self> {
+        let repository = repo.through(Arc::new(store.clone())).await?;
         let endpoints = vec![etcd.endpoint().into()];
         let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
         let cluster = ClusterName::default();
-        let options = RecordOptions { cluster, interval: Duration::from_secs(1) };
-        let (stop, stopped) = watch::channel(false);
+        let mut options = RecordOptions::new(cluster, Duration::from_secs(1));
+        options.spool = spool.map(Path::to_owned);
+        let ((stop, stopped), (kill, mut killed)) = (watch::channel(false), watch::channel(false));
         let notes: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&notes);
         let control = Control::default().stop_when(stopped).on_step(move |step| {
-            if let Step::Note(note) = step {
-                heard.lock().unwrap().push(note);
-            }
+            let note = match step {
+                Step::Note(note) => Some(note),
+                Step::Journal(step) => step.note(),
+                _ => None,
+            };
+            heard.lock().unwrap().extend(note);
         });
         let runtime = tokio::runtime::Handle::current();
         let job = tokio::task::spawn_blocking(move || {
             let (keys, snapshots) = (keys(&[1]), BackupOptions::default());
-            runtime.block_on(record(&repository, &keys, &settings, &options, &snapshots, &control))
+            let second = second.as_ref();
+            let recording =
+                record(&repository, second, &keys, &settings, &options, &snapshots, &control);
+            runtime.block_on(async {
+                tokio::select! {
+                    report = recording => Some(report),
+                    _ = killed.wait_for(|killed| *killed) => None,
+                }
+            })
         });
-        Self { store, notes, stop, job }
+        Ok(Self { store, notes, stop, kill, job })
     }
 
     /// Waits until `words` were said `times` times.
-    async fn until(&self, words: &str, times: usize) {
+    pub(crate) async fn until(&self, words: &str, times: usize) {
         let begun = Instant::now();
         let said = || self.notes.lock().unwrap().clone();
         while said().iter().filter(|note| note.contains(words)).count() < times {
-            assert!(begun.elapsed() < Duration::from_secs(25), "{words}: {:?}", said());
+            assert!(begun.elapsed() < Duration::from_secs(60), "{words}: {:?}", said());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn stop(self) -> RecordReport {
+    pub(crate) async fn stop(self) -> RecordReport {
+        self.try_stop().await.unwrap()
+    }
+
+    pub(crate) async fn try_stop(self) -> strongroom::Result<RecordReport> {
         self.stop.send_replace(true);
         self.job.await.unwrap().unwrap()
     }
+
+    /// As [`kill`](Self::kill), if it still records.
+    pub(crate) async fn kill_or_end(self) {
+        self.kill.send_replace(true);
+        drop(self.job.await.unwrap());
+    }
+
+    /// What is in memory is gone.
+    pub(crate) async fn kill(self) {
+        self.kill.send_replace(true);
+        assert!(self.job.await.unwrap().is_none());
+    }
 }
 
-async fn put(client: &mut Client, times: usize, size: usize) -> i64 {
+pub(crate) async fn put(client: &mut Client, times: usize, size: usize) -> i64 {
     let mut last = 0;
     for _ in 0..times {
-        let answer = client.put("key", vec![7; size], None).await.unwrap();
+        let mut value = vec![0; size];
+        system_rng().fill_bytes(&mut value);
+        let answer = client.put("key", value, None).await.unwrap();
         last = answer.header().unwrap().revision();
     }
     last
@@ -89,7 +145,8 @@ async fn a_store_that_was_away_leaves_no_gap() {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     recording.store.set_away(true);
     put(&mut client, 36, 1 << 20).await;
-    recording.until("a journal cannot begin", 1).await;
+    recording.until("the store cannot be reached", 1).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     recording.store.set_away(false);
     let last = put(&mut client, 1, 1).await;
     recording.until("begins with revision", 2).await;
@@ -98,22 +155,111 @@ async fn a_store_that_was_away_leaves_no_gap() {
     assert_eq!((report.last, report.seen), (last, last), "{report:?}");
     assert_eq!((report.snapshots.len(), report.journals.len()), (1, 2), "{report:?}");
 
-    let keys = keys(&[1]);
-    let dir = tempfile::tempdir().unwrap();
-    for (moment, revision) in [
+    let moments = [
         (Moment::Revision(before - 80), before - 80),
         (Moment::Revision(before + 20), before + 20),
         (Moment::Newest, last),
-    ] {
-        let snapshot = Some(report.snapshots[0]);
-        let plan = plan_restore(&repo.repository, &keys, None, snapshot, moment, dir.path());
+    ];
+    restores(&repo.repository, report.snapshots[0], &moments).await;
+}
+
+/// What each moment is restored to behind `snapshot`.
+pub(crate) async fn restores(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    moments: &[(Moment, i64)],
+) {
+    let keys = keys(&[1]);
+    let dir = tempfile::tempdir().unwrap();
+    for (moment, revision) in moments {
+        let plan = plan_restore(repository, &keys, None, Some(snapshot), *moment, dir.path());
         let path = dir.path().join(revision.to_string());
         let target = Target::File { path, force: false, revision: None, allow_untested: false };
         let control = Control::default();
         let plan = plan.await.unwrap();
-        let restored = restore_recorded(&repo.repository, &keys, &plan, target, &control).await;
+        assert_eq!(plan.findings, Vec::<String>::new());
+        let restored = restore_recorded(repository, &keys, &plan, target, &control).await;
         assert_eq!(restored.unwrap().revision, revision.unsigned_abs());
     }
+}
+
+/// Sealed bytes that wait in the spool survive the recorder, whether it is stopped or killed: the next one stores them
+/// first. Without them the recording would have a gap, because etcd has compacted them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_spool_is_stored_by_the_next_recorder() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let (repo, spool) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+    let spool = spool.path().join("spool");
+    let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+    recording.until("begins with revision", 1).await;
+    let stored = put(&mut client, 100, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    recording.store.set_away(true);
+    let seen = put(&mut client, 100, 100).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let report = recording.stop().await;
+    assert_eq!((report.last, report.seen, report.spooled), (stored, seen, seen), "{report:?}");
+    let base = report.snapshots[0];
+    client.compact(seen - 1, None).await.unwrap();
+
+    // Killed this time: what was in memory is lost, and the interval is what that was.
+    let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+    recording.until("begins with revision", 1).await;
+    assert!(recording.notes.lock().unwrap()[0].contains("left in the spool"));
+    recording.store.set_away(true);
+    let spooled = put(&mut client, 100, 100).await;
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    recording.kill().await;
+    client.compact(spooled - 1, None).await.unwrap();
+    let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+    recording.until("begins with revision", 1).await;
+    let last = put(&mut client, 1, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let report = recording.stop().await;
+    assert_eq!(
+        (report.last, report.spooled, report.snapshots.len()),
+        (last, last, 0),
+        "{report:?}"
+    );
+    let moments = [seen - 50, seen, spooled - 50, last].map(|at| (Moment::Revision(at), at));
+    restores(&repo.repository, base, &moments).await;
+    let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+    assert_eq!((listed.gaps.len(), listed.journals.len()), (0, 3), "{listed:?}");
+    let left = std::fs::read_dir(spool.join(repo.repository.id().to_string())).unwrap();
+    assert_eq!(left.count(), 1, "nothing but the lock");
+}
+
+/// The second place holds up nothing; what it misses a copy brings, and each state of it restores.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_place_gets_the_same_objects() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let (repo, dir) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+    drop(open_replica(&repo.repository, local(dir.path()), false).await.unwrap());
+    let store = Faulty::passing(local(dir.path()));
+    let second = Repository::open(Arc::new(store.clone()), None).await.unwrap();
+    let recording = Recording::spooling(&repo, &etcd, None, Some(second)).await;
+    recording.until("begins with revision", 1).await;
+    put(&mut client, 10, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    store.set_away(true);
+    let last = put(&mut client, 10, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let report = recording.stop().await;
+    assert_eq!((report.last, report.seen), (last, last), "{report:?}");
+    store.set_away(false);
+    let target = Repository::open(local(dir.path()), None).await.unwrap();
+    let folder = format!("journals/{}", report.journals[0]);
+    let (first, there) =
+        (repo.repository.list(&folder).await.unwrap(), target.list(&folder).await.unwrap());
+    assert!(there.len() >= 3 && there.len() < first.len(), "{there:?}");
+    let (keys, control) = (keys(&[1]), Control::default());
+    copy(&repo.repository, &target, &keys, Scope::All, &control).await.unwrap();
+    assert_eq!(target.list(&folder).await.unwrap().len(), first.len());
+    restores(&target, report.snapshots[0], &[(Moment::Newest, last)]).await;
 }
 
 /// A recorder that is stopped while the store is away says that something is missing.

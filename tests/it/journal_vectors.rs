@@ -3,14 +3,16 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use etcd_client::PutOptions;
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Moment, RecordOptions, Target, plan_restore, record, restore_recorded,
+    BackupOptions, Moment, RecordOptions, Target, bundle_journals, plan_restore, record,
+    restore_recorded,
 };
 use strongroom::bolt::Db;
+use strongroom::crypto::Suite;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::{ClusterName, SnapshotId};
 use strongroom::mvcc::{self, Revision};
@@ -22,6 +24,8 @@ use crate::etcd_server::{Etcd, Version};
 use crate::support::{TestRepo, keys, local, restore_bytes, vector};
 
 const NAME: &str = "journal";
+/// The same journal as a bundle, without its segments.
+const BUNDLED: &str = "journal-bundled";
 
 fn repositories() -> PathBuf {
     vector("repositories")
@@ -44,7 +48,11 @@ fn digest(database: &[u8], first: i64) -> String {
 
 /// Restores the last revision of `journal` behind `snapshot`: that revision, and the digest of its records from the first
 /// of the journal on.
-async fn restored(repository: &Repository, snapshot: SnapshotId, first: i64) -> (i64, String) {
+pub(crate) async fn restored(
+    repository: &Repository,
+    snapshot: SnapshotId,
+    first: i64,
+) -> (i64, String) {
     let dir = tempfile::tempdir().unwrap();
     let keys = keys(&[1]);
     let plan = plan_restore(repository, &keys, None, Some(snapshot), Moment::Newest, dir.path());
@@ -62,14 +70,16 @@ async fn restored(repository: &Repository, snapshot: SnapshotId, first: i64) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_golden_journal_restores_what_it_must() {
-    let spec = fs::read(repositories().join(format!("{NAME}.json"))).unwrap();
-    let spec: Value = serde_json::from_slice(&spec).unwrap();
-    let repository = Repository::open(local(&repositories().join(NAME)), None).await.unwrap();
-    let snapshot = spec["snapshot"].as_str().unwrap().parse().unwrap();
-    for journal in spec["journals"].as_object().unwrap().values() {
-        let first = spec["first"].as_i64().unwrap();
-        let (last, records) = restored(&repository, snapshot, first).await;
-        assert_eq!((&json!(last), &json!(records)), (&journal["last"], &journal["records"]));
+    for name in [NAME, BUNDLED] {
+        let spec = fs::read(repositories().join(format!("{name}.json"))).unwrap();
+        let spec: Value = serde_json::from_slice(&spec).unwrap();
+        let repository = Repository::open(local(&repositories().join(name)), None).await.unwrap();
+        let snapshot = spec["snapshot"].as_str().unwrap().parse().unwrap();
+        for journal in spec["journals"].as_object().unwrap().values() {
+            let first = spec["first"].as_i64().unwrap();
+            let (last, records) = restored(&repository, snapshot, first).await;
+            assert_eq!((&json!(last), &json!(records)), (&journal["last"], &journal["records"]));
+        }
     }
 }
 
@@ -86,8 +96,7 @@ async fn write_missing_vectors_of_journals() {
     let test = TestRepo::new().await;
     let settings =
         EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
-    let options =
-        RecordOptions { cluster: ClusterName::default(), interval: Duration::from_secs(1) };
+    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
     let (stop, stopped) = watch::channel(false);
     let control = Control::default().stop_when(stopped);
     let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
@@ -103,7 +112,7 @@ async fn write_missing_vectors_of_journals() {
         stop.send_replace(true);
     };
     let (recorded, ()) = tokio::join!(
-        record(&test.repository, &keys, &settings, &options, &snapshots, &control),
+        record(&test.repository, None, &keys, &settings, &options, &snapshots, &control),
         changes
     );
     let recorded = recorded.unwrap();
@@ -123,6 +132,28 @@ async fn write_missing_vectors_of_journals() {
     copy(test.dir.path(), &place);
     let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
     fs::write(repositories().join(format!("{NAME}.json")), text).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes the vector of a bundle if it is missing"]
+async fn write_missing_vectors_of_bundles() {
+    let place = repositories().join(BUNDLED);
+    if place.exists() {
+        return;
+    }
+    copy(&repositories().join(NAME), &place);
+    let repository = Repository::open(local(&place), None).await.unwrap();
+    let (cluster, control) = (ClusterName::default(), Control::default());
+    let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
+    let bundled = bundle_journals(&repository, &keys(&[1, 2]), &cluster, how, &control).await;
+    assert_eq!(bundled.unwrap(), 1);
+    for info in repository.list("journals").await.unwrap() {
+        if info.name.contains("/segment.") {
+            fs::remove_file(place.join(info.name)).unwrap();
+        }
+    }
+    let spec = |name: &str| repositories().join(format!("{name}.json"));
+    fs::copy(spec(NAME), spec(BUNDLED)).unwrap();
 }
 
 pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {

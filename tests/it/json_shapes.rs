@@ -34,6 +34,43 @@ const OTHERS: [&str; 12] = [
     "value keyring export",
 ];
 
+/// Commands that change something: what they did is told even if nothing can be written to standard output.
+const CHANGES: [&str; 33] = [
+    "backup",
+    "copy",
+    "drill",
+    "init",
+    "journal verify",
+    "key combine",
+    "key generate",
+    "key generate --recipient",
+    "key generate --signing",
+    "key promote",
+    "key prove",
+    "key reencrypt",
+    "key remove",
+    "key reseal",
+    "key rotate",
+    "key rotate --finish",
+    "key rotate --staged",
+    "key vouch",
+    "prune",
+    "prune --pin",
+    "prune --quarantine --seals",
+    "restore --companions-to",
+    "restore --data-dir",
+    "restore --output",
+    "restore --to-cluster",
+    "value destroy",
+    "value disable",
+    "value enable",
+    "value init",
+    "value keyring import",
+    "value migrate",
+    "value rotate",
+    "verify",
+];
+
 /// What is wrong with `value` at `at`.
 fn faults(shape: &Value, value: &Value, at: &str, out: &mut Vec<String>) {
     match (shape, value) {
@@ -116,6 +153,7 @@ struct Documents {
     endpoint: String,
     shapes: Map<String, Value>,
     seen: BTreeSet<String>,
+    changes: BTreeSet<String>,
     faults: Vec<String>,
 }
 
@@ -124,8 +162,8 @@ impl Documents {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shapes.json");
         let shapes = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
         let endpoint = etcd.endpoint().to_owned();
-        let (seen, faults) = (BTreeSet::new(), Vec::new());
-        Self { place: Place::new(), endpoint, shapes, seen, faults }
+        let (seen, changes, faults) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        Self { place: Place::new(), endpoint, shapes, seen, changes, faults }
     }
 
     fn check(&mut self, name: &str, document: &Value) {
@@ -141,12 +179,33 @@ impl Documents {
         self.run_with("file:keyring", name, args, 0)
     }
 
+    /// First with a full disk behind standard output. A command that changes something then tells on standard error what it
+    /// did; one that only shows fails, and is run again.
     fn run_with(&mut self, key: &str, name: &str, args: &[&str], status: i32) -> Value {
         let endpoint = self.endpoint.clone();
-        let mut command = self.place.command_with(key, &["-w", "json", "--endpoints", &endpoint]);
-        let out = command.env("STRONGROOM_PASSPHRASE_FILE", "word").args(args).output().unwrap();
-        assert_eq!(out.status.code(), Some(status), "{args:?}: {}", text(&out.stderr));
-        let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let command = |place: &Place| {
+            let mut command = place.command_with(key, &["-w", "json", "--endpoints", &endpoint]);
+            command.env("STRONGROOM_PASSPHRASE_FILE", "word").args(args);
+            command
+        };
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = command(&self.place).stdout(full).output().unwrap();
+        let (said, code) = (text(&out.stderr), out.status.code());
+        let document: Value = match said.split_once("warning: it is done, but the result") {
+            Some((_, rest)) => {
+                assert_eq!(code, Some(if status == 0 { 3 } else { status }), "{args:?}: {said}");
+                self.changes.insert(name.to_owned());
+                let (_, document) = rest.split_once('\n').unwrap();
+                serde_json::Deserializer::from_str(document).into_iter().next().unwrap().unwrap()
+            }
+            None => {
+                assert_eq!(code, Some(1), "{args:?}: {said}");
+                assert!(said.contains("standard output: No space left"), "{args:?}: {said}");
+                let out = command(&self.place).output().unwrap();
+                assert_eq!(out.status.code(), Some(status), "{args:?}: {}", text(&out.stderr));
+                serde_json::from_slice(&out.stdout).unwrap()
+            }
+        };
         self.check(name, &document);
         document
     }
@@ -237,6 +296,7 @@ impl Documents {
         self.check("journal record", &serde_json::from_slice(&recorded).unwrap());
         self.run("journal list", &["journal", "list"]);
         self.run("journal verify", &["journal", "verify"]);
+        self.run("journal verify", &["journal", "verify", "--deep", "--record"]);
         self.run("restore --output", &["restore", "--newest", "--output", "newest.db"]);
     }
 
@@ -256,6 +316,9 @@ impl Documents {
         self.run("key list", &["key", "list"]);
         self.run_with("passphrase", "key list", &["key", "list", "-r", "third"], 0);
         self.run("key reseal", &["key", "reseal", "--all"]);
+        self.run("key prove", &["key", "prove"]);
+        self.run_with("file:keyring", "key custody", &["key", "custody"], 3);
+        self.run_with("file:keyring", "key reencrypt", &["key", "reencrypt", "--all"], 3);
         let first = self.run("key rotate", &["key", "rotate"]);
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
         let id = first["old"][0].as_str().unwrap().to_owned();
@@ -380,6 +443,7 @@ async fn every_document_has_its_shape() {
     documents.audit_log();
     documents.keys();
     assert!(documents.faults.is_empty(), "{}", documents.faults.join("\n"));
+    assert_eq!(documents.changes, CHANGES.map(str::to_owned).into());
     // Every shape is seen, and every command is among them.
     let shapes: BTreeSet<_> = documents.shapes.keys().cloned().collect();
     assert_eq!(shapes, documents.seen);

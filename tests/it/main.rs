@@ -11,10 +11,15 @@
     unreachable_pub
 )]
 
+#[cfg(feature = "age-plugins")]
+mod age_plugins;
 mod agent;
+mod agent_journal;
 mod agent_soak;
 mod audit;
 mod audit_log;
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
 mod blind;
 mod bolt;
 mod broken_etcd;
@@ -23,6 +28,7 @@ mod cli;
 mod companions;
 mod contents;
 mod copy;
+mod custody;
 mod datadir;
 mod deploy;
 mod drill;
@@ -33,22 +39,32 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_bundle;
 mod journal_copy;
+mod journal_faults;
 mod journal_prune;
+mod journal_reading;
 mod journal_store;
 mod journal_vectors;
 mod json_shapes;
+mod key_kinds;
+mod key_runbooks;
 mod keys;
 mod kill;
+mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
 mod member;
 mod members;
+mod memory_image;
 mod mvcc;
 mod operators;
 mod paper;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 mod planted_files;
 mod planted_journals;
 mod planted_objects;
@@ -85,11 +101,13 @@ mod proxy_start;
 mod proxy_tenants;
 mod prune;
 mod random_history;
+mod roles;
 mod runbooks;
 mod s3_gateway;
 mod service_log;
 mod settings;
 mod setup_auth;
+mod slow_store;
 mod support;
 mod targets;
 mod terminal;
@@ -105,4 +123,4 @@ mod vectors;
 mod walks;
 mod words;
 
-use support::{behind, etcd_server, fake_etcd, kms, place, proxied, raw, s3_server};
+use support::{behind, etcd_server, fake_etcd, kms, kms_fault, place, proxied, raw, s3_server};

@@ -13,6 +13,8 @@ use strongroom::keys::{KeySet, Signer, SigningKey};
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
+use crate::blind::Blind;
+use crate::etcd_server::{Etcd, Version};
 use crate::journal_vectors::copy;
 use crate::support::{TestRepo, keys, local, vector};
 
@@ -191,4 +193,64 @@ async fn nothing_opens() {
     let error = plan.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("there is no snapshot"), "{error}");
+}
+
+/// A tombstone beside a head removes nothing; a folder under a time to come, with another journal's objects, counts for
+/// nothing, and neither does one whose name a genuine head does not have.
+#[tokio::test]
+async fn a_tombstone_and_journals_of_other_times() {
+    let copy = Copy::new();
+    let head = fs::read(copy.part("head")).unwrap();
+    copy.plant("tombstone", &head);
+    copy.is_all_there().await;
+    let genuine: SnapshotId = JOURNAL.parse().unwrap();
+    let journals_dir = copy.dir.path().join("journals");
+    for ms in [genuine.unix_ms() + 60_000, genuine.unix_ms() + 1000 * 365 * 86_400_000] {
+        let other = journals_dir.join(SnapshotId::new(ms, [7; 10]).to_string());
+        crate::journal_vectors::copy(&journals_dir.join(JOURNAL), &other);
+    }
+    let plan = copy.newest(&keys(&[1])).await.unwrap();
+    assert_eq!((plan.revision, plan.journals.len()), (LAST, 1));
+    let named = |finding: &String| finding.contains("its head names another journal");
+    assert_eq!(plan.findings.iter().filter(|finding| named(finding)).count(), 2);
+    let listed = journals(&copy.repository().await, &keys(&[1]), None).await.unwrap();
+    assert_eq!((listed.journals.len(), listed.unopened), (1, 2));
+}
+
+/// Who knows only the public key can seal a journal to it, but not sign it: it does not count, and nothing is restored from
+/// it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_sealed_to_a_recipient_alone() {
+    let blind = Blind::new();
+    let etcd = Etcd::start(Version::NEWEST).await;
+    etcd.put("a", "1").await;
+    let base = blind.backup(&["--endpoints", etcd.endpoint()]);
+    let key = format!("recipient:{}", blind.recipient);
+    let log = blind.place.path("record.log");
+    // With a key of its own, so that the program records at all.
+    blind.place.succeed(&["key", "generate", "-o", "forger"]);
+    let mut forger = blind.place.bare(&["-r", "repo", "-k", "file:forger", "-k", &key]);
+    forger.args(["--endpoints", etcd.endpoint(), "journal", "record", "--interval", "1s"]);
+    let mut child = forger.stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let begun = std::time::Instant::now();
+    while !fs::read_to_string(&log).unwrap().contains("begins with revision") {
+        assert!(begun.elapsed().as_secs() < 30, "{}", fs::read_to_string(&log).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    etcd.put("a", "forged").await;
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let stopped = std::process::Command::new("kill").arg(child.id().to_string()).status();
+    assert!(stopped.unwrap().success() && child.wait().is_ok());
+    let list = blind.owner(&["-w", "json", "journal", "list"]).output().unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list["journals"], serde_json::json!([]), "{list}");
+    assert!(list["findings"].to_string().contains("not signed by a trusted signer"), "{list}");
+    let restore = ["-w", "json", "restore", base["id"].as_str().unwrap(), "--newest", "--output"];
+    let out = blind.owner(&[&restore[..], &["newest.db"]].concat()).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(3), "{report}");
+    assert_eq!(
+        (&report["revision"], &report["journals"]),
+        (&base["revision"], &serde_json::json!([]))
+    );
 }

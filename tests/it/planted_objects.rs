@@ -347,6 +347,7 @@ async fn of_millions_of_reports_the_newest_are_listed() {
         cluster: None,
         snapshot: None,
         level: None,
+        key: None,
         scope: strongroom::format::ReportScope::One,
         outcome: strongroom::format::ReportOutcome::Passed,
         tool: "test".into(),
@@ -371,4 +372,44 @@ fn a_missing_snapshot_shows_in_the_exit_status() {
     fs::remove_dir_all(place.path(&format!("repo/snapshots/{}", ids[1]))).unwrap();
     let said = place.fail(3, &["verify", "--all", "--quick"]);
     assert!(said.contains(&ids[1]) && said.contains("is missing"), "{said}");
+}
+
+/// What was removed and is put back whole is authentic, and counts: nothing in it tells. The tombstone does while it is there,
+/// and the report of the removal later.
+#[test]
+fn what_was_removed_and_is_put_back_is_named() {
+    let place = Place::new();
+    let ids: Vec<_> = (0..3).map(|_| place.backup()).collect();
+    let folder = |id: &str| place.path(&format!("repo/snapshots/{id}"));
+    let kept = place.path("kept");
+    let keep = |from: &std::path::Path, to: &std::path::Path| {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    keep(&folder(&ids[1]), &kept);
+    let said = || {
+        let out = place.run(&["verify", "--all"]);
+        assert!(out.status.success(), "it counts");
+        assert_eq!(place.snapshots().contains(&ids[1]), kept.exists());
+        crate::place::text(&out.stderr)
+    };
+    assert!(!said().contains("there again"));
+    place.succeed(&["prune", "--remove", &ids[1]]);
+    assert!(!place.snapshots().contains(&ids[1]));
+    // His manifest, while the objects are there still.
+    fs::copy(kept.join("manifest"), folder(&ids[1]).join("manifest")).unwrap();
+    let told = said();
+    assert!(told.contains("is about to be removed, or somebody wants it to look so"), "{told}");
+    assert!(told.contains(&format!("snapshot {} was removed, as report", ids[1])), "{told}");
+    // All of it, after it was swept.
+    fs::remove_dir_all(folder(&ids[1])).unwrap();
+    keep(&kept, &folder(&ids[1]));
+    let told = said();
+    assert!(told.contains("was removed, as report") && told.contains("there again"), "{told}");
+    assert!(!told.contains("about to be removed"), "{told}");
+    // Nobody is told that the snapshot which names it is the first after a gap.
+    assert!(!told.contains("is missing"), "{told}");
 }

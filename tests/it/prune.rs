@@ -331,6 +331,7 @@ async fn planted_reports_hide_no_genuine_one() {
         cluster: None,
         snapshot: Some(ids[0]),
         level: None,
+        key: None,
         scope: ReportScope::One,
         outcome: ReportOutcome::Passed,
         tool: "test".into(),
@@ -489,7 +490,7 @@ async fn a_planted_tombstone_hides_nothing() {
     let listing = strongroom::backup::snapshots(&series.repo.repository, None).await.unwrap();
     assert_eq!(listing.snapshots.len(), 2);
     assert!(listing.findings[0].contains("about to be removed"), "{:?}", listing.findings);
-    let usage = strongroom::backup::key_usage(&series.repo.repository).await.unwrap();
+    let usage = strongroom::backup::key_usage(&series.repo.repository, &series.keys).await.unwrap();
     assert_eq!(usage.opens.values().copied().max(), Some(2));
 }
 

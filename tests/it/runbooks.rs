@@ -1,14 +1,16 @@
 //! The guide's runbooks, run as they stand there: only places and addresses are replaced.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use strongroom::datadir::StaticPod;
 
 use crate::end_to_end::{Booted, program, run};
 use crate::etcd_server::{Version, free_ports};
+use crate::journal::Recording;
 use crate::place::{Place, text};
 
 /// The shell commands below the mark `<!-- runbook: name -->`.
@@ -97,8 +99,8 @@ impl Nodes {
         self.running[node] = Some(child);
     }
 
-    /// Runs a runbook's lines on `node`, its paths below that node's root.
-    fn sh(&mut self, node: usize, script: &str) -> String {
+    /// A runbook's lines on `node`, its paths below that node's root.
+    fn lines(&self, node: usize, script: &str) -> Vec<String> {
         let root = self.root(node).display().to_string();
         let mut script = script.to_owned();
         for at in 0..3 {
@@ -109,27 +111,42 @@ impl Nodes {
         for path in ["/etc/kubernetes", "/var/lib", "/root"] {
             script = script.replace(path, &format!("{root}{path}"));
         }
-        // The kubelet acts while the lines are typed.
+        script.replace("\\\n", " ").lines().map(str::to_owned).collect()
+    }
+
+    /// Runs one line.
+    fn line(&self, line: &str) -> Output {
+        let ours = program();
+        let mut command = Command::new("sh");
+        command.args(["-euc", line]).current_dir(self.place.dir.path());
+        let dirs = [Path::new(ours.get_program()).parent().unwrap(), &self.version.programs()];
+        command.env("PATH", format!("{}:{}:/usr/bin:/bin", dirs[0].display(), dirs[1].display()));
+        command.env("STRONGROOM_REPOSITORY", "repo").env("STRONGROOM_MASTER_KEY", "file:keyring");
+        command.env("STRONGROOM_CONFIG", "/dev/null").env("ETCDCTL_API", "3");
+        command.output().unwrap()
+    }
+
+    /// Runs a runbook on `node`.
+    fn sh(&mut self, node: usize, script: &str) -> String {
         let mut said = String::new();
-        for line in script.replace("\\\n", " ").lines() {
-            let ours = program();
-            let mut command = Command::new("sh");
-            command.args(["-euc", line]).current_dir(self.place.dir.path());
-            let dirs = [Path::new(ours.get_program()).parent().unwrap(), &self.version.programs()];
-            command
-                .env("PATH", format!("{}:{}:/usr/bin:/bin", dirs[0].display(), dirs[1].display()));
-            command
-                .env("STRONGROOM_REPOSITORY", "repo")
-                .env("STRONGROOM_MASTER_KEY", "file:keyring");
-            command.env("STRONGROOM_CONFIG", "/dev/null").env("ETCDCTL_API", "3");
-            let out = command.output().unwrap();
+        for line in self.lines(node, script) {
+            let out = self.line(&line);
             said += &(text(&out.stdout) + &text(&out.stderr));
             assert!(out.status.success(), "{line}: {said}");
+            // The kubelet acts while the lines are typed.
             let there = self.manifests(node).join("etcd.yaml").exists();
             if !there {
                 self.kubelet(node, &[]);
             }
         }
+        said
+    }
+
+    /// Runs a line that must exit with `code`.
+    fn fails(&self, node: usize, code: i32, script: &str) -> String {
+        let out = self.line(&self.lines(node, script).concat());
+        let said = text(&out.stdout) + &text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{said}");
         said
     }
 
@@ -178,6 +195,90 @@ impl Drop for Nodes {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Records until everything so far is stored.
+fn record(nodes: &Nodes, during: impl FnOnce()) {
+    let recording = Recording::start_at(&nodes.place, &nodes.client(0));
+    during();
+    std::thread::sleep(Duration::from_millis(2500));
+    recording.stop();
+}
+
+#[test]
+fn a_namespace_deleted() {
+    let version = Version::NEWEST;
+    let mut nodes = Nodes::up(version);
+    let moment = RefCell::new(String::new());
+    let objects: Vec<_> = (0..40)
+        .flat_map(|n| ["configmaps", "secrets", "apps/deployments"].map(|kind| (kind, n)))
+        .map(|(kind, n)| format!("/registry/{kind}/shop/{n}"))
+        .chain(["/registry/namespaces/shop".into()])
+        .collect();
+    record(&nodes, || {
+        for object in &objects {
+            nodes.put(0, object, &format!("of {object}"));
+        }
+        nodes.put(0, "/registry/configmaps/shop-of-others/a", "before");
+        std::thread::sleep(Duration::from_millis(300));
+        *moment.borrow_mut() = jiff::Timestamp::now().to_string();
+        std::thread::sleep(Duration::from_millis(300));
+        for kind in ["configmaps", "secrets", "apps/deployments"] {
+            run(nodes.ctl(0).args(["del", "--prefix", &format!("/registry/{kind}/shop/")]));
+        }
+        run(nodes.ctl(0).args(["del", "/registry/namespaces/shop"]));
+        nodes.put(0, "/registry/configmaps/shop-of-others/a", "after");
+    });
+    assert_eq!(nodes.get(0, &objects[0]), "");
+    let begun = Instant::now();
+    let script = runbook("deleted namespace").replace("2026-11-26T09:11:55Z", &moment.borrow());
+    nodes.sh(0, &script);
+    println!("the namespace is back after {:.1} s", begun.elapsed().as_secs_f64());
+    for object in &objects {
+        assert_eq!(nodes.get(1, object), format!("of {object}"));
+    }
+    assert_eq!(nodes.get(1, "/registry/configmaps/shop-of-others/a"), "after");
+}
+
+#[test]
+fn all_nodes_lost_and_the_newest_revision_restored() {
+    for version in Version::ENDS {
+        let mut nodes = Nodes::up(version);
+        record(&nodes, || nodes.put(0, "/registry/pods/default/later", "than the snapshot"));
+        (0..3).for_each(|node| nodes.kill(node));
+        let begun = Instant::now();
+        let script = runbook("newest, find it");
+        let (moved, find) = script.split_once('\n').unwrap();
+        nodes.sh(0, moved);
+        // It tells what to restore, and does not.
+        let said = nodes.fails(0, 2, find);
+        let rest = said.split_once("strongroom restore ").unwrap().1;
+        let mut words = rest.split_whitespace();
+        let (id, revision) = (words.next().unwrap(), words.nth(1).unwrap());
+        let restore = runbook("newest, on each node");
+        let restore = restore.replace("$ID", id).replace("$REVISION", revision);
+        for node in 0..3 {
+            fs::remove_dir_all(nodes.root(node).join("var/lib/etcd")).unwrap();
+            if node > 0 {
+                nodes.sh(node, moved);
+            }
+            nodes.sh(node, &restore);
+        }
+        for node in 0..3 {
+            nodes.sh(node, &runbook("kubeadm, then on each node"));
+            nodes.kubelet(node, &[]);
+        }
+        (0..3).for_each(|node| nodes.healthy(node));
+        println!(
+            "three nodes of {} serve after {:.1} s",
+            version.name(),
+            begun.elapsed().as_secs_f64()
+        );
+        for node in 0..3 {
+            assert_eq!(nodes.get(node, "/registry/pods/default/later"), "than the snapshot");
+        }
+        assert_eq!(run(nodes.ctl(0).args(["member", "list"])).lines().count(), 3);
     }
 }
 

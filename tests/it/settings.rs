@@ -17,8 +17,9 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 struct Row(&'static str, &'static str, &'static str, &'static str, &'static str);
 
 /// Lists, whose values are separated by commas here.
-const LISTS: [&str; 12] = [
+const LISTS: [&str; 13] = [
     "master_keys",
+    "keys.require",
     "etcd.endpoints",
     "backup.include",
     "backup.tags",
@@ -40,6 +41,8 @@ const ROWS: &[Row] = &[
     Row("master_keys", "--master-key", "STRONGROOM_MASTER_KEY", "file:keyring", "kms:x"),
     Row("credentials_file", "--credentials-file", "STRONGROOM_CREDENTIALS_FILE", "store.env", ""),
     Row("keys.recovery", "--recovery-key", "STRONGROOM_RECOVERY_KEY", KEY, "12"),
+    Row("keys.require", "--require-key", "STRONGROOM_REQUIRE_KEY", KEY, "12"),
+    Row("keys.min_sealers", "--min-sealers", "STRONGROOM_MIN_SEALERS", "2", "-1"),
     Row("keys.passphrase_file", "--passphrase-file", "STRONGROOM_PASSPHRASE_FILE", "word", ""),
     Row("keys.passphrase_command", "--passphrase-command", "STRONGROOM_PASSPHRASE_COMMAND", "echo hunter2", ""),
     Row("keys.signing_key", "--signing-key", "STRONGROOM_SIGNING_KEY", "signing-key", ""),
@@ -80,6 +83,11 @@ const ROWS: &[Row] = &[
     Row("copy.url", "--to", "STRONGROOM_COPY_URL", "s3://second", "ftp://x"),
     Row("drill.etcd", "--etcd", "STRONGROOM_DRILL_ETCD", "ETCD", ""),
     Row("drill.scratch_dir", "--scratch-dir", "STRONGROOM_DRILL_SCRATCH_DIR", "/scratch", ""),
+    Row("journal.interval", "--interval", "STRONGROOM_JOURNAL_INTERVAL", "10s", "61s"),
+    Row("journal.spool", "--spool", "STRONGROOM_JOURNAL_SPOOL", "/spool", ""),
+    Row("journal.spool_max", "--spool-max", "STRONGROOM_JOURNAL_SPOOL_MAX", "64", "x"),
+    Row("copy.continuous", "--copy-continuous", "STRONGROOM_COPY_CONTINUOUS", "true", ""),
+    Row("agent.continuous", "--continuous", "STRONGROOM_AGENT_CONTINUOUS", "true", ""),
     Row("agent.backup", "--backup", "STRONGROOM_AGENT_BACKUP", "@every 1h", "61 * * * *"),
     Row("agent.prune", "--prune", "STRONGROOM_AGENT_PRUNE", "0 3 * * *", "nightly"),
     Row("agent.verify", "--verify", "STRONGROOM_AGENT_VERIFY", "0 4 * * * Europe/Berlin", "0 4 * * * Mars/Olympus"),

@@ -50,13 +50,19 @@ fn a_backup_whose_result_cannot_be_printed_is_stored() {
         let mut command = place.command(&["-w", format, "backup", "--file", database]);
         let said = exits(3, command.stdout(full));
         let id = place.snapshots().pop().unwrap();
-        assert!(said.contains(&format!("snapshot {id} is stored, but")), "{said}");
+        assert!(said.contains("it is done, but the result could not be printed"), "{said}");
+        assert!(said.contains(&id), "{said}");
         assert!(said.contains("No space left on device"), "{said}");
     }
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut restore = place.command(&["restore", "latest", "-o", "out.db"]);
     let said = exits(3, restore.stdout(full));
-    assert!(said.contains("out.db is restored, but") && place.path("out.db").exists(), "{said}");
+    assert!(said.contains("out.db: snapshot") && place.path("out.db").exists(), "{said}");
+    // A reader that is gone.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let said = exits(3, place.command(&["prune", "--pin", &place.snapshots()[0]]).stdout(writer));
+    assert!(said.contains("it is done") && said.contains(": pinned"), "{said}");
     // A list is nothing but its output.
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     exits(1, place.command(&["snapshots"]).stdout(full));

@@ -295,6 +295,33 @@ async fn a_forged_seal_of_the_last_generation_does_not_stop_a_rotation() {
     assert_eq!(report.unchanged, victim.genuine, "{report:?}");
 }
 
+/// [S5.8] A seal of a number in the middle can be buried among planted ones: sealing again moves it, although it names the
+/// right keys.
+#[tokio::test]
+async fn a_seal_of_a_number_in_the_middle_is_moved() {
+    let repo = TestRepo::new().await;
+    let id = repo.backup(&owner()).await.id;
+    let first = Seal::parse(&fs::read(repo.object(id, "seal.1")).unwrap()).unwrap();
+    let body = first.body();
+    let opened = open_seal(&first, body.object(), &owner()).unwrap();
+    let stanzas = body.stanzas().to_vec();
+    let moved =
+        SealBody::new(body.subject(), 500, body.object(), *body.commitment(), stanzas, Vec::new());
+    let moved = moved.unwrap();
+    let mac = opened.data_key.seal_mac(&moved.signed_bytes());
+    fs::write(repo.object(id, "seal.500"), moved.finish(mac).print()).unwrap();
+    fs::remove_file(repo.object(id, "seal.1")).unwrap();
+    let control = Control::default();
+    for resealed in [vec![id], vec![]] {
+        let report =
+            reseal(&repo.repository, &owner(), Scope::All, &[], Accept::Counting, &control).await;
+        assert_eq!(report.unwrap().resealed, resealed);
+        assert!(repo.object(id, &format!("seal.{}", u32::MAX)).exists());
+        assert!(!repo.object(id, "seal.500").exists());
+    }
+    repo.restore(&owner(), id).await.unwrap();
+}
+
 /// [S5.12]: more than are read. Those that were there first are among the lowest numbers, and are found.
 #[tokio::test]
 async fn more_seals_than_are_read() {
@@ -505,6 +532,7 @@ async fn a_report_under_a_retired_key() {
         cluster: None,
         snapshot: Some(victim.genuine[0]),
         level: None,
+        key: None,
         scope: ReportScope::One,
         outcome: ReportOutcome::Passed,
         tool: "forged".into(),

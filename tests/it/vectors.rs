@@ -22,13 +22,14 @@ use strongroom::store::Repository;
 use strongroom::task::Control;
 use strongroom::{Error, Result};
 
+use crate::kms_fault::Plugin;
 use crate::support::{
     TestRepo, key, keys, local, open_seal, restore_bytes, seal_data_key, small_database, vector,
 };
 
 const PASSPHRASE: &str = "TEST-ONLY correct horse battery staple";
 
-fn repositories() -> PathBuf {
+pub fn repositories() -> PathBuf {
     vector("repositories")
 }
 
@@ -37,13 +38,17 @@ fn keyring(name: &str) -> PathBuf {
 }
 
 /// The outcome classes of SPEC.md §8.
-fn class(error: &Error) -> &'static str {
+pub fn class(error: &Error) -> &'static str {
     error.kind().name()
 }
 
-async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
+pub async fn open(spec: &Value, dir: &Path) -> Result<(Vec<u8>, String)> {
     let repository = Repository::open(local(dir), None).await?;
     let mut keys = KeySet::new();
+    let plugin = spec.get("kms").map(Plugin::answering);
+    if let Some(plugin) = &plugin {
+        keys = strongroom::custody::open(&[plugin.uri().parse()?], None).await?;
+    }
     if let Some(path) = spec["keyring"].as_str() {
         let text = fs::read(repositories().join(path)).unwrap();
         keys.add_keyring(&strongroom::keys::Keyring::parse(&text)?, keyfile::now());

@@ -149,8 +149,17 @@ def open_hpke(body, identity, context):  # [S5.19]
     except ValueError: raise Refused("tampered", "a share of low order [S2.6.2]")
     try: return hpke._decrypt_with_aad(hpke.Suite(suite, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM), body[6:], private, b"strongroom/v1/hpke", context)
     except InvalidTag: raise Refused("tampered", "an hpke stanza does not open")
+def take(data):  # a field: its length u16, and its bytes → the field, and what follows
+    check(len(data) >= 2 and len(data) >= 2 + int.from_bytes(data[:2], "big"), "a field of a kms stanza is cut"); end = 2 + int.from_bytes(data[:2], "big"); return data[2:end], data[end:]
+def open_kms(body, answers, context):  # [S5.21]: what the service answers, for a plugin of Kubernetes' KMS v2 {(key id, ciphertext): (annotations, plaintext)}
+    check(body[:1] == b"\1", "provider of a kms stanza"); blob, sealed = take(body[1:]); check(len(blob) <= 14 * KIB and len(sealed) == 104, "length of a kms stanza")
+    key, rest = take(blob); ciphertext, rest = take(rest); check(len(rest) >= 2, "a kms stanza is cut"); found, rest, n = [], rest[2:], int.from_bytes(rest[:2], "big")
+    for _ in range(n): name, rest = take(rest); value, rest = take(rest); found.append((name, value))
+    check(not rest and ascending([name for name, _ in found]), "annotations of a kms stanza"); wanted, key = answers.get((key, ciphertext), (None, None)); check(wanted == found, "the service does not open it")
+    check(len(key) == 32, "length of what the service answers"); return unseal(sealed, key, context)
 class Keys:  # those that are available: the keyring's, and those under keys/ that the passphrase opens (tried when first asked for)
-    def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None):
+    def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None, kms=None):
+        self.kms = {named("kms", b"kmsv2\0" + kms["name"].encode()): {(a["key_id"].encode(), bytes.fromhex(a["ciphertext"])): ([(k.encode(), v.encode()) for k, v in sorted(a["annotations"].items())], bytes.fromhex(a["plaintext"])) for a in kms["answers"]}} if kms else {}
         self.identities, more = read_identities(identity.read_text()) if identity else ({}, ""); self.signers = read_signers("\n".join([signers.read_text() if signers else "", more]))
         ring = read_keyring(load(keyring, MIB)) if keyring else {}; self.known, self.repo, self.passphrase, self.failure = {k: key for k, (key, _) in ring.items()}, repo, passphrase, None
         self.states = {k: state for k, (_, state) in ring.items()}
@@ -222,12 +231,12 @@ def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK and its key, 
     _, _, _, obj, dc, stanzas, mac, signed, _ = seal; subject, failure = subject_of(seal), None
     for _, stanza, kid, *args in sorted(stanzas, key=lambda s: keys.worth(s[2])):
         if ids is not None: ids.add(kid)
-        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else None
+        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else keys.kms.get(kid) if stanza == "kms" else None
         if not master: continue
         try:
             if named: named[0] = True
             context = label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + stanza.encode()); check(len(args) == 1, "a stanza's further tokens")
-            dek = (open_hpke if stanza == "hpke" else unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
+            dek = {"hpke": open_hpke, "kms": open_kms}.get(stanza, unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
             check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek, kid
         except Refused as e: failure = failure or e
     raise failure or Refused("wrong-key", "no stanza for a key that is available")
@@ -241,7 +250,7 @@ def open_report(repo, report, keys, origin):  # → (line 2, details, what it is
     data = load(repo / "reports" / report, 4 * MIB); lines = data.split(b"\n", 2); check(len(lines) == 3, "a report is cut", "truncated")
     text_lines(lines[0] + b"\n", "report", 64); signed, head = data[:len(data) - len(lines[2])], parse_json(lines[1]); seal = parse_seal(b"strongroom-seal/1\n" + lines[2])
     check(seal[:3] == ("report", report, 1) and field(head, "report", str) == report and seal[3] == hashlib.sha256(signed).hexdigest(), "a report's seal or name [S7.1]")
-    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)), "a report's head [S7.2]")
+    check(field(head, "origin", str, UUID) == origin and field(head, "kind", str, NAME) and ("level" not in head or field(head, "level", str, NAME)) and ("key" not in head or field(head, "key", str, "[0-9a-f]{32}")), "a report's head [S7.2]")
     check(head.get("scope") in ("one", "cluster", "repository") and head.get("outcome") in ("passed", "failed", "findings"), "scope or outcome [S7.2]")
     check(b64(field(head, "commitment", str), 32) == seal[4] and field(head, "tool", str, "[ -~]{1,128}"), "commitment or tool [S7.2]"); vouched = is_signed(seal, keys, head.get("cluster")); dek, kid = open_stanzas(seal, keys)
     raw = unseal(b64(field(head, "details", str)), X(dek, "report-key"), label("report", ulid(report))); check(len(raw) % 256 == 0 and len(raw) <= MIB, "details' padding [S7.3]")
@@ -257,6 +266,22 @@ def open_segment(path, journal, n, key):  # -> the body [S13.9]
     c = C(io.BytesIO(data), 32, len(data) - 32, key, label("object", h), h[8]); message = c.read(0, c.length); size = zstandard.get_frame_parameters(message).content_size
     check(size <= 64 * MIB, "a body of more than 64 MiB"); o = zstandard.ZstdDecompressor().decompressobj(); body = o.decompress(message); check(o.eof and len(body) == size, "zstd frame")
     used = len(message) - len(o.unused_data); check(len(message) == padme(max(used, 4096)) and not any(o.unused_data), "a segment's padding [S13.9]"); return body
+def open_bundle(path, journal, key):  # -> the bodies [S13.9]
+    data = load(path, 1024 * MIB); h = data[:32]; check(h[:8] == b"SRDATA\0\1" and h[8] in SUITES and h[9] == 4 and h[10:16] == bytes(6) and h[16:] == ulid(journal), f"{path}: header of another object")
+    c = C(io.BytesIO(data), 32, len(data) - 32, key, label("object", h), h[8]); message, at, bodies = c.read(0, c.length), 0, []; number = lambda b: int.from_bytes(b, "big")
+    while at + 4 <= len(message) and (length := number(message[at:at + 4])):
+        frame = message[at + 4:at + 4 + length]; check(len(frame) == length <= 80 * MIB, "a frame of a bundle is cut"); at += 4 + length; size = zstandard.get_frame_parameters(frame).content_size
+        check(size <= 64 * MIB + 4, "a frame of more than 64 MiB"); o = zstandard.ZstdDecompressor().decompressobj(); inside = o.decompress(frame); check(o.eof and len(inside) == size > 0 and not o.unused_data, "zstd frame"); p = 0
+        while p < size: body = inside[p + 4:p + 4 + number(inside[p:p + 4])]; check(len(body) == number(inside[p:p + 4]), "a body is cut"); bodies.append(body); p += 4 + len(body)
+    check(len(message) == padme(max(at, 4096)) and not any(message[at:]), "a bundle's padding [S13.9]"); return bodies
+def stored_bodies(folder, journal, key, end, number):  # -> each body, with the digest of its segment's object and its length
+    if end and "bundle" in end:  # [S13.15]
+        b = field(end, "bundle", dict); path = folder / f"bundle.{number}"; data = load(path, 1024 * MIB); check((hashlib.sha256(data).hexdigest(), len(data)) == (b["sha256"], b["length"]), "a bundle that the end does not name")
+        bodies = open_bundle(path, journal, key); check(len(bodies) == end["segments"] > 0, "a bundle of another number of segments")
+        yield from zip(bodies, [x[8:40] for x in bodies[1:]] + [bytes.fromhex(field(b, "replaces", str, HEX64))], [None] * len(bodies)); return
+    n = 0
+    while (found := sorted(folder.glob(f"segment.{n + 1}.*"))) and (end is None or n < end["segments"]):
+        n += 1; data = found[0].read_bytes(); yield open_segment(found[0], journal, n, key), hashlib.sha256(data).digest(), len(data)
 def varint(data, at):
     n = shift = 0
     while True:
@@ -273,7 +298,7 @@ def open_journal(repo, journal, keys, origin):  # -> (records as bucket key and 
     folder = repo / "journals" / journal; data = load(folder / "head", 64 * KIB); head = mac_text(data, "journal", 64 * KIB)
     check(field(head, "journal", str, ULID) == journal and field(head, "origin", str, UUID) == origin, "a head of another journal or repository"); first = field(head, "first", int); check(first >= 2, "`first`")
     objects = {hashlib.sha256(data).hexdigest(): None}; dc = b64(field(head, "commitment", str), 32)
-    for g in generations(folder, "end"): e = load(folder / f"end.{g}", MIB); objects[hashlib.sha256(e).hexdigest()] = e
+    for g in generations(folder, "end"): e = load(folder / f"end.{g}", MIB); objects[hashlib.sha256(e).hexdigest()] = e, g
     best, failure = None, None
     for g in generations(folder, "seal"):
         try:
@@ -282,16 +307,16 @@ def open_journal(repo, journal, keys, origin):  # -> (records as bucket key and 
             if keys.worth(kid) < 2 and (best is None or best[1] is None and objects[seal[3]]): best = dek, objects[seal[3]]
         except Refused as e: failure = failure or e
     if not best: raise failure or Refused("truncated", "a journal without a seal that counts")
-    dek, end = best; mac_text(data, "journal", 64 * KIB, dek); end = end and mac_text(end, "journal-end", MIB, dek)
+    dek, end = best; mac_text(data, "journal", 64 * KIB, dek); end, named = (mac_text(end[0], "journal-end", MIB, dek), end[1]) if end else (None, 0)
     facts = parse_json(unseal(b64(field(head, "facts", str)), X(dek, "facts-key"), label("facts", ulid(journal)))); field(facts, "interval_ms", int)
     records, previous, at, last, moment, n = [], bytes(32), None, first - 1, 0, 0; key = X(dek, "journal-key")
-    while (found := sorted(folder.glob(f"segment.{n + 1}.*"))) and (end is None or n < end["segments"]):
-        n += 1; body = open_segment(found[0], journal, n, key); number = lambda b: int.from_bytes(b, "big"); closing, own = 0, []
+    for body, sha256, length_of in stored_bodies(folder, journal, key, end, named):
+        n += 1; number = lambda b: int.from_bytes(b, "big"); closing, own = 0, []
         check(number(body[:8]) == n and body[8:40] == previous and len(body) >= 72, "a segment that does not follow [S13.3]"); p = 72
         while p < len(body):
             kind, length = body[p], number(body[p + 1:p + 5]); value = body[p + 5:p + 5 + length]; check(len(value) == length, "an entry is cut"); p += 5 + length
             if kind >= 128: continue
-            check(1 <= kind <= 10, f"an entry of type {kind}", "unsupported"); check(kind > closing if closing else True, "an entry behind the last [S13.13]"); closing = kind if kind >= 8 else 0
+            check(1 <= kind <= 10 and kind != 9, f"an entry of type {kind}", "unsupported"); check(kind > closing if closing else True, "an entry behind the last [S13.13]"); closing = kind if kind >= 8 else 0
             if kind == 1: check(length == 8 and number(value) >= moment, "a moment [S13.13]"); moment = number(value)
             if kind in (2, 3):  # [S13.1], [S13.2]
                 kv = key_value(value) if kind == 2 else {1: value[8:]}; main = kv.get(3, 0) if kind == 2 else number(value[:8]); check(kv.get(1), "a record without a key")
@@ -300,8 +325,8 @@ def open_journal(repo, journal, keys, origin):  # -> (records as bucket key and 
                 size = len(kv[1]); tag = bytes([10]) + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7]))  # keys of at most 16 KiB here
                 records.append((main, main.to_bytes(8, "big") + b"_" + sub.to_bytes(8, "big") + b"t" * (kind == 3), value if kind == 2 else tag + kv[1]))
         start = (number(body[40:48]), number(body[48:56])); check(not own or own[0] == start, "first record [S13.1]"); now = number(body[56:64])
-        check(last <= now <= (at[0] if at else first - 1), "`last` [S13.1]"); last, stored = now, found[0].read_bytes(); previous = hashlib.sha256(stored).digest()
-        check(end is None or (end["objects"][n - 1]["sha256"], end["objects"][n - 1]["length"]) == (previous.hex(), len(stored)), "a segment that the end does not name")
+        check(last <= now <= (at[0] if at else first - 1), "`last` [S13.1]"); last, previous = now, sha256
+        check(length_of is None or end is None or (end["objects"][n - 1]["sha256"], end["objects"][n - 1]["length"]) == (previous.hex(), length_of), "a segment that the end does not name")
     check(end is None or (n, last) == (end["segments"], end["last"]), "segments are missing", "truncated"); return [(k, v) for main, k, v in records if main <= last], last
 def records_digest(records):  # of vectors: each record as two lengths of 4 bytes and its bytes
     h = hashlib.sha256()
@@ -367,15 +392,18 @@ def open_snapshot(repo, snapshot, keys, origin, out):  # §6.6 → (sha256 hex, 
     raw = unseal(m["facts"], X(dek, "facts-key"), context); facts = parse_json(raw); check(len(raw) % 256 == 0, "facts' padding"); etcd = field(facts, "etcd", dict)  # §6.5
     for key in ("revision", "compact_revision", "raft_term", "raft_index"): field(etcd, key, int)
     check(etcd["revision"] == m["revision"] and field(field(facts, "database", dict), "size", int) == size, "facts and manifest disagree")
+    if (j := facts.get("journal")) is not None:  # [S6.5.4]
+        check(field(j, "number", int) >= 1 and re.fullmatch("[0-9a-f]{64}", field(j, "sha256", str)) and ulid(field(j, "id", str)) and field(j, "last", int) >= 0, "the facts' journal")
+        check(("equal_from" in j) == ("equal_to" in j) and j.get("equal_from", 0) <= j.get("equal_to", 0), "the facts' journal: no range")
     payload, h = open_object(repo, snapshot, "payload", X(dek, "payload-key"), own["length"]), hashlib.sha256()  # 8
     end = frames[-1][0] + frames[-1][1]; check(not any(payload.read(end, payload.length - end)), "the payload's padding is not zeros [S4.5.4]")
     for i, (offset, length, digest) in enumerate(frames):
         stored = payload.read(offset, length); check(hashlib.sha256(stored).digest() == digest, f"frame {i}: its SHA-256 differs [S4.2.3]")
         piece = inflate_frame(stored, min(fs, size - i * fs)); h.update(piece); out.write(piece)
     check(h.hexdigest() == sha, "the database's SHA-256 differs"); out.write(h.digest()); return sha, m["revision"]
-def attempt(repo, snapshot, keyring, passphrase, identity, signers, origin, out):  # → (class, sha256, what to print)
+def attempt(repo, snapshot, keyring, passphrase, identity, signers, origin, out, kms=None):  # → (class, sha256, what to print)
     try:
-        keys = Keys(repo, keyring, passphrase, identity, signers); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
+        keys = Keys(repo, keyring, passphrase, identity, signers, kms); snapshot = latest(repo, keys, origin) if snapshot == "latest" else snapshot
         sha, revision = open_snapshot(repo, snapshot, keys, origin, out); return "ok", sha, f"ok {sha} {revision}"
     except Refused as e: return e.outcome, None, str(e)
     except (json.JSONDecodeError, UnicodeError, zstandard.ZstdError) as e: return "tampered", None, f"tampered: {e}"
@@ -383,7 +411,7 @@ def run_vectors(folder):
     passed = failed = 0
     for case in sorted(p for p in folder.glob("*.json") if p.with_suffix("").is_dir()):
         v = json.loads(case.read_text("utf-8")); file, passphrase = lambda name: folder / v[name] if name in v else None, v.get("passphrase")
-        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO())
+        try: got, sha, why = attempt(case.with_suffix(""), v["snapshot"], file("keyring"), passphrase and passphrase.encode(), file("identity"), file("signers"), None, io.BytesIO(), v.get("kms"))
         except Exception as e: got, sha, why = "crash", None, f"crash: {e!r}"
         for name, wanted in v.get("journals", {}).items():  # §13
             try: records, last = open_journal(case.with_suffix(""), name, Keys(case.with_suffix(""), file("keyring")), repository_id(case.with_suffix(""))); found = {"last": last, "records": records_digest(records)}

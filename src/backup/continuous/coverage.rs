@@ -161,26 +161,57 @@ impl Journals {
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
-        Self::open_as(Judging::Reading, repository, keys, cluster).await
+        let listed = folder::list_all(repository).await?;
+        Self::open_these((Judging::Reading, false), repository, keys, cluster, listed).await
     }
 
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), with the journals that were removed and can be brought back.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn open_as(
+    pub(super) async fn open_with_removed(
         judging: Judging,
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
-        let (folders, foreign) = folder::list_all(repository).await?;
+        let listed = folder::list_all(repository).await?;
+        Self::open_these((judging, true), repository, keys, cluster, listed).await
+    }
+
+    /// Opens of the journals that were `listed` those that are `chosen`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn open_chosen(
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        (mut folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
+        chosen: impl Fn(&SnapshotId, &Folder) -> bool,
+    ) -> Result<Self> {
+        folders.retain(|id, folder| chosen(id, folder));
+        let judging = (Judging::Reading, false);
+        Self::open_these(judging, repository, keys, cluster, (folders, foreign)).await
+    }
+
+    async fn open_these(
+        (judging, removed): (Judging, bool),
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        (folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
+    ) -> Result<Self> {
         let inside = folders.values().flat_map(|folder| &folder.foreign);
         let mut findings: Vec<_> =
             foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
         let (unknown, mut unopened, mut locked) = (findings.len(), 0, None);
+        let headless = folders.iter().filter(|(_, folder)| folder.is_headless());
+        findings.extend(headless.map(|(id, _)| Folder::headless(*id)));
         let (mut opened, mut is_any_open) = (BTreeMap::new(), false);
-        let there = folders.into_iter().filter(|(_, folder)| folder.head.is_some());
+        let is_there =
+            |folder: &Folder| folder.head.is_some() || (removed && folder.tombstone.is_some());
+        let there = folders.into_iter().filter(|(_, folder)| is_there(folder));
         let mut opening = stream::iter(there)
             .map(|(id, folder)| async move {
                 let journal = match judging {
@@ -199,6 +230,8 @@ impl Journals {
                     }
                 }
                 Err(error) if error.kind().is_general() => return Err(error),
+                // What was removed and is not authentic cannot be brought back.
+                Err(error) if folder.head.is_none() && error.kind() != ErrorKind::WrongKey => {}
                 Err(error) => {
                     findings.push(error.to_string());
                     unopened += 1;
@@ -258,6 +291,12 @@ impl Journals {
     ) -> impl Iterator<Item = &'a OpenJournal> {
         let later = self.open.range(journal.id()..).skip(1).map(|(_, (journal, _))| journal);
         later.filter(|other| other.head.cluster == journal.head.cluster && other.standing.counts())
+    }
+
+    /// Whether a newer journal of the same cluster counts.
+    pub(super) fn is_followed(&self, id: SnapshotId) -> bool {
+        let journal = self.open.get(&id);
+        journal.is_some_and(|(journal, _)| self.counting_after(journal).next().is_some())
     }
 
     /// The last segment of `journal` that a newer one names.
@@ -356,7 +395,7 @@ pub async fn journals(
             last_is_known: last.is_some() || extent.is_some(),
             complete_ms: end.map(|end| end.complete_ms).filter(|ms| *ms > 0),
             segments: end.map_or(folder.segments.len() as u64, |end| end.segments),
-            stored_bytes: folder.segment_bytes(),
+            stored_bytes: folder.recorded_bytes(),
             ended: end.map(|end| end.reason).map(EndReason::words),
             standing: journal.standing,
         });

@@ -1,5 +1,7 @@
 //! Which revision was the last at a moment, by what the journals of one history tell.
 
+use std::sync::Arc;
+
 use crate::journal::read::ReadJournal;
 
 /// What one journal tells of when revisions were received.
@@ -15,6 +17,8 @@ pub(super) struct Told<'a> {
     pub(super) moments: &'a [(i64, u64)],
     /// Every revision committed before the moment is at most this one.
     pub(super) completes: &'a [(i64, u64)],
+    /// Revisions behind which the watch was opened again: the next one may have been committed long before it was received.
+    pub(super) breaks: &'a [i64],
 }
 
 /// What was there at a moment.
@@ -43,8 +47,8 @@ impl Told<'_> {
 }
 
 /// What the journals of a chain tell, in its order.
-pub(super) fn told(chain: &[ReadJournal]) -> Vec<Told<'_>> {
-    let mut before: Option<&ReadJournal> = None;
+pub(super) fn told(chain: &[Arc<ReadJournal>]) -> Vec<Told<'_>> {
+    let mut before: Option<&Arc<ReadJournal>> = None;
     let told = chain.iter().map(|journal| {
         let is_continued = before.replace(journal).is_some_and(|before| {
             before.survey.reason == Some(crate::format::EndReason::ROLLED)
@@ -52,7 +56,10 @@ pub(super) fn told(chain: &[ReadJournal]) -> Vec<Told<'_>> {
         });
         let survey = &journal.survey;
         let (moments, completes) = (&survey.moments[..], &survey.completes[..]);
-        Told { first: journal.first(), last: journal.last(), is_continued, moments, completes }
+        // Each journal begins by naming the member.
+        let breaks = survey.breaks.get(1..).unwrap_or_default();
+        let (first, last) = (journal.first(), journal.last());
+        Told { first, last, is_continued, moments, completes, breaks }
     });
     told.collect()
 }
@@ -82,15 +89,22 @@ pub(super) fn revision_at(base: i64, journals: &[Told<'_>], ms: u64) -> At {
         if let Some(moment) = journal.moment_of(next).filter(|moment| *moment > ms) {
             // It recorded already when it repeated or received `done`.
             let is_live = journal.is_continued
-                || journal.first <= done && journal.moment_of(done).is_some_and(|at| at <= ms);
+                || journal.first <= done
+                    && journal.moment_of(done).is_some_and(|at| at <= ms)
+                    && !journal.breaks.contains(&done);
             if is_live || complete(done) >= ms {
                 return found(done);
             }
             return At::Unknown { until: complete(done).max(heard), next: moment };
         }
         let mut later = journal.moments.iter().filter(|(main, _)| *main > next);
-        if let Some((main, _)) = later.find(|(_, at)| *at > ms) {
-            return found(main.saturating_sub(1).min(journal.last));
+        if let Some((main, next)) = later.find(|(_, at)| *at > ms) {
+            let before = main.saturating_sub(1).min(journal.last);
+            if journal.breaks.contains(&before) && complete(before) < ms {
+                let until = complete(before).max(journal.moment_of(before).unwrap_or(0));
+                return At::Unknown { until, next: *next };
+            }
+            return found(before);
         }
         done = journal.last;
         heard = heard.max(journal.moment_of(done).unwrap_or(0));
@@ -108,7 +122,7 @@ mod tests {
         moments: &'a [(i64, u64)],
         completes: &'a [(i64, u64)],
     ) -> Told<'a> {
-        Told { first, last, is_continued: false, moments, completes }
+        Told { first, last, is_continued: false, moments, completes, breaks: &[] }
     }
 
     fn revision(at: At) -> Option<i64> {
@@ -150,6 +164,20 @@ mod tests {
         let rolled = Told { moments: &[(20, 400), (21, 500)], ..rolled };
         assert_eq!(revision(revision_at(10, &[one, rolled], 450)), Some(20));
         assert_eq!(revision(revision_at(10, &[one, rolled], 350)), Some(20));
+    }
+
+    /// The watch broke off behind 12, and what had been committed meanwhile was received at 300.
+    #[test]
+    fn what_was_missed_while_the_watch_was_away_has_no_moment() {
+        let told = journal((5, 20), &[(5, 100), (13, 300)], &[(12, 150), (20, 320)]);
+        let at = |ms| revision_at(10, &[Told { breaks: &[12], ..told }], ms);
+        assert_eq!(revision(at(150)), Some(12));
+        assert_eq!(at(151), At::Unknown { until: 150, next: 300 });
+        assert_eq!(revision(at(300)), Some(20));
+        // It broke off behind the snapshot's own revision.
+        let at = |ms| revision_at(12, &[Told { breaks: &[12], ..told }], ms);
+        assert_eq!(at(200), At::Unknown { until: 150, next: 300 });
+        assert_eq!(revision(revision_at(12, &[told], 200)), Some(12));
     }
 
     /// A moment that names a revision before the snapshot's is valid behind it, too.

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::coverage::{Journals, not_covered, parted};
-use super::join::{self, Join};
+use super::building::{Building, Parted};
+use super::coverage::not_covered;
+use super::histories::{self, ambiguous, are_one};
 use super::moments::{self, At};
+use super::shelf::{Period, Shelf};
 use crate::backup::{catalog, choose};
-use crate::bolt::Db;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, SnapshotId, Time};
 use crate::journal::read::{Chain, ReadJournal};
 use crate::keys::KeySet;
 use crate::mvcc;
-use crate::snapshot::inside::Frames;
+use crate::snapshot::inside::View;
 use crate::snapshot::open::OpenSnapshot;
 use crate::store::Repository;
-use crate::task::run_blocking;
 
 /// Snapshots that are tried as a base.
 const BASES: usize = 8;
@@ -49,20 +49,7 @@ pub struct Recorded {
     /// Of a restore to the last revision: the journals that were cut, passed over or not used, and why. It may hold less
     /// than was recorded.
     pub findings: Vec<String>,
-    pub(crate) tail: Option<Arc<RecordedTail>>,
-}
-
-/// What `mvcc` writes behind the snapshot's records.
-pub(crate) struct RecordedTail {
-    chain: Chain,
-    compacted: i64,
-    ttls: BTreeMap<i64, i64>,
-}
-
-impl RecordedTail {
-    pub(crate) fn as_tail(&self) -> mvcc::Tail<'_> {
-        mvcc::Tail { recording: &self.chain, compacted: self.compacted, ttls: &self.ttls }
-    }
+    pub(crate) tail: Option<Arc<mvcc::RecordedTail>>,
 }
 
 /// Finds what to restore: from the snapshot `base_given` if there is one, else from the newest that reaches it. Journals are
@@ -78,14 +65,72 @@ pub async fn plan_restore(
     moment: Moment,
     dir: &Path,
 ) -> Result<Recorded> {
-    let bases = match base_given {
-        Some(base) => vec![base],
-        None => bases(repository, keys, cluster, moment).await?,
+    let mut shelf = None;
+    if let Some(base) = base_given {
+        let choice = Choice { is_only: true, ..Choice::default() };
+        return from_base((repository, keys), &mut shelf, (base, choice), moment, dir).await;
+    }
+    let listing = catalog::snapshots(repository, cluster).await?;
+    choose::one_cluster(repository, keys, &listing).await?;
+    let histories = match moment {
+        // etcd counts again in each history.
+        Moment::Revision(_) => histories::of(repository, keys, &listing).await?,
+        _ => vec![listing.snapshots.iter().collect()],
     };
+    let mut found: Option<Recorded> = None;
+    let mut failure = None;
+    for history in &histories {
+        let choice = Choice {
+            is_only: false,
+            is_older: found.is_some(),
+            newest: history.last().map(|summary| summary.id),
+        };
+        let from = (repository, keys);
+        let planned = from_any(from, &mut shelf, (history, choice), moment, dir).await;
+        match (planned, &found) {
+            (Ok(first), None) => found = Some(first),
+            (Ok(other), Some(first)) => {
+                let (revision, views) = (other.revision, (first.view(), other.view()));
+                // They are one where an older file was backed up later, or etcd was restored from what both have.
+                if !are_one(repository, keys, revision, views).await? {
+                    return Err(ambiguous(revision, first.base, other.base));
+                }
+            }
+            (Err(error), _) if error.kind() == ErrorKind::NotFound => {
+                failure.get_or_insert(error);
+            }
+            // An older history that does not open takes nothing away.
+            (Err(error), Some(_)) if !error.kind().is_general() => {}
+            (Err(error), _) => return Err(error),
+        }
+    }
+    found
+        .ok_or_else(|| failure.unwrap_or_else(|| not_covered("no snapshot is early enough".into())))
+}
+
+/// Which of several histories a base is of.
+#[derive(Clone, Copy, Default)]
+struct Choice {
+    /// The base was given.
+    is_only: bool,
+    /// A newer history has what is wanted, too.
+    is_older: bool,
+    /// The newest snapshot of the base's history, as far as snapshots tell.
+    newest: Option<SnapshotId>,
+}
+
+/// From the first snapshot of `history` that reaches it.
+async fn from_any<'a>(
+    from: (&'a Repository, &'a KeySet),
+    shelf: &mut Option<Shelf<'a>>,
+    (history, choice): (&[&catalog::Summary], Choice),
+    moment: Moment,
+    dir: &Path,
+) -> Result<Recorded> {
+    let bases = bases(from.0, from.1, history, moment).await?;
     let mut failure = None;
     for base in bases {
-        let only = base_given.is_some();
-        match from_base(repository, keys, (base, only), moment, dir).await {
+        match from_base(from, shelf, (base, choice), moment, dir).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 failure.get_or_insert(error);
             }
@@ -99,24 +144,22 @@ pub async fn plan_restore(
 async fn bases(
     repository: &Repository,
     keys: &KeySet,
-    cluster: Option<&ClusterName>,
+    snapshots: &[&catalog::Summary],
     moment: Moment,
 ) -> Result<Vec<SnapshotId>> {
-    let listing = catalog::snapshots(repository, cluster).await?;
-    choose::one_cluster(repository, keys, &listing).await?;
-    let is_early = |summary: &&catalog::Summary| match moment {
+    let is_early = |summary: &&&catalog::Summary| match moment {
         Moment::Newest => true,
         Moment::Time(ms) => summary.id.unix_ms() <= ms,
         Moment::Revision(revision) => summary.revision.cast_signed() <= revision,
     };
     // One that holds the revision needs no journal.
-    let holds = |summary: &&catalog::Summary| match moment {
+    let holds = |summary: &&&catalog::Summary| match moment {
         Moment::Revision(revision) => summary.revision.cast_signed() >= revision,
         _ => false,
     };
-    let newest = listing.snapshots.iter().rev().filter(holds).take(1);
-    let holding = newest.chain(listing.snapshots.iter().filter(holds).take(BASES / 2));
-    let early = listing.snapshots.iter().rev().filter(is_early);
+    let newest = snapshots.iter().rev().filter(holds).take(1);
+    let holding = newest.chain(snapshots.iter().filter(holds).take(BASES / 2));
+    let early = snapshots.iter().rev().filter(is_early);
     let (mut bases, mut failure) = (Vec::new(), None);
     for id in holding.chain(early).map(|summary| summary.id) {
         if bases.len() >= BASES {
@@ -133,27 +176,15 @@ async fn bases(
     }
     match failure {
         Some(error) if bases.is_empty() => Err(choose::none_counts(error)),
-        _ if listing.snapshots.is_empty() => Err(choose::none_yet()),
+        _ if snapshots.is_empty() => Err(choose::none_yet()),
         _ => Ok(bases),
     }
 }
 
-/// A chain of journals that is being built.
-struct Building {
-    /// The last revision that is reached.
-    end: i64,
-    chain: Vec<ReadJournal>,
-    /// Journals that count and are of another history: where it parted, and what to say.
-    parted: Vec<(SnapshotId, i64, String)>,
-    warnings: Vec<String>,
-    /// What may be missing, and why.
-    findings: Vec<String>,
-}
-
-async fn from_base(
-    repository: &Repository,
-    keys: &KeySet,
-    (base, is_only): (SnapshotId, bool),
+async fn from_base<'a>(
+    (repository, keys): (&'a Repository, &'a KeySet),
+    shelf: &mut Option<Shelf<'a>>,
+    (base, choice): (SnapshotId, Choice),
     moment: Moment,
     dir: &Path,
 ) -> Result<Recorded> {
@@ -162,7 +193,7 @@ async fn from_base(
     if let Moment::Revision(wanted) = moment
         && wanted <= revision
     {
-        if !is_only && wanted < snapshot.facts.etcd.compact_revision.cast_signed().max(1) {
+        if !choice.is_only && wanted < snapshot.facts.etcd.compact_revision.cast_signed().max(1) {
             return Err(not_covered(format!("revision {wanted} is compacted in snapshot {base}")));
         }
         return Ok(alone(base, wanted));
@@ -174,38 +205,15 @@ async fn from_base(
         return Err(not_covered(format!("snapshot {base} was begun at {begun}, after {at}")));
     }
     let cluster = snapshot.manifest.body().cluster.clone();
-    let mut journals = Journals::open(repository, keys, Some(&cluster)).await?;
-    let mut building = Building::new(revision, &mut journals);
-    let newest_journal = journals.newest();
-    let extents = journals.extents(repository, keys).await?;
-    let snapshot = Arc::new(snapshot);
-    loop {
-        let reached = is_reached(&building, moment);
-        let next = if reached { None } else { next_journal(&journals, &building, moment) };
-        // The newest one shows whether what was recorded last is of the same history.
-        let is_of_interest = |id: &SnapshotId| {
-            journals.open.get(id).is_some_and(|(journal, _)| journal.first() <= building.end)
-                && !matches!(moment, Moment::Time(ms) if ms < id.unix_ms())
-        };
-        let Some(next) = next.or(newest_journal.filter(is_of_interest)) else { break };
-        let Some((journal, folder)) = journals.open.remove(&next) else { break };
-        if !journal.standing.counts() {
-            building.findings.push(format!("journal {next} does not count: {}", journal.standing));
-            continue;
-        }
-        let mut read = match ReadJournal::fetch(repository, keys, journal, &folder, dir).await {
-            Err(error) if !error.kind().is_general() => {
-                building.findings.push(error.to_string());
-                continue;
-            }
-            read => read?,
-        };
-        building.findings.extend(extents.get(&next).and_then(|extent| extent.cut(&mut read)));
-        building.findings.append(&mut read.survey.findings);
-        building = step(building, read, snapshot.clone(), dir).await?;
-    }
-    building.check_history(base, is_only, moment)?;
-    finish(base, revision, building, moment)
+    let period = Period::from(base, moment);
+    let shelf = match shelf.take().filter(|shelf| shelf.is_of(&cluster, period)) {
+        Some(open) => shelf.insert(open),
+        None => shelf.insert(Shelf::open(repository, keys, (&cluster, period), dir).await?),
+    };
+    let building = Building::lead(shelf, &Arc::new(snapshot), revision, moment).await?;
+    let contradicted = check_history(&building, (base, revision), choice, moment);
+    let recorded = finish(base, revision, building, moment)?;
+    contradicted.map(|()| recorded)
 }
 
 fn alone(base: SnapshotId, revision: i64) -> Recorded {
@@ -213,123 +221,51 @@ fn alone(base: SnapshotId, revision: i64) -> Recorded {
     Recorded { base, revision, journals, recorded_until: 0, warnings, findings, tail: None }
 }
 
-fn is_reached(building: &Building, moment: Moment) -> bool {
-    match moment {
-        Moment::Newest => false,
-        Moment::Revision(revision) => building.end >= revision,
-        Moment::Time(ms) => {
-            let last = building.chain.last();
-            last.is_some_and(|journal| journal.survey.moments.iter().any(|(_, at)| *at > ms))
-        }
-    }
-}
-
-/// The journal that may lead on: of those that hold what is reached the one that began first. Later ones repeat what it
-/// holds, with other moments; and what is recorded later chooses no other journals.
-fn next_journal(journals: &Journals, building: &Building, moment: Moment) -> Option<SnapshotId> {
-    let leads_on = |id: &&SnapshotId| {
-        let last = journals.last_of(**id);
-        // It may also tell that nothing has changed.
-        let may_be_quiet = building.chain.is_empty() || matches!(moment, Moment::Time(_));
-        last > building.end || may_be_quiet && last == building.end
+/// Refuses what a newer recording contradicts: which of two histories is wanted cannot be known.
+fn check_history(
+    building: &Building,
+    (base, base_revision): (SnapshotId, i64),
+    choice: Choice,
+    moment: Moment,
+) -> Result<()> {
+    let chosen = building.chain.last().map_or(base, |journal| journal.id());
+    let is_contradicted = |parted: &&Parted| {
+        // Who names a snapshot of one history has chosen it, unless both follow the snapshot.
+        parted.id > chosen
+            && !(choice.is_only && parted.at <= base_revision)
+            && match moment {
+                Moment::Newest => true,
+                Moment::Time(ms) => ms >= parted.id.unix_ms(),
+                Moment::Revision(revision) => revision >= parted.at,
+            }
     };
-    let starts = journals.open.iter().filter(|(_, (journal, _))| journal.first() <= building.end);
-    starts.map(|(id, _)| id).find(leads_on).copied()
-}
-
-impl Building {
-    fn new(base: i64, journals: &mut Journals) -> Self {
-        Self {
-            end: base,
-            chain: Vec::new(),
-            parted: Vec::new(),
-            warnings: journals.findings.drain(..journals.unknown).collect(),
-            findings: std::mem::take(&mut journals.findings),
-        }
+    if choice.is_older || building.chain.is_empty() && choice.is_only {
+        return Ok(());
     }
-
-    /// Refuses what a newer recording contradicts: which of two histories is wanted cannot be known.
-    fn check_history(&self, base: SnapshotId, is_only: bool, moment: Moment) -> Result<()> {
-        let chosen = self.chain.last().map_or(base, ReadJournal::id);
-        let is_contradicted = |(id, at, _): &&(SnapshotId, i64, String)| {
-            *id > chosen
-                && match moment {
-                    Moment::Newest => true,
-                    Moment::Time(ms) => ms >= id.unix_ms(),
-                    Moment::Revision(revision) => revision >= *at,
-                }
-        };
-        // Who names a snapshot of one history has chosen it.
-        if self.chain.is_empty() && is_only {
-            return Ok(());
-        }
-        let Some((id, _, text)) = self.parted.iter().find(is_contradicted) else { return Ok(()) };
-        let begun = time(id.unix_ms());
-        let message = format!("{text}; {id} is newer, and {chosen} would be restored");
-        Err(Error::new(ErrorKind::Refused, message).hint(format!(
-            "name a snapshot taken after {begun} for the newer history, or give --to-time before {begun} for the older one"
-        )))
-    }
-}
-
-/// Adds a journal, if it is of the same history.
-async fn step(
-    mut building: Building,
-    read: ReadJournal,
-    snapshot: Arc<OpenSnapshot>,
-    dir: &Path,
-) -> Result<Building> {
-    let (id, dir) = (read.id(), dir.to_owned());
-    let base = snapshot.manifest.body().snapshot;
-    run_blocking(move || {
-        let overlaps = |one: &&ReadJournal| one.first() <= read.last();
-        let (join, before) = match building.chain.iter().rev().find(overlaps) {
-            None => {
-                let frames = Frames::new(snapshot.database.clone(), &dir);
-                let range = read.first()..=read.last();
-                (join::with_database(&Db::open(frames)?, &read, range)?, base)
-            }
-            Some(before) => {
-                let range = read.first().max(before.first())..=read.last().min(before.last());
-                (join::journals(before, &read, range)?, before.id())
-            }
-        };
-        match join {
-            // One that adds nothing may still tell that nothing has changed.
-            Join::Joined(_) if read.last() < building.end => {}
-            Join::Joined(_) => {
-                building.end = building.end.max(read.last());
-                building.chain.push(read);
-            }
-            Join::Parted(at) => {
-                building.findings.push(parted(before, id, at));
-                building.parted.push((id, at, parted(before, id, at)));
-            }
-            // It ended before what is reached.
-            Join::Apart if read.last() < building.end => {}
-            Join::Apart => {
-                let text = format!(
-                    "journal {id} has no revision to compare with {before}, and is not used"
-                );
-                match read.last() > building.end {
-                    true => building.findings.push(text),
-                    // It holds no later revision.
-                    false => building.warnings.push(text),
-                }
-            }
-        }
-        Ok(building)
-    })
-    .await
+    let Some(Parted { id, text, .. }) = building.parted.iter().find(is_contradicted) else {
+        return Ok(());
+    };
+    let begun = time(id.unix_ms());
+    let message = format!("{text}; {id} is newer, and {chosen} would be restored");
+    // What is asked for lies in both.
+    let kind = if moment == Moment::Newest { ErrorKind::Refused } else { ErrorKind::Usage };
+    let newer = choice.newest.filter(|newest| newest > id);
+    let newer =
+        newer.map_or_else(|| format!("a snapshot taken after {begun}"), |id| id.to_string());
+    Err(Error::new(kind, message).hint(format!(
+        "give a snapshot in the place of latest: {newer} is of the newer history, {base} of the older with a time before {begun}"
+    )))
 }
 
 fn finish(
     base: SnapshotId,
     base_revision: i64,
-    building: Building,
+    mut building: Building,
     moment: Moment,
 ) -> Result<Recorded> {
-    let Building { end, mut chain, mut warnings, mut findings, .. } = building;
+    let (mut warnings, mut findings) =
+        (std::mem::take(&mut building.warnings), std::mem::take(&mut building.findings));
+    let (end, chain) = (building.end, &building.chain);
     if moment != Moment::Newest {
         // What was asked for is reached all the same, or this fails.
         warnings.append(&mut findings);
@@ -343,7 +279,7 @@ fn finish(
                 "revision {revision} is not recorded: from snapshot {base} on the recording reaches revision {end}"
             )));
         }
-        Moment::Time(ms) => at_time(base, base_revision, &chain, ms, &mut warnings)?,
+        Moment::Time(ms) => at_time(base, base_revision, chain, ms, &mut warnings)?,
     };
     if chain.is_empty() && moment == Moment::Newest {
         warnings.push(format!("no journal follows snapshot {base}: it is restored as it is"));
@@ -351,7 +287,8 @@ fn finish(
     if revision == base_revision {
         return Ok(Recorded { recorded_until, warnings, findings, ..alone(base, revision) });
     }
-    keep_needed(&mut chain, base_revision, revision);
+    building.keep_needed(base_revision, revision);
+    let chain = building.chain;
     let compacted = compacted_before(&chain, revision);
     let ttls = ttls_behind(&chain, base_revision, revision);
     let surveys = || chain.iter().map(|journal| &journal.survey);
@@ -366,30 +303,21 @@ fn finish(
             "users and roles are those of snapshot {base}: they were changed before revision {revision}"
         ));
     }
-    let journals = chain.iter().map(ReadJournal::id).collect();
-    let tail = Some(Arc::new(RecordedTail { chain: Chain(chain), compacted, ttls }));
+    let journals = chain.iter().map(|journal| journal.id()).collect();
+    let (recording, until) = (Box::new(Chain(chain)), revision);
+    let tail = Some(Arc::new(mvcc::RecordedTail { recording, until, compacted, ttls }));
     Ok(Recorded { base, revision, journals, recorded_until, warnings, findings, tail })
 }
 
-/// Leaves the journals that lead to `revision`: what is stored later must change nothing.
-fn keep_needed(chain: &mut Vec<ReadJournal>, base: i64, revision: i64) {
-    let mut done = base;
-    chain.retain(|journal| {
-        let is_needed = done < revision && journal.last() > done;
-        done = done.max(journal.last());
-        is_needed
-    });
-}
-
 /// How far etcd had compacted before `revision`, as far as it was recorded before it.
-fn compacted_before(chain: &[ReadJournal], revision: i64) -> i64 {
+fn compacted_before(chain: &[Arc<ReadJournal>], revision: i64) -> i64 {
     let recorded = chain.iter().flat_map(|journal| &journal.survey.compacted);
     let before = recorded.filter(|(at, main)| *at < revision && *main <= revision);
     before.map(|(_, main)| *main).max().unwrap_or(0)
 }
 
 /// The times to live that the segments from behind `base` to the one that completes `revision` tell.
-fn ttls_behind(chain: &[ReadJournal], base: i64, revision: i64) -> BTreeMap<i64, i64> {
+fn ttls_behind(chain: &[Arc<ReadJournal>], base: i64, revision: i64) -> BTreeMap<i64, i64> {
     let mut ttls = BTreeMap::new();
     for survey in chain.iter().map(|journal| &journal.survey) {
         let before = survey.lasts.partition_point(|last| *last <= base);
@@ -404,7 +332,7 @@ fn ttls_behind(chain: &[ReadJournal], base: i64, revision: i64) -> BTreeMap<i64,
 fn at_time(
     base: SnapshotId,
     base_revision: i64,
-    chain: &[ReadJournal],
+    chain: &[Arc<ReadJournal>],
     ms: u64,
     warnings: &mut Vec<String>,
 ) -> Result<i64> {
@@ -457,8 +385,13 @@ impl std::fmt::Debug for Recorded {
     }
 }
 
-/// What a restore to an earlier revision than the snapshot's says of journals: nothing.
 impl Recorded {
+    /// To look at it without restoring it.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View { id: self.base, tail: self.tail.clone() }
+    }
+
     /// Refuses a restore of several members that may not come to the same revision.
     ///
     /// # Errors

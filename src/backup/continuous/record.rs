@@ -1,38 +1,43 @@
-//! Recording without a gap: where a recording begins, and the snapshot that is taken when it cannot follow the one before.
+//! Recording without a gap, and the snapshots that are taken where it cannot follow what was recorded before.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use async_trait::async_trait;
 use serde::Serialize;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::coverage::Journals;
-use crate::backup::create::backup;
+use super::begin::{Before, Gap, Now, Start, start};
+use super::bundling;
+use crate::backup::create::backup_and_keep;
+use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
-use crate::etcd::changes::{Change, ChangeValue, Complete, RecordDigest, Revisions, digest_of};
-use crate::etcd::{EtcdSettings, choose_member};
+use crate::etcd::EtcdSettings;
+use crate::etcd::seen::Seen;
 use crate::format::{Continues, EndReason, SnapshotId};
-use crate::journal::read::ReadJournal;
-use crate::journal::record::{MAX_BEHIND, RecordOptions, Recorder};
+use crate::journal::filling::Places;
+use crate::journal::options::RecordOptions;
+use crate::journal::outbox::Outbox;
+use crate::journal::record::{MAX_BEHIND, Recorder};
 use crate::keys::KeySet;
-use crate::mvcc::{Recorded, Recording};
 use crate::snapshot::input::Source;
 use crate::snapshot::options::BackupOptions;
 use crate::store::Repository;
-use crate::task::{Control, Step};
-
-/// Revisions that a journal repeats of the one before.
-const OVERLAP: i64 = 63;
+use crate::task::{Control, JournalStep, Step};
 
 /// Between attempts to begin again while etcd or the store is away.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Between attempts at a snapshot.
+/// What is stored after a signal to stop.
+const AFTER_STOP: Duration = Duration::from_secs(8);
+
+/// Between attempts at a snapshot, and between snapshots because users or roles were changed.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// How long the revisions that etcd and the newest journal have in common are waited for.
-const COMPARING: Duration = Duration::from_secs(30);
+/// A snapshot that was begun so long ago may be the base of a recording.
+const FRESH: Duration = Duration::from_secs(60);
 
 /// What was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,24 +52,90 @@ pub struct RecordReport {
     /// The last complete revision that etcd has sent. What is above `last` is not stored: the store was away when the job
     /// was stopped.
     pub seen: i64,
+    /// The last complete revision that is stored, or waits in the spool: the next recorder there stores it.
+    pub spooled: i64,
 }
 
-/// Where a recording begins.
-struct Start {
-    first: i64,
-    /// Why it follows nothing: a snapshot is taken as soon as there is a revision to compare.
-    gap: Option<String>,
-    /// A snapshot of this revision is the base.
-    has_base: bool,
+/// Why a recording needs a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It is the first one.
+    First,
+    /// It follows nothing.
+    Gap,
+    /// Users or roles were changed, which no journal holds.
+    Auth,
+}
+
+impl Why {
+    /// As the log names it.
+    #[cfg(feature = "agent")]
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Gap => "gap",
+            Self::Auth => "auth",
+        }
+    }
+}
+
+/// A snapshot that was taken for a recording.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) id: SnapshotId,
+    pub(crate) revision: i64,
+}
+
+/// A snapshot that a recording needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotWanted {
+    pub(crate) why: Why,
+    /// Why, in words.
+    pub(crate) words: &'static str,
+    /// It was begun then or later.
+    pub(crate) since: Instant,
+    /// It holds at least this revision.
+    pub(crate) revision: i64,
+}
+
+impl SnapshotWanted {
+    fn now(why: Why, words: &'static str, revision: i64) -> Self {
+        Self { why, words, since: Instant::now(), revision }
+    }
+}
+
+/// Takes the snapshots that a recording needs.
+#[async_trait]
+pub(crate) trait Snapshots: Send + Sync {
+    /// Takes one, or finds one that fits.
+    async fn take(&self, wanted: &SnapshotWanted) -> Result<Taken>;
+}
+
+/// A recording, and all that it needs.
+pub(crate) struct RecordJob<'a> {
+    pub(crate) repository: &'a Repository,
+    /// The same objects go here, too, as far as it takes them.
+    pub(crate) second: Option<&'a Repository>,
+    pub(crate) keys: &'a KeySet,
+    pub(crate) etcd: &'a EtcdSettings,
+    pub(crate) options: &'a RecordOptions,
+    pub(crate) suite: Suite,
+    pub(crate) snapshots: &'a dyn Snapshots,
+    /// What snapshots are compared with.
+    pub(crate) seen: Arc<Seen>,
+    /// Whether this agent leads, if an agent records.
+    pub(crate) leading: Option<watch::Receiver<bool>>,
+    pub(crate) control: &'a Control,
 }
 
 /// Records etcd until the job is stopped, and takes a snapshot wherever the recording cannot follow what was recorded
-/// before.
+/// before. What is stored goes to the `second` place, too; that one never holds up the first.
 ///
 /// # Errors
 /// Those of [`backup`](super::super::backup), and of etcd and the store when another attempt does not help.
 pub async fn record(
     repository: &Repository,
+    second: Option<&Repository>,
     keys: &KeySet,
     etcd: &EtcdSettings,
     options: &RecordOptions,
@@ -72,269 +143,231 @@ pub async fn record(
     control: &Control,
 ) -> Result<RecordReport> {
     keys.check_sealing(Some(&options.cluster), snapshots.unsigned)?;
-    let mut report = RecordReport::default();
-    let job = Job { repository, keys, etcd, options, snapshots, control };
-    let mut newest = job.newest().await?;
-    let mut continues = newest.as_ref().and_then(ReadJournal::continues);
-    let mut last = continues.map(|continues| continues.last.cast_signed());
-    loop {
-        // While this program records, it notices another history by itself.
-        let start = match job.start(last, newest.take().as_ref(), &mut report).await {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
-            // What is wrong from the beginning is for the operator.
-            Err(error) if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() => {
-                control.step(Step::Note(format!("the recording cannot begin again: {error}")));
-                tokio::select! {
-                    () = control.stopped() => return Ok(report),
-                    () = sleep(AWAY) => continue,
-                }
-            }
-            start => start?,
-        };
-        let reason = job.round(&start, &mut continues, &mut report).await;
-        match reason {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(report),
-            Err(error) => return Err(error),
-            Ok(EndReason::STOPPED | EndReason::LOST_LEAD) => return Ok(report),
-            Ok(reason) => {
-                let words = reason.words();
-                control.step(Step::Note(format!("the recording has a gap: {words}")));
-                // Where the store is back soon enough, etcd still has what is missing.
-                last = Some(report.last).filter(|_| reason == EndReason::STORE);
-            }
-        }
-    }
+    let seen = Arc::<Seen>::default();
+    let own = Own { repository, keys, etcd, options, snapshots, seen: Arc::clone(&seen), control };
+    let (suite, snapshots) = (snapshots.suite, &own);
+    let leading = None;
+    RecordJob { repository, second, keys, etcd, options, suite, snapshots, seen, leading, control }
+        .run()
+        .await
 }
 
-struct Job<'a> {
+/// Takes the snapshots itself.
+struct Own<'a> {
     repository: &'a Repository,
     keys: &'a KeySet,
     etcd: &'a EtcdSettings,
     options: &'a RecordOptions,
     snapshots: &'a BackupOptions,
+    seen: Arc<Seen>,
     control: &'a Control,
 }
 
-impl Job<'_> {
-    /// The last segment of the newest journal that counts. The next journal names it, and so makes what was recorded by a
-    /// recorder that was killed count.
-    async fn newest(&self) -> Result<Option<ReadJournal>> {
-        let cluster = Some(&self.options.cluster);
-        let mut journals = Journals::open(self.repository, self.keys, cluster).await?;
-        while let Some((id, (journal, folder))) = journals.open.pop_last() {
-            if !journal.standing.counts() {
-                continue;
-            }
-            let has_end = journal.end.is_some();
-            let dir = std::env::temp_dir();
-            let read =
-                ReadJournal::fetch(self.repository, self.keys, journal, &folder, &dir).await?;
-            if read.continues().is_none() {
-                continue;
-            }
-            if !has_end {
-                self.control.step(Step::Note(format!(
-                    "journal {id} has no end: its recorder was killed, or still records"
-                )));
-            }
-            return Ok(Some(read));
+#[async_trait]
+impl Snapshots for Own<'_> {
+    async fn take(&self, wanted: &SnapshotWanted) -> Result<Taken> {
+        self.control.step(Step::Note(format!("taking a snapshot: {}", wanted.words)));
+        let mut options = self.snapshots.clone();
+        options.cluster = self.options.cluster.clone();
+        let source = Source::Etcd(self.etcd.duplicate());
+        let (seen, control) = (Some(Arc::clone(&self.seen)), self.control);
+        let taking = backup_and_keep(self.repository, self.keys, source, &options, seen, control);
+        let (report, _) = taking.await?;
+        let (id, revision) = (report.id, report.revision.cast_signed());
+        control.step(Step::Note(format!("snapshot {id} holds revision {revision}")));
+        let differs = report.journal.and_then(|journal| journal.differs_at);
+        for warning in report.warnings.iter().filter(|_| differs.is_some()) {
+            control.step(Step::Note(warning.clone()));
         }
-        Ok(None)
+        Ok(Taken { id, revision })
+    }
+}
+
+impl RecordJob<'_> {
+    /// Records until the job is stopped.
+    ///
+    /// # Errors
+    /// Those of [`record`].
+    pub(crate) async fn run(&self) -> Result<RecordReport> {
+        let (sender, ended) = mpsc::unbounded_channel();
+        let seen = (Arc::clone(&self.seen), sender);
+        let first = Outbox::new(self.repository, self.options, seen, self.control)?;
+        let second = self.second.map(|second| Outbox::second(second, self.control));
+        let places = Places { first: &first, second: second.as_ref() };
+        let mut report = RecordReport::default();
+        self.control.guard(first.send_left()).await?;
+        let also = async {
+            match &second {
+                Some(second) => second.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        let from = (self.repository, self.keys);
+        let of = (&self.options.cluster, self.suite);
+        let bundling = bundling::run(from, of, ended, self.control);
+        let recorded = tokio::select! {
+            // Each on the heap: together they are large for a thread's stack.
+            recorded = Box::pin(self.rounds(places, &mut report)) => recorded,
+            error = Box::pin(first.run()) => Err(error),
+            error = Box::pin(also) => Err(error),
+            never = Box::pin(bundling) => match never {},
+        };
+        // Who stops has no time.
+        let settled = first.settle(AFTER_STOP);
+        let (settled, _) = tokio::join!(settled, async {
+            if let Some(second) = &second {
+                // What it does not take, a copy brings.
+                let _ = second.settle(AFTER_STOP).await;
+            }
+        });
+        report.last = first.stored().map_or(0, |segment| segment.last.cast_signed());
+        report.spooled = first.safe().max(report.last);
+        match recorded.and(settled) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
+            _ => Ok(report),
+        }
+    }
+
+    async fn rounds(&self, places: Places<'_>, report: &mut RecordReport) -> Result<()> {
+        let cluster = &self.options.cluster;
+        let looked = Before::look(self.repository, self.keys, cluster, self.control);
+        let mut before = self.control.guard(looked).await?;
+        let mut continues = before.continues();
+        loop {
+            // While this program records, it notices another history by itself.
+            let start = match self.start(&before, report).await {
+                // What is wrong from the beginning is for the operator.
+                Err(error)
+                    if error.kind() == ErrorKind::Unreachable && !report.journals.is_empty() =>
+                {
+                    let note = format!("the recording cannot begin again: {error}");
+                    self.control.step(Step::Note(note));
+                    tokio::select! {
+                        () = self.control.stopped() => return Ok(()),
+                        () = sleep(AWAY) => continue,
+                    }
+                }
+                start => start?,
+            };
+            match self.round(places, &start, &mut continues, report).await? {
+                EndReason::STOPPED | EndReason::LOST_LEAD => return Ok(()),
+                EndReason::STORE => {
+                    self.control.guard(async { Ok(places.first.emptied().await) }).await?;
+                    // Where the store is back soon enough, etcd still has what is missing.
+                    before = Before::UpTo(report.seen, continues);
+                }
+                reason => before = Before::Gap(reason),
+            }
+        }
     }
 
     /// Records from `start` on until there is a gap, or the job is stopped.
     async fn round(
         &self,
+        places: Places<'_>,
         start: &Start,
         continues: &mut Option<Continues>,
         report: &mut RecordReport,
     ) -> Result<EndReason> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
-        let options = (self.options, self.snapshots.suite);
-        let mut recorder =
-            Recorder::new(repository, keys, self.etcd, options, control, start.first);
+        let options = (self.options, self.suite);
+        let places = (places, start.first);
+        let mut recorder = Recorder::new(repository, keys, self.etcd, options, control, places);
         recorder.continues(*continues);
-        let mut progress = recorder.progress();
-        let RecordReport { journals, snapshots, last, seen } = report;
+        recorder.note_in(Arc::clone(&self.seen));
+        recorder.led_by(self.leading.clone());
+        let (progress, auth) = (recorder.progress(), recorder.auth_changes());
+        let RecordReport { journals, snapshots, seen, .. } = report;
         let recording = async {
             loop {
                 let journal = recorder.journal().await?;
                 *continues = journal.continues;
                 journals.extend(journal.id);
-                *last = journal.last;
                 *seen = journal.seen.max(*seen);
                 if journal.reason != EndReason::ROLLED {
                     return Ok(journal.reason);
                 }
             }
         };
+        let taken = Mutex::new(Vec::new());
+        let reason = tokio::select! {
+            reason = recording => reason,
+            never = self.beside(start, progress, auth, &taken) => match never {},
+        };
+        // What follows may be another history.
+        self.seen.begin();
+        snapshots.extend(taken.into_inner().unwrap_or_else(PoisonError::into_inner));
+        reason
+    }
+
+    /// Takes the snapshots that are needed while it records.
+    async fn beside(
+        &self,
+        start: &Start,
+        mut progress: watch::Receiver<i64>,
+        mut auth: watch::Receiver<u64>,
+        taken: &Mutex<Vec<SnapshotId>>,
+    ) -> Infallible {
         // etcd had compacted what the snapshot holds last: another one joins once a revision is recorded.
         let joining = async {
-            let begun = !start.has_base && progress.wait_for(|at| *at >= start.first).await.is_ok();
-            if !begun {
-                return std::future::pending().await;
-            }
-            loop {
-                match self.snapshot("the recording begins here").await {
-                    Err(error) if error.kind() != ErrorKind::Interrupted => {
-                        self.control.step(Step::Note(format!("the snapshot failed: {error}")));
-                        sleep(RETRY).await;
-                    }
-                    other => return other,
-                }
+            if !start.has_base && progress.wait_for(|at| *at >= start.first).await.is_ok() {
+                let wanted =
+                    SnapshotWanted::now(Why::Gap, "the recording begins here", start.first);
+                self.insist(&wanted, taken).await;
             }
         };
-        let mut recording = std::pin::pin!(recording);
-        tokio::select! {
-            reason = &mut recording => reason,
-            taken = joining => {
-                snapshots.push(taken?);
-                recording.await
+        // No journal holds users and roles.
+        let following = async {
+            while auth.changed().await.is_ok() {
+                self.insist(
+                    &SnapshotWanted::now(Why::Auth, "users or roles were changed", 0),
+                    taken,
+                )
+                .await;
+                sleep(RETRY).await;
+            }
+        };
+        tokio::join!(joining, following);
+        std::future::pending().await
+    }
+
+    /// Takes a snapshot; where that fails it tries again. One that is stopped is not taken.
+    async fn insist(&self, wanted: &SnapshotWanted, taken: &Mutex<Vec<SnapshotId>>) {
+        loop {
+            match self.snapshots.take(wanted).await {
+                Ok(one) => {
+                    taken.lock().unwrap_or_else(PoisonError::into_inner).push(one.id);
+                    return;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => return,
+                Err(error) => {
+                    self.control.step(Step::Note(format!("the snapshot failed: {error}")));
+                    sleep(RETRY).await;
+                }
             }
         }
     }
 
-    /// Where to begin when revision `last` was recorded, in `journal` if another program did it.
-    async fn start(
-        &self,
-        last: Option<i64>,
-        journal: Option<&ReadJournal>,
-        report: &mut RecordReport,
-    ) -> Result<Start> {
-        let now = self.now().await?;
-        let mut start = start_after(last, now);
-        if let (None, Some(journal)) = (&start.gap, journal)
-            && !self.control.guard(self.is_continued(journal, start.first)).await?
-        {
-            start.gap = Some("etcd has another history than what was recorded".into());
+    /// Where to begin behind what was recorded `before`.
+    async fn start(&self, before: &Before, report: &mut RecordReport) -> Result<Start> {
+        let now = self.control.guard(Now::ask(self.etcd)).await?;
+        let start = self.control.guard(start(before, self.etcd, now)).await?;
+        let Some(gap) = start.gap else { return Ok(start) };
+        let why = if gap == Gap::First { Why::First } else { Why::Gap };
+        if why == Why::Gap {
+            let (reason, why) = (gap.name(), gap.words().to_owned());
+            self.control.step(Step::Journal(JournalStep::Gap { reason, why }));
         }
-        let Some(why) = &start.gap else { return Ok(start) };
-        let id = self.snapshot(why).await?;
+        let since = Instant::now().checked_sub(FRESH).unwrap_or_else(Instant::now);
+        let wanted = SnapshotWanted { why, words: gap.words(), since, revision: 0 };
+        let Taken { id, revision } = self.snapshots.take(&wanted).await?;
         report.snapshots.push(id);
         // It holds what was missing.
-        report.seen = report.last;
-        let revision = crate::backup::catalog::authenticate(self.repository, self.keys, id)
-            .await?
-            .revision
-            .cast_signed();
-        let now = self.now().await?;
-        let has_base = revision > now.compacted && revision > 1;
-        let first = if has_base { revision } else { now.compacted.max(1).saturating_add(1) };
+        report.seen = 0;
+        let now = self.control.guard(Now::ask(self.etcd)).await?;
+        let is_near = now.revision.saturating_sub(revision) <= MAX_BEHIND;
+        let has_base = revision > now.compacted && revision > 1 && is_near;
+        let first = if has_base { revision } else { now.first() };
         Ok(Start { first, gap: None, has_base })
-    }
-
-    /// Whether etcd's revisions from `first` to the last one of `journal` are those that it holds.
-    async fn is_continued(&self, journal: &ReadJournal, first: i64) -> Result<bool> {
-        let recorded = repeated(journal, first)?;
-        let choice = choose_member(self.etcd).await?;
-        let questions = choice.questions(self.etcd).await?;
-        let mut watch = questions.watch(choice.member, first).await?;
-        let mut revisions = Revisions::new(first);
-        let comparing = async {
-            let mut complete = Vec::new();
-            while revisions.last() < journal.last() {
-                let Some(message) = watch.next().await? else { return Ok(false) };
-                if revisions.answer(&message, &mut complete).is_err() {
-                    return Ok(false);
-                }
-                for one in complete.drain(..).filter(|one: &Complete| one.main <= journal.last()) {
-                    let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
-                    if !is_same {
-                        return Ok(false);
-                    }
-                }
-            }
-            Ok(true)
-        };
-        // What cannot be compared is a gap.
-        tokio::time::timeout(COMPARING, comparing).await.unwrap_or(Ok(false))
-    }
-
-    async fn now(&self) -> Result<Now> {
-        let asking = async {
-            let questions = choose_member(self.etcd).await?.questions(self.etcd).await?;
-            let revision = questions.revision().await?;
-            let compacted = questions.compacted(0, revision).await?;
-            Ok(Now { revision, compacted })
-        };
-        self.control.guard(asking).await
-    }
-
-    async fn snapshot(&self, why: &str) -> Result<SnapshotId> {
-        self.control.step(Step::Note(format!("taking a snapshot: {why}")));
-        let mut options = self.snapshots.clone();
-        options.cluster = self.options.cluster.clone();
-        let source = Source::Etcd(self.etcd.duplicate());
-        let report = backup(self.repository, self.keys, source, &options, self.control).await?;
-        self.control
-            .step(Step::Note(format!("snapshot {} holds revision {}", report.id, report.revision)));
-        Ok(report.id)
-    }
-}
-
-/// What stands for the records of each complete revision of `journal` from `first` on.
-fn repeated(journal: &ReadJournal, first: i64) -> Result<BTreeMap<i64, RecordDigest>> {
-    let mut changes: BTreeMap<i64, Vec<Change>> = BTreeMap::new();
-    journal.for_each(&mut |recorded| {
-        if let Recorded::Record(record) = recorded
-            && (first..=journal.last()).contains(&record.revision.main)
-        {
-            let value = match record.tombstone {
-                true => ChangeValue::Deletion(Bytes::copy_from_slice(record.kv.key)),
-                false => ChangeValue::Put(Bytes::copy_from_slice(record.raw.1)),
-            };
-            let change = Change { revision: record.revision, value };
-            changes.entry(record.revision.main).or_default().push(change);
-        }
-        Ok(())
-    })?;
-    Ok(changes.into_iter().map(|(main, changes)| (main, digest_of(&changes))).collect())
-}
-
-#[derive(Clone, Copy)]
-struct Now {
-    revision: i64,
-    compacted: i64,
-}
-
-/// Where to begin, if `last` was recorded before.
-fn start_after(last: Option<i64>, now: Now) -> Start {
-    let of = |first, gap: Option<&str>| {
-        let has_base = gap.is_none();
-        Start { first, gap: gap.map(str::to_owned), has_base }
-    };
-    let next = now.compacted.max(1).saturating_add(1);
-    let Some(last) = last else { return of(next, Some("nothing was recorded before")) };
-    let first = last.saturating_sub(OVERLAP).max(next);
-    if now.revision < last {
-        of(next, Some("etcd's revision is lower than what was recorded"))
-    } else if last <= now.compacted {
-        of(next, Some("etcd has compacted what was not recorded yet"))
-    } else if now.revision.saturating_sub(first) > MAX_BEHIND {
-        of(next, Some("too many revisions are missing"))
-    } else {
-        of(first, None)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_recording_follows_what_etcd_still_has() {
-        let at = |last, revision, compacted| {
-            let start = start_after(last, Now { revision, compacted });
-            (start.first, start.gap.is_some())
-        };
-        assert_eq!(at(None, 100, 0), (2, true));
-        assert_eq!(at(Some(100), 100, 0), (37, false));
-        assert_eq!(at(Some(10), 100, 0), (2, false));
-        assert_eq!(at(Some(100), 5000, 60), (61, false));
-        assert_eq!(at(Some(100), 5000, 99), (100, false));
-        // [S13.4]: without a common revision there is no join.
-        assert_eq!(at(Some(100), 5000, 100), (101, true));
-        assert!(at(Some(100), 99, 0).1 && at(Some(100), 50_000, 0).1);
-        assert!(!at(Some(100), 20_037, 0).1 && at(Some(100), 20_038, 0).1);
     }
 }

@@ -9,7 +9,7 @@ use crate::journal::folder::Folder;
 use crate::journal::open::{Judging, OpenJournal};
 use crate::keys::KeySet;
 use crate::store::Repository;
-use crate::store::seals::next_generation;
+use crate::store::seals::{is_always_read, next_generation};
 
 /// What sealing journals again came to.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(in crate::backup) struct JournalJob<'a> {
     pub(in crate::backup) changes: bool,
 }
 
-/// Seals the journals that count, of `cluster` or of all, to `keys`' sealing keys. Stanzas of keys that are not available or
+/// Seals the journals that count, of `cluster` or of all and also removed ones that can be brought back, to `keys`' sealing keys. Stanzas of keys that are not available or
 /// are retiring are kept, but for those to drop. Seals that stand there stay: none of them is needed any more.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub(in crate::backup) async fn reseal(
     job: &JournalJob<'_>,
 ) -> Result<Resealed> {
     let judging = if job.sign { Judging::Vouching } else { Judging::Reading };
-    let journals = Journals::open_as(judging, repository, keys, cluster).await?;
+    let journals = Journals::open_with_removed(judging, repository, keys, cluster).await?;
     // Objects that are unknown are no journals.
     let unopened = journals.findings.into_iter().skip(journals.unknown);
     let mut done = Resealed { left: unopened.collect(), ..Resealed::default() };
@@ -88,7 +88,12 @@ async fn one(
     let own = keys.signing().filter(|_| job.sign);
     let own = own.map(|key| key.sign(seal.body().subject(), object));
     let is_signed = own.as_ref().is_none_or(|own| signatures.contains(own));
-    if wanted == present && is_signed {
+    // An end and its seal have one number.
+    let is_taken = |number| folder.seals.contains_key(&number) || folder.ends.contains_key(&number);
+    let number = seal.body().generation();
+    let next = next_generation(number, is_taken);
+    let improves = !is_always_read(number) && next.is_some_and(|next| next > number);
+    if wanted == present && is_signed && !improves {
         return Ok(false);
     }
     if let Some(own) = own.filter(|_| !is_signed) {
@@ -98,10 +103,8 @@ async fn one(
         signatures.push(own);
         signatures.sort_by_key(|signature| signature.key_id);
     }
-    // An end and its seal have one number.
-    let is_taken = |number| folder.seals.contains_key(&number) || folder.ends.contains_key(&number);
-    let generation = next_generation(seal.body().generation(), is_taken)
-        .ok_or_else(|| Error::tampered("it has used up its generations of seals"))?;
+    let generation =
+        next.ok_or_else(|| Error::tampered("it has used up its generations of seals"))?;
     let new = NewSeal { generation, object, kept, signatures, sign: false };
     let seal = seal_data_key(&journal.data_key, new, keys, &mut crypto::system_rng()).await?;
     let name = JournalPart::Seal(generation).of(journal.id());
@@ -118,7 +121,7 @@ pub(in crate::backup) async fn seals(
     keys: &KeySet,
     cluster: Option<&ClusterName>,
 ) -> Result<Vec<Seal>> {
-    let open = Journals::open(repository, keys, cluster).await?.open;
+    let open = Journals::open_with_removed(Judging::Reading, repository, keys, cluster).await?.open;
     let counting = open.into_values().filter(|(journal, _)| journal.standing.counts());
     Ok(counting.map(|(journal, _)| journal.seal).collect())
 }
@@ -132,7 +135,8 @@ pub(in crate::backup) async fn lost_without(
     keys: &KeySet,
     others: &KeySet,
 ) -> Result<Vec<SnapshotId>> {
-    let open = Journals::open(repository, keys, None).await?.open;
-    let still = Journals::open(repository, others, None).await?.open;
+    let read = Judging::Reading;
+    let open = Journals::open_with_removed(read, repository, keys, None).await?.open;
+    let still = Journals::open_with_removed(read, repository, others, None).await?.open;
     Ok(open.into_keys().filter(|id| !still.contains_key(id)).collect())
 }

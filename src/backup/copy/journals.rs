@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use sha2::{Digest, Sha256 as Hasher};
 
+use super::compared::{self, Comparing};
 use super::report::{CopyReport, JournalsCopied};
 use crate::backup::Scope;
 use crate::crypto;
@@ -17,17 +19,20 @@ use crate::format::{
 };
 use crate::journal::folder::{self, Folder};
 use crate::journal::open;
-use crate::journal::read::LONGEST;
+use crate::journal::sealed::LONGEST;
 use crate::keys::KeySet;
 use crate::store::{ObjectInfo, Repository};
 use crate::task::Control;
 
 /// Journals copied at once.
 const AT_ONCE: usize = 4;
+/// Bytes of a bundle that are read at once.
+const PART: u64 = 8 << 20;
 /// Objects of one kind in one journal that are read: others can plant more.
 const MOST: usize = 64;
 
-/// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`.
+/// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`. With `comparing`, what
+/// the copy has of them is read there and compared, each journal once, some in each run.
 ///
 /// # Errors
 /// Those of the stores. What is wrong with one journal stands in the report.
@@ -36,6 +41,7 @@ pub(super) async fn copy_journals(
     target: &Repository,
     keys: &KeySet,
     scope: Scope<'_>,
+    comparing: Option<&Comparing>,
     control: &Control,
     report: &mut CopyReport,
 ) -> Result<()> {
@@ -47,38 +53,64 @@ pub(super) async fn copy_journals(
     let chosen = from.into_iter().filter(|(_, folder)| folder.head.is_some());
     let chosen: Vec<_> =
         chosen.map(|(id, from)| (id, from, there.remove(&id).unwrap_or_default())).collect();
+    report.journals.not_compared = comparing.filter(|comparing| comparing.remembers()).map(|_| 0);
     let mut copied = stream::iter(chosen)
         .map(|(id, from, there)| async move {
             control.check()?;
-            let mut one = One { source, target, keys, id, from, there, done: Done::default() };
+            let mut one = One {
+                source,
+                target,
+                keys,
+                id,
+                from,
+                there,
+                comparing,
+                reads_there: false,
+                done: Done::default(),
+            };
             let outcome = one.copy(scope).await;
             Ok::<_, Error>((id, outcome, one.done))
         })
         .buffered(AT_ONCE);
     while let Some(one) = copied.next().await {
-        let (id, outcome, done) = one?;
+        let (id, outcome, mut done) = one?;
         report.written_bytes += done.written;
-        report.differing.extend(done.differing);
-        let journals = &mut report.journals;
-        if done.written > 0 {
-            journals.copied.push(id);
-        }
-        match outcome {
-            Ok(outcome) => journals.note(id, outcome, done.written),
-            Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) => drop(journals.failed.insert(id, error.to_string())),
-        }
+        report.differing.append(&mut done.differing);
+        report.journals.note(id, outcome, done)?;
     }
     Ok(())
 }
 
 impl JournalsCopied {
-    fn note(&mut self, id: SnapshotId, outcome: Outcome, written: u64) {
+    /// Takes note of what became of `id`.
+    ///
+    /// # Errors
+    /// What is not about `id`, and ends the whole copy.
+    fn note(&mut self, id: SnapshotId, outcome: Result<Outcome>, done: Done) -> Result<()> {
+        if done.written > 0 {
+            self.copied.push(id);
+        }
+        if let Some(left) = self.not_compared.as_mut().filter(|_| done.is_left) {
+            *left += 1;
+        }
+        let outcome = match outcome {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                self.failed.insert(id, error.to_string());
+                return Ok(());
+            }
+            Ok(outcome) => outcome,
+        };
+        if done.is_compared {
+            self.compared.push(id);
+        }
+        self.marks.extend(done.mark);
         match outcome {
-            Outcome::Copied if written == 0 => self.present += 1,
+            Outcome::Copied if done.written == 0 => self.present += 1,
             Outcome::Copied | Outcome::Outside => {}
             Outcome::LeftOut(why) => drop(self.left_out.insert(id, why)),
         }
+        Ok(())
     }
 }
 
@@ -94,6 +126,14 @@ enum Outcome {
 struct Done {
     written: u64,
     differing: Vec<String>,
+    /// What later runs remember it by, if nothing of it is wrong.
+    mark: Option<String>,
+    /// What the copy had of it was read there.
+    is_compared: bool,
+    /// It is left to a later run.
+    is_left: bool,
+    /// What is wrong with an object that the copy had.
+    rotten: Option<Error>,
 }
 
 struct One<'a> {
@@ -103,6 +143,9 @@ struct One<'a> {
     id: SnapshotId,
     from: Folder,
     there: Folder,
+    comparing: Option<&'a Comparing>,
+    /// Whether what the copy has of it is read.
+    reads_there: bool,
     done: Done,
 }
 
@@ -127,19 +170,62 @@ impl One<'_> {
         if self.there.head.is_none() && self.there.tombstone.is_some() {
             return Ok(Outcome::Copied);
         }
+        self.decide(end.is_some());
         let (first, later) = self.seal_numbers();
         if let Some(generation) = first {
             self.seal(generation).await?;
         }
         self.head(&name, head).await?;
-        self.segments(end.as_ref()).await?;
+        self.recorded(end.as_ref()).await?;
         for generation in self.from.ends.keys().copied().take(MOST).collect::<Vec<_>>() {
             self.end(generation, &parsed).await?;
         }
         for generation in later {
             self.seal(generation).await?;
         }
-        Ok(Outcome::Copied)
+        match self.done.rotten.take() {
+            Some(error) => {
+                Err(error
+                    .hint("`strongroom journal verify` in both places shows which one is good"))
+            }
+            None => Ok(Outcome::Copied),
+        }
+    }
+
+    /// Whether what the copy has of it is read in this run. What this run writes is verified on the way.
+    fn decide(&mut self, has_ended: bool) {
+        let Some(comparing) = self.comparing else { return };
+        let mark = compared::mark(self.id, has_ended, self.from.recorded().count());
+        if self.there.recorded().next().is_some() {
+            match comparing.begin(&mark) {
+                Some(reads) => (self.reads_there, self.done.is_left) = (reads, !reads),
+                None => return,
+            }
+        }
+        self.done.is_compared = self.reads_there;
+        self.done.mark = Some(mark).filter(|_| !self.done.is_left);
+    }
+
+    /// That an object which the copy has is the one that the end names, or without an end the source's: lengths alone do not
+    /// tell. What is wrong is noted, and the rest is copied nevertheless.
+    async fn compare(&mut self, name: &str, expected: Option<Sha256>, longest: u64) -> Result<()> {
+        let there = match self.target.get(name, longest).await {
+            Err(error) if error.kind().is_general() => return Err(error),
+            there => there,
+        };
+        let outcome = match (there, expected) {
+            (Err(error), _) => Err(error),
+            (Ok(there), Some(expected)) => Ok(digest(&there) == expected),
+            (Ok(there), None) => self.source.get(name, longest).await.map(|from| from == there),
+        };
+        let error = match outcome {
+            Ok(true) => return Ok(()),
+            Ok(false) => Error::tampered("it has other bytes in the copy"),
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => error,
+        };
+        self.done.rotten.get_or_insert(error.context(name.to_owned()));
+        Ok(())
     }
 
     /// What its end says, if a seal vouches for one.
@@ -217,15 +303,24 @@ impl One<'_> {
             .hint("`strongroom journal verify` in both places shows which one is good"))
     }
 
-    /// Copies the segments in their order, to the first that is missing.
-    async fn segments(&mut self, end: Option<&EndBody>) -> Result<()> {
+    /// Copies what was recorded, as far as it is in segments: a bundle is copied with the end that names it.
+    async fn recorded(&mut self, end: Option<&EndBody>) -> Result<()> {
         let named = match end.map(|end| &end.objects) {
             Some(EndObjects::Segments(segments)) => Some(segments.as_slice()),
-            Some(EndObjects::Bundle(_)) => {
-                return Err(Error::unsupported("it is bundled").hint("use a newer strongroom"));
+            Some(EndObjects::Bundle { object, .. }) => {
+                let is_there = self.from.bundles.values().any(|info| info.len == object.length);
+                if is_there {
+                    return Ok(());
+                }
+                return Err(Error::truncated("the bundle that its end names is missing"));
             }
             None => None,
         };
+        self.segments(named).await
+    }
+
+    /// Copies the segments in their order, to the first that is missing.
+    async fn segments(&mut self, named: Option<&[SegmentEntry]>) -> Result<()> {
         let all = std::mem::take(&mut self.from.segments);
         let there = std::mem::take(&mut self.there.segments);
         let there: BTreeMap<_, _> =
@@ -261,7 +356,13 @@ impl One<'_> {
         let fits = |info: &&ObjectInfo| pinned.is_none_or(|entry| entry.length == info.len);
         for info in infos.iter().filter(fits).take(MOST) {
             let outcome = match there.get(&info.name) {
-                Some(length) if *length == info.len => Ok(()),
+                Some(length) if *length == info.len => {
+                    if self.reads_there {
+                        let expected = pinned.map(|entry| entry.sha256);
+                        self.compare(&info.name, expected, LONGEST).await?;
+                    }
+                    Ok(())
+                }
                 Some(_) => Err(Error::tampered("it has another length in the copy")),
                 None => match self.source.get(&info.name, LONGEST).await {
                     Err(error) if error.kind().is_general() => return Err(error),
@@ -289,18 +390,75 @@ impl One<'_> {
 
     async fn end(&mut self, generation: u32, head: &JournalHead) -> Result<()> {
         let name = JournalPart::End(generation).of(self.id);
-        if self.there.ends.contains_key(&generation) {
-            return Ok(());
-        }
         let Some(bytes) = self.read(&name, MAX_END).await? else { return Ok(()) };
         let is_its = |end: &JournalEnd| {
             let (end, head) = (end.body(), head.body());
             end.journal == head.journal && end.commitment == head.commitment
         };
         match JournalEnd::parse(&bytes) {
-            Ok(end) if is_its(&end) => self.put(&name, bytes).await,
-            _ => Ok(()),
+            Ok(end) if !is_its(&end) => Ok(()),
+            Ok(end) => {
+                if let EndObjects::Bundle { object, .. } = &end.body().objects
+                    && !self.bundle(generation, object).await?
+                {
+                    return Ok(());
+                }
+                match self.there.ends.contains_key(&generation) {
+                    true => self.compare(&name, Some(digest(&bytes)), MAX_END as u64).await,
+                    false => self.put(&name, bytes).await,
+                }
+            }
+            Err(_) => Ok(()),
         }
+    }
+
+    /// Copies the bundle of this number, which an end names. False if it is not there: a later one replaced it.
+    async fn bundle(&mut self, number: u32, named: &SegmentEntry) -> Result<bool> {
+        let Some(info) = self.from.bundles.get(&number) else { return Ok(false) };
+        match self.there.bundles.get(&number) {
+            Some(there) if there.len == named.length => {
+                let name = there.name.clone();
+                return self.compare_bundle(name, named).await.map(|()| true);
+            }
+            Some(there) => {
+                let name = &there.name;
+                return Err(Error::tampered(format!("{name} has another length in the copy")));
+            }
+            None if info.len != named.length => return Ok(false),
+            None => {}
+        }
+        let name = info.name.clone();
+        let mut upload = self.target.upload(&name).await?;
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
+            let end = at.saturating_add(PART).min(named.length);
+            let bytes = self.source.get_range(&name, at..end).await?;
+            hasher.update(&bytes);
+            upload.write(bytes).await?;
+        }
+        if Sha256(hasher.finalize().into()) != named.sha256 {
+            upload.abort().await?;
+            return Err(Error::tampered(format!("{name} is not the object that the end names")));
+        }
+        self.done.written = self.done.written.saturating_add(upload.finish().await?);
+        Ok(true)
+    }
+
+    /// That the bundle which the copy has is the one that the end names, if what it has is read.
+    async fn compare_bundle(&mut self, name: String, named: &SegmentEntry) -> Result<()> {
+        if !self.reads_there {
+            return Ok(());
+        }
+        let mut hasher = Hasher::new();
+        for at in (0..named.length).step_by(PART as usize) {
+            let end = at.saturating_add(PART).min(named.length);
+            hasher.update(self.target.get_range(&name, at..end).await?);
+        }
+        if Sha256(hasher.finalize().into()) != named.sha256 {
+            let error = Error::tampered("it has other bytes in the copy").context(name);
+            self.done.rotten.get_or_insert(error);
+        }
+        Ok(())
     }
 
     /// The object, unless it is such that nothing can be made of it: what is planted beside a good one stays behind.

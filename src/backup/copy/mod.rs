@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use compared::Comparing;
 pub use report::{CopyReport, CopySettings, JournalsCopied};
 
 use super::catalog::Scope;
@@ -32,8 +33,6 @@ use crate::task::{Control, Step, Unit};
 
 /// Snapshots whose objects are written before any of their manifests is: all of them are then seen at once.
 const TOGETHER: usize = 32;
-/// Snapshots that were there already and are compared in one run.
-const MOST_COMPARED: usize = 64;
 /// Snapshots copied or compared at once.
 const AT_ONCE: usize = 4;
 
@@ -62,7 +61,7 @@ pub async fn open_replica(
 /// passphrases seal. Run again, it goes on where it was stopped. Nothing is deleted in `target`.
 ///
 /// With `keys` only snapshots that count (SPEC.md §5.3) are copied; without, all whose manifests parse. With keys that seal,
-/// snapshots that `target` has already are read there and compared with their digests, each once, some in each run.
+/// snapshots and journals that `target` has already are read there and compared, each once, some in each run.
 ///
 /// # Errors
 /// Those of the stores. A snapshot that is not whole stands in the report, and the others are copied.
@@ -113,9 +112,11 @@ pub async fn copy(
         work.group(manifests, &mut report).await?;
     }
     report.newest = report.newest.max(report.copied.last().copied());
-    journals::copy_journals(source, target, keys, scope, control, &mut report).await?;
-    if keys.sealing().next().is_some() {
-        work.compare(same, &mut report).await?;
+    let comparing = Comparing::new(target, keys).await?;
+    let known = comparing.as_ref();
+    journals::copy_journals(source, target, keys, scope, known, control, &mut report).await?;
+    if let Some(comparing) = comparing {
+        work.compare(same, &comparing, &mut report).await?;
         report.duration = begun.elapsed();
         let remembered = compared::remember(target, keys, scope, &report).await;
         report.not_remembered = remembered.err().map(|error| error.to_string());
@@ -272,12 +273,14 @@ impl Copying<'_> {
 
     /// Reads the objects of the newest snapshots of `there` that were not compared yet: that an object has the right length
     /// says nothing of its bytes.
-    async fn compare(&self, there: Vec<Manifest>, report: &mut CopyReport) -> Result<()> {
-        let remembered = compared::remembered(self.target, self.keys).await?;
-        let is_new = |manifest: &Manifest| !remembered.contains(&manifest.body().snapshot);
-        let mut left: Vec<_> = there.into_iter().filter(is_new).collect();
-        let chosen = left.split_off(left.len().saturating_sub(MOST_COMPARED));
-        report.not_compared = Some(left.len());
+    async fn compare(
+        &self,
+        there: Vec<Manifest>,
+        comparing: &Comparing,
+        report: &mut CopyReport,
+    ) -> Result<()> {
+        let (chosen, left) = comparing.choose(there, |manifest| manifest.body().snapshot);
+        report.not_compared = left;
         self.control.begin_counting("comparing", Some(chosen.len() as u64), Unit::Snapshots);
         let mut compared =
             stream::iter(chosen)

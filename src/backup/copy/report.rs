@@ -33,6 +33,13 @@ pub struct JournalsCopied {
     pub copied: Vec<SnapshotId>,
     /// Journals in the scope of which the copy had everything already.
     pub present: usize,
+    /// Journals of which the copy had something already that was read there and compared, oldest first.
+    pub compared: Vec<SnapshotId>,
+    /// Journals of which the copy had something already that later runs compare; null where nothing remembers it.
+    pub not_compared: Option<usize>,
+    /// What later runs remember the journals by of which all is good in the copy.
+    #[serde(skip)]
+    pub(super) marks: Vec<String>,
     /// Journals that are damaged, and why; what is good before the damage is copied.
     #[serde(serialize_with = "serial::details")]
     pub failed: BTreeMap<SnapshotId, String>,
@@ -51,7 +58,8 @@ pub struct CopyReport {
     pub present: usize,
     /// Snapshots that were there already and whose objects were read there and compared with their digests, oldest first.
     pub compared: Vec<SnapshotId>,
-    /// Snapshots that were there already and are compared by later runs; null without a key, which remembers them.
+    /// Snapshots that were there already and are compared by later runs; null where nothing remembers it: without a key, and
+    /// on a blind host, which compares some at random.
     pub not_compared: Option<usize>,
     /// Why the next run does not remember what was compared.
     pub not_remembered: Option<String>,

@@ -5,24 +5,26 @@ mod guard;
 mod place;
 mod scratch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use etcd_client::GetOptions;
 
 use self::scratch::ScratchEtcd;
-use super::member::{MemberOptions, restore_member};
+use super::continuous::{Moment, Recorded, Stretches, plan_restore, stretches};
+use super::member::{MemberOptions, MemberReport, restore_member, restore_recorded_member};
+use super::reports::{THROUGH_JOURNALS, is_through_journals, newest_reports};
 use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member};
 use crate::format::{
-    CheckOutcome, Facts, Report, ReportCheck, ReportDetails, ReportOutcome, ReportScope,
-    ReportStep, SnapshotId,
+    CheckOutcome, ClusterName, Facts, Report, ReportCheck, ReportDetails, ReportOutcome,
+    ReportScope, ReportStep, SnapshotId,
 };
 use crate::keys::KeySet;
 use crate::mvcc::{self, EtcdVersion, HashKv, KeySpace, Revision};
 use crate::snapshot::inside::{Inside, look_inside};
-use crate::snapshot::open::read_manifest;
+use crate::snapshot::open::{OpenSnapshot, read_manifest};
 use crate::store::Repository;
 use crate::task::Control;
 
@@ -96,7 +98,8 @@ pub struct DrillReport {
     pub recovery: Duration,
 }
 
-/// Restores snapshot `id` into a scratch directory, starts etcd from it on loopback, where only this process can log in,
+/// Restores snapshot `id` into a scratch directory, every second time from the snapshot before it and the journals between
+/// them, starts etcd from it on loopback, where only this process can log in,
 /// and compares revision, HashKV, key count and a sample of values with the snapshot, and HashKV with the live cluster.
 ///
 /// Whatever happens, etcd is stopped and the directory removed. If this process is killed, the next drill removes the
@@ -113,11 +116,10 @@ pub async fn drill(
     control: &Control,
 ) -> Result<DrillReport> {
     let version = drill_version(options).await?;
-    let program = options.etcd.display().to_string();
     let mut steps = Steps::default();
     // Decides only where the scratch directory is; the restore authenticates it.
-    let bytes = read_manifest(repository, id).await?.body().database_bytes;
-    let mut etcd = ScratchEtcd::plan(options, bytes)?;
+    let manifest = read_manifest(repository, id).await?;
+    let mut etcd = ScratchEtcd::plan(options, manifest.body().database_bytes)?;
     let member = MemberOptions {
         data_dir: etcd.data_dir(),
         name: scratch::NAME.into(),
@@ -128,41 +130,97 @@ pub async fn drill(
         allow_untested: options.allow_untested,
         ..MemberOptions::default()
     };
-    let restored = restore_member(repository, keys, id, &member, control).await?;
+    let journals = control.guard(through_journals(repository, keys, id, etcd.dir())).await?;
+    let restored = match &journals {
+        Some(recorded) => {
+            restore_recorded_member(repository, keys, recorded, &member, control).await?
+        }
+        None => restore_member(repository, keys, id, &member, control).await?,
+    };
     steps.end("restore");
-    if !EtcdVersion::parse(&version).is_some_and(|version| restored.versions.contains(&version)) {
-        let [own, next] = &restored.versions;
-        return Err(Error::unsupported(format!(
-            "{program} is etcd {version}, and the snapshot starts with {own} or {next}"
-        ))
-        .hint("name another with --etcd"));
-    }
+    check_version(&version, &restored, options)?;
     let compared = control.guard(async {
         control.begin("starting etcd", None);
         let choice = etcd.start(restored.database.database_bytes).await?;
         steps.end("boot");
         let recovery = steps.total();
         control.begin("comparing", None);
+        if journals.is_some() {
+            compact(&choice, repository, keys, id).await?;
+        }
         let compared = compare(repository, keys, id, &etcd, &choice, options).await?;
         steps.end("compare");
         Ok((recovery, compared))
     });
-    let (recovery, checks) = compared.await.context(format!("snapshot {id}"))?;
+    let (recovery, mut checks) = compared.await.context(format!("snapshot {id}"))?;
     drop(etcd);
-    let report = Report {
-        kind: "drill".into(),
-        tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
-        snapshot: Some(id),
-        cluster: Some(restored.cluster),
-        level: None,
-        scope: ReportScope::One,
-        outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
-            true => ReportOutcome::Failed,
-            false => ReportOutcome::Passed,
-        },
-        details: Some(ReportDetails { steps: steps.done, checks }),
-    };
+    if let Some(recorded) = &journals {
+        let (base, count) = (recorded.base, recorded.journals.len());
+        checks.push(check(
+            "journals",
+            true,
+            format!("from snapshot {base} and {count} journal(s)"),
+        ));
+    }
+    let level = journals.map(|_| THROUGH_JOURNALS.into());
+    let report = steps.report(id, restored.cluster, level, checks);
     Ok(DrillReport { id, report, recovery })
+}
+
+/// That the etcd of `version` starts from what was restored.
+fn check_version(version: &str, restored: &MemberReport, options: &DrillOptions) -> Result<()> {
+    if EtcdVersion::parse(version).is_some_and(|version| restored.versions.contains(&version)) {
+        return Ok(());
+    }
+    let (program, [own, next]) = (options.etcd.display(), &restored.versions);
+    Err(Error::unsupported(format!(
+        "{program} is etcd {version}, and the snapshot starts with {own} or {next}"
+    ))
+    .hint("name another with --etcd"))
+}
+
+/// The snapshot before `id` and the journals that lead from it to `id`, where there are any and the last drill of the
+/// cluster went without: every second drill shows that journals restore.
+async fn through_journals(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+    dir: &Path,
+) -> Result<Option<Recorded>> {
+    let wanted = Stretches { to: Some([id].into()), ..Stretches::default() };
+    let Some(stretch) = stretches(repository, keys, &wanted).await?.pop() else { return Ok(None) };
+    let cluster = Some(&stretch.cluster);
+    let is_drill = |report: &Report| {
+        (report.kind == "drill" && report.cluster.as_ref() == cluster).then_some(())
+    };
+    let last = newest_reports(repository, keys, &[()], is_drill).await?.pop();
+    if last.is_some_and(|(_, _, report)| is_through_journals(&report)) {
+        return Ok(None);
+    }
+    let moment = Moment::Revision(stretch.last_revision);
+    let base = Some(stretch.from);
+    match plan_restore(repository, keys, cluster, base, moment, dir).await {
+        Ok(recorded) => Ok(Some(recorded)),
+        Err(error) if error.kind().is_general() => Err(error),
+        // There is a gap between the two; `journal verify` tells what is wrong, if anything is.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Compacts etcd as the snapshot is: hashes are comparable only then.
+async fn compact(
+    choice: &Choice,
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+) -> Result<()> {
+    let opened = OpenSnapshot::open(repository, id, keys).await?;
+    let compacted = opened.facts.etcd.compact_revision.cast_signed();
+    if compacted > 0 {
+        // It is refused where etcd is compacted as far already: the comparison shows whether it is.
+        let _ = choice.client().compact(compacted, None).await;
+    }
+    Ok(())
 }
 
 /// Wall time of each step.
@@ -188,6 +246,30 @@ impl Steps {
 
     fn total(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// What was done and compared.
+    fn report(
+        self,
+        id: SnapshotId,
+        cluster: ClusterName,
+        level: Option<String>,
+        checks: Vec<ReportCheck>,
+    ) -> Report {
+        Report {
+            kind: "drill".into(),
+            tool: concat!("strongroom ", env!("CARGO_PKG_VERSION")).into(),
+            snapshot: Some(id),
+            cluster: Some(cluster),
+            level,
+            key: None,
+            scope: ReportScope::One,
+            outcome: match checks.iter().any(|check| check.outcome == CheckOutcome::Failed) {
+                true => ReportOutcome::Failed,
+                false => ReportOutcome::Passed,
+            },
+            details: Some(ReportDetails { steps: self.done, checks }),
+        }
     }
 }
 

@@ -102,6 +102,10 @@ impl ScratchEtcd {
         Ok(Self { program, client_port, peer_port, settings, child: None, place })
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        self.place.path()
+    }
+
     pub(super) fn data_dir(&self) -> PathBuf {
         self.place.path().join("data")
     }

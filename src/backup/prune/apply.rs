@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 
-use super::journals;
+use super::named;
 use super::plan::PrunePlan;
 use super::steps::{Of, UNDONE, remove, sweep_folder};
 use serde::Serialize;
@@ -107,8 +107,33 @@ pub async fn apply_prune(
         }
         control.step(Step::Advance(1));
     }
+    drop(sweeps);
+    delete_replaced(repository, plan, control, &mut report).await?;
     report.duration = begun.elapsed();
     Ok(report)
+}
+
+/// Deletes what bundles have replaced.
+async fn delete_replaced(
+    repository: &Repository,
+    plan: &PrunePlan,
+    control: &Control,
+    report: &mut PruneReport,
+) -> Result<()> {
+    for replaced in &plan.replaced {
+        control.check()?;
+        let mut deleting = stream::iter(replaced.objects.clone())
+            .map(|name| async move { repository.delete(&name).await })
+            .buffered(AT_ONCE);
+        let mut is_gone = true;
+        while let Some(deleted) = deleting.next().await {
+            is_gone &= unless_refused(deleted, report)?;
+        }
+        if is_gone {
+            report.freed_bytes += replaced.bytes;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes tombstones of what is kept, and marks what a later run sweeps.
@@ -165,6 +190,7 @@ pub fn prune_report(
         snapshot: None,
         cluster: cluster.cloned(),
         level: None,
+        key: None,
         scope: cluster.map_or(ReportScope::Repository, |_| ReportScope::Cluster),
         outcome: match report.refused.is_empty() {
             true => ReportOutcome::Passed,
@@ -201,7 +227,7 @@ fn unless_refused(outcome: Result<()>, report: &mut PruneReport) -> Result<bool>
 pub async fn undo_removal(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Result<()> {
     let folder = folder::list_one(repository, id).await?;
     if folder.manifest.is_some() || folder.tombstone.is_none() {
-        if journals::undo_removal(repository, keys, id).await? {
+        if named::undo_removal(repository, keys, id).await? {
             return Ok(());
         }
         return Err(Error::new(ErrorKind::NotFound, format!("snapshot {id} was not removed")));

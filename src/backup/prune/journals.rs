@@ -8,13 +8,11 @@ use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use super::policy::{Retention, Within};
-use super::steps::{Of, OldMarks, Sweep, UNDONE, is_old};
+use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::continuous;
 use crate::backup::findings::Findings;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{
-    ClusterName, EndBody, EndObjects, EndReason, JournalPart, MAX_HEAD, SnapshotId,
-};
+use crate::error::{ErrorKind, Result};
+use crate::format::{ClusterName, EndReason, SnapshotId};
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, OpenJournal};
 use crate::keys::KeySet;
@@ -71,12 +69,20 @@ pub(super) struct Settled {
     pub(super) sweeps: Vec<Sweep>,
     pub(super) marks: Vec<Of>,
     pub(super) revive: Vec<Of>,
+    pub(super) replaced: Vec<Replaced>,
+}
+
+/// What a bundle replaces for longer than the grace period: who wrote the bundle could not delete it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replaced {
+    pub(super) objects: Vec<String>,
+    pub(super) bytes: u64,
 }
 
 /// A journal that counts.
 #[derive(Clone, Debug)]
-struct Counting {
-    id: SnapshotId,
+pub(super) struct Counting {
+    pub(super) id: SnapshotId,
     first: i64,
     last: i64,
     /// Nothing that counts was received later.
@@ -88,7 +94,7 @@ struct Counting {
 }
 
 impl Counting {
-    fn new(journal: &OpenJournal, folder: &Folder) -> Self {
+    pub(super) fn new(journal: &OpenJournal, folder: &Folder) -> Self {
         let (id, end) = (journal.id(), journal.end.as_ref());
         let complete = end.map(|end| end.complete_ms).filter(|ms| *ms > 0);
         let latest = id.unix_ms().saturating_add(LONGEST_MS);
@@ -105,7 +111,7 @@ impl Counting {
     }
 
     /// Whether a snapshot of `revision` may be followed by this journal.
-    fn may_follow(&self, id: SnapshotId, revision: i64) -> bool {
+    pub(super) fn may_follow(&self, id: SnapshotId, revision: i64) -> bool {
         let holds = self.first <= revision && revision <= self.last.max(self.first);
         holds && self.ends_ms >= id.unix_ms()
     }
@@ -121,7 +127,7 @@ struct Decided {
 }
 
 /// Journals that follow each other without a gap, oldest first.
-fn stretches(journals: &[Counting]) -> Vec<Vec<&Counting>> {
+pub(super) fn stretches(journals: &[Counting]) -> Vec<Vec<&Counting>> {
     let mut stretches: Vec<Vec<&Counting>> = Vec::new();
     let (mut reached, mut is_over) = (i64::MIN, true);
     for journal in journals {
@@ -188,9 +194,27 @@ pub(super) struct Known {
     is_blind: bool,
     clock: Option<SystemTime>,
     findings: Vec<String>,
+    replaced: Vec<Replaced>,
 }
 
 impl Known {
+    /// Those of `cluster` that count, oldest first.
+    pub(super) fn counting(&self, cluster: &ClusterName) -> &[Counting] {
+        self.counting.get(cluster).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// Takes note of what the bundle of `journal` has replaced.
+    fn note_replaced(&mut self, journal: &OpenJournal, folder: &Folder) {
+        let Some((bundled, objects)) = journal.replaced(folder) else { return };
+        let written = folder.ends.get(&bundled.number).map(|info| info.modified);
+        let is_due = written.is_some_and(|written| is_old(self.clock, written, GRACE));
+        if is_due && !objects.is_empty() && unknown(folder).is_none() {
+            let bytes = objects.iter().map(|info| info.len).fold(0, u64::saturating_add);
+            let objects = objects.into_iter().map(|info| info.name.clone()).collect();
+            self.replaced.push(Replaced { objects, bytes });
+        }
+    }
+
     /// Opens every journal; `clock` is no later than it is by the store's.
     ///
     /// # Errors
@@ -212,6 +236,7 @@ impl Known {
             is_blind: keys.is_blind(),
             clock: clock.max(written).map(|clock| clock.min(now)),
             findings: Vec::new(),
+            replaced: Vec::new(),
         };
         let mut findings = Findings::default();
         findings.extend(foreign.iter().map(|name| format!("{name}: unknown object")));
@@ -239,6 +264,7 @@ impl Known {
                 Some(Ok(one)) if !one.standing.counts() => findings
                     .push(format!("stays, and does not count: journal {id}: {}", one.standing)),
                 Some(Ok(one)) => {
+                    known.note_replaced(&one, &folder);
                     let cluster = one.head.cluster.clone();
                     let counting = Counting::new(&one, &folder);
                     known.counting.entry(cluster).or_default().push(counting);
@@ -282,7 +308,10 @@ impl Known {
         settled.plan.remove.sort_by_key(|removal| removal.id);
         settled.plan.kept = there.saturating_sub(settled.plan.remove.len());
         self.sweeps(&mut settled, retention.grace.unwrap_or(GRACE));
+        let without_head = self.folders.iter().filter(|(_, folder)| folder.is_headless());
+        settled.findings.extend(without_head.map(|(id, _)| Folder::headless(*id)));
         settled.findings.extend(self.findings);
+        settled.replaced = self.replaced;
         settled
     }
 
@@ -296,7 +325,7 @@ impl Known {
         let Some((span, clock)) = retention.continuous.zip(self.clock) else { return };
         let clock = clock.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let clock = u64::try_from(clock).unwrap_or(u64::MAX);
-        let journals = self.counting.get(cluster).map_or(&[][..], Vec::as_slice);
+        let journals = self.counting(cluster);
         if self.is_blind && self.folders.values().any(|folder| folder.head.is_some()) {
             // Which of them the journals follow is not known: enough for all that may be recorded.
             let ids: Vec<_> = snapshots.iter().map(|(id, _)| *id).collect();
@@ -323,17 +352,7 @@ impl Known {
                 Some(why) => {
                     settled.blocked.push(format!("journal {id} is not removed: {why}"));
                 }
-                None => settled.plan.remove.push(JournalRemoval {
-                    id,
-                    cluster: cluster.clone(),
-                    first_revision: journal.first,
-                    last_revision: journal.last,
-                    stored_bytes: folder.own().map(|info| info.len).sum(),
-                    old: OldMarks {
-                        tombstone: folder.tombstone.as_ref().map(|info| info.modified),
-                        mark: folder.sweep.is_some(),
-                    },
-                }),
+                None => settled.plan.remove.push(removal_of(journal, cluster, folder)),
             }
         }
     }
@@ -373,6 +392,25 @@ impl Known {
     }
 }
 
+/// The removal of `journal`.
+pub(super) fn removal_of(
+    journal: &Counting,
+    cluster: &ClusterName,
+    folder: &Folder,
+) -> JournalRemoval {
+    JournalRemoval {
+        id: journal.id,
+        cluster: cluster.clone(),
+        first_revision: journal.first,
+        last_revision: journal.last,
+        stored_bytes: folder.own().map(|info| info.len).sum(),
+        old: OldMarks {
+            tombstone: folder.tombstone.as_ref().map(|info| info.modified),
+            mark: folder.sweep.is_some(),
+        },
+    }
+}
+
 /// A sweep that was interrupted: the tombstone may have lost the seals that authenticate it.
 fn is_swept_to_the_seals(folder: &Folder) -> bool {
     folder.head.is_none() && folder.sweep.is_some() && folder.recorded().next().is_none()
@@ -397,65 +435,6 @@ fn sweep(id: SnapshotId, folder: &Folder, settled: &mut Settled) {
         bytes: objects.iter().map(|info| info.len).sum(),
         objects: objects.into_iter().map(|info| info.name.clone()).collect(),
     });
-}
-
-/// Brings back the journal `id`, which was removed and not yet swept, and pins it. False if no journal of this id was
-/// removed.
-///
-/// # Errors
-/// As [`undo_removal`](super::undo_removal).
-pub(super) async fn undo_removal(
-    repository: &Repository,
-    keys: &KeySet,
-    id: SnapshotId,
-) -> Result<bool> {
-    let (of, folder) = (Of::Journal(id), folder::list_one(repository, id).await?);
-    if folder.head.is_some() || folder.tombstone.is_none() {
-        return Ok(false);
-    }
-    let swept = || {
-        let message = format!("{of} is marked for sweeping, or objects of it are gone");
-        Error::new(ErrorKind::Refused, message).hint(format!(
-            "if no prune is running and nothing is missing, delete {} from the store and run the command again",
-            JournalPart::Sweep.of(id)
-        ))
-    };
-    if folder.sweep.is_some() {
-        return Err(swept());
-    }
-    let journal = open::open(repository, id, &folder, keys).await?;
-    if !journal.standing.counts() {
-        let error = Error::new(ErrorKind::Refused, journal.standing.to_string());
-        return Err(error).context(of.to_string());
-    }
-    let end = journal.end.as_ref();
-    if end.is_some_and(|end| !is_complete(end, &folder)) {
-        return Err(Error::truncated(format!("{of}: objects of it are missing")));
-    }
-    let bytes = repository.get(&of.tombstone(), MAX_HEAD as u64).await?;
-    of.mark_to_keep(repository, UNDONE).await?;
-    let head = JournalPart::Head.of(id);
-    repository.put_once(&head, bytes).await?;
-    // A sweep that began meanwhile left its mark, or it has deleted something and stopped.
-    let now = folder::list_one(repository, id).await?;
-    let is_less = now.recorded().count() < folder.recorded().count();
-    if now.sweep.is_some() || is_less || end.is_some_and(|end| !is_complete(end, &now)) {
-        repository.delete(&head).await?;
-        return Err(swept());
-    }
-    repository.delete(&of.tombstone()).await?;
-    Ok(true)
-}
-
-/// Whether everything that an end names is there, by its length.
-fn is_complete(end: &EndBody, folder: &Folder) -> bool {
-    match &end.objects {
-        EndObjects::Segments(segments) => (1..).zip(segments).all(|(number, entry)| {
-            let there = folder.segments.get(&number);
-            there.is_some_and(|infos| infos.iter().any(|info| info.len == entry.length))
-        }),
-        EndObjects::Bundle(entry) => folder.bundles.values().any(|info| info.len == entry.length),
-    }
 }
 
 #[cfg(test)]

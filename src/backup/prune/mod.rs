@@ -2,6 +2,7 @@
 
 mod apply;
 mod journals;
+mod named;
 mod period;
 mod plan;
 mod policy;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 
-use super::journals::{self, JournalPlan};
+use super::journals::{self, JournalPlan, Replaced};
+use super::named;
 use super::policy::{Retention, Within};
 use super::proved::{Proved, last_proved};
 use super::steps::{Of, OldMarks, Sweep, is_old};
@@ -75,12 +76,15 @@ pub struct PrunePlan {
     pub(super) marks: Vec<Of>,
     /// Whose tombstones are deleted: what is kept.
     pub(super) revive: Vec<Of>,
+    /// What bundles replace.
+    pub(super) replaced: Vec<Replaced>,
 }
 
 impl PrunePlan {
     /// Bytes that applying it frees now.
     pub fn frees(&self) -> u64 {
-        self.sweeps.iter().map(|sweep| sweep.bytes).sum()
+        let replaced = self.replaced.iter().map(|one| one.bytes);
+        self.sweeps.iter().map(|sweep| sweep.bytes).chain(replaced).sum()
     }
 
     /// Folders of earlier removals, or of backups that were never finished, whose objects are deleted now.
@@ -107,6 +111,7 @@ impl PrunePlan {
         self.sweeps.extend(settled.sweeps);
         self.marks.extend(settled.marks);
         self.revive.extend(settled.revive);
+        self.replaced.extend(settled.replaced);
         settled.bases
     }
 
@@ -122,6 +127,7 @@ impl PrunePlan {
             && self.sweeps.is_empty()
             && self.marks.is_empty()
             && self.revive.is_empty()
+            && self.replaced.is_empty()
     }
 }
 
@@ -182,10 +188,10 @@ fn keep_newest(
     ))
 }
 
-/// A plan that removes `ids` and nothing else.
+/// A plan that removes `ids`, snapshots or journals, and nothing else.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) for a pinned snapshot; [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for
+/// [`Refused`](ErrorKind::Refused) for what is pinned, and for the only snapshot that journals follow which stay; [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for
 /// one that `keys` do not authenticate; those of the store.
 pub async fn plan_removal(
     repository: &Repository,
@@ -193,11 +199,20 @@ pub async fn plan_removal(
     ids: &[SnapshotId],
 ) -> Result<PrunePlan> {
     let mut plan = PrunePlan::default();
+    let mut revisions = BTreeMap::new();
     for id in ids {
         let folder = folder::list_one(repository, *id).await?;
+        if folder.manifest.is_none()
+            && let Some(removal) = named::journal(repository, keys, *id).await?
+        {
+            plan.journals.remove.push(removal);
+            continue;
+        }
         let unsealed = open::unseal(repository, *id, &folder, keys).await;
         let unsealed = unsealed.and_then(|one| one.check_authentic().map(|()| one));
-        let cluster = unsealed.context(format!("snapshot {id}"))?.manifest.body().cluster.clone();
+        let body = unsealed.context(format!("snapshot {id}"))?.manifest.body().clone();
+        revisions.insert(*id, body.revision.cast_signed());
+        let cluster = body.cluster;
         let refused = match (&folder.keep, unknown(&folder)) {
             (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
             (None, why) => why,
@@ -208,6 +223,9 @@ pub async fn plan_removal(
         }
         plan.remove.push(removal(*id, Some(cluster), &folder));
     }
+    let clusters = plan.remove.iter().filter_map(|one| one.cluster.clone()).collect();
+    let journals = &plan.journals.remove;
+    named::check_bases(repository, keys, clusters, &revisions, journals).await?;
     Ok(plan)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::SystemTime;
 
-use crate::backup::reports::{newest_first, proves_bytes};
+use crate::backup::reports::{is_through_journals, newest_first, proves_bytes};
 use crate::error::Result;
 use crate::format::{CheckOutcome, ClusterName, Report, SnapshotId};
 use crate::keys::KeySet;
@@ -15,8 +15,9 @@ const MOST_READ: usize = 10_000;
 
 /// The snapshots whose every byte `report` says was checked and good.
 fn proves(report: &Report) -> Vec<SnapshotId> {
-    if report.kind == "drill" {
-        return report.snapshot.filter(|_| report.passed()).into_iter().collect();
+    if matches!(report.kind.as_str(), "drill" | "prove") {
+        let restored = report.passed() && !is_through_journals(report);
+        return report.snapshot.filter(|_| restored).into_iter().collect();
     }
     let whole = proves_bytes(report);
     let passed = report.checks().iter().filter(|check| check.outcome == CheckOutcome::Passed);

@@ -352,6 +352,11 @@ fn undecided(seal: &Seal, keys: &KeySet) -> Option<String> {
     if let Some(key) = key_ids(seal).into_iter().find(|key| !keys.holds(*key)) {
         return Some(format!("its seal names key {key}, which is not available"));
     }
+    let mut stanzas = seal.body().stanzas().iter();
+    if let Some(stanza) = stanzas.find(|one| keys.would_ask(one) && !keys.may_ask(false)) {
+        let key = stanza.key_id();
+        return Some(format!("key {key} is not asked to open what no trusted signer signed"));
+    }
     let is_known = |id: KeyId| keys.signers().iter().any(|signer| signer.key.id() == id);
     let signature = seal.body().signatures().iter().find(|one| !is_known(one.key_id))?;
     Some(format!("it is signed by {}, who is not known here", signature.key_id))

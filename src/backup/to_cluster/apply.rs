@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{Choice, Outcome, Write};
 use crate::format::serial;
 use crate::keys::KeySet;
-use crate::mvcc::{RENEWED_LEASE_TTL, Revision, value_at};
+use crate::mvcc::{RENEWED_LEASE_TTL, RecordSource, Revision};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::interrupted;
@@ -121,8 +122,9 @@ pub async fn apply_plan(
     let total = order.len() as u64;
     control.begin_counting("writing keys", Some(total), Unit::Keys);
     let (sender, jobs) = mpsc::channel(IN_FLIGHT);
-    let reading =
-        look_inside(repository, keys, plan.id, move |inside| read_values(inside, order, &sender));
+    let reading = look_inside(repository, keys, plan.view.clone(), move |inside| {
+        read_values(inside, order, &sender)
+    });
     let mut writing = pin!(Writer::new(plan, choice, rate).run(jobs, control));
     let mut reading = pin!(reading);
     let mut read = None;
@@ -163,17 +165,20 @@ fn read_values(
     order: Vec<(usize, Option<Revision>)>,
     sender: &mpsc::Sender<Job>,
 ) -> Result<()> {
-    for (at, source) in order {
-        let value = match source {
-            None => None,
-            Some(revision) => Some(value_at(&inside.db, revision)?.ok_or_else(|| {
-                Error::tampered(format!("database: the change of revision {revision} is gone"))
-            })?),
-        };
-        if sender.blocking_send(Job { at, value: value.map(SecretBytes::new) }).is_err() {
-            return Ok(());
+    // Deletions are last.
+    let revisions: Vec<_> = order.iter().filter_map(|(_, source)| *source).collect();
+    let mut places = order.iter().map(|(at, _)| *at);
+    let send = |at, value: Option<Vec<u8>>| {
+        let job = Job { at, value: value.map(SecretBytes::new) };
+        match sender.blocking_send(job) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
-    }
+    };
+    inside.records().values(&revisions, &mut |value| {
+        Ok(places.next().map_or(ControlFlow::Break(()), |at| send(at, Some(value))))
+    })?;
+    let _ = places.try_for_each(|at| send(at, None));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
 
+use crate::backup::View;
 use crate::contents::KUBERNETES_ROOTS;
 use crate::format::{SnapshotId, serial};
 use crate::mvcc::Revision;
@@ -136,7 +137,8 @@ impl Serialize for Planned {
 pub struct Plan {
     /// The snapshot.
     pub id: SnapshotId,
-    /// The snapshot's revision that is brought back.
+    view: View,
+    /// The revision that is brought back.
     pub revision: i64,
     /// etcd's revision when it was compared.
     pub live_revision: i64,

@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Action, Leases, Plan, Planned, RESERVED, Wanted, WantedKeys};
-use crate::backup::{Inside, look_inside};
-use crate::bolt::{Db, ReadAt};
+use crate::backup::{Inside, View, look_inside};
 use crate::contents::{self, KeyState, Selection, ValueDigest, digest};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::Choice;
-use crate::format::SnapshotId;
 use crate::keys::KeySet;
-use crate::mvcc::{KeyValue, RENEWED_LEASE_TTL, database_facts, leases, value_at};
+use crate::mvcc::{KeyValue, RENEWED_LEASE_TTL, RecordSource};
 use crate::secret::SecretBytes;
 use crate::store::Repository;
 use crate::task::{Control, Step};
@@ -39,7 +37,7 @@ fn seen(value: &[u8]) -> Seen {
     Seen { digest: digest(value), encrypted: value.starts_with(ENCRYPTED) }
 }
 
-/// Compares the wanted keys of snapshot `id` with those of etcd, as they are now at one revision. Changes nothing.
+/// Compares the wanted keys of the snapshot that `view` shows, and of what was recorded after it, with those of etcd, as they are now at one revision. Changes nothing.
 ///
 /// # Errors
 /// [`NotFound`](ErrorKind::NotFound) when the snapshot has none of the keys, or not the revision;
@@ -48,7 +46,7 @@ fn seen(value: &[u8]) -> Seen {
 pub async fn plan_to_cluster(
     repository: &Repository,
     keys: &KeySet,
-    id: SnapshotId,
+    view: impl Into<View>,
     wanted: &Wanted,
     choice: &Choice,
     control: &Control,
@@ -63,10 +61,10 @@ pub async fn plan_to_cluster(
                 member: choice.member.endpoint.clone(),
                 etcd_cluster: choice.member.cluster_id,
             };
-            let wanted = wanted.clone();
-            look_inside(repository, keys, id, move |inside| {
-                let (revision, source) = read_snapshot(&inside.db, &wanted)?;
-                target.compare(inside, revision, source, &wanted)
+            let (wanted, view) = (wanted.clone(), view.into());
+            look_inside(repository, keys, view.clone(), move |inside| {
+                let (revision, source) = read_snapshot(&inside.records(), &wanted)?;
+                target.compare((inside, view), revision, source, &wanted)
             })
             .await
         })
@@ -92,20 +90,19 @@ async fn read_live(choice: &Choice, wanted: &Wanted) -> Result<(i64, LiveKeys)> 
 type Source = Vec<(Box<[u8]>, KeyState<Seen>)>;
 
 /// The wanted keys of the snapshot under the names they are to have, in order, and the revision they are of.
-fn read_snapshot<R: ReadAt>(db: &Db<R>, wanted: &Wanted) -> Result<(i64, Source)> {
+fn read_snapshot(records: &impl RecordSource, wanted: &Wanted) -> Result<(i64, Source)> {
     let (from, to) = match &wanted.keys {
         WantedKeys::One(key) => {
-            let state = contents::get(db, key, wanted.revision)?;
-            let value = value_at(db, state.modified)?.map(SecretBytes::new);
-            let value = value.ok_or_else(|| gone(key))?;
-            let revision = wanted.revision.map_or_else(|| last(db), Ok)?;
+            let state = contents::get(records, key, wanted.revision)?;
+            let value = SecretBytes::new(records.value(state.modified)?);
+            let revision = wanted.revision.map_or_else(|| Ok(records.span()?.last), Ok)?;
             let state = with(&state, seen(value.expose()));
             return Ok((revision, vec![(key.as_slice().into(), state)]));
         }
         WantedKeys::Prefix { from, to } => (from, to),
     };
     let selection = Selection { prefix: from, revision: wanted.revision, ..Selection::default() };
-    let found = contents::read(db, &selection, seen)?;
+    let found = contents::read(records, &selection, seen)?;
     if found.keys.is_empty() {
         let prefix = printable(from);
         let message = format!(
@@ -124,14 +121,6 @@ fn read_snapshot<R: ReadAt>(db: &Db<R>, wanted: &Wanted) -> Result<(i64, Source)
         return Err(Error::usage("a key would be left without a name: give a longer --to-prefix"));
     }
     Ok((found.revision, renamed))
-}
-
-fn last<R: ReadAt>(db: &Db<R>) -> Result<i64> {
-    Ok(database_facts(db)?.revision)
-}
-
-fn gone(key: &[u8]) -> Error {
-    Error::tampered(format!("database: the value of {} is not where its key is", printable(key)))
 }
 
 fn with(state: &KeyState, value: Seen) -> KeyState<Seen> {
@@ -156,7 +145,7 @@ struct Target {
 impl Target {
     fn compare(
         self,
-        inside: &Inside,
+        (inside, view): (&Inside, View),
         revision: i64,
         source: Source,
         wanted: &Wanted,
@@ -202,6 +191,7 @@ impl Target {
         let leases = wanted.leases;
         Ok(Plan {
             id: inside.id,
+            view,
             revision,
             live_revision,
             member,
@@ -234,9 +224,9 @@ fn granted(inside: &Inside, keys: &[Planned]) -> Result<HashMap<i64, i64>> {
     if needed.is_empty() {
         return Ok(HashMap::new());
     }
-    let known = leases(&inside.db).context("leases")?.into_iter();
-    let known = known.filter(|lease| needed.binary_search(&lease.id).is_ok());
-    Ok(known.map(|lease| (lease.id, lease.ttl)).collect())
+    let mut known = inside.records().lease_ttls().context("leases")?;
+    known.retain(|id, _| needed.binary_search(id).is_ok());
+    Ok(known)
 }
 
 fn warnings(keys: &[Planned], wanted: &Wanted, encrypted: u64) -> Vec<String> {

@@ -106,7 +106,8 @@ Examples:
   strongroom verify --subset 5% --record          # the newest, and 5 % of the others
 
 --deep also checks every page and record: the B+ trees are consistent, no revision is missing, and HashKV is what etcd's \
-members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written.
+members answered when the backup was taken (\"inconclusive\" where it cannot be computed). While it runs, it stores the database in TMPDIR, encrypted under a key that is never written. Where journals were recorded, it also \
+rebuilds each snapshot from the one before it and the journals between them, as `journal verify --deep` does.
 --all looks at every cluster's snapshots, or with --cluster at one cluster's. Each snapshot names the one before it: one that disappeared is \
 reported, unless a removal explains it. Folders that somebody planted fail too: `strongroom prune --quarantine` lists them.
 --subset draws other snapshots each time, always with the newest.
@@ -127,7 +128,8 @@ latest often contains the mistake itself: --before picks the last snapshot begun
 one snapshot, to any revision between its compact revision and its last (`show` prints both).
 
 Where `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
-recorded revision or moment; without an ID, from the newest snapshot that reaches it. `strongroom journal list` shows what is recorded.
+recorded revision or moment; without an ID, from the newest snapshot that reaches it. A revision that two histories have, because \
+etcd was restored to an earlier one, is refused with exit status 2: give a snapshot's id. `strongroom journal list` shows what is recorded.
 
 Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
@@ -154,6 +156,7 @@ Examples:
   strongroom restore 01KB2 --revision 48211 --to-cluster \\
       --prefix /registry/secrets/prod/
   strongroom restore latest --to-cluster --prefix app/ --to-prefix restored/app/
+  strongroom restore latest --to-cluster --prefix app/ --to-time 2026-11-26T09:11:55Z
 
 Trust data that went through a pipe only if strongroom exits with 0.
 
@@ -200,12 +203,39 @@ pub(crate) const KEY_LIST: &str = "\
 List the master keys that are available or in the repository, and count the snapshots that only one key opens.
 
 Needs no repository to list a keyring. STATE says what a key may do: staged (opens), sealing and primary (seal and open), \
-retiring (opens; what it sealed still counts), retired (opens only), destroyed. OPENS counts the snapshots that a key opens, \
-ALONE those that no other key opens: losing that key loses them. Keys that seal a snapshot and were not given are listed as \
-elsewhere. A passphrase key is retired unless its id is configured (passphrase:KEYID).";
+retiring (opens; what it sealed still counts), retired (opens only), destroyed. Keys that seal a snapshot and were not given are listed as \
+elsewhere. A passphrase key is retired unless its id is configured (passphrase:KEYID).
+
+OPENS counts the snapshots that count and that a key opens, ALONE those that no other key opens: losing that key loses them. Only seals \
+that a key here opens are counted, because anyone who can write to the repository can plant others; ? means that no key here can tell. \
+VERIFIED is when a key last opened every byte of a snapshot, TESTED when `key prove` last did it with that key alone.";
 pub(crate) const KEY_LIST_MORE: &str = "\
 Example:
   strongroom key list -k file:/etc/strongroom/keyring";
+
+pub(crate) const KEY_PROVE: &str = "\
+Show that each key opens the newest snapshots by itself, and record it.
+
+Of each cluster, or of --cluster, the newest snapshot that counts is read, every byte, with one key at a time: each key given that seals and \
+opens. A report of each is stored, signed with --signing-key. `key list`, `key custody` and the backups of hosts that trust that signer \
+then know it. Run it where the key is, after you make a key or a copy of one, and every quarter.";
+pub(crate) const KEY_PROVE_MORE: &str = "\
+Examples:
+  strongroom key prove -k identity:FILE --signers signers --signing-key my-key
+  strongroom key prove -k file:/media/usb/daily-keyring      # shows that this copy opens the backups";
+
+pub(crate) const KEY_CUSTODY: &str = "\
+Report who can open the snapshots: what each key depends on, and when it was last tested.
+
+INDEPENDENT counts the ways to open a cluster's newest snapshot that do not depend on one another: no loss of one host, passphrase or service \
+takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own. \
+Whether copies exist, or lie at one place, is unknown here.
+
+With -w json it is a document for auditors. Exits with status 3 when there is something to look at.";
+pub(crate) const KEY_CUSTODY_MORE: &str = "\
+Examples:
+  strongroom key custody -k file:/etc/strongroom/keyring
+  strongroom -w json key custody > custody.json";
 
 pub(crate) const KEY_ROTATE: &str = "\
 Replace the sealing key with a new one, and seal the snapshots to it.
@@ -304,6 +334,24 @@ Examples:
 A public key that some snapshot is not sealed to yet is added only if you confirm it, on the terminal or with --expect KEYID. \
 Stanzas of keys that are not available or are retiring are kept unless dropped. Only seals change, so nothing is revoked. \
 Anyone who kept an old seal and its master key can still open that snapshot.";
+
+pub(crate) const KEY_REENCRYPT: &str = "\
+Write snapshots again under new data keys, so that a key that was stolen does not open them.
+
+`key reseal` changes seals only: a thief who copied an old seal and has its key still opens that snapshot. This reads every byte of a \
+snapshot, encrypts it under a new data key, and seals that to the present master keys. Time, tags, facts and companions stay the same, the id \
+changes. A new snapshot is read back before it exists. When all are written, the old ones are removed as by `prune --remove`: `prune --undo` brings one \
+back until the grace period is over, and `prune` deletes them after it. An interrupted run continues when it is run again.
+
+What the thief copied before stays readable to him: rotate the secrets inside etcd, too. Journals are not encrypted again, and are named.";
+pub(crate) const KEY_REENCRYPT_MORE: &str = "\
+Examples:
+  strongroom key reencrypt --all -k file:keyring              # after key rotate
+  strongroom key reencrypt --all -k identity:old?retired -k identity:new --signers signers --signing-key my-key
+  strongroom key reencrypt ID --drop KEYID                    # without a key that is not here
+
+A snapshot is refused while a key opens it that would not open the new one: give that key or its recipient, retire it, or name it with --drop. \
+A pinned snapshot is refused unless --keep-old is given.";
 
 pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.

@@ -12,6 +12,8 @@ mod harden;
 mod help;
 mod log;
 mod output;
+#[cfg(feature = "age-plugins")]
+mod plugins;
 mod progress;
 mod secrets;
 mod service;
@@ -97,6 +99,8 @@ fn run(parsed: Parsed, output: Output) -> Result<ExitCode> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Io, "cannot start threads").because(error))?;
+    #[cfg(feature = "age-plugins")]
+    plugins::answer(&cli.command, output);
     let done = runtime.block_on(async {
         let stop = on_signal(output, cli.command.reloads())?;
         let progress = cli.global.progress.unwrap_or_default();

@@ -34,12 +34,7 @@ impl Output {
         document: impl Serialize,
         table: impl FnOnce() -> String,
     ) -> Result<()> {
-        let text = match self.format {
-            WriteOut::Json => serde_json::to_string_pretty(&document)
-                .map_err(|error| Error::io("standard output", error.into()))?,
-            WriteOut::Table => painted(safe(&table())),
-        };
-        write_stdout(text.trim_end())
+        write_stdout(self.text(document, table)?.trim_end())
     }
 
     /// For a command whose result is a page for a person.
@@ -54,19 +49,41 @@ impl Output {
         }
     }
 
-    /// As [`result`](Self::result), of a command that has done `what`: a full disk behind standard output does not undo it.
+    /// As [`result`](Self::result), of a command that changed something and ends with `status`: a full disk behind standard
+    /// output, or a reader that is gone, does not undo it. What was done then stands on standard error.
     pub(crate) fn done(
         self,
-        what: &str,
+        status: ExitCode,
         document: impl Serialize,
         table: impl FnOnce() -> String,
     ) -> Result<ExitCode> {
-        match self.result(document, table) {
-            Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(error) => {
-                self.warn(&format!("{what}, but the result could not be printed: {error}"));
-                Ok(ExitCode::from(FINDINGS))
-            }
+        let text = self.text(document, table)?;
+        let Err(error) = print(text.trim_end()) else { return Ok(status) };
+        let error = Error::io("standard output", error);
+        self.warn(&format!("it is done, but the result could not be printed: {error}"));
+        write_stderr(text.trim_end());
+        Ok(if status == ExitCode::SUCCESS { ExitCode::from(FINDINGS) } else { status })
+    }
+
+    /// As [`done`](Self::done) if the command changed something, else as [`result`](Self::result).
+    pub(crate) fn done_if(
+        self,
+        changed: bool,
+        status: ExitCode,
+        document: impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<ExitCode> {
+        match changed {
+            true => self.done(status, document, table),
+            false => self.result(document, table).map(|()| status),
+        }
+    }
+
+    fn text(self, document: impl Serialize, table: impl FnOnce() -> String) -> Result<String> {
+        match self.format {
+            WriteOut::Json => serde_json::to_string_pretty(&document)
+                .map_err(|error| Error::io("standard output", error.into())),
+            WriteOut::Table => Ok(painted(safe(&table()))),
         }
     }
 
@@ -132,14 +149,18 @@ fn painted(text: String) -> String {
 /// # Errors
 /// [`ErrorKind::Io`](strongroom::ErrorKind::Io); a reader that closed the pipe early is none.
 pub(crate) fn write_stdout(text: &str) -> Result<()> {
-    show_bar(None);
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    match print(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Error::io("standard output", error))
         }
         _ => Ok(()),
     }
+}
+
+fn print(text: &str) -> io::Result<()> {
+    show_bar(None);
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// Lets `write` write to standard output what is too long to hold in memory.
@@ -259,6 +280,11 @@ pub(crate) fn bytes(bytes: u64) -> String {
 /// A snapshot's time, RFC 3339 in UTC, to the second.
 pub(crate) fn created(id: SnapshotId) -> String {
     id.created().to_string()
+}
+
+/// A moment in Unix milliseconds.
+pub(crate) fn moment(ms: u64) -> String {
+    Time::from_unix(i64::try_from(ms / 1000).unwrap_or(i64::MAX)).to_string()
 }
 
 /// How long ago a snapshot was taken: `5 m`, `3 h`, `12 d`.

@@ -249,8 +249,11 @@ mod tests {
 
     use super::*;
 
-    /// A sysfs: each device is (name, parent, dm uuid, what it is made of).
-    fn sysfs(devices: &[(&str, &str, &str, &[&str])]) -> tempfile::TempDir {
+    /// Name, parent, dm uuid, what it is made of.
+    type Device = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+    /// A sysfs with these devices.
+    fn sysfs(devices: &[Device]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str, parent: &str| root.path().join("sys/devices").join(parent).join(name);
         let path = |name: &str| {
@@ -294,7 +297,7 @@ mod tests {
         let luks = "CRYPT-LUKS2-0123-data";
         let lvm = "LVM-abc";
         #[rustfmt::skip]
-        let cases: &[(&str, &[(&str, &str, &str, &[&str])])] = &[
+        let cases: &[(&str, &[Device])] = &[
             ("plain", &[("sda", "", "", &[])]),
             ("plain", &[("sda1", "sda", "", &[]), ("sda", "", "", &[])]),
             ("encrypted", &[("dm-0", "", luks, &["sda1"]), ("sda1", "sda", "", &[]), ("sda", "", "", &[])]),

@@ -4,6 +4,7 @@ pub mod behind;
 pub mod etcd_server;
 pub mod fake_etcd;
 pub mod kms;
+pub mod kms_fault;
 pub mod place;
 pub mod proxied;
 pub mod raw;

@@ -37,6 +37,14 @@ pub async fn start(dir: &Path, flavour: Flavour) -> String {
 
 /// As [`start`], and notes each request in `seen`.
 pub async fn start_recording(dir: &Path, flavour: Flavour, seen: Seen) -> String {
+    start_allowing(dir, flavour, seen, Arc::new(|_| true)).await
+}
+
+/// Whether a request may be made.
+pub type Allows = Arc<dyn Fn(&Request<Incoming>) -> bool + Send + Sync>;
+
+/// As [`start_recording`], and refuses what `allows` does not, as a store does for which a policy is in force.
+pub async fn start_allowing(dir: &Path, flavour: Flavour, seen: Seen, allows: Allows) -> String {
     let mut builder = S3ServiceBuilder::new(FileSystem::new(dir).unwrap());
     if flavour == Flavour::S3 {
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
@@ -47,7 +55,7 @@ pub async fn start_recording(dir: &Path, flavour: Flavour, seen: Seen) -> String
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
-            let (s3, seen) = (s3.clone(), seen.clone());
+            let (s3, seen, allows) = (s3.clone(), seen.clone(), allows.clone());
             let shim = service_fn(move |mut request: Request<Incoming>| {
                 let encryption = request.headers().get("x-amz-server-side-encryption");
                 let encryption = encryption.map(|value| value.to_str().unwrap().to_owned());
@@ -56,8 +64,14 @@ pub async fn start_recording(dir: &Path, flavour: Flavour, seen: Seen) -> String
                 if flavour == Flavour::Google {
                     to_s3(&mut request);
                 }
-                let s3 = s3.clone();
+                let (s3, is_allowed) = (s3.clone(), allows(&request));
                 async move {
+                    if !is_allowed {
+                        let text = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+                        let mut denied = hyper::Response::new(s3s::Body::from(text.to_owned()));
+                        *denied.status_mut() = hyper::StatusCode::FORBIDDEN;
+                        return Ok(denied);
+                    }
                     let mut answer = s3.call(request.map(s3s::Body::from)).await?;
                     let generation = HeaderValue::from_static("1");
                     answer.headers_mut().insert("x-goog-generation", generation);

@@ -6,10 +6,21 @@ use std::ops::RangeInclusive;
 use clap::Args;
 use strongroom::settings::ValueSettings;
 
-use super::Which;
+use super::{Which, moment};
 
 /// Parts of a key that can make a group.
 const DEPTHS: RangeInclusive<i64> = 1..=16;
+
+/// Which of the recorded revisions.
+#[derive(Args)]
+pub(crate) struct At {
+    /// As of this revision, of the snapshot or recorded after it [default: the snapshot's last]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) revision: Option<i64>,
+    /// As it was at this time, such as 2026-11-26T09:12:00Z or 2h (ago), where journals were recorded
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["revision", "before"])]
+    pub(crate) time: Option<jiff::Timestamp>,
+}
 
 /// `ls`
 #[derive(Args)]
@@ -19,9 +30,8 @@ pub(crate) struct LsArgs {
     /// Only keys with this prefix
     #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
     pub(crate) prefix: OsString,
-    /// As of this revision [default: the snapshot's last]
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
-    pub(crate) revision: Option<i64>,
+    #[command(flatten)]
+    pub(crate) at: At,
     /// Also keys that were deleted, as far as that was not compacted away
     #[arg(long)]
     pub(crate) deleted: bool,
@@ -38,9 +48,8 @@ pub(crate) struct GetArgs {
     /// The complete key
     #[arg(id = "etcd_key", value_name = "KEY")]
     pub(crate) key: OsString,
-    /// As of this revision [default: the snapshot's last]
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
-    pub(crate) revision: Option<i64>,
+    #[command(flatten)]
+    pub(crate) at: At,
     /// Write the value, and nothing else, to standard output
     #[arg(long)]
     pub(crate) show_value: bool,
@@ -62,14 +71,17 @@ pub(crate) struct HistoryArgs {
     /// The complete key
     #[arg(id = "etcd_key", value_name = "KEY")]
     pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) at: At,
 }
 
 /// `diff`
 #[derive(Args)]
 pub(crate) struct DiffArgs {
+    // `rev:N` and `time:T` are recorded moments.
     #[command(flatten)]
     pub(crate) which: Which,
-    /// Another snapshot, or live: the running etcd
+    /// Another snapshot or recorded moment, or live: the running etcd
     pub(crate) other: String,
     /// Only keys with this prefix
     #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]

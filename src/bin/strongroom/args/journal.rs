@@ -1,11 +1,9 @@
 //! `journal …`
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
-use strongroom::backup::BackupOptions;
-use strongroom::format::parse_duration;
+use strongroom::backup::{BackupOptions, CopySettings, RecordOptions};
 
+use super::moment;
 use crate::help;
 
 /// `journal …`
@@ -25,21 +23,30 @@ pub(crate) enum JournalCommand {
     List,
     /// Open every segment, and compare journals that overlap
     #[command(long_about = help::JOURNAL_VERIFY)]
-    Verify,
+    Verify(JournalVerifyArgs),
+}
+
+/// `journal verify`
+#[derive(Args)]
+pub(crate) struct JournalVerifyArgs {
+    /// Also rebuild each snapshot from the one before it and the journals between them, and compare
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// With --deep: only snapshots begun since this time, such as 2026-11-23 or 2d (ago) [default: all]
+    #[arg(long, value_name = "TIME", requires = "deep", value_parser = moment)]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// With --deep: store the result as a report in the repository
+    #[arg(long, requires = "deep")]
+    pub(crate) record: bool,
 }
 
 /// `journal record`
 #[derive(Args)]
 pub(crate) struct RecordArgs {
-    /// Store the changes this often, 1s to 1m; a disaster loses at most this much
-    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "5s")]
-    pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) record: RecordOptions,
+    #[command(flatten)]
+    pub(crate) copy: CopySettings,
     #[command(flatten, next_help_heading = "Snapshots taken at gaps")]
     pub(crate) options: BackupOptions,
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_duration(text).map_err(|error| error.to_string())?;
-    let range = Duration::from_secs(1)..=Duration::from_secs(60);
-    if range.contains(&interval) { Ok(interval) } else { Err("give 1s to 1m".into()) }
 }

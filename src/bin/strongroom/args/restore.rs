@@ -18,10 +18,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<i64>,
     /// Restore the last revision that was recorded after the snapshot
-    #[arg(long, conflicts_with_all = ["revision", "to_time", "to_cluster", "before"])]
+    #[arg(long, conflicts_with_all = ["revision", "to_time", "before"])]
     pub(crate) newest: bool,
     /// Restore what was recorded up to this time, such as 2026-11-26T09:12:00Z or 2h (ago)
-    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["revision", "to_cluster", "before"])]
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["revision", "before"])]
     pub(crate) to_time: Option<jiff::Timestamp>,
     /// Also restore the files that `backup --include` stored, below this directory, which must be empty or not exist
     #[arg(long, value_name = "DIR")]

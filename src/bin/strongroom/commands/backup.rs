@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use strongroom::Result;
-use strongroom::backup::{ONE_KEY, Source, backup};
+use strongroom::backup::{ONE_KEY, Source, UNPROVEN, backup};
 
 use super::{Context, FINDINGS};
 use crate::args::BackupArgs;
@@ -26,11 +26,16 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
     let report = backup(&repository, &keys, source, &options, &context.control).await?;
-    let recurs = |warning: &str| context.output.quiet && warning == ONE_KEY;
+    let is_known = |warning: &str| warning == ONE_KEY || warning.starts_with(UNPROVEN);
+    let recurs = |warning: &str| context.output.quiet && is_known(warning);
     let warnings = report.warnings.iter().filter(|warning| !recurs(warning));
     warnings.for_each(|warning| context.output.warn(warning));
-    let stored = format!("snapshot {} is stored", report.id);
-    let printed = context.output.done(&stored, Dated::new(&report, report.id), || {
+    let differ =
+        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
+    let lacks = !report.seals_missing.is_empty();
+    let found = differ || report.clocks_differ || lacks;
+    let status = if found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let status = context.output.done(status, Dated::new(&report, report.id), || {
         format!(
             "snapshot {} of {}: revision {}, {} of database stored in {}, {:.1} s",
             report.id,
@@ -48,7 +53,5 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
         ),
         false => format!("next: `strongroom verify {}` verifies it", report.id),
     });
-    let differ =
-        report.members.as_ref().is_some_and(|members| members.differing().next().is_some());
-    Ok(if differ || report.clocks_differ { ExitCode::from(FINDINGS) } else { printed })
+    Ok(status)
 }

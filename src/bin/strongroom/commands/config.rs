@@ -143,6 +143,12 @@ fn report(
             "without a signing key, the public keys open a snapshot only with --accept-untrusted",
         );
     }
+    if seals && context.settings.has_recipients() {
+        context.output.note(
+            "before you rely on a recipient, run `strongroom key prove -k identity:FILE` where its identity is: `strongroom key list` \
+             shows when it was last tested",
+        );
+    }
     for problem in problems {
         context.output.warn(&match problem.hint_text() {
             Some(hint) => format!("{problem}; {hint}"),

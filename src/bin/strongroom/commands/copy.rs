@@ -33,7 +33,11 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     let scope = context.scope(&ids);
     let report = copy(&source, &target, &keys, scope, &context.control).await?;
     warn(&report, &url, context);
-    context.output.result(Document { to: url.to_string(), report: &report }, || {
+    let left_out = !report.left_out.is_empty() || !report.journals.left_out.is_empty();
+    let found = left_out || !report.differing.is_empty();
+    let status = if found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let document = Document { to: url.to_string(), report: &report };
+    let status = context.output.done(status, document, || {
         format!(
             "{} copied to {url}, {} existed already, {} of these compared{}; {} written",
             report.copied.len(),
@@ -43,17 +47,18 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             bytes(report.written_bytes),
         )
     })?;
-    if let Some(left) = report.not_compared.filter(|left| *left > 0) {
-        context.output.note(&format!("{left} more are compared by the next runs"));
+    let lefts = [(report.not_compared, "snapshots"), (report.journals.not_compared, "journals")];
+    for (left, what) in lefts {
+        if let Some(left) = left.filter(|left| *left > 0) {
+            context.output.note(&format!("{left} more {what} are compared by the next runs"));
+        }
     }
     context.output.note(&format!(
         "next: `strongroom verify --all --digests -r {url}` reads all of the copy, without a key"
     ));
     let journals = &report.journals;
     if report.failed.is_empty() && journals.failed.is_empty() {
-        let left_out = !report.left_out.is_empty() || !journals.left_out.is_empty();
-        let findings = left_out || !report.differing.is_empty();
-        return Ok(if findings { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS });
+        return Ok(status);
     }
     let (snapshots, journals) = (report.failed.len(), journals.failed.len());
     let message = match journals {

@@ -32,14 +32,15 @@ pub(super) async fn run(args: DrillArgs, context: &Context) -> Result<ExitCode> 
         map.insert("report".into(), stored.to_string().into());
         map.insert("recovery_seconds".into(), recovery.as_secs_f64().into());
     }
-    context.output.result(json, || text_of(report))?;
+    let status = if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, json, || text_of(report))?;
     let outcome =
         if report.passed() { "it serves the snapshot's data" } else { "its data DIFFERS" };
     context.output.note(&format!(
         "snapshot {id}: restored and serving after {:.1} s; {outcome}; report {stored}",
         recovery.as_secs_f64()
     ));
-    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What a report says, for programs.
@@ -50,6 +51,7 @@ fn json_of(report: &Report) -> Value {
         "snapshot": report.snapshot.map(|id| id.to_string()),
         "cluster": report.cluster.as_ref().map(|name| name.as_str()),
         "level": report.level,
+        "key": report.key,
         "scope": report.scope,
         "outcome": report.outcome.name(),
         "passed": report.passed(),

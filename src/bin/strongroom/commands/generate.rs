@@ -26,11 +26,11 @@ fn keyring(path: &Path, context: &Context) -> Result<ExitCode> {
     let id = keyring.list(keyfile::now()).next().map(|(id, ..)| id.to_string());
     keyfile::create(path, &keyring)?;
     let id = id.unwrap_or_default();
-    context.output.result(json!({"id": id, "path": path.display().to_string()}), || {
-        format!("{}: master key {id}", path.display())
-    })?;
+    let json = json!({"id": id, "path": path.display().to_string()});
+    let text = || format!("{}: master key {id}", path.display());
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note("next: copy it off this host now; without it there is no restore");
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// An identity file in age's form.
@@ -41,11 +41,12 @@ fn recipient(args: &GenerateArgs, context: &Context) -> Result<ExitCode> {
     create(&args.output, "public key", &public.to_string(), &identity.print()?)?;
     let (id, path) = (public.id().to_string(), args.output.display().to_string());
     let json = json!({"id": id, "path": path, "recipient": public.to_string()});
-    context.output.result(json, || format!("{path}: identity of key {id}\n{public}"))?;
+    let text = || format!("{path}: identity of key {id}\n{public}");
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note(
         "next: keep the file off the hosts that back up; there give --master-key recipient:… and --signing-key FILE",
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 fn signing(path: &Path, context: &Context) -> Result<ExitCode> {
@@ -54,12 +55,13 @@ fn signing(path: &Path, context: &Context) -> Result<ExitCode> {
     create(path, "public key", &public.to_string(), &key.print()?)?;
     let (id, path) = (public.id().to_string(), path.display().to_string());
     let json = json!({"id": id, "path": path, "signer": public.to_string()});
-    context.output.result(json, || format!("{path}: signing key {id}\n{public}"))?;
+    let text = || format!("{path}: signing key {id}\n{public}");
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note(
         "next: give --signing-key on the host that backs up, and put the line srsign1… into the file of trusted signers \
          (--signers) of the hosts that read",
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// Writes comments and a secret key's line.

@@ -52,9 +52,8 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
         let made = create_passphrase_key(&repository, word, Argon2Cost::default()).await?;
         key = Some(made.id().to_string());
     }
-    let made = format!("repository {id} is at {url}");
-    let printed = context.output.done(
-        &made,
+    let status = context.output.done(
+        ExitCode::SUCCESS,
         json!({"id": id.to_string(), "repository": url.to_string(), "passphrase_key": key}),
         || match &key {
             Some(key) => format!("repository {id} at {url}\npassphrase:{key}"),
@@ -67,10 +66,20 @@ pub(super) async fn run(args: InitArgs, context: &Context) -> Result<ExitCode> {
              a bare `passphrase` opens and does not seal"
         ));
     }
+    advise(context);
+    Ok(status)
+}
+
+/// What to do next.
+fn advise(context: &Context) {
+    if context.settings.has_recipients() {
+        context.output.note(
+            "before you rely on a recipient: after the first backup run `strongroom key prove -k identity:FILE` where its identity is",
+        );
+    }
     context
         .output
         .note("next: `strongroom backup`; to detect a replaced repository, pin the id with --repository-id");
-    Ok(printed)
 }
 
 /// A repository that was there already is to have its first passphrase key.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use strongroom::backup::{key_usage, snapshots};
+use strongroom::backup::{KeyUsage, Proofs, key_usage, proofs, snapshots};
 use strongroom::custody::{MasterKeyUri, keyfile, open_public};
 use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::KeySet;
@@ -21,7 +21,9 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let url = absolute(context.settings.repository_url()?)?;
     let repository = context.repository().await?;
     let clusters = clusters(&repository, context).await?;
-    let usage = key_usage(&repository).await?;
+    let keys = context.settings.open_keys_unasked(&repository).await?;
+    let usage = key_usage(&repository, &keys).await?;
+    let proofs = proofs(&repository, &keys, &[]).await?;
     usage.unreadable.iter().for_each(|what| context.output.warn(what));
     let mut page = String::new();
     // Writing to a string does not fail.
@@ -41,13 +43,7 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     );
     page += "\nKeys: any one of them opens the snapshots beside it\n";
     let (here, signers) = here(context)?;
-    for (id, opens) in &usage.opens {
-        let now = here.get(id).map(String::as_str).unwrap_or("not given here");
-        let _ = writeln!(page, "  {id}   {opens} snapshot(s), {now}\n{:36} copy: {BLANK}", "");
-    }
-    for (id, now) in here.iter().filter(|(id, _)| !usage.opens.contains_key(id)) {
-        let _ = writeln!(page, "  {id}   no snapshot yet, {now}\n{:36} copy: {BLANK}", "");
-    }
+    page += &keys_of(&here, &usage, &proofs);
     if !signers.is_empty() {
         page += "\nTrusted signers: what none of them has signed does not count. \
                  These lines are the file SIGNERS:\n";
@@ -64,6 +60,30 @@ pub(super) async fn run(context: &Context) -> Result<ExitCode> {
         .output
         .note("next: fill in where the copies are, and try the commands on another machine");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each key that is given, or opens a snapshot.
+fn keys_of(here: &BTreeMap<KeyId, String>, usage: &KeyUsage, proofs: &Proofs) -> String {
+    let mut lines = String::new();
+    // What merely names a key may be planted: it is shown only where no key can tell.
+    let named = usage.named.keys().filter(|_| usage.unknown > 0);
+    let ids: BTreeSet<_> = usage.opens.keys().chain(named).chain(here.keys()).collect();
+    for id in ids {
+        let opens = match (usage.opens.get(id), usage.named.get(id)) {
+            (Some(opens), _) => format!("{opens} snapshot(s)"),
+            (None, Some(named)) if usage.unknown > 0 => {
+                format!("named by the seals of {named} snapshot(s), not verified here")
+            }
+            (None, _) => "no snapshot yet".into(),
+        };
+        let now = here.get(id).map(String::as_str).unwrap_or("not given here");
+        let tested = match proofs.proven(*id) {
+            Some(proof) => format!("tested {}", proof.report.created()),
+            None => "never tested".into(),
+        };
+        let _ = writeln!(lines, "  {id}   {opens}, {now}\n{:36} {tested}; copy: {BLANK}", "");
+    }
+    lines
 }
 
 /// The URL as it is understood in any directory, for a shell.

@@ -6,6 +6,7 @@ mod audit_log;
 mod backup;
 mod config;
 mod copy;
+mod custody;
 mod drill;
 mod generate;
 mod init;
@@ -17,8 +18,11 @@ mod kms_plugin;
 mod look;
 mod paper;
 mod promote;
+mod prove;
 mod proxy;
 mod prune;
+mod recorded;
+mod reencrypt;
 mod restore;
 mod rotate;
 mod setup_auth;
@@ -89,10 +93,13 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,
-            KeyCommand::List => key::list(context).await,
+            KeyCommand::List => custody::list(context).await,
+            KeyCommand::Custody => custody::report(context).await,
+            KeyCommand::Prove => prove::run(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,
             KeyCommand::Promote { key_id, at } => promote::promote(key_id, at, context),
+            KeyCommand::Reencrypt(args) => reencrypt::run(args, context).await,
             KeyCommand::Reseal(args) => key::reseal(args, context).await,
             KeyCommand::Remove { key_id, now } => key::remove(key_id, now, context).await,
             KeyCommand::Kit => kit::run(context).await,

@@ -174,12 +174,13 @@ pub(super) fn combine(
     let json = json!({
         "id": id.to_string(), "path": path.display().to_string(), "shares": given.shares.len(),
     });
-    context.output.result(json, || format!("{}: {what} {id}", path.display()))?;
+    let text = || format!("{}: {what} {id}", path.display());
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note(match given.ids.is_empty() {
         true => "next: compare that id with the pages; if it is another one, the key may be of an identity file: give --expect",
         false => "next: `strongroom verify latest` shows what the key opens",
     });
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// The shares so far, and the keys that they are said to be of.

@@ -16,13 +16,13 @@ pub(super) fn stage(context: &Context) -> Result<ExitCode> {
     let (keyring, id) = keyfile::load(path)?.stage(keyfile::now(), &mut system_rng())?;
     keyfile::replace(path, &keyring)?;
     let place = path.display().to_string();
-    context.output.result(json!({"id": id.to_string(), "path": place}), || {
-        format!("{place}: staged key {id}")
-    })?;
+    let json = json!({"id": id.to_string(), "path": place});
+    let text = || format!("{place}: staged key {id}");
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note(&format!(
         "next: copy the keyring off this host, and to every host that uses it; then `strongroom key promote {id}`"
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 pub(super) fn promote(
@@ -39,7 +39,7 @@ pub(super) fn promote(
     let place = path.display().to_string();
     let json = json!({"id": id.to_string(), "path": place, "at": at});
     let later = at > now;
-    context.output.result(json, || match later {
+    let status = context.output.done(ExitCode::SUCCESS, json, || match later {
         true => format!("{place}: key {id} becomes primary at {at}"),
         false => format!("{place}: new primary key {id}"),
     })?;
@@ -49,5 +49,5 @@ pub(super) fn promote(
         }
         false => "next: copy the keyring off this host, and to every host that uses it",
     });
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }

@@ -54,7 +54,8 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         context.output.warn(&format!("stays: {id} was pinned after the plan was made"));
     }
     report.refused.iter().for_each(|refused| context.output.warn(&format!("stays: {refused}")));
-    context.output.result(Document::new(&plan, Some(&report)), || {
+    let status = status(report.refused.is_empty() && plan.blocked.is_empty());
+    let status = context.output.done(status, Document::new(&plan, Some(&report)), || {
         let (removed, freed) = (report.removed.len(), bytes(report.freed_bytes));
         match args.quarantine {
             Some(_) => format!("{removed} removed; {freed} freed by earlier removals"),
@@ -73,7 +74,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
             None => format!("`strongroom prune --undo {id}` brings a removed one back"),
         });
     }
-    Ok(status(report.refused.is_empty() && plan.blocked.is_empty()))
+    Ok(status)
 }
 
 /// Nothing where there are no journals.
@@ -107,8 +108,7 @@ async fn one(args: &PruneArgs, context: &Context) -> Result<Option<ExitCode>> {
         return Ok(None);
     };
     let json = json!({ "id": id, "done": done });
-    context.output.result(json, || format!("{id}: {done}"))?;
-    Ok(Some(ExitCode::SUCCESS))
+    context.output.done(ExitCode::SUCCESS, json, || format!("{id}: {done}")).map(Some)
 }
 
 /// Without ids, lists the folders that nothing authenticates; with ids, deletes the seals of these that fail.
@@ -139,11 +139,10 @@ async fn quarantine(ids: &[SnapshotId], context: &Context) -> Result<ExitCode> {
     for id in ids {
         deleted.extend(remove_failing_seals(&repository, &keys, *id, &context.control).await?);
     }
-    context.output.result(json!({ "deleted": deleted }), || {
+    context.output.done(ExitCode::SUCCESS, json!({ "deleted": deleted }), || {
         deleted.iter().map(|name| format!("{name}: deleted\n")).collect::<String>()
             + &format!("{} seals that fail were deleted", deleted.len())
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// A plan, and what came of it; null for a plan that is only shown.

@@ -7,16 +7,16 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde_json::json;
 use strongroom::backup::{
-    MemberOptions, MemberReport, Moment, Recorded, RestoreReport, Target, plan_restore, restore,
+    MemberOptions, MemberReport, Moment, Recorded, RestoreReport, Target, restore,
     restore_companions, restore_member, restore_recorded, restore_recorded_member,
 };
 use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
-use strongroom::format::Time;
 use strongroom::keys::KeySet;
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::store::Repository;
 use strongroom::{Error, Result};
 
+use super::recorded::{journals_of, missing, until};
 use super::{Context, FINDINGS, to_cluster};
 use crate::args::RestoreArgs;
 use crate::output::{bytes, shell_word};
@@ -36,9 +36,7 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         (None, companions) => {
             let names = companions.unwrap_or_default();
             let document = json!({ "companions": names });
-            let printed = context
-                .output
-                .done("the companions are restored", document, || names.join("\n"))?;
+            let printed = context.output.done(ExitCode::SUCCESS, document, || names.join("\n"))?;
             context.output.note("next: compare the files with those in place, then move them");
             Ok(printed)
         }
@@ -66,9 +64,9 @@ struct File<'a> {
 }
 
 /// What was recorded after the snapshot, if that is to be restored: the moment that was asked for is not in the snapshot.
-async fn recorded(
+pub(super) async fn recorded(
     args: &RestoreArgs,
-    (repository, keys): (&Repository, &mut KeySet),
+    repository_and_keys: (&Repository, &mut KeySet),
     dir: &Path,
     context: &Context,
 ) -> Result<Option<Recorded>> {
@@ -78,40 +76,7 @@ async fn recorded(
         (_, _, Some(revision)) => Moment::Revision(revision),
         _ => return Ok(None),
     };
-    let is_latest = args.which.id == "latest" && args.which.before.is_none();
-    let base = match is_latest {
-        true => None,
-        false => Some(context.find(repository, keys, &args.which).await?),
-    };
-    let cluster = context.settings.cluster.as_ref();
-    let recorded = plan_restore(repository, keys, cluster, base, moment, dir).await?;
-    recorded.warnings.iter().for_each(|warning| context.output.warn(warning));
-    if !recorded.journals.is_empty() {
-        let until = until(&recorded).unwrap_or_else(|| "an unknown moment".into());
-        context.output.note(&format!(
-            "revision {}: snapshot {} and {} journal(s), recorded until {until}",
-            recorded.revision,
-            recorded.base,
-            recorded.journals.len()
-        ));
-    }
-    Ok(Some(recorded))
-}
-
-/// The moment up to which everything is recorded.
-fn until(recorded: &Recorded) -> Option<String> {
-    let seconds = i64::try_from(recorded.recorded_until / 1000).ok().filter(|at| *at > 0)?;
-    Some(Time::from_unix(seconds).to_string())
-}
-
-/// Why it may be less than what was recorded.
-fn missing(recorded: Option<&Recorded>) -> &[String] {
-    recorded.map_or(&[], |plan| &plan.findings)
-}
-
-/// Ids of the journals that were used.
-fn journals_of(recorded: Option<&Recorded>) -> Vec<String> {
-    recorded.map(|plan| plan.journals.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    context.recorded(repository_and_keys, &args.which, moment, dir).await.map(Some)
 }
 
 /// Where the database goes.
@@ -168,7 +133,8 @@ async fn to_file(
     let journals = journals_of(plan.as_ref());
     let recorded_until = plan.as_ref().and_then(until);
     let document = File { report: &report, output: &path, companions, journals, recorded_until };
-    let printed = context.output.done(&format!("{path} is restored"), document, || {
+    let status = if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, document, || {
         format!(
             "{path}: snapshot {id} of {}, revision {}, {}, verified by SHA-256 {}",
             report.cluster,
@@ -177,12 +143,12 @@ async fn to_file(
             report.sha256,
         )
     })?;
+    advise_leases(report.unknown_leases, context);
     advise_downgrade(report.downgrade.as_deref(), context);
-    let printed = if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) };
     context.output.note(&format!(
         "next, on every member: etcdutl snapshot restore {path} --data-dir … --initial-cluster-token NEW … (for Kubernetes also --bump-revision 1000000000 --mark-compacted)"
     ));
-    Ok(printed)
+    Ok(status)
 }
 
 async fn to_data_dir(
@@ -226,7 +192,8 @@ async fn to_data_dir(
         journals: journals_of(plan.as_ref()),
         recorded_until: plan.as_ref().and_then(until),
     };
-    let printed = context.output.done(&format!("{place} is restored"), document, || {
+    let status = if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) };
+    let status = context.output.done(status, document, || {
         format!(
             "{place}: member {} ({:x}) of a new cluster {:x}, revision {}, {}, from snapshot {id} of {}",
             report.member.name,
@@ -238,7 +205,7 @@ async fn to_data_dir(
         )
     })?;
     advise(args, &report, &others, context);
-    Ok(if missing.is_empty() { printed } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What the flags say, else the manifest.
@@ -354,12 +321,7 @@ fn advise(
     } else if report.auth_enabled {
         output.note("etcd asks for users and passwords as they were when the snapshot was taken; if root's is lost, restore with --without-auth");
     }
-    if report.database.renewed_leases > 0 {
-        output.warn(&format!(
-            "{} lease(s) that were revoked after this revision exist again, for {RENEWED_LEASE_TTL} s",
-            report.database.renewed_leases
-        ));
-    }
+    advise_leases(report.database.renewed_leases, context);
     if report.kubernetes && report.bump > 0 {
         output.note(&format!(
             "this is Kubernetes' data: its revisions are raised by {} and earlier ones are marked compacted, so that controllers and kubelets list again instead of watching from revisions that no longer exist. Restart API servers, controller managers, schedulers and kubelets once etcd runs",
@@ -377,6 +339,16 @@ fn advise(
     let versions =
         if next > EtcdVersion::LAST_TESTED { own.to_string() } else { format!("{own} or {next}") };
     output.note(&format!("next: start etcd {versions} with this --data-dir and the same --name"));
+}
+
+/// That leases have another time to live than they were granted for.
+fn advise_leases(unknown: u64, context: &Context) {
+    if unknown > 0 {
+        context.output.warn(&format!(
+            "the time to live of {unknown} lease(s) is not known, because they were revoked after this revision or etcd did \
+             not tell it in time: they have {RENEWED_LEASE_TTL} s"
+        ));
+    }
 }
 
 /// That the cluster goes on with a downgrade that the snapshot's was in.

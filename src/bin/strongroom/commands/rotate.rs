@@ -59,9 +59,10 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
         _ => (of_keyring(&args, settings.keyring_path()?)?, None),
     };
     let Some(repository) = repository.filter(|_| !args.offline) else {
-        context.output.result(json_of(&rotated, Value::Null), || text_of(&rotated))?;
+        let (json, text) = (json_of(&rotated, Value::Null), || text_of(&rotated));
+        let status = context.output.done(ExitCode::SUCCESS, json, text)?;
         context.output.note(&format!("next: {}, then `strongroom key reseal --all`", rotated.next));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(status);
     };
     // Before the work, which may be interrupted: nobody but this process knows which key is new.
     if let (Some(_), false) = (rotated.new, of_file) {
@@ -82,7 +83,8 @@ pub(super) async fn run(args: RotateKeyArgs, context: &Context) -> Result<ExitCo
     let control = &context.control;
     let report = reseal(&repository, &keys, Scope::All, &drop, accept, control).await?;
     let (json, text, code) = resealed(&report, RESEALED, context);
-    context.output.result(json_of(&rotated, json), || format!("{}\n{text}", text_of(&rotated)))?;
+    let text = || format!("{}\n{text}", text_of(&rotated));
+    let code = context.output.done(code, json_of(&rotated, json), text)?;
     note_next(&args, &rotated.next, &report, context);
     Ok(code)
 }
@@ -245,7 +247,8 @@ async fn finish(expected: &[KeyId], context: &Context) -> Result<ExitCode> {
     let (json, text, code) = resealed(&report, RESEALED, context);
     let ids: Vec<String> = old.iter().map(ToString::to_string).collect();
     let json = json!({"retired": ids, "places": places, "snapshots": json});
-    context.output.result(json, || format!("retired: {}\n{text}", ids.join(" ")))?;
+    let text = || format!("retired: {}\n{text}", ids.join(" "));
+    let code = context.output.done(code, json, text)?;
     for named in context.settings.passphrases().flatten().filter(|named| named.retiring) {
         let id = named.id;
         context.output.note(&format!(

@@ -32,26 +32,22 @@ pub(super) async fn run(args: SetupAuthArgs, context: &Context) -> Result<ExitCo
     };
     let users =
         plans.iter().map(|plan| json!({"user": plan.user, "role": plan.role, "may": may(plan)}));
-    context.output.result(
-        json!({
-            "applied": args.apply,
-            "commands": commands,
-            "users": users.collect::<Vec<_>>(),
-        }),
-        || {
-            let mut text = lines.join("\n");
-            if args.apply && lines.is_empty() {
-                text += "everything existed already";
-            }
-            for plan in &plans {
-                text += &format!("\n# {} may {}", plan.user, may(plan));
-            }
-            text
-        },
-    )?;
+    let users = users.collect::<Vec<_>>();
+    let json = json!({"applied": args.apply, "commands": commands, "users": users});
+    let text = || {
+        let mut text = lines.join("\n");
+        if args.apply && lines.is_empty() {
+            text += "everything existed already";
+        }
+        for plan in &plans {
+            text += &format!("\n# {} may {}", plan.user, may(plan));
+        }
+        text
+    };
+    let status = context.output.done_if(args.apply, ExitCode::SUCCESS, json, text)?;
     context.output.note(match args.apply {
         true => "next: sign client certificates with these common names; `etcdctl auth enable` when all users are there",
         false => "nothing was changed; --apply does it",
     });
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }

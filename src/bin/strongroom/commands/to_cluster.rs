@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use strongroom::backup::{
-    Action, Applied, DEFAULT_RATE, Plan, Planned, Refused, Wanted, WantedKeys, apply_plan,
-    plan_to_cluster,
+    Action, Applied, DEFAULT_RATE, Plan, Planned, Recorded, Refused, Wanted, WantedKeys,
+    apply_plan, plan_to_cluster,
 };
 use strongroom::etcd::choose_member;
 use strongroom::format::SnapshotId;
@@ -13,33 +13,47 @@ use strongroom::text::printable;
 use strongroom::{Error, Result};
 
 use super::inside::{lease, raw};
-use super::{Context, FINDINGS};
+use super::recorded::{journals_of, missing, until};
+use super::{Context, FINDINGS, restore};
 use crate::args::{RestoreArgs, WriteOut};
 use crate::output::{json_lines, lines, stream, table};
 
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
-    let wanted = wanted(args)?;
+    let mut wanted = wanted(args)?;
     let settings = context.settings.etcd()?;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    let id = context.find(&repository, &mut keys, &args.which).await?;
+    let dir = std::env::temp_dir();
+    let recorded = restore::recorded(args, (&repository, &mut keys), &dir, context).await?;
+    let view = match &recorded {
+        Some(recorded) => recorded.view(),
+        None => context.find(&repository, &mut keys, &args.which).await?.into(),
+    };
+    wanted.revision = recorded.as_ref().map(|recorded| recorded.revision);
     let choice = choose_member(&settings).await?;
-    let plan = plan_to_cluster(&repository, &keys, id, &wanted, &choice, &context.control).await?;
-    choice.warnings.iter().chain(&plan.warnings).for_each(|warning| context.output.warn(warning));
+    let plan =
+        plan_to_cluster(&repository, &keys, view, &wanted, &choice, &context.control).await?;
+    let missing = missing(recorded.as_ref());
+    let before = recorded.iter().flat_map(|recorded| &recorded.warnings).chain(missing);
+    let told: Vec<_> = before.chain(&choice.warnings).cloned().collect();
+    let all = missing.iter().chain(&choice.warnings).chain(&plan.warnings);
+    all.for_each(|warning| context.output.warn(warning));
+    let head = Head::new(&plan, recorded.as_ref(), &told, args.cluster.dry_run);
     if args.cluster.dry_run {
-        return show(&plan, &choice.warnings, context);
+        show(&plan, head, context)?;
+        return Ok(ExitCode::from(if missing.is_empty() { 0 } else { FINDINGS }));
     }
     let rate = args.cluster.rate.unwrap_or(DEFAULT_RATE);
     let applied = apply_plan(&repository, &keys, &plan, &choice, rate, &context.control).await?;
-    report(&plan, &choice.warnings, &applied, context)?;
-    let findings = applied.conflicts.len() + applied.refused.len();
+    let findings = applied.conflicts.len() + applied.refused.len() + missing.len();
+    let status = if findings > 0 { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let status = report(status, &plan, head, &applied, context)?;
     match applied.stopped {
         Some(error) if error.hint_text().is_some() => Err(error),
         Some(error) => {
             Err(error.hint("run it again: what is done is kept, and the rest is planned again"))
         }
-        None if findings > 0 => Ok(ExitCode::from(FINDINGS)),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(status),
     }
 }
 
@@ -55,7 +69,7 @@ fn wanted(args: &RestoreArgs) -> Result<Wanted> {
     };
     Ok(Wanted {
         keys,
-        revision: args.revision,
+        revision: None,
         delete: flags.delete,
         leases: flags.leases.map(Into::into).unwrap_or_default(),
     })
@@ -71,10 +85,17 @@ struct Head<'a> {
     dry_run: bool,
     warnings: Vec<&'a String>,
     unchanged: u64,
+    journals: Vec<String>,
+    recorded_until: Option<String>,
 }
 
 impl<'a> Head<'a> {
-    fn new(plan: &'a Plan, warnings: &'a [String], dry_run: bool) -> Self {
+    fn new(
+        plan: &'a Plan,
+        recorded: Option<&Recorded>,
+        warnings: &'a [String],
+        dry_run: bool,
+    ) -> Self {
         Self {
             id: plan.id,
             revision: plan.revision,
@@ -83,6 +104,8 @@ impl<'a> Head<'a> {
             dry_run,
             warnings: warnings.iter().chain(&plan.warnings).collect(),
             unchanged: plan.unchanged,
+            journals: journals_of(recorded),
+            recorded_until: recorded.and_then(until),
         }
     }
 }
@@ -108,12 +131,12 @@ struct Done<'a> {
     applied: &'a Applied,
 }
 
-fn show(plan: &Plan, warnings: &[String], context: &Context) -> Result<ExitCode> {
+fn show(plan: &Plan, head: Head<'_>, context: &Context) -> Result<()> {
     let count = |action| plan.count(action);
     stream(|out| match context.output.format {
         WriteOut::Json => {
             let shown = Shown {
-                head: Head::new(plan, warnings, true),
+                head,
                 create: count(Action::Create),
                 change: count(Action::Change),
                 delete: count(Action::Delete),
@@ -142,7 +165,7 @@ fn show(plan: &Plan, warnings: &[String], context: &Context) -> Result<ExitCode>
             (deleted, _) => format!("{deleted} to delete"),
         },
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn row(planned: &Planned) -> [String; 6] {
@@ -158,7 +181,13 @@ fn row(planned: &Planned) -> [String; 6] {
     ]
 }
 
-fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context) -> Result<()> {
+fn report(
+    status: ExitCode,
+    plan: &Plan,
+    head: Head<'_>,
+    applied: &Applied,
+    context: &Context,
+) -> Result<ExitCode> {
     let summary = format!(
         "snapshot {} at revision {} to {}: {} created, {} changed, {} deleted, {} unchanged, {} conflicts, {} refused, {} left",
         plan.id,
@@ -172,11 +201,10 @@ fn report(plan: &Plan, warnings: &[String], applied: &Applied, context: &Context
         applied.refused.len(),
         applied.left,
     );
-    let head = Head::new(plan, warnings, false);
     let done = Done { head, only_in_etcd: plan.count(Action::Leave), applied };
-    context.output.result(done, || text(applied, &summary))?;
+    let status = context.output.done(status, done, || text(applied, &summary))?;
     advise(plan, applied, context);
-    Ok(())
+    Ok(status)
 }
 
 fn text(applied: &Applied, summary: &str) -> String {

@@ -79,11 +79,11 @@ async fn init(force: bool, values: &ValueSettings, context: &Context) -> Result<
     };
     let primary = opened.cipher().primary().to_string();
     let json = json!({"namespace": opened.cipher().namespace().to_string(), "primary": primary});
-    context.output.result(json, || {
+    let status = context.output.done(ExitCode::SUCCESS, json, || {
         format!("value keyring under {}: primary key {primary}", values.reserved_prefix)
     })?;
     context.output.note("next: `strongroom value keyring export -o FILE` makes a copy of it: without it no value opens");
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 async fn open(values: &ValueSettings, context: &Context) -> Result<Namespace> {
@@ -189,11 +189,11 @@ async fn rotate(args: RotateArgs, context: &Context) -> Result<ExitCode> {
     let settle = args.settle;
     context.output.note(&format!("waiting {settle:?} until every program has the new key"));
     let id = opened.rotate(keyfile::now(), settle).await?.to_string();
-    context
-        .output
-        .result(json!({"id": id, "rotated": true}), || format!("value key {id} is primary"))?;
+    let (json, text) =
+        (json!({"id": id, "rotated": true}), || format!("value key {id} is primary"));
+    let status = context.output.done(ExitCode::SUCCESS, json, text)?;
     context.output.note("next: `strongroom value migrate --prefix …` encrypts older values with it; `strongroom value keyring export` makes a new copy of the keyring");
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
@@ -232,7 +232,9 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
         "prefix": args.prefix, "phase": phase, "sealed": done.sealed, "resealed": done.resealed,
         "opened": done.opened, "unchanged": done.unchanged, "failed": failed, "dry_run": args.dry_run,
     });
-    context.output.result(json, || {
+    let found = !done.failed.is_empty();
+    let status = if found { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS };
+    let status = context.output.done(status, json, || {
         let would = if args.dry_run { "would be " } else { "" };
         let counts = format!(
             "values {would}encrypted: {}, {would}encrypted with a new key: {}, {would}decrypted: {}, unchanged: {}, unreadable: {}",
@@ -248,7 +250,7 @@ async fn migrate(args: MigrateArgs, context: &Context) -> Result<ExitCode> {
     if let Some(next) = args.phase.filter(|_| !args.dry_run).and_then(next_step) {
         context.output.note(next);
     }
-    Ok(if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FINDINGS) })
+    Ok(status)
 }
 
 /// What to do after a phase.
@@ -273,10 +275,8 @@ async fn change(
     let opened = open(&args.values, context).await?;
     opened.change(|keyring| step(keyring, args.id)).await?;
     let id = args.id.to_string();
-    context
-        .output
-        .result(json!({"id": id, "state": done}), || format!("value key {id} is {done}"))?;
-    Ok(ExitCode::SUCCESS)
+    let text = || format!("value key {id} is {done}");
+    context.output.done(ExitCode::SUCCESS, json!({"id": id, "state": done}), text)
 }
 
 fn write_new(path: &Path, record: &[u8]) -> Result<()> {
@@ -317,10 +317,10 @@ async fn transfer(command: ValueKeyringCommand, context: &Context) -> Result<Exi
             let record = std::fs::read(&file).map_err(|error| Error::io(&file, error))?;
             let masters = masters(&values.keys, context).await?;
             let imported = Namespace::import(&client, prefix, &masters, &record, force).await?;
-            context.output.result(json!({"imported": imported}), || {
+            return context.output.done(ExitCode::SUCCESS, json!({"imported": imported}), || {
                 let done = if imported { "imported" } else { "already in etcd" };
                 format!("value keyring under {}: {done}", values.reserved_prefix)
-            })?;
+            });
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::{Context, FINDINGS};
+use super::{Context, FINDINGS, journal};
 use crate::args::VerifyArgs;
 use crate::output::table;
 
@@ -47,25 +47,26 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let failed = report.snapshots.iter().filter(|verified| verified.outcome.is_err()).count();
     let checked = report.snapshots.len();
     let rows: Vec<_> = report.snapshots.iter().map(|one| Row::new(level, one)).collect();
-    context.output.result(
-        json!({
-            "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
-            "report": recorded,
-        }),
-        || {
-            let rows = rows.iter().map(|row| {
-                vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
-            });
-            table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect())
-        },
-    )?;
+    let json = json!({
+        "checked": checked, "failed": failed, "snapshots": rows, "findings": report.findings,
+        "journals": report.stretches.iter().map(journal::stretch_json).collect::<Vec<_>>(),
+        "report": recorded,
+    });
+    let text = || {
+        let rows = rows.iter().map(|row| {
+            vec![row.id.to_string(), row.status.into(), row.level.into(), row.detail.clone()]
+        });
+        let text = table(&["SNAPSHOT", "STATUS", "LEVEL", "DETAIL"], &[], rows.collect());
+        text + &journal::stretches_text(&report.stretches)
+    };
+    let status = context.output.done_if(recorded.is_some(), exit(&report), json, text)?;
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
         context.output.note(
             "next: delete nothing; try another key or another copy of the repository, or restore an older verified snapshot",
         );
     }
-    Ok(exit(&report))
+    Ok(status)
 }
 
 /// Of each cluster the newest snapshot, and `percent` of the others, drawn at random.
@@ -114,7 +115,9 @@ fn verified(level: VerifyLevel) -> &'static str {
 
 fn exit(report: &VerifyReport) -> ExitCode {
     let untrusted = |one: &Verified| matches!(one.standing, Standing::NotTrusted(_));
-    let found = report.is_incomplete || report.snapshots.iter().any(untrusted);
+    let found = report.is_incomplete
+        || report.stretches.iter().any(|one| one.finding().is_some())
+        || report.snapshots.iter().any(untrusted);
     let findings = if found { FINDINGS } else { 0 };
     ExitCode::from(report.worst().map_or(findings, |error| error.kind().exit_code()))
 }

@@ -15,12 +15,14 @@ pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> 
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    if !ids.is_empty() {
+        keys.ask_unsigned();
+    }
     let accept = accept(&args, &mut keys)?;
     let (scope, control) = (context.scope(&ids), &context.control);
     let report = vouch(&repository, &keys, scope, accept, control).await?;
     let (json, text, code) = resealed(&report, ["signed"; 2], context);
-    context.output.result(json, || text)?;
-    Ok(code)
+    context.output.done(code, json, || text)
 }
 
 fn accept(args: &VouchArgs, keys: &mut KeySet) -> Result<Accept> {

@@ -5,7 +5,8 @@ Restore a snapshot, start etcd from it, and verify that it serves the same data.
 
 The snapshot is restored into a scratch directory and an etcd started from it on loopback. Its revision, HashKV, number \
 of keys and a sample of values are compared with the snapshot, and HashKV with the running cluster where that answers. \
-Then etcd is stopped and the directory removed. The report, with how long each step took, is stored in the repository, \
+Then etcd is stopped and the directory removed. Where journals lead from the snapshot before to this one, every second drill \
+restores that one and the journals instead: the result must be the same. The report, with how long each step took, is stored in the repository, \
 sealed: `reports` lists them.";
 pub(crate) const DRILL_MORE: &str = "\
 Examples:

@@ -33,8 +33,9 @@ Replicate snapshots to a second repository: another region, provider or disk.
 Snapshots are copied as they are: the same keys open the copy, and it has the same repository id. With a master key only \
 snapshots that count are copied, and the others are named; without one, all. Each \
 object's SHA-256 is checked on the way, and a snapshot shows in the copy only when all of it is there. What is there is \
-not sent again, so an interrupted copy continues where it stopped. With a master key that seals, each snapshot that the copy already has is read once and compared with its SHA-256, up to 64 \
-in a run; sealed reports in the copy record which.
+not sent again, so an interrupted copy continues where it stopped. With a master key that seals, each snapshot and journal that the copy already has is read once and compared with its \
+SHA-256, up to 64 of each in a run; sealed reports in the copy record which. A host without a key that opens cannot read \
+these: it compares a few at random.
 
 Nothing is deleted in the copy: run `prune` there too, with the same --keep-… rules or wider ones. What narrower rules \
 removed there is copied again once its objects are deleted. Seals that `key reseal` wrote are copied too; old ones stay \
@@ -72,6 +73,8 @@ Back up, replicate, prune, verify and drill on a schedule, unattended.
 The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
 The settings of [backup], [prune], [copy] and [drill], their variables and their flags mean the same here as for those commands: \
 see `strongroom help backup` and so on. \
+With continuous = true the agent also records every change between the snapshots, as `strongroom journal record` does, with the settings of [journal]: \
+a disaster then costs seconds, and daily snapshots are enough. It takes a snapshot at once where the recording has a gap and when users or roles are changed. \
 Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
 was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 
@@ -82,7 +85,8 @@ Examples:
   strongroom agent --config /etc/strongroom/strongroom.toml
 
   [agent]
-  backup = \"0 * * * *\"                  # hourly; also without this line
+  continuous = true                     # record the changes between the snapshots
+  backup = \"0 2 * * *\"                  # daily; hourly without this line
   prune = \"30 3 * * * Europe/Berlin\"    # by the rules of [prune]
   verify = \"0 5 * * *\"                  # the newest and a random other one
   verify_all = \"0 6 * * 0\"

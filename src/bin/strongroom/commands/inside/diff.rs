@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
-use strongroom::backup::read_live;
+use strongroom::backup::{Inside, Moment, read_live};
 use strongroom::contents::{
     self, Contents, Difference, KeyState, Selection, ValueDigest, What, digest, read,
 };
+use strongroom::keys::KeySet;
 use strongroom::text::printable;
 use strongroom::{Error, Result};
 
 use super::{Context, Looked, put_bytes, raw};
-use crate::args::{DiffArgs, Which, WriteOut};
+use crate::args::{DiffArgs, Which, WriteOut, moment};
 use crate::output::{json_lines, lines, stream};
 use crate::progress::busy;
 
@@ -22,11 +23,11 @@ const LIVE: &str = "live";
 pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Result<ExitCode> {
     if args.which.id == LIVE {
         return Err(
-            Error::usage("`live` must be the second snapshot").hint("strongroom diff ID live")
+            Error::usage("`live` must be the second of the two").hint("strongroom diff ID live")
         );
     }
     let prefix = raw(&args.prefix);
-    let before = snapshot(&args.which, &prefix, context).await?;
+    let before = state(&args.which, &prefix, context).await?;
     let (after, named) = if args.other == LIVE {
         let _busy = busy(context.progress, context.output, "reading etcd");
         let live = read_live(&context.settings.etcd()?, &prefix).await?;
@@ -34,7 +35,7 @@ pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Resu
         (live.contents, format!("{LIVE} ({})", live.member))
     } else {
         let which = Which { id: args.other.clone(), before: None, accept_untrusted: false };
-        let looked = snapshot(&which, &prefix, context).await?;
+        let looked = state(&which, &prefix, context).await?;
         (looked.answer, looked.id.to_string())
     };
     let mut counts = [0_u64; 3];
@@ -71,16 +72,39 @@ pub(in crate::commands) async fn diff(args: DiffArgs, context: &Context) -> Resu
     Ok(if counts == [0; 3] { ExitCode::SUCCESS } else { ExitCode::from(DIFFERENT) })
 }
 
-async fn snapshot(
+/// The keys of a snapshot, or at the recorded moment that `which` names.
+async fn state(
     which: &Which,
     prefix: &[u8],
     context: &Context,
 ) -> Result<Looked<Contents<ValueDigest>>> {
     let prefix = prefix.to_vec();
-    let look = move |inside: &strongroom::backup::Inside| {
-        read(&inside.db, &Selection { prefix: &prefix, ..Selection::default() }, digest)
+    let look = move |inside: &Inside, revision, _: &KeySet| {
+        let selection = Selection { prefix: &prefix, revision, ..Selection::default() };
+        read(&inside.records(), &selection, digest)
     };
-    context.look(which, look).await
+    let Some(moment) = recorded(&which.id)? else {
+        return context.look_with_keys(which, None, look).await;
+    };
+    if which.before.is_some() || which.accept_untrusted {
+        return Err(Error::usage("--before and --accept-untrusted go with a snapshot"));
+    }
+    let latest = Which { id: "latest".into(), before: None, accept_untrusted: false };
+    context.look_with_keys(&latest, Some(moment), look).await
+}
+
+/// The moment that `rev:N` or `time:T` names.
+fn recorded(text: &str) -> Result<Option<Moment>> {
+    if let Some(revision) = text.strip_prefix("rev:") {
+        let revision = revision.parse().ok().filter(|revision| *revision > 0);
+        let revision = revision.ok_or_else(|| {
+            Error::usage(format!("{text:?} names no revision")).hint("write rev:48210")
+        })?;
+        return Ok(Some(Moment::Revision(revision)));
+    }
+    let Some(time) = text.strip_prefix("time:") else { return Ok(None) };
+    let time = moment(time).map_err(|why| Error::usage(format!("{text:?}: {why}")))?;
+    Ok(Some(Moment::Time(time.as_millisecond().max(0).unsigned_abs())))
 }
 
 fn place(what: What) -> usize {

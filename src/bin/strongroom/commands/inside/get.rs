@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use data_encoding::BASE64;
 use serde_json::{Map, Value};
+use strongroom::backup::Inside;
 use strongroom::contents::{self, Change, KeyState, key_history};
 use strongroom::format::ValueHeader;
-use strongroom::mvcc::{database_facts, value_at};
+use strongroom::keys::KeySet;
+use strongroom::mvcc::RecordSource;
 use strongroom::secret::SecretBytes;
 use strongroom::text::printable;
 use strongroom::{Error, Result};
@@ -18,7 +20,7 @@ use crate::output::{stream, table};
 
 pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
-    let (revision, show, as_stored) = (args.revision, args.show_value, args.as_stored);
+    let (show, as_stored) = (args.show_value, args.as_stored);
     let prints = show && context.output.format == WriteOut::Table;
     if prints && !args.force && std::io::stdout().is_terminal() {
         return Err(Error::usage("the value is not written to a terminal: it may be a secret")
@@ -27,10 +29,11 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
     let own = super::values::own_masters(&args.values).await?;
     let prefix = args.values.reserved_prefix;
     let looked = context
-        .look_with_keys(&args.which, move |inside, masters| {
-            let state = contents::get(&inside.db, &key, revision)?;
-            let mut value = if show { value_at(&inside.db, state.modified)? } else { None };
-            let at = revision.map_or_else(|| Ok(database_facts(&inside.db)?.revision), Ok)?;
+        .look_with_keys(&args.which, args.at.moment(), move |inside, revision, masters| {
+            let records = inside.records();
+            let state = contents::get(&records, &key, revision)?;
+            let mut value = show.then(|| records.value(state.modified)).transpose()?;
+            let at = revision.map_or_else(|| Ok(records.span()?.last), Ok)?;
             let mut value_key = None;
             if let Some(stored) = value.as_mut().filter(|_| !as_stored)
                 && let Some((header, _)) = ValueHeader::split(stored)?
@@ -59,22 +62,25 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
     };
     match (context.output.format, value) {
         (WriteOut::Table, Some(value)) => write_value(value.expose())?,
-        _ => context.output.result(json(), || {
-            let rows = [
-                ("key", printable(&raw(&args.key))),
-                ("modified at revision", state.modified.main.to_string()),
-                ("created at revision", state.create_revision.to_string()),
-                ("version", state.version.to_string()),
-                ("lease", lease(state.lease).unwrap_or("none".into())),
-                ("value", format!("{} bytes", state.value_bytes)),
-            ];
-            let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
-            table(&["", ""], &[], rows.into()).trim_start().to_owned()
-        })?,
+        _ => context.output.result(json(), || self::text(&raw(&args.key), state))?,
     }
     let hint = if show { "" } else { "; --show-value writes the value" };
     context.output.note(&format!("{}{hint}", looked.cost()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is told of a key to people.
+fn text(key: &[u8], state: &KeyState) -> String {
+    let rows = [
+        ("key", printable(key)),
+        ("modified at revision", state.modified.main.to_string()),
+        ("created at revision", state.create_revision.to_string()),
+        ("version", state.version.to_string()),
+        ("lease", lease(state.lease).unwrap_or("none".into())),
+        ("value", format!("{} bytes", state.value_bytes)),
+    ];
+    let rows = rows.map(|(name, value)| vec![name.to_owned(), value]);
+    table(&["", ""], &[], rows.into()).trim_start().to_owned()
 }
 
 /// Writes the value byte for byte, but no bytes to a terminal that it would act on.
@@ -109,7 +115,9 @@ pub(super) fn json(state: &KeyState) -> Map<String, Value> {
 
 pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -> Result<ExitCode> {
     let key = raw(&args.key);
-    let looked = context.look(&args.which, move |inside| key_history(&inside.db, &key)).await?;
+    let look =
+        move |inside: &Inside, revision, _: &KeySet| key_history(&inside.records(), &key, revision);
+    let looked = context.look_with_keys(&args.which, args.at.moment(), look).await?;
     let history = &looked.answer;
     context.output.result(&looked, || {
         let row = |change: &Change| {

@@ -13,10 +13,10 @@ use crate::output::{json_lines, lines, stream};
 
 pub(in crate::commands) async fn ls(args: LsArgs, context: &Context) -> Result<ExitCode> {
     let prefix = raw(&args.prefix);
-    let (revision, deleted) = (args.revision, args.deleted);
+    let deleted = args.deleted;
     let looked = context
-        .look(&args.which, move |inside| {
-            read(&inside.db, &Selection { prefix: &prefix, revision, deleted }, |_| ())
+        .look_with_keys(&args.which, args.at.moment(), move |inside, revision, _| {
+            read(&inside.records(), &Selection { prefix: &prefix, revision, deleted }, |_| ())
         })
         .await?;
     let contents = &looked.answer;

@@ -14,12 +14,13 @@ use data_encoding::BASE64;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use strongroom::Result;
-use strongroom::backup::{Inside, look_inside};
+use strongroom::backup::{Inside, Moment, look_inside};
 use strongroom::format::SnapshotId;
 use strongroom::keys::KeySet;
 use strongroom::text::plain;
 
 use super::Context;
+use super::recorded::Seen;
 use crate::args::Which;
 use crate::output::bytes;
 use crate::progress::busy;
@@ -34,6 +35,9 @@ pub(super) use values::cipher_of;
 #[derive(Serialize)]
 struct Looked<T> {
     id: SnapshotId,
+    /// The journals that were read behind the snapshot; `None` for a command that reads none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journals: Option<Vec<String>>,
     #[serde(flatten)]
     answer: T,
     /// Stored bytes of the payload that were fetched for it.
@@ -54,6 +58,7 @@ impl<T> Looked<T> {
     fn head(&self, revision: i64) -> Map<String, Value> {
         let head = [
             ("id", Value::from(self.id.to_string())),
+            ("journals", self.journals.clone().into()),
             ("revision", revision.into()),
             ("fetched_bytes", self.fetched.into()),
             ("payload_bytes", self.stored.into()),
@@ -69,27 +74,31 @@ impl Context {
         which: &Which,
         look: impl FnOnce(&Inside) -> Result<T> + Send + 'static,
     ) -> Result<Looked<T>> {
-        self.look_with_keys(which, move |inside, _| look(inside)).await
+        let looked = self.look_with_keys(which, None, move |inside, _, _| look(inside)).await?;
+        Ok(Looked { journals: None, ..looked })
     }
 
-    /// As [`look`](Self::look), also with the master keys.
+    /// As [`look`](Self::look) at a recorded moment, also with its revision, `None` for the last, and the master keys.
     async fn look_with_keys<T: Send + 'static>(
         &self,
         which: &Which,
-        look: impl FnOnce(&Inside, &KeySet) -> Result<T> + Send + 'static,
+        moment: Option<Moment>,
+        look: impl FnOnce(&Inside, Option<i64>, &KeySet) -> Result<T> + Send + 'static,
     ) -> Result<Looked<T>> {
         let repository = self.repository().await?;
         let mut keys = self.needed_keys(&repository).await?;
-        let id = self.find(&repository, &mut keys, which).await?;
+        let Seen { view, revision, journals } =
+            self.view((&repository, &mut keys), which, moment).await?;
         let keys = Arc::new(keys);
         let given = Arc::clone(&keys);
         let look = move |inside: &Inside| {
-            let answer = look(inside, &given)?;
+            let answer = look(inside, revision, &given)?;
+            let journals = Some(journals);
             let (fetched, stored) = inside.db.source().fetched();
-            Ok(Looked { id: inside.id, answer, fetched, stored })
+            Ok(Looked { id: inside.id, journals, answer, fetched, stored })
         };
-        let _busy = busy(self.progress, self.output, &format!("reading {id}"));
-        look_inside(&repository, &keys, id, look).await
+        let _busy = busy(self.progress, self.output, &format!("reading {}", view.id));
+        look_inside(&repository, &keys, view, look).await
     }
 }
 

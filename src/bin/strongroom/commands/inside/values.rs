@@ -5,10 +5,10 @@ use strongroom::contents;
 use strongroom::custody;
 use strongroom::error::Context as _;
 use strongroom::keys::KeySet;
-use strongroom::mvcc::value_at;
+use strongroom::mvcc::RecordSource;
 use strongroom::settings::ValueSettings;
 use strongroom::values::{ValueCipher, keyring};
-use strongroom::{Error, ErrorKind, Result};
+use strongroom::{ErrorKind, Result};
 
 use super::Context;
 use crate::args::Which;
@@ -20,10 +20,10 @@ pub(in crate::commands) async fn cipher_of(
     context: &Context,
 ) -> Result<ValueCipher> {
     let (prefix, own) = (values.reserved_prefix.clone(), own_masters(values).await?);
-    let look = move |inside: &Inside, masters: &KeySet| {
+    let look = move |inside: &Inside, _, masters: &KeySet| {
         cipher(inside, &prefix, own.as_ref().unwrap_or(masters))
     };
-    Ok(context.look_with_keys(snapshot, look).await?.answer)
+    Ok(context.look_with_keys(snapshot, None, look).await?.answer)
 }
 
 /// The master keys that are for values; without any those of the snapshot are tried.
@@ -42,7 +42,9 @@ pub(super) fn cipher(
 ) -> Result<ValueCipher> {
     let key = format!("{reserved_prefix}keyring");
     let named = "the value keyring in the snapshot";
-    let state = contents::get(&inside.db, key.as_bytes(), None).map_err(|error| {
+    // Where a recorded moment is looked at, the keyring is the one of then.
+    let records = inside.records();
+    let state = contents::get(&records, key.as_bytes(), None).map_err(|error| {
         let kind = error.kind();
         let error = error.context(named);
         if kind == ErrorKind::NotFound {
@@ -53,7 +55,6 @@ pub(super) fn cipher(
             error
         }
     })?;
-    let record = value_at(&inside.db, state.modified)?
-        .ok_or_else(|| Error::tampered("its record has no value").context(named))?;
+    let record = records.value(state.modified).context(named)?;
     ValueCipher::new(&keyring::open_at_once(&record, masters).context(named)?)
 }

@@ -1,0 +1,347 @@
+//! Where a recording begins: behind what was recorded before, or where a snapshot is its base.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use futures::{StreamExt, stream};
+
+use crate::error::Result;
+use crate::etcd::changes::{Change, Complete, RecordDigest, Revisions, digest_of};
+use crate::etcd::seen::change_of;
+use crate::etcd::{EtcdSettings, choose_member};
+use crate::format::{ClusterName, Continues, EndBody, EndObjects, EndReason};
+use crate::journal::read::ReadJournal;
+use crate::journal::record::MAX_BEHIND;
+use crate::journal::vouched::vouched;
+use crate::journal::{folder, open};
+use crate::keys::KeySet;
+use crate::mvcc::{Recorded, Recording};
+use crate::snapshot::folder::is_ahead;
+use crate::store::Repository;
+use crate::task::{Control, Step};
+
+/// Revisions that a journal repeats of the one before.
+const OVERLAP: i64 = 63;
+
+/// Journals that are opened at once.
+const READS: usize = 4;
+
+/// How long the revisions that etcd and the newest journal have in common are waited for.
+const COMPARING: Duration = Duration::from_secs(30);
+
+/// What was recorded before.
+pub(super) enum Before {
+    /// Nothing.
+    Nothing,
+    /// The newest journal, which opens here.
+    Journal(Box<ReadJournal>),
+    /// Up to this revision, and the last segment if it is named: by the signed end of a journal that does not open here, or
+    /// by this program itself.
+    UpTo(i64, Option<Continues>),
+    /// Something, and how far it reaches is not known here.
+    Unknown,
+    /// This program recorded until there was a gap.
+    Gap(EndReason),
+}
+
+impl Before {
+    /// The last segment, which the next journal names. Only so what a killed recorder has recorded counts.
+    pub(super) fn continues(&self) -> Option<Continues> {
+        match self {
+            Self::Journal(journal) => journal.continues(),
+            Self::UpTo(_, continues) => *continues,
+            Self::Nothing | Self::Unknown | Self::Gap(_) => None,
+        }
+    }
+
+    /// Looks for the newest journal of `cluster` that counts.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn look(
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: &ClusterName,
+        control: &Control,
+    ) -> Result<Self> {
+        if keys.is_blind() {
+            return Self::look_blindly(repository, keys, cluster).await;
+        }
+        let (folders, _) = folder::list_all(repository).await?;
+        let there = folders.into_iter().rev().filter(|(_, folder)| folder.head.is_some());
+        // The newest first: earlier ones are opened only where it does not count.
+        let mut opened = stream::iter(there)
+            .map(|(id, folder)| async move {
+                (id, open::open(repository, id, &folder, keys).await, folder)
+            })
+            .buffered(READS);
+        while let Some((id, journal, folder)) = opened.next().await {
+            let journal = match journal {
+                Ok(journal) => journal,
+                Err(error) if error.kind().is_general() => return Err(error),
+                // `journal list` shows what does not open.
+                Err(_) => continue,
+            };
+            if !journal.standing.counts() || journal.head.cluster != *cluster {
+                continue;
+            }
+            let has_end = journal.end.is_some();
+            let dir = std::env::temp_dir();
+            let read = ReadJournal::fetch(repository, keys, journal, &folder, &dir).await?;
+            if read.continues().is_none() {
+                continue;
+            }
+            if !has_end {
+                control.step(Step::Note(format!(
+                    "journal {id} has no end: its recorder was killed, or still records"
+                )));
+            }
+            return Ok(Self::Journal(Box::new(read)));
+        }
+        Ok(Self::Nothing)
+    }
+
+    /// By signatures alone: no journal opens here.
+    async fn look_blindly(
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: &ClusterName,
+    ) -> Result<Self> {
+        let (folders, _) = folder::list_all(repository).await?;
+        let now = SystemTime::now();
+        let there = folders.iter().rev().filter(|(_, folder)| folder.head.is_some());
+        for (id, folder) in there.filter(|(id, _)| !is_ahead(id.begun(), now)) {
+            let vouched = match vouched(repository, *id, folder, keys).await {
+                Err(error) if error.kind().is_general() => return Err(error),
+                // Anybody can put a folder there.
+                Ok(None) | Err(_) => continue,
+                Ok(Some(vouched)) => vouched,
+            };
+            if vouched.head.cluster != *cluster {
+                continue;
+            }
+            match vouched.end {
+                // It is open, or its recorder was killed.
+                None => return Ok(Self::Unknown),
+                // Nothing was recorded in it.
+                Some(end) if end.segments == 0 => {}
+                Some(end) => return Ok(Self::UpTo(end.last.cast_signed(), last_segment(&end))),
+            }
+        }
+        Ok(Self::Nothing)
+    }
+}
+
+/// The last segment that an end names.
+fn last_segment(end: &EndBody) -> Option<Continues> {
+    let sha256 = match &end.objects {
+        EndObjects::Segments(segments) => segments.last()?.sha256,
+        EndObjects::Bundle { replaces, .. } => *replaces,
+    };
+    Some(Continues { journal: end.journal, number: end.segments, last: end.last, sha256 })
+}
+
+/// Where a recording begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) first: i64,
+    /// Why it follows nothing: a snapshot is taken.
+    pub(super) gap: Option<Gap>,
+    /// A snapshot that was taken holds the first revision.
+    pub(super) has_base: bool,
+}
+
+/// Why a recording does not follow what was recorded before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gap {
+    /// There was nothing.
+    First,
+    /// etcd has compacted what is missing.
+    Compacted,
+    /// etcd's history is another one.
+    Parted,
+    /// etcd's revision is lower.
+    WentBack,
+    /// Too much is missing.
+    Behind,
+    /// The store was away for too long.
+    Store,
+}
+
+impl Gap {
+    /// As metrics and the log name it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Compacted => "compacted",
+            Self::Parted | Self::WentBack => "parted",
+            Self::Behind => "behind",
+            Self::Store => "store",
+        }
+    }
+
+    /// In words.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::First => "nothing was recorded before",
+            Self::Compacted => "etcd has compacted what was not recorded yet",
+            Self::Parted => "etcd has another history than what was recorded",
+            Self::WentBack => "etcd's revision is lower than what was recorded",
+            Self::Behind => "too many revisions are missing",
+            Self::Store => EndReason::STORE.words(),
+        }
+    }
+
+    fn of(reason: EndReason) -> Self {
+        match reason {
+            EndReason::COMPACTED => Self::Compacted,
+            EndReason::BEHIND => Self::Behind,
+            EndReason::STORE => Self::Store,
+            _ => Self::Parted,
+        }
+    }
+}
+
+/// How far etcd is.
+#[derive(Clone, Copy)]
+pub(super) struct Now {
+    pub(super) revision: i64,
+    pub(super) compacted: i64,
+}
+
+impl Now {
+    /// Asks `etcd`.
+    ///
+    /// # Errors
+    /// Those of etcd.
+    pub(super) async fn ask(etcd: &EtcdSettings) -> Result<Self> {
+        let questions = choose_member(etcd).await?.questions(etcd).await?;
+        let revision = questions.revision().await?;
+        let compacted = questions.compacted(0, revision).await?;
+        Ok(Self { revision, compacted })
+    }
+
+    /// The first revision that a watch may begin with.
+    pub(super) fn first(self) -> i64 {
+        self.compacted.max(1).saturating_add(1)
+    }
+}
+
+/// Where to begin.
+///
+/// # Errors
+/// Those of etcd.
+pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Result<Start> {
+    let of = |gap| Start { first: now.first(), gap: Some(gap), has_base: false };
+    let last = match before {
+        Before::Nothing => return Ok(of(Gap::First)),
+        Before::Gap(reason) => return Ok(of(Gap::of(*reason))),
+        Before::Unknown => {
+            let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND));
+            return Ok(Start { first, gap: None, has_base: true });
+        }
+        Before::Journal(journal) => journal.last(),
+        Before::UpTo(last, _) => *last,
+    };
+    let start = start_after(last, now);
+    if let (None, Before::Journal(journal)) = (start.gap, before)
+        && !is_continued(journal, start.first, etcd).await?
+    {
+        return Ok(of(Gap::Parted));
+    }
+    Ok(start)
+}
+
+/// Where to begin, if `last` was recorded before.
+fn start_after(last: i64, now: Now) -> Start {
+    let first = last.saturating_sub(OVERLAP).max(now.first());
+    let gap = if now.revision < last {
+        Gap::WentBack
+    } else if last <= now.compacted {
+        Gap::Compacted
+    } else if now.revision.saturating_sub(first) > MAX_BEHIND {
+        Gap::Behind
+    } else {
+        return Start { first, gap: None, has_base: true };
+    };
+    Start { first: now.first(), gap: Some(gap), has_base: false }
+}
+
+/// Whether etcd's revisions from `first` to the last one of `journal` are those that it holds.
+async fn is_continued(journal: &ReadJournal, first: i64, etcd: &EtcdSettings) -> Result<bool> {
+    let recorded = repeated(journal, first)?;
+    let choice = choose_member(etcd).await?;
+    let questions = choice.questions(etcd).await?;
+    let mut watch = questions.watch(choice.member, first).await?;
+    let mut revisions = Revisions::new(first);
+    let comparing = async {
+        let mut complete = Vec::new();
+        while revisions.last() < journal.last() {
+            let Some(message) = watch.next().await? else { return Ok(false) };
+            if revisions.answer(&message, &mut complete).is_err() {
+                return Ok(false);
+            }
+            for one in complete.drain(..).filter(|one: &Complete| one.main <= journal.last()) {
+                let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
+                if !is_same {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    };
+    // What cannot be compared is a gap.
+    tokio::time::timeout(COMPARING, comparing).await.unwrap_or(Ok(false))
+}
+
+/// What stands for the records of each complete revision of `journal` from `first` on.
+fn repeated(journal: &ReadJournal, first: i64) -> Result<BTreeMap<i64, RecordDigest>> {
+    let mut changes: BTreeMap<i64, Vec<Change>> = BTreeMap::new();
+    journal.for_each(&mut |recorded| {
+        if let Recorded::Record(record) = recorded
+            && (first..=journal.last()).contains(&record.revision.main)
+        {
+            changes.entry(record.revision.main).or_default().push(change_of(&record));
+        }
+        Ok(())
+    })?;
+    Ok(changes.into_iter().map(|(main, changes)| (main, digest_of(&changes))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_follows_what_etcd_still_has() {
+        let at = |last, revision, compacted| {
+            let start = start_after(last, Now { revision, compacted });
+            (start.first, start.gap)
+        };
+        assert_eq!(at(100, 100, 0), (37, None));
+        assert_eq!(at(10, 100, 0), (2, None));
+        assert_eq!(at(100, 5000, 60), (61, None));
+        assert_eq!(at(100, 5000, 99), (100, None));
+        // [S13.4]: without a common revision there is no join.
+        assert_eq!(at(100, 5000, 100), (101, Some(Gap::Compacted)));
+        assert_eq!(at(100, 99, 0), (2, Some(Gap::WentBack)));
+        assert_eq!(at(100, 20_037, 0), (37, None));
+        assert_eq!(at(100, 20_038, 0), (2, Some(Gap::Behind)));
+    }
+
+    /// A host that opens no journal does not begin each recording with a snapshot.
+    #[tokio::test]
+    async fn what_is_unknown_is_recorded_again_as_far_as_etcd_allows() {
+        let at = async |before: &Before, revision, compacted| {
+            let start = start(before, &EtcdSettings::default(), Now { revision, compacted }).await;
+            let Start { first, gap, .. } = start.unwrap();
+            (first, gap)
+        };
+        assert_eq!(at(&Before::Nothing, 100, 0).await, (2, Some(Gap::First)));
+        assert_eq!(at(&Before::Unknown, 100, 0).await, (2, None));
+        assert_eq!(at(&Before::Unknown, 30_000, 0).await, (10_000, None));
+        assert_eq!(at(&Before::Unknown, 30_000, 29_000).await, (29_001, None));
+        let behind = Before::Gap(EndReason::BEHIND);
+        assert_eq!(at(&behind, 30_000, 29_000).await, (29_001, Some(Gap::Behind)));
+    }
+}

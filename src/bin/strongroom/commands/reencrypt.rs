@@ -1,0 +1,56 @@
+//! `key reencrypt`
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use strongroom::Result;
+use strongroom::backup::{ReencryptReport, Reencryption, reencrypt};
+
+use super::key::confirm_recipients;
+use super::{Context, FINDINGS};
+use crate::args::ReencryptArgs;
+
+pub(super) async fn run(args: ReencryptArgs, context: &Context) -> Result<ExitCode> {
+    let repository = context.swept_repository().await?;
+    let keys = context.needed_keys(&repository).await?;
+    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let scope = context.scope(&ids);
+    confirm_recipients(&repository, &keys, scope, &args.expect).await?;
+    let how = Reencryption { drop: &args.drop, keep_old: args.keep_old };
+    let report = reencrypt(&repository, &keys, scope, &how, &context.control).await?;
+    tell(&report, context)
+}
+
+fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
+    for (id, error) in &report.failed {
+        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+        context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
+    }
+    report.left.iter().for_each(|left| context.output.warn(&format!("stays: {left}")));
+    let done = report.done.iter().map(|(old, new)| json!({"old": old, "new": new}));
+    let failed = report.failed.iter().map(|(id, error)| {
+        json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
+    });
+    let (count, removed) = (report.done.len(), report.removed.len());
+    let json = json!({
+        "reencrypted": done.collect::<Vec<_>>(), "before": report.before, "removed": report.removed,
+        "failed": failed.collect::<Vec<_>>(), "left": report.left,
+    });
+    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
+    let findings = if report.left.is_empty() { 0 } else { FINDINGS };
+    let status = ExitCode::from(worst.unwrap_or(findings));
+    let status = context.output.done(status, json, || {
+        format!(
+            "{count} encrypted again, {} before, {removed} old ones removed, {} failed",
+            report.before,
+            report.failed.len()
+        )
+    })?;
+    if removed > 0 {
+        context.output.note(
+            "next: the old ones open with their old keys until `strongroom prune` deletes them after the grace period; replicas keep theirs: \
+             run `strongroom copy`, then `strongroom prune --remove ID -r REPLICA`",
+        );
+    }
+    Ok(status)
+}

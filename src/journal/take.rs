@@ -1,0 +1,150 @@
+//! What a watch sends, and what etcd answers beside it, goes into the segment that is being filled.
+
+use super::connected::Answer;
+use super::filling::Filling;
+use super::record::{ATTEMPTS, Recorder, STUCK};
+use crate::error::Result;
+use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
+use crate::format::{EndReason, Entry};
+use crate::mvcc::KeyValue;
+use crate::task::JournalStep;
+use tokio::time::Instant;
+
+impl Recorder<'_> {
+    /// Takes an answer of the watch.
+    pub(super) fn message(
+        &mut self,
+        message: &bytes::Bytes,
+        filling: &mut Filling<'_>,
+    ) -> Result<Option<EndReason>> {
+        let mut complete = Vec::new();
+        let ended = self.revisions.answer(message, &mut complete);
+        self.member(filling)?;
+        for one in complete {
+            self.leases(&one);
+            filling.revision(&one)?;
+            self.seen.add(&one);
+            let changes = one.changes.len() as u64;
+            self.tell(JournalStep::Received { revision: one.main, changes });
+            self.carried = Some(one);
+        }
+        self.advance(filling);
+        Ok(match ended {
+            Ok(()) => None,
+            Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
+            Err(Ended::Parted(_)) => Some(EndReason::PARTED),
+            Err(Ended::Canceled(why) | Ended::Broken(why)) => {
+                self.reconnect("canceled", format!("the watch is of no more use: {why}"));
+                let last = self.revisions.last();
+                let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
+                self.attempts = (last, before.saturating_add(1));
+                (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
+            }
+        })
+    }
+
+    /// Notes which member is listened to.
+    fn member(&mut self, filling: &mut Filling<'_>) -> Result<()> {
+        let Some(connected) = &mut self.connected else { return Ok(()) };
+        let ids = self.revisions.ids();
+        if let Some(Ids { member, term, .. }) = ids.filter(|_| ids != connected.ids) {
+            connected.ids = ids;
+            filling.cutter.entry(&Entry::Member { id: member, term })?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the leases that are seen for the first time, or again after they may have been revoked.
+    fn leases(&mut self, complete: &Complete) {
+        let Some(connected) = &mut self.connected else { return };
+        for change in &complete.changes {
+            let value = match &change.value {
+                ChangeValue::Put(value) => value,
+                ChangeValue::Deletion(key) => {
+                    connected.leases.deleted(key);
+                    continue;
+                }
+            };
+            let Some(KeyValue { key, lease: id, .. }) = KeyValue::parse(value) else { continue };
+            if id == 0 || !connected.leases.attached(key, id) {
+                continue;
+            }
+            let (questions, at_once) = (connected.questions.clone(), connected.at_once.clone());
+            connected.ask(async move {
+                let _one = at_once.acquire_owned().await;
+                match questions.granted_ttl(id).await {
+                    Ok(ttl) => Answer::Lease(id, ttl),
+                    Err(_) => Answer::Nothing,
+                }
+            });
+        }
+    }
+
+    /// Tells how far the recording is.
+    fn advance(&mut self, filling: &mut Filling<'_>) {
+        let last = self.revisions.last();
+        self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
+        if let Some(connected) = &mut self.connected
+            && let Some((_, moment, revision)) = connected.waits
+            && last >= revision
+        {
+            connected.waits = None;
+            filling.cutter.complete(moment);
+            self.tell(JournalStep::Complete { moment, revision });
+        }
+    }
+
+    /// Takes an answer to a question.
+    pub(super) fn answer(
+        &mut self,
+        answer: Answer,
+        filling: &mut Filling<'_>,
+    ) -> Result<Option<EndReason>> {
+        match answer {
+            Answer::Revision(moment, revision) => {
+                let last = self.revisions.last();
+                if revision != 0 && revision < last {
+                    return Ok(Some(EndReason::PARTED));
+                }
+                if let Some(connected) = &mut self.connected {
+                    connected.asked.revision = false;
+                    let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
+                    connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
+                }
+                self.advance(filling);
+            }
+            Answer::Compacted(revision) if revision > self.compacted => {
+                self.compacted = revision;
+                self.seen.compacted(revision);
+                filling.cutter.entry(&Entry::Compacted(revision))?;
+            }
+            Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
+                if self.auth.replace((enabled, revision)).is_some() {
+                    self.auth_changes.send_modify(|changes| *changes = changes.saturating_add(1));
+                }
+                filling.cutter.entry(&Entry::Auth { enabled, revision })?;
+            }
+            Answer::Lease(id, ttl) => {
+                if ttl.is_none() {
+                    self.tell(JournalStep::LeaseUnknown);
+                }
+                filling.cutter.entry(&Entry::Lease { id, ttl: ttl.unwrap_or(0) })?;
+            }
+            Answer::Compacted(_) | Answer::Auth(..) | Answer::Nothing => {}
+        }
+        Ok(None)
+    }
+
+    /// Cuts what there is, and asks what is to be asked.
+    pub(super) fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
+        filling.tick()?;
+        let (last, known) = (self.revisions.last(), self.compacted);
+        let Some(connected) = &mut self.connected else { return Ok(None) };
+        if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
+            self.reconnect("stuck", "the watch is stuck".into());
+            return Ok(None);
+        }
+        connected.ask_what_is_due(known, last);
+        Ok(None)
+    }
+}

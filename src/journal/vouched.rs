@@ -1,0 +1,65 @@
+//! What signatures alone show of a journal, on a host that opens none.
+
+use super::folder::Folder;
+use super::open::{Ends, digest, read_seal};
+use crate::envelope::judge_seal;
+use crate::error::{Context, ErrorKind, Result};
+use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
+use crate::keys::KeySet;
+use crate::store::Repository;
+use crate::store::seals::generations;
+
+/// A journal that a trusted signer, or a key, vouches for.
+pub(crate) struct Vouched {
+    pub(crate) head: HeadBody,
+    /// What it held when it ended.
+    pub(crate) end: Option<EndBody>,
+}
+
+/// What is vouched for of the journal `id`; `None` if nothing is.
+///
+/// # Errors
+/// Those of the store, and of a head that does not parse.
+pub(crate) async fn vouched(
+    repository: &Repository,
+    id: SnapshotId,
+    folder: &Folder,
+    keys: &KeySet,
+) -> Result<Option<Vouched>> {
+    let bytes = repository.get(&JournalPart::Head.of(id), MAX_HEAD as u64).await?;
+    let head = JournalHead::parse(&bytes).context(format!("journal {id}"))?;
+    let body = head.body();
+    if body.journal != id || body.origin != repository.id() {
+        return Ok(None);
+    }
+    let mut ends = Ends::new(repository, folder, body);
+    let mut found = None;
+    for generation in generations(&folder.seals).0 {
+        let name = JournalPart::Seal(generation).of(id);
+        let seal = match read_seal(repository, id, generation, &name).await {
+            Ok(seal) => seal,
+            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(_) => continue,
+        };
+        let object = seal.body().object();
+        let is_head = object == digest(&bytes);
+        let end = match is_head {
+            true => None,
+            false => ends.find(object, generation, &mut Vec::new()).await?,
+        };
+        if end.is_none() && !is_head {
+            continue;
+        }
+        let judged = judge_seal(&seal, object, Some(&body.cluster), keys).await;
+        if !judged.is_ok_and(|judged| judged.standing.counts()) {
+            continue;
+        }
+        let end = end.map(|(_, end)| end.body().clone());
+        let is_end = end.is_some();
+        found = Some(Vouched { head: body.clone(), end });
+        if is_end {
+            break;
+        }
+    }
+    Ok(found)
+}

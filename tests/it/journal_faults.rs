@@ -1,0 +1,107 @@
+//! A recorder whose store fails at any call, which is killed at any moment, or whose etcd compacts all the time: what was
+//! stored restores, nothing more is lost than was waiting, and each gap is named.
+
+use std::time::Duration;
+
+use strongroom::backup::{Moment, journals, plan_restore, verify_journals};
+
+use crate::etcd_server::{Etcd, Version};
+use crate::faulty::Faulty;
+use crate::journal_store::{Recording, put, restores};
+use crate::support::{TestRepo, keys, local};
+
+/// The last revision that the repository restores; 0 before there is a snapshot.
+async fn reached(repo: &TestRepo) -> i64 {
+    let listed = strongroom::backup::snapshots(&repo.repository, None).await.unwrap();
+    if listed.snapshots.is_empty() {
+        return 0;
+    }
+    let (keys, dir) = (keys(&[1]), tempfile::tempdir().unwrap());
+    let plan = plan_restore(&repo.repository, &keys, None, None, Moment::Newest, dir.path());
+    plan.await.unwrap().revision
+}
+
+/// Recorders one after the other: of each the store fails at another call, once or for ever. With `kills` each is killed.
+async fn whatever_call_fails(calls: impl Iterator<Item = usize>, once: bool, kills: bool) {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let (repo, spool) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+    let spool = spool.path().join("spool");
+    let mut before = 0;
+    for calls in calls {
+        let store = Faulty::new(local(repo.dir.path()), calls, once);
+        let Ok(recording) = Recording::on(store, &repo, &etcd, Some(&spool), None).await else {
+            continue;
+        };
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        put(&mut client, 20, 10).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        match kills {
+            true => recording.kill_or_end().await,
+            false => drop(recording.try_stop().await),
+        }
+        let now = reached(&repo).await;
+        assert!(now >= before, "{now} after {before}: call {calls}");
+        before = now;
+    }
+    let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+    recording.until("begins with revision", 1).await;
+    let last = put(&mut client, 1, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let report = recording.stop().await;
+    assert_eq!((report.last, report.seen), (last, last), "{report:?}");
+    assert_eq!(reached(&repo).await, last);
+    // etcd still had everything: there is no gap behind the first snapshot.
+    let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+    assert_eq!(listed.gaps, vec![], "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn some_calls_of_a_recorder_fail() {
+    whatever_call_fails([3, 12, 17, 25].into_iter(), false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "soak: each call of a recorder fails, and it is killed behind each"]
+async fn long_whatever_call_of_a_recorder_fails() {
+    for (once, kills) in [(false, false), (true, false), (false, true), (true, true)] {
+        whatever_call_fails(0..40, once, kills).await;
+    }
+}
+
+/// etcd compacts all the time, and the store is away for longer than it keeps: without a spool that is a gap, which is named
+/// and followed by a snapshot.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "soak: compactions each second while the store is away"]
+async fn long_compactions_while_the_store_is_away() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    for spools in [true, false] {
+        let (repo, spool) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+        let spool = spool.path().join("spool");
+        let spool = Some(&*spool).filter(|_| spools);
+        let recording = Recording::spooling(&repo, &etcd, spool, None).await;
+        recording.until("begins with revision", 1).await;
+        let mut last = 0;
+        for second in 0..24 {
+            recording.store.set_away((4..20).contains(&second));
+            last = put(&mut client, 2, 2 << 20).await;
+            client.compact(last - 1, None).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        last = put(&mut client, 1, 1).await.max(last);
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let report = recording.stop().await;
+        assert_eq!((report.last, report.seen), (last, last), "{report:?}");
+        let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+        assert_eq!(report.snapshots.len() - 1, listed.gaps.len(), "{listed:?}");
+        assert_eq!(listed.gaps.is_empty(), spools, "{report:?} {listed:?}");
+        let verified = verify_journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+        assert_eq!(verified.findings, Vec::<String>::new());
+        let newest = *report.snapshots.last().unwrap();
+        restores(&repo.repository, newest, &[(Moment::Newest, last)]).await;
+    }
+}

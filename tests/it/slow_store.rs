@@ -1,0 +1,61 @@
+//! A store that is slow without end: a verification that has a deadline says what it did not get to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use strongroom::ErrorKind;
+use strongroom::backup::{Scope, VerifyLevel, verify};
+use strongroom::format::{CheckOutcome, ReportOutcome};
+use strongroom::task::Control;
+
+use crate::faulty::Faulty;
+use crate::support::{TestRepo, keys, local};
+
+/// What a test waits for what never comes.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_verified_in_time_is_not_known() {
+    let repo = TestRepo::new().await;
+    let keys = keys(&[1]);
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(repo.backup(&keys).await.id);
+    }
+    let hangs = |part: String| Arc::new(Faulty::hanging(local(repo.dir.path()), part));
+    let soon = || Control::default().end_at(Instant::now() + PATIENCE);
+    // The newest is verified first, and the others in some order.
+    let store = repo.through(hangs(format!("{}/payload", ids[1]))).await.unwrap();
+    let found = verify(&store, &keys, Scope::All, VerifyLevel::Full, &soon()).await.unwrap();
+    let mut seen: Vec<_> = found.snapshots.iter().map(|one| one.id).collect();
+    assert!(seen.contains(&ids[3]) && !seen.contains(&ids[1]), "{seen:?}");
+    assert!(found.snapshots.iter().all(|one| one.outcome.is_ok()));
+    assert!(found.not_verified.contains(&ids[1]));
+    let (done, left) = (seen.len(), found.not_verified.len());
+    seen.extend(&found.not_verified);
+    seen.sort_unstable();
+    assert_eq!(seen, ids);
+    let error = found.unfinished().unwrap();
+    let said = format!("{done} snapshots were verified in time, {left} were not");
+    assert_eq!((error.kind(), error.to_string()), (ErrorKind::Unreachable, said));
+    let report = found.evidence(None, PATIENCE);
+    let checks = report.checks();
+    assert_eq!(report.outcome, ReportOutcome::Failed);
+    assert_eq!(checks[0].outcome, CheckOutcome::Skipped);
+    assert!(checks[0].detail.contains(&format!("{left} not verified")), "{checks:?}");
+    assert!(checks.iter().all(|check| check.name != ids[1].to_string()));
+    // Nothing at all is established when not even a seal comes.
+    let store = repo.through(hangs("/seal.".into())).await.unwrap();
+    let found = verify(&store, &keys, Scope::All, VerifyLevel::Quick, &soon()).await.unwrap();
+    assert_eq!((found.snapshots.len(), found.not_verified), (0, ids));
+    // Without a deadline it waits, and a stop ends it.
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let control = Control::default().stop_when(stopped);
+    let waits = verify(&store, &keys, Scope::All, VerifyLevel::Quick, &control);
+    let stops = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stop.send_replace(true);
+    };
+    let (found, ()) = tokio::join!(waits, stops);
+    assert_eq!(found.unwrap_err().kind(), ErrorKind::Interrupted);
+}
