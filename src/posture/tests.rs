@@ -107,15 +107,15 @@ fn good() -> Facts {
         host: Some(host()),
         kubernetes: Some(kubernetes()),
         backups: Some(backups()),
-        waivers: waivers("2026-12-01"),
+        waivers: waivers("NET-6", "2026-12-01"),
         expected_root: 1,
         advisories: Advisories::built_in().unwrap(),
     }
 }
 
-fn waivers(until: &str) -> Vec<Waiver> {
-    let text =
-        format!("[[waiver]]\nid = \"NET-1\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"{until}\"\n");
+fn waivers(id: &str, until: &str) -> Vec<Waiver> {
+    let rest = "reason = \"x\"\nby = \"ops\"";
+    let text = format!("[[waiver]]\nid = \"{id}\"\nuntil = \"{until}\"\n{rest}\n");
     Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
 }
 
@@ -510,7 +510,7 @@ fn what_fails() {
         }),
         ("BAK-3", Severity::High, |f| change(&mut in_backups(f).openers, |keys| keys.truncate(1))),
         ("BAK-5", Severity::High, |f| in_backups(f).included = known(Vec::new())),
-        ("WAV-1", Severity::Medium, |f| f.waivers = waivers("2026-10-01")),
+        ("WAV-1", Severity::Medium, |f| f.waivers = waivers("NET-6", "2026-10-01")),
         ("UPD-3", Severity::Medium, |f| first(f).cluster_version = known("3.6.0".into())),
     ];
     for (id, severity, change) in cases {
@@ -561,9 +561,11 @@ fn vulnerabilities_and_their_conditions() {
 fn waivers_in_force() {
     let mut facts = good();
     change(&mut facts.cluster.members, |all| all[0].client_urls = vec!["https://8.8.8.8:1".into()]);
+    assert_eq!(judged(&facts).exit, 3);
+    facts.waivers = waivers("NET-1", "2026-12-01");
     assert_eq!(judged(&facts).exit, 0);
     assert_eq!(judged(&facts).counts.waived, 1);
-    facts.waivers = waivers("2026-10-01");
+    facts.waivers = waivers("NET-1", "2026-10-01");
     assert_eq!(judged(&facts).exit, 3);
     let mut facts = good();
     facts.cluster.alarms = known(vec!["NOSPACE".into()]);
