@@ -163,8 +163,7 @@ pub(crate) async fn backup_and_keep(
         write_snapshot(repository, keys, options, control, content, input).await?;
     let seals_missing: Vec<_> = written.missing.iter().map(seal_missing).collect();
     sealed_by.retain(|id| seals_missing.iter().all(|one| one.key != *id));
-    warnings.extend(seals_missing.iter().map(|one| lacks(id, one)));
-    warnings.extend(of_what_was_written(&written));
+    warnings.extend(of_what_was_written(id, &written, &seals_missing));
     let report = BackupReport {
         id,
         cluster: options.cluster.clone(),
@@ -197,6 +196,16 @@ async fn keys_that_are_up(keys: &KeySet) -> Result<KeySet> {
     Ok(down.iter().fold(keys.sparing(), |keys, one| keys.without(one.key)))
 }
 
+/// What the operator should know about a snapshot that is stored.
+fn of_what_was_written(id: SnapshotId, written: &Written, missing: &[SealMissing]) -> Vec<String> {
+    let skew = written.skew.as_ref();
+    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
+    let missing = missing.iter().map(|one| lacks(id, one));
+    let doubts = written.members.iter().flat_map(doubts);
+    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
+    missing.chain(doubts).chain(differs).chain(skew).collect()
+}
+
 fn seal_missing(missing: &Missing) -> SealMissing {
     SealMissing { key: missing.key, reason: missing.error.to_string() }
 }
@@ -207,15 +216,6 @@ fn lacks(id: SnapshotId, missing: &SealMissing) -> String {
     format!(
         "snapshot {id} does not open with key {key}: {reason} (`strongroom key reseal {id}` adds it, where another key opens)"
     )
-}
-
-/// What a snapshot that was written leaves to worry about.
-fn of_what_was_written(written: &Written) -> Vec<String> {
-    let doubts = written.members.iter().flat_map(doubts);
-    let differs = written.compared.and_then(|compared| compared.differs).map(differs);
-    let skew = written.skew.as_ref();
-    let skew = skew.map(|skew| format!("{skew}: set the clocks, or prune will refuse"));
-    doubts.chain(differs).chain(skew).collect()
 }
 
 /// The keys that the snapshot is sealed to.

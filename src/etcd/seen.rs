@@ -277,7 +277,9 @@ mod tests {
         let changes: [(i64, Change<'_>); 5] = [
             (5, &|all| all[0].1[0].1 = Some("0")),
             // A deletion that a watch left out, or a corrupt member has lost.
-            (6, &|all| drop(all[1].1.pop())),
+            (6, &|all| {
+                all[1].1.pop();
+            }),
             (6, &|all| all[1].1.push(("e", None))),
             (7, &|all| all[2].1[0] = ("b", None)),
             (8, &|all| all[3].1[0] = ("c", None)),

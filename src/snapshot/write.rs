@@ -172,14 +172,6 @@ impl Writer<'_> {
         Ok((written, sealed))
     }
 
-    /// Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
-    async fn check_seal(&self, name: &str, seal: &[u8]) -> Result<()> {
-        match self.repository.get(name, MAX_SEAL as u64).await? == seal {
-            true => Ok(()),
-            false => Err(Error::tampered(format!("{name}: somebody replaced it"))),
-        }
-    }
-
     /// Asks the members, if etcd is there to be asked.
     async fn compare(
         &self,
@@ -189,6 +181,14 @@ impl Writer<'_> {
         let Some(live) = live else { return Ok(None) };
         self.control.begin("comparing members", None);
         self.control.guard(compare(&live, facts)).await.map(Some)
+    }
+
+    /// Whoever may overwrite can replace a seal without its manifest unnoticed, and then nothing opens the snapshot.
+    async fn check_seal(&self, name: &str, seal: &[u8]) -> Result<()> {
+        match self.repository.get(name, MAX_SEAL as u64).await? == seal {
+            true => Ok(()),
+            false => Err(Error::tampered(format!("{name}: somebody replaced it"))),
+        }
     }
 
     /// Seals the data key for exactly these bytes of the manifest, and stores the seal.
