@@ -63,6 +63,7 @@ impl KeySet {
     }
 
     /// The same without the keys whose service does not answer now, and those.
+    #[cfg(feature = "backup")]
     pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {
         let missing = self.check_services().await;
         let answers = |id| missing.iter().all(|one| one.key != id);
