@@ -3,6 +3,8 @@
 //! A fresh file key is sealed by the plugin, as in an age file. A wrapping key that is made of it seals the data key, so that
 //! the stanza is bound to its seal as every other is.
 
+#![cfg_attr(not(feature = "age-plugins"), allow(dead_code, unused_imports))]
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -254,6 +256,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "age-plugins")]
     fn a_stanza_is_bound_to_all_of_its_text() {
         let id = SnapshotId(1);
         let binding = Binding {

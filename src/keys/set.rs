@@ -235,6 +235,7 @@ impl KeySet {
     }
 
     /// Whether a service or a person would have to be asked to open `stanza`.
+    #[cfg(feature = "backup")]
     pub(crate) fn would_ask(&self, stanza: &Stanza) -> bool {
         self.identity(stanza.key_id()).is_some_and(|key| key.effort(stanza).is_felt())
     }
