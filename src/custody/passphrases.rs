@@ -113,6 +113,7 @@ async fn open_named(
         };
         let state = if retiring { KeyState::Retiring } else { KeyState::Sealing };
         keys.add(Arc::new(opened.swap_remove(at)), state);
+        keys.note_passphrase(id);
     }
     let opened_none = named.iter().all(Option::is_none);
     if named.contains(&None) {
@@ -123,7 +124,10 @@ async fn open_named(
             Err(error) if !opened_none && !error.kind().is_general() => Vec::new(),
             others => others?,
         };
-        others.into_iter().for_each(|key| keys.add(Arc::new(key), KeyState::Retired));
+        for key in others {
+            keys.note_passphrase(key.id());
+            keys.add(Arc::new(key), KeyState::Retired);
+        }
     }
     Ok(())
 }

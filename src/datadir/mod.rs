@@ -23,5 +23,7 @@ mod wal;
 pub use cluster::{Cluster, Member};
 pub use read::{Record, RecordKind, SnapFile, read_snap, read_wal};
 pub use snap::SNAP_NAME_TERM;
+#[cfg(feature = "posture")]
+pub(crate) use static_pod::command_line;
 pub use static_pod::{MAX_STATIC_POD, StaticPod};
 pub use wal::WAL_NAME;

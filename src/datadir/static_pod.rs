@@ -71,6 +71,33 @@ struct HostPath {
     path: PathBuf,
 }
 
+/// The words of the command line of `program` in a pod's YAML, the program first.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) when it is no pod that runs it.
+#[cfg(feature = "posture")]
+pub(crate) fn command_line(yaml: &str, program: &str) -> Result<Vec<String>> {
+    let pod = Pod::parse(yaml)?;
+    let mut containers = pod.spec.containers.iter();
+    let found = containers
+        .find(|container| container.runs(program))
+        .ok_or_else(|| Error::usage(format!("none of its containers runs {program}")))?;
+    Ok(found.words().map(str::to_owned).collect())
+}
+
+impl Pod {
+    fn parse(yaml: &str) -> Result<Self> {
+        if yaml.len() > MAX_STATIC_POD {
+            return Err(Error::usage(format!(
+                "{} bytes are too many for a pod manifest",
+                yaml.len()
+            )));
+        }
+        serde_saphyr::from_str(yaml)
+            .map_err(|error| Error::usage("it is not a pod in YAML").because(error))
+    }
+}
+
 impl StaticPod {
     /// Of a pod's YAML.
     ///
@@ -78,16 +105,9 @@ impl StaticPod {
     /// [`Usage`](crate::ErrorKind::Usage) when it is no pod that runs etcd, or when what it would read from a directory
     /// does not come from the host.
     pub fn parse(yaml: &str) -> Result<Self> {
-        if yaml.len() > MAX_STATIC_POD {
-            return Err(Error::usage(format!(
-                "{} bytes are too many for a pod manifest manifest",
-                yaml.len()
-            )));
-        }
-        let pod: Pod = serde_saphyr::from_str(yaml)
-            .map_err(|error| Error::usage("it is not a pod in YAML").because(error))?;
+        let pod = Pod::parse(yaml)?;
         let mut containers = pod.spec.containers.iter();
-        let etcd = containers.find(|container| container.runs_etcd()).ok_or_else(|| {
+        let etcd = containers.find(|container| container.runs("etcd")).ok_or_else(|| {
             Error::usage("none of its containers runs etcd")
                 .hint("kubeadm's is /etc/kubernetes/manifests/etcd.yaml")
         })?;
@@ -112,9 +132,9 @@ impl Container {
     }
 
     /// By the program it starts, or by its name where a shell or the image starts it.
-    fn runs_etcd(&self) -> bool {
+    fn runs(&self, wanted: &str) -> bool {
         let program = self.words().next().and_then(|word| Path::new(word).file_name());
-        program.is_some_and(|name| name == "etcd") || self.name == "etcd"
+        program.is_some_and(|name| name == wanted) || self.name == wanted
     }
 
     /// The value of `--name=value` or `--name value`; the last counts, as for Go's flags.

@@ -43,8 +43,10 @@ pub use paper::PaperKey;
 pub use passphrase::{create_passphrase_object, open_passphrase_object};
 pub use recipient::{HpkeIdentity, HpkeRecipient, check_strengths, strength_of};
 pub use sealers::Missing;
-pub use set::{KeySet, ReadStates, unsigned_refused, would_not_count};
-pub use signing::{MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey};
+pub use set::{KeySet, ReadStates};
+pub use signing::{
+    MAX_SIGNERS, PublicSigner, SignedBy, Signer, SigningKey, unsigned_refused, would_not_count,
+};
 
 use crate::crypto::{self, CryptoRng, Label};
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "backup")]
 use super::signing::{PublicSigner, trusted_for};
-use super::signing::{SignedBy, Signer, SigningKey, signed_by};
+use super::signing::{SignedBy, Signer, SigningKey, signed_by, unsigned_refused, would_not_count};
 use super::{DependsOn, Identity, Keyring, Recipient, Strength, check_strengths};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, KeyState, Seal, Stanza, Time};
@@ -409,23 +409,6 @@ impl KeySet {
     fn is_given(&self, id: KeyId) -> bool {
         self.holds(id) || self.recipients.iter().any(|key| key.id() == id)
     }
-}
-
-/// Why nothing is written unsigned where signers are configured.
-pub fn would_not_count() -> Error {
-    Error::usage(
-        "signers are configured but this host has no signing key, so its snapshots would not count",
-    )
-    .hint("give --signing-key FILE, whose signer is trusted then, or insist with --unsigned")
-}
-
-/// Why nothing is sealed to public keys alone without a signature.
-pub fn unsigned_refused() -> Error {
-    Error::usage(
-        "only public keys seal, and no signing key is configured: anyone could make snapshots that open, and nothing would \
-         show that these are genuine",
-    )
-    .hint("`strongroom key generate --signing -o FILE` makes a signing key; give it with --signing-key FILE, or insist with --unsigned")
 }
 
 #[cfg(test)]

@@ -291,6 +291,23 @@ fn revoked_at(text: &str) -> Result<Time> {
     })
 }
 
+/// Why nothing is written unsigned where signers are configured.
+pub fn would_not_count() -> Error {
+    Error::usage(
+        "signers are configured but this host has no signing key, so its snapshots would not count",
+    )
+    .hint("give --signing-key FILE, whose signer is trusted then, or insist with --unsigned")
+}
+
+/// Why nothing is sealed to public keys alone without a signature.
+pub fn unsigned_refused() -> Error {
+    Error::usage(
+        "only public keys seal, and no signing key is configured: anyone could make snapshots that open, and nothing would \
+         show that these are genuine",
+    )
+    .hint("`strongroom key generate --signing -o FILE` makes a signing key; give it with --signing-key FILE, or insist with --unsigned")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -260,7 +260,7 @@ impl Advisories {
 }
 
 /// The first second of a day such as `2026-08-21`.
-fn day(text: &str) -> Result<Time> {
+pub(super) fn day(text: &str) -> Result<Time> {
     format!("{text}T00:00:00Z")
         .parse()
         .map_err(|_| Error::usage(format!("{text:?} is not a day such as 2026-08-21")))

@@ -1,61 +1,10 @@
 //! The checks: what each is called, what it stands for in other catalogues, and what to do when it fails.
 
-use serde::Serialize;
-
-use super::checks::{access, advisory, network, rbac, tls};
+use super::checks::{access, advisory, backups, host, kube, network, rbac, rest, tls};
 use super::fact::{Judgement, Severity};
-use super::facts::{Endpoint, Facts};
-
-/// Where facts come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// The endpoints: handshakes, HTTP, gRPC
-    Live,
-}
-
-/// The part of a security guide that a check belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Section {
-    /// Who may connect.
-    Authentication,
-    /// What they may do.
-    Authorization,
-    /// What others can read.
-    Encryption,
-    /// Who can reach it.
-    Network,
-    /// Whether anyone would notice.
-    Monitoring,
-    /// Whether it is maintained, and can be brought back.
-    Updates,
-}
-
-impl Section {
-    /// In words.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Authentication => "Authentication",
-            Self::Authorization => "Authorization",
-            Self::Encryption => "Encryption",
-            Self::Network => "Network",
-            Self::Monitoring => "Monitoring",
-            Self::Updates => "Updates and recovery",
-        }
-    }
-}
-
-/// What a check says of one member, or of the cluster.
-pub(crate) struct Judged {
-    /// The endpoint or member; nothing for the cluster.
-    pub(crate) subject: Option<String>,
-    /// Its own title and address, where one check stands for many.
-    pub(crate) detail: Option<(String, String)>,
-    pub(crate) judgement: Judgement,
-}
+use super::facts::{Backups, Endpoint, Facts, Host, Kubernetes};
+use super::kinds::{Judged, Scope, Section};
+use super::waivers;
 
 /// How a check is made.
 #[derive(Clone, Copy)]
@@ -63,29 +12,51 @@ pub(crate) enum Run {
     Endpoint(fn(&Endpoint, &Facts) -> Judgement),
     Cluster(fn(&Facts) -> Judgement),
     Many(fn(&Facts) -> Vec<Judged>),
+    Host(fn(&Host, &Facts) -> Judgement),
+    Kubernetes(fn(&Kubernetes, &Facts) -> Judgement),
+    Backups(fn(&Backups, &Facts) -> Judgement),
+    /// Of users and roles, which etcd or a snapshot tells.
+    Users(fn(&Facts) -> Judgement),
+    /// Of what was given to the audit itself.
+    Own(fn(&Facts) -> Vec<Judged>),
 }
 
 impl Run {
-    pub(crate) fn scope(self) -> Scope {
+    /// It is made if one of these is looked at.
+    pub(crate) const fn scopes(self) -> &'static [Scope] {
         match self {
-            Self::Endpoint(_) | Self::Cluster(_) | Self::Many(_) => Scope::Live,
+            Self::Endpoint(_) | Self::Cluster(_) | Self::Many(_) => &[Scope::Live],
+            Self::Host(_) => &[Scope::Host],
+            Self::Kubernetes(_) => &[Scope::Kubernetes],
+            Self::Backups(_) => &[Scope::Repository],
+            Self::Users(_) => &[Scope::Live, Scope::Repository],
+            Self::Own(_) => &[Scope::Live, Scope::Host, Scope::Kubernetes, Scope::Repository],
         }
     }
 
     pub(crate) fn judge(self, facts: &Facts) -> Vec<Judged> {
         match self {
             Self::Endpoint(check) => {
-                let judge = |endpoint: &Endpoint| Judged {
-                    subject: Some(endpoint.name.clone()),
-                    detail: None,
-                    judgement: check(endpoint, facts),
+                let judge = |endpoint: &Endpoint| {
+                    Judged::of(Some(endpoint.name.clone()), check(endpoint, facts))
                 };
                 facts.endpoints.iter().map(judge).collect()
             }
-            Self::Cluster(check) => {
-                vec![Judged { subject: None, detail: None, judgement: check(facts) }]
+            Self::Cluster(check) | Self::Users(check) => vec![Judged::of(None, check(facts))],
+            Self::Many(check) | Self::Own(check) => check(facts),
+            Self::Host(check) => {
+                let judge = |host: &Host| Judged::of(Some(host.name.clone()), check(host, facts));
+                facts.host.iter().map(judge).collect()
             }
-            Self::Many(check) => check(facts),
+            Self::Backups(check) => {
+                let judge = |backups: &Backups| Judged::of(None, check(backups, facts));
+                facts.backups.iter().map(judge).collect()
+            }
+            Self::Kubernetes(check) => {
+                let judge =
+                    |kube: &Kubernetes| Judged::of(Some("API server".into()), check(kube, facts));
+                facts.kubernetes.iter().map(judge).collect()
+            }
         }
     }
 }
@@ -135,35 +106,47 @@ const OWN_CA: &str =
 pub(crate) const CHECKS: &[Check] = &[
     check("AUTH-1", Critical, Authentication, "The client port answers without TLS",
         "set cert-file and key-file, and write https:// in listen-client-urls and advertise-client-urls",
-        &[Run::Endpoint(access::plain)]).known_as(&["2.1"], &["V-242427", "V-242428"]),
+        &[Run::Endpoint(access::plain), Run::Host(host::client_tls)]).known_as(&["2.1"], &["V-242427", "V-242428"]),
     check("AUTH-2", Critical, Authentication, "A client certificate is not demanded",
         "set client-cert-auth=true, and trusted-ca-file to the CA of the clients",
-        &[Run::Endpoint(access::client_certificate)]).known_as(&["2.2"], &["V-242423"]),
+        &[Run::Endpoint(access::client_certificate), Run::Host(host::client_cert_auth)]).known_as(&["2.2"], &["V-242423"]),
     check("AUTH-3", Medium, Authentication, "etcd's authentication is off: every client may do everything",
         "make users and roles with `strongroom setup-auth --apply`, then `etcdctl auth enable`",
         &[Run::Cluster(access::authentication)]),
     check("AUTH-4", Critical, Authentication, "Calls succeed without a login",
         "demand client certificates, turn authentication on, and install a version with the fix of CVE-2026-33413",
         &[Run::Endpoint(access::anonymous)]),
+    check("AUTH-5", Medium, Authentication, "Tokens are not signed, or last long; passwords are hashed weakly",
+        "set auth-token=jwt,… with a key and a ttl of at most 5m, and bcrypt-cost=10",
+        &[Run::Host(host::tokens)]),
+    check("AUTH-6", Medium, Authentication, "Users log in by password",
+        "give them certificates with their names: `etcdctl user add NAME --no-password`",
+        &[Run::Backups(backups::passwords)]),
+    check("AUTH-7", Medium, Authentication, "etcd trusts the CA of Kubernetes",
+        "make a CA for etcd alone, and set trusted-ca-file to it",
+        &[Run::Host(host::own_ca)]).known_as(&["2.7"], &[]),
+    check("AUTH-8", Low, Authentication, "Every certificate of the CA is accepted",
+        "set client-cert-allowed-hostname (or client-cert-allowed-cn), or client-crl-file",
+        &[Run::Host(host::restricted)]),
     check("RBAC-1", High, Authorization, "More users than expected have the role root",
         "revoke it with `etcdctl user revoke-role USER root`, or give the number with --expect-root",
-        &[Run::Cluster(rbac::root_users)]),
+        &[Run::Users(rbac::root_users)]),
     check("RBAC-2", High, Authorization, "A role may read or write all keys, or all from one key on",
         "grant prefixes: `etcdctl role grant-permission ROLE --prefix readwrite /app/`",
-        &[Run::Cluster(rbac::wide_grants)]),
+        &[Run::Users(rbac::wide_grants)]),
     check("RBAC-3", Low, Authorization, "Users without roles, roles without users or without grants",
         "remove what nobody uses with `etcdctl user delete` and `etcdctl role delete`",
-        &[Run::Cluster(rbac::unused)]),
+        &[Run::Users(rbac::unused)]),
     check("TLS-1", High, Encryption, "The client port has a certificate that etcd made itself (auto-tls)",
-        OWN_CA, &[Run::Endpoint(tls::auto)]).known_as(&["2.3"], &["V-242379"]),
+        OWN_CA, &[Run::Endpoint(tls::auto), Run::Host(host::auto_tls)]).known_as(&["2.3"], &["V-242379"]),
     check("TLS-2", Critical, Encryption, "Members talk to each other without TLS",
         "set peer-cert-file and peer-key-file, and change the peer URLs to https:// with `etcdctl member update`",
-        &[Run::Many(tls::peers_plain)]).known_as(&["2.4"], &["V-242432", "V-242433"]),
+        &[Run::Many(tls::peers_plain), Run::Host(host::peer_tls)]).known_as(&["2.4"], &["V-242432", "V-242433"]),
     check("TLS-3", Critical, Encryption, "The peer port does not demand a certificate",
         "set peer-client-cert-auth=true, and peer-trusted-ca-file to the CA of the members",
-        &[Run::Many(tls::peers_certificate)]).known_as(&["2.5"], &["V-242426"]),
+        &[Run::Many(tls::peers_certificate), Run::Host(host::peer_cert_auth)]).known_as(&["2.5"], &["V-242426"]),
     check("TLS-4", High, Encryption, "The peer port has a certificate that etcd made itself (peer-auto-tls)",
-        OWN_CA, &[Run::Many(tls::peers_auto)]).known_as(&["2.6"], &["V-242380"]),
+        OWN_CA, &[Run::Many(tls::peers_auto), Run::Host(host::peer_auto_tls)]).known_as(&["2.6"], &["V-242380"]),
     check("TLS-5", High, Encryption, "TLS 1.0 or 1.1 is accepted",
         "set tls-min-version=TLS1.2 (etcd 3.4.25, 3.5.8 and later)", &[Run::Endpoint(tls::old_versions)]),
     check("TLS-6", Medium, Encryption, "Weak cipher suites are accepted",
@@ -171,13 +154,46 @@ pub(crate) const CHECKS: &[Check] = &[
          TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
         &[Run::Endpoint(tls::weak_suites)]),
     check("TLS-7", High, Encryption, "A certificate expires soon, has expired or is not valid yet",
-        RENEW, &[Run::Many(tls::expiry)]),
+        RENEW, &[Run::Many(tls::expiry), Run::Host(host::files_expire)]),
     check("TLS-8", Medium, Encryption, "A certificate is weak, or not made for this server",
         "issue one with RSA 2048 or EC P-256 and more, SHA-256, the use serverAuth, and the names of the endpoint",
         &[Run::Endpoint(tls::quality)]),
-    check("NET-1", High, Network, "A member advertises a public address",
-        "advertise addresses of a private network, and filter ports 2379 and 2380",
-        &[Run::Many(network::addresses)]),
+    check("TLS-9", High, Encryption, "The process that runs differs from its settings",
+        "restart etcd, and audit it again", &[Run::Host(host::as_configured)]),
+    check("TLS-10", High, Encryption, "Others can read a private key",
+        "chmod 600, and give the file to the user that etcd runs as",
+        &[Run::Host(host::key_files)]).known_as(&[], &["V-242459"]),
+    check("TLS-11", Medium, Encryption, "The API server talks to etcd without TLS or a CA",
+        "set etcd-servers to https://, and etcd-cafile, etcd-certfile and etcd-keyfile",
+        &[Run::Kubernetes(kube::to_etcd)])
+        .known_as(&[], &["V-242429", "V-242430", "V-242431"]),
+    check("REST-1", High, Encryption, "The data is not on an encrypted device",
+        "put the data directory on LUKS; or encrypt the values (API server, strongroom's proxy) and waive this",
+        &[Run::Host(rest::devices)]),
+    check("REST-2", Medium, Encryption, "Others may read the data directory, or another user owns it",
+        "chmod 700 the directories and 600 the database, and give them to the user that etcd runs as",
+        &[Run::Host(rest::data_modes)]).known_as(&["1.1.11", "1.1.12"], &["V-242445"]),
+    check("REST-3", High, Encryption, "Secrets of Kubernetes are stored unencrypted",
+        "configure encryption at rest for the API server and write them again; or use strongroom's proxy",
+        &[Run::Backups(backups::values)]).known_as(&["1.2.27"], &[]),
+    check("REST-4", Critical, Encryption, "Secrets of Kubernetes are not encrypted, or weakly",
+        "give secrets a kms provider of v2 as the first one (`strongroom kms-plugin`), and rewrite them",
+        &[Run::Kubernetes(kube::encryption)]).known_as(&["1.2.28"], &[]),
+    check("REST-5", High, Encryption, "Unencrypted databases of etcd lie about",
+        "wrap them with `strongroom backup --file`, then destroy them",
+        &[Run::Host(rest::strays)]),
+    check("REST-6", Medium, Encryption, "The data is in memory or on a network, or swap is unencrypted",
+        "put the data directory on a local disk, and turn swap off or encrypt it",
+        &[Run::Host(rest::places)]),
+    check("REST-7", High, Encryption, "Others may read or write the static pod of etcd",
+        "chown root: and chmod 600 /etc/kubernetes/manifests/etcd.yaml",
+        &[Run::Host(rest::manifest)]).known_as(&["1.1.7", "1.1.8"], &["V-242459"]),
+    check("NET-1", High, Network, "A member listens on all addresses, or advertises a public one",
+        "listen on and advertise addresses of a private network, and filter ports 2379 and 2380",
+        &[Run::Many(network::addresses), Run::Host(host::listens)]),
+    check("NET-2", Medium, Network, "Web pages may send requests: cors or host-whitelist is *",
+        "use TLS with client certificates, or set cors and host-whitelist",
+        &[Run::Host(host::cors)]),
     check("NET-3", Medium, Network, "/metrics answers without credentials",
         "demand client certificates; serve metrics on listen-metrics-urls at loopback, or behind a network policy",
         &[Run::Endpoint(network::metrics)]),
@@ -190,6 +206,19 @@ pub(crate) const CHECKS: &[Check] = &[
     check("MON-3", Critical, Monitoring, "etcd has raised an alarm",
         "NOSPACE: compact, defragment, then `etcdctl alarm disarm`; CORRUPT: restore that member",
         &[Run::Cluster(network::alarms)]),
+    check("MON-4", Medium, Monitoring, "Members do not compare their data",
+        "etcd 3.6 and later: feature-gates=InitialCorruptCheck=true,CompactHashCheck=true; before: \
+         experimental-initial-corrupt-check=true, experimental-compact-hash-check-enabled=true (3.5)",
+        &[Run::Host(host::corruption_checks)]),
+    check("BAK-1", Critical, Updates, "There is no backup of the last 24 hours",
+        "run `strongroom agent`, and look at its warnings", &[Run::Backups(backups::fresh)]),
+    check("BAK-2", High, Updates, "No backup was verified, or restored and served, for long",
+        "let the agent verify and drill: `agent.verify`, `agent.drill`", &[Run::Backups(backups::tried)]),
+    check("BAK-3", High, Updates, "Only one key opens the backups",
+        "seal to a second key that is kept elsewhere (keys/README.md)", &[Run::Backups(backups::openers)]),
+    check("BAK-5", High, Updates, "A restore lacks the keys of Kubernetes' API server",
+        "store its EncryptionConfiguration with --include, or keep the KMS key where a restore finds it",
+        &[Run::Backups(backups::complete)]),
     check("UPD-1", High, Updates, "A known vulnerability is in this version",
         "install the version with the fix; a distribution may have it in an earlier one: then waive it with the reference",
         &[Run::Many(advisory::known)]),
@@ -198,9 +227,14 @@ pub(crate) const CHECKS: &[Check] = &[
         &[Run::Endpoint(advisory::supported)]),
     check("UPD-3", Medium, Updates, "Members run different versions",
         "finish the upgrade: mixed versions are for its duration only", &[Run::Cluster(advisory::mixed)]),
+    check("UPD-4", Critical, Updates, "Settings that lose data, or that were for once",
+        "remove unsafe-no-fsync, force-new-cluster, enable-v2 and the log level debug, and restart etcd",
+        &[Run::Host(host::dangerous)]),
     check("UPD-5", Low, Updates, "The table of known vulnerabilities is old",
         "install a newer strongroom, or give a newer table with --advisories",
-        &[Run::Cluster(advisory::table_age)]),
+        &[Run::Own(advisory::table_age)]),
+    check("WAV-1", Medium, Updates, "A waiver has ended",
+        "change what was accepted, or accept it again: a new day in `until`", &[Run::Own(waivers::expired)]),
 ];
 
 #[cfg(test)]

@@ -10,17 +10,27 @@ mod catalog;
 mod checks;
 mod fact;
 mod facts;
+mod kept;
+mod kinds;
+mod outcome;
 mod report;
+mod sarif;
 #[cfg(test)]
 mod tests;
+mod waivers;
 
 use std::time::SystemTime;
 
 pub use advisories::Advisories;
-pub use catalog::{Scope, Section};
 pub use fact::{Evidence, Severity, Status};
 pub use facts::endpoint::Probe;
-pub use report::{Counts, Group, MemberSeen, Outcome, Report, Rule, UnknownPolicy, rules};
+pub use facts::host::HostOptions;
+pub use facts::kube::KubernetesOptions;
+pub use facts::repository::RepositoryOptions;
+pub use kinds::{Scope, Section};
+pub use outcome::{Difference, Outcome, Waived};
+pub use report::{Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
+pub use waivers::Waiver;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
@@ -31,6 +41,12 @@ use facts::Facts;
 /// What to check, and what to think of it.
 #[derive(Debug)]
 pub struct AuditOptions {
+    /// Ask the endpoints.
+    pub live: bool,
+    /// Read this host.
+    pub host: Option<HostOptions>,
+    /// Read these files of Kubernetes.
+    pub kubernetes: Option<KubernetesOptions>,
     /// How much is asked about TLS.
     pub probe: Probe,
     /// Only these checks; all if empty.
@@ -45,6 +61,8 @@ pub struct AuditOptions {
     pub expect_root: usize,
     /// The table of known vulnerabilities.
     pub advisories: Advisories,
+    /// Failures that somebody accepts.
+    pub waivers: Vec<Waiver>,
 }
 
 /// Reads what the settings' user and certificate let it read, and judges it.
@@ -52,34 +70,70 @@ pub struct AuditOptions {
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) for unknown checks and settings that contradict each other;
 /// [`Unreachable`](ErrorKind::Unreachable) when no endpoint answers.
-pub async fn audit(etcd: &EtcdSettings, options: AuditOptions) -> Result<Report> {
-    report::check_ids(options.only.iter().chain(&options.skip))?;
-    let (endpoints, cluster) = facts::cluster::read(etcd, options.probe).await?;
-    let silent = |endpoint: &facts::Endpoint| match (&endpoint.plain, &endpoint.tls) {
-        (Fact::Unknown(why), Fact::Unknown(_)) => Some(why.clone()),
-        _ => None,
+pub async fn audit(
+    etcd: &EtcdSettings,
+    repository: Option<&RepositoryOptions<'_>>,
+    options: AuditOptions,
+) -> Result<Report> {
+    let waived = options.waivers.iter().map(Waiver::id);
+    report::check_ids(options.only.iter().chain(&options.skip).chain(waived))?;
+    let (endpoints, cluster) = match options.live {
+        true => facts::cluster::read(etcd, options.probe).await?,
+        false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),
     };
-    let reasons: Vec<_> = endpoints.iter().map(silent).collect();
-    if let Some(reasons) = reasons.into_iter().collect::<Option<Vec<_>>>() {
-        let why = format!("no endpoint answers: {}", reasons.join("; "));
-        return Err(
-            Error::new(ErrorKind::Unreachable, why).hint("check --endpoints, and that etcd runs")
-        );
+    let host = options.host.as_ref().map(facts::Host::read).transpose()?;
+    let kubernetes = options.kubernetes.as_ref().map(facts::Kubernetes::read);
+    let backups = match repository {
+        Some(repository) => Some(facts::Backups::read(repository).await),
+        None => None,
+    };
+    let scopes = [
+        (Scope::Live, options.live),
+        (Scope::Host, host.is_some()),
+        (Scope::Kubernetes, kubernetes.is_some()),
+        (Scope::Repository, backups.is_some()),
+    ];
+    let scopes: Vec<_> =
+        scopes.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
+    if scopes == [Scope::Live] {
+        someone_answers(&endpoints)?;
     }
     let seconds =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let facts = Facts {
+    let mut facts = Facts {
         now: Time::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
         endpoints,
         cluster,
+        host,
+        kubernetes,
+        backups,
+        waivers: options.waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,
     };
+    checks::backups::complete_cluster(&mut facts);
     let judge = report::Policy {
         only: &options.only,
         skip: &options.skip,
         fail_on: options.fail_on,
         unknown: options.unknown,
     };
-    Ok(Report::new(&facts, &[Scope::Live], &judge))
+    Ok(Report::new(&facts, &scopes, &judge))
+}
+
+/// # Errors
+/// [`Unreachable`](ErrorKind::Unreachable) when none of the endpoints answers.
+fn someone_answers(endpoints: &[facts::Endpoint]) -> Result<()> {
+    let silent = |endpoint: &facts::Endpoint| match (&endpoint.plain, &endpoint.tls) {
+        (Fact::Unknown(why), Fact::Unknown(_)) => Some(why.clone()),
+        _ => None,
+    };
+    match endpoints.iter().map(silent).collect::<Option<Vec<_>>>() {
+        Some(reasons) => {
+            let why = format!("no endpoint answers: {}", reasons.join("; "));
+            Err(Error::new(ErrorKind::Unreachable, why)
+                .hint("check --endpoints, and that etcd runs"))
+        }
+        None => Ok(()),
+    }
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::catalog::{CHECKS, Check, Judged, Scope, Section};
-use super::fact::{Evidence, Fact, Severity, Status, Unknown, Verdict};
+use super::catalog::{CHECKS, Check};
+use super::fact::{Fact, Severity, Status, Unknown, Verdict};
 use super::facts::Facts;
+use super::kinds::{Judged, Scope, Section};
+use super::outcome::{Difference, Outcome};
+use super::waivers;
 use crate::error::{Error, Result};
 use crate::format::Time;
 
@@ -27,36 +30,6 @@ pub(super) struct Policy<'a> {
     pub(super) skip: &'a [String],
     pub(super) fail_on: Severity,
     pub(super) unknown: UnknownPolicy,
-}
-
-/// One check of one member, or of the cluster.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Outcome {
-    /// Such as `AUTH-1`.
-    pub id: &'static str,
-    /// How bad a failure is.
-    pub severity: Severity,
-    /// What came out.
-    pub status: Status,
-    /// What is wrong if it fails.
-    pub title: String,
-    /// The part of a guide it belongs to.
-    pub section: Section,
-    /// Items of the CIS Kubernetes Benchmark.
-    pub cis: &'static [&'static str],
-    /// Items of DISA's Kubernetes STIG.
-    pub stig: &'static [&'static str],
-    /// The endpoint or member; nothing for what holds for all.
-    pub member: Option<String>,
-    /// What was seen.
-    pub evidence: Vec<Evidence>,
-    /// Why it is unknown.
-    pub why: Option<String>,
-    /// What to do when it fails.
-    pub remedy: &'static str,
-    /// The page about a vulnerability.
-    pub url: Option<String>,
 }
 
 /// A member or endpoint, and its version.
@@ -81,6 +54,8 @@ pub struct Counts {
     pub unknown: usize,
     /// Do not matter here.
     pub not_applicable: usize,
+    /// Of those that failed or are unknown, accepted by a waiver.
+    pub waived: usize,
 }
 
 /// What an audit found.
@@ -101,6 +76,10 @@ pub struct Report {
     pub counts: Counts,
     /// Up to which day the table of vulnerabilities is complete.
     pub advisories_to: String,
+    /// Waivers that match nothing.
+    pub notes: Vec<String>,
+    /// What changed since the last audit that was kept; nothing unless a repository was asked.
+    pub since: Option<Difference>,
     /// The exit status: 0, or 3 if something at or above the threshold failed or is unknown.
     pub exit: u8,
 }
@@ -124,12 +103,15 @@ impl Report {
         };
         let mut checks = Vec::new();
         for check in CHECKS.iter().filter(wanted) {
-            for run in check.runs.iter().filter(|run| scope.contains(&run.scope())) {
+            let in_scope =
+                |run: &&super::catalog::Run| run.scopes().iter().any(|one| scope.contains(one));
+            for run in check.runs.iter().filter(in_scope) {
                 let judged = run.judge(facts).into_iter();
                 checks.extend(judged.map(|judged| outcome(check, judged)));
             }
         }
         checks.sort_by_key(|one| (one.section, one.status, std::cmp::Reverse(one.severity)));
+        let notes = waivers::apply(&facts.waivers, &mut checks, facts.now);
         let counts = counted(&checks);
         let bad = |one: &Outcome| {
             let status = match one.status {
@@ -137,7 +119,7 @@ impl Report {
                 Status::Unknown => policy.unknown == UnknownPolicy::Fail,
                 Status::Pass | Status::NotApplicable => false,
             };
-            status && one.severity >= policy.fail_on
+            status && one.waiver.is_none() && one.severity >= policy.fail_on
         };
         // That nothing was checked is no success.
         let exit = if checks.is_empty() || checks.iter().any(bad) { 3 } else { 0 };
@@ -156,6 +138,8 @@ impl Report {
             checks,
             counts,
             advisories_to: facts.advisories.complete_to().to_owned(),
+            notes,
+            since: None,
             exit,
         }
     }
@@ -170,6 +154,7 @@ impl Report {
                     && group.first.title == one.title
                     && group.first.status == one.status
                     && group.first.severity == one.severity
+                    && group.first.waiver.is_some() == one.waiver.is_some()
             };
             match groups.iter_mut().find(same) {
                 Some(group) => group.all.push(one),
@@ -209,6 +194,7 @@ fn counted(checks: &[Outcome]) -> Counts {
             Status::NotApplicable => &mut counts.not_applicable,
         };
         *count = count.saturating_add(1);
+        counts.waived = counts.waived.saturating_add(usize::from(one.waiver.is_some()));
     }
     counts
 }
@@ -234,6 +220,7 @@ fn outcome(check: &Check, judged: Judged) -> Outcome {
         why,
         remedy: check.remedy,
         url,
+        waiver: None,
     }
 }
 
@@ -263,7 +250,8 @@ pub struct Rule {
 #[must_use]
 pub fn rules() -> Vec<Rule> {
     let rule = |check: &Check| {
-        let mut scope: Vec<_> = check.runs.iter().map(|run| run.scope()).collect();
+        let mut scope: Vec<_> = check.runs.iter().flat_map(|run| run.scopes()).copied().collect();
+        scope.sort_unstable();
         scope.dedup();
         Rule {
             id: check.id,

@@ -3,13 +3,22 @@
 use std::collections::BTreeSet;
 
 use super::advisories::Advisories;
-use super::catalog::{CHECKS, Scope};
+use super::catalog::CHECKS;
 use super::fact::{Fact, Severity, Status};
 use super::facts::certificate::Certificate;
 use super::facts::cluster::{Cluster, Grant, Listed, Peer, Role, User};
+use super::facts::disk::{Disk, Swap, mount_of};
 use super::facts::endpoint::{Access, Calls, Endpoint, Offers, Pages, Plain, Tls};
+use super::facts::host::{Host, Mode};
+use super::facts::kube::{Encryption, Kubernetes};
+use super::facts::repository::{Backups, Contents};
+use super::facts::settings::Settings;
+use super::facts::stray::Stray;
 use super::facts::{Facts, hello::Version};
+use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy};
+use super::waivers::Waiver;
+use crate::format::{KeyId, SnapshotId};
 
 const NOW: &str = "2026-11-01T00:00:00Z";
 const DAY: i64 = 86_400;
@@ -53,6 +62,7 @@ fn good() -> Facts {
     let endpoint = Endpoint {
         name: "https://10.0.0.1:2379".into(),
         host: "10.0.0.1".into(),
+        port: 2379,
         member: known(1),
         version: known("3.7.3".into()),
         cluster_version: known("3.7.0".into()),
@@ -94,15 +104,100 @@ fn good() -> Facts {
             users: known(vec![user("root", "root"), user("app", "app")]),
             roles: known(vec![Role { name: "app".into(), grants: vec![grant] }]),
         },
+        host: Some(host()),
+        kubernetes: Some(kubernetes()),
+        backups: Some(backups()),
+        waivers: waivers("NET-6", "2026-12-01"),
         expected_root: 1,
         advisories: Advisories::built_in().unwrap(),
     }
 }
 
+fn waivers(id: &str, until: &str) -> Vec<Waiver> {
+    let rest = "reason = \"x\"\nby = \"ops\"";
+    let text = format!("[[waiver]]\nid = \"{id}\"\nuntil = \"{until}\"\n{rest}\n");
+    Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
+}
+
+const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --cert-file=/a.crt --key-file=/a.key \
+    --client-cert-auth --trusted-ca-file=/ca.crt --peer-cert-file=/a.crt --peer-key-file=/a.key \
+    --peer-client-cert-auth --peer-trusted-ca-file=/ca.crt --auth-token=jwt,pub-key=/x \
+    --client-cert-allowed-hostname=client --feature-gates=InitialCorruptCheck=true,CompactHashCheck=true \
+    --cors=https://a --host-whitelist=a --data-dir=/data";
+
+fn settings(more: &str) -> Fact<Settings> {
+    let line: Vec<_> =
+        SETTINGS.split_whitespace().chain(more.split_whitespace()).map(str::to_owned).collect();
+    known(Settings::of_process(&line, Ok(Vec::new())))
+}
+
+fn host() -> Host {
+    let mode = |path: &str, mode| Mode { path: path.into(), mode, uid: 0 };
+    let other = Certificate { key_digest: "cd".into(), ..certificate() };
+    let mount = "1 0 8:1 / / rw - ext4 /dev/mapper/data rw";
+    Host {
+        name: "host".into(),
+        settings: settings(""),
+        user: known(0),
+        data: known(vec![mode("/data", 0o40700), mode("/data/member/snap/db", 0o100_600)]),
+        keys: known(vec![mode("/a.key", 0o100_600)]),
+        certificates: known(vec![("/ca.crt".into(), vec![certificate()])]),
+        cluster_ca: known(Some(other)),
+        mounts: known(vec![mount_of(mount, "/data").unwrap()]),
+        disks: known(vec![Disk::Encrypted("dm-0 is dm-crypt".into())]),
+        swaps: known(Vec::new()),
+        strays: known(Vec::new()),
+        manifest: known(Some(mode("/etc/kubernetes/manifests/etcd.yaml", 0o100_600))),
+    }
+}
+
+fn encryption(provider: &str) -> Fact<Encryption> {
+    let yaml = format!(
+        "kind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers:\n  - {provider}\n  - identity: {{}}\n"
+    );
+    known(Encryption::parse(yaml.as_bytes(), 0o100_600).unwrap())
+}
+
+fn kubernetes() -> Kubernetes {
+    let line = "kube-apiserver --etcd-servers=https://a:1 --etcd-cafile=/a --etcd-certfile=/b --etcd-keyfile=/c";
+    let line: Vec<_> = line.split(' ').map(str::to_owned).collect();
+    Kubernetes {
+        apiserver: known(Settings::of_process(&line, Ok(Vec::new()))),
+        encryption: encryption("kms: {apiVersion: v2, name: a, endpoint: unix:///a}"),
+    }
+}
+
+fn backups() -> Backups {
+    let at = |time: &str| time.parse::<crate::format::Time>().unwrap();
+    let id = SnapshotId::new(at("2026-10-31T20:00:00Z").unix().unsigned_abs() * 1000, [0; 10]);
+    let inside = Contents { auth: true, secrets: 3, keys_in_use: 1, ..Contents::default() };
+    Backups {
+        newest: known(Some(id)),
+        openers: known(vec![KeyId([1; 16]), KeyId([2; 16])]),
+        verified: known(Some(at("2026-10-20T00:00:00Z"))),
+        drilled: known(Some(at("2026-09-20T00:00:00Z"))),
+        inside: known(inside),
+        included: known(vec!["/etc/kubernetes/enc.yaml".into()]),
+    }
+}
+
+fn on_host(facts: &mut Facts) -> &mut Host {
+    facts.host.as_mut().unwrap()
+}
+
+fn in_backups(facts: &mut Facts) -> &mut Backups {
+    facts.backups.as_mut().unwrap()
+}
+
+fn in_kubernetes(facts: &mut Facts) -> &mut Kubernetes {
+    facts.kubernetes.as_mut().unwrap()
+}
+
 fn judged(facts: &Facts) -> Report {
     let policy =
         Policy { only: &[], skip: &[], fail_on: Severity::High, unknown: UnknownPolicy::Fail };
-    Report::new(facts, &[Scope::Live], &policy)
+    let scopes = [Scope::Live, Scope::Host, Scope::Kubernetes, Scope::Repository];
+    Report::new(facts, &scopes, &policy)
 }
 
 /// The checks with this status, each once.
@@ -135,8 +230,19 @@ fn peer(facts: &mut Facts) -> &mut Peer {
 fn good_facts_pass() {
     let report = judged(&good());
     let all: BTreeSet<_> = CHECKS.iter().map(|check| check.id).collect();
+    assert_eq!(with(&report, Status::NotApplicable), ids(&["NET-2"]));
+    assert_eq!(with(&report, Status::Fail), ids(&[]));
+    let all: BTreeSet<_> = all.into_iter().filter(|id| *id != "NET-2").collect();
     assert_eq!(with(&report, Status::Pass), all);
     assert_eq!((report.exit, report.counts.fail, report.counts.unknown), (0, 0, 0));
+}
+
+fn old_table() -> Advisories {
+    let text = include_str!("advisories.json");
+    Advisories::parse(
+        &text.replace("\"complete_to\": \"2026-08-21\"", "\"complete_to\": \"2026-07-01\""),
+    )
+    .unwrap()
 }
 
 type Change = fn(&mut Facts);
@@ -148,7 +254,7 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| first(f).plain = Fact::unknown("x"), &["AUTH-1"]),
         (
             |f| first(f).tls = Fact::unknown("x"),
-            &["AUTH-1", "AUTH-2", "AUTH-4", "TLS-1", "TLS-5", "TLS-6", "TLS-7", "TLS-8"],
+            &["AUTH-1", "AUTH-2", "AUTH-4", "TLS-1", "TLS-5", "TLS-6", "TLS-7", "TLS-8", "TLS-9"],
         ),
         (|f| first(f).offers = Fact::unknown("x"), &["TLS-5", "TLS-6"]),
         (|f| first(f).pages = Fact::unknown("x"), &["NET-3", "NET-4", "NET-6"]),
@@ -163,7 +269,33 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| f.cluster.auth = Fact::unknown("x"), &["AUTH-3", "RBAC-1", "RBAC-2", "RBAC-3"]),
         (|f| f.cluster.users = Fact::unknown("x"), &["RBAC-1", "RBAC-3"]),
         (|f| f.cluster.roles = Fact::unknown("x"), &["RBAC-2", "RBAC-3"]),
-        (|f| f.now = "2027-02-01T00:00:00Z".parse().unwrap(), &["UPD-5"]),
+        (
+            |f| on_host(f).settings = Fact::unknown("x"),
+            &[
+                "AUTH-1", "AUTH-2", "AUTH-5", "AUTH-7", "AUTH-8", "TLS-1", "TLS-2", "TLS-3",
+                "TLS-4", "TLS-9", "NET-1", "NET-2", "MON-4", "UPD-4",
+            ],
+        ),
+        (|f| on_host(f).user = Fact::unknown("x"), &["REST-2"]),
+        (|f| on_host(f).data = Fact::unknown("x"), &["REST-2"]),
+        (|f| on_host(f).keys = Fact::unknown("x"), &["TLS-10"]),
+        (|f| on_host(f).certificates = Fact::unknown("x"), &["AUTH-7", "TLS-7"]),
+        (|f| on_host(f).cluster_ca = Fact::unknown("x"), &["AUTH-7"]),
+        (|f| on_host(f).mounts = Fact::unknown("x"), &["REST-6"]),
+        (|f| on_host(f).disks = Fact::unknown("x"), &["REST-1"]),
+        (|f| on_host(f).disks = known(vec![Disk::Untold("vda".into())]), &["REST-1"]),
+        (|f| on_host(f).swaps = Fact::unknown("x"), &["REST-6"]),
+        (|f| on_host(f).strays = Fact::unknown("x"), &["REST-5"]),
+        (|f| on_host(f).manifest = Fact::unknown("x"), &["REST-7"]),
+        (|f| in_kubernetes(f).apiserver = Fact::unknown("x"), &["TLS-11"]),
+        (|f| in_kubernetes(f).encryption = Fact::unknown("x"), &["REST-4"]),
+        (|f| in_backups(f).newest = Fact::unknown("x"), &["BAK-1"]),
+        (|f| in_backups(f).openers = Fact::unknown("x"), &["BAK-3"]),
+        (|f| in_backups(f).verified = Fact::unknown("x"), &["BAK-2"]),
+        (|f| in_backups(f).drilled = Fact::unknown("x"), &["BAK-2"]),
+        (|f| in_backups(f).inside = Fact::unknown("x"), &["AUTH-6", "REST-3", "BAK-5"]),
+        (|f| in_backups(f).included = Fact::unknown("x"), &["BAK-5"]),
+        (|f| f.advisories = old_table(), &["UPD-5"]),
         (
             |f| change(&mut first(f).tls, |tls| tls.chain.clear()),
             &["TLS-1", "TLS-5", "TLS-6", "TLS-7", "TLS-8"],
@@ -184,7 +316,9 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         assert_eq!(report.exit, if severe { 3 } else { 0 }, "case {at}");
         seen.extend(unknown);
     }
-    let all: BTreeSet<_> = CHECKS.iter().map(|check| check.id).collect();
+    // A waiver is always known.
+    let all: BTreeSet<_> =
+        CHECKS.iter().map(|check| check.id).filter(|id| *id != "WAV-1").collect();
     assert_eq!(seen, all, "each check has a case without a verdict");
 }
 
@@ -193,6 +327,8 @@ fn a_cluster_of_which_nothing_is_known_passes_nothing() {
     let mut facts = good();
     facts.endpoints = vec![Endpoint::unknown("m0".into(), "x")];
     facts.cluster = Cluster::unknown("x");
+    (facts.host, facts.kubernetes, facts.backups) = (None, None, None);
+    facts.waivers.clear();
     assert_eq!(with(&judged(&facts), Status::Pass), ids(&["UPD-5"]));
     facts.endpoints.clear();
     let report = judged(&facts);
@@ -217,7 +353,7 @@ fn what_fails() {
             change(&mut first(f).tls, |tls| tls.access = Access::Open("3.7.3".into()));
             first(f).anonymous = known(Calls { answered: vec!["MemberList"], login_wanted: true });
         }),
-        ("AUTH-4", Severity::High, |f| {
+        ("AUTH-4", Severity::Medium, |f| {
             first(f).without_login =
                 known(Calls { answered: vec!["MemberList"], login_wanted: true });
         }),
@@ -273,6 +409,108 @@ fn what_fails() {
         ("UPD-1", Severity::High, |f| first(f).version = known("3.7.0".into())),
         ("UPD-2", Severity::High, |f| first(f).version = known("3.4.45".into())),
         ("UPD-2", Severity::Medium, |f| first(f).version = known("3.7.2".into())),
+        ("AUTH-1", Severity::Critical, |f| {
+            on_host(f).settings = settings("--listen-client-urls=http://a:1")
+        }),
+        ("AUTH-2", Severity::Critical, |f| {
+            on_host(f).settings = settings("--client-cert-auth=false")
+        }),
+        ("AUTH-5", Severity::Medium, |f| on_host(f).settings = settings("--auth-token=simple")),
+        ("AUTH-6", Severity::Medium, |f| {
+            change(&mut in_backups(f).inside, |inside| inside.with_password.push("a".into()));
+        }),
+        ("AUTH-7", Severity::Medium, |f| on_host(f).cluster_ca = known(Some(certificate()))),
+        ("AUTH-8", Severity::Low, |f| {
+            let line: Vec<_> = SETTINGS
+                .split_whitespace()
+                .filter(|word| !word.contains("allowed"))
+                .map(str::to_owned)
+                .collect();
+            on_host(f).settings = known(Settings::of_process(&line, Ok(Vec::new())));
+        }),
+        ("TLS-1", Severity::High, |f| on_host(f).settings = settings("--auto-tls")),
+        ("TLS-2", Severity::Critical, |f| {
+            let line: Vec<_> = SETTINGS
+                .split_whitespace()
+                .filter(|word| !word.contains("peer-key"))
+                .map(str::to_owned)
+                .collect();
+            on_host(f).settings = known(Settings::of_process(&line, Ok(Vec::new())));
+        }),
+        ("TLS-3", Severity::Critical, |f| {
+            on_host(f).settings = settings("--peer-client-cert-auth=false")
+        }),
+        ("TLS-4", Severity::High, |f| on_host(f).settings = settings("--peer-auto-tls")),
+        ("TLS-7", Severity::High, |f| {
+            let expired = Certificate { not_after: 0, ..certificate() };
+            on_host(f).certificates = known(vec![("/a.crt".into(), vec![expired])]);
+        }),
+        ("TLS-9", Severity::High, |f| {
+            change(&mut first(f).tls, |tls| tls.access = Access::Open("3.7.3".into()));
+        }),
+        ("TLS-10", Severity::High, |f| {
+            change(&mut on_host(f).keys, |keys| keys[0].mode = 0o100_644)
+        }),
+        ("TLS-11", Severity::Medium, |f| {
+            let line = ["kube-apiserver".to_owned(), "--etcd-servers=http://a:1".to_owned()];
+            in_kubernetes(f).apiserver = known(Settings::of_process(&line, Ok(Vec::new())));
+        }),
+        ("REST-1", Severity::High, |f| on_host(f).disks = known(vec![Disk::Plain("sda".into())])),
+        ("REST-2", Severity::Medium, |f| {
+            change(&mut on_host(f).data, |data| data[0].mode = 0o40755)
+        }),
+        ("REST-2", Severity::Medium, |f| on_host(f).user = known(1000)),
+        ("REST-3", Severity::High, |f| {
+            change(&mut in_backups(f).inside, |inside| inside.unencrypted = 1)
+        }),
+        ("REST-3", Severity::Medium, |f| {
+            change(&mut in_backups(f).inside, |inside| inside.unencrypted_before = 1);
+        }),
+        ("REST-4", Severity::Critical, |f| {
+            in_kubernetes(f).encryption = encryption("identity: {}")
+        }),
+        ("REST-4", Severity::High, |f| {
+            in_kubernetes(f).encryption =
+                encryption("aescbc: {keys: [{name: a, secret: hunter2}]}");
+        }),
+        ("REST-4", Severity::Medium, |f| {
+            in_kubernetes(f).encryption = encryption("kms: {name: a, endpoint: b}")
+        }),
+        ("REST-5", Severity::High, |f| {
+            let stray = Stray { path: "/root/etcd.db".into(), mode: 0o644, length: 1 << 20 };
+            on_host(f).strays = known(vec![stray]);
+        }),
+        ("REST-6", Severity::Medium, |f| {
+            let line = "1 0 0:1 / / rw - tmpfs tmpfs rw";
+            on_host(f).mounts = known(vec![mount_of(line, "/data").unwrap()]);
+        }),
+        ("REST-6", Severity::Medium, |f| {
+            let disk = Disk::Plain("sda2".into());
+            on_host(f).swaps = known(vec![Swap { name: "/dev/sda2".into(), disk }]);
+        }),
+        ("REST-7", Severity::High, |f| {
+            change(&mut on_host(f).manifest, |file| file.as_mut().unwrap().mode = 0o100_644);
+        }),
+        ("NET-1", Severity::Medium, |f| {
+            on_host(f).settings = settings("--listen-peer-urls=https://0.0.0.0:2380")
+        }),
+        ("NET-2", Severity::Medium, |f| {
+            on_host(f).settings = settings("--listen-client-urls=http://10.0.0.1:2379 --cors=*");
+        }),
+        ("MON-4", Severity::Medium, |f| {
+            on_host(f).settings = settings("--feature-gates=InitialCorruptCheck=true")
+        }),
+        ("UPD-4", Severity::Critical, |f| on_host(f).settings = settings("--unsafe-no-fsync")),
+        ("UPD-4", Severity::High, |f| on_host(f).settings = settings("--log-level=debug")),
+        ("BAK-1", Severity::Critical, |f| in_backups(f).newest = known(None)),
+        ("BAK-1", Severity::Critical, |f| f.now = "2026-11-02T00:00:00Z".parse().unwrap()),
+        ("BAK-2", Severity::High, |f| in_backups(f).drilled = known(None)),
+        ("BAK-2", Severity::High, |f| {
+            in_backups(f).verified = known(Some("2026-09-20T00:00:00Z".parse().unwrap()))
+        }),
+        ("BAK-3", Severity::High, |f| change(&mut in_backups(f).openers, |keys| keys.truncate(1))),
+        ("BAK-5", Severity::High, |f| in_backups(f).included = known(Vec::new())),
+        ("WAV-1", Severity::Medium, |f| f.waivers = waivers("NET-6", "2026-10-01")),
         ("UPD-3", Severity::Medium, |f| first(f).cluster_version = known("3.6.0".into())),
     ];
     for (id, severity, change) in cases {
@@ -316,6 +554,75 @@ fn vulnerabilities_and_their_conditions() {
     assert_eq!(severity(|facts| facts.cluster.auth = known(false)), Severity::Low);
     assert_eq!(severity(|facts| facts.cluster.roles = known(Vec::new())), Severity::Low);
     assert_eq!(severity(|facts| facts.cluster.users = Fact::unknown("x")), Severity::High);
+}
+
+/// What is waived does not count, until it ends; what is critical only where that is said.
+#[test]
+fn waivers_in_force() {
+    let mut facts = good();
+    change(&mut facts.cluster.members, |all| all[0].client_urls = vec!["https://8.8.8.8:1".into()]);
+    assert_eq!(judged(&facts).exit, 3);
+    facts.waivers = waivers("NET-1", "2026-12-01");
+    assert_eq!(judged(&facts).exit, 0);
+    assert_eq!(judged(&facts).counts.waived, 1);
+    facts.waivers = waivers("NET-1", "2026-10-01");
+    assert_eq!(judged(&facts).exit, 3);
+    let mut facts = good();
+    facts.cluster.alarms = known(vec!["NOSPACE".into()]);
+    let critical =
+        "[[waiver]]\nid = \"MON-3\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"2026-12-01\"\n";
+    let with =
+        |more: &str| Waiver::parse(&format!("{critical}{more}"), NOW.parse().unwrap()).unwrap();
+    facts.waivers = with("");
+    let report = judged(&facts);
+    assert_eq!((report.exit, report.notes.len()), (3, 1));
+    facts.waivers = with("member = \"m1\"\naccept-critical = true\n");
+    assert_eq!(judged(&facts).exit, 3);
+    facts.waivers = with("accept-critical = true\n");
+    assert_eq!(judged(&facts).exit, 0);
+}
+
+/// The members that the schema of SARIF 2.1.0 requires, and its words.
+#[test]
+fn sarif() {
+    let mut facts = good();
+    first(&mut facts).plain = Fact::unknown("x");
+    first(&mut facts).version = known("3.4.45".into());
+    let document = judged(&facts).sarif();
+    let run = &document["runs"][0];
+    assert_eq!(
+        (document["version"].as_str(), run["tool"]["driver"]["name"].as_str()),
+        (Some("2.1.0"), Some("strongroom"))
+    );
+    let rules: BTreeSet<_> = run["tool"]["driver"]["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["id"].as_str().unwrap())
+        .collect();
+    let mut kinds = BTreeSet::new();
+    for result in run["results"].as_array().unwrap() {
+        assert!(
+            rules.contains(result["ruleId"].as_str().unwrap())
+                && result["message"]["text"].is_string()
+        );
+        let (kind, level) = (result["kind"].as_str().unwrap(), result["level"].as_str().unwrap());
+        // A level other than none goes with the kind fail only.
+        assert_eq!(kind == "fail", level != "none");
+        kinds.insert(kind.to_owned());
+    }
+    let kinds: Vec<_> = kinds.iter().map(String::as_str).collect();
+    assert_eq!(kinds, ["fail", "notApplicable", "open", "pass"]);
+}
+
+#[test]
+fn keys_in_an_encryption_configuration_are_not_repeated() {
+    for yaml in
+        ["kind: EncryptionConfiguration\nresources: hunter2", "secret: hunter2", "- [hunter2"]
+    {
+        let why = Encryption::parse(yaml.as_bytes(), 0).unwrap_err();
+        assert!(!why.contains("hunter2"), "{why}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ fn as_root(dir: &Path) -> Vec<String> {
     ["--user", "root", "--password-file", word.to_str().unwrap()].map(str::to_owned).to_vec()
 }
 
-/// `AUTH-1 fail critical`, a line for each different outcome; vulnerabilities with their ids.
+/// `AUTH-1 fail critical`, a line for each different outcome; vulnerabilities with their ids. UPD-5 depends on the day.
 fn verdicts(document: &Value) -> Vec<String> {
     let one = |check: &Value| {
         let field = |name: &str| check[name].as_str().unwrap_or_default().to_owned();
@@ -55,6 +56,7 @@ fn verdicts(document: &Value) -> Vec<String> {
         line
     };
     let mut lines: Vec<_> = document["checks"].as_array().unwrap().iter().map(one).collect();
+    lines.retain(|line| !line.starts_with("UPD-5"));
     lines.sort();
     lines.dedup();
     lines
@@ -111,15 +113,16 @@ async fn long_verdicts_of_all_versions() {
 async fn a_member_that_is_not_an_endpoint_is_unknown() {
     let etcd = Etcd::builder(Version::NEWEST).members(2).start().await;
     let document = json(&audit(etcd.endpoint(), None, &["-w", "json"]));
-    let of_second =
-        document["checks"].as_array().unwrap().iter().filter(|one| one["member"] == "m1");
+    // What the member list says of it is known.
+    let of_second = document["checks"].as_array().unwrap().iter();
+    let of_second = of_second.filter(|one| one["member"] == "m1" && one["id"] != "NET-1");
     let statuses: Vec<_> = of_second.map(|one| one["status"].as_str().unwrap()).collect();
     assert!(
         statuses.len() > 10 && statuses.iter().all(|status| *status == "unknown"),
         "{statuses:?}"
     );
     let all = etcd.endpoints().join(",");
-    let document = json(&audit(&all, None, &["-w", "json"]));
+    let document = json(&audit(&all, None, &["-w", "json", "--skip", "NET-1"]));
     assert!(document["checks"].as_array().unwrap().iter().all(|one| one["member"] != "m1"));
 }
 
@@ -233,7 +236,7 @@ fn what_is_not_etcd_passes_nothing() {
             let document = json(&out);
             let passed: Vec<_> =
                 verdicts(&document).into_iter().filter(|line| line.contains(" pass")).collect();
-            assert_eq!(passed, ["UPD-5 pass"], "{answer:?} {scheme}");
+            assert!(passed.is_empty(), "{answer:?} {scheme}: {passed:?}");
             assert_eq!(out.status.code(), Some(3));
         }
     }
@@ -255,4 +258,96 @@ fn what_is_asked_for_must_be_there() {
     fs::write(place.path("table"), "{}").unwrap();
     let said = place.fail(2, &["audit", "--advisories", "table"]);
     assert!(said.contains("not a table of advisories"), "{said}");
+}
+
+/// A host with one etcd, kept as a tree of files.
+fn fake_host(flags: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str, mode: u32| {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let line = format!("etcd --data-dir=/var/lib/etcd --key-file=/pki/server.key {flags}");
+    put("proc/77/cmdline", &line.replace(' ', "\0"), 0o444);
+    put("proc/77/environ", "ETCD_CLIENT_CERT_AUTH=true\0PASSWORD=hunter2", 0o400);
+    put("proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", 0o444);
+    put("proc/77/status", "Name:\tetcd\nUid:\t0\t0\t0\t0\n", 0o444);
+    put("proc/swaps", "Filename Type Size Used Priority\n", 0o444);
+    put("pki/server.key", "key", 0o644);
+    put("var/lib/etcd/member/snap/db", "db", 0o600);
+    put("var/lib/etcd/member/wal/0.wal", "", 0o600);
+    put("sys/devices/sda/slaves/.keep", "", 0o444);
+    fs::remove_file(root.path().join("sys/devices/sda/slaves/.keep")).unwrap();
+    fs::create_dir_all(root.path().join("sys/dev/block")).unwrap();
+    std::os::unix::fs::symlink("../../devices/sda", root.path().join("sys/dev/block/8:1")).unwrap();
+    for folder in ["var/lib/etcd", "var/lib/etcd/member/snap", "var/lib/etcd/member/wal"] {
+        fs::set_permissions(root.path().join(folder), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    root
+}
+
+#[test]
+fn what_a_host_shows() {
+    let host = |flags: &str| {
+        let root = fake_host(flags);
+        let args = ["--scope", "host", "--host", root.path().to_str().unwrap(), "-w", "json"];
+        let out = audit("http://127.0.0.1:1", None, &args);
+        assert!(!text(&out.stdout).contains("hunter2"));
+        verdicts(&json(&out))
+    };
+    let found = host("--listen-client-urls=https://10.0.0.1:2379 --trusted-ca-file=/none");
+    for wanted in [
+        "AUTH-2 pass",
+        "AUTH-5 fail medium",
+        // The CA's file is not there.
+        "TLS-7 unknown",
+        "TLS-9 unknown",
+        "TLS-10 fail high",
+        "REST-1 fail high",
+        "REST-2 pass",
+        "REST-5 pass",
+        "REST-6 pass",
+        "REST-7 not-applicable",
+        "UPD-4 pass",
+    ] {
+        assert!(found.contains(&wanted.to_owned()), "{wanted}: {found:?}");
+    }
+    // A configuration file alone counts: the variable for certificates does not.
+    let root = fake_host("--config-file=/etc/etcd.yaml");
+    fs::create_dir_all(root.path().join("etc")).unwrap();
+    fs::write(root.path().join("etc/etcd.yaml"), "data-dir: /var/lib/etcd\n").unwrap();
+    let args = ["--scope", "host", "--host", root.path().to_str().unwrap(), "-w", "json"];
+    let found = verdicts(&json(&audit("http://127.0.0.1:1", None, &args)));
+    assert!(found.contains(&"AUTH-2 fail critical".to_owned()), "{found:?}");
+    fs::remove_file(root.path().join("proc/77/cmdline")).unwrap();
+    assert_eq!(audit("http://127.0.0.1:1", None, &args).status.code(), Some(2));
+}
+
+#[test]
+fn what_the_repository_shows() {
+    let place = Place::new();
+    place.backup();
+    let run = |args: &[&str]| {
+        let out =
+            place.run(&[&["-w", "json", "audit", "--scope", "repository"][..], args].concat());
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+        json(&out)
+    };
+    let document = run(&["--report"]);
+    let found = verdicts(&document);
+    for wanted in ["BAK-1 pass", "BAK-2 fail high", "BAK-3 fail high", "RBAC-1 not-applicable"] {
+        assert!(found.contains(&wanted.to_owned()), "{wanted}: {found:?}");
+    }
+    assert!(document["since"].is_null());
+    place.succeed(&["verify", "latest", "--record"]);
+    let sarif = place.path("audit.sarif");
+    let document = run(&["--report", "--sarif", sarif.to_str().unwrap()]);
+    assert_eq!(document["since"]["new"].as_array().unwrap().len(), 0);
+    let written: Value = serde_json::from_slice(&fs::read(sarif).unwrap()).unwrap();
+    assert_eq!(written["version"], "2.1.0");
+    let reports = place.json(&["reports"]);
+    let kinds: Vec<_> = reports.as_array().unwrap().iter().map(|one| one["kind"].clone()).collect();
+    assert_eq!(kinds, ["audit", "verify", "audit"]);
 }

@@ -216,6 +216,28 @@ fn independent_ways_to_open() {
     assert_eq!(custody["clusters"][0]["tested"].as_array().unwrap().len(), 2, "{custody}");
 }
 
+/// A passphrase is forgotten by itself.
+#[test]
+fn a_passphrase_is_a_way_of_its_own() {
+    let place = Place::new();
+    write_secret(&place.path("word"), "a long passphrase of mine, for tests");
+    let run = |keys: &str, args: &[&str]| {
+        let mut command = place.bare(&["-r", "second", "-k", keys, "-w", "json"]);
+        json(command.env("STRONGROOM_PASSPHRASE_FILE", "word").args(args))
+    };
+    let made = run("passphrase", &["init"]);
+    let uri = format!("passphrase:{}", made["passphrase_key"].as_str().unwrap());
+    let database = small_database();
+    let backup = ["backup", "--file", database.to_str().unwrap()];
+    assert_eq!(run(&uri, &backup)["independent"], 1);
+    let both = format!("file:keyring,{uri}");
+    assert_eq!(run(&both, &backup)["independent"], 2);
+    let list = run(&both, &["key", "list"]);
+    let mut rows = list.as_array().unwrap().iter();
+    let row = rows.find(|row| row["type"] == "passphrase").unwrap();
+    assert_eq!(row["depends_on"], "a passphrase", "{list}");
+}
+
 /// A service is lost by itself; while it is down the rest is listed all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_a_way_of_its_own() {
@@ -359,7 +381,7 @@ fn a_key_that_is_not_here_is_not_lost_by_mistake() {
     let id = place.snapshots().remove(0);
     let error = exits(1, &mut place.command(&["key", "reencrypt", "--all"]));
     assert!(error.contains(&blind.key) && error.contains("--drop"), "{error}");
-    assert_eq!(place.snapshots(), [id.clone()]);
+    assert_eq!(place.snapshots(), std::slice::from_ref(&id));
     // A pinned one, too; and with --keep-old it stays.
     place.succeed(&["prune", "--pin", &id]);
     let drop = ["key", "reencrypt", &id, "--drop", &blind.key];

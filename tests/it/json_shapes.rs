@@ -382,7 +382,13 @@ impl Documents {
     }
 
     fn audit(&mut self) {
-        self.run_with("file:keyring", "audit", &["audit", "--fail-on", "critical"], 3);
+        let waiver =
+            "[[waiver]]\nid = \"NET-6\"\nreason = \"used\"\nby = \"ops\"\nuntil = \"2000-01-01\"\n";
+        fs::write(self.place.path("waivers"), waiver).unwrap();
+        let all = ["audit", "--scope", "live,repository", "--report", "--waivers", "waivers"];
+        self.run_with("file:keyring", "audit", &all, 3);
+        let again = self.run_with("file:keyring", "audit", &all, 3);
+        assert!(again["since"]["report"].is_string());
         self.run("audit --list", &["audit", "--list"]);
     }
 

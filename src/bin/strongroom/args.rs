@@ -309,9 +309,12 @@ impl Command {
             Self::Snapshots { .. }
             | Self::Show(_)
             | Self::Key(KeyCommand::List | KeyCommand::Custody) => Duration::ZERO,
-            Self::Ls(_) | Self::Get(_) | Self::History(_) | Self::Diff(_) | Self::Stats(_) => {
-                Duration::ZERO
-            }
+            Self::Audit(_)
+            | Self::Ls(_)
+            | Self::Get(_)
+            | Self::History(_)
+            | Self::Diff(_)
+            | Self::Stats(_) => Duration::ZERO,
             Self::Agent(_) => Duration::from_secs(60),
             _ => Duration::from_secs(10),
         }

@@ -40,9 +40,9 @@ pub(crate) fn client_certificate(endpoint: &Endpoint, _: &Facts) -> Judgement {
 pub(crate) fn authentication(facts: &Facts) -> Judgement {
     let auth = facts.cluster.auth.need()?;
     if *auth.get() {
-        return Ok(Verdict::Pass(auth.saw("a call without login is refused")));
+        return Ok(Verdict::Pass(auth.saw("authentication is on")));
     }
-    let found = auth.saw("a call without login is answered");
+    let found = auth.saw("authentication is off: a call without login is answered");
     let open = |endpoint: &Endpoint| {
         let plain = endpoint.plain.need().is_ok_and(|plain| matches!(plain.get(), Plain::Etcd(_)));
         let tls = endpoint.tls.need().is_ok_and(|tls| matches!(tls.access, Access::Open(_)));
@@ -64,11 +64,12 @@ pub(crate) fn anonymous(endpoint: &Endpoint, _: &Facts) -> Judgement {
             false => Verdict::fail(calls.saw(format!("answered: {}", calls.answered.join(", ")))),
         });
     }
+    // etcd answers some calls to each certificate of its CA, also where no user has its name (3.7.3 too).
     match endpoint.without_login.need() {
         Ok(calls) if calls.login_wanted && !calls.answered.is_empty() => {
             let what =
                 format!("answered with a certificate but no login: {}", calls.answered.join(", "));
-            Ok(Verdict::fail_as(Severity::High, calls.saw(what)))
+            Ok(Verdict::fail_as(Severity::Medium, calls.saw(what)))
         }
         _ => Ok(Verdict::Pass(tls.saw("no connection without a client certificate"))),
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use url::Url;
 
 use super::super::advisories::{Advisory, Condition, Kind, Release};
-use super::super::catalog::Judged;
-use super::super::fact::{Evidence, Judgement, Seen, Severity, Unknown, Verdict};
+use super::super::fact::{Evidence, Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::{Access, Endpoint, Plain};
+use super::super::kinds::Judged;
 use super::is_loopback;
 
 fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {
@@ -29,7 +29,7 @@ fn of_endpoint(endpoint: &Endpoint, facts: &Facts) -> Vec<Judged> {
     let (version, release) = match release(endpoint) {
         Ok(known) => known,
         Err(unknown) => {
-            return vec![Judged { subject: subject(), detail: None, judgement: Err(unknown) }];
+            return vec![Judged::of(subject(), Err(unknown))];
         }
     };
     let found: Vec<_> = facts
@@ -45,11 +45,7 @@ fn of_endpoint(endpoint: &Endpoint, facts: &Facts) -> Vec<Judged> {
         return found;
     }
     let said = format!("{release} has none of {} known vulnerabilities", facts.advisories.len());
-    vec![Judged {
-        subject: subject(),
-        detail: None,
-        judgement: Ok(Verdict::Pass(version.saw(said))),
-    }]
+    vec![Judged::of(subject(), Ok(Verdict::Pass(version.saw(said))))]
 }
 
 /// The version has it: how bad that is depends on what was measured.
@@ -254,13 +250,14 @@ pub(crate) fn mixed(facts: &Facts) -> Judgement {
 }
 
 /// UPD-5
-pub(crate) fn table_age(facts: &Facts) -> Judgement {
+pub(crate) fn table_age(facts: &Facts) -> Vec<Judged> {
     let end = facts.advisories.complete_to();
-    match facts.advisories.is_old(facts.now) {
+    let judgement = match facts.advisories.is_old(facts.now) {
         true => Err(Unknown(format!("the table ends on {end}: what was found since is not in it"))),
         false => {
-            let fact = super::super::fact::Fact::known((), "the table of this program");
-            Ok(Verdict::Pass(fact.need()?.saw(format!("it ends on {end}"))))
+            let table = Fact::known((), "the table of known vulnerabilities");
+            table.need().map(|table| Verdict::Pass(table.saw(format!("it ends on {end}"))))
         }
-    }
+    };
+    vec![Judged::of(None, judgement)]
 }

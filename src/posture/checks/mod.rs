@@ -2,8 +2,12 @@
 
 pub(crate) mod access;
 pub(crate) mod advisory;
+pub(crate) mod backups;
+pub(crate) mod host;
+pub(crate) mod kube;
 pub(crate) mod network;
 pub(crate) mod rbac;
+pub(crate) mod rest;
 pub(crate) mod tls;
 
 use std::net::IpAddr;

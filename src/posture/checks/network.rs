@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use super::super::catalog::Judged;
 use super::super::fact::{Judgement, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::Endpoint;
+use super::super::kinds::Judged;
 use super::is_loopback;
 
 /// NET-1
@@ -15,7 +15,7 @@ pub(crate) fn addresses(facts: &Facts) -> Vec<Judged> {
     let members = match facts.cluster.members.need() {
         Ok(members) => members,
         Err(unknown) => {
-            return vec![Judged { subject: None, detail: None, judgement: Err(unknown) }];
+            return vec![Judged::of(None, Err(unknown))];
         }
     };
     let judged = members.get().iter().map(|member| {
@@ -42,7 +42,7 @@ pub(crate) fn addresses(facts: &Facts) -> Vec<Judged> {
             }
             _ => Ok(Verdict::none_of(found, members.saw(urls.join(", ")))),
         };
-        Judged { subject: Some(member.name.clone()), detail: None, judgement }
+        Judged::of(Some(member.name.clone()), judgement)
     });
     judged.collect()
 }

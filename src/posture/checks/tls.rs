@@ -1,11 +1,11 @@
 //! TLS: what the handshakes showed.
 
-use super::super::catalog::Judged;
 use super::super::fact::{Evidence, Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::certificate::Certificate;
 use super::super::facts::cluster::Peer;
 use super::super::facts::endpoint::{Access, Endpoint, Plain, Tls};
 use super::super::facts::{Facts, hello::Version};
+use super::super::kinds::Judged;
 use crate::format::Time;
 
 const DAY: i64 = 86_400;
@@ -47,12 +47,10 @@ pub(crate) fn auto(endpoint: &Endpoint, _: &Facts) -> Judgement {
 /// One judgement for each peer URL.
 fn each_peer(facts: &Facts, judge: impl Fn(&Peer) -> Judgement) -> Vec<Judged> {
     match facts.cluster.peers.need() {
-        Err(unknown) => vec![Judged { subject: None, detail: None, judgement: Err(unknown) }],
+        Err(unknown) => vec![Judged::of(None, Err(unknown))],
         Ok(peers) => {
-            let judged = |peer: &Peer| Judged {
-                subject: Some(format!("{} {}", peer.member, peer.url)),
-                detail: None,
-                judgement: judge(peer),
+            let judged = |peer: &Peer| {
+                Judged::of(Some(format!("{} {}", peer.member, peer.url)), judge(peer))
             };
             peers.iter().map(judged).collect()
         }
@@ -131,11 +129,10 @@ pub(crate) fn weak_suites(endpoint: &Endpoint, _: &Facts) -> Judgement {
 
 /// TLS-7
 pub(crate) fn expiry(facts: &Facts) -> Vec<Judged> {
-    let clients = facts.endpoints.iter().map(|endpoint| Judged {
-        subject: Some(endpoint.name.clone()),
-        detail: None,
-        judgement: dates(&endpoint.tls, facts.now),
-    });
+    let clients = facts
+        .endpoints
+        .iter()
+        .map(|endpoint| Judged::of(Some(endpoint.name.clone()), dates(&endpoint.tls, facts.now)));
     let mut all: Vec<_> = clients.collect();
     all.extend(each_peer(facts, |peer| dates(&peer.tls, facts.now)));
     all
@@ -146,33 +143,42 @@ fn dates(tls: &Fact<Tls>, now: Time) -> Judgement {
         Ok(tls) => tls,
         Err(judgement) => return judgement,
     };
+    lifetime(tls, tls.get().chain.iter().map(|one| ("", one)), now)
+}
+
+/// Whether each of these certificates is valid, and for how long; each with the file it is in.
+pub(super) fn lifetime<'a, T>(
+    seen: Seen<'_, T>,
+    all: impl Iterator<Item = (&'a str, &'a Certificate)>,
+    now: Time,
+) -> Judgement {
     let (mut found, mut worst) = (Vec::new(), Severity::Medium);
     let mut soonest: Option<&Certificate> = None;
-    for one in &tls.chain {
+    for (file, one) in all {
         let left = one.not_after.saturating_sub(now.unix());
         let end = Time::from_unix(one.not_after);
+        let name = if file.is_empty() { one.name() } else { format!("{file} ({})", one.name()) };
         let what = if one.not_before > now.unix() {
             worst = Severity::High;
-            format!("{} is not valid before {}", one.name(), Time::from_unix(one.not_before))
+            format!("{name} is not valid before {}", Time::from_unix(one.not_before))
         } else if left < 0 {
             worst = Severity::High;
-            format!("{} expired on {end}", one.name())
+            format!("{name} expired on {end}")
         } else if left < 30 * DAY {
             worst = if left < 7 * DAY { Severity::High } else { worst };
-            format!("{} expires in {} days, on {end}", one.name(), left / DAY)
+            format!("{name} expires in {} days, on {end}", left / DAY)
         } else {
             soonest = soonest.into_iter().chain([one]).min_by_key(|one| one.not_after);
             continue;
         };
-        found.push(tls.saw(what));
+        found.push(seen.saw(what));
     }
     match (found.is_empty(), soonest) {
-        (true, Some(one)) => Ok(Verdict::Pass(tls.saw(format!(
-            "{} is valid until {}",
-            one.name(),
-            Time::from_unix(one.not_after)
-        )))),
-        (true, None) => Err(Unknown("the server showed no certificate".into())),
+        (true, Some(one)) => {
+            let end = Time::from_unix(one.not_after);
+            Ok(Verdict::Pass(seen.saw(format!("{} is valid until {end}", one.name()))))
+        }
+        (true, None) => Err(Unknown("there is no certificate".into())),
         (false, _) => Ok(Verdict::Fail(found, Some(worst))),
     }
 }

@@ -16,7 +16,7 @@ use crate::text::{clean, printable};
 
 /// Members, users and roles that are looked at.
 const MAX_MEMBERS: usize = 64;
-const MAX_USERS: usize = 512;
+pub(super) const MAX_USERS: usize = 512;
 
 /// A member, as the member list has it.
 #[derive(Clone, Debug)]

@@ -91,6 +91,7 @@ pub(crate) struct Endpoint {
     /// As it was given; a member that is not among the endpoints has its name.
     pub(crate) name: String,
     pub(crate) host: String,
+    pub(crate) port: u16,
     pub(crate) member: Fact<u64>,
     pub(crate) version: Fact<String>,
     pub(crate) cluster_version: Fact<String>,
@@ -119,6 +120,7 @@ impl Endpoint {
         Self {
             name,
             host: String::new(),
+            port: 0,
             member: Fact::unknown(why),
             version: Fact::unknown(why),
             cluster_version: Fact::unknown(why),
@@ -154,6 +156,7 @@ impl Endpoint {
             session = with_certificate(settings, address, &authority).await;
         }
         endpoint.host = bare.clone();
+        endpoint.port = port;
         endpoint.read_pages(session, anonymous, &authority).await;
         let uses_tls =
             matches!(&endpoint.tls, Fact::Known { value, .. } if value.access != Access::NoTls);

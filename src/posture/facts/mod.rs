@@ -2,19 +2,30 @@
 
 pub(crate) mod certificate;
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod endpoint;
+mod file;
 pub(crate) mod hello;
+pub(crate) mod host;
 mod http;
+pub(crate) mod kube;
+pub(crate) mod repository;
+pub(crate) mod settings;
+pub(crate) mod stray;
 mod tls;
 
 use std::time::Duration;
 
 use super::advisories::Advisories;
 use super::fact::Fact;
+use super::waivers::Waiver;
 use crate::format::Time;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use endpoint::Endpoint;
+pub(crate) use host::Host;
+pub(crate) use kube::Kubernetes;
+pub(crate) use repository::Backups;
 
 /// How long one connection, or one request over it, may take.
 pub(super) const PROBE: Duration = Duration::from_secs(3);
@@ -27,6 +38,14 @@ pub(crate) struct Facts {
     pub(crate) endpoints: Vec<Endpoint>,
     /// What holds for all members.
     pub(crate) cluster: Cluster,
+    /// The host of one member, if it was asked for.
+    pub(crate) host: Option<Host>,
+    /// Files of Kubernetes, if they were asked for.
+    pub(crate) kubernetes: Option<Kubernetes>,
+    /// The repository, if it was asked for.
+    pub(crate) backups: Option<Backups>,
+    /// Failures that somebody accepts.
+    pub(crate) waivers: Vec<Waiver>,
     /// Users with the role root that are expected.
     pub(crate) expected_root: usize,
     /// Known vulnerabilities and releases.

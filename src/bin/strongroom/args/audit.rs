@@ -3,11 +3,38 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use strongroom::posture::{Probe, Severity, UnknownPolicy};
+use strongroom::posture::{Probe, Scope, Severity, UnknownPolicy};
 
 /// `audit`
 #[derive(Args)]
 pub(crate) struct AuditArgs {
+    /// What to look at [default: live, and what the options below name]
+    #[arg(long, value_name = "SCOPE,…", value_delimiter = ',')]
+    pub(crate) scope: Vec<Scope>,
+    /// The root of a member's host: its process, settings and files are read below it
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "/")]
+    pub(crate) host: Option<PathBuf>,
+    /// With the host: the process of etcd, if several run
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// With the host: etcd's configuration file, if no process runs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_config: Option<PathBuf>,
+    /// The static pod of Kubernetes' API server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) apiserver_manifest: Option<PathBuf>,
+    /// The API server's EncryptionConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) encryption_config: Option<PathBuf>,
+    /// Failures that somebody accepts until a day, a TOML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) waivers: Option<PathBuf>,
+    /// Keep the outcome in the repository, sealed: `reports` lists it
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// Also write the outcome to this file, in SARIF
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
     /// How much to ask about TLS
     #[arg(long, value_name = "HOW", default_value = "full")]
     pub(crate) probe: Probe,

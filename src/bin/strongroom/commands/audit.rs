@@ -4,8 +4,10 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use strongroom::format::Time;
 use strongroom::posture::{
-    self, Advisories, AuditOptions, Group, Outcome, Report, Section, Status, rules,
+    self, Advisories, AuditOptions, Group, HostOptions, KubernetesOptions, Outcome, Report,
+    RepositoryOptions, Scope, Section, Status, Waiver, rules,
 };
 use strongroom::{Error, Result};
 
@@ -17,10 +19,61 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
     if args.list {
         return list(context);
     }
-    let options = AuditOptions {
+    let etcd = context.settings.etcd()?;
+    let opened = match args.report || args.scope.contains(&Scope::Repository) {
+        true => {
+            let repository = context.repository().await?;
+            let keys = context.master_keys(&repository).await?;
+            Some((repository, keys))
+        }
+        false => None,
+    };
+    let of = opened.as_ref().map(|(repository, keys)| RepositoryOptions {
+        repository,
+        keys,
+        cluster: context.settings.cluster.as_ref(),
+    });
+    let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
+    let mut report = posture::audit(&etcd, audited, options(&args)?).await?;
+    if let Some(of) = &of {
+        report.since = report.difference(of).await?;
+    }
+    if let Some(path) = &args.sarif {
+        let text = serde_json::to_string_pretty(&report.sarif()).unwrap_or_default();
+        std::fs::write(path, text + "\n").map_err(|error| Error::io(path, error))?;
+    }
+    report.notes.iter().for_each(|note| context.output.warn(note));
+    context.output.result(&report, || text(&report))?;
+    if let Some(of) = of.as_ref().filter(|_| args.report) {
+        let id = report.store(of).await?;
+        context.output.note(&format!("kept as report {id}"));
+    }
+    Ok(ExitCode::from(report.exit))
+}
+
+fn options(args: &AuditArgs) -> Result<AuditOptions> {
+    let in_scope = |scope, is_named: bool| match args.scope.is_empty() {
+        true => is_named,
+        false => args.scope.contains(&scope),
+    };
+    let on_host = args.host.is_some() || args.pid.is_some() || args.etcd_config.is_some();
+    let host = HostOptions {
+        root: args.host.clone().unwrap_or_else(|| "/".into()),
+        pid: args.pid,
+        config_file: args.etcd_config.clone(),
+    };
+    let of_kubernetes = args.apiserver_manifest.is_some() || args.encryption_config.is_some();
+    let kubernetes = KubernetesOptions {
+        apiserver: args.apiserver_manifest.clone(),
+        encryption: args.encryption_config.clone(),
+    };
+    Ok(AuditOptions {
+        live: in_scope(Scope::Live, true),
+        host: in_scope(Scope::Host, on_host).then_some(host),
+        kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
         probe: args.probe,
-        only: args.only,
-        skip: args.skip,
+        only: args.only.clone(),
+        skip: args.skip.clone(),
         fail_on: args.fail_on,
         unknown: args.unknown,
         expect_root: args.expect_root,
@@ -28,11 +81,16 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
             Some(path) => read_advisories(path)?,
             None => Advisories::built_in()?,
         },
-    };
-    let etcd = context.settings.etcd()?;
-    let report = posture::audit(&etcd, options).await?;
-    context.output.result(&report, || text(&report))?;
-    Ok(ExitCode::from(report.exit))
+        waivers: match &args.waivers {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+                let now = jiff::Timestamp::now().as_second();
+                Waiver::parse(&text, Time::from_unix(now))
+                    .map_err(|error| error.context(path.display().to_string()))?
+            }
+            None => Vec::new(),
+        },
+    })
 }
 
 fn read_advisories(path: &Path) -> Result<Advisories> {
@@ -62,22 +120,40 @@ fn text(report: &Report) -> String {
     let groups = report.groups();
     let shown = |group: &&Group<'_>| matches!(group.first.status, Status::Fail | Status::Unknown);
     let mut section: Option<Section> = None;
+    let mut last = "";
     for group in groups.iter().filter(shown) {
         if section != Some(group.first.section) {
             section = Some(group.first.section);
             let gap = if text.is_empty() { "" } else { "\n" };
             let _ = writeln!(text, "{gap}{}", group.first.section.name());
         }
-        put(&mut text, group);
+        // What to do about one vulnerability is what to do about all.
+        put(&mut text, group, group.first.id != last);
+        last = group.first.id;
     }
     let gap = if text.is_empty() { "" } else { "\n" };
+    if let Some(since) = &report.since {
+        let list =
+            |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+        let _ = writeln!(
+            text,
+            "{gap}since report {}: new failures: {}; gone: {}",
+            since.report,
+            list(&since.new),
+            list(&since.gone)
+        );
+    }
     let _ = writeln!(text, "{gap}{}", summary(report));
     text
 }
 
-fn put(text: &mut String, group: &Group<'_>) {
+fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     let one = group.first;
-    let status = if one.status == Status::Fail { "failed " } else { "unknown" };
+    let status = match (&one.waiver, one.status) {
+        (Some(_), _) => "waived ",
+        (None, Status::Fail) => "failed ",
+        (None, _) => "unknown",
+    };
     let _ = writeln!(text, "  {status} {:<8} {:<6} {}", one.severity.name(), one.id, one.title);
     for one in &group.all {
         let member = one.member.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
@@ -85,7 +161,13 @@ fn put(text: &mut String, group: &Group<'_>) {
             let _ = writeln!(text, "      {member}{said}");
         }
     }
-    if one.status == Status::Fail {
+    if let Some(waiver) = &one.waiver {
+        let _ = writeln!(
+            text,
+            "      waived until {} by {}: {}",
+            waiver.until, waiver.by, waiver.reason
+        );
+    } else if one.status == Status::Fail && with_remedy {
         let _ = writeln!(text, "      to do: {}", one.remedy);
     }
 }
@@ -105,7 +187,12 @@ fn summary(report: &Report) -> String {
     let failures =
         if failures.is_empty() { String::new() } else { format!(" ({})", failures.join(", ")) };
     format!(
-        "{} passed, {} failed{failures}, {} unknown, {} not applicable; known vulnerabilities up to {}",
-        counts.pass, counts.fail, counts.unknown, counts.not_applicable, report.advisories_to
+        "{} passed, {} failed{failures}, {} unknown, {} not applicable; {} of these are waived; known vulnerabilities up to {}",
+        counts.pass,
+        counts.fail,
+        counts.unknown,
+        counts.not_applicable,
+        counts.waived,
+        report.advisories_to
     )
 }
