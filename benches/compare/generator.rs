@@ -194,7 +194,7 @@ impl Churn {
     }
 
     /// One write; an event takes the place of one that is an hour old.
-    fn write(&mut self) -> Vec<(String, Option<String>)> {
+    pub fn write(&mut self) -> Vec<(String, Option<String>)> {
         match self.random.below(100) {
             0..70 => {
                 self.node = (self.node + 1) % NODES;

@@ -9,6 +9,7 @@
 mod agent;
 mod etcd;
 mod generator;
+mod journal;
 mod measure;
 mod proxy;
 mod report;
@@ -56,6 +57,9 @@ struct Args {
     /// Instead: ten thousand snapshots, listed and planned to be removed, with 20 ms for each request
     #[arg(long)]
     many: bool,
+    /// Instead: what an hour of changes costs to store, and a restore through it
+    #[arg(long)]
+    journal: bool,
     /// Instead: the proxy beside etcd itself and etcd's own proxy
     #[arg(long)]
     proxy: bool,
@@ -75,6 +79,9 @@ fn main() {
             tempfile::Builder::new().prefix("strongroom-bench-").tempdir_in(&args.dir).unwrap();
         if args.proxy {
             return proxy::run(args.runs, dir.path()).await;
+        }
+        if args.journal {
+            return journal::run(dir.path(), args.runs).await;
         }
         if let Some(days) = args.days {
             return year::run(dir.path(), days).await;

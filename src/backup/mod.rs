@@ -28,6 +28,9 @@ mod show;
 mod to_cluster;
 mod verify;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use crate::journal::generated::{Generated, Written as GeneratedReport, generate};
 pub use crate::journal::options::RecordOptions;
 pub use crate::snapshot::companions::MAX_COMPANIONS;
 #[cfg(feature = "agent")]

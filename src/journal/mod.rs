@@ -8,6 +8,8 @@ mod end;
 mod fetch;
 pub(crate) mod filling;
 pub(crate) mod folder;
+#[cfg(feature = "internals")]
+pub(crate) mod generated;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod outbox;

@@ -372,17 +372,18 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Does `work`; when it has taken longer than `after`, what waits in memory goes to the spool meanwhile.
+    /// Does `work`. When it has taken longer than `after`, or much waits in memory, that goes to the spool meanwhile.
     async fn beside<T>(&self, work: impl Future<Output = T>, after: Duration) -> T {
-        let mut work = std::pin::pin!(work);
-        if let Ok(done) = timeout(after, &mut work).await {
-            return done;
-        }
+        let (mut work, begun) = (std::pin::pin!(work), Instant::now());
         loop {
-            self.spill().await;
+            let left = after.saturating_sub(begun.elapsed());
+            if left.is_zero() || self.inner().memory > MAX_MEMORY / 2 {
+                self.spill().await;
+            }
             tokio::select! {
                 done = &mut work => return done,
                 () = self.changed.notified() => {}
+                () = sleep(left), if !left.is_zero() => {}
             }
         }
     }

@@ -58,6 +58,9 @@ struct Bundle<'a> {
     opener: ObjectOpener,
 }
 
+/// Takes the bodies of a bundle with their numbers.
+pub(super) type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>> + 'a;
+
 /// Gives `visit` the bodies of the bundle in `file`, which has `length` bytes, with their numbers, until it breaks off.
 ///
 /// # Errors
@@ -66,7 +69,7 @@ pub(super) fn bundle_bodies(
     (file, length): (&File, u64),
     data_key: &DataKey,
     id: SnapshotId,
-    visit: &mut dyn FnMut(u64, &[u8]) -> Result<ControlFlow<()>>,
+    visit: &mut Visit<'_>,
 ) -> Result<()> {
     if length < ObjectOpener::HEAD_LEN {
         return Err(Error::truncated("shorter than its header"));

@@ -320,7 +320,7 @@ mod tests {
         fs::create_dir(path(&segment(5).0)).unwrap();
         let left = spool.left().unwrap();
         assert_eq!(left.objects, [one]);
-        assert_eq!(left.findings.len(), 7, "{:?}", left.findings);
+        assert_eq!(left.findings.len(), 8, "{:?}", left.findings);
         drop(spool);
         fs::set_permissions(dir.path().join("spool"), Permissions::from_mode(0o770)).unwrap();
         let error = try_open(dir.path()).map(|_| ()).unwrap_err();

@@ -342,6 +342,10 @@ proptest! {
             if scheduled <= base_compacted {
                 prop_assert_eq!(&records, &compact(&live, base_compacted, false));
             }
+            // A lease that was granted again behind the base has the time to live that was recorded.
+            let is_behind = KeySpace::at(&again, at).unwrap().live(b"").any(|entry| entry.lease != 0 && entry.modified.main > base);
+            let ttl = if is_behind { 77 } else { 60 };
+            prop_assert_eq!(leases(&again).unwrap(), vec![Lease { id: 9, ttl, remaining_ttl: 0 }]);
             let full = database(&live, 0, 0);
             prop_assert_eq!(conclusive(&bytes, at, scheduled), conclusive(&full, at, scheduled));
         }

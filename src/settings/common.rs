@@ -154,7 +154,7 @@ impl CommonSettings {
         if url.directory().is_some() {
             return connect_with(url, options, &BTreeMap::new());
         }
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         connect_with(url, options, &environment)
     }
 
@@ -215,7 +215,7 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         let mut place = InRepository::new(repository, word);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         keys.require(self.require.clone(), self.min_sealers);
@@ -234,7 +234,7 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let environment = credentials::environment(self.credentials_file.as_deref())?;
+        let environment = self.environment()?;
         let mut place = InRepository::new(repository, never);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
@@ -295,12 +295,20 @@ impl CommonSettings {
         }
     }
 
+    /// The variables of this process and, for those that are not set, the lines of the file with the store's secrets.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub fn environment(&self) -> Result<BTreeMap<String, String>> {
+        credentials::environment(self.credentials_file.as_deref())
+    }
+
     /// That the file with the store's secrets can be read, if there is one.
     ///
     /// # Errors
     /// Those of reading it.
     pub fn check_credentials(&self) -> Result<()> {
-        credentials::environment(self.credentials_file.as_deref()).map(drop)
+        self.environment().map(drop)
     }
 
     /// The keyring files among the master keys.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::behind::{client, go};
 use crate::blind::Blind;
 use crate::place::{exits, write_secret};
-use crate::support::small_database;
+use crate::support::{open_stanza, small_database};
 
 /// A key of the scripted plugin.
 const RECIPIENT: &str = "age1script1ppppppppmtlrcc";
@@ -81,6 +81,7 @@ fn a_plugin_seals_and_opens() {
     exits(0, &mut plugged.backup(&recipient(), ""));
     exits(0, &mut plugged.restore("plugged", ""));
     plugged.is_restored();
+    open_stanza(&plugged.0.place.path("repo"), RECIPIENT);
     let variables = fs::read_to_string(plugged.0.place.path("variables")).unwrap();
     assert!(variables.lines().any(|name| name == "AGE_SCRIPT"));
     let others = ["AWS_SECRET_ACCESS_KEY", "STRONGROOM_CONFIG"];

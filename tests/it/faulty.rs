@@ -55,6 +55,9 @@ pub struct Faulty {
     is_away: bool,
     /// An object whose name contains this is never answered.
     hangs: Option<String>,
+    /// What deletes an object whose name ends so is told that it may not, although it is done: the answer to a first attempt
+    /// was lost, and the second one refused.
+    refuses: Option<&'static str>,
 }
 
 impl Faulty {
@@ -68,8 +71,22 @@ impl Faulty {
         let (goes, replaces) = (None, None);
         let slow = None;
         let (lies, blind, is_away) = (false, false, false);
-        let hangs = None;
-        Self { inner, left, once, lies, blind, goes, replaces, slow, clock: 0, is_away, hangs }
+        let (hangs, refuses) = (None, None);
+        let clock = 0;
+        Self {
+            inner,
+            left,
+            once,
+            lies,
+            blind,
+            goes,
+            replaces,
+            slow,
+            clock,
+            is_away,
+            hangs,
+            refuses,
+        }
     }
 
     /// A store that can be away for a while.
@@ -85,6 +102,11 @@ impl Faulty {
     /// A store that never answers for an object whose name contains `part`.
     pub fn hanging(inner: Arc<dyn ObjectStore>, part: String) -> Self {
         Self { hangs: Some(part), ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// A store that deletes an object whose name ends in `end`, and says that it does not allow that.
+    pub fn refusing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
+        Self { refuses: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -239,7 +261,16 @@ impl ObjectStore for Faulty {
     ) -> BoxStream<'static, Result<Path>> {
         let store = self.clone();
         let checked = locations.map(move |path| store.call().and(path)).boxed();
-        self.inner.delete_stream(checked)
+        let refuses = self.refuses;
+        let refused = move |path: &Path| refuses.is_some_and(|end| path.as_ref().ends_with(end));
+        let told = move |deleted: Result<Path>| match deleted {
+            Ok(path) if refused(&path) => {
+                let path = path.to_string();
+                Err(Error::PermissionDenied { path, source: "not any more".into() })
+            }
+            deleted => deleted,
+        };
+        self.inner.delete_stream(checked).map(told).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

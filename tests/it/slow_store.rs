@@ -1,10 +1,11 @@
-//! A store that is slow without end: a verification that has a deadline says what it did not get to.
+//! A store that is slow without end, or does what it says it does not: a verification that has a deadline says what it did not
+//! get to, and a removal loses nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strongroom::ErrorKind;
-use strongroom::backup::{Scope, VerifyLevel, verify};
+use strongroom::backup::{Scope, VerifyLevel, apply_prune, plan_removal, undo_removal, verify};
 use strongroom::format::{CheckOutcome, ReportOutcome};
 use strongroom::task::Control;
 
@@ -58,4 +59,20 @@ async fn what_is_not_verified_in_time_is_not_known() {
     };
     let (found, ()) = tokio::join!(waits, stops);
     assert_eq!(found.unwrap_err().kind(), ErrorKind::Interrupted);
+}
+
+/// The manifest is gone although the store says that it may not be deleted: the tombstone stays, and brings it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_was_done_and_refused_can_be_undone() {
+    let repo = TestRepo::new().await;
+    let keys = keys(&[1]);
+    let (old, _) = (repo.backup(&keys).await.id, repo.backup(&keys).await.id);
+    let store = Arc::new(Faulty::refusing(local(repo.dir.path()), "/manifest"));
+    let store = repo.through(store).await.unwrap();
+    let plan = plan_removal(&store, &keys, &[old]).await.unwrap();
+    let report = apply_prune(&store, &plan, &Control::default()).await.unwrap();
+    assert!(report.removed.is_empty() && report.refused.len() == 1, "{report:?}");
+    assert!(!repo.object(old, "manifest").exists() && repo.object(old, "tombstone").exists());
+    undo_removal(&repo.repository, &keys, old).await.unwrap();
+    repo.restore(&keys, old).await.unwrap();
 }

@@ -252,7 +252,11 @@ impl RecordJob<'_> {
             match self.round(places, &start, &mut continues, report).await? {
                 EndReason::STOPPED | EndReason::LOST_LEAD => return Ok(()),
                 EndReason::STORE => {
-                    self.control.guard(async { Ok(places.first.emptied().await) }).await?;
+                    let emptied = async {
+                        places.first.emptied().await;
+                        Ok(())
+                    };
+                    self.control.guard(emptied).await?;
                     // Where the store is back soon enough, etcd still has what is missing.
                     before = Before::UpTo(report.seen, continues);
                 }

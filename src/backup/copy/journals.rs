@@ -312,6 +312,7 @@ impl One<'_> {
                 if is_there {
                     return Ok(());
                 }
+                self.segments(None).await?;
                 return Err(Error::truncated("the bundle that its end names is missing"));
             }
             None => None,

@@ -137,8 +137,9 @@ pub(super) async fn remove(repository: &Repository, of: Of, old: OldMarks) -> Re
     }
     repository.put_once(&tombstone, bytes.clone()).await?;
     if let Err(error) = repository.delete(&head).await {
-        if error.kind() == ErrorKind::Denied {
-            // It stays, and is to be seen.
+        // It stays, and is to be seen; unless it is gone: the answer to a first attempt may have been lost, and a second one
+        // refused. Then the tombstone is all that names it.
+        if error.kind() == ErrorKind::Denied && of.is_there(repository).await.is_ok_and(|is| is) {
             let _ = repository.delete(&tombstone).await;
         }
         return Err(error);

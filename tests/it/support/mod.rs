@@ -138,6 +138,13 @@ pub async fn restore_bytes(
     }
 }
 
+/// Opens the only stanza of the newest snapshot's seal, of a key with this name, by code that is not ours.
+pub fn open_stanza(repository: &Path, name: &str) {
+    let mut command = python();
+    command.arg(crate::behind::client("open_stanza.py")).arg(vector("")).arg(repository).arg(name);
+    assert_eq!(crate::end_to_end::run(&mut command), "opened\n");
+}
+
 /// Python with what the independent reader needs.
 pub fn python() -> std::process::Command {
     let venv = std::env::var_os("STRONGROOM_TEST_VENV")

@@ -17,7 +17,7 @@ pub(crate) enum JournalCommand {
         mut_arg("backup.suite", |arg| arg.help_heading(None)),
         mut_arg("backup.unsigned", |arg| arg.help_heading(None))
     )]
-    Record(RecordArgs),
+    Record(Box<RecordArgs>),
     /// List the journals and what they hold
     #[command(long_about = help::JOURNAL_LIST)]
     List,

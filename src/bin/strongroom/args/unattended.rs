@@ -17,7 +17,7 @@ pub(crate) struct PruneArgs {
     /// Also remove the newest snapshot of a cluster if no rule keeps any
     #[arg(long, conflicts_with_all = ["undo", "pin", "unpin"])]
     pub(crate) allow_empty: bool,
-    /// Remove this snapshot, whatever the rules say; its full id. Repeat for several
+    /// Remove this snapshot or journal, whatever the rules say; its full id. Repeat for several
     #[arg(long, value_name = "ID", help_heading = "Instead of the rules")]
     pub(crate) remove: Vec<SnapshotId>,
     /// Bring back a removed snapshot or journal whose objects are not deleted yet, and pin it

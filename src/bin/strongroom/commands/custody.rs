@@ -151,7 +151,8 @@ impl Known {
             |uri: &MasterKeyUri| matches!(uri, MasterKeyUri::File(_) | MasterKeyUri::Passphrase(_));
         let others = context.settings.master_keys();
         for uri in others.filter(|uri| !uri.is_public() && !is_file_or_word(uri)) {
-            let keys = custody::open(std::slice::from_ref(uri), None).await?;
+            let environment = context.settings.environment()?;
+            let keys = custody::open_in(&environment, std::slice::from_ref(uri), None).await?;
             for id in keys.ids() {
                 self.rows.insert(id, Row::given(&keys, id, "service", uri.to_string()));
             }

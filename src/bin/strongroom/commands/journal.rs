@@ -24,7 +24,7 @@ use crate::output::{bytes, created, moment, table};
 
 pub(super) async fn run(command: JournalCommand, context: &Context) -> Result<ExitCode> {
     match command {
-        JournalCommand::Record(args) => begin(args, context).await,
+        JournalCommand::Record(args) => begin(*args, context).await,
         JournalCommand::List => list(None, context).await,
         JournalCommand::Verify(args) => list(Some(args), context).await,
     }

@@ -102,9 +102,12 @@ async fn key_names(context: &Context) -> BTreeMap<KeyId, String> {
                 let mut keys = KeySet::new();
                 let opened = match uri.is_public() {
                     true => custody::open_public(uri, &mut keys),
-                    false => custody::open(std::slice::from_ref(uri), None)
-                        .await
-                        .map(|opened| keys = opened),
+                    false => {
+                        let environment = context.settings.environment().unwrap_or_default();
+                        let uris = std::slice::from_ref(uri);
+                        let opened = custody::open_in(&environment, uris, None).await;
+                        opened.map(|opened| keys = opened)
+                    }
                 };
                 for id in opened.map(|()| keys.ids()).unwrap_or_default() {
                     names.entry(id).or_insert_with(|| uri.to_string());
