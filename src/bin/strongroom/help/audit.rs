@@ -11,8 +11,7 @@ Scopes: live asks the endpoints (the default); host reads a member's process, se
 the files of the API server; repository reads the backups, and users and roles from the newest snapshot, without a login to etcd.";
 pub(crate) const AUDIT_CLUSTER_MORE: &str = "\
 Examples:
-  strongroom audit --endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 \\
-      --cacert ca.crt --cert client.crt --key client.key
+  strongroom audit --endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 --cacert ca.crt
   strongroom audit --user root --password-file word      # also users and roles
   strongroom audit --host                                # also this member's host
   strongroom audit --scope live,repository --report      # keep the outcome, and show what changed
