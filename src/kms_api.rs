@@ -6,9 +6,12 @@ use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use zeroize::Zeroizing;
 
-use crate::protobuf::{Fields, Malformed, put_message};
+use crate::protobuf::put_message;
+#[cfg(any(test, feature = "kms-plugin"))]
+use crate::protobuf::{Fields, Malformed};
 
 /// The version that a plugin reports.
+#[cfg(feature = "kms-plugin")]
 pub(crate) const VERSION: &str = "v2";
 /// What a healthy plugin reports.
 pub(crate) const HEALTHY: &str = "ok";
@@ -22,6 +25,7 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    #[cfg(feature = "kms-plugin")]
     const ALL: [Self; 3] = [Self::Status, Self::Encrypt, Self::Decrypt];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -37,6 +41,7 @@ impl Method {
         format!("/v2.KeyManagementService/{}", self.name())
     }
 
+    #[cfg(feature = "kms-plugin")]
     pub(crate) fn of(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.path() == path)
     }
@@ -44,6 +49,7 @@ impl Method {
 
 /// Fields 1 to `N` of a message, each of bytes and there once at most; one that is absent is empty, as in proto3. Any other
 /// field is refused.
+#[cfg(any(test, feature = "kms-plugin"))]
 pub(crate) fn exactly<const N: usize>(message: &[u8]) -> Result<[&[u8]; N], Malformed> {
     let (mut found, mut fields) = ([None; N], Fields(message));
     while let Some((number, field)) = fields.next()? {

@@ -1,5 +1,6 @@
 //! Calls of services beside stores, with the HTTP client that stores have: through proxies, with the same certificates.
 
+#[cfg(feature = "vault")]
 use std::collections::BTreeMap;
 #[cfg(feature = "vault")]
 use std::iter;

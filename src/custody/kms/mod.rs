@@ -5,13 +5,13 @@
 
 #[cfg(feature = "aws-kms")]
 mod aws;
-#[cfg(feature = "kms")]
+#[cfg(feature = "_kms")]
 mod key;
 #[cfg(feature = "kms-v2")]
 mod kmsv2;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
-#[cfg(feature = "kms")]
+#[cfg(feature = "_kms")]
 mod service;
 #[cfg(feature = "vault")]
 mod transit;
@@ -32,7 +32,7 @@ type Environment = BTreeMap<String, String>;
 /// # Errors
 /// [`Unsupported`](crate::ErrorKind::Unsupported) when this build does not know the kind of service.
 pub(super) fn add(uri: &KmsUri, environment: &Environment, keys: &mut KeySet) -> Result<()> {
-    #[cfg(feature = "kms")]
+    #[cfg(feature = "_kms")]
     if let Some(service) = open(uri, environment)? {
         key::KmsKey::new(uri, service).add_to(uri.role(), keys);
         return Ok(());
@@ -44,7 +44,7 @@ pub(super) fn add(uri: &KmsUri, environment: &Environment, keys: &mut KeySet) ->
 }
 
 /// The one place where providers are registered.
-#[cfg(feature = "kms")]
+#[cfg(feature = "_kms")]
 fn open(
     uri: &KmsUri,
     environment: &Environment,

@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+#[cfg(any(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
+use crate::error::ErrorKind;
 use crate::secret::{SecretBytes, SecretKey};
 
 /// What a call of a service comes to.

@@ -14,9 +14,11 @@ use super::is_loopback;
 fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {
     let version = endpoint.version.need()?;
     let release = Release::parse(version.get());
-    release
-        .map(|release| (version, release))
-        .ok_or_else(|| Unknown(format!("{:?} is not a version of etcd", version.get())))
+    release.map(|release| (version, release)).ok_or_else(|| not_a_version(version.get()))
+}
+
+fn not_a_version(text: &str) -> Unknown {
+    Unknown(format!("{text:?} is not a version of etcd"))
 }
 
 /// UPD-1
@@ -229,19 +231,19 @@ pub(crate) fn mixed(facts: &Facts) -> Judgement {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut last = None;
     for endpoint in &facts.endpoints {
-        let version = endpoint.version.need()?;
+        let (version, release) = release(endpoint)?;
         versions.entry(version.get()).or_default().push(&endpoint.name);
-        last = Some((version, endpoint.cluster_version.need()));
+        last = Some((version, release, endpoint.cluster_version.need()));
     }
-    let Some((version, cluster)) = last else { return Err(Unknown("no endpoint".into())) };
+    let Some((version, release, cluster)) = last else { return Err(Unknown("no endpoint".into())) };
     if versions.len() > 1 {
         let each =
             versions.iter().map(|(version, names)| format!("{version}: {}", names.join(", ")));
         return Ok(Verdict::fail(version.saw(each.collect::<Vec<_>>().join("; "))));
     }
     let cluster = cluster?;
-    let minor = |text: &str| Release::parse(text).map(|release| release.minor());
-    if minor(cluster.get()) != minor(version.get()) {
+    let of_cluster = Release::parse(cluster.get()).ok_or_else(|| not_a_version(cluster.get()))?;
+    if of_cluster.minor() != release.minor() {
         let what =
             format!("members run {}, the cluster's version is {}", version.get(), cluster.get());
         return Ok(Verdict::fail(cluster.saw(what)));
