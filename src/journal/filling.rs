@@ -67,6 +67,11 @@ impl Clock {
         self.last
     }
 
+    /// Whether it may have shown this moment since the journal began.
+    fn has_shown(&mut self, moment: u64) -> bool {
+        moment <= self.now()
+    }
+
     /// Whether somebody has set it.
     fn was_set(&self) -> bool {
         let (now, expected) = (unix_ms(), self.expected());
@@ -102,6 +107,16 @@ impl<'a> Filling<'a> {
         cuts.into_iter().try_for_each(|cut| self.push(cut))
     }
 
+    /// Everything that was committed before `moment` is recorded. A moment that the clock showed before it was set back, or
+    /// shows since it was set ahead, tells nothing: whether this one does.
+    pub(super) fn complete(&mut self, moment: u64) -> bool {
+        let tells = self.clock.has_shown(moment);
+        if tells {
+            self.cutter.complete(moment);
+        }
+        tells
+    }
+
     /// # Errors
     /// Those of sealing.
     pub(super) fn tick(&mut self) -> Result<()> {
@@ -133,5 +148,25 @@ impl<'a> Filling<'a> {
             self.places.push(object);
         }
         Ok(continues)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set ahead by a day, or back by one: what the clock shows, or showed, is no moment of this journal.
+    #[test]
+    fn a_clock_that_was_set_tells_nothing_of_what_is_complete() {
+        const DAY: u64 = 86_400_000;
+        let clock = |begun| Clock { begun: (begun, Instant::now()), last: 0 };
+        let now = unix_ms();
+        let mut right = clock(now);
+        assert!(!right.was_set() && right.has_shown(now));
+        let mut ahead = clock(now.saturating_sub(DAY));
+        assert!(ahead.was_set() && !ahead.has_shown(now));
+        assert!(ahead.has_shown(now.saturating_sub(DAY)));
+        // The journal that begins after it was set back.
+        assert!(!right.has_shown(now.saturating_add(DAY)));
     }
 }

@@ -89,8 +89,9 @@ impl Recorder<'_> {
             && last >= revision
         {
             connected.waits = None;
-            filling.cutter.complete(moment);
-            self.tell(JournalStep::Complete { moment, revision });
+            if filling.complete(moment) {
+                self.tell(JournalStep::Complete { moment, revision });
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Moment;
 use super::coverage::parted;
 use super::join::{self, Join};
+use super::moments;
 use super::shelf::Shelf;
 use crate::bolt::Db;
 use crate::error::Result;
@@ -87,6 +88,7 @@ impl Building {
             Moment::Time(ms) => {
                 let last = self.chain.last();
                 last.is_some_and(|journal| journal.survey.moments.iter().any(|(_, at)| *at > ms))
+                    && !moments::is_in_doubt(&moments::told(&self.chain), ms)
             }
         }
     }

@@ -34,6 +34,8 @@ pub(super) enum At {
     BaseIsLater(u64),
     /// Nobody recorded at the moment: between these two, and what followed was received only when recording went on.
     Unknown { until: u64, next: u64 },
+    /// Clocks contradict each other: this later revision was received at this moment, and earlier ones after what was asked for.
+    Contradicted { revision: i64, at: u64 },
     /// The recording ends before the moment, with this revision; 0 if there is none.
     Beyond { until: u64, revision: i64 },
 }
@@ -44,6 +46,43 @@ impl Told<'_> {
         let named = self.moments.partition_point(|(at, _)| *at <= main);
         Some(self.moments.get(named.checked_sub(1)?)?.1)
     }
+
+    /// When it began to receive.
+    fn began(&self) -> Option<u64> {
+        self.moments.first().map(|(_, at)| *at)
+    }
+
+    /// The latest moment that it tells.
+    fn ended(&self) -> u64 {
+        let last = |told: &[(i64, u64)]| told.last().map_or(0, |(_, at)| *at);
+        last(self.moments).max(last(self.completes))
+    }
+}
+
+/// So far may the clock be from the true time without the recorder noticing, in milliseconds.
+const JUMP: u64 = 60_000;
+
+/// The moments between two journals that follow each other, where their clocks do not tell that they lie close together.
+#[derive(Clone, Copy)]
+struct Leap {
+    until: u64,
+    next: u64,
+    /// One watch filled both: no time passed between them, so the clock was set.
+    is_set: bool,
+}
+
+fn leaps(journals: &[Told<'_>]) -> impl Iterator<Item = Leap> {
+    journals.iter().zip(journals.iter().skip(1)).filter_map(|(one, two)| {
+        let (until, next) = (one.ended(), two.began()?);
+        let is_set = two.is_continued;
+        (next > until.saturating_add(JUMP)).then_some(Leap { until, next, is_set })
+    })
+}
+
+/// Whether a later journal may contradict what these tell of a moment: a clock was set ahead, or the moment lies where
+/// nobody recorded, by clocks of which one may have been wrong.
+pub(super) fn is_in_doubt(journals: &[Told<'_>], ms: u64) -> bool {
+    leaps(journals).any(|leap| leap.is_set || (leap.until..leap.next).contains(&ms))
 }
 
 /// What the journals of a chain tell, in its order.
@@ -64,9 +103,34 @@ pub(super) fn told(chain: &[Arc<ReadJournal>]) -> Vec<Told<'_>> {
     told.collect()
 }
 
-/// The last revision that was received at `ms` or before. `journals` are in the order in which they began, so that the first
-/// one that holds a revision tells when it was received: the later ones repeat it, with the time at which they did.
+/// The last revision that was received at `ms` or before, unless clocks that were set leave that unknown.
 pub(super) fn revision_at(base: i64, journals: &[Told<'_>], ms: u64) -> At {
+    let set = |leap: &Leap| leap.is_set && leap.until < ms && ms < leap.next;
+    if let Some(Leap { until, next, .. }) = leaps(journals).find(set) {
+        return At::Unknown { until, next };
+    }
+    let at = received_at(base, journals, ms);
+    let At::Revision { revision, .. } = at else { return at };
+    // What a journal holds that was received after `ms` was received before all that only later ones hold.
+    let after = journals.iter().position(|one| {
+        let mut later = one.moments.iter().filter(|(_, at)| *at > ms);
+        one.last > revision && later.any(|(main, _)| *main <= one.last)
+    });
+    let Some((one, rest)) = after.and_then(|at| journals.get(at..)?.split_first()) else {
+        return at;
+    };
+    let next = one.last.saturating_add(1);
+    let mut new =
+        rest.iter().filter(|other| other.last >= next).filter_map(|it| it.moment_of(next));
+    match new.find(|moment| *moment <= ms) {
+        Some(at) => At::Contradicted { revision: next, at },
+        None => at,
+    }
+}
+
+/// As the first journal that holds a revision tells it. `journals` are in the order in which they began, so that the first
+/// one that holds a revision tells when it was received: the later ones repeat it, with the time at which they did.
+fn received_at(base: i64, journals: &[Told<'_>], ms: u64) -> At {
     let holds_base = journals.iter().find(|one| (one.first..=one.last).contains(&base));
     let base_moment = holds_base.and_then(|one| one.moment_of(base));
     if let Some(moment) = base_moment.filter(|moment| *moment > ms) {
@@ -178,6 +242,36 @@ mod tests {
         let at = |ms| revision_at(12, &[Told { breaks: &[12], ..told }], ms);
         assert_eq!(at(200), At::Unknown { until: 150, next: 300 });
         assert_eq!(revision(revision_at(12, &[told], 200)), Some(12));
+    }
+
+    /// The clock was set ahead before the second journal, and corrected before the third.
+    #[test]
+    fn a_clock_that_was_set_ahead_and_corrected_gives_no_older_state() {
+        let one = journal((5, 20), &[(5, 100), (18, 300)], &[(20, 320)]);
+        let ahead = journal((20, 25), &[(20, 100_000), (21, 100_001)], &[(25, 100_002)]);
+        let quiet = journal((20, 20), &[(20, 100_000)], &[(20, 100_002)]);
+        let right = journal((25, 40), &[(25, 400), (30, 500)], &[(40, 700)]);
+        let continued = |told| Told { is_continued: true, ..told };
+        let at = |two, three, ms| revision_at(10, &[one, two, three], ms);
+        let unknown = At::Unknown { until: 320, next: 100_000 };
+        assert_eq!(at(continued(ahead), continued(right), 600), unknown);
+        assert_eq!(revision_at(10, &[one, continued(ahead)], 600), unknown);
+        let rest = continued(Told { first: 20, ..right });
+        assert_eq!(at(continued(quiet), rest, 600), unknown);
+        // Other recorders.
+        let contradicted = At::Contradicted { revision: 26, at: 400 };
+        assert_eq!(at(ahead, right, 600), contradicted);
+        assert_eq!(
+            at(quiet, Told { first: 20, ..right }, 600),
+            At::Revision { revision: 40, is_base_unknown: false }
+        );
+        // Before it was set.
+        assert_eq!(revision(at(continued(ahead), continued(right), 299)), Some(17));
+        // What is read next decides.
+        assert!(is_in_doubt(&[one, ahead], 600) && is_in_doubt(&[one, continued(ahead)], 5));
+        assert!(!is_in_doubt(&[one, ahead], 299) && !is_in_doubt(&[one, right], 350));
+        // It shows as later what it received first.
+        assert_eq!(at(ahead, right, 100_000), contradicted);
     }
 
     /// A moment that names a revision before the snapshot's is valid behind it, too.

@@ -361,6 +361,16 @@ fn at_time(
             )
             .hint("give --revision, or a time outside"));
         }
+        At::Contradicted { revision, at: received } => {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "a clock was set: revision {revision} is recorded at {}, and earlier ones after {at}",
+                    time(received)
+                ),
+            )
+            .hint("give --revision: `strongroom journal list` shows what is recorded"));
+        }
         At::Beyond { until: 0, .. } => {
             format!("{at} is not recorded: no journal follows snapshot {base}")
         }
