@@ -429,8 +429,15 @@ async fn what_is_missing_or_moved_is_noticed() {
     let etcd = Etcd::start(Version::V3_5).await;
     let place = Place::new();
     let (snapshot, journal, last) = recorded(&place, &etcd).await;
-    let (_, other, _) = recorded(&place, &etcd).await;
     assert!(segments(&place, "repo", &journal).len() >= 4);
+    let copy = |from: &str, to: &str| {
+        let copied =
+            Command::new("cp").current_dir(place.dir.path()).args(["-r", from, to]).status();
+        assert!(copied.unwrap().success());
+    };
+    // Only this journal: the other one would reach as far, and its recorder bundles this one.
+    copy("repo", "alone");
+    let (_, other, _) = recorded(&place, &etcd).await;
     type Attack<'a> = &'a dyn Fn(&[PathBuf], &[PathBuf]);
     let attacks: [(&str, Attack<'_>); 5] = [
         ("middle", &|own, _| fs::remove_file(&own[1]).unwrap()),
@@ -450,12 +457,8 @@ async fn what_is_missing_or_moved_is_noticed() {
         }),
     ];
     for (name, attack) in attacks {
-        let copied =
-            Command::new("cp").current_dir(place.dir.path()).args(["-r", "repo", name]).status();
-        assert!(copied.unwrap().success());
-        attack(&segments(&place, name, &journal), &segments(&place, name, &other));
-        // Only this journal: the other one would reach as far.
-        fs::remove_dir_all(place.path(name).join("journals").join(&other)).unwrap();
+        copy("alone", name);
+        attack(&segments(&place, name, &journal), &segments(&place, "repo", &other));
         let run = |args: &[&str]| {
             let all = [&["-r", name, "-k", "file:keyring", "-w", "json"], args].concat();
             place.bare(&all).output().unwrap()
