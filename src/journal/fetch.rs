@@ -229,7 +229,7 @@ impl ReadJournal {
                 survey.segments.push(previous);
             }
             let (news, next) = rules.survey(&body, survey.complete_ms, &reading)?;
-            survey.add(news);
+            survey.add(news)?;
             (reading, count) = (next, number);
             Ok(ControlFlow::Continue(()))
         })?;
@@ -359,7 +359,7 @@ impl ReadJournal {
         news.segments.push(digest);
         news.stored_bytes = bytes.len() as u64;
         *reading = next;
-        self.survey.add(news);
+        self.survey.add(news)?;
         self.keep(&bytes)
     }
 

@@ -19,6 +19,9 @@ use crate::mvcc::{Reading, Recorded, Recording, Revision};
 /// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
 const LONGEST_MS: u64 = 65 * 60 * 1000;
 
+/// What the entries of one journal may tell is kept in memory: a moment for each millisecond it lives, and as much again.
+const MOST_TOLD: usize = 2 * LONGEST_MS as usize;
+
 /// What of one journal opens and follows, as far as it counts.
 pub(crate) struct ReadJournal {
     pub(super) data_key: Arc<DataKey>,
@@ -74,6 +77,15 @@ pub(crate) struct Survey {
     pub(crate) stored_bytes: u64,
     /// What is odd.
     pub(crate) findings: Vec<String>,
+    /// Number of entries that are not records.
+    told: usize,
+}
+
+fn check_told(told: usize) -> Result<()> {
+    match told > MOST_TOLD {
+        true => Err(Error::tampered("it holds more entries beside records than a recorder writes")),
+        false => Ok(()),
+    }
 }
 
 impl Survey {
@@ -90,7 +102,12 @@ impl Survey {
     }
 
     /// Adds what the next segment says.
-    pub(super) fn add(&mut self, news: Self) {
+    ///
+    /// # Errors
+    /// Tampered when there is more than a recorder writes.
+    pub(super) fn add(&mut self, news: Self) -> Result<()> {
+        self.told = self.told.saturating_add(news.told);
+        check_told(self.told)?;
         self.segments.extend(news.segments);
         self.lasts.extend(news.lasts);
         self.complete_ms = news.complete_ms;
@@ -103,6 +120,7 @@ impl Survey {
         self.reason = news.reason;
         self.records = self.records.saturating_add(news.records);
         self.stored_bytes = self.stored_bytes.saturating_add(news.stored_bytes);
+        Ok(())
     }
 }
 
@@ -123,6 +141,10 @@ impl Rules {
         let mut at = Revision { main: next.last(), sub: 0 };
         let (mut is_signed, mut ttls) = (false, BTreeMap::new());
         next.body(body, &mut |recorded| {
+            if !matches!(recorded, Recorded::Record(_)) {
+                facts.told = facts.told.saturating_add(1);
+                check_told(facts.told)?;
+            }
             match recorded {
                 Recorded::Record(record) => {
                     facts.records = facts.records.saturating_add(1);
@@ -147,13 +169,7 @@ impl Rules {
                 }
                 Recorded::Entry(Entry::End(reason)) => facts.reason = Some(reason),
                 Recorded::Entry(Entry::Signature { key_id, bytes, covers }) => {
-                    let covered = Sha256(crypto::sha256(&[covers]));
-                    let role = Role::Segment(body.head().number);
-                    let signature = Signature { key_id, bytes };
-                    let verifies = |signer: &PublicSigner| {
-                        signer.verifies_segment(self.id, role, covered, &signature)
-                    };
-                    is_signed = self.signers.iter().any(verifies);
+                    is_signed = self.signs(body, &Signature { key_id, bytes }, covers);
                 }
                 Recorded::Entry(_) => {}
             }
@@ -173,6 +189,17 @@ impl Rules {
         facts.complete_ms = complete_ms.max(told.unwrap_or(0));
         facts.completes.push((next.last(), facts.complete_ms));
         Ok((facts, next))
+    }
+}
+
+impl Rules {
+    /// Whether one of the signers signed what a segment's signature `covers` of `body`.
+    fn signs(&self, body: &Body<'_>, signature: &Signature, covers: &[u8]) -> bool {
+        let role = Role::Segment(body.head().number);
+        let covered = Sha256(crypto::sha256(&[covers]));
+        let verifies =
+            |signer: &PublicSigner| signer.verifies_segment(self.id, role, covered, signature);
+        self.signers.iter().any(verifies)
     }
 }
 
@@ -315,5 +342,22 @@ impl Recording for Chain {
             done = last.max(done);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// What segments tell takes a limited part of memory, however many there are.
+    #[test]
+    fn a_journal_that_tells_too_much_is_not_read() {
+        let news = || Survey { told: MOST_TOLD / 2, ..Survey::default() };
+        let mut survey = Survey::default();
+        survey.add(news()).unwrap();
+        survey.add(news()).unwrap();
+        let error = survey.add(Survey { told: 1, ..Survey::default() }).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tampered);
     }
 }

@@ -420,6 +420,10 @@ pub async fn verify_journals(
     let mut before: BTreeMap<ClusterName, ReadJournal> = BTreeMap::new();
     for (id, (journal, folder)) in opened.open {
         let (head, standing) = (journal.head.clone(), journal.standing);
+        if !standing.counts() {
+            findings.push(format!("journal {id} does not count: {standing}"));
+            continue;
+        }
         let expected = journal.end.clone();
         let dir = std::env::temp_dir();
         let mut read = match ReadJournal::fetch(repository, keys, journal, &folder, &dir).await {
