@@ -157,7 +157,9 @@ impl VerifyReport {
 
     /// Whether there is something to look at that did not fail.
     fn has_findings(&self) -> bool {
-        !self.findings.is_empty() || self.snapshots.iter().any(|one| !one.findings.is_empty())
+        !self.findings.is_empty()
+            || self.snapshots.iter().any(|one| !one.findings.is_empty())
+            || self.stretches.iter().any(|one| one.finding().is_some())
     }
 
     /// The evidence of it, for [`store_report`](super::store_report).
@@ -202,7 +204,7 @@ impl VerifyReport {
                 Some(_) => ReportOutcome::Failed,
                 // What is not known is not good.
                 None if left > 0 => ReportOutcome::Failed,
-                None if self.stretches.iter().any(|one| one.finding().is_some()) => {
+                None if self.stretches.iter().any(VerifiedStretch::is_different) => {
                     ReportOutcome::Failed
                 }
                 None if self.has_findings() => ReportOutcome::Findings,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Moment;
-use super::building::Building;
+use super::building::{Building, Parted};
+use super::join::{self, Join};
 use super::shelf::{Period, Shelf};
 use crate::backup::catalog::{self, Scope, Summary};
 use crate::backup::deep::{HashCheck, check_hash};
@@ -56,6 +57,8 @@ pub enum StretchOutcome {
     Verified(HashCheck),
     /// They do not, and why.
     Differs(String),
+    /// Journals that would lead on do not open, do not count or contradict the first snapshot.
+    Incomplete(String),
     /// No journals lead from one to the other, and why.
     NotRecorded(String),
     /// There was no time left.
@@ -80,7 +83,9 @@ impl fmt::Display for VerifiedStretch {
                 f.write_str("they give the next snapshot, and HashKV as etcd answered it")
             }
             StretchOutcome::Verified(_) => f.write_str("they give the next snapshot"),
-            StretchOutcome::Differs(why) | StretchOutcome::NotRecorded(why) => f.write_str(why),
+            StretchOutcome::Differs(why)
+            | StretchOutcome::Incomplete(why)
+            | StretchOutcome::NotRecorded(why) => f.write_str(why),
             StretchOutcome::NotVerified => f.write_str("there was no time left to verify them"),
         }
     }
@@ -93,7 +98,9 @@ impl VerifiedStretch {
         let outcome = match self.outcome {
             StretchOutcome::Verified(_) => CheckOutcome::Passed,
             StretchOutcome::Differs(_) => CheckOutcome::Failed,
-            StretchOutcome::NotRecorded(_) | StretchOutcome::NotVerified => CheckOutcome::Skipped,
+            StretchOutcome::Incomplete(_)
+            | StretchOutcome::NotRecorded(_)
+            | StretchOutcome::NotVerified => CheckOutcome::Skipped,
         };
         let detail = self.to_string().chars().take(200).collect();
         ReportCheck { name: self.stretch.name(), outcome, detail }
@@ -102,8 +109,14 @@ impl VerifiedStretch {
     /// What to tell of one that is not as it must be.
     #[must_use]
     pub fn finding(&self) -> Option<String> {
-        let is_different = matches!(self.outcome, StretchOutcome::Differs(_));
-        is_different.then(|| format!("{}: {self}", self.stretch.name()))
+        let is_found =
+            matches!(self.outcome, StretchOutcome::Differs(_) | StretchOutcome::Incomplete(_));
+        is_found.then(|| format!("{}: {self}", self.stretch.name()))
+    }
+
+    /// Whether what was recorded differs.
+    pub(in crate::backup) fn is_different(&self) -> bool {
+        matches!(self.outcome, StretchOutcome::Differs(_))
     }
 }
 
@@ -213,14 +226,12 @@ async fn one(
     stretch: &Stretch,
 ) -> Result<StretchOutcome> {
     let base = Arc::new(OpenSnapshot::open(repository, stretch.from, keys).await?);
-    let next = OpenSnapshot::open(repository, stretch.to, keys).await?;
+    let next = Arc::new(OpenSnapshot::open(repository, stretch.to, keys).await?);
     let from = base.facts.etcd.revision.cast_signed();
     let until = next.facts.etcd.revision.cast_signed();
     let mut building = Building::lead(shelf, &base, from, Moment::Revision(until)).await?;
     if building.end < until {
-        let why = building.parted.first().map(|parted| parted.text.clone());
-        let why = why.unwrap_or_else(|| format!("recorded only up to revision {}", building.end));
-        return Ok(StretchOutcome::NotRecorded(why));
+        return not_reached(shelf, &building, next).await;
     }
     building.keep_needed(from, until);
     let (recording, ttls) = (Box::new(Chain(building.chain)), BTreeMap::new());
@@ -228,7 +239,7 @@ async fn one(
     let dir = shelf.dir().to_owned();
     run_blocking(move || {
         let base = Db::open(Frames::new(base.database.clone(), &dir))?;
-        let db = Db::open(Frames::new(next.database, &dir))?;
+        let db = Db::open(Frames::new(next.database.clone(), &dir))?;
         let rebuilt = Followed::new(&base, Some((tail.as_tail(), until)));
         let compacted = db.span()?.compacted;
         if let Some(at) = mvcc::first_difference(&rebuilt, &db, until, compacted)? {
@@ -247,4 +258,40 @@ async fn one(
     })
     .await
     .map_err(|error: Error| error.context(stretch.name()))
+}
+
+/// Why journals do not lead to the snapshot `next`.
+async fn not_reached(
+    shelf: &mut Shelf<'_>,
+    building: &Building,
+    next: Arc<OpenSnapshot>,
+) -> Result<StretchOutcome> {
+    for Parted { id, text, .. } in &building.parted {
+        // What leads to the next snapshot begins another history: etcd was restored between them.
+        if !leads_to(shelf, *id, &next).await? {
+            return Ok(StretchOutcome::Incomplete(text.clone()));
+        }
+    }
+    if let Some(parted) = building.parted.first() {
+        return Ok(StretchOutcome::NotRecorded(parted.text.clone()));
+    }
+    let reached = format!("recorded only up to revision {}", building.end);
+    // What the shelf found is of any stretch.
+    Ok(match building.findings.get(shelf.findings.len()..).unwrap_or_default() {
+        [] => StretchOutcome::NotRecorded(reached),
+        found => StretchOutcome::Incomplete(format!("{reached}: {}", found.join("; "))),
+    })
+}
+
+/// Whether the journal `id` is of the same history as the snapshot `next`.
+async fn leads_to(shelf: &mut Shelf<'_>, id: SnapshotId, next: &Arc<OpenSnapshot>) -> Result<bool> {
+    let (Some(read), _) = shelf.take(id).await? else { return Ok(false) };
+    let (next, dir) = (Arc::clone(next), shelf.dir().to_owned());
+    run_blocking(move || {
+        let db = Db::open(Frames::new(next.database.clone(), &dir))?;
+        let until = next.facts.etcd.revision.cast_signed();
+        let range = read.first()..=read.last().min(until);
+        Ok(matches!(join::with_database(&db, &*read, range)?, Join::Joined(_)))
+    })
+    .await
 }

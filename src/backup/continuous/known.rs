@@ -115,7 +115,8 @@ pub fn stretches_report(
     has_findings: bool,
     took: Duration,
 ) -> Report {
-    let is_different = |one: &VerifiedStretch| matches!(one.outcome, StretchOutcome::Differs(_));
+    // What is not known is not good.
+    let is_unknown = |one: &VerifiedStretch| !matches!(one.outcome, StretchOutcome::Verified(_));
     let step = ReportStep { name: "verify".into(), milliseconds: took.as_millis() as u64 };
     Report {
         kind: "journal".into(),
@@ -125,7 +126,10 @@ pub fn stretches_report(
         level: Some("deep".into()),
         key: None,
         scope: if cluster.is_some() { ReportScope::Cluster } else { ReportScope::Repository },
-        outcome: match (stretches.iter().any(is_different), has_findings) {
+        outcome: match (
+            stretches.iter().any(VerifiedStretch::is_different),
+            has_findings || stretches.iter().any(is_unknown),
+        ) {
             (true, _) => ReportOutcome::Failed,
             (false, true) => ReportOutcome::Findings,
             (false, false) => ReportOutcome::Passed,
@@ -138,4 +142,37 @@ pub fn stretches_report(
 pub(in crate::backup) fn newest_checks(stretches: &[VerifiedStretch]) -> Vec<ReportCheck> {
     let skipped = stretches.len().saturating_sub(MOST_NAMED);
     stretches.iter().skip(skipped).map(VerifiedStretch::check).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::HashCheck;
+
+    fn verified(outcome: StretchOutcome) -> VerifiedStretch {
+        let (from, to) = (SnapshotId::new(1, [1; 10]), SnapshotId::new(2, [2; 10]));
+        let cluster = ClusterName::default();
+        let stretch = Stretch { cluster, from, to, first_revision: 5, last_revision: 9 };
+        VerifiedStretch { stretch, outcome }
+    }
+
+    /// Only what was compared, all of it, has passed.
+    #[test]
+    fn a_report_of_what_is_not_known_has_findings() {
+        let good = || verified(StretchOutcome::Verified(HashCheck::Equal));
+        let of =
+            |outcome| stretches_report(&[good(), verified(outcome)], None, false, Duration::ZERO);
+        let because = || "because".to_owned();
+        assert_eq!(of(good().outcome).outcome, ReportOutcome::Passed);
+        for unknown in [
+            StretchOutcome::Incomplete(because()),
+            StretchOutcome::NotRecorded(because()),
+            StretchOutcome::NotVerified,
+        ] {
+            assert_eq!(of(unknown).outcome, ReportOutcome::Findings);
+        }
+        assert_eq!(of(StretchOutcome::Differs(because())).outcome, ReportOutcome::Failed);
+        let found = verified(StretchOutcome::Incomplete(because())).finding().unwrap();
+        assert!(found.ends_with("revisions 5 to 9: because"), "{found}");
+    }
 }

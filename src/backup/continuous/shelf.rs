@@ -204,8 +204,9 @@ impl<'a> Shelf<'a> {
 
     /// Lets go of fetched journals that lead to no later snapshot than `base`: those that ended before it was begun.
     pub(super) fn forget(&mut self, base: SnapshotId) {
-        // A journal lives an hour.
-        let lives = |id: &SnapshotId| id.unix_ms().saturating_add(2 * 3_600_000) > base.unix_ms();
+        // A journal lives an hour, by a clock that may be behind.
+        let least = base.unix_ms().saturating_sub(SLACK + 2 * 3_600_000);
+        let lives = |id: &SnapshotId| id.unix_ms() > least;
         self.reaches.retain(|id, _| lives(id));
         self.fetched.retain(|id, _| lives(id));
     }

@@ -159,6 +159,7 @@ pub(super) fn stretch_json(one: &VerifiedStretch) -> Value {
     let (outcome, hash) = match outcome {
         StretchOutcome::Verified(hash) => ("verified", Some(hash)),
         StretchOutcome::Differs(_) => ("differs", None),
+        StretchOutcome::Incomplete(_) => ("incomplete", None),
         StretchOutcome::NotVerified => ("not verified", None),
         _ => ("not recorded", None),
     };
@@ -180,6 +181,7 @@ pub(super) fn stretches_text(stretches: &[VerifiedStretch]) -> String {
         let status = match one.outcome {
             StretchOutcome::Verified(_) => "ok",
             StretchOutcome::Differs(_) => "DIFFERS",
+            StretchOutcome::Incomplete(_) => "INCOMPLETE",
             StretchOutcome::NotVerified => "not verified",
             _ => "not recorded",
         };
