@@ -78,7 +78,7 @@ pub(crate) struct Survey {
     /// What is odd.
     pub(crate) findings: Vec<String>,
     /// Number of entries that are not records.
-    told: usize,
+    pub(super) told: usize,
 }
 
 fn check_told(told: usize) -> Result<()> {

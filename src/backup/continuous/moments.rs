@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_ahead_and_corrected_gives_no_older_state() {
         let one = journal((5, 20), &[(5, 100), (18, 300)], &[(20, 320)]);
-        let ahead = journal((20, 25), &[(20, 100_000), (21, 100_001)], &[(25, 100_002)]);
+        let ahead =
+            journal((20, 25), &[(20, 100_000), (21, 100_001)], &[(20, 100_000), (25, 100_002)]);
         let quiet = journal((20, 20), &[(20, 100_000)], &[(20, 100_002)]);
         let right = journal((25, 40), &[(25, 400), (30, 500)], &[(40, 700)]);
         let continued = |told| Told { is_continued: true, ..told };
