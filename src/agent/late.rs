@@ -32,27 +32,39 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Takes note of a backup, and of the keys that could not seal it.
-    pub(super) fn taken(&self, cluster: &str, missing: &[KeyId], late: Option<Late>) {
+    /// Takes note of a backup, of the keys that `sealed` it, and of those that could not.
+    pub(super) fn taken(
+        &self,
+        cluster: &str,
+        sealed: &[KeyId],
+        missing: &[KeyId],
+        late: Option<Late>,
+    ) {
         let backup = self.backups.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         self.family.clear();
-        for key in missing {
-            let labels = Labels { cluster: cluster.to_owned(), key: key.to_string() };
-            self.family.get_or_create(&labels).set(1);
-        }
+        self.set(cluster, sealed, 0);
+        self.set(cluster, missing, 1);
         if let Some(late) = late {
-            tokio::spawn(self.clone().follow(late, backup));
+            tokio::spawn(self.clone().follow(late, backup, cluster.to_owned(), missing.to_vec()));
         }
     }
 
-    async fn follow(self, Late { seal, places }: Late, backup: u64) {
+    fn set(&self, cluster: &str, keys: &[KeyId], missing: i64) {
+        for key in keys {
+            let labels = Labels { cluster: cluster.to_owned(), key: key.to_string() };
+            self.family.get_or_create(&labels).set(missing);
+        }
+    }
+
+    async fn follow(self, late: Late, backup: u64, cluster: String, missing: Vec<KeyId>) {
+        let Late { seal, places } = late;
         let snapshot = seal.id();
         match seal.keep_trying(&places.repository, &places.keys).await {
             Ok(()) => {
                 info!(event = "seals_added", %snapshot);
                 // A later backup tells of itself.
                 if self.backups.load(Ordering::Relaxed) == backup {
-                    self.family.clear();
+                    self.set(&cluster, &missing, 0);
                 }
             }
             Err(error) => warn!(

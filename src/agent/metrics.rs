@@ -162,7 +162,7 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
-        let help = "1 for each master key that could not seal the newest snapshot of this agent, until it has";
+        let help = "1 for a master key that could not seal the newest snapshot of this agent, until it has; 0 for those that have";
         to.register("seals_missing", help, self.seals_missing.family.clone());
     }
 

@@ -112,6 +112,8 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
+    /// The keys that sealed a backup.
+    pub(super) sealed_by: Vec<KeyId>,
     /// The keys that could not seal, of a backup.
     pub(super) missing: Vec<KeyId>,
     /// What adds them.
@@ -142,6 +144,7 @@ impl Done {
             recovery: None,
             keys: KeyCounts::new(),
             independent: None,
+            sealed_by: Vec::new(),
             missing: Vec::new(),
             late: None,
         }
@@ -197,6 +200,7 @@ async fn take(
         finding,
         compared: report.journal,
         independent: Some(report.independent),
+        sealed_by: report.sealed_by.clone(),
         missing: report.seals_missing.iter().map(|one| one.key).collect(),
         newest: Some(Newest {
             id: report.id,

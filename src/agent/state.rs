@@ -349,7 +349,8 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
             let cluster = options.cluster().as_str();
-            self.metrics.seals_missing.taken(cluster, &done.missing, done.late);
+            let (sealed, missing) = (&done.sealed_by, &done.missing);
+            self.metrics.seals_missing.taken(cluster, sealed, missing, done.late);
         }
         self.metrics.journal.compared(options, done.compared);
         if let Some(ways) = done.independent {

@@ -215,7 +215,7 @@ impl CommonSettings {
             Some(word) => Ok(word),
             None => ask(),
         };
-        let environment = self.environment()?;
+        let environment = self.environment_of_services()?;
         let mut place = InRepository::new(repository, word);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         keys.require(self.require.clone(), self.min_sealers);
@@ -234,7 +234,7 @@ impl CommonSettings {
         };
         let uris: Vec<_> = self.master_keys().filter(|uri| !asks(uri)).cloned().collect();
         let never = || Err(Error::usage("a passphrase is not asked for here"));
-        let environment = self.environment()?;
+        let environment = self.environment_of_services()?;
         let mut place = InRepository::new(repository, never);
         let mut keys = custody::open_in(&environment, &uris, Some(&mut place)).await?;
         self.trust.add_to(&mut keys)?;
@@ -302,6 +302,14 @@ impl CommonSettings {
     /// Those of reading the file.
     pub fn environment(&self) -> Result<BTreeMap<String, String>> {
         credentials::environment(self.credentials_file.as_deref())
+    }
+
+    /// [`environment`](Self::environment) if a service keeps a master key; otherwise nothing is read.
+    fn environment_of_services(&self) -> Result<BTreeMap<String, String>> {
+        match self.master_keys().any(|uri| matches!(uri, MasterKeyUri::Kms(_))) {
+            true => self.environment(),
+            false => Ok(BTreeMap::new()),
+        }
     }
 
     /// That the file with the store's secrets can be read, if there is one.
