@@ -420,8 +420,7 @@ impl One<'_> {
                 let name = there.name.clone();
                 return self.compare_bundle(number, &name, named).await.map(|()| true);
             }
-            Some(there) => {
-                let name = &there.name;
+            Some(ObjectInfo { name, .. }) => {
                 return Err(Error::tampered(format!("{name} has another length in the copy")));
             }
             None if info.len != named.length => return Ok(false),

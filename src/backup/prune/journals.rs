@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::policy::{Retention, Within};
 use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
