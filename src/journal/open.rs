@@ -8,8 +8,8 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, Judged, Opened, judge_seal, judge_to_vouch, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
-    MAX_HEAD, MAX_SEAL, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
+    ClusterName, EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart,
+    MAX_END, MAX_HEAD, MAX_SEAL, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
@@ -258,7 +258,15 @@ async fn seals(
     for generation in numbers {
         let name = JournalPart::Seal(generation).of(id);
         let found = match read_seal(repository, id, generation, &name).await {
-            Ok(seal) => judge(judging, seal, keys, head, ends, findings).await,
+            Ok(seal) => {
+                let object = seal.body().object();
+                // Where the store fails, this may be the end that counts.
+                let end = match object == head {
+                    true => None,
+                    false => ends.find(object, generation, findings).await?,
+                };
+                judge(judging, seal, keys, (head, &ends.head.cluster), end).await
+            }
             Err(error) if is_of_store(&error) => return Err(error),
             Err(error) => Err(error),
         };
@@ -289,24 +297,19 @@ async fn seals(
     best.ok_or_else(|| worst.unwrap_or_else(|| Error::truncated("it has no seal")))
 }
 
-/// What `seal` is worth, which opens.
+/// What `seal` is worth, which opens, and vouches for `end` or for the head.
 async fn judge(
     judging: Judging,
     seal: Seal,
     keys: &KeySet,
-    head: Sha256,
-    ends: &mut Ends<'_>,
-    findings: &mut Vec<String>,
+    (head, cluster): (Sha256, &ClusterName),
+    end: Option<(u32, JournalEnd)>,
 ) -> Result<Found> {
-    let (object, number) = (seal.body().object(), seal.body().generation());
-    let end = match object == head {
-        true => None,
-        false => ends.find(object, number, findings).await?,
-    };
+    let object = seal.body().object();
     if end.is_none() && object != head {
         return Err(Error::tampered("it vouches for an object that is not there"));
     }
-    let cluster = Some(&ends.head.cluster);
+    let cluster = Some(cluster);
     let Judged { opened, standing, unopened } = match judging {
         Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
         Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
