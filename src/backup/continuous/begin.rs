@@ -246,7 +246,7 @@ pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Res
         Before::Journal(journal) => journal.last(),
         Before::UpTo(last, ..) => *last,
     };
-    let start = start_after(last, now);
+    let mut start = start_after(last, now);
     let (recorded, from, last) = match before {
         _ if start.gap.is_some() => return Ok(start),
         Before::Journal(journal) => (repeated(journal, start.first)?, start.first, last),
@@ -254,6 +254,8 @@ pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Res
             return Ok(of(Gap::Compacted));
         }
         Before::UpTo(_, _, Some((main, digest))) => {
+            // What is repeated must not fill the memory again before anything new is recorded.
+            start.first = *main;
             (BTreeMap::from([(*main, *digest)]), *main, *main)
         }
         _ => return Ok(start),
