@@ -38,6 +38,8 @@ const FRAME: usize = 1 << 20;
 const PIECES: usize = 4;
 /// Seals of a journal that are read before it is bundled.
 const MOST_SEALS: usize = 32;
+/// Bytes of a bundle that are read at once.
+pub(crate) const PART: u64 = 8 << 20;
 /// Zeros that are sealed at once.
 const PADDING: [u8; 1 << 14] = [0; 1 << 14];
 
@@ -130,7 +132,7 @@ pub(crate) async fn bundle(
         return Err(Error::tampered(format!("{name}: it does not read back: {why}")));
     }
     ended.store_as(repository, keys, number, end).await?;
-    Ok(Bundled { id, number, segments })
+    Ok(Bundled { id, number, object, segments })
 }
 
 /// Refuses a journal that a key opens to which nothing is sealed here: once the segments are gone it would open nothing.
@@ -285,12 +287,44 @@ impl Making<'_> {
     }
 }
 
+/// That a bundle is the object that its end names: somebody else may have put another one of its length there.
+///
+/// # Errors
+/// Tampered if it is another one; those of the store.
+pub(crate) async fn check_bundle(repository: &Repository, bundled: &Bundled) -> Result<()> {
+    let name = JournalPart::Bundle(bundled.number).of(bundled.id);
+    match is_object(repository, &name, bundled.object).await? {
+        true => Ok(()),
+        false => Err(Error::tampered(format!("{name} is not the object that the end names"))
+            .hint("`strongroom journal verify` shows what is wrong with the journal")),
+    }
+}
+
+/// Whether the object `name` is the one that an end `named`.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn is_object(
+    repository: &Repository,
+    name: &str,
+    named: SegmentEntry,
+) -> Result<bool> {
+    let mut hasher = Hasher::new();
+    for at in (0..named.length).step_by(PART as usize) {
+        let end = at.saturating_add(PART).min(named.length);
+        hasher.update(repository.get_range(name, at..end).await?);
+    }
+    Ok(Sha256(hasher.finalize().into()) == named.sha256)
+}
+
 /// Deletes the segments that a bundle replaces, and bundles that no end counts with. How many objects that were.
 ///
 /// # Errors
-/// Those of the store: [`Denied`](crate::ErrorKind::Denied) where an object lock or a policy keeps them.
+/// Those of [`check_bundle`]; those of the store: [`Denied`](crate::ErrorKind::Denied) where an object lock or a policy keeps
+/// them.
 pub(crate) async fn delete_replaced(repository: &Repository, bundled: Bundled) -> Result<u64> {
-    let Bundled { id, number, segments } = bundled;
+    check_bundle(repository, &bundled).await?;
+    let Bundled { id, number, segments, .. } = bundled;
     let folder = list_one(repository, id).await?;
     let mut deleted = 0_u64;
     for info in folder.replaced(number, segments) {

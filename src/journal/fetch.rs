@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::folder::Folder;
-use super::open::OpenJournal;
+use super::open::{OpenJournal, is_of_store};
 use super::read::{ReadJournal, Stored, Survey};
 use super::sealed::{LONGEST, SHORTEST_OBJECT, bundle_bodies, open_segment};
 use crate::crypto;
@@ -272,6 +272,7 @@ impl ReadJournal {
             {
                 if matches!(error.kind(), ErrorKind::Denied) || !error.kind().is_general() {
                     let part = format!("journal {id}, segment {at}");
+                    self.is_cut = is_of_store(&error) || error.kind() == ErrorKind::NotFound;
                     self.survey.findings.push(error.context(part).to_string());
                     break;
                 }
@@ -383,5 +384,30 @@ impl ReadJournal {
             let text = format!("journal {id}: {behind} segments behind number {read} do not count");
             self.survey.findings.push(text);
         }
+    }
+}
+
+/// The last revision that `journal` holds: its end tells it, and without one its segments. Their names tell nothing, because
+/// others can put objects there.
+///
+/// # Errors
+/// Those of the store; [`Unreachable`](ErrorKind::Unreachable) where a segment cannot be read now.
+pub(crate) async fn last_of(
+    repository: &Repository,
+    keys: &KeySet,
+    journal: OpenJournal,
+    folder: &Folder,
+) -> Result<i64> {
+    if let Some(end) = &journal.end {
+        return Ok(end.last.cast_signed());
+    }
+    let (id, dir) = (journal.id(), std::env::temp_dir());
+    let read = ReadJournal::fetch(repository, keys, journal, folder, &dir).await?;
+    match read.is_cut {
+        true => Err(Error::new(
+            ErrorKind::Unreachable,
+            format!("journal {id} has no end, and not all of its segments can be read now"),
+        )),
+        false => Ok(read.last()),
     }
 }

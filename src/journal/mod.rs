@@ -5,7 +5,7 @@ pub(crate) mod bundle;
 mod connected;
 mod cut;
 mod end;
-mod fetch;
+pub(crate) mod fetch;
 pub(crate) mod filling;
 pub(crate) mod folder;
 #[cfg(feature = "internals")]

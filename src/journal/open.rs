@@ -8,8 +8,8 @@ use crate::crypto::{self, Label, Suite};
 use crate::envelope::{DataKey, Judged, Opened, judge_seal, judge_to_vouch, wrong_key};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart, MAX_END,
-    MAX_HEAD, MAX_SEAL, Seal, Sha256, SnapshotId, Subject,
+    ClusterName, EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart,
+    MAX_END, MAX_HEAD, MAX_SEAL, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
@@ -54,9 +54,23 @@ impl OpenJournal {
         if folder.seals.keys().next_back() != Some(&self.seal.body().generation()) {
             return None;
         }
-        let (number, segments) = (self.end_number, self.end.as_ref()?.segments);
+        let end = self.end.as_ref()?;
+        let EndObjects::Bundle { object, .. } = end.objects else { return None };
+        let (id, number, segments) = (self.id(), self.end_number, end.segments);
         let replaced = folder.replaced(number, segments).collect();
-        Some((Bundled { id: self.id(), number, segments }, replaced))
+        Some((Bundled { id, number, object, segments }, replaced))
+    }
+
+    /// Whether a segment that its end names is not there, by number and length.
+    pub(crate) fn lacks_segments(&self, folder: &Folder) -> bool {
+        let Some(EndObjects::Segments(named)) = self.end.as_ref().map(|end| &end.objects) else {
+            return false;
+        };
+        let is_there = |(number, named): (u64, &SegmentEntry)| {
+            let infos = folder.segments.get(&number);
+            infos.is_some_and(|infos| infos.iter().any(|info| info.len == named.length))
+        };
+        !(1..).zip(named).all(is_there)
     }
 
     /// The bundle that its end names, if an object of its name and length is there.
@@ -72,6 +86,8 @@ pub(crate) struct Bundled {
     pub(crate) id: SnapshotId,
     /// The number of the bundle, its end and its seal.
     pub(crate) number: u32,
+    /// Its object, as the end names it.
+    pub(crate) object: SegmentEntry,
     /// How many segments it replaces.
     pub(crate) segments: u64,
 }
@@ -209,7 +225,7 @@ impl<'a> Ends<'a> {
         let name = JournalPart::End(number).of(head.journal);
         let end = match self.repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) if is_of_store(&error) => return Err(error),
             Err(error) => Err(error),
         };
         let is_its = |end: &EndBody| {
@@ -242,7 +258,16 @@ async fn seals(
     for generation in numbers {
         let name = JournalPart::Seal(generation).of(id);
         let found = match read_seal(repository, id, generation, &name).await {
-            Ok(seal) => judge(judging, seal, keys, head, ends, findings).await,
+            Ok(seal) => {
+                let object = seal.body().object();
+                // Where the store fails, this may be the end that counts.
+                let end = match object == head {
+                    true => None,
+                    false => ends.find(object, generation, findings).await?,
+                };
+                judge(judging, seal, keys, (head, &ends.head.cluster), end).await
+            }
+            Err(error) if is_of_store(&error) => return Err(error),
             Err(error) => Err(error),
         };
         match found {
@@ -255,7 +280,7 @@ async fn seals(
                     break;
                 }
             }
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) if error.kind().is_general() => return Err(error),
             // What keys and signers say outweighs what is no seal of it ([S5.7]).
             Err(error) if matches!(error.kind(), ErrorKind::WrongKey | ErrorKind::Refused) => {
                 worst = Some(error);
@@ -272,24 +297,19 @@ async fn seals(
     best.ok_or_else(|| worst.unwrap_or_else(|| Error::truncated("it has no seal")))
 }
 
-/// What `seal` is worth, which opens.
+/// What `seal` is worth, which opens, and vouches for `end` or for the head.
 async fn judge(
     judging: Judging,
     seal: Seal,
     keys: &KeySet,
-    head: Sha256,
-    ends: &mut Ends<'_>,
-    findings: &mut Vec<String>,
+    (head, cluster): (Sha256, &ClusterName),
+    end: Option<(u32, JournalEnd)>,
 ) -> Result<Found> {
-    let (object, number) = (seal.body().object(), seal.body().generation());
-    let end = match object == head {
-        true => None,
-        false => ends.find(object, number, findings).await?,
-    };
+    let object = seal.body().object();
     if end.is_none() && object != head {
         return Err(Error::tampered("it vouches for an object that is not there"));
     }
-    let cluster = Some(&ends.head.cluster);
+    let cluster = Some(cluster);
     let Judged { opened, standing, unopened } = match judging {
         Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
         Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
@@ -303,6 +323,11 @@ async fn judge(
         });
     };
     Ok(Found { seal, opened, standing, end })
+}
+
+/// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
+pub(super) fn is_of_store(error: &Error) -> bool {
+    error.kind().is_general() || error.kind() == ErrorKind::Protocol
 }
 
 pub(super) async fn read_seal(

@@ -30,6 +30,8 @@ pub(crate) struct ReadJournal {
     pub(super) stored: Stored,
     pub(super) rules: Rules,
     pub(crate) survey: Survey,
+    /// A segment could not be fetched now: there may be more than what was read.
+    pub(crate) is_cut: bool,
 }
 
 /// What is in the file.
@@ -235,6 +237,7 @@ impl ReadJournal {
             stored: Stored::Segments(Vec::new()),
             rules: Rules { id: head.journal, must_be_signed, signers },
             survey: Survey::default(),
+            is_cut: false,
             data_key,
         }
     }

@@ -14,7 +14,7 @@ use super::outbox::{LONGEST_PAUSE, PAUSE};
 use super::write::{JournalWriter, NewJournal};
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
-use crate::etcd::changes::{Complete, Revisions};
+use crate::etcd::changes::{Complete, RecordDigest, Revisions};
 use crate::etcd::seen::Seen;
 use crate::etcd::watch::loses_deletions;
 use crate::etcd::{EtcdSettings, choose_member};
@@ -45,6 +45,8 @@ pub(crate) struct Journal {
     pub(crate) reason: EndReason,
     /// The last segment, for the journal that follows.
     pub(crate) continues: Option<Continues>,
+    /// The last complete revision, and what stands for its records.
+    pub(crate) known: Option<(i64, RecordDigest)>,
 }
 
 /// Records one etcd, journal after journal.
@@ -139,7 +141,7 @@ impl<'a> Recorder<'a> {
     pub(crate) async fn journal(&mut self) -> Result<Journal> {
         if let Some(reason) = self.connect().await? {
             let (seen, continues) = (self.revisions.last(), self.continues);
-            return Ok(Journal { id: None, seen, reason, continues });
+            return Ok(Journal { id: None, seen, reason, continues, known: self.known() });
         }
         let first = match &self.carried {
             Some(carried) => carried.main,
@@ -156,7 +158,11 @@ impl<'a> Recorder<'a> {
         let reason = self.listen(&mut filling).await?;
         self.continues = filling.end(reason).await?.or(self.continues);
         let (seen, continues) = (self.revisions.last(), self.continues);
-        Ok(Journal { id: Some(id), seen, reason, continues })
+        Ok(Journal { id: Some(id), seen, reason, continues, known: self.known() })
+    }
+
+    fn known(&self) -> Option<(i64, RecordDigest)> {
+        self.carried.as_ref().map(|carried| (carried.main, carried.digest))
     }
 
     pub(super) fn step(&self, note: String) {

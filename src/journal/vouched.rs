@@ -1,9 +1,9 @@
 //! What signatures alone show of a journal, on a host that opens none.
 
 use super::folder::Folder;
-use super::open::{Ends, digest, read_seal};
+use super::open::{Ends, digest, is_of_store, read_seal};
 use crate::envelope::judge_seal;
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Result};
 use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
 use crate::keys::KeySet;
 use crate::store::Repository;
@@ -38,7 +38,7 @@ pub(crate) async fn vouched(
         let name = JournalPart::Seal(generation).of(id);
         let seal = match read_seal(repository, id, generation, &name).await {
             Ok(seal) => seal,
-            Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+            Err(error) if is_of_store(&error) => return Err(error),
             Err(_) => continue,
         };
         let object = seal.body().object();

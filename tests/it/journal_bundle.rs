@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use strongroom::backup::{
     Moment, Retention, Scope, apply_prune, bundle_journals, copy, journals, open_replica,
-    plan_prune, plan_restore, verify_journals,
+    plan_prune, plan_removal, plan_restore, verify_journals,
 };
 use strongroom::crypto::Suite;
 use strongroom::format::{ClusterName, SnapshotId};
@@ -217,4 +217,49 @@ async fn prune_deletes_what_a_bundle_replaces() {
     assert_eq!(report.freed_bytes, plan.frees());
     assert!(names(dir.path()).iter().all(|name| !name.starts_with("segment.")));
     is_all_there(dir.path()).await;
+}
+
+/// Somebody put an object of the bundle's length in its place: nothing is deleted for it, and a copy does not take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_bundle_replaces_nothing() {
+    let dir = golden();
+    let source = open(dir.path()).await;
+    let target = tempfile::tempdir().unwrap();
+    let (replica, _) = open_replica(&source, local(target.path()), false).await.unwrap();
+    let (keys, control) = (keys(&[1]), Control::default());
+    copy(&source, &replica, &keys, Scope::All, &control).await.unwrap();
+    assert_eq!(bundled(&source).await.unwrap(), 1);
+    let good = fs::read(part(dir.path(), "bundle.3")).unwrap();
+    let junk = vec![7; good.len()];
+    fs::write(part(target.path(), "bundle.3"), &junk).unwrap();
+    let report = copy(&source, &replica, &keys, Scope::All, &control).await.unwrap();
+    assert_eq!(report.journals.failed.len(), 1, "{report:?}");
+    assert!(!part(target.path(), "end.3").exists());
+    fs::remove_file(part(target.path(), "bundle.3")).unwrap();
+    let report = copy(&source, &replica, &keys, Scope::All, &control).await.unwrap();
+    assert_eq!(report.journals.failed.len(), 0, "{report:?}");
+
+    // The same beside its end: neither the recorder nor prune deletes a segment.
+    fs::write(part(dir.path(), "bundle.3"), &junk).unwrap();
+    let file = fs::File::options().append(true).open(part(dir.path(), "end.3")).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(49 * 3600)).unwrap();
+    let is_segment = |name: &String| name.starts_with("segment.");
+    bundled(&source).await.unwrap();
+    assert_eq!(names(dir.path()).iter().filter(|name| is_segment(name)).count(), 5);
+    let retention = Retention { last: 1, ..Retention::default() };
+    let plan = plan_prune(&source, &keys, &retention, None, &control).await.unwrap();
+    let report = apply_prune(&source, &plan, &control).await.unwrap();
+    assert_eq!((report.refused.len(), report.freed_bytes), (1, 0), "{report:?}");
+    assert_eq!(names(dir.path()).iter().filter(|name| is_segment(name)).count(), 5);
+}
+
+/// The name of a segment that somebody planted beside a journal without an end tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_name_tells_prune_nothing() {
+    let dir = golden();
+    ["end.2", "seal.2"].iter().for_each(|name| fs::remove_file(part(dir.path(), name)).unwrap());
+    fs::write(part(dir.path(), "segment.9.9223372036854775807"), "junk").unwrap();
+    let repository = open(dir.path()).await;
+    let plan = plan_removal(&repository, &keys(&[1]), &[JOURNAL.parse().unwrap()]).await.unwrap();
+    assert_eq!(plan.journals.remove[0].last_revision, LAST);
 }

@@ -150,10 +150,11 @@ async fn a_store_that_was_away_leaves_no_gap() {
     recording.store.set_away(false);
     let last = put(&mut client, 1, 1).await;
     recording.until("begins with revision", 2).await;
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    reaches(&repo.repository, last).await;
     let report = recording.stop().await;
     assert_eq!((report.last, report.seen), (last, last), "{report:?}");
-    assert_eq!((report.snapshots.len(), report.journals.len()), (1, 2), "{report:?}");
+    // Where the store is slow, what is repeated may be too much for memory again.
+    assert!(report.snapshots.len() == 1 && report.journals.len() >= 2, "{report:?}");
 
     let moments = [
         (Moment::Revision(before - 80), before - 80),
@@ -161,6 +162,20 @@ async fn a_store_that_was_away_leaves_no_gap() {
         (Moment::Newest, last),
     ];
     restores(&repo.repository, report.snapshots[0], &moments).await;
+}
+
+/// Waits until a restore reaches `revision`.
+async fn reaches(repository: &Repository, revision: i64) {
+    let (keys, begun) = (keys(&[1]), Instant::now());
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan_restore(repository, &keys, None, None, Moment::Newest, dir.path()).await;
+        if plan.is_ok_and(|plan| plan.revision == revision) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{revision} is not stored");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// What each moment is restored to behind `snapshot`.

@@ -36,8 +36,8 @@ pub(super) enum Before {
     /// The newest journal, which opens here.
     Journal(Box<ReadJournal>),
     /// Up to this revision, and the last segment if it is named: by the signed end of a journal that does not open here, or
-    /// by this program itself.
-    UpTo(i64, Option<Continues>),
+    /// by this program itself, which knows what stands for the records of a revision.
+    UpTo(i64, Option<Continues>, Option<(i64, RecordDigest)>),
     /// Something, and how far it reaches is not known here.
     Unknown,
     /// This program recorded until there was a gap.
@@ -49,7 +49,7 @@ impl Before {
     pub(super) fn continues(&self) -> Option<Continues> {
         match self {
             Self::Journal(journal) => journal.continues(),
-            Self::UpTo(_, continues) => *continues,
+            Self::UpTo(_, continues, _) => *continues,
             Self::Nothing | Self::Unknown | Self::Gap(_) => None,
         }
     }
@@ -125,7 +125,10 @@ impl Before {
                 None => return Ok(Self::Unknown),
                 // Nothing was recorded in it.
                 Some(end) if end.segments == 0 => {}
-                Some(end) => return Ok(Self::UpTo(end.last.cast_signed(), last_segment(&end))),
+                Some(end) => {
+                    let last = end.last.cast_signed();
+                    return Ok(Self::UpTo(last, last_segment(&end), None));
+                }
             }
         }
         Ok(Self::Nothing)
@@ -241,15 +244,26 @@ pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Res
             return Ok(Start { first, gap: None, has_base: true });
         }
         Before::Journal(journal) => journal.last(),
-        Before::UpTo(last, _) => *last,
+        Before::UpTo(last, ..) => *last,
     };
-    let start = start_after(last, now);
-    if let (None, Before::Journal(journal)) = (start.gap, before)
-        && !is_continued(journal, start.first, etcd).await?
-    {
-        return Ok(of(Gap::Parted));
+    let mut start = start_after(last, now);
+    let (recorded, from, last) = match before {
+        _ if start.gap.is_some() => return Ok(start),
+        Before::Journal(journal) => (repeated(journal, start.first)?, start.first, last),
+        Before::UpTo(_, _, Some((main, _))) if *main <= now.compacted => {
+            return Ok(of(Gap::Compacted));
+        }
+        Before::UpTo(_, _, Some((main, digest))) => {
+            // What is repeated must not fill the memory again before anything new is recorded.
+            start.first = *main;
+            (BTreeMap::from([(*main, *digest)]), *main, *main)
+        }
+        _ => return Ok(start),
+    };
+    match is_continued(&recorded, (from, last), etcd).await? {
+        true => Ok(start),
+        false => Ok(of(Gap::Parted)),
     }
-    Ok(start)
 }
 
 /// Where to begin, if `last` was recorded before.
@@ -267,21 +281,24 @@ fn start_after(last: i64, now: Now) -> Start {
     Start { first: now.first(), gap: Some(gap), has_base: false }
 }
 
-/// Whether etcd's revisions from `first` to the last one of `journal` are those that it holds.
-async fn is_continued(journal: &ReadJournal, first: i64, etcd: &EtcdSettings) -> Result<bool> {
-    let recorded = repeated(journal, first)?;
+/// Whether etcd's revisions from `first` to `last` are those that were `recorded`.
+async fn is_continued(
+    recorded: &BTreeMap<i64, RecordDigest>,
+    (first, last): (i64, i64),
+    etcd: &EtcdSettings,
+) -> Result<bool> {
     let choice = choose_member(etcd).await?;
     let questions = choice.questions(etcd).await?;
     let mut watch = questions.watch(choice.member, first).await?;
     let mut revisions = Revisions::new(first);
     let comparing = async {
         let mut complete = Vec::new();
-        while revisions.last() < journal.last() {
+        while revisions.last() < last {
             let Some(message) = watch.next().await? else { return Ok(false) };
             if revisions.answer(&message, &mut complete).is_err() {
                 return Ok(false);
             }
-            for one in complete.drain(..).filter(|one: &Complete| one.main <= journal.last()) {
+            for one in complete.drain(..).filter(|one: &Complete| one.main <= last) {
                 let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
                 if !is_same {
                     return Ok(false);
@@ -341,6 +358,9 @@ mod tests {
         assert_eq!(at(&Before::Unknown, 100, 0).await, (2, None));
         assert_eq!(at(&Before::Unknown, 30_000, 0).await, (10_000, None));
         assert_eq!(at(&Before::Unknown, 30_000, 29_000).await, (29_001, None));
+        // What cannot be compared is a gap.
+        let own = Before::UpTo(100, None, Some((50, [0; 16])));
+        assert_eq!(at(&own, 200, 60).await, (61, Some(Gap::Compacted)));
         let behind = Before::Gap(EndReason::BEHIND);
         assert_eq!(at(&behind, 30_000, 29_000).await, (29_001, Some(Gap::Behind)));
     }

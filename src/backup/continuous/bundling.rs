@@ -1,12 +1,12 @@
 //! Journals that have ended are bundled beside the recording, and an hour later the segments go that a bundle replaces.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::coverage::{Extent, Journals};
 use crate::crypto::Suite;
@@ -29,6 +29,8 @@ const SILENT: Duration = Duration::from_secs(2 * 3600);
 const BACK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often it is looked whether something is to be done.
 const OFTEN: Duration = Duration::from_secs(60);
+/// How often it is looked for what other recorders left.
+const AGAIN: Duration = Duration::from_secs(3600);
 /// Fewer segments are not worth a bundle.
 const FEWEST: u64 = 2;
 
@@ -40,11 +42,19 @@ pub(super) async fn run(
     control: &Control,
 ) -> Infallible {
     let mut bundling = Bundling::new(repository, keys, suite, control);
-    let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
-    if let Err(error) = bundling.look_back(cluster, since).await {
-        bundling.note(format!("earlier journals are not bundled now: {error}"));
-    }
+    let (mut looked, mut is_told): (Option<Instant>, bool) = (None, false);
     loop {
+        // Other recorders are killed meanwhile, too.
+        if looked.is_none_or(|at| at.elapsed() >= AGAIN) {
+            let since = SystemTime::now().checked_sub(BACK).unwrap_or(SystemTime::UNIX_EPOCH);
+            match bundling.look_back(cluster, since).await {
+                Ok(()) => (looked, is_told) = (Some(Instant::now()), false),
+                Err(error) if !std::mem::replace(&mut is_told, true) => {
+                    bundling.note(format!("earlier journals are not bundled now: {error}"));
+                }
+                Err(_) => {}
+            }
+        }
         bundling.delete_due().await;
         bundling.bundle_next().await;
         tokio::select! {
@@ -163,6 +173,10 @@ impl<'a> Bundling<'a> {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.due.push((bundled, since))
                 }
+                Err(error) if !error.kind().is_general() => {
+                    let id = bundled.id;
+                    self.note(format!("journal {id}: its segments are not deleted: {error}"));
+                }
                 Err(error) => {
                     self.deletes = Some(false);
                     self.note(format!(
@@ -173,7 +187,7 @@ impl<'a> Bundling<'a> {
         }
     }
 
-    /// Finds what earlier recorders left.
+    /// Finds what other recorders left.
     async fn look_back(&mut self, cluster: &ClusterName, since: SystemTime) -> Result<()> {
         let (repository, keys) = (self.repository, self.keys);
         if keys.is_blind() {
@@ -191,9 +205,12 @@ impl<'a> Bundling<'a> {
         let mut journals =
             Journals::open_chosen(repository, keys, Some(cluster), folders, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
-        let ids: Vec<_> = journals.open.keys().copied().collect();
+        // What waits is found again.
+        self.left.clear();
+        let own: BTreeSet<_> = self.own.iter().map(|one| one.head.journal).collect();
+        let ids: Vec<_> = journals.open.keys().copied().filter(|id| !own.contains(id)).collect();
         for id in ids {
-            let is_followed = journals.is_followed(id);
+            let ends_at = journals.ends_at(id, !keys.signers().is_empty());
             let Some((journal, folder)) = journals.open.remove(&id) else { continue };
             if !journal.standing.counts() || !is_left(&id, &folder) {
                 continue;
@@ -201,12 +218,17 @@ impl<'a> Bundling<'a> {
             if let Some((bundled, replaced)) = journal.replaced(&folder) {
                 let since = folder.ends.get(&bundled.number).map(|info| info.modified);
                 let since = since.filter(|_| !replaced.is_empty());
+                self.due.retain(|(other, _)| other.id != id);
                 self.due.extend(since.map(|since| (bundled, since)));
             } else if self.may_seal(&journal) {
                 let ended = match journal.end {
                     Some(_) => self.ended(journal),
-                    None if is_followed => self.end(journal, &folder, extents.get(&id)).await?,
-                    None => None,
+                    None => match ends_at {
+                        Some(count) => {
+                            self.end(journal, &folder, (extents.get(&id), count)).await?
+                        }
+                        None => None,
+                    },
                 };
                 self.left.extend(ended.map(Arc::new));
             }
@@ -218,7 +240,12 @@ impl<'a> Bundling<'a> {
     fn may_seal(&self, journal: &OpenJournal) -> bool {
         let keys = self.keys;
         let is_unsigned = journal.seal.body().signatures().is_empty();
-        let signs = keys.signing().is_some() || is_unsigned && keys.signers().is_empty();
+        // A bundle takes the place of what others signed: when this signer is revoked, that is to count as before.
+        let is_own = |key| journal.seal.body().signatures().iter().all(|one| one.key_id == key);
+        let signs = match keys.signing() {
+            Some(key) => is_own(key.public().id()),
+            None => is_unsigned && keys.signers().is_empty(),
+        };
         signs && kept_stanzas(&journal.seal, keys, &[]).is_empty()
     }
 
@@ -230,12 +257,13 @@ impl<'a> Bundling<'a> {
         is_in_segments.then_some(Ended { head, data_key, end })
     }
 
-    /// Writes the end of a journal whose recorder did not: what of it counts.
+    /// Writes the end of a journal whose recorder did not, if all `count` segments of it that count can be read: what an end
+    /// does not name never counts again.
     async fn end(
         &self,
         journal: OpenJournal,
         folder: &Folder,
-        extent: Option<&Extent>,
+        (extent, count): (Option<&Extent>, u64),
     ) -> Result<Option<Ended>> {
         let (repository, keys) = (self.repository, self.keys);
         let (id, head, data_key) =
@@ -243,7 +271,8 @@ impl<'a> Bundling<'a> {
         let dir = std::env::temp_dir();
         let mut read = ReadJournal::fetch(repository, keys, journal, folder, &dir).await?;
         let _ = extent.and_then(|extent| extent.cut(&mut read));
-        let Some(segments) = read.entries().filter(|segments| !segments.is_empty()) else {
+        let is_all = |segments: &Vec<_>| count > 0 && segments.len() as u64 == count;
+        let Some(segments) = read.entries().filter(is_all) else {
             return Ok(None);
         };
         let end = EndBody {

@@ -293,18 +293,32 @@ impl Journals {
         later.filter(|other| other.head.cluster == journal.head.cluster && other.standing.counts())
     }
 
-    /// Whether a newer journal of the same cluster counts.
-    pub(super) fn is_followed(&self, id: SnapshotId) -> bool {
-        let journal = self.open.get(&id);
-        journal.is_some_and(|(journal, _)| self.counting_after(journal).next().is_some())
-    }
-
     /// The last segment of `journal` that a newer one names.
     fn named(&self, journal: &OpenJournal) -> Option<Continues> {
-        let named = self.counting_after(journal).filter_map(|other| other.facts.continues);
+        self.named_by(journal).map(|(named, _)| named)
+    }
+
+    /// As [`named`](Self::named), with the first revision of the newer one.
+    fn named_by(&self, journal: &OpenJournal) -> Option<(Continues, i64)> {
+        let named = self
+            .counting_after(journal)
+            .filter_map(|other| Some((other.facts.continues?, other.first())));
         named
-            .filter(|continues| continues.journal == journal.id())
-            .max_by_key(|continues| continues.number)
+            .filter(|(continues, _)| continues.journal == journal.id())
+            .max_by_key(|(continues, _)| continues.number)
+    }
+
+    /// The number of segments that an end of the journal `id` must name, where its recorder wrote none. `None` while another
+    /// one may still be stored that nothing else holds: it waits in the spool of a recorder.
+    pub(super) fn ends_at(&self, id: SnapshotId, has_signers: bool) -> Option<u64> {
+        let (journal, folder) = self.open.get(&id)?;
+        let (named, first) = self.named_by(journal)?;
+        if !has_signers {
+            // What is behind does not count.
+            return Some(named.number);
+        }
+        let highest = folder.segments.keys().next_back().copied().unwrap_or(0);
+        (first <= named.last.cast_signed()).then_some(named.number.max(highest))
     }
 
     /// The newest journal that counts.
@@ -355,7 +369,7 @@ async fn newest_snapshots(
 }
 
 /// The last revision that the end of a journal tells, or the names of its segments.
-pub(in crate::backup) fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
+fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
     if let Some(end) = &journal.end {
         return end.last.cast_signed();
     }

@@ -15,7 +15,6 @@ mod reseal;
 mod shelf;
 
 pub use bundling::bundle_journals;
-pub(super) use coverage::last;
 pub use coverage::{Covered, Gap, JournalSummary, journals, verify_journals};
 pub use deep::{Stretch, StretchOutcome, Stretches, VerifiedStretch, stretches, verify_stretches};
 pub(super) use known::newest_checks;

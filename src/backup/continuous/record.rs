@@ -15,6 +15,7 @@ use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
 use crate::error::{ErrorKind, Result};
 use crate::etcd::EtcdSettings;
+use crate::etcd::changes::RecordDigest;
 use crate::etcd::seen::Seen;
 use crate::format::{Continues, EndReason, SnapshotId};
 use crate::journal::filling::Places;
@@ -249,7 +250,8 @@ impl RecordJob<'_> {
                 }
                 start => start?,
             };
-            match self.round(places, &start, &mut continues, report).await? {
+            let (reason, known) = self.round(places, &start, &mut continues, report).await?;
+            match reason {
                 EndReason::STOPPED | EndReason::LOST_LEAD => return Ok(()),
                 EndReason::STORE => {
                     let emptied = async {
@@ -258,21 +260,22 @@ impl RecordJob<'_> {
                     };
                     self.control.guard(emptied).await?;
                     // Where the store is back soon enough, etcd still has what is missing.
-                    before = Before::UpTo(report.seen, continues);
+                    // It may be another etcd by then.
+                    before = Before::UpTo(report.seen, continues, known);
                 }
                 reason => before = Before::Gap(reason),
             }
         }
     }
 
-    /// Records from `start` on until there is a gap, or the job is stopped.
+    /// Records from `start` on until there is a gap, or the job is stopped: why it ended, and its last revision.
     async fn round(
         &self,
         places: Places<'_>,
         start: &Start,
         continues: &mut Option<Continues>,
         report: &mut RecordReport,
-    ) -> Result<EndReason> {
+    ) -> Result<(EndReason, Option<(i64, RecordDigest)>)> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
         let options = (self.options, self.suite);
         let places = (places, start.first);
@@ -289,7 +292,7 @@ impl RecordJob<'_> {
                 journals.extend(journal.id);
                 *seen = journal.seen.max(*seen);
                 if journal.reason != EndReason::ROLLED {
-                    return Ok(journal.reason);
+                    return Ok((journal.reason, journal.known));
                 }
             }
         };

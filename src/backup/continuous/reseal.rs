@@ -77,6 +77,12 @@ async fn one(
     folder: &Folder,
     job: &JournalJob<'_>,
 ) -> Result<bool> {
+    // Who recorded it may have bundled it since: then another end is the one to vouch for.
+    if journal.lacks_segments(folder) && !folder.bundles.is_empty() {
+        let text = "its end names segments that are gone, and there is a bundle, whose end does not count here";
+        return Err(Error::truncated(text)
+            .hint("trust the signer of the bundle's end, then vouch for it: `strongroom journal list` shows it then"));
+    }
     let seal = &journal.seal;
     let kept = kept_stanzas(seal, keys, job.drop);
     let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();

@@ -15,6 +15,7 @@ use crate::format::{
     CheckOutcome, ClusterName, Part, Report, ReportCheck, ReportDetails, ReportOutcome,
     ReportScope, ReportStep, SnapshotId,
 };
+use crate::journal::bundle::check_bundle;
 use crate::keys::KeySet;
 use crate::snapshot::{folder, open, seals};
 use crate::store::Repository;
@@ -122,6 +123,15 @@ async fn delete_replaced(
 ) -> Result<()> {
     for replaced in &plan.replaced {
         control.check()?;
+        // What the plan knows of the bundle is its length.
+        match check_bundle(repository, &replaced.bundled).await {
+            Err(error) if error.kind().is_general() => return Err(error),
+            Err(error) => {
+                report.refused.push(format!("its segments stay: {error}"));
+                continue;
+            }
+            Ok(()) => {}
+        }
         let mut deleting = stream::iter(replaced.objects.clone())
             .map(|name| async move { repository.delete(&name).await })
             .buffered(AT_ONCE);

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::policy::{Retention, Within};
 use super::steps::{Of, OldMarks, Sweep, is_old};
-use crate::backup::continuous;
 use crate::backup::findings::Findings;
-use crate::error::{ErrorKind, Result};
-use crate::format::{ClusterName, EndReason, SnapshotId};
+use crate::error::Result;
+use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
+use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, OpenJournal};
+use crate::journal::open::{self, Bundled, OpenJournal};
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
 use crate::snapshot::grace::GRACE;
@@ -75,6 +75,7 @@ pub(super) struct Settled {
 /// What a bundle replaces for longer than the grace period: who wrote the bundle could not delete it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Replaced {
+    pub(super) bundled: Bundled,
     pub(super) objects: Vec<String>,
     pub(super) bytes: u64,
 }
@@ -84,7 +85,7 @@ pub(super) struct Replaced {
 pub(super) struct Counting {
     pub(super) id: SnapshotId,
     first: i64,
-    last: i64,
+    pub(super) last: i64,
     /// Nothing that counts was received later.
     ends_ms: u64,
     /// It is known to be complete to here.
@@ -94,7 +95,8 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    pub(super) fn new(journal: &OpenJournal, folder: &Folder) -> Self {
+    /// Of a `journal` that reaches `last`.
+    pub(super) fn new(journal: &OpenJournal, last: i64) -> Self {
         let (id, end) = (journal.id(), journal.end.as_ref());
         let complete = end.map(|end| end.complete_ms).filter(|ms| *ms > 0);
         let latest = id.unix_ms().saturating_add(LONGEST_MS);
@@ -103,7 +105,7 @@ impl Counting {
         Self {
             id,
             first: journal.first(),
-            last: continuous::last(journal, folder),
+            last,
             ends_ms: ends,
             complete_ms: complete.unwrap_or(id.unix_ms()).min(latest),
             is_last: end.is_some_and(|end| breaks.contains(&end.reason)),
@@ -211,7 +213,7 @@ impl Known {
         if is_due && !objects.is_empty() && unknown(folder).is_none() {
             let bytes = objects.iter().map(|info| info.len).fold(0, u64::saturating_add);
             let objects = objects.into_iter().map(|info| info.name.clone()).collect();
-            self.replaced.push(Replaced { objects, bytes });
+            self.replaced.push(Replaced { bundled, objects, bytes });
         }
     }
 
@@ -238,7 +240,7 @@ impl Known {
             findings: Vec::new(),
             replaced: Vec::new(),
         };
-        let mut findings = Findings::default();
+        let (mut findings, mut opened) = (Findings::default(), Vec::new());
         findings.extend(foreign.iter().map(|name| format!("{name}: unknown object")));
         let is_blind = known.is_blind;
         let mut read = stream::iter(folders)
@@ -265,17 +267,54 @@ impl Known {
                     .push(format!("stays, and does not count: journal {id}: {}", one.standing)),
                 Some(Ok(one)) => {
                     known.note_replaced(&one, &folder);
-                    let cluster = one.head.cluster.clone();
-                    let counting = Counting::new(&one, &folder);
-                    known.counting.entry(cluster).or_default().push(counting);
+                    opened.push(one);
                 }
-                Some(Err(error)) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Some(Err(error)) if error.kind().is_general() => return Err(error),
                 Some(Err(error)) => findings.push(format!("stays, and does not count: {error}")),
             }
             known.folders.insert(id, folder);
         }
+        drop(read);
         known.findings = findings.finish();
+        known.count(repository, keys, opened).await?;
         Ok(known)
+    }
+
+    /// Takes note of the journals that were `opened` and count, oldest first.
+    async fn count(
+        &mut self,
+        repository: &Repository,
+        keys: &KeySet,
+        opened: Vec<OpenJournal>,
+    ) -> Result<()> {
+        // What a later journal says of the one it follows: the last segment is named.
+        let mut named: BTreeMap<(ClusterName, SnapshotId), Continues> = BTreeMap::new();
+        for one in &opened {
+            let Some(continues) = one.facts.continues.filter(|named| named.journal < one.id())
+            else {
+                continue;
+            };
+            let key = (one.head.cluster.clone(), continues.journal);
+            let known = named.entry(key).or_insert(continues);
+            if continues.number > known.number {
+                *known = continues;
+            }
+        }
+        let none = Folder::default();
+        for one in opened {
+            let key = (one.head.cluster.clone(), one.id());
+            let folder = self.folders.get(&one.id()).unwrap_or(&none);
+            let highest = folder.segments.keys().next_back().copied().unwrap_or(0);
+            // Those who trust signers read what is behind it, too.
+            let counts = |named: &&Continues| keys.signers().is_empty() || highest <= named.number;
+            let mut counting = Counting::new(&one, one.first().saturating_sub(1));
+            counting.last = match named.get(&key).filter(counts).filter(|_| one.end.is_none()) {
+                Some(named) => named.last.cast_signed(),
+                None => last_of(repository, keys, one, folder).await?,
+            };
+            self.counting.entry(key.0).or_default().push(counting);
+        }
+        Ok(())
     }
 
     /// Decides about all of them. `snapshots` are those that count, of each cluster; `revisions` are theirs.
@@ -438,64 +477,4 @@ fn sweep(id: SnapshotId, folder: &Folder, settled: &mut Settled) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: u64 = 3_600_000;
-    /// Midnight.
-    const START: u64 = 20_000 * 24 * HOUR;
-
-    fn id(hours: u64) -> SnapshotId {
-        SnapshotId::new(START + hours * HOUR, [3; 10])
-    }
-
-    /// A journal of an hour, in which ten revisions are made; it repeats the last one of the hour before.
-    fn journal(hour: u64) -> Counting {
-        let ends_ms = START + (hour + 1) * HOUR;
-        let first = 10 * hour as i64 + 1;
-        let (last, id) = (first + 10, id(hour));
-        Counting { id, first, last, ends_ms, complete_ms: ends_ms, is_last: false }
-    }
-
-    fn snapshot(hour: u64) -> (SnapshotId, i64) {
-        (SnapshotId::new(START + hour * HOUR + 1, [4; 10]), 10 * hour as i64 + 1)
-    }
-
-    fn hours(ids: &BTreeSet<SnapshotId>) -> Vec<u64> {
-        ids.iter().map(|id| (id.unix_ms() - START) / HOUR).collect()
-    }
-
-    #[test]
-    fn a_window_keeps_what_restores_within_it() {
-        let journals: Vec<_> = (0..100).map(journal).collect();
-        let snapshots: Vec<_> = (0..100).step_by(6).map(snapshot).collect();
-        let decided = decide(&journals, &snapshots, START + 40 * HOUR);
-        // The one before, and of each day the newest.
-        assert_eq!(hours(&decided.bases), [36, 42, 66, 90, 96]);
-        assert_eq!(hours(&decided.remove), (0..36).collect::<Vec<_>>());
-        assert!(decided.baseless.is_empty());
-        // Without a snapshot before the window: what the first one is followed by.
-        let decided = decide(&journals, &snapshots[8..], START + 40 * HOUR);
-        assert_eq!(hours(&decided.bases), [48, 66, 90, 96]);
-        assert_eq!(hours(&decided.remove), (0..39).collect::<Vec<_>>());
-        let decided = decide(&journals, &[], START + 40 * HOUR);
-        assert_eq!(decided.baseless, [(id(0), id(99))]);
-        assert_eq!(hours(&decided.remove), (0..39).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn each_stretch_has_its_base() {
-        let mut journals: Vec<_> = (0..100).map(journal).collect();
-        // Not recorded; another history.
-        journals.retain(|journal| !(50..55).contains(&((journal.id.unix_ms() - START) / HOUR)));
-        journals[60].is_last = true;
-        let snapshots: Vec<_> = (0..100).step_by(3).map(snapshot).collect();
-        let decided = decide(&journals, &snapshots, START + 40 * HOUR);
-        // Of each stretch the first one, but for that which the window begins in: 57 and 66 here.
-        assert_eq!(hours(&decided.bases), [39, 45, 48, 57, 63, 66, 69, 93, 99]);
-        let decided = decide(&journals, &snapshots, START + 60 * HOUR);
-        assert_eq!(hours(&decided.bases), [57, 63, 66, 69, 93, 99]);
-        let gone: Vec<_> = (0..57).filter(|hour| !(50..55).contains(hour)).collect();
-        assert_eq!(hours(&decided.remove), gone);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use super::steps::{Of, UNDONE};
 use crate::backup::catalog;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, EndBody, EndObjects, JournalPart, MAX_HEAD, SnapshotId};
+use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
 use crate::journal::open;
 use crate::keys::KeySet;
@@ -39,7 +40,9 @@ pub(super) async fn journal(
     if let Some(why) = refused {
         return Err(Error::new(ErrorKind::Refused, format!("journal {id} is not removed: {why}")));
     }
-    Ok(Some(removal_of(&Counting::new(&opened, &folder), &opened.head.cluster, &folder)))
+    let (mut counting, cluster) = (Counting::new(&opened, 0), opened.head.cluster.clone());
+    counting.last = last_of(repository, keys, opened, &folder).await?;
+    Ok(Some(removal_of(&counting, &cluster, &folder)))
 }
 
 /// Refuses that one of `snapshots` goes, each with its revision, which is the only one that journals of `clusters` follow. Those
