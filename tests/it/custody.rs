@@ -365,7 +365,8 @@ fn a_stolen_identity() {
     assert!(exits(2, &mut place.command_with(&uris_only, &dropped)).contains("cannot be dropped"));
     exits_with(place.command_with(&uris, &again).args(["--expect", key, "--keep-old"]));
     // An earlier run's that does not open here replaces nothing that has to open here.
-    let error = exits(1, &mut place.command_with("identity:identity", &again));
+    let mut with_old = place.command_with("identity:identity", &again);
+    let error = exits(1, with_old.args(["--expect", &blind.key]));
     assert!(error.contains("does not open with key"), "{error}");
     assert_eq!(place.snapshots().len(), 2);
     exits_with(place.command_with(&uris, &again).args(["--expect", key]));
