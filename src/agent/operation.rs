@@ -193,7 +193,7 @@ async fn take(
     let (report, late) = taking.await?;
     let cluster = options.cluster().clone();
     let finding = of_backup(&report);
-    if report.independent < 2 {
+    if report.independent < 2 && report.declared_recovery.is_none() {
         warn(&[ONE_WAY.to_owned()]);
     }
     let done = Done {

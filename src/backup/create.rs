@@ -57,8 +57,11 @@ pub struct BackupReport {
     pub stored_bytes: u64,
     /// The master keys that open it.
     pub sealed_by: Vec<KeyId>,
-    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key is one.
+    /// Independent ways to open it: no loss of one place, passphrase or service takes two of them. A recovery key that seals
+    /// it is one.
     pub independent: usize,
+    /// The recovery key, if it is declared and does not open it yet.
+    pub declared_recovery: Option<KeyId>,
     /// The master keys that should open it and could not seal it. `key reseal` adds them.
     pub seals_missing: Vec<SealMissing>,
     /// The key that signed it.
@@ -174,7 +177,8 @@ pub(crate) async fn backup_and_keep(
         compact_revision: written.compact_revision,
         database_bytes: written.database_bytes,
         stored_bytes: written.stored_bytes,
-        independent: independent(keys, &sealed_by, options, &earlier),
+        independent: independent(keys, &sealed_by, options.recovery),
+        declared_recovery: options.recovery.filter(|id| !sealed_by.contains(id)),
         sealed_by,
         seals_missing,
         signed_by: keys.signing().map(|key| key.public().id()),
@@ -258,15 +262,13 @@ fn content(
     Content { id, companions, previous, tags, included, seen: None, replaces: None }
 }
 
-fn independent(
-    keys: &KeySet,
-    sealed_by: &[KeyId],
-    options: &BackupOptions,
-    earlier: &Earlier,
-) -> usize {
-    let mut ways: BTreeSet<_> = sealed_by.iter().map(|id| keys.depends_on(*id)).collect();
-    ways.extend(options.recovery.map(DependsOn::Elsewhere));
-    ways.len() + usize::from(options.recovery.is_none() && earlier.has_recovery)
+fn independent(keys: &KeySet, sealed_by: &[KeyId], recovery: Option<KeyId>) -> usize {
+    // The copy of a recovery key is elsewhere: the owner says so.
+    let of = |id: &KeyId| match recovery == Some(*id) {
+        true => DependsOn::Elsewhere(*id),
+        false => keys.depends_on(*id),
+    };
+    sealed_by.iter().map(of).collect::<BTreeSet<_>>().len()
 }
 
 /// The companions, if there are any.

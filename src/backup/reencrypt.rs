@@ -6,22 +6,28 @@ use std::time::Instant;
 use super::catalog::{self, Scope};
 use super::continuous::journals;
 use super::key_usage::all_seals;
-use super::prune::{PrunePlan, apply_prune, plan_removal, prune_report};
+use super::prune::{PrunePlan, apply_prune, plan_removal_advising, prune_report};
 use super::reports::store_report;
+use super::verify::digests;
 use crate::crypto;
-use crate::envelope::{DataKey, is_genuine, key_ids};
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{KeyId, KeyState, ManifestBody, Part, Sha256, SnapshotId};
+use crate::envelope::{DataKey, check_sealers, is_genuine, key_ids};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{KeyId, KeyState, ManifestBody, Part, Seal, Sha256, SnapshotId};
 use crate::keys::{KeySet, Recipient};
-use crate::snapshot::folder::Folder;
+use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::input::Input;
 use crate::snapshot::open::{self, OpenSnapshot};
 use crate::snapshot::options::BackupOptions;
+use crate::snapshot::read::{Follower, Place, read_all};
 use crate::snapshot::stored::StoredInput;
 use crate::snapshot::write::{Content, write_snapshot};
 use crate::snapshot::{companions, seals};
 use crate::store::Repository;
 use crate::task::Control;
+
+/// What to do about a snapshot that journals need.
+const ADVICE: &str =
+    "give --keep-old, or take a snapshot while changes are recorded and run this again";
 
 /// How snapshots are encrypted again.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +55,7 @@ pub struct ReencryptReport {
 }
 
 /// Writes each snapshot in `scope` again, under a new data key that is sealed to `keys`' sealing keys; when all are written,
-/// the old ones are removed as [`plan_removal`] demands it, and can be brought back within the grace period. What was encrypted
+/// the old ones are removed as [`plan_removal`](super::plan_removal) demands it, and can be brought back within the grace period. What was encrypted
 /// again before is passed over, unless `scope` names it.
 ///
 /// A new snapshot exists once its manifest does, and counts; until the old one is removed both do. Interrupted, it does the rest
@@ -76,6 +82,11 @@ pub async fn reencrypt(
             .hint("leave it out, or give it as identity:FILE?retired"));
     }
     keys.check_sealing(None, false)?;
+    // All of them seal, or nothing is written: whatever opens with a key that is down must not lose it.
+    if let Some(missing) = check_sealers(keys).await?.into_iter().next() {
+        return Err(missing.error);
+    }
+    let keys = &keys.sealing_with_all();
     let replaced = replacements(repository, keys).await?;
     let mut work =
         Work { repository, keys, how, sealing, control, report: ReencryptReport::default() };
@@ -103,8 +114,9 @@ pub async fn reencrypt(
         let pinned = done
             .pinned
             .iter()
-            .map(|id| format!("snapshot {id} was pinned after it was written again"));
-        report.left.extend(done.refused.iter().cloned().chain(pinned));
+            .map(|id| format!("snapshot {id} stays: it was pinned after it was written again"));
+        let refused = done.refused.iter().map(|refused| format!("stays: {refused}"));
+        report.left.extend(refused.chain(pinned));
         report.removed = done.removed;
     }
     report.left.extend(recorded(repository, keys, scope).await?);
@@ -150,7 +162,7 @@ async fn recorded(
     };
     let tell = || {
         format!(
-            "{count} journal(s) are not encrypted again: who has an old key opens them; `strongroom prune --keep-continuous` removes them with time"
+            "{count} journal(s) not encrypted again: anyone who has an old key can read them; `strongroom prune --keep-continuous` removes them in time"
         )
     };
     Ok((count > 0).then(tell))
@@ -184,13 +196,13 @@ impl Work<'_> {
         // Whatever keeps the old one from being removed is said before a new one is written.
         let plan = match self.how.keep_old {
             true => None,
-            false => Some(plan_removal(repository, keys, &[id]).await?),
+            false => Some(plan_removal_advising(repository, keys, &[id], ADVICE).await?),
         };
         let old = OpenSnapshot::open(repository, id, keys).await?;
         let new = match new {
             Some(new) => {
-                let again = OpenSnapshot::open(repository, new, &self.keys.opening_all()).await;
-                self.check_same(&old, again, new)?;
+                let checked = self.check_replacement((id, folder), &old, new).await;
+                checked.context(format!("snapshot {new}, which replaces it"))?;
                 new
             }
             None => self.write(id, folder, old).await?,
@@ -199,21 +211,90 @@ impl Work<'_> {
         Ok(plan)
     }
 
-    /// That `new`, which an earlier run wrote, has the database of `old`. What only keys elsewhere open counts, and was read
-    /// back when it was written.
-    fn check_same(
+    /// That `new`, which an earlier run wrote, can take the place of `old`: it holds the same, and opens with each key that
+    /// is needed. Where the old one goes, all of the new one is read before.
+    async fn check_replacement(
         &self,
+        (id, folder): (SnapshotId, &Folder),
         old: &OpenSnapshot,
-        new: Result<OpenSnapshot>,
-        id: SnapshotId,
+        new: SnapshotId,
     ) -> Result<()> {
-        let digest = |one: &OpenSnapshot| one.database.index().database().sha256;
-        match new {
-            Err(error) if error.kind() == ErrorKind::WrongKey => Ok(()),
-            Ok(new) if digest(&new) == digest(old) => Ok(()),
-            Ok(_) => Err(Error::tampered(format!("{id} replaces it and has another database"))),
-            Err(error) => Err(error.context("the snapshot that replaces it")),
+        let of_new = folder::list_one(self.repository, new).await?;
+        let (seals, _) = all_seals(self.repository, new, &of_new).await?;
+        let opening = match OpenSnapshot::open_any(self.repository, new, self.keys).await {
+            Ok(opened) => {
+                self.check_same(old, &opened).await?;
+                let object = seals::manifest_digest(&opened.manifest);
+                genuine(&seals, object, &opened.data_key)
+            }
+            Err(error) if error.kind() == ErrorKind::WrongKey => {
+                self.check_elsewhere(&of_new, &seals, new, error).await?
+            }
+            Err(error) => return Err(error),
+        };
+        let needed = self.needed(id, folder, old).await?;
+        match needed.into_iter().find(|key| !opening.contains(key)) {
+            None => Ok(()),
+            Some(key) => {
+                let message = format!("it does not open with key {key}, which opens {id}");
+                Err(Error::new(ErrorKind::Refused, message).hint(format!(
+                    "`strongroom key reseal {new}` with that key or its recipient adds it; --drop {key} goes on without it"
+                )))
+            }
         }
+    }
+
+    /// That what `new` holds is what `old` holds: its database and its companions.
+    async fn check_same(&self, old: &OpenSnapshot, new: &OpenSnapshot) -> Result<()> {
+        let digest = |one: &OpenSnapshot| one.database.index().database().sha256;
+        if digest(new) != digest(old) {
+            return Err(Error::tampered("it has another database"));
+        }
+        if self.how.keep_old {
+            return Ok(());
+        }
+        let companions = async |one: &OpenSnapshot| {
+            companions::open(self.repository, &one.manifest, &one.data_key).await
+        };
+        if companions(new).await? != companions(old).await? {
+            return Err(Error::tampered("it has other companions"));
+        }
+        let (what, total) = (new.manifest.body().snapshot, new.database.index().database().size);
+        self.control.begin(&format!("verifying {what}"), Some(total));
+        let all = read_all(&new.database, Place::Nowhere, Follower::Nobody, self.control);
+        self.control.guard(all).await.map(drop)
+    }
+
+    /// The keys that open `new`, of which none is here: those that its seals name. A signature shows that its manifest is
+    /// genuine, and the manifest what its objects are.
+    async fn check_elsewhere(
+        &self,
+        folder: &Folder,
+        seals: &[Seal],
+        new: SnapshotId,
+        error: Error,
+    ) -> Result<BTreeSet<KeyId>> {
+        let manifest = open::read_manifest(self.repository, new).await?;
+        let authentic = seals::authenticate(self.repository, folder, self.keys, &manifest).await?;
+        let object = seals::manifest_digest(&manifest);
+        let named: Vec<BTreeSet<KeyId>> = seals
+            .iter()
+            .filter(|seal| seal.body().object() == object)
+            .map(|seal| key_ids(seal).into_iter().collect())
+            .collect();
+        // What names a key that is here, and does not open with it, opens with no other for certain.
+        if !authentic.judged.standing.counts()
+            || named.iter().flatten().any(|key| self.keys.holds(*key))
+        {
+            return Err(error);
+        }
+        if !self.how.keep_old {
+            open::check_lengths(&manifest, folder)?;
+            self.control.guard(digests(self.repository, &manifest, self.control)).await?;
+        }
+        // Nobody can tell here which of them is genuine, so only what all of them name is known.
+        let common = |all: BTreeSet<KeyId>, one: BTreeSet<KeyId>| &all & &one;
+        Ok(named.into_iter().reduce(common).unwrap_or_default())
     }
 
     async fn write(
@@ -244,30 +325,45 @@ impl Work<'_> {
         let input = Input::Stored(Box::new(StoredInput::new(old.database, old.facts.etcd)));
         let written =
             write_snapshot(self.repository, self.keys, &options, self.control, content, input);
-        written.await.map(|_| new)
+        match written.await?.0.missing.into_iter().next() {
+            None => Ok(new),
+            Some(missing) => Err(missing.error),
+        }
     }
 
-    /// That the new snapshot opens with every key that opens the old one, but those that are given up.
+    /// That the new snapshot will open with every key that is needed.
     async fn check_keys(&self, id: SnapshotId, folder: &Folder, old: &OpenSnapshot) -> Result<()> {
-        let (seals, _) = all_seals(self.repository, id, folder).await?;
-        let object = seals::manifest_digest(&old.manifest);
-        for key in genuine(&seals, object, &old.data_key) {
-            let state = self.keys.state(key);
-            let goes = self.how.drop.contains(&key)
-                || state.is_some_and(|state| state >= KeyState::Retiring);
-            if !goes && !self.sealing.contains(&key) {
+        let needed = self.needed(id, folder, old).await?;
+        match needed.into_iter().find(|key| !self.sealing.contains(key)) {
+            None => Ok(()),
+            Some(key) => {
                 let message = format!("key {key} opens it, and would not open the new snapshot");
-                return Err(Error::new(ErrorKind::Refused, message).hint(format!(
+                Err(Error::new(ErrorKind::Refused, message).hint(format!(
                     "give that key or its recipient too, or leave it out with --drop {key}"
-                )));
+                )))
             }
         }
-        Ok(())
+    }
+
+    /// The keys that open `old`, but those that are given up.
+    async fn needed(
+        &self,
+        id: SnapshotId,
+        folder: &Folder,
+        old: &OpenSnapshot,
+    ) -> Result<BTreeSet<KeyId>> {
+        let (seals, _) = all_seals(self.repository, id, folder).await?;
+        let mut keys = genuine(&seals, seals::manifest_digest(&old.manifest), &old.data_key);
+        keys.retain(|key| {
+            let state = self.keys.state(*key);
+            !self.how.drop.contains(key) && state.is_none_or(|state| state < KeyState::Retiring)
+        });
+        Ok(keys)
     }
 }
 
 /// The keys in those of `seals` that somebody with the data key made.
-fn genuine(seals: &[crate::format::Seal], object: Sha256, data_key: &DataKey) -> BTreeSet<KeyId> {
+fn genuine(seals: &[Seal], object: Sha256, data_key: &DataKey) -> BTreeSet<KeyId> {
     let seals = seals.iter().filter(|seal| seal.body().object() == object);
     seals.filter(|seal| is_genuine(seal, data_key)).flat_map(key_ids).collect()
 }

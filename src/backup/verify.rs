@@ -476,7 +476,15 @@ async fn walk(opened: &OpenSnapshot, control: &Control) -> Result<Deep, Failure>
     })
 }
 
-async fn digests(repository: &Repository, manifest: &Manifest, control: &Control) -> Result<()> {
+/// That the objects of `manifest` are what it says they are.
+///
+/// # Errors
+/// Those of SPEC.md §8, and of the store.
+pub(super) async fn digests(
+    repository: &Repository,
+    manifest: &Manifest,
+    control: &Control,
+) -> Result<()> {
     let manifest = manifest.body();
     let total = manifest.objects.iter().map(|object| object.length).sum();
     control.begin(&format!("digesting {}", manifest.snapshot), Some(total));

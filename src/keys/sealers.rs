@@ -62,6 +62,15 @@ impl KeySet {
         }
     }
 
+    /// The same, of which all that seal have to.
+    #[cfg(feature = "backup")]
+    #[must_use]
+    pub(crate) fn sealing_with_all(&self) -> Self {
+        let mut all = self.with(|_| true);
+        all.min_sealers = all.sealing().count();
+        all
+    }
+
     /// The same without the keys whose service does not answer now, and those.
     #[cfg(feature = "backup")]
     pub(crate) async fn available(&self) -> (Self, Vec<Missing>) {

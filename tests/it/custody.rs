@@ -13,7 +13,7 @@ use strongroom::task::Control;
 
 use crate::blind::{Blind, exits_with};
 use crate::faulty::Faulty;
-use crate::kms_fault::Plugin;
+use crate::kms_fault::{Fault, Plugin};
 use crate::place::{Place, exits, text, write_secret};
 use crate::prune::age;
 use crate::support::{TestRepo, keys, local, small_database};
@@ -179,7 +179,8 @@ fn independent_ways_to_open() {
         ("file:keyring", &[][..], 1),
         ("file:keyring,file:other", &[], 1),
         ("file:keyring,file:other", &recovery, 2),
-        ("file:keyring", &recovery, 2),
+        // Nothing is sealed to it yet.
+        ("file:keyring", &recovery, 1),
         (&recipient, &["--unsigned"], 2),
     ] {
         let (unsigned, recovery): (Vec<&str>, Vec<&str>) =
@@ -362,8 +363,14 @@ fn a_stolen_identity() {
     let uris_only = format!("identity:identity,recipient:{recipient}");
     let dropped = [&again[..], &["--expect", key, "--drop", &blind.key]].concat();
     assert!(exits(2, &mut place.command_with(&uris_only, &dropped)).contains("cannot be dropped"));
+    exits_with(place.command_with(&uris, &again).args(["--expect", key, "--keep-old"]));
+    // An earlier run's that does not open here replaces nothing that has to open here.
+    let mut with_old = place.command_with("identity:identity", &again);
+    let error = exits(1, with_old.args(["--expect", &blind.key]));
+    assert!(error.contains("does not open with key"), "{error}");
+    assert_eq!(place.snapshots().len(), 2);
     exits_with(place.command_with(&uris, &again).args(["--expect", key]));
-    assert!(!place.snapshots().contains(&old));
+    assert!(!place.snapshots().contains(&old) && place.snapshots().len() == 1);
     exits(12, &mut blind.owner(&["verify", "latest"]));
     let new = ["--signers", "signers", "verify", "latest"];
     exits_with(&mut place.command_with("identity:new", &new));
@@ -389,9 +396,38 @@ fn a_key_that_is_not_here_is_not_lost_by_mistake() {
     place.succeed(&[&drop[..], &["--keep-old"]].concat());
     assert_eq!(place.snapshots().len(), 2);
     place.succeed(&["prune", "--unpin", &id]);
+    // The new one lacks that key: it replaces the old one only if the key is given up now, too, and if it is undamaged.
+    let error = place.fail(1, &["key", "reencrypt", &id]);
+    assert!(error.contains(&blind.key) && error.contains("does not open with key"), "{error}");
+    let payload = place.path(&format!("repo/snapshots/{}/payload", place.snapshots()[1]));
+    let whole = fs::read(&payload).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    fs::write(&payload, damaged).unwrap();
+    place.fail(13, &drop);
+    fs::write(&payload, whole).unwrap();
+    assert_eq!(place.snapshots().len(), 2);
     let report = place.json(&drop);
     assert_eq!(report["removed"][0], id.as_str());
     assert_eq!(place.snapshots().len(), 1, "an earlier run's is not written twice");
+}
+
+/// What opens with a key whose service is down, or seals wrong, is not written again without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_down_loses_no_snapshot() {
+    let (place, mut plugin) = (Place::new(), Plugin::start());
+    let both = format!("file:keyring,{}", plugin.uri());
+    let with = |args: &[&str]| place.command_with(&both, args);
+    exits_with(&mut with(&["backup", "--file", small_database().to_str().unwrap()]));
+    let before = place.files();
+    plugin.fault(Fault::Ciphertext(0));
+    let error = text(&with(&["key", "reencrypt", "--all"]).output().unwrap().stderr);
+    assert!(error.contains("0 bytes"), "{error}");
+    assert_eq!(place.files(), before);
+    plugin.stop();
+    let error = exits(4, &mut with(&["key", "reencrypt", "--all"]));
+    assert!(error.contains("no plugin listens"), "{error}");
+    assert_eq!(place.files(), before);
 }
 
 /// Whatever call fails: each database is there, at least once, and the next run does the rest.

@@ -299,6 +299,9 @@ async fn no_service_is_asked_about_what_is_not_signed() {
     };
     let out = exits(12, &mut signing(&["key", "vouch", "--all"]));
     assert!(out.contains("no service is asked"), "{out}");
+    // It opens what a trusted signer signed, to compare all of its seals, and nothing else.
+    let asked = asked + 1;
+    assert_eq!(plugin.calls("Decrypt"), asked, "{out}");
     let out = signing(&["prune", "--quarantine", planted]).output().unwrap();
     assert_eq!(plugin.calls("Decrypt"), asked, "{out:?}");
     // A person who names it has it opened.

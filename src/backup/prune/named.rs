@@ -46,7 +46,7 @@ pub(super) async fn journal(
 }
 
 /// Refuses that one of `snapshots` goes, each with its revision, which is the only one that journals of `clusters` follow. Those
-/// of `journals` go, too.
+/// of `journals` go, too. The error gives the `advice`.
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused); those of the store.
@@ -55,7 +55,7 @@ pub(super) async fn check_bases(
     keys: &KeySet,
     clusters: BTreeSet<ClusterName>,
     snapshots: &BTreeMap<SnapshotId, i64>,
-    journals: &[JournalRemoval],
+    (journals, advice): (&[JournalRemoval], &'static str),
 ) -> Result<()> {
     // Without a key nothing is known of journals: no base can be named either.
     if keys.is_blind() {
@@ -83,12 +83,12 @@ pub(super) async fn check_bases(
             let (first, last) =
                 (stretch.first().map(|one| one.id), stretch.last().map(|one| one.id));
             let (Some(first), Some(last)) = (first, last) else { continue };
-            let message = format!(
-                "snapshot {base} is not removed: the journals {first} to {last} follow no other, and restore nothing without it"
-            );
-            return Err(Error::new(ErrorKind::Refused, message).hint(
-                "take a snapshot while they are recorded, or name the journals with --remove, too",
-            ));
+            let (need, lost) = match first == last {
+                true => (format!("the journal {first} needs"), "it restores nothing"),
+                false => (format!("the journals {first} to {last} need"), "they restore nothing"),
+            };
+            let message = format!("{need} snapshot {base}: without this snapshot {lost}");
+            return Err(Error::new(ErrorKind::Refused, message).hint(advice));
         }
     }
     Ok(())

@@ -198,6 +198,20 @@ pub async fn plan_removal(
     keys: &KeySet,
     ids: &[SnapshotId],
 ) -> Result<PrunePlan> {
+    let advice = "take a snapshot while they are recorded, or name the journals with --remove, too";
+    plan_removal_advising(repository, keys, ids, advice).await
+}
+
+/// As [`plan_removal`]; where journals need a snapshot, the error gives the `advice`.
+///
+/// # Errors
+/// Those of [`plan_removal`].
+pub(in crate::backup) async fn plan_removal_advising(
+    repository: &Repository,
+    keys: &KeySet,
+    ids: &[SnapshotId],
+    advice: &'static str,
+) -> Result<PrunePlan> {
     let mut plan = PrunePlan::default();
     let mut revisions = BTreeMap::new();
     for id in ids {
@@ -225,7 +239,7 @@ pub async fn plan_removal(
     }
     let clusters = plan.remove.iter().filter_map(|one| one.cluster.clone()).collect();
     let journals = &plan.journals.remove;
-    named::check_bases(repository, keys, clusters, &revisions, journals).await?;
+    named::check_bases(repository, keys, clusters, &revisions, (journals, advice)).await?;
     Ok(plan)
 }
 

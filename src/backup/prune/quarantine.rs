@@ -79,7 +79,7 @@ pub async fn suspects(
     keys: &KeySet,
     control: &Control,
 ) -> Result<Vec<Suspect>> {
-    let (folders, keys) = (with_head(repository).await?, &keys.opening_all());
+    let (folders, keys) = (with_head(repository).await?, &keys.opening_all().sparing());
     control.begin_counting("reading snapshots", Some(folders.len() as u64), Unit::Snapshots);
     let mut examined = stream::iter(folders)
         .map(|(id, folder)| async move {
@@ -115,7 +115,7 @@ pub async fn plan_quarantine(
     ids: &[SnapshotId],
     control: &Control,
 ) -> Result<PrunePlan> {
-    let (folders, keys) = (with_head(repository).await?, &keys.opening_all());
+    let (folders, keys) = (with_head(repository).await?, &keys.opening_all().sparing());
     let clock = folders.values().flat_map(Folder::every).map(|info| info.modified).max();
     let clock = clock.map(|clock| clock.min(SystemTime::now()));
     something_authenticates(repository, keys, &folders, control).await?;

@@ -228,7 +228,7 @@ pub(crate) const KEY_CUSTODY: &str = "\
 Report who can open the snapshots: what each key depends on, and when it was last tested.
 
 INDEPENDENT counts the ways to open a cluster's newest snapshot that do not depend on one another: no loss of one host, passphrase or service \
-takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own. \
+takes two of them. All files given here depend on this host. A recipient, a key that is elsewhere and the key of keys.recovery depend on a place of their own; a key counts once it opens the snapshot. \
 Whether copies exist, or lie at one place, is unknown here.
 
 With -w json it is a document for auditors. Exits with status 3 when there is something to look at.";

@@ -189,18 +189,12 @@ impl Known {
     }
 
     /// What of `keys` no single loss takes together.
-    fn independent<'a>(
-        &self,
-        keys: impl Iterator<Item = &'a KeyId>,
-        recovery: Option<KeyId>,
-    ) -> usize {
+    fn independent<'a>(&self, keys: impl Iterator<Item = &'a KeyId>) -> usize {
         let of = |id: &KeyId| match self.rows.get(id) {
             Some(row) => row.depends_on.clone(),
             None => Some(DependsOn::Elsewhere(*id)),
         };
-        let ways: BTreeSet<_> =
-            keys.filter_map(of).chain(recovery.map(DependsOn::Elsewhere)).collect();
-        ways.len()
+        keys.filter_map(of).collect::<BTreeSet<_>>().len()
     }
 
     /// A count of what a key opens; none if its seals are not verified here.
@@ -311,6 +305,8 @@ struct OfCluster<'a> {
     cluster: &'a ClusterName,
     newest: &'a Newest,
     independent: Option<usize>,
+    /// The recovery key, if it is declared and does not open the newest snapshot.
+    declared_recovery: Option<KeyId>,
     /// The keys that were proven with a snapshot of it.
     proven: Vec<(KeyId, SnapshotId)>,
 }
@@ -331,7 +327,8 @@ impl<'a> OfCluster<'a> {
         Self {
             cluster,
             newest,
-            independent: keys.map(|keys| known.independent(keys.iter(), recovery)),
+            independent: keys.map(|keys| known.independent(keys.iter())),
+            declared_recovery: recovery.filter(|id| keys.is_some_and(|keys| !keys.contains(id))),
             proven: proven.map(|proof| (proof.key, proof.report)).collect(),
         }
     }
@@ -340,7 +337,7 @@ impl<'a> OfCluster<'a> {
         let proven = |(key, report): &(KeyId, SnapshotId)| json!({"key": key, "at": report.created(), "report": report});
         json!({
             "cluster": self.cluster.as_str(), "snapshot": self.newest.id, "keys": self.newest.keys,
-            "independent": self.independent, "tested": self.proven.iter().map(proven).collect::<Vec<_>>(),
+            "independent": self.independent, "declared_recovery": self.declared_recovery, "tested": self.proven.iter().map(proven).collect::<Vec<_>>(),
         })
     }
 
@@ -370,6 +367,12 @@ impl<'a> OfCluster<'a> {
             )),
             Some(_) => {}
         }
+        if let Some(key) = self.declared_recovery {
+            findings.push(format!(
+                "cluster {cluster}: the recovery key {key} does not open {}, so it is not counted: `strongroom key reseal {}` with it or its recipient adds it",
+                newest.id, newest.id
+            ));
+        }
         if self.proven.is_empty() {
             findings.push(format!(
                 "cluster {cluster}: no key was tested with a snapshot of it (`strongroom key prove`)"
@@ -397,7 +400,7 @@ pub(super) async fn report(context: &Context) -> Result<ExitCode> {
     }
     let json = json!({
         "repository": repository.id().to_string(), "made": keyfile::now(),
-        "seals_to": seals_to, "independent": known.independent(seals_to.iter(), recovery),
+        "seals_to": seals_to, "independent": known.independent(seals_to.iter()),
         "blind": context.settings.is_blind(), "keys": known.json(),
         "clusters": clusters.iter().map(OfCluster::json).collect::<Vec<_>>(),
         "unknown": known.usage.unknown, "untrusted": known.usage.untrusted, "findings": findings,

@@ -26,7 +26,7 @@ fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
         let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
         context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
     }
-    report.left.iter().for_each(|left| context.output.warn(&format!("stays: {left}")));
+    report.left.iter().for_each(|left| context.output.warn(left));
     let done = report.done.iter().map(|(old, new)| json!({"old": old, "new": new}));
     let failed = report.failed.iter().map(|(id, error)| {
         json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
