@@ -229,6 +229,11 @@ impl KeySet {
         self.asks_unsigned = true;
     }
 
+    /// Whether services and persons are asked whatever signed it.
+    pub(crate) fn asks_unsigned(&self) -> bool {
+        self.asks_unsigned
+    }
+
     /// Whether a service or a person may be asked to open a seal, which a trusted signer signed or not.
     pub(crate) fn may_ask(&self, signed: bool) -> bool {
         match signed {
