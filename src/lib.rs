@@ -23,7 +23,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `cli` (default) | the program; all below but `internals` and the providers of object storage |
+//! | `cli` (default) | the program, with `agent`, `backup`, `kms-plugin`, `kms-v2`, `posture` and `proxy` |
 //! | `backup` | [`backup`], [`contents`], [`store`], [`task`]; needs protoc at build time, as do all that talk to etcd |
 //! | `s3`, `gcs`, `azure` (default) | repositories in S3, Google Cloud Storage, Azure Blob: URLs `s3://`, `gs://`, `az://` |
 //! | `agent` | [`agent`] |
@@ -31,6 +31,8 @@
 //! | `client` | [`values::Shim`] and the value keyring in etcd |
 //! | `proxy` | [`proxy`] |
 //! | `kms-plugin` | [`kms_plugin`] |
+//! | `kms-v2`, `vault`, `pkcs11`, `aws-kms` | master keys that a service keeps |
+//! | `age-plugins` | keys of age's plugins |
 //! | `audit-log` | [`audit_log`] |
 //! | `posture` | [`posture`]: checks how a cluster is set up |
 //! | `etcd` | [`etcd`] alone |

@@ -19,7 +19,7 @@ pub struct RecordOptions {
     /// The owner's name for the etcd cluster.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub cluster: ClusterName,
-    /// Store the changes this often, 1s to 1m; a disaster loses at most this much
+    /// Store the changes this often, 1s to 1m; a disaster loses this much and what the store has not taken yet
     #[cfg_attr(
         feature = "cli",
         arg(

@@ -195,7 +195,7 @@ pub(crate) enum ConfigCommand {
         #[arg(
             long = "for",
             value_name = "COMMAND",
-            value_parser = ["agent", "proxy", "kms-plugin", "backup", "copy", "drill", "prune", "snapshots"]
+            value_parser = ["agent", "proxy", "kms-plugin", "journal", "backup", "copy", "drill", "prune", "snapshots"]
         )]
         command: Option<String>,
         /// Arguments of that command, after --

@@ -222,7 +222,7 @@ then know it. Run it where the key is, after you make a key or a copy of one, an
 pub(crate) const KEY_PROVE_MORE: &str = "\
 Examples:
   strongroom key prove -k identity:FILE --signers signers --signing-key my-key
-  strongroom key prove -k file:/media/usb/daily-keyring      # shows that this copy opens the backups";
+  strongroom key prove -k file:/media/usb/daily-keyring      # this copy opens them";
 
 pub(crate) const KEY_CUSTODY: &str = "\
 Report who can open the snapshots: what each key depends on, and when it was last tested.
@@ -241,7 +241,7 @@ pub(crate) const KEY_ROTATE: &str = "\
 Replace the sealing key with a new one, and seal the snapshots to it.
 
 A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
-still counts. Then it seals every snapshot that counts to the new key too. `key rotate --finish`, when every host that \
+still counts. Then it seals every snapshot and journal that counts to the new key too; start a recorder again before --finish. `key rotate --finish`, when every host that \
 backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
 refused while the newest snapshot of a cluster is sealed by the old key alone. An interrupted step continues when it is run again.
 
@@ -322,7 +322,7 @@ Seal snapshots' data keys to the present master keys; payloads stay as they are.
 
 Only snapshots that count are sealed again; the others are named, with their times. A new seal is written and opened before \
 an old one is deleted, and an old one is deleted only if the new one holds all that it holds. A snapshot that cannot be \
-sealed again stays as it was, and is named. Removed snapshots that can be brought back are included.";
+sealed again stays as it was, and is named. Removed snapshots that can be brought back are included. With --all, journals are sealed again too.";
 pub(crate) const KEY_RESEAL_MORE: &str = "\
 Examples:
   strongroom key reseal --all                                # after key rotate --offline
@@ -347,7 +347,7 @@ What the thief copied before stays readable to him: rotate the secrets inside et
 pub(crate) const KEY_REENCRYPT_MORE: &str = "\
 Examples:
   strongroom key reencrypt --all -k file:keyring              # after key rotate
-  strongroom key reencrypt --all -k identity:old?retired -k identity:new --signers signers --signing-key my-key
+  strongroom key reencrypt --all -k 'identity:old?retired' -k identity:new --signing-key my-key
   strongroom key reencrypt ID --drop KEYID                    # without a key that is not here
 
 A snapshot is refused while a key opens it that would not open the new one: give that key or its recipient, retire it, or name it with --drop. \
@@ -357,14 +357,14 @@ pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.
 
 A new seal with the signature is written; nothing else of a snapshot changes. It signs the snapshots that count: those that a trusted signer \
-has signed, and those that a sealing master key opens. It needs a key that opens the snapshots.
+has signed, and those that a sealing master key opens. With --all, journals are signed too. It needs a key that opens the snapshots.
 
 With --before and --signer it replaces the signatures of a signer that is to be revoked: a snapshot that only that signer has signed gets the new signature \
 if its id says that it is older than TIME, and the store says so of its manifest and of its seal; the others are listed.";
 pub(crate) const KEY_VOUCH_MORE: &str = "\
 Examples:
   strongroom key vouch --all -k file:keyring --signing-key new-key
-  strongroom key vouch --all --before 2026-11-23T09:00:00Z --signer KEYID --signers signers --signing-key new-key -k identity:FILE
+  strongroom key vouch --all --before 2026-11-23 --signer KEYID --signing-key new-key -k identity:FILE
   strongroom key vouch ID --accept-untrusted                 # after you have looked at it";
 
 pub(crate) const KEY_REMOVE: &str = "\

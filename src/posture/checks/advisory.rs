@@ -220,7 +220,7 @@ pub(crate) fn supported(endpoint: &Endpoint, facts: &Facts) -> Judgement {
     Ok(match release < newest {
         true => Verdict::fail_as(
             Severity::Medium,
-            version.saw(format!("{release}; {newest} exists since {} or earlier", table.date())),
+            version.saw(format!("{release}; {newest} is newer (known on {})", table.date())),
         ),
         false => Verdict::Pass(version.saw(format!("{release} is the newest patch in the table"))),
     })

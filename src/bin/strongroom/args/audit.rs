@@ -26,7 +26,7 @@ pub(crate) struct AuditArgs {
     /// The API server's EncryptionConfiguration
     #[arg(long, value_name = "FILE")]
     pub(crate) encryption_config: Option<PathBuf>,
-    /// Failures that somebody accepts until a day, a TOML file
+    /// TOML file of failures that are accepted until a given day
     #[arg(long, value_name = "FILE")]
     pub(crate) waivers: Option<PathBuf>,
     /// Keep the outcome in the repository, sealed: `reports` lists it

@@ -19,10 +19,10 @@ pub(crate) enum JournalCommand {
     )]
     Record(Box<RecordArgs>),
     /// List the journals and what they hold
-    #[command(long_about = help::JOURNAL_LIST)]
+    #[command(long_about = help::JOURNAL_LIST, after_long_help = help::JOURNAL_LIST_MORE)]
     List,
     /// Open every segment, and compare journals that overlap
-    #[command(long_about = help::JOURNAL_VERIFY)]
+    #[command(long_about = help::JOURNAL_VERIFY, after_long_help = help::JOURNAL_VERIFY_MORE)]
     Verify(JournalVerifyArgs),
 }
 

@@ -40,7 +40,11 @@ async fn check(
     let globals = typed.map(|sources| sources.typed()).unwrap_or_default();
     let line = |name: &str| {
         let head = [OsString::from("strongroom")].into_iter().chain(globals.iter().cloned());
-        head.chain([OsString::from(name)]).chain(args.iter().cloned()).collect::<Vec<_>>()
+        let words = match name {
+            "journal" => &["journal", "record"][..],
+            name => &[name][..],
+        };
+        head.chain(words.iter().map(OsString::from)).chain(args.iter().cloned()).collect::<Vec<_>>()
     };
     let first = Sources::read(usage::command(), &line("agent"), &settings::environment);
     let has = |table| first.as_ref().is_ok_and(|sources| sources.file.has_table(table));

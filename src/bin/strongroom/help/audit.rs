@@ -12,14 +12,14 @@ the files of the API server; repository reads the backups, and users and roles f
 pub(crate) const AUDIT_CLUSTER_MORE: &str = "\
 Examples:
   strongroom audit --endpoints https://10.0.0.1:2379,https://10.0.0.2:2379 --cacert ca.crt
-  strongroom audit --user root --password-file word      # also users and roles
+  strongroom audit --user root --password-file FILE      # also users and roles
   strongroom audit --host                                # also this member's host
   strongroom audit --scope live,repository --report      # keep the outcome, and show what changed
   strongroom audit --encryption-config enc.yaml --waivers waivers.toml --sarif audit.sarif
   strongroom audit --list                                # every check
   strongroom audit --only TLS-7,UPD-1 -w json
 
-Give every member as an endpoint: of those that are missing, every check is unknown. For each endpoint there are at most 20 \
-connections, 13 of them to ask for versions and cipher suites; --probe gentle makes three of these, --probe none none.
+Give every member as an endpoint: each check of a missing one is unknown. At most 20 connections are made to each endpoint, 13 of them \
+to ask for versions and cipher suites: three with --probe gentle, none with --probe none.
 
 Exit status 0 if all checks of the severity --fail-on or above pass or are waived, 3 if one fails or is unknown, 4 if no endpoint answers.";

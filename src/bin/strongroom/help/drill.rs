@@ -23,8 +23,8 @@ Exit status 3 if anything differs.";
 pub(crate) const REPORTS: &str = "\
 List what was verified, and when: evidence for an auditor.
 
-Each drill, each `verify --record` and each `prune` that has something to do stores a report in the repository, and so do \
-the agent's drills, verifications and prunes. A report is sealed to the master keys of its time and never changed. `key reseal` leaves reports as they are: if you destroy a key, the reports that only it opens can no longer be opened.";
+A report is stored by each drill, `verify --record`, `journal verify --record`, `key prove` and `audit --report`, by each \
+`prune` and `key reencrypt` that removes something, by `copy` for what it compared, and by the agent's operations. A report is sealed to the master keys of its time and never changed. `key reseal` leaves reports as they are: if you destroy a key, the reports that only it opens can no longer be opened.";
 pub(crate) const REPORTS_MORE: &str = "\
 Examples:
   strongroom reports

@@ -19,10 +19,18 @@ Record every change of etcd until it is stopped.
 
 It watches all keys of one member, a follower if one answers, and stores what changed every few seconds. Where the recording \
 cannot follow what was recorded before, because etcd has compacted it or because too much is missing, it takes a snapshot and \
-begins again there: the gap is in no journal. What the store does not take waits in memory, up to 32 MiB, or with --spool in a \
-directory, encrypted as it will be stored; when that is full too, the recording begins again after the store is back. A watch that catches up makes etcd's writers wait, 0.1 to 0.2 s for 12,000 to \
-24,000 revisions, so it never catches up on more than 20,000. Each hour another journal begins, and the segments of the one before are \
-stored again as one object; an hour later they are deleted, unless an object lock keeps them. SIGINT and SIGTERM end it after \
+begins again there: the gap is in no journal.
+
+What the store does not take waits in memory, up to 32 MiB, or with --spool in a \
+directory, encrypted as it will be stored; when that is full too, the recording begins again after the store is back.
+
+A watch that catches up makes etcd's writers wait, 0.1 to 0.2 s for 12,000 to \
+24,000 revisions, so it never catches up on more than 20,000.
+
+Each hour another journal begins, and the segments of the one before are \
+stored again as one object; an hour later they are deleted, unless an object lock keeps them.
+
+SIGINT and SIGTERM end it after \
 the last segment is stored. If the store does not take that within 8 s, it names the revisions that are missing, or in the spool: \
 exit status 3. A recorder that is started again stores what is in the spool first, and records the rest if etcd still has it.
 
@@ -49,6 +57,16 @@ recorded, or its recorder was killed: its last revision is shown only if the nex
 A second table shows what lies between two snapshots, and whether a deep verification that left a report has rebuilt the second \
 from the first and the journals: deep, differs, or not yet; and which revisions were compared with the second when that was taken beside \
 the recording.";
+
+pub(crate) const JOURNAL_LIST_MORE: &str = "\
+Examples:
+  strongroom journal list
+  strongroom journal list --cluster prod -w json";
+
+pub(crate) const JOURNAL_VERIFY_MORE: &str = "\
+Examples:
+  strongroom journal verify
+  strongroom journal verify --deep --since 2d --record";
 
 pub(crate) const JOURNAL_VERIFY: &str = "\
 Open every segment of the journals, and compare journals that overlap.
