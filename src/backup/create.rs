@@ -16,7 +16,7 @@ use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{DependsOn, KeySet, Missing, Strength};
+use crate::keys::{DependsOn, KeySet, Missing};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
@@ -243,7 +243,7 @@ fn of_keys_and_name(
     let recovery = options.recovery.is_some_and(|id| !sealed_by.contains(&id));
     let is_alone = sealed_by.len() < 2 && !recovery && !earlier.has_recovery;
     let one_key = is_alone.then(|| ONE_KEY.to_owned());
-    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
+    let public = keys.sealing().filter(|key| key.is_public());
     let unsigned = public.filter(|_| keys.signing().is_none()).map(|key| {
         let id = key.id();
         format!("without a signing key, {id} opens this snapshot only with --accept-untrusted")

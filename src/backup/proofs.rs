@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::reports::{newest_first, proves_bytes};
 use crate::error::{ErrorKind, Result};
 use crate::format::{ClusterName, KeyId, Report, ReportOutcome, SnapshotId};
-use crate::keys::{KeySet, Recipient, Strength};
+use crate::keys::{KeySet, Recipient};
 use crate::store::Repository;
 
 /// Reports that count looked through.
@@ -101,7 +101,7 @@ pub async fn proofs(repository: &Repository, keys: &KeySet, wanted: &[KeyId]) ->
 /// # Errors
 /// Those of the store, when it cannot be reached.
 pub(super) async fn unproven(repository: &Repository, keys: &KeySet) -> Result<Vec<String>> {
-    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
+    let public = keys.sealing().filter(|key| key.is_public());
     let public: Vec<KeyId> = public.map(Recipient::id).filter(|id| !keys.holds(*id)).collect();
     if public.is_empty() {
         return Ok(Vec::new());

@@ -12,7 +12,7 @@ use crate::format::{
     CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportDetails, ReportOutcome,
     ReportScope, ReportStep, SnapshotId,
 };
-use crate::keys::{KeySet, Recipient, Strength};
+use crate::keys::{KeySet, Recipient};
 use crate::snapshot::folder::is_ahead;
 use crate::store::Repository;
 use crate::task::Control;
@@ -76,9 +76,8 @@ fn check(keys: &KeySet, opening: &[KeyId]) -> Result<()> {
             "give the key that is to be tested, such as -k identity:FILE or -k file:KEYRING",
         ));
     }
-    let is_secret = |key: &dyn Recipient| key.strength() == Strength::Other;
     let is_signed = keys.signing().is_some();
-    if !is_signed && (!keys.signers().is_empty() || !keys.sealing().any(is_secret)) {
+    if !is_signed && (!keys.signers().is_empty() || keys.sealing().all(Recipient::is_public)) {
         return Err(Error::usage("no signing key is given, so the report would not count").hint(
             "give --signing-key FILE, and trust its signer on the hosts that back up; to look without a report: `strongroom verify latest`",
         ));

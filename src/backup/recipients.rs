@@ -7,7 +7,7 @@ use super::continuous::journal_seals;
 use crate::envelope::key_ids;
 use crate::error::Result;
 use crate::format::{KeyId, SnapshotId};
-use crate::keys::{KeySet, Recipient, Strength};
+use crate::keys::{KeySet, Recipient};
 use crate::snapshot::folder::Folder;
 use crate::snapshot::{open, seals};
 use crate::store::Repository;
@@ -25,7 +25,7 @@ pub async fn new_recipients(
     keys: &KeySet,
     scope: Scope<'_>,
 ) -> Result<Vec<KeyId>> {
-    let public = keys.sealing().filter(|key| key.strength() != Strength::Other);
+    let public = keys.sealing().filter(|key| key.is_public());
     let mut left: Vec<KeyId> = public.map(Recipient::id).collect();
     let mut new = Vec::new();
     if left.is_empty() {

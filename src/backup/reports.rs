@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures::{StreamExt, stream};
 
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, Judged, NewSeal, judge_seal, seal_to_most};
+use crate::envelope::{Asked, DataKey, Judged, NewSeal, judge_seal, seal_to_most};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     MAX_REPORT, ObjectName, Report, ReportDetails, ReportHead, SealedReport, Sha256, SnapshotId,
@@ -233,8 +233,9 @@ async fn open(
     }
     let mut report = head.report.clone();
     let object = Sha256(crypto::sha256(&[sealed.signed_bytes()]));
+    let (cluster, mut asked) = (report.cluster.as_ref(), Asked::default());
     let Judged { opened, standing, .. } =
-        match judge_seal(seal, object, report.cluster.as_ref(), keys).await {
+        match judge_seal(seal, object, cluster, keys, &mut asked).await {
             Err(error) if error.kind() == ErrorKind::WrongKey => {
                 return Ok((report, Standing::Unverified));
             }

@@ -117,7 +117,8 @@ impl FromStr for MasterKeyUri {
             }
             _ => Err(Error::usage(format!("{text:?} is not a master key")).hint(
                 "use file:PATH for a keyring file, passphrase:KEYID for a key in the repository, recipient:age1… for a \
-                 public key, identity:FILE for its secret half, or kmsv2:NAME@unix:///SOCKET for the key of a KMS plugin",
+                 public key, identity:FILE for its secret half, or a key that a service keeps (kmsv2:, transit:, pkcs11:, \
+                 aws-kms:)",
             )),
         }
     }

@@ -7,6 +7,7 @@ mod seal;
 pub use data_key::DataKey;
 pub use object::{ObjectOpener, ObjectSealer, SealedObject};
 pub use seal::{
-    Judged, NewSeal, Opened, check_sealers, is_genuine, judge_seal, judge_to_vouch, kept_stanzas,
-    key_ids, open_seal, seal_data_key, seal_to_most, stanza_opens, wrong_key,
+    Asked, Judged, NewSeal, Opened, asked_enough, check_sealers, is_genuine, judge_seal,
+    judge_to_vouch, kept_stanzas, key_ids, open_seal, seal_data_key, seal_to_most, stanza_opens,
+    wrong_key,
 };

@@ -1,5 +1,7 @@
 //! Sealing a data key to master keys, and opening it again (SPEC.md §5).
 
+use std::collections::BTreeMap;
+
 use super::DataKey;
 use crate::crypto::CryptoRng;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,8 +47,45 @@ impl Judged {
     }
 }
 
+/// How many stanzas of each key a service or a person is asked to open, of all seals of one object together. Signatures do not
+/// cover stanzas: who writes to the repository may put a genuine one beside stanzas of his own, in as many seals as he likes.
+const MAX_ASKED: u8 = 3;
+
+/// What services and persons were asked to open of one object's seals.
+#[derive(Default)]
+pub struct Asked {
+    of: BTreeMap<KeyId, u8>,
+    /// No further seal follows: it may be the first that was ever written, and nobody can plant one below that.
+    is_last: bool,
+    too_many: bool,
+}
+
+impl Asked {
+    /// Takes note that the next seal is the last: one more stanza of each key is asked for.
+    pub fn at_last(&mut self) {
+        self.is_last = true;
+    }
+
+    /// Whether a stanza was left out because enough others had been asked for.
+    #[must_use]
+    pub fn is_too_many(&self) -> bool {
+        self.too_many
+    }
+
+    /// Whether one more stanza of `key` may be asked for, which is counted.
+    fn allows(&mut self, key: KeyId) -> bool {
+        let most = MAX_ASKED + u8::from(self.is_last);
+        let asked = self.of.entry(key).or_default();
+        let allows = *asked < most;
+        *asked += u8::from(allows);
+        self.too_many |= !allows;
+        allows
+    }
+}
+
 /// What `seal` is worth, which must vouch for `object` of `cluster`. Its signatures come first: with signers configured no
-/// stanza of a seal is tried that none of them signed, so that a planted one makes no service and no person open it.
+/// stanza of a seal is tried that none of them signed. They do not cover the stanzas, so that of signed seals no more than a
+/// few are asked for either: `asked` is that of all seals of the object.
 ///
 /// # Errors
 /// Those of [`open_seal`], but that a signed one does not have to open; [`ErrorKind::Tampered`] when a trusted signer's
@@ -56,6 +95,7 @@ pub async fn judge_seal(
     object: Sha256,
     cluster: Option<&ClusterName>,
     keys: &KeySet,
+    asked: &mut Asked,
 ) -> Result<Judged> {
     check_object(seal, object)?;
     let signed = keys.signed_by(seal, cluster)?;
@@ -63,7 +103,9 @@ pub async fn judge_seal(
     let is_signed = !signed.trusted.is_empty();
     let (opened, unopened) = match signers.is_empty() || is_signed || keys.accepts_untrusted() {
         false => (None, None),
-        true => match open_by(seal, object, keys, keys.may_ask(is_signed)).await {
+        true => match open_by(seal, object, keys, Some(asked).filter(|_| keys.may_ask(is_signed)))
+            .await
+        {
             // A service that is down takes nothing away from a signature.
             Err(error) if is_signed && may_open_elsewhere(&error) => (None, Some(error)),
             opened => (Some(opened?), None),
@@ -92,13 +134,15 @@ pub async fn judge_to_vouch(
     object: Sha256,
     cluster: Option<&ClusterName>,
     keys: &KeySet,
+    asked: &mut Asked,
 ) -> Result<Judged> {
-    let judged = judge_seal(seal, object, cluster, keys).await?;
+    let judged = judge_seal(seal, object, cluster, keys, asked).await?;
     if judged.standing.counts() {
         return Ok(judged);
     }
     let is_revoked = judged.standing == Standing::NotTrusted(Distrust::Revoked);
-    let opened = open_by(seal, object, keys, is_revoked || keys.may_ask(false)).await?;
+    let asks = is_revoked || keys.may_ask(false);
+    let opened = open_by(seal, object, keys, Some(asked).filter(|_| asks)).await?;
     // By what it is when there are no signers; that a revoked one signed it is for the caller to judge.
     let standing = match judged.standing {
         revoked @ Standing::NotTrusted(Distrust::Revoked) => revoked,
@@ -230,11 +274,16 @@ pub async fn check_sealers(keys: &KeySet) -> Result<Vec<Missing>> {
 /// [`ErrorKind::WrongKey`] when it names none of them, listing the key ids that would open it;
 /// [`ErrorKind::Unreachable`] when a service would have to open it and does not answer.
 pub async fn open_seal(seal: &Seal, object: Sha256, keys: &KeySet) -> Result<Opened> {
-    open_by(seal, object, keys, true).await
+    open_by(seal, object, keys, Some(&mut Asked::default())).await
 }
 
-/// As [`open_seal`]; a service or a person is only asked if `asks`.
-async fn open_by(seal: &Seal, object: Sha256, keys: &KeySet, asks: bool) -> Result<Opened> {
+/// As [`open_seal`]; a service or a person is only asked if `asked` is given, and as it allows.
+async fn open_by(
+    seal: &Seal,
+    object: Sha256,
+    keys: &KeySet,
+    mut asked: Option<&mut Asked>,
+) -> Result<Opened> {
     check_object(seal, object)?;
     let held = |stanza| -> Option<(KeyState, &Stanza, &dyn Identity)> {
         let stanza: &Stanza = stanza;
@@ -254,9 +303,16 @@ async fn open_by(seal: &Seal, object: Sha256, keys: &KeySet, asks: bool) -> Resu
     let mut failures = Vec::new();
     for (state, stanza, key) in held {
         let named = |error: Error| error.context(format!("the stanza of key {}", stanza.key_id()));
-        if !asks && key.effort(stanza).is_felt() {
-            failures.push(named(not_asked()));
-            continue;
+        if key.effort(stanza).is_felt() {
+            let refused = match &mut asked {
+                None => Some(not_asked()),
+                Some(_) if keys.asks_unsigned() => None,
+                Some(asked) => (!asked.allows(stanza.key_id())).then(asked_enough),
+            };
+            if let Some(error) = refused {
+                failures.push(named(error));
+                continue;
+            }
         }
         match open_stanza(seal, stanza, key).await {
             Ok(None) => {}
@@ -273,6 +329,16 @@ async fn open_by(seal: &Seal, object: Sha256, keys: &KeySet, asks: bool) -> Resu
 fn not_asked() -> Error {
     Error::new(ErrorKind::WrongKey, "no trusted signer signed it, so no service is asked to open it").hint(
         "if you know that it is genuine, name it by its full id: `strongroom key vouch ID` signs it, --accept-untrusted opens it",
+    )
+}
+
+/// That somebody put so many seals there that no more are asked for.
+pub fn asked_enough() -> Error {
+    let message = format!(
+        "{MAX_ASKED} other stanzas of this key were tried, so neither a service nor a person is asked to open one more"
+    );
+    Error::new(ErrorKind::WrongKey, message).hint(
+        "somebody may have added seals: remove those that do not belong there, or name it by its full id with --accept-untrusted",
     )
 }
 
@@ -472,5 +538,66 @@ mod tests {
         for at in [0, 1, 3, 4] {
             assert!(opened(&next, OBJECT, &only(&all[at], KeyState::Primary)).is_ok());
         }
+    }
+
+    /// As the key of a service, and counts how often it is asked.
+    struct OfService(Arc<LocalKey>, std::sync::atomic::AtomicUsize);
+
+    impl Identity for OfService {
+        fn ids(&self) -> Vec<KeyId> {
+            vec![self.0.id()]
+        }
+
+        fn unwrap<'a>(
+            &'a self,
+            stanza: &'a Stanza,
+            binding: &'a Binding,
+        ) -> crate::keys::KeyFuture<'a, Option<crate::secret::SecretKey>> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.0.unwrap(stanza, binding)
+        }
+
+        fn effort(&self, _: &Stanza) -> crate::keys::Effort {
+            crate::keys::Effort::Service
+        }
+    }
+
+    /// A genuine signature stands beside planted stanzas, in many seals.
+    #[test]
+    fn a_service_is_asked_for_few_stanzas_of_one_object() {
+        let (all, mut keys) = keys_of(&[KeyState::Primary]);
+        keys.sign_with(crate::keys::SigningKey::generate(&mut system_rng()));
+        let genuine = sealed(&new_data_key(), &keys);
+        let body = genuine.body();
+        // Sealed to the same key, of another data key: the stanza does not open here.
+        let stanzas = sealed(&new_data_key(), &keys).body().stanzas().to_vec();
+        let signatures = body.signatures().to_vec();
+        let planted =
+            SealBody::new(body.subject(), 2, OBJECT, *body.commitment(), stanzas, signatures);
+        let planted = planted.unwrap().finish(*genuine.mac());
+        let service = Arc::new(OfService(all[0].clone(), Default::default()));
+        let mut keys_of_service = KeySet::new();
+        keys_of_service.add_identity(service.clone(), KeyState::Primary);
+        keys.signers().iter().for_each(|signer| keys_of_service.trust(signer.clone()));
+        let calls = || service.1.load(std::sync::atomic::Ordering::Relaxed);
+        let mut asked = Asked::default();
+        let mut judge = |seal: &Seal, asked: &mut Asked| {
+            at_once(judge_seal(seal, OBJECT, None, &keys_of_service, asked))
+        };
+        for _ in 0..20 {
+            let judged = judge(&planted, &mut asked);
+            assert!(judged.is_err() || judged.unwrap().opened.is_none());
+        }
+        assert_eq!((calls(), asked.is_too_many()), (3, true));
+        // What is signed counts whether it opens or not, and the first seal of all is tried.
+        let judged = judge(&genuine, &mut asked).unwrap();
+        assert!(judged.opened.is_none() && judged.standing.counts());
+        asked.at_last();
+        assert!(judge(&genuine, &mut asked).unwrap().opened.is_some());
+        assert_eq!(calls(), 4);
+        // Who named it by its id has it tried.
+        keys_of_service.ask_unsigned();
+        let opened = judge_seal(&genuine, OBJECT, None, &keys_of_service, &mut asked);
+        assert!(at_once(opened).unwrap().opened.is_some());
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::folder::Folder;
 use crate::crypto::{self, Label, Suite};
-use crate::envelope::{DataKey, Judged, Opened, judge_seal, judge_to_vouch, wrong_key};
+use crate::envelope::{
+    Asked, DataKey, Judged, Opened, asked_enough, judge_seal, judge_to_vouch, wrong_key,
+};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     ClusterName, EndBody, EndObjects, HeadBody, JournalEnd, JournalFacts, JournalHead, JournalPart,
@@ -255,7 +257,11 @@ async fn seals(
     let (mut best, mut worst): (Option<Found>, Option<Error>) = (None, None);
     let (numbers, all) = generations(&folder.seals);
     let worth = |found: &Found| (found.standing, found.end.is_some());
+    let (mut asked, last) = (Asked::default(), numbers.last().copied());
     for generation in numbers {
+        if Some(generation) == last {
+            asked.at_last();
+        }
         let name = JournalPart::Seal(generation).of(id);
         let found = match read_seal(repository, id, generation, &name).await {
             Ok(seal) => {
@@ -265,7 +271,7 @@ async fn seals(
                     true => None,
                     false => ends.find(object, generation, findings).await?,
                 };
-                judge(judging, seal, keys, (head, &ends.head.cluster), end).await
+                judge((judging, &mut asked), seal, keys, (head, &ends.head.cluster), end).await
             }
             Err(error) if is_of_store(&error) => return Err(error),
             Err(error) => Err(error),
@@ -294,12 +300,16 @@ async fn seals(
     if !all && best.as_ref().is_none_or(|best| !best.standing.counts()) {
         return Err(too_many("it"));
     }
+    // Among those that were not tried may be the one that vouches for its end.
+    if asked.is_too_many() && best.as_ref().is_none_or(|best| best.end.is_none()) {
+        return Err(asked_enough());
+    }
     best.ok_or_else(|| worst.unwrap_or_else(|| Error::truncated("it has no seal")))
 }
 
 /// What `seal` is worth, which opens, and vouches for `end` or for the head.
 async fn judge(
-    judging: Judging,
+    (judging, asked): (Judging, &mut Asked),
     seal: Seal,
     keys: &KeySet,
     (head, cluster): (Sha256, &ClusterName),
@@ -311,8 +321,8 @@ async fn judge(
     }
     let cluster = Some(cluster);
     let Judged { opened, standing, unopened } = match judging {
-        Judging::Reading => judge_seal(&seal, object, cluster, keys).await?,
-        Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys).await?,
+        Judging::Reading => judge_seal(&seal, object, cluster, keys, asked).await?,
+        Judging::Vouching => judge_to_vouch(&seal, object, cluster, keys, asked).await?,
     };
     let Some(opened) = opened else {
         // Where signers are trusted, no key is tried on what none of them signed.

@@ -2,7 +2,7 @@
 
 use super::folder::Folder;
 use super::open::{Ends, digest, is_of_store, read_seal};
-use crate::envelope::judge_seal;
+use crate::envelope::{Asked, judge_seal};
 use crate::error::{Context, Result};
 use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
 use crate::keys::KeySet;
@@ -33,7 +33,7 @@ pub(crate) async fn vouched(
         return Ok(None);
     }
     let mut ends = Ends::new(repository, folder, body);
-    let mut found = None;
+    let (mut found, mut asked) = (None, Asked::default());
     for generation in generations(&folder.seals).0 {
         let name = JournalPart::Seal(generation).of(id);
         let seal = match read_seal(repository, id, generation, &name).await {
@@ -50,7 +50,7 @@ pub(crate) async fn vouched(
         if end.is_none() && !is_head {
             continue;
         }
-        let judged = judge_seal(&seal, object, Some(&body.cluster), keys).await;
+        let judged = judge_seal(&seal, object, Some(&body.cluster), keys, &mut asked).await;
         if !judged.is_ok_and(|judged| judged.standing.counts()) {
             continue;
         }

@@ -28,6 +28,8 @@ const SEALED: usize = 104;
 const MAX_TEXT: usize = 14 << 10;
 /// age's stanzas that a quantum computer does not open.
 const POST_QUANTUM: [&str; 2] = ["mlkem768x25519", "mlkem768p256tag"];
+/// The plugins of age itself that seal to hardware of any plugin.
+const ANY_HARDWARE: [&str; 2] = ["tag", "tagpq"];
 /// Age's stanza of a passphrase.
 const SCRYPT: &str = "scrypt";
 
@@ -87,8 +89,8 @@ pub struct PluginIdentity {
     name: String,
     line: SecretBytes,
     own: KeyId,
-    /// The public halves that the file names.
-    recipients: Vec<PluginRecipient>,
+    /// The public half that the file names.
+    recipient: Option<PluginRecipient>,
 }
 
 impl PluginIdentity {
@@ -97,7 +99,8 @@ impl PluginIdentity {
         line.starts_with("AGE-PLUGIN-")
     }
 
-    /// Reads a line of an identity file, and the recipients that comments before it named.
+    /// Reads a line of an identity file. Comments before it named `recipients`: backups are sealed to such a one, so that it
+    /// has to be clear which.
     ///
     /// # Errors
     /// Usage; it does not repeat the line.
@@ -111,19 +114,33 @@ impl PluginIdentity {
         let prefix = text::prefix_of_any(line).filter(|_| is_upper).ok_or_else(malformed)?;
         let name = prefix.strip_prefix("age-plugin-").and_then(|name| name.strip_suffix('-'));
         let name = name.filter(|name| is_name(name)).ok_or_else(malformed)?;
+        let recipient = recipients.first().cloned();
+        if let Some(first) = &recipient {
+            if recipients.iter().any(|one| one != first) {
+                let text = "the comments before the identity name more than one recipient";
+                return Err(Error::usage(text).hint("remove those of other identities"));
+            }
+            if first.name != name && !ANY_HARDWARE.contains(&first.name.as_str()) {
+                return Err(Error::usage(format!(
+                    "the identity is of the plugin {name:?}, and the recipient in the comments before it of {:?}",
+                    first.name
+                ))
+                .hint("remove the comment if it is that of another identity"));
+            }
+        }
         let lower = Zeroizing::new(line.to_ascii_lowercase());
         Ok(Self {
             own: super::key_id(AGE, &[lower.as_bytes()]),
             line: SecretBytes::new(line.as_bytes().to_vec()),
             name: name.to_owned(),
-            recipients,
+            recipient,
         })
     }
 
-    /// The keys whose stanzas it opens: what is sealed to its recipients, or to itself.
+    /// The keys whose stanzas it opens: what is sealed to its recipient, or to itself.
     #[must_use]
     pub fn ids(&self) -> Vec<KeyId> {
-        self.recipients.iter().map(PluginRecipient::id).chain([self.own]).collect()
+        self.recipient.iter().map(PluginRecipient::id).chain([self.own]).collect()
     }
 
     /// The plugin's name.
@@ -135,7 +152,7 @@ impl PluginIdentity {
     /// The key that it seals to: the recipient that the file names, if it names one, else the identity itself.
     #[must_use]
     pub fn recipient(&self) -> Option<&PluginRecipient> {
-        self.recipients.first()
+        self.recipient.as_ref()
     }
 
     /// Names what it seals to itself.

@@ -32,12 +32,18 @@ impl IdentityFile {
                 .hint("age -d FILE | strongroom … --master-key identity:-"));
         }
         let mut file = Self { identities: Vec::new(), plugins: Vec::new(), signers: Vec::new() };
-        let mut recipients = Vec::new();
+        let (mut recipients, mut after_blank) = (Vec::new(), false);
         for (number, line) in text.lines().enumerate() {
             let line = line.trim_end();
             let read = match line.strip_prefix(SIGNERS) {
                 Some(signers) => file.add_signers(signers),
-                None if line.is_empty() || line.starts_with('#') => {
+                None if line.is_empty() => Ok(()),
+                None if line.starts_with('#') => {
+                    // What stood before belongs to an identity that is not here. A plugin may write an empty line between
+                    // its comments and its identity, but not within the comments.
+                    if after_blank || is_disabled_key(line) {
+                        recipients.clear();
+                    }
                     recipients.extend(recipient_of(line));
                     Ok(())
                 }
@@ -45,8 +51,12 @@ impl IdentityFile {
                     let plugin = PluginIdentity::parse(line, std::mem::take(&mut recipients));
                     plugin.map(|plugin| file.plugins.push(plugin))
                 }
-                None => HpkeIdentity::parse(line).map(|identity| file.identities.push(identity)),
+                None => {
+                    recipients.clear();
+                    HpkeIdentity::parse(line).map(|identity| file.identities.push(identity))
+                }
             };
+            after_blank = line.is_empty();
             read.map_err(|error| error.context(format!("line {}", number + 1)))?;
         }
         match file.identities.is_empty() && file.plugins.is_empty() {
@@ -78,6 +88,12 @@ impl IdentityFile {
     }
 }
 
+/// Whether a comment is a key that somebody took out of use.
+fn is_disabled_key(comment: &str) -> bool {
+    let text = comment.trim_start_matches('#').trim_start();
+    text.starts_with("AGE-PLUGIN-") || text.starts_with("AGE-SECRET-KEY-")
+}
+
 /// The plugin's recipient in a comment such as `# public key: age1…` or `#    Recipient: age1…`.
 fn recipient_of(comment: &str) -> Option<PluginRecipient> {
     let (name, text) = comment.trim_start_matches('#').split_once(':')?;
@@ -92,6 +108,7 @@ mod tests {
     use super::*;
     use crate::crypto::{Kem, system_rng};
     use crate::keys::SigningKey;
+    use crate::keys::text::print_any;
 
     #[test]
     fn comments_keys_and_signers() {
@@ -111,12 +128,12 @@ mod tests {
         assert!(file.signers[1].revoked.is_some());
         let yubikey = "age1yubikey1q2w7u3vpya839jxxuq8g0sedh3d740d4xvn639sqhr95ejj8vu3hyfumptt";
         let own = "AGE-PLUGIN-BATCHPASS-1JCS0Q9";
-        let text = format!("#    Recipient: {yubikey}\n{own}\n# public key: age1pq1\n{own}\n");
+        let text = format!("# Recipient: {yubikey}\n{line}\n{own}\n# public key: age1pq1\n{own}\n");
         let file = IdentityFile::parse(&text).unwrap();
-        assert_eq!(file.plugins[0].recipient().unwrap().to_string(), yubikey);
-        assert_eq!((file.plugins[0].ids().len(), file.plugins[0].plugin()), (2, "batchpass"));
+        assert_eq!((file.plugins[0].ids().len(), file.plugins[0].plugin()), (1, "batchpass"));
         assert_eq!(file.plugins[1].ids(), [file.plugins[0].own_id()]);
         for bad in [
+            &format!("# Recipient: {yubikey}\n{own}\n"),
             "",
             "# only comments\n",
             "age-encryption.org/v1\n-> scrypt\n",
@@ -128,5 +145,36 @@ mod tests {
             let error = IdentityFile::parse(bad).err().unwrap();
             assert!(!error.to_string().contains(&line));
         }
+    }
+
+    /// Backups are sealed to it: it must not be that of a key which is out of use.
+    #[test]
+    fn a_recipient_belongs_to_the_identity_after_it() {
+        let recipient = |byte| print_any("age1x", &[byte]);
+        let (old, new) = (recipient(1), recipient(2));
+        let identity = |byte| print_any("age-plugin-x-", &[byte]).to_ascii_uppercase();
+        let (first, second) = (identity(1), identity(2));
+        let plugins = |text: String| IdentityFile::parse(&text).map(|file| file.plugins);
+        let sealed_to = |text: String| {
+            let last = plugins(text).unwrap().pop().unwrap();
+            (last.ids().len(), last.recipient().map(ToString::to_string))
+        };
+        let of_new = (2, Some(new.clone()));
+        for text in [
+            format!("# Recipient: {old}\n#{first}\n\n# Recipient: {new}\n{second}\n"),
+            format!("# Recipient: {old}\n# {first}\n# Recipient: {new}\n{second}\n"),
+            format!("# Recipient: {old}\n\n# Serial: 1\n# Recipient: {new}\n{second}\n"),
+            format!("# Recipient: {old}\n{first}\n# Recipient: {new}\n{second}\n"),
+            // As age-plugin-tpm writes it.
+            format!("# Created: now\n# Recipient: {new}\n\n{second}\n"),
+            format!("# public key: {new}\n# Recipient: {new}\n{second}\n"),
+        ] {
+            assert_eq!(sealed_to(text.clone()), of_new, "{text}");
+        }
+        assert_eq!(sealed_to(format!("# Recipient: {old}\n#{first}\n{second}\n")), (1, None));
+        let error = plugins(format!("# Recipient: {old}\n# Recipient: {new}\n{second}\n"));
+        assert!(error.err().unwrap().to_string().contains("more than one recipient"));
+        let tag = print_any("age1tag", &[1]);
+        assert_eq!(sealed_to(format!("# Recipient: {tag}\n{second}\n")), (2, Some(tag)));
     }
 }

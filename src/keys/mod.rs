@@ -59,7 +59,7 @@ pub type KeyFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>
 /// What breaks a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
-    /// A symmetric key, or one of a service: nothing that a seal shows.
+    /// A symmetric key, or one of a service or a plugin: nothing that is known here.
     Other,
     /// A public key that a quantum computer does not break.
     PostQuantum,
@@ -132,7 +132,12 @@ pub trait Recipient: Send + Sync {
     /// Names this key in seals.
     fn id(&self) -> KeyId;
 
-    /// What breaks it.
+    /// Whether it is a public key: who seals to it need not be able to open, so what it opens shows nothing of its maker.
+    fn is_public(&self) -> bool {
+        false
+    }
+
+    /// What breaks it, as far as is known before it seals: a plugin's key shows it in its stanzas ([`strength_of`]).
     fn strength(&self) -> Strength {
         Strength::Other
     }

@@ -92,6 +92,10 @@ impl Recipient for HpkeRecipient {
         Box::pin(ready(sealed.and_then(|body| Stanza::new(HPKE, self.id, &[], body))))
     }
 
+    fn is_public(&self) -> bool {
+        true
+    }
+
     fn strength(&self) -> Strength {
         Self::strength(self)
     }
@@ -175,6 +179,10 @@ impl Recipient for HpkeIdentity {
         rng: &'a mut (dyn CryptoRng + Send),
     ) -> KeyFuture<'a, Stanza> {
         self.recipient.wrap(data_key, binding, rng)
+    }
+
+    fn is_public(&self) -> bool {
+        true
     }
 
     fn strength(&self) -> Strength {

@@ -176,6 +176,9 @@ impl KeySet {
     #[must_use]
     pub(crate) fn only(&self, ids: &[KeyId]) -> Self {
         let mut some = self.with(|id| ids.contains(&id));
+        // What a plugin's identity opens has an id for each recipient, and its own.
+        let opens = |key: &&Arc<dyn Identity>| key.ids().iter().any(|id| ids.contains(id));
+        some.identities = self.identities.iter().filter(opens).cloned().collect();
         (some.required, some.min_sealers) = (Vec::new(), 0);
         some
     }
@@ -224,6 +227,11 @@ impl KeySet {
     /// trusted: a planted snapshot would have them open what its maker chose.
     pub fn ask_unsigned(&mut self) {
         self.asks_unsigned = true;
+    }
+
+    /// Whether services and persons are asked whatever signed it.
+    pub(crate) fn asks_unsigned(&self) -> bool {
+        self.asks_unsigned
     }
 
     /// Whether a service or a person may be asked to open a seal, which a trusted signer signed or not.
@@ -305,9 +313,8 @@ impl KeySet {
     /// [`ErrorKind::Usage`] and [`ErrorKind::Refused`].
     pub fn check_sealing(&self, cluster: Option<&ClusterName>, unsigned: bool) -> Result<()> {
         self.check_strengths(std::iter::empty())?;
-        let mut strengths = self.sealing().map(Recipient::strength).peekable();
-        let only_public =
-            strengths.peek().is_some() && !strengths.any(|one| one == Strength::Other);
+        let mut sealing = self.sealing().peekable();
+        let only_public = sealing.peek().is_some() && sealing.all(Recipient::is_public);
         match &self.signing {
             None if only_public && !unsigned => Err(unsigned_refused()),
             None if !self.signers.is_empty() && !unsigned => Err(would_not_count()),
@@ -375,7 +382,7 @@ impl KeySet {
     pub fn can_vouch(&self) -> bool {
         let vouches = |key: &Arc<dyn Recipient>| {
             let state = self.state(key.id());
-            key.strength() == Strength::Other
+            !key.is_public()
                 && self.holds(key.id())
                 && state.is_some_and(|state| state.seals() || state == KeyState::Retiring)
         };
@@ -414,8 +421,69 @@ impl KeySet {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
-    use crate::crypto::system_rng;
+    use crate::crypto::{CryptoRng, system_rng};
+    use crate::keys::{Binding, KeyFuture};
+    use crate::secret::SecretKey;
+
+    const RECIPIENT: KeyId = KeyId([1; 16]);
+    const OWN: KeyId = KeyId([2; 16]);
+
+    /// As a plugin's key is: what breaks it is not known, and its identity has two ids.
+    struct OfPlugin;
+
+    impl Recipient for OfPlugin {
+        fn id(&self) -> KeyId {
+            RECIPIENT
+        }
+
+        fn is_public(&self) -> bool {
+            true
+        }
+
+        fn wrap<'a>(
+            &'a self,
+            _: &'a SecretKey,
+            _: &'a Binding,
+            _: &'a mut (dyn CryptoRng + Send),
+        ) -> KeyFuture<'a, Stanza> {
+            Box::pin(ready(Err(Error::unsupported("it does not seal"))))
+        }
+    }
+
+    impl Identity for OfPlugin {
+        fn ids(&self) -> Vec<KeyId> {
+            vec![RECIPIENT, OWN]
+        }
+
+        fn unwrap<'a>(&'a self, _: &'a Stanza, _: &'a Binding) -> KeyFuture<'a, Option<SecretKey>> {
+            Box::pin(ready(Ok(None)))
+        }
+    }
+
+    #[test]
+    fn a_public_key_vouches_for_nothing_whatever_breaks_it() {
+        let mut keys = KeySet::new();
+        keys.add(Arc::new(OfPlugin), KeyState::Sealing);
+        assert!(!keys.can_vouch());
+        assert_eq!(keys.check_sealing(None, false).unwrap_err().kind(), ErrorKind::Usage);
+        keys.check_sealing(None, true).unwrap();
+    }
+
+    #[test]
+    #[cfg(feature = "backup")]
+    fn an_identity_with_more_ids_is_kept_for_one_of_them() {
+        let mut keys = KeySet::new();
+        keys.add(Arc::new(OfPlugin), KeyState::Sealing);
+        for (id, other) in [(RECIPIENT, OWN), (OWN, RECIPIENT)] {
+            let some = keys.only(&[id]);
+            assert!(some.holds(id) && some.state(other).is_none());
+            assert!(!keys.without(id).holds(other));
+        }
+        assert!(keys.only(&[KeyId([3; 16])]).is_blind());
+    }
 
     #[test]
     fn what_a_keyring_destroyed_an_old_copy_does_not_bring_back() {

@@ -63,6 +63,12 @@ pub(super) fn print(prefix: Prefix, bytes: &[u8]) -> String {
     bech32::encode_lower::<Long>(hrp, bytes).unwrap_or_default()
 }
 
+/// The text of any key, in lower case.
+#[cfg(test)]
+pub(super) fn print_any(prefix: &str, bytes: &[u8]) -> String {
+    bech32::encode_lower::<Long>(Hrp::parse(prefix).unwrap(), bytes).unwrap()
+}
+
 /// The line of a secret key.
 pub(super) fn print_secret(prefix: Prefix, seed: &SecretKey) -> Result<SecretBytes> {
     let hrp = Hrp::parse_unchecked(prefix.text());

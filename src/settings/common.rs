@@ -43,7 +43,7 @@ pub struct CommonSettings {
         arg(id = "cluster", long, value_name = "NAME", env = "STRONGROOM_CLUSTER")
     )]
     pub cluster: Option<ClusterName>,
-    /// Master key, file:PATH, passphrase:KEYID, recipient:age1…, identity:FILE or kmsv2:NAME@unix:///SOCKET; several (repeated, or separated by commas or line breaks) all seal, any one opens
+    /// Master key: file:PATH, passphrase:KEYID, recipient:age1…, identity:FILE, or a key that a service keeps (kmsv2:, transit:, pkcs11:, aws-kms:); several (repeated, or separated by commas or line breaks) all seal, any one opens
     #[cfg_attr(
         feature = "cli",
         arg(

@@ -2,7 +2,7 @@
 
 use super::folder::Folder;
 use crate::crypto;
-use crate::envelope::{Judged, Opened, judge_seal, judge_to_vouch};
+use crate::envelope::{Asked, Judged, Opened, judge_seal, judge_to_vouch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, Sha256, SnapshotId, Subject};
 use crate::keys::KeySet;
@@ -38,7 +38,11 @@ pub(crate) async fn authenticate(
     let id = manifest.body().snapshot;
     let mut tried = Tried::new(manifest, keys, false);
     let (generations, all) = generations(folder);
+    let last = generations.last().copied();
     for generation in generations {
+        if Some(generation) == last {
+            tried.asked.at_last();
+        }
         tried.add(generation, read_seal(repository, id, generation).await).await?;
         if tried.is_decided() {
             return tried.finish();
@@ -91,6 +95,7 @@ pub(crate) struct Tried<'a> {
     /// Some other carries a line that looks like one.
     claims_signed: bool,
     findings: Vec<String>,
+    asked: Asked,
 }
 
 impl<'a> Tried<'a> {
@@ -107,6 +112,7 @@ impl<'a> Tried<'a> {
             signed: false,
             claims_signed: false,
             findings: Vec::new(),
+            asked: Asked::default(),
         }
     }
 
@@ -150,11 +156,11 @@ impl<'a> Tried<'a> {
         Ok(None)
     }
 
-    async fn judge(&self, seal: &Seal) -> Result<Judged> {
+    async fn judge(&mut self, seal: &Seal) -> Result<Judged> {
         let cluster = Some(&self.manifest.body().cluster);
         match self.vouching {
-            true => judge_to_vouch(seal, self.object, cluster, self.keys).await,
-            false => judge_seal(seal, self.object, cluster, self.keys).await,
+            true => judge_to_vouch(seal, self.object, cluster, self.keys, &mut self.asked).await,
+            false => judge_seal(seal, self.object, cluster, self.keys, &mut self.asked).await,
         }
     }
 

@@ -41,8 +41,6 @@ pub(super) fn connect(
     }
 }
 
-#[cfg(feature = "vault")]
-pub(super) use common::client;
 #[cfg(feature = "aws-kms")]
 pub(super) use s3::service;
 
@@ -52,7 +50,7 @@ mod s3 {
     use object_store::aws::AwsCredentialProvider;
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
     #[cfg(feature = "aws-kms")]
-    use object_store::client::{HttpClient, HttpConnector};
+    use object_store::client::HttpClient;
     use object_store::path::Path as ObjectPath;
 
     use super::common::{
@@ -60,6 +58,8 @@ mod s3 {
     };
     use super::{Error, Options, Result, Store};
     use crate::error::ErrorKind;
+    #[cfg(feature = "aws-kms")]
+    use crate::store::ask;
     use crate::store::http::Connector;
     use crate::store::options;
     use crate::store::url::Cloud;
@@ -129,9 +129,8 @@ mod s3 {
         let get = |key| builder.get_config_value(&key);
         let connector = checked(get, Some(endpoint.to_owned()), &mut Vec::new(), environment)?;
         // What was checked may be without TLS.
-        let options = client(&none)?.with_allow_http(endpoint.starts_with("http:"));
+        let client = ask::client(&connector, &[], endpoint.starts_with("http:"))?;
         let unbuilt = |error: object_store::Error| unbuilt(&error, &settings.secrets);
-        let client = connector.connect(&options).map_err(unbuilt)?;
         let built = builder.with_http_connector(connector).build().map_err(unbuilt)?;
         Ok((client, built.credentials().clone()))
     }
@@ -345,7 +344,7 @@ mod common {
         }
     }
 
-    pub(in super::super) fn client(options: &Options) -> Result<ClientOptions> {
+    pub(super) fn client(options: &Options) -> Result<ClientOptions> {
         let mut client = ClientOptions::new()
             .with_config(
                 ClientConfigKey::UserAgent,

@@ -48,22 +48,35 @@ impl Connector {
         let known = METADATA_HOSTS.iter().map(|host| (*host).to_owned());
         Self { proxies, metadata: Arc::new(known.chain(metadata).collect()) }
     }
+
+    /// The client whose parts `connect` makes: one for each proxy, and one without.
+    pub(super) fn client<E>(
+        &self,
+        connect: impl Fn(Option<&Proxy>) -> Result<HttpClient, E>,
+    ) -> Result<HttpClient, E> {
+        let proxied = self
+            .proxies
+            .all()
+            .map(|proxy| connect(Some(proxy)).map(|client| (proxy.clone(), client)));
+        Ok(HttpClient::new(Client {
+            proxies: self.proxies.clone(),
+            proxied: proxied.collect::<Result<_, E>>()?,
+            direct: connect(None)?,
+            metadata: Arc::clone(&self.metadata),
+            asking: Mutex::default(),
+        }))
+    }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let connect = |options: ClientOptions| ReqwestConnector::default().connect(&options);
-        let proxied = self
-            .proxies
-            .all()
-            .map(|proxy| connect(proxy.set(options.clone())).map(|client| (proxy.clone(), client)));
-        Ok(HttpClient::new(Client {
-            proxies: self.proxies.clone(),
-            proxied: proxied.collect::<object_store::Result<_>>()?,
-            direct: connect(proxy::without(options.clone()))?,
-            metadata: Arc::clone(&self.metadata),
-            asking: Mutex::default(),
-        }))
+        self.client(|proxy| {
+            let options = options.clone();
+            ReqwestConnector::default().connect(&match proxy {
+                Some(proxy) => proxy.set(options),
+                None => proxy::without(options),
+            })
+        })
     }
 }
 

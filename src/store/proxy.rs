@@ -104,6 +104,15 @@ impl Proxies {
 }
 
 impl Proxy {
+    /// As a client of its own takes it, for every request.
+    ///
+    /// # Errors
+    /// Those of `reqwest` for a URL that it does not take.
+    #[cfg(any(feature = "aws-kms", feature = "vault"))]
+    pub(super) fn for_all(&self) -> reqwest::Result<reqwest::Proxy> {
+        reqwest::Proxy::all(self.url.as_str())
+    }
+
     /// `options` with this proxy for every request.
     pub(super) fn set(&self, options: ClientOptions) -> ClientOptions {
         options

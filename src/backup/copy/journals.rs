@@ -11,7 +11,7 @@ use super::compared::{self, Comparing};
 use super::report::{CopyReport, JournalsCopied};
 use crate::backup::Scope;
 use crate::crypto;
-use crate::envelope::judge_seal;
+use crate::envelope::{Asked, judge_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
     EndBody, EndObjects, JournalEnd, JournalHead, JournalPart, MAX_END, MAX_HEAD, MAX_SEAL,
@@ -247,13 +247,13 @@ impl One<'_> {
 
     /// That a trusted signer vouches for its head: no key opens it here.
     async fn is_signed(&self, head: &JournalHead, bytes: &[u8]) -> Result<()> {
-        let (object, mut why) = (digest(bytes), None);
+        let (object, mut why, mut asked) = (digest(bytes), None, Asked::default());
         for generation in self.from.seals.keys().take(MOST) {
             let name = JournalPart::Seal(*generation).of(self.id);
             let bytes = self.read(&name, MAX_SEAL).await?;
             let Some(Ok(seal)) = bytes.map(|bytes| Seal::parse(&bytes)) else { continue };
             let cluster = Some(&head.body().cluster);
-            match judge_seal(&seal, object, cluster, self.keys).await {
+            match judge_seal(&seal, object, cluster, self.keys, &mut asked).await {
                 Ok(judged) if judged.standing.counts() => return Ok(()),
                 Ok(judged) => why = Some(judged.standing.to_string()),
                 Err(error) if error.kind().is_general() => return Err(error),

@@ -2,7 +2,7 @@
 
 use super::Copying;
 use super::report::CopyReport;
-use crate::envelope::judge_seal;
+use crate::envelope::{Asked, judge_seal};
 use crate::error::{Error, Result};
 use crate::format::{MAX_SEAL, Manifest, Part, Seal, SnapshotId};
 use crate::snapshot::open::read_manifest;
@@ -46,9 +46,10 @@ impl Copying<'_> {
         }
         let manifest = read_manifest(self.source, id).await?;
         let (mut counts_there, mut unverified) = (false, Vec::new());
+        let mut asked = Asked::default();
         for generation in missing {
             let Some(seal) = self.read(id, generation).await? else { continue };
-            match self.worth(&seal, &manifest).await? {
+            match self.worth(&seal, &manifest, &mut asked).await? {
                 None => unverified.push(generation),
                 Some(counts) => {
                     written += self.put(id, generation, &seal).await?;
@@ -87,13 +88,18 @@ impl Copying<'_> {
     }
 
     /// Whether `manifest`'s snapshot counts by `seal`; none if nothing here authenticates it.
-    async fn worth(&self, seal: &Seal, manifest: &Manifest) -> Result<Option<bool>> {
+    async fn worth(
+        &self,
+        seal: &Seal,
+        manifest: &Manifest,
+        asked: &mut Asked,
+    ) -> Result<Option<bool>> {
         let body = manifest.body();
         if *seal.body().commitment() != body.commitment {
             return Ok(None);
         }
         let object = seals::manifest_digest(manifest);
-        match judge_seal(seal, object, Some(&body.cluster), self.keys).await {
+        match judge_seal(seal, object, Some(&body.cluster), self.keys, asked).await {
             Err(error) if error.kind().is_general() => Err(error),
             Ok(judged) if judged.is_authentic() => Ok(Some(judged.standing.counts())),
             Ok(_) | Err(_) => Ok(None),
@@ -101,9 +107,10 @@ impl Copying<'_> {
     }
 
     async fn any_counts(&self, generations: &[u32], manifest: &Manifest) -> Result<bool> {
+        let mut asked = Asked::default();
         for generation in generations {
             if let Some(seal) = self.read(manifest.body().snapshot, *generation).await?
-                && self.worth(&seal, manifest).await? == Some(true)
+                && self.worth(&seal, manifest, &mut asked).await? == Some(true)
             {
                 return Ok(true);
             }

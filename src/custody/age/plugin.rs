@@ -99,6 +99,10 @@ impl Recipient for Public {
         }
     }
 
+    fn is_public(&self) -> bool {
+        true
+    }
+
     fn wrap<'a>(
         &'a self,
         data_key: &'a SecretKey,

@@ -1,5 +1,6 @@
 //! The conversation with a plugin of age: a process, stanzas over its standard input and output.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
@@ -10,7 +11,7 @@ use data_encoding::BASE64_NOPAD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::custody::access::check_authentic;
@@ -19,10 +20,10 @@ use crate::keys::{AgeReader, AgeStanza, MAX_LINE};
 use crate::secret::SecretBytes;
 use crate::text::clean;
 
-/// Variables that plugins get; all others stay here. Plugins have settings of their own in AGE….
-const VARIABLES: [&str; 8] =
-    ["PATH", "HOME", "LANG", "TERM", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "GPG_TTY"];
-const PREFIXES: [&str; 2] = ["AGE", "LC_"];
+/// Variables that plugins get, beside PATH; all others stay here. Plugins have settings of their own in AGE_….
+const VARIABLES: [&str; 7] =
+    ["HOME", "LANG", "TERM", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "GPG_TTY"];
+const PREFIXES: [&str; 2] = ["AGE_", "LC_"];
 /// How long a plugin may take where nobody is asked, and where a person is.
 const ALONE: Duration = Duration::from_secs(30);
 const WITH_A_PERSON: Duration = Duration::from_secs(300);
@@ -68,15 +69,13 @@ impl Conversation {
             return Err(Error::unsupported("a key of an age plugin cannot be used here"));
         }
         let path = find(plugin)?;
-        let variables = env::vars_os().filter(|(name, _)| {
-            let name = name.to_string_lossy();
-            VARIABLES.contains(&&*name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        });
+        let variables = env::vars_os().filter(|(name, _)| is_passed(name));
         let errors = || if UI.get().is_some() { Stdio::inherit() } else { Stdio::null() };
         let started = Command::new(&path)
             .arg(format!("--age-plugin={machine}"))
             .env_clear()
             .envs(variables)
+            .env("PATH", search_path(&env::var_os("PATH").unwrap_or_default()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors())
@@ -139,9 +138,12 @@ impl Conversation {
     async fn next(&mut self) -> Result<AgeStanza> {
         let mut reader = AgeReader::default();
         loop {
-            let line = match timeout(STILL, self.from.line()).await {
+            let now = Instant::now();
+            if now >= self.until {
+                return Err(self.slow());
+            }
+            let line = match timeout_at(self.until.min(now + STILL), self.from.line()).await {
                 Ok(line) => line,
-                Err(_) if Instant::now() >= self.until => return Err(self.slow()),
                 Err(_) => {
                     if let Some(ui) = UI.get() {
                         ui.tell(&self.plugin, "still waiting");
@@ -174,7 +176,7 @@ impl Conversation {
         };
         match args.as_slice() {
             ["msg"] => {
-                blocking(move || ui.tell(&plugin, &message)).await?;
+                self.person(move || ui.tell(&plugin, &message)).await?;
                 self.send(&["ok"], b"").await
             }
             ["confirm", choices @ ..] => {
@@ -184,8 +186,8 @@ impl Conversation {
                     Some([yes, no]) => (yes.clone(), Some(no.clone())),
                     _ => return Err(self.broke("its confirm is malformed")),
                 };
-                let chosen = blocking(move || ui.choose(&plugin, &message, &yes, no.as_deref()));
-                match chosen.await? {
+                let choose = move || ui.choose(&plugin, &message, &yes, no.as_deref());
+                match self.person(choose).await? {
                     Some(true) => self.send(&["ok", "yes"], b"").await,
                     Some(false) => self.send(&["ok", "no"], b"").await,
                     None => self.send(&["fail"], b"").await,
@@ -193,13 +195,26 @@ impl Conversation {
             }
             [command @ ("request-public" | "request-secret")] => {
                 let is_secret = *command == "request-secret";
-                match blocking(move || ui.ask(&plugin, &message, is_secret)).await? {
+                match self.person(move || ui.ask(&plugin, &message, is_secret)).await? {
                     Some(text) => self.send(&["ok"], text.expose()).await,
                     None => self.send(&["fail"], b"").await,
                 }
             }
             _ => Err(self.broke("its question is malformed")),
         }
+    }
+
+    /// The outcome of `work` with a person, whose time is not the plugin's.
+    async fn person<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let since = Instant::now();
+        let done = tokio::task::spawn_blocking(work).await;
+        self.until += since.elapsed();
+        done.map_err(|error| {
+            Error::new(ErrorKind::Internal, "a question was not asked").because(error)
+        })
     }
 
     /// What the plugin says went wrong.
@@ -233,9 +248,15 @@ impl Conversation {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::new(ErrorKind::Internal, "a question was not asked").because(error))
+/// Whether plugins get the variable of this name.
+fn is_passed(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    VARIABLES.contains(&&*name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// The absolute directories of `path`, for the plugin's own programs: in a relative one anybody may have put one.
+fn search_path(path: &OsStr) -> OsString {
+    env::join_paths(env::split_paths(path).filter(|dir| dir.is_absolute())).unwrap_or_default()
 }
 
 /// The program of a plugin, in the absolute directories of PATH.
@@ -286,5 +307,46 @@ impl Lines {
                 Ok(count) => self.filled += count,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_get_their_own_variables_and_absolute_directories() {
+        for passed in ["AGE_PASSPHRASE", "LC_ALL", "HOME"] {
+            assert!(is_passed(passed.as_ref()), "{passed}");
+        }
+        for kept in ["AGENT_TOKEN", "AGE", "STRONGROOM_MASTER_KEY", "PATH"] {
+            assert!(!is_passed(kept.as_ref()), "{kept}");
+        }
+        assert_eq!(search_path("relative:/bin::./x:/usr/bin".as_ref()), "/bin:/usr/bin");
+        assert_eq!(search_path("relative".as_ref()), "");
+    }
+
+    /// Each line comes soon, and the end does not.
+    #[tokio::test]
+    async fn a_plugin_that_talks_on_is_limited() {
+        let mut process = Command::new("/bin/sh")
+            .args(["-c", "while :; do printf -- '-> msg\\n\\n'; sleep 0.05; done"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (to, from) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        let mut plugin = Conversation {
+            plugin: "slow".into(),
+            _process: process,
+            to,
+            from: Lines::new(from),
+            until: Instant::now() + Duration::from_millis(300),
+            asked_in_vain: false,
+        };
+        let listened = plugin.listen(|_, _| Ok(false));
+        let error = tokio::time::timeout(STILL, listened).await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
     }
 }

@@ -102,7 +102,7 @@ impl KmsV2 {
             if !VERSIONS.contains(&version) {
                 return Err(Failure::Wrong(format!(
                     "the plugin's version is {:?}, not v2",
-                    text(version)
+                    word(&text(version))
                 )));
             }
             if health != HEALTHY.as_bytes() {
