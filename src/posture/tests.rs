@@ -119,7 +119,8 @@ fn waivers(id: &str, until: &str) -> Vec<Waiver> {
     Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
 }
 
-const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --cert-file=/a.crt --key-file=/a.key \
+const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --listen-peer-urls=https://10.0.0.1:2380 \
+    --initial-advertise-peer-urls=HTTPS://10.0.0.1:2380 --cert-file=/a.crt --key-file=/a.key \
     --client-cert-auth --trusted-ca-file=/ca.crt --peer-cert-file=/a.crt --peer-key-file=/a.key \
     --peer-client-cert-auth --peer-trusted-ca-file=/ca.crt --auth-token=jwt,pub-key=/x \
     --client-cert-allowed-hostname=client --feature-gates=InitialCorruptCheck=true,CompactHashCheck=true \
@@ -439,6 +440,12 @@ fn what_fails() {
         }),
         ("TLS-3", Severity::Critical, |f| {
             on_host(f).settings = settings("--peer-client-cert-auth=false")
+        }),
+        ("TLS-2", Severity::Critical, |f| {
+            on_host(f).settings = settings("--listen-peer-urls=http://10.0.0.1:2380")
+        }),
+        ("TLS-3", Severity::Critical, |f| {
+            on_host(f).settings = settings("--initial-advertise-peer-urls=")
         }),
         ("TLS-4", Severity::High, |f| on_host(f).settings = settings("--peer-auto-tls")),
         ("TLS-7", Severity::High, |f| {

@@ -36,12 +36,35 @@ fn urls(settings: &Settings, name: &str) -> Result<Vec<String>, Unknown> {
     Ok(value.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect())
 }
 
+/// Whether a URL is one of TLS. etcd takes the scheme in any case.
+fn uses_tls(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("https" | "unixs"))
+}
+
+fn is_http(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
+}
+
+/// The URLs for other members that do not use TLS: etcd then ignores the certificates. Without the settings it uses
+/// http://localhost:2380.
+fn plain_peers(settings: Seen<'_, Settings>) -> Result<Vec<Evidence>, Unknown> {
+    let mut found = Vec::new();
+    for name in ["listen-peer-urls", "initial-advertise-peer-urls"] {
+        let all = urls(&settings, name)?;
+        if all.is_empty() || !all.iter().all(|url| uses_tls(url)) {
+            found.push(settings.saw(settings.said(name)));
+        }
+    }
+    Ok(found)
+}
+
 /// AUTH-1
 pub(crate) fn client_tls(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
     let listens = urls(&settings, "listen-client-urls")?;
     // Without the setting etcd listens on http://localhost:2379.
-    if listens.is_empty() || listens.iter().any(|url| url.starts_with("http:")) {
+    if listens.is_empty() || listens.iter().any(|url| is_http(url)) {
         return Ok(Verdict::fail(settings.saw(settings.said("listen-client-urls"))));
     }
     if settings.is_on("auto-tls")? {
@@ -138,6 +161,10 @@ pub(crate) fn auto_tls(host: &Host, _: &Facts) -> Judgement {
 /// TLS-2
 pub(crate) fn peer_tls(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
+    let plain = plain_peers(settings)?;
+    if !plain.is_empty() {
+        return Ok(Verdict::Fail(plain, None));
+    }
     if settings.is_on("peer-auto-tls")? {
         return Ok(Verdict::Pass(settings.saw("peer-auto-tls: see TLS-4")));
     }
@@ -146,7 +173,12 @@ pub(crate) fn peer_tls(host: &Host, _: &Facts) -> Judgement {
 
 /// TLS-3
 pub(crate) fn peer_cert_auth(host: &Host, _: &Facts) -> Judgement {
-    switch_or_ca(host.settings.need()?, "peer-client-cert-auth", "peer-trusted-ca-file")
+    let settings = host.settings.need()?;
+    let plain = plain_peers(settings)?;
+    if !plain.is_empty() {
+        return Ok(Verdict::Fail(plain, None));
+    }
+    switch_or_ca(settings, "peer-client-cert-auth", "peer-trusted-ca-file")
 }
 
 /// TLS-4
