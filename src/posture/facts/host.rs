@@ -325,16 +325,16 @@ fn processes(root: &Path) -> Vec<u32> {
         let program = words.first().and_then(|word| Path::new(word).file_name());
         // `etcd gateway` and `etcd grpc-proxy` serve no data.
         program.is_some_and(|name| name == "etcd")
-            && words.get(1).is_none_or(|word| word.starts_with('-'))
+            && words.get(1).is_none_or(|word| word.is_empty() || word.starts_with('-'))
     };
     let mut found: Vec<_> = pids.filter(is_etcd).collect();
     found.sort_unstable();
     found
 }
 
-/// The strings between zero bytes.
+/// The strings, each before a zero byte. An empty one may be the value of a flag.
 fn split(bytes: &[u8]) -> Vec<String> {
-    let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+    let parts = bytes.strip_suffix(&[0]).unwrap_or(bytes).split(|byte| *byte == 0);
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 

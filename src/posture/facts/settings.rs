@@ -52,12 +52,12 @@ impl Settings {
                 continue;
             };
             if let Some((name, value)) = flag.split_once('=') {
-                settings.put(name, value.to_owned(), "flag");
+                settings.put_flag(name, value);
                 continue;
             }
             // A flag without a value is a switch, unless a value follows.
             let value = words.next_if(|next| !next.starts_with('-'));
-            settings.put(flag, value.map_or_else(|| "true".to_owned(), Clone::clone), "flag");
+            settings.put_flag(flag, value.map_or("true", String::as_str));
         }
         settings
     }
@@ -94,6 +94,14 @@ impl Settings {
         };
         if !text.is_empty() {
             self.put(name, text, "configuration file");
+        }
+    }
+
+    /// An empty flag undoes what a variable sets.
+    fn put_flag(&mut self, name: &str, value: &str) {
+        match value.is_empty() {
+            true => drop(self.set.remove(name)),
+            false => self.put(name, value.to_owned(), "flag"),
         }
     }
 
@@ -158,6 +166,14 @@ mod tests {
         assert_eq!(settings.value("name").unwrap(), Some("m0"));
         assert_eq!(settings.said("data-dir"), "data-dir=/data (variable)");
         assert_eq!(settings.value("key-file").unwrap(), None);
+        let emptied = [line.clone(), words("--data-dir= --cert-file=")].concat();
+        let emptied = Settings::of_process(
+            &emptied,
+            Ok(vec![("ETCD_DATA_DIR".to_owned(), "/data".to_owned())]),
+        );
+        for name in ["data-dir", "cert-file"] {
+            assert_eq!(emptied.value(name).unwrap(), None, "{name}");
+        }
         let unread = Settings::of_process(&line, Err("permission denied".into()));
         assert!(unread.get("key-file").is_err() && unread.get("cert-file").unwrap().is_some());
     }
