@@ -417,6 +417,9 @@ fn what_fails() {
             on_host(f).settings = settings("--client-cert-auth=false")
         }),
         ("AUTH-5", Severity::Medium, |f| on_host(f).settings = settings("--auth-token=simple")),
+        ("AUTH-5", Severity::Medium, |f| {
+            on_host(f).settings = settings("--auth-token=jwt,pub-key=/x,ttl=1h0m0s");
+        }),
         ("AUTH-6", Severity::Medium, |f| {
             change(&mut in_backups(f).inside, |inside| inside.with_password.push("a".into()));
         }),

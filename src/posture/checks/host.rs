@@ -95,8 +95,19 @@ pub(crate) fn tokens(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
     let mut found = Vec::new();
     let token = settings.value("auth-token")?.unwrap_or("simple");
-    if token == "simple" {
-        found.push(settings.saw("auth-token is simple: random strings, without a signature"));
+    match token.strip_prefix("jwt,") {
+        Some(options) => {
+            // etcd takes 5 minutes if nothing is said; ttl is of jwt alone, auth-token-ttl of simple tokens.
+            let mut ttl = options.split(',').filter_map(|one| one.trim().strip_prefix("ttl="));
+            match ttl.next_back().map(seconds) {
+                Some(None) => return Err(Unknown("ttl of auth-token is not a duration".into())),
+                Some(Some(ttl)) if ttl > 300.0 => {
+                    found.push(settings.saw(format!("auth-token is jwt with a ttl of {ttl} s")));
+                }
+                _ => {}
+            }
+        }
+        None => found.push(settings.saw("auth-token is not jwt with a key: no signature")),
     }
     if number(&settings, "auth-token-ttl")?.is_some_and(|seconds| seconds > 300) {
         found.push(settings.saw(settings.said("auth-token-ttl")));
@@ -105,6 +116,29 @@ pub(crate) fn tokens(host: &Host, _: &Facts) -> Judgement {
         found.push(settings.saw(settings.said("bcrypt-cost")));
     }
     Ok(Verdict::none_of(found, settings.saw("signed tokens of at most 300 s")))
+}
+
+/// The seconds of a duration as Go writes it, such as `1h30m` or `1.5s`.
+fn seconds(text: &str) -> Option<f64> {
+    let (mut rest, mut sum) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|one: char| !(one.is_ascii_digit() || one == '.'))?;
+        let (number, unit) = rest.split_at(end);
+        let length = unit.find(|one: char| one.is_ascii_digit()).unwrap_or(unit.len());
+        let (unit, after) = unit.split_at(length);
+        let each = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        sum += number.parse::<f64>().ok()? * each;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 fn number(settings: &Settings, name: &str) -> Result<Option<u64>, Unknown> {
