@@ -220,7 +220,10 @@ impl Reader {
         };
         // etcd then reads nothing else.
         match settings.value("config-file") {
-            Ok(Some(path)) => self.file(Path::new(path)),
+            Ok(Some(path)) => match self.absolute(path) {
+                Ok(path) => self.file(Path::new(&path)),
+                Err(why) => Fact::unknown(why),
+            },
             // A variable may name one.
             Err(unknown) => Fact::unknown(unknown.0),
             Ok(None) => Fact::known(settings, self.process()),

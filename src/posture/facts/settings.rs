@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     incomplete: Option<String>,
 }
 
+/// The source of what a configuration file sets.
+const FILE: &str = "configuration file";
 /// Tables of a configuration file, and what etcd puts before the names in them.
 const TABLES: [(&str, &str); 2] =
     [("client-transport-security", ""), ("peer-transport-security", "peer-")];
@@ -93,7 +95,7 @@ impl Settings {
             other => other.to_string(),
         };
         if !text.is_empty() {
-            self.put(name, text, "configuration file");
+            self.put(name, text, FILE);
         }
     }
 
@@ -126,11 +128,18 @@ impl Settings {
         Ok(self.get(name)?.map(|setting| setting.value.as_str()))
     }
 
-    /// A switch, off unless it is set.
+    /// A switch, off unless it is set. A configuration file is YAML 1.1, and has more words for on and off.
+    ///
+    /// # Errors
+    /// [`Unknown`] also if the value is neither.
     pub(crate) fn is_on(&self, name: &str) -> Result<bool, Unknown> {
-        Ok(self
-            .value(name)?
-            .is_some_and(|value| matches!(value, "true" | "1" | "t" | "T" | "TRUE" | "True")))
+        let Some(setting) = self.get(name)? else { return Ok(false) };
+        let lower = setting.value.to_ascii_lowercase();
+        match (lower.as_str(), setting.source) {
+            ("true" | "1" | "t", _) | ("on" | "yes" | "y", FILE) => Ok(true),
+            ("false" | "0" | "f", _) | ("off" | "no" | "n", FILE) => Ok(false),
+            _ => Err(Unknown(format!("{name} is neither on nor off"))),
+        }
     }
 
     /// `name=value (flag)`, or that it is not set. For settings that hold no secret.
@@ -187,6 +196,11 @@ mod tests {
         );
         assert_eq!(settings.value("cert-file").unwrap(), Some("/a.crt"));
         assert_eq!(settings.value("log-level").unwrap(), None);
+        let yaml = "client-transport-security:\n  client-cert-auth: yes\n  auto-tls: Off\nenable-v2: maybe\n";
+        let settings = Settings::of_file(yaml).unwrap();
+        assert!(settings.is_on("client-cert-auth").unwrap());
+        assert!(!settings.is_on("auto-tls").unwrap());
+        assert!(settings.is_on("enable-v2").is_err());
         for bad in ["- a", "a: [", ""] {
             assert!(Settings::of_file(bad).is_err(), "{bad}");
         }
