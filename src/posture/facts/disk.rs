@@ -135,8 +135,7 @@ impl Walk<'_> {
         }
         match fs::read_dir(at.join("slaves")) {
             Ok(entries) => {
-                let below: Vec<PathBuf> =
-                    entries.flatten().map(|entry| entry.path()).collect();
+                let below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
                 if !below.is_empty() {
                     return self.all(&name, below);
                 }
