@@ -337,6 +337,14 @@ fn a_cluster_of_which_nothing_is_known_passes_nothing() {
     assert_eq!(report.exit, 3);
 }
 
+#[test]
+fn a_version_after_the_table_is_unknown() {
+    let mut facts = good();
+    first(&mut facts).version = known("9.1.0".into());
+    let unknown = with(&judged(&facts), Status::Unknown);
+    assert!(unknown.contains("UPD-1") && unknown.contains("UPD-2"), "{unknown:?}");
+}
+
 /// Each check fails for what it is there for, with this severity.
 #[test]
 fn what_fails() {
