@@ -219,7 +219,7 @@ mod tests {
         let accepted = Answer::Accepted(Version::TLS_1_2, 0xc013);
         assert_eq!(parse(&hello), Ok(Some(accepted)));
         assert_eq!(parse(&[21, 3, 1, 0, 2, 2, 70]), Ok(Some(Answer::Refused(70))));
-        let warned = [&[21, 3, 3, 0, 2, 1, 112], hello.as_slice()].concat();
+        let warned = [&[21, 3, 3, 0, 2, 1, 112][..], &hello].concat();
         assert_eq!(parse(&warned), Ok(Some(accepted)));
         for other in [80, 10, 112] {
             assert!(parse(&[21, 3, 1, 0, 2, 2, other]).is_err(), "{other}");
