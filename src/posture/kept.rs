@@ -15,14 +15,29 @@ use crate::format::{
 /// The kind of these reports.
 const KIND: &str = "audit";
 
-fn name(one: &Outcome) -> String {
+/// The check and its member.
+fn place(one: &Outcome) -> String {
     let member = one.member.as_ref().map(|member| format!(" {member}")).unwrap_or_default();
+    format!("{}{member}", one.id)
+}
+
+fn name(one: &Outcome) -> String {
     match &one.url {
         Some(_) => {
-            format!("{}{member} {}", one.id, one.title.split(':').next().unwrap_or_default())
+            format!("{} {}", place(one), one.title.split(':').next().unwrap_or_default())
         }
-        None => format!("{}{member}", one.id),
+        None => place(one),
     }
+}
+
+/// Whether the checks show that what failed under this name, and does not now, is gone: the same passes, or does not
+/// apply. Of a vulnerability that is gone nothing is listed, only that its member's version was judged.
+fn shows_gone(checks: &[Outcome], before: &str) -> bool {
+    checks.iter().filter(|one| one.status != Status::Unknown).any(|one| {
+        let same = one.status != Status::Fail && name(one) == before;
+        let of_place = before.strip_prefix(&place(one)).is_some_and(|rest| rest.starts_with(' '));
+        same || (one.id == "UPD-1" && one.member.is_some() && of_place)
+    })
 }
 
 impl Report {
@@ -45,7 +60,12 @@ impl Report {
         Ok(Some(Difference {
             report: id,
             new: now.difference(&before).cloned().collect(),
-            gone: before.difference(&now).cloned().collect(),
+            // What is unknown now, or was not checked, may fail still.
+            gone: before
+                .difference(&now)
+                .filter(|name| shows_gone(&self.checks, name))
+                .cloned()
+                .collect(),
         }))
     }
 
@@ -63,9 +83,9 @@ impl Report {
             },
             detail: detail(one),
         };
-        let outcome = match (self.exit, self.counts.fail) {
-            (0, 0) => ReportOutcome::Passed,
-            (0, _) => ReportOutcome::Findings,
+        let outcome = match (self.exit, self.counts.fail, self.counts.unknown) {
+            (0, 0, 0) => ReportOutcome::Passed,
+            (0, ..) => ReportOutcome::Findings,
             _ => ReportOutcome::Failed,
         };
         let report = format::Report {
@@ -91,4 +111,40 @@ fn detail(one: &Outcome) -> String {
     let seen: Vec<_> = one.evidence.iter().map(|seen| seen.what().to_owned()).collect();
     let seen = if seen.is_empty() { one.why.clone().unwrap_or_default() } else { seen.join("; ") };
     format!("{}: {}", one.status.name(), crate::text::clean(&seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::posture::{Section, Severity};
+
+    fn outcome(id: &'static str, status: Status, url: Option<&str>) -> Outcome {
+        Outcome {
+            id,
+            severity: Severity::High,
+            status,
+            title: "CVE-1: a title".into(),
+            section: Section::Authentication,
+            cis: &[],
+            stig: &[],
+            member: Some("m0".into()),
+            evidence: Vec::new(),
+            why: None,
+            remedy: "",
+            url: url.map(Into::into),
+            waiver: None,
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_not_gone() {
+        let shows = |status, before| shows_gone(&[outcome("TLS-1", status, None)], before);
+        assert!(shows(Status::Pass, "TLS-1 m0") && shows(Status::NotApplicable, "TLS-1 m0"));
+        assert!(!shows(Status::Unknown, "TLS-1 m0") && !shows(Status::Pass, "TLS-1 m1"));
+        assert!(!shows_gone(&[], "TLS-1 m0"));
+        // Another vulnerability is still there: the version was judged.
+        let other = outcome("UPD-1", Status::Fail, Some("https://a"));
+        assert!(shows_gone(&[other], "UPD-1 m0 CVE-2"));
+        assert!(!shows_gone(&[outcome("UPD-1", Status::Unknown, None)], "UPD-1 m0 CVE-2"));
+    }
 }

@@ -119,7 +119,8 @@ fn waivers(id: &str, until: &str) -> Vec<Waiver> {
     Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
 }
 
-const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --cert-file=/a.crt --key-file=/a.key \
+const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --listen-peer-urls=https://10.0.0.1:2380 \
+    --initial-advertise-peer-urls=HTTPS://10.0.0.1:2380 --cert-file=/a.crt --key-file=/a.key \
     --client-cert-auth --trusted-ca-file=/ca.crt --peer-cert-file=/a.crt --peer-key-file=/a.key \
     --peer-client-cert-auth --peer-trusted-ca-file=/ca.crt --auth-token=jwt,pub-key=/x \
     --client-cert-allowed-hostname=client --feature-gates=InitialCorruptCheck=true,CompactHashCheck=true \
@@ -336,6 +337,14 @@ fn a_cluster_of_which_nothing_is_known_passes_nothing() {
     assert_eq!(report.exit, 3);
 }
 
+#[test]
+fn a_version_after_the_table_is_unknown() {
+    let mut facts = good();
+    first(&mut facts).version = known("9.1.0".into());
+    let unknown = with(&judged(&facts), Status::Unknown);
+    assert!(unknown.contains("UPD-1") && unknown.contains("UPD-2"), "{unknown:?}");
+}
+
 /// Each check fails for what it is there for, with this severity.
 #[test]
 fn what_fails() {
@@ -416,6 +425,9 @@ fn what_fails() {
             on_host(f).settings = settings("--client-cert-auth=false")
         }),
         ("AUTH-5", Severity::Medium, |f| on_host(f).settings = settings("--auth-token=simple")),
+        ("AUTH-5", Severity::Medium, |f| {
+            on_host(f).settings = settings("--auth-token=jwt,pub-key=/x,ttl=1h0m0s");
+        }),
         ("AUTH-6", Severity::Medium, |f| {
             change(&mut in_backups(f).inside, |inside| inside.with_password.push("a".into()));
         }),
@@ -439,6 +451,12 @@ fn what_fails() {
         }),
         ("TLS-3", Severity::Critical, |f| {
             on_host(f).settings = settings("--peer-client-cert-auth=false")
+        }),
+        ("TLS-2", Severity::Critical, |f| {
+            on_host(f).settings = settings("--listen-peer-urls=http://10.0.0.1:2380")
+        }),
+        ("TLS-3", Severity::Critical, |f| {
+            on_host(f).settings = settings("--initial-advertise-peer-urls=")
         }),
         ("TLS-4", Severity::High, |f| on_host(f).settings = settings("--peer-auto-tls")),
         ("TLS-7", Severity::High, |f| {

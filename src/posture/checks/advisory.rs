@@ -46,6 +46,10 @@ fn of_endpoint(endpoint: &Endpoint, facts: &Facts) -> Vec<Judged> {
     if !found.is_empty() {
         return found;
     }
+    if facts.advisories.is_ahead(&release) {
+        let why = format!("{release} is later than the table of known vulnerabilities");
+        return vec![Judged::of(subject(), Err(Unknown(why)))];
+    }
     let said = format!("{release} has none of {} known vulnerabilities", facts.advisories.len());
     vec![Judged::of(subject(), Ok(Verdict::Pass(version.saw(said))))]
 }

@@ -36,12 +36,35 @@ fn urls(settings: &Settings, name: &str) -> Result<Vec<String>, Unknown> {
     Ok(value.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect())
 }
 
+/// Whether a URL is one of TLS. etcd takes the scheme in any case.
+fn uses_tls(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("https" | "unixs"))
+}
+
+fn is_http(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
+}
+
+/// The URLs for other members that do not use TLS: etcd then ignores the certificates. Without the settings it uses
+/// http://localhost:2380.
+fn plain_peers(settings: Seen<'_, Settings>) -> Result<Vec<Evidence>, Unknown> {
+    let mut found = Vec::new();
+    for name in ["listen-peer-urls", "initial-advertise-peer-urls"] {
+        let all = urls(&settings, name)?;
+        if all.is_empty() || !all.iter().all(|url| uses_tls(url)) {
+            found.push(settings.saw(settings.said(name)));
+        }
+    }
+    Ok(found)
+}
+
 /// AUTH-1
 pub(crate) fn client_tls(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
     let listens = urls(&settings, "listen-client-urls")?;
     // Without the setting etcd listens on http://localhost:2379.
-    if listens.is_empty() || listens.iter().any(|url| url.starts_with("http:")) {
+    if listens.is_empty() || listens.iter().any(|url| is_http(url)) {
         return Ok(Verdict::fail(settings.saw(settings.said("listen-client-urls"))));
     }
     if settings.is_on("auto-tls")? {
@@ -72,8 +95,19 @@ pub(crate) fn tokens(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
     let mut found = Vec::new();
     let token = settings.value("auth-token")?.unwrap_or("simple");
-    if token == "simple" {
-        found.push(settings.saw("auth-token is simple: random strings, without a signature"));
+    match token.strip_prefix("jwt,") {
+        Some(options) => {
+            // etcd takes 5 minutes if nothing is said; ttl is of jwt alone, auth-token-ttl of simple tokens.
+            let mut ttl = options.split(',').filter_map(|one| one.trim().strip_prefix("ttl="));
+            match ttl.next_back().map(seconds) {
+                Some(None) => return Err(Unknown("ttl of auth-token is not a duration".into())),
+                Some(Some(ttl)) if ttl > 300.0 => {
+                    found.push(settings.saw(format!("auth-token is jwt with a ttl of {ttl} s")));
+                }
+                _ => {}
+            }
+        }
+        None => found.push(settings.saw("auth-token is not jwt with a key: no signature")),
     }
     if number(&settings, "auth-token-ttl")?.is_some_and(|seconds| seconds > 300) {
         found.push(settings.saw(settings.said("auth-token-ttl")));
@@ -82,6 +116,29 @@ pub(crate) fn tokens(host: &Host, _: &Facts) -> Judgement {
         found.push(settings.saw(settings.said("bcrypt-cost")));
     }
     Ok(Verdict::none_of(found, settings.saw("signed tokens of at most 300 s")))
+}
+
+/// The seconds of a duration as Go writes it, such as `1h30m` or `1.5s`.
+fn seconds(text: &str) -> Option<f64> {
+    let (mut rest, mut sum) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|one: char| !(one.is_ascii_digit() || one == '.'))?;
+        let (number, unit) = rest.split_at(end);
+        let length = unit.find(|one: char| one.is_ascii_digit()).unwrap_or(unit.len());
+        let (unit, after) = unit.split_at(length);
+        let each = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        sum += number.parse::<f64>().ok()? * each;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 fn number(settings: &Settings, name: &str) -> Result<Option<u64>, Unknown> {
@@ -138,6 +195,10 @@ pub(crate) fn auto_tls(host: &Host, _: &Facts) -> Judgement {
 /// TLS-2
 pub(crate) fn peer_tls(host: &Host, _: &Facts) -> Judgement {
     let settings = host.settings.need()?;
+    let plain = plain_peers(settings)?;
+    if !plain.is_empty() {
+        return Ok(Verdict::Fail(plain, None));
+    }
     if settings.is_on("peer-auto-tls")? {
         return Ok(Verdict::Pass(settings.saw("peer-auto-tls: see TLS-4")));
     }
@@ -146,7 +207,12 @@ pub(crate) fn peer_tls(host: &Host, _: &Facts) -> Judgement {
 
 /// TLS-3
 pub(crate) fn peer_cert_auth(host: &Host, _: &Facts) -> Judgement {
-    switch_or_ca(host.settings.need()?, "peer-client-cert-auth", "peer-trusted-ca-file")
+    let settings = host.settings.need()?;
+    let plain = plain_peers(settings)?;
+    if !plain.is_empty() {
+        return Ok(Verdict::Fail(plain, None));
+    }
+    switch_or_ca(settings, "peer-client-cert-auth", "peer-trusted-ca-file")
 }
 
 /// TLS-4

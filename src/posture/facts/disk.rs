@@ -8,6 +8,8 @@ use super::file::read;
 
 /// Devices below a mount that are followed.
 const MAX_DEVICES: usize = 64;
+/// Kinds of dm-crypt; other targets have uuids that start with CRYPT- too.
+const CRYPT: [&str; 7] = ["LUKS1", "LUKS2", "PLAIN", "TCRYPT", "BITLK", "FVAULT2", "LOOPAES"];
 /// File systems in memory.
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 /// File systems of other machines.
@@ -126,14 +128,14 @@ impl Walk<'_> {
         let text = |file: &str| {
             read(&at.join(file)).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
         };
-        if let Some(uuid) = text("dm/uuid").filter(|uuid| uuid.starts_with("CRYPT-")) {
-            let kind = uuid.split('-').nth(1).unwrap_or_default().to_owned();
+        let uuid = text("dm/uuid").unwrap_or_default();
+        let kind = uuid.strip_prefix("CRYPT-").and_then(|rest| rest.split('-').next());
+        if let Some(kind) = kind.filter(|kind| CRYPT.contains(kind)) {
             return Disk::Encrypted(format!("{name} is dm-crypt ({kind})"));
         }
         match fs::read_dir(at.join("slaves")) {
             Ok(entries) => {
-                let below: Vec<PathBuf> =
-                    entries.flatten().map(|entry| entry.path()).take(MAX_DEVICES).collect();
+                let below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
                 if !below.is_empty() {
                     return self.all(&name, below);
                 }
@@ -152,6 +154,9 @@ impl Walk<'_> {
 
     /// Each of these devices must be encrypted: `name` is made of them.
     fn all(&mut self, name: &str, below: Vec<PathBuf>) -> Disk {
+        if below.is_empty() {
+            return Disk::Untold(format!("the devices of {name} are not shown"));
+        }
         let (mut encrypted, mut untold) = (Vec::new(), None);
         for link in below {
             let found = match fs::canonicalize(&link) {
@@ -180,7 +185,7 @@ impl Walk<'_> {
         match devices.find(|devices| devices.join(&name).exists()) {
             Some(devices) => {
                 let below = fs::read_dir(devices).into_iter().flatten().flatten();
-                self.all("btrfs", below.map(|entry| entry.path()).take(MAX_DEVICES).collect())
+                self.all("btrfs", below.map(|entry| entry.path()).collect())
             }
             None => Disk::Untold(format!("no btrfs in /sys has the device {name}")),
         }
@@ -308,6 +313,9 @@ mod tests {
             // RAID of two, and one of them plain.
             ("encrypted", &[("md0", "", "", &["dm-0", "dm-1"]), ("dm-0", "", luks, &["sda"]), ("dm-1", "", luks, &["sdb"]), ("sda", "", "", &[]), ("sdb", "", "", &[])]),
             ("plain", &[("md0", "", "", &["dm-0", "sdb"]), ("dm-0", "", luks, &["sda"]), ("sda", "", "", &[]), ("sdb", "", "", &[])]),
+            // dm-verity and dm-integrity encrypt nothing.
+            ("plain", &[("dm-0", "", "CRYPT-VERITY-0123-data", &["sda"]), ("sda", "", "", &[])]),
+            ("encrypted", &[("dm-1", "", "CRYPT-INTEGRITY-x", &["dm-0"]), ("dm-0", "", luks, &["sda"]), ("sda", "", "", &[])]),
             ("untold", &[("nvme0n1p1", "nvme0n1", "", &[]), ("nvme0n1", "", "", &[])]),
             ("untold", &[("vda", "", "", &[])]),
             ("untold", &[("loop0", "", "", &[])]),

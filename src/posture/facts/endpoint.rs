@@ -5,9 +5,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::fact::Fact;
+use super::failed::Failed;
 use super::hello::{self, Answer as Offered, Version, WEAK};
 use super::http::{Answer, Session};
-use super::tls::{self, Shown};
+use super::tls;
 use super::{PROBE, certificate::Certificate};
 use crate::error::Result;
 use crate::etcd::EtcdSettings;
@@ -184,7 +185,7 @@ impl Endpoint {
                 );
                 self.cluster_version = Fact::read(read.map(|read| read.1), &source);
             }
-            Err(why) => self.version = Fact::unknown(why),
+            Err(failed) => self.version = Fact::unknown(failed.why),
         }
         self.pages = Fact::read(pages(&mut session, anonymous).await, source);
     }
@@ -234,7 +235,7 @@ pub(super) async fn without_tls(
     };
     let mut session = match Session::new(stream, authority.to_owned()).await {
         Ok(session) => session,
-        Err(why) => return (Fact::unknown(why), None),
+        Err(failed) => return (Fact::unknown(failed.why), None),
     };
     match session.get("/version").await {
         Ok(answer) => match versions(&answer) {
@@ -246,10 +247,10 @@ pub(super) async fn without_tls(
             Err(why) => (Fact::unknown(format!("{source}: {why}")), None),
         },
         // A server that says nothing may still do so; one that closes does not speak HTTP.
-        Err(why) if why.contains("no answer within") => {
+        Err(Failed { why, .. }) if why.contains("no answer within") => {
             (Fact::unknown(format!("{source}: {why}")), None)
         }
-        Err(why) => (Fact::known(Plain::Closed(why), source), None),
+        Err(failed) => (Fact::known(Plain::Closed(failed.why), source), None),
     }
 }
 
@@ -264,7 +265,7 @@ pub(super) async fn without_certificate(
     let (shown, done) = tls::connect(settings, address, false).await;
     let answered = match done {
         Ok(stream) => ask_version(stream, authority).await,
-        Err(why) => Err(why),
+        Err(failed) => Err(failed),
     };
     let chain: std::result::Result<Vec<_>, _> =
         shown.chain.iter().map(|one| Certificate::parse(one)).collect();
@@ -278,23 +279,18 @@ pub(super) async fn without_certificate(
     match answered {
         Ok((version, session)) => (tls(Access::Open(version)), Some(session)),
         Err(_) if chain.is_empty() && is_plain => (tls(Access::NoTls), None),
-        Err(why) if is_refusal(&shown, &why) => (tls(Access::Refused(why)), None),
-        Err(why) => (Fact::unknown(format!("{source}: {why}")), None),
+        // Who has no certificate is refused in the handshake, or after it (TLS 1.3).
+        Err(failed) if failed.refused && shown.asked && !chain.is_empty() => {
+            (tls(Access::Refused(failed.why)), None)
+        }
+        Err(Failed { why, .. }) => (Fact::unknown(format!("{source}: {why}")), None),
     }
-}
-
-/// A server refuses who has no certificate in the handshake, or after it (TLS 1.3) by an alert or by closing.
-fn is_refusal(shown: &Shown, why: &str) -> bool {
-    shown.asked
-        && !shown.chain.is_empty()
-        && !why.contains("no answer within")
-        && !why.starts_with("HTTP ")
 }
 
 async fn ask_version(
     stream: tokio_rustls::client::TlsStream<TcpStream>,
     authority: &str,
-) -> std::result::Result<(String, Session), String> {
+) -> std::result::Result<(String, Session), Failed> {
     let mut session = Session::new(stream, authority.to_owned()).await?;
     let answer = session.get("/version").await?;
     let (version, _) = versions(&answer)?;

@@ -11,6 +11,8 @@ use crate::crypto::system_rng;
 
 /// The longest first answer that is read: a ServerHello is shorter than 200 bytes.
 const MAX_ANSWER: usize = 4096;
+/// Alerts that say no to what was offered: handshake_failure, protocol_version, insufficient_security.
+const REFUSALS: [u8; 3] = [40, 70, 71];
 
 /// A version of TLS on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,15 +107,21 @@ pub(crate) async fn offer(
     timeout(limit, exchange).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }
 
-/// Reads the first record of an answer; nothing if more bytes are needed.
+/// Reads the first record of an answer that is not a warning; nothing if more bytes are needed.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Answer>, String> {
     let odd = || "the answer is not TLS".to_owned();
+    let is_long = bytes.len() > MAX_ANSWER;
+    let mut bytes = bytes;
+    while let [21, 3, _, 0, 2, 1, _, rest @ ..] = bytes {
+        bytes = rest;
+    }
     let [kind, major, _, high, low, rest @ ..] = bytes else {
         return match bytes.first() {
             Some(kind) if !matches!(kind, 21 | 22) => Err(odd()),
+            _ if is_long => Err(odd()),
             _ => Ok(None),
         };
     };
@@ -122,12 +130,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Answer>, String> {
         return Err(odd());
     }
     match (kind, rest) {
-        (21, [_, code, ..]) => Ok(Some(Answer::Refused(*code))),
+        (21, [2, code, ..]) if REFUSALS.contains(code) => Ok(Some(Answer::Refused(*code))),
+        (21, [_, code, ..]) => Err(format!("the server sent the TLS alert {code}")),
         (21, _) if length < 2 => Err(odd()),
         // A handshake message: its type, three bytes of length, version, 32 random bytes, session id, suite.
         (22, [2, _, _, _, version @ ..]) if version.len() >= 35 => server_hello(version),
         (22, [first, ..]) if *first != 2 => Err(odd()),
-        _ if bytes.len() > MAX_ANSWER => Err(odd()),
+        _ if is_long => Err(odd()),
         _ => Ok(None),
     }
 }
@@ -210,6 +219,12 @@ mod tests {
         let accepted = Answer::Accepted(Version::TLS_1_2, 0xc013);
         assert_eq!(parse(&hello), Ok(Some(accepted)));
         assert_eq!(parse(&[21, 3, 1, 0, 2, 2, 70]), Ok(Some(Answer::Refused(70))));
+        let warned = [&[21, 3, 3, 0, 2, 1, 112][..], &hello].concat();
+        assert_eq!(parse(&warned), Ok(Some(accepted)));
+        for other in [80, 10, 112] {
+            assert!(parse(&[21, 3, 1, 0, 2, 2, other]).is_err(), "{other}");
+        }
+        assert!(parse(&[21, 3, 3, 0, 2, 1, 112].repeat(600)).is_err());
         for cut in 0..45 {
             assert_eq!(parse(&hello[..cut]), Ok(None), "{cut}");
         }

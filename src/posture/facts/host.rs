@@ -220,7 +220,10 @@ impl Reader {
         };
         // etcd then reads nothing else.
         match settings.value("config-file") {
-            Ok(Some(path)) => self.file(Path::new(path)),
+            Ok(Some(path)) => match self.absolute(path) {
+                Ok(path) => self.file(Path::new(&path)),
+                Err(why) => Fact::unknown(why),
+            },
             // A variable may name one.
             Err(unknown) => Fact::unknown(unknown.0),
             Ok(None) => Fact::known(settings, self.process()),
@@ -325,16 +328,16 @@ fn processes(root: &Path) -> Vec<u32> {
         let program = words.first().and_then(|word| Path::new(word).file_name());
         // `etcd gateway` and `etcd grpc-proxy` serve no data.
         program.is_some_and(|name| name == "etcd")
-            && words.get(1).is_none_or(|word| word.starts_with('-'))
+            && words.get(1).is_none_or(|word| word.is_empty() || word.starts_with('-'))
     };
     let mut found: Vec<_> = pids.filter(is_etcd).collect();
     found.sort_unstable();
     found
 }
 
-/// The strings between zero bytes.
+/// The strings, each before a zero byte. An empty one may be the value of a flag.
 fn split(bytes: &[u8]) -> Vec<String> {
-    let parts = bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty());
+    let parts = bytes.strip_suffix(&[0]).unwrap_or(bytes).split(|byte| *byte == 0);
     parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod certificate;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod endpoint;
+mod failed;
 mod file;
 pub(crate) mod hello;
 pub(crate) mod host;

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     incomplete: Option<String>,
 }
 
+/// The source of what a configuration file sets.
+const FILE: &str = "configuration file";
 /// Tables of a configuration file, and what etcd puts before the names in them.
 const TABLES: [(&str, &str); 2] =
     [("client-transport-security", ""), ("peer-transport-security", "peer-")];
@@ -52,12 +54,12 @@ impl Settings {
                 continue;
             };
             if let Some((name, value)) = flag.split_once('=') {
-                settings.put(name, value.to_owned(), "flag");
+                settings.put_flag(name, value);
                 continue;
             }
             // A flag without a value is a switch, unless a value follows.
             let value = words.next_if(|next| !next.starts_with('-'));
-            settings.put(flag, value.map_or_else(|| "true".to_owned(), Clone::clone), "flag");
+            settings.put_flag(flag, value.map_or("true", String::as_str));
         }
         settings
     }
@@ -93,7 +95,15 @@ impl Settings {
             other => other.to_string(),
         };
         if !text.is_empty() {
-            self.put(name, text, "configuration file");
+            self.put(name, text, FILE);
+        }
+    }
+
+    /// An empty flag undoes what a variable sets.
+    fn put_flag(&mut self, name: &str, value: &str) {
+        match value.is_empty() {
+            true => drop(self.set.remove(name)),
+            false => self.put(name, value.to_owned(), "flag"),
         }
     }
 
@@ -118,11 +128,18 @@ impl Settings {
         Ok(self.get(name)?.map(|setting| setting.value.as_str()))
     }
 
-    /// A switch, off unless it is set.
+    /// A switch, off unless it is set. A configuration file is YAML 1.1, and has more words for on and off.
+    ///
+    /// # Errors
+    /// [`Unknown`] also if the value is neither.
     pub(crate) fn is_on(&self, name: &str) -> Result<bool, Unknown> {
-        Ok(self
-            .value(name)?
-            .is_some_and(|value| matches!(value, "true" | "1" | "t" | "T" | "TRUE" | "True")))
+        let Some(setting) = self.get(name)? else { return Ok(false) };
+        let lower = setting.value.to_ascii_lowercase();
+        match (lower.as_str(), setting.source) {
+            ("true" | "1" | "t", _) | ("on" | "yes" | "y", FILE) => Ok(true),
+            ("false" | "0" | "f", _) | ("off" | "no" | "n", FILE) => Ok(false),
+            _ => Err(Unknown(format!("{name} is neither on nor off"))),
+        }
     }
 
     /// `name=value (flag)`, or that it is not set. For settings that hold no secret.
@@ -158,6 +175,14 @@ mod tests {
         assert_eq!(settings.value("name").unwrap(), Some("m0"));
         assert_eq!(settings.said("data-dir"), "data-dir=/data (variable)");
         assert_eq!(settings.value("key-file").unwrap(), None);
+        let emptied = [line.clone(), words("--data-dir= --cert-file=")].concat();
+        let emptied = Settings::of_process(
+            &emptied,
+            Ok(vec![("ETCD_DATA_DIR".to_owned(), "/data".to_owned())]),
+        );
+        for name in ["data-dir", "cert-file"] {
+            assert_eq!(emptied.value(name).unwrap(), None, "{name}");
+        }
         let unread = Settings::of_process(&line, Err("permission denied".into()));
         assert!(unread.get("key-file").is_err() && unread.get("cert-file").unwrap().is_some());
     }
@@ -171,6 +196,11 @@ mod tests {
         );
         assert_eq!(settings.value("cert-file").unwrap(), Some("/a.crt"));
         assert_eq!(settings.value("log-level").unwrap(), None);
+        let yaml = "client-transport-security:\n  client-cert-auth: yes\n  auto-tls: Off\nenable-v2: maybe\n";
+        let settings = Settings::of_file(yaml).unwrap();
+        assert!(settings.is_on("client-cert-auth").unwrap());
+        assert!(!settings.is_on("auto-tls").unwrap());
+        assert!(settings.is_on("enable-v2").is_err());
         for bad in ["- a", "a: [", ""] {
             assert!(Settings::of_file(bad).is_err(), "{bad}");
         }

@@ -18,7 +18,8 @@ use tokio_rustls::rustls::{
 };
 
 use super::PROBE;
-use crate::etcd::{EtcdSettings, anyone, chain};
+use super::failed::Failed;
+use crate::etcd::{EtcdSettings, anyone};
 
 /// The longest chain that is kept.
 const MAX_CHAIN: usize = 16;
@@ -52,7 +53,7 @@ pub(super) async fn connect(
     settings: &EtcdSettings,
     address: (&str, u16),
     identity: bool,
-) -> (Shown, Result<TlsStream<TcpStream>, String>) {
+) -> (Shown, Result<TlsStream<TcpStream>, Failed>) {
     let recorder = Arc::new(Recorder {
         inner: anyone(),
         chain: Mutex::default(),
@@ -68,10 +69,10 @@ pub(super) async fn connect(
         let name = ServerName::try_from(address.0.to_owned()).map_err(|error| error.to_string())?;
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, stream).await.map_err(|error| chain(&error))
+        connector.connect(name, stream).await.map_err(|error| Failed::before_answer(&error))
     };
     let done = timeout(PROBE, handshake).await;
-    let done = done.unwrap_or_else(|_| Err(format!("no TLS handshake within {PROBE:?}")));
+    let done = done.unwrap_or_else(|_| Err(format!("no TLS handshake within {PROBE:?}").into()));
     (recorder.shown(), done)
 }
 

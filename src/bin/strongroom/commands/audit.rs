@@ -36,7 +36,14 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
     let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
     let mut report = posture::audit(&etcd, audited, options(&args)?).await?;
     if let Some(of) = &of {
-        report.since = report.difference(of).await?;
+        match report.difference(of).await {
+            Ok(since) => report.since = since,
+            Err(error) => {
+                context
+                    .output
+                    .warn(&format!("the last audit that was kept cannot be read: {error}"));
+            }
+        }
     }
     if let Some(path) = &args.sarif {
         let text = serde_json::to_string_pretty(&report.sarif()).unwrap_or_default();
