@@ -112,10 +112,8 @@ pub(super) struct Done {
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
     pub(super) independent: Option<usize>,
-    /// The keys that sealed a backup.
-    pub(super) sealed_by: Vec<KeyId>,
-    /// The keys that could not seal, of a backup.
-    pub(super) missing: Vec<KeyId>,
+    /// The keys that sealed a backup, and those that could not.
+    pub(super) seals: [Vec<KeyId>; 2],
     /// What adds them.
     pub(super) late: Option<Late>,
 }
@@ -144,8 +142,7 @@ impl Done {
             recovery: None,
             keys: KeyCounts::new(),
             independent: None,
-            sealed_by: Vec::new(),
-            missing: Vec::new(),
+            seals: Default::default(),
             late: None,
         }
     }
@@ -200,8 +197,7 @@ async fn take(
         finding,
         compared: report.journal,
         independent: Some(report.independent),
-        sealed_by: report.sealed_by.clone(),
-        missing: report.seals_missing.iter().map(|one| one.key).collect(),
+        seals: [report.sealed_by.clone(), report.seals_missing.iter().map(|one| one.key).collect()],
         newest: Some(Newest {
             id: report.id,
             begun: report.id.begun(),

@@ -349,7 +349,7 @@ impl Shared {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
             let cluster = options.cluster().as_str();
-            let (sealed, missing) = (&done.sealed_by, &done.missing);
+            let [sealed, missing] = &done.seals;
             self.metrics.seals_missing.taken(cluster, sealed, missing, done.late);
         }
         self.metrics.journal.compared(options, done.compared);

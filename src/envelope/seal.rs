@@ -581,7 +581,7 @@ mod tests {
         keys.signers().iter().for_each(|signer| keys_of_service.trust(signer.clone()));
         let calls = || service.1.load(std::sync::atomic::Ordering::Relaxed);
         let mut asked = Asked::default();
-        let mut judge = |seal: &Seal, asked: &mut Asked| {
+        let judge = |seal: &Seal, asked: &mut Asked| {
             at_once(judge_seal(seal, OBJECT, None, &keys_of_service, asked))
         };
         for _ in 0..20 {
