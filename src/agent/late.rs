@@ -61,11 +61,11 @@ impl Missing {
         let snapshot = seal.id();
         match seal.keep_trying(&places.repository, &places.keys).await {
             Ok(()) => {
-                info!(event = "seals_added", %snapshot);
                 // A later backup tells of itself.
                 if self.backups.load(Ordering::Relaxed) == backup {
                     self.set(&cluster, &missing, 0);
                 }
+                info!(event = "seals_added", %snapshot);
             }
             Err(error) => warn!(
                 event = "seals_still_missing",

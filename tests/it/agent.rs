@@ -83,6 +83,13 @@ impl Agent {
         self.metric_if_there(begins).unwrap_or_else(|| panic!("no {begins}"))
     }
 
+    /// Of all samples of a metric.
+    pub fn sum(&self, begins: &str) -> f64 {
+        let text = self.get("/metrics").1;
+        let samples = text.lines().filter(|line| line.starts_with(begins));
+        samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    }
+
     pub fn metric_if_there(&self, begins: &str) -> Option<f64> {
         let text = self.get("/metrics").1;
         let line = text.lines().find(|line| line.starts_with(begins))?;
