@@ -123,11 +123,12 @@ fn failing(port: u16, down: Arc<AtomicBool>) -> u16 {
     own
 }
 
-/// Asks the store itself; status and body.
+/// Asks the store itself; status and body. Without a login it answers 403 for what others put.
 fn ask(port: u16, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let head = format!(
         "{method} /backups/soak/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nIf-None-Match: *\r\n\
+         Authorization: AWS test:unchecked\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );
@@ -326,6 +327,12 @@ impl Soak {
         command
     }
 
+    /// What the agents said of a snapshot, and when they removed something.
+    fn told_of(&self, id: &str) -> Vec<String> {
+        let lines = self.logs.iter().map(Value::to_string);
+        lines.filter(|line| line.contains(id) || line.contains("\"prune")).collect()
+    }
+
     /// Every snapshot that an agent said it stored is there, or was removed by name; all that counts opens; the newest restores.
     fn all_is_there(&self, port: u16, stored: &[String]) {
         let is_there = |id: &str, part: &str| {
@@ -336,7 +343,7 @@ impl Soak {
             match is_there(id, "manifest") {
                 true => here.push(id.as_str()),
                 false => {
-                    assert!(is_there(id, "tombstone"), "{id} is lost");
+                    assert!(is_there(id, "tombstone"), "{id} is lost: {:#?}", self.told_of(id));
                     removed += 1;
                 }
             }
