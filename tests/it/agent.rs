@@ -378,8 +378,10 @@ async fn a_replica_that_rots_is_found() {
     agent.wait("verify_all_finished", 2);
     let lines = agent.lines.lock().unwrap().clone();
     assert!(lines.iter().all(|line| line["event"] != "verify_all_finding"), "{lines:?}");
-    let copied = fs::read_dir(place.path("second/snapshots")).unwrap().next().unwrap().unwrap();
-    let payload = copied.path().join("payload");
+    // What is being copied has no manifest yet.
+    let copied = fs::read_dir(place.path("second/snapshots")).unwrap();
+    let mut copied = copied.map(|entry| entry.unwrap().path());
+    let payload = copied.find(|dir| dir.join("manifest").exists()).unwrap().join("payload");
     let mut bytes = fs::read(&payload).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
