@@ -61,6 +61,29 @@ async fn what_is_not_verified_in_time_is_not_known() {
     assert_eq!(found.unwrap_err().kind(), ErrorKind::Interrupted);
 }
 
+/// Somebody answers with another object when the removal reads the manifest: nothing is removed, and nothing half done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_for_a_removal_is_what_was_planned() {
+    let repo = TestRepo::new().await;
+    let keys = keys(&[1]);
+    let (old, other) = (repo.backup(&keys).await.id, repo.backup(&keys).await.id);
+    let manifest = |id| repo.object(id, "manifest");
+    let (genuine, foreign) =
+        (std::fs::read(manifest(old)).unwrap(), std::fs::read(manifest(other)).unwrap());
+    let plan = plan_removal(&repo.repository, &keys, &[old]).await.unwrap();
+    for answer in [&b"<html>Please log in here</html>"[..], &foreign] {
+        std::fs::write(manifest(old), answer).unwrap();
+        let error = apply_prune(&repo.repository, &plan, &Control::default()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tampered, "{error}");
+        assert!(manifest(old).exists() && !repo.object(old, "tombstone").exists());
+    }
+    std::fs::write(manifest(old), genuine).unwrap();
+    let report = apply_prune(&repo.repository, &plan, &Control::default()).await.unwrap();
+    assert_eq!(report.removed, [old]);
+    undo_removal(&repo.repository, &keys, old).await.unwrap();
+    repo.restore(&keys, old).await.unwrap();
+}
+
 /// The manifest is gone although the store says that it may not be deleted: the tombstone stays, and brings it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_was_done_and_refused_can_be_undone() {

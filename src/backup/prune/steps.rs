@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::{JournalPart, MAX_HEAD, MAX_MANIFEST, Part, SnapshotId, names};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::format::{
+    JournalHead, JournalPart, MAX_HEAD, MAX_MANIFEST, Manifest, Part, SnapshotId, names,
+};
 use crate::store::Repository;
 
 /// What a sweep mark says.
@@ -58,6 +60,19 @@ impl Of {
     /// Whether it exists, and was not removed.
     pub(super) async fn is_there(self, repository: &Repository) -> Result<bool> {
         exists(repository, &self.head()).await
+    }
+
+    /// That `head` is its manifest or head. A proxy may have answered in the store's place, and a tombstone with such bytes
+    /// would bring nothing back.
+    fn check_head(self, head: &[u8]) -> Result<()> {
+        let names_it = match self {
+            Self::Snapshot(id) => Manifest::parse(head)?.body().snapshot == id,
+            Self::Journal(id) => JournalHead::parse(head)?.body().journal == id,
+        };
+        match names_it {
+            true => Ok(()),
+            false => Err(Error::tampered("it names another one")),
+        }
     }
 
     /// Whether its keep mark is there.
@@ -126,6 +141,7 @@ pub(super) async fn remove(repository: &Repository, of: Of, old: OldMarks) -> Re
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         read => read?,
     };
+    of.check_head(&bytes).context(&head)?;
     // An old one would be swept at once. One that came after the plan is of another prune at work.
     let there = listed.iter().find(|info| info.name == tombstone).map(|info| info.modified);
     if there.is_some() && there == old.tombstone {
