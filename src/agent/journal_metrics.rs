@@ -1,4 +1,4 @@
-//! What Prometheus is told of the recording of changes.
+//! Metrics of the recording of changes.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;

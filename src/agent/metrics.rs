@@ -1,4 +1,4 @@
-//! What Prometheus is told of an agent.
+//! Metrics of the agent.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;

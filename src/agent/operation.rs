@@ -123,8 +123,8 @@ const ONE_WAY: &str = "one loss takes every key that opens the snapshots: seal t
      passphrase or service, or set keys.recovery; `strongroom key custody` shows what each key depends on";
 /// Snapshots drawn in search of one that counts, so that a verification does not look at all of them.
 const MOST_DRAWN: usize = 100;
-/// A verification of all snapshots ends when the next one is due, but not before this time: a store that is slow, or hostile,
-/// must not keep the agent from its other work for ever.
+/// A verification of all snapshots ends when the next one is due, but not before this time. Without an end, a slow or hostile
+/// store could keep the agent from its other work.
 const LEAST_FOR_ALL: Duration = Duration::from_secs(3600);
 /// Log lines about one operation's warnings; the others are only counted.
 const MAX_WARNINGS: usize = 10;

@@ -175,11 +175,11 @@ impl Severity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// Measured, and not as it should be.
+    /// It was measured, and something is wrong.
     Fail,
     /// Could not be measured.
     Unknown,
-    /// Measured, and as it should be.
+    /// It was measured, and is right.
     Pass,
     /// Measured, and it does not matter here.
     NotApplicable,

@@ -71,7 +71,8 @@ async fn what_is_read_for_a_removal_is_what_was_planned() {
     let (genuine, foreign) =
         (std::fs::read(manifest(old)).unwrap(), std::fs::read(manifest(other)).unwrap());
     let plan = plan_removal(&repo.repository, &keys, &[old]).await.unwrap();
-    for answer in [&b"<html>Please log in here</html>"[..], &foreign] {
+    let login = &b"<html>Please log in here</html>\n"[..];
+    for answer in [login, &foreign] {
         std::fs::write(manifest(old), answer).unwrap();
         let error = apply_prune(&repo.repository, &plan, &Control::default()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Tampered, "{error}");

@@ -27,7 +27,7 @@ const PREFIXES: [&str; 2] = ["AGE_", "LC_"];
 /// How long a plugin may take where nobody is asked, and where a person is.
 const ALONE: Duration = Duration::from_secs(30);
 const WITH_A_PERSON: Duration = Duration::from_secs(300);
-/// After how long a person is told that the plugin still works, or waits for a touch.
+/// After this time without a line, a message says that the plugin is still working or waiting for a touch.
 const STILL: Duration = Duration::from_secs(10);
 /// More stanzas in one conversation are refused.
 const MAX_STANZAS: usize = 1000;

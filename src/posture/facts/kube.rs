@@ -1,4 +1,4 @@
-//! What Kubernetes' API server is told: its static pod, and its encryption of resources.
+//! The settings of Kubernetes' API server: its static pod, and its encryption of resources.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -69,7 +69,7 @@ pub(in crate::commands) async fn get(args: GetArgs, context: &Context) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is told of a key to people.
+/// What the table shows of a key.
 fn text(key: &[u8], state: &KeyState) -> String {
     let rows = [
         ("key", printable(key)),
@@ -100,7 +100,7 @@ fn write_value(value: &[u8]) -> Result<()> {
     })
 }
 
-/// What is told of a key in JSON, besides the key.
+/// What JSON shows of a key, besides the key.
 pub(super) fn json(state: &KeyState) -> Map<String, Value> {
     let told = [
         ("mod_revision", Value::from(state.modified.main)),
