@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::header::message_length;
 use super::ids::{ClusterName, Sha256, SnapshotId, Uuid};
 use super::json::{self, Base64, MAX_INTEGER, Object, Text};
-use super::mac_text::{MacText, signed_bytes};
+use super::mac_text::{MacText, mac_text, signed_bytes};
 use super::names::Part;
 use super::text::{ascends, is_printable};
 use crate::error::{Error, Result};
@@ -159,13 +159,14 @@ impl ManifestBody {
         }
     }
 
-    fn from_wire(wire: Wire) -> Self {
+    fn parse(json: &[u8]) -> Result<Self> {
+        let wire: Wire = json::parse_knowing(WHAT, &[SIGNED], json)?;
         let object = |Object(object): Object<WireObject>| ObjectEntry {
             part: object.role.0,
             length: object.length,
             sha256: object.sha256.0,
         };
-        Self {
+        let body = Self {
             origin: wire.origin.0,
             snapshot: wire.snapshot.0,
             cluster: wire.cluster.0,
@@ -183,7 +184,9 @@ impl ManifestBody {
             signed: wire.requires.iter().any(|name| name == SIGNED),
             commitment: wire.commitment.0,
             facts: wire.facts.0,
-        }
+        };
+        body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
+        Ok(body)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -266,57 +269,10 @@ pub fn included(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().take(MAX_INCLUDED).map(text).filter(|text| !text.is_empty()).collect()
 }
 
-/// A manifest as it stands in a repository. Its MAC is not yet checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
-    body: ManifestBody,
-    text: MacText,
-}
-
-impl Manifest {
-    /// Parses a manifest, or a tombstone, which has the same bytes.
-    ///
-    /// # Errors
-    /// Unsupported for another version or an unknown `requires`; truncated when the MAC line is
-    /// missing or the last line unfinished; tampered otherwise.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let (body, text) = MacText::parse(WHAT, FAMILY, MAX_MANIFEST, bytes, |json| {
-            let body = ManifestBody::from_wire(json::parse_knowing(WHAT, &[SIGNED], json)?);
-            body.check().map_err(|why| Error::tampered(format!("{WHAT}: {why}")))?;
-            Ok(body)
-        })?;
-        Ok(Self { body, text })
-    }
-
-    /// `body` with its MAC over [`signed_bytes`](ManifestBody::signed_bytes).
-    ///
-    /// # Errors
-    /// Those of [`ManifestBody::signed_bytes`].
-    pub fn finish(body: ManifestBody, mac: [u8; 32]) -> Result<Self> {
-        let text = MacText::new(body.signed_bytes()?, mac);
-        Ok(Self { body, text })
-    }
-
-    /// What it says.
-    pub fn body(&self) -> &ManifestBody {
-        &self.body
-    }
-
-    /// The MAC over [`signed_bytes`](Self::signed_bytes).
-    pub fn mac(&self) -> &[u8; 32] {
-        self.text.mac()
-    }
-
-    /// What the MAC covers, as it was read: unknown keys and all.
-    pub fn signed_bytes(&self) -> &[u8] {
-        self.text.signed()
-    }
-
-    /// The object's bytes: those that were parsed.
-    pub fn print(&self) -> Vec<u8> {
-        self.text.print()
-    }
-}
+mac_text!(
+    /// A manifest, or a tombstone, which has the same bytes, as it stands in a repository. Its MAC is not yet checked.
+    Manifest, ManifestBody, WHAT, FAMILY, MAX_MANIFEST
+);
 
 #[cfg(test)]
 pub(super) mod tests {
