@@ -30,7 +30,7 @@ pub(crate) struct OpenJournal {
     /// What it held when it ended, if a seal vouches for that.
     pub(crate) end: Option<EndBody>,
     /// The number of that end.
-    end_number: u32,
+    pub(crate) end_number: u32,
     /// What did not stop it from being opened.
     pub(crate) findings: Vec<String>,
 }
@@ -124,6 +124,20 @@ pub(crate) async fn open(
     opened(Judging::Reading, repository, id, folder, keys).await.context(format!("journal {id}"))
 }
 
+/// As [`open`], with the bytes of its head.
+///
+/// # Errors
+/// Those of [`open`].
+pub(crate) async fn open_read(
+    repository: &Repository,
+    (id, head): (SnapshotId, &[u8]),
+    folder: &Folder,
+    keys: &KeySet,
+) -> Result<OpenJournal> {
+    let opened = opened_read(Judging::Reading, repository, (id, head), folder, keys);
+    opened.await.context(format!("journal {id}"))
+}
+
 /// As [`open`], for somebody who vouches for journals.
 ///
 /// # Errors
@@ -148,14 +162,24 @@ async fn opened(
         (None, Some(_)) => JournalPart::Tombstone,
         _ => JournalPart::Head,
     };
-    let bytes = repository.get(&part.of(id), MAX_HEAD as u64).await?;
-    let head = JournalHead::parse(&bytes)?;
+    let head = repository.get(&part.of(id), MAX_HEAD as u64).await?;
+    opened_read(judging, repository, (id, &head), folder, keys).await
+}
+
+async fn opened_read(
+    judging: Judging,
+    repository: &Repository,
+    (id, bytes): (SnapshotId, &[u8]),
+    folder: &Folder,
+    keys: &KeySet,
+) -> Result<OpenJournal> {
+    let head = JournalHead::parse(bytes)?;
     if head.body().journal != id || head.body().origin != repository.id() {
         return Err(Error::tampered("its head names another journal or repository"));
     }
     let mut findings = Vec::new();
     let mut ends = Ends::new(repository, folder, head.body());
-    let found = seals(judging, digest(&bytes), keys, &mut ends, &mut findings).await?;
+    let found = seals(judging, digest(bytes), keys, &mut ends, &mut findings).await?;
     let Found { seal, opened, standing, end } = found;
     let data_key = opened.data_key;
     data_key
@@ -336,7 +360,7 @@ async fn judge(
 }
 
 /// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
-pub(super) fn is_of_store(error: &Error) -> bool {
+pub(crate) fn is_of_store(error: &Error) -> bool {
     error.kind().is_general() || error.kind() == ErrorKind::Protocol
 }
 
@@ -354,6 +378,6 @@ pub(super) async fn read_seal(
     Ok(seal)
 }
 
-pub(super) fn digest(bytes: &[u8]) -> Sha256 {
+pub(crate) fn digest(bytes: &[u8]) -> Sha256 {
     Sha256(crypto::sha256(&[bytes]))
 }

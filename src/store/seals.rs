@@ -25,6 +25,14 @@ pub(crate) fn generations(objects: &BTreeMap<u32, ObjectInfo>) -> (Vec<u32>, boo
     (read, false)
 }
 
+/// The numbers of at most `most` of `objects`, in order: half of them the lowest, half the highest. Whatever else is there,
+/// those that [`next_generation`] gives are among them, if `most` is twice [`ENDS`] or more.
+pub(crate) fn lowest_and_highest(objects: &BTreeMap<u32, ObjectInfo>, most: usize) -> Vec<u32> {
+    let highest = objects.len().saturating_sub(most / 2);
+    let is_read = |(at, _): &(usize, &u32)| *at < most / 2 || *at >= highest;
+    objects.keys().enumerate().filter(is_read).map(|(_, number)| *number).collect()
+}
+
 /// How much of an object is read as a seal at most: a longer one is none, and its length pushes no other out.
 fn read_length(info: &ObjectInfo) -> u64 {
     info.len.min(MAX_SEAL as u64)
@@ -98,6 +106,9 @@ mod tests {
         for len in [1, 1 << 30] {
             assert!(generations(&objects(&planted, len)).0.contains(&number));
             assert!(generations(&objects(&planted, len)).0.contains(&ENDS));
+            let few = lowest_and_highest(&objects(&planted, len), 64);
+            assert!(few.len() == 64 && few.is_sorted());
+            assert!(few.contains(&number) && few.contains(&ENDS));
         }
     }
 }

@@ -21,8 +21,12 @@ const LAST: i64 = 5;
 
 /// The golden journal, which reaches revision 5, and a snapshot of revision 2 or less before it.
 async fn golden() -> (TestRepo, SnapshotId) {
+    repository_of("journal").await
+}
+
+async fn repository_of(name: &str) -> (TestRepo, SnapshotId) {
     let dir = tempfile::tempdir().unwrap();
-    copy_tree(&vector("repositories/journal"), dir.path());
+    copy_tree(&vector(&format!("repositories/{name}")), dir.path());
     let repository = Repository::open(local(dir.path()), None).await.unwrap();
     let journal = fs::read_dir(dir.path().join("journals")).unwrap().next().unwrap().unwrap();
     let id = journal.file_name().to_str().unwrap().parse().unwrap();
@@ -122,6 +126,40 @@ async fn what_does_not_count_or_is_damaged_stays_behind() {
     fs::write(own.join("head"), "x").unwrap();
     let report = to(&test, &target, &KeySet::new()).await.unwrap();
     assert!(report.journals.failed[&id].contains("another one"), "{:?}", report.journals);
+}
+
+/// The end by which a journal counts is copied however many objects others have put beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_among_planted_ones_is_copied() {
+    let (test, id) = golden().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _) = open_replica(&test.repository, local(dir.path()), false).await.unwrap();
+    let path = |part: JournalPart| test.path(&part.of(id));
+    // Where the numbers that follow are taken, the last is the next one.
+    fs::rename(path(JournalPart::End(2)), path(JournalPart::End(u32::MAX))).unwrap();
+    for number in 3..80 {
+        fs::write(path(JournalPart::End(number)), "x").unwrap();
+    }
+    let report = to(&test, &target, &keys(&[1])).await.unwrap();
+    assert_eq!((&report.journals.copied[..], report.journals.failed.len()), (&[id][..], 0));
+    let ends: Vec<_> = objects(dir.path(), id).into_iter().map(|(name, _)| name).collect();
+    assert!(ends.contains(&JournalPart::End(u32::MAX).to_string()), "{ends:?}");
+}
+
+/// A bundle of the same length under another number is not the one that the end names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_is_missing_is_told() {
+    let (test, id) = repository_of("journal-bundled").await;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _) = open_replica(&test.repository, local(dir.path()), false).await.unwrap();
+    let path = |part: JournalPart| test.path(&part.of(id));
+    fs::rename(path(JournalPart::Bundle(3)), path(JournalPart::Bundle(9))).unwrap();
+    let report = to(&test, &target, &keys(&[1])).await.unwrap();
+    assert!(report.journals.failed[&id].contains("is missing"), "{:?}", report.journals);
+    fs::rename(path(JournalPart::Bundle(9)), path(JournalPart::Bundle(3))).unwrap();
+    let report = to(&test, &target, &keys(&[1])).await.unwrap();
+    assert_eq!(report.journals.failed.len(), 0);
+    assert_eq!(reached(&target).await, LAST);
 }
 
 /// Bytes of the same length are not taken for the same: what is there is read once, which reports in the copy record.

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256 as Hasher};
 use super::compared::{self, Comparing};
 use super::report::{CopyReport, JournalsCopied};
 use crate::backup::Scope;
-use crate::crypto;
 use crate::envelope::{Asked, judge_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
@@ -19,9 +18,10 @@ use crate::format::{
 };
 use crate::journal::bundle::{PART, is_object};
 use crate::journal::folder::{self, Folder};
-use crate::journal::open;
+use crate::journal::open::{self, digest};
 use crate::journal::sealed::LONGEST;
 use crate::keys::KeySet;
+use crate::store::seals::lowest_and_highest;
 use crate::store::{ObjectInfo, Repository};
 use crate::task::Control;
 
@@ -29,6 +29,8 @@ use crate::task::Control;
 const AT_ONCE: usize = 4;
 /// Objects of one kind in one journal that are read: others can plant more.
 const MOST: usize = 64;
+/// What to do where the two places differ.
+const WHICH: &str = "`strongroom journal verify` in both places shows which one is good";
 
 /// Copies the journals of `scope`, but not with snapshots that are named, and says so in `report`. With `comparing`, what
 /// the copy has of them is read there and compared, each journal once, some in each run.
@@ -176,17 +178,14 @@ impl One<'_> {
         }
         self.head(&name, head).await?;
         self.recorded(end.as_ref()).await?;
-        for generation in self.from.ends.keys().copied().take(MOST).collect::<Vec<_>>() {
+        for generation in lowest_and_highest(&self.from.ends, MOST) {
             self.end(generation, &parsed).await?;
         }
         for generation in later {
             self.seal(generation).await?;
         }
         match self.done.rotten.take() {
-            Some(error) => {
-                Err(error
-                    .hint("`strongroom journal verify` in both places shows which one is good"))
-            }
+            Some(error) => Err(error.hint(WHICH)),
             None => Ok(Outcome::Copied),
         }
     }
@@ -227,20 +226,21 @@ impl One<'_> {
         Ok(())
     }
 
-    /// What its end says, if a seal vouches for one.
+    /// The number of its end and what that says, if a seal vouches for one.
     ///
     /// # Errors
     /// Why it does not count. Without keys everything that parses does.
-    async fn counts(&self, head: &JournalHead, bytes: &[u8]) -> Result<Option<EndBody>> {
+    async fn counts(&self, head: &JournalHead, bytes: &[u8]) -> Result<Option<(u32, EndBody)>> {
         if self.keys.is_empty() {
             return Ok(None);
         }
         if self.keys.is_blind() {
             return self.is_signed(head, bytes).await.map(|()| None);
         }
-        let journal = open::open(self.source, self.id, &self.from, self.keys).await?;
+        let read = (self.id, bytes);
+        let journal = open::open_read(self.source, read, &self.from, self.keys).await?;
         match journal.standing.counts() {
-            true => Ok(journal.end),
+            true => Ok(journal.end.map(|end| (journal.end_number, end))),
             false => Err(Error::new(ErrorKind::Refused, journal.standing.to_string())),
         }
     }
@@ -248,8 +248,8 @@ impl One<'_> {
     /// That a trusted signer vouches for its head: no key opens it here.
     async fn is_signed(&self, head: &JournalHead, bytes: &[u8]) -> Result<()> {
         let (object, mut why, mut asked) = (digest(bytes), None, Asked::default());
-        for generation in self.from.seals.keys().take(MOST) {
-            let name = JournalPart::Seal(*generation).of(self.id);
+        for generation in lowest_and_highest(&self.from.seals, MOST) {
+            let name = JournalPart::Seal(generation).of(self.id);
             let bytes = self.read(&name, MAX_SEAL).await?;
             let Some(Ok(seal)) = bytes.map(|bytes| Seal::parse(&bytes)) else { continue };
             let cluster = Some(&head.body().cluster);
@@ -266,7 +266,7 @@ impl One<'_> {
 
     /// The numbers of its seals: those that are copied before its head, and those that follow an end.
     fn seal_numbers(&self) -> (Option<u32>, Vec<u32>) {
-        let mut numbers = self.from.seals.keys().copied().take(MOST);
+        let mut numbers = lowest_and_highest(&self.from.seals, MOST).into_iter();
         (numbers.next(), numbers.collect())
     }
 
@@ -298,17 +298,16 @@ impl One<'_> {
         if self.target.get(name, MAX_HEAD as u64).await? == bytes {
             return Ok(());
         }
-        Err(Error::tampered(format!("{name} is another one in the copy"))
-            .hint("`strongroom journal verify` in both places shows which one is good"))
+        Err(Error::tampered(format!("{name} is another one in the copy")).hint(WHICH))
     }
 
     /// Copies what was recorded, as far as it is in segments: a bundle is copied with the end that names it.
-    async fn recorded(&mut self, end: Option<&EndBody>) -> Result<()> {
-        let named = match end.map(|end| &end.objects) {
-            Some(EndObjects::Segments(segments)) => Some(segments.as_slice()),
-            Some(EndObjects::Bundle { object, .. }) => {
-                let is_there = self.from.bundles.values().any(|info| info.len == object.length);
-                if is_there {
+    async fn recorded(&mut self, end: Option<&(u32, EndBody)>) -> Result<()> {
+        let named = match end.map(|(number, end)| (number, &end.objects)) {
+            Some((_, EndObjects::Segments(segments))) => Some(segments.as_slice()),
+            Some((number, EndObjects::Bundle { object, .. })) => {
+                let info = self.from.bundles.get(number);
+                if info.is_some_and(|info| info.len == object.length) {
                     return Ok(());
                 }
                 self.segments(None).await?;
@@ -436,7 +435,8 @@ impl One<'_> {
             upload.write(bytes).await?;
         }
         if Sha256(hasher.finalize().into()) != named.sha256 {
-            upload.abort().await?;
+            // The first error says more.
+            let _ = upload.abort().await;
             return Err(Error::tampered(format!("{name} is not the object that the end names")));
         }
         self.done.written = self.done.written.saturating_add(upload.finish().await?);
@@ -465,7 +465,7 @@ impl One<'_> {
     /// The object, unless it is such that nothing can be made of it: what is planted beside a good one stays behind.
     async fn read(&self, name: &str, longest: usize) -> Result<Option<Bytes>> {
         match self.source.get(name, longest as u64).await {
-            Err(error) if error.kind().is_general() => Err(error),
+            Err(error) if open::is_of_store(&error) => Err(error),
             read => Ok(read.ok()),
         }
     }
@@ -493,8 +493,4 @@ fn is_segment(
         return Err(Error::tampered("it is not the object that the end names"));
     }
     Ok(())
-}
-
-fn digest(bytes: &[u8]) -> Sha256 {
-    Sha256(crypto::sha256(&[bytes]))
 }
