@@ -75,6 +75,14 @@ impl OpenJournal {
         !(1..).zip(named).all(is_there)
     }
 
+    /// Whether everything that its end names is there, by number and length.
+    pub(crate) fn is_complete(&self, folder: &Folder) -> bool {
+        match self.end.as_ref().map(|end| &end.objects) {
+            Some(EndObjects::Bundle { .. }) => self.bundle(folder).is_some(),
+            Some(EndObjects::Segments(_)) | None => !self.lacks_segments(folder),
+        }
+    }
+
     /// The bundle that its end names, if an object of its name and length is there.
     pub(crate) fn bundle<'a>(&self, folder: &'a Folder) -> Option<&'a ObjectInfo> {
         let EndObjects::Bundle { object, .. } = &self.end.as_ref()?.objects else { return None };

@@ -6,9 +6,9 @@ use super::journals::{Counting, JournalRemoval, Known, removal_of, stretches};
 use super::steps::{Of, UNDONE};
 use crate::backup::catalog;
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{ClusterName, EndBody, EndObjects, JournalPart, MAX_HEAD, SnapshotId};
+use crate::format::{ClusterName, JournalPart, MAX_HEAD, SnapshotId};
 use crate::journal::fetch::last_of;
-use crate::journal::folder::{self, Folder};
+use crate::journal::folder;
 use crate::journal::open;
 use crate::keys::KeySet;
 use crate::store::Repository;
@@ -142,8 +142,7 @@ pub(super) async fn undo_removal(
         let error = Error::new(ErrorKind::Refused, journal.standing.to_string());
         return Err(error).context(of.to_string());
     }
-    let end = journal.end.as_ref();
-    if end.is_some_and(|end| !is_complete(end, &folder)) {
+    if !journal.is_complete(&folder) {
         return Err(Error::truncated(format!("{of}: objects of it are missing")));
     }
     let bytes = repository.get(&of.tombstone(), MAX_HEAD as u64).await?;
@@ -153,23 +152,10 @@ pub(super) async fn undo_removal(
     // A sweep that began meanwhile left its mark, or it has deleted something and stopped.
     let now = folder::list_one(repository, id).await?;
     let is_less = now.recorded().count() < folder.recorded().count();
-    if now.sweep.is_some() || is_less || end.is_some_and(|end| !is_complete(end, &now)) {
+    if now.sweep.is_some() || is_less || !journal.is_complete(&now) {
         repository.delete(&head).await?;
         return Err(swept());
     }
     repository.delete(&of.tombstone()).await?;
     Ok(true)
-}
-
-/// Whether everything that an end names is there, by its length.
-fn is_complete(end: &EndBody, folder: &Folder) -> bool {
-    match &end.objects {
-        EndObjects::Segments(segments) => (1..).zip(segments).all(|(number, entry)| {
-            let there = folder.segments.get(&number);
-            there.is_some_and(|infos| infos.iter().any(|info| info.len == entry.length))
-        }),
-        EndObjects::Bundle { object, .. } => {
-            folder.bundles.values().any(|info| info.len == object.length)
-        }
-    }
 }
