@@ -17,7 +17,7 @@ use crate::keys::{KeySet, PublicSigner};
 use crate::mvcc::{Reading, Recorded, Recording, Revision};
 
 /// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
-const LONGEST_MS: u64 = 65 * 60 * 1000;
+pub(crate) const LONGEST_MS: u64 = 65 * 60 * 1000;
 
 /// What the entries of one journal may tell is kept in memory: a moment for each millisecond it lives, and as much again.
 const MOST_TOLD: usize = 2 * LONGEST_MS as usize;

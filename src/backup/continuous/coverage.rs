@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, Judging, OpenJournal};
-use crate::journal::read::ReadJournal;
+use crate::journal::read::{LONGEST_MS, ReadJournal};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::is_ahead;
@@ -335,7 +335,7 @@ impl Journals {
 
 /// A journal that has no end counts by itself while no snapshot is newer than this, in Unix milliseconds ([S13.8]).
 fn is_old_at(id: SnapshotId) -> u64 {
-    id.unix_ms().saturating_add(65 * 60_000)
+    id.unix_ms().saturating_add(LONGEST_MS)
 }
 
 /// When the newest snapshot of each cluster was begun that counts, is later than `after` and not ahead of the clock.

@@ -15,6 +15,7 @@ use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, Bundled, OpenJournal};
+use crate::journal::read::LONGEST_MS;
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
 use crate::snapshot::grace::GRACE;
@@ -23,8 +24,6 @@ use crate::task::Control;
 
 /// Journals that are opened at once.
 const READS: usize = 64;
-/// A journal lives an hour: what was received this much after it began does not count ([S13.8]).
-const LONGEST_MS: u64 = 65 * 60 * 1000;
 /// Clocks differ, and the last changes of a journal are younger than what it is known to be complete to.
 const SLACK_MS: u64 = 5 * 60 * 1000;
 
