@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::end::sealed_end;
-use super::fetch::Source;
+use super::fetch::{PART, Source};
 use super::folder::{Folder, list_one};
 use super::open::Bundled;
 use super::read::ReadJournal;
@@ -38,8 +38,6 @@ const FRAME: usize = 1 << 20;
 const PIECES: usize = 4;
 /// Seals of a journal that are read before it is bundled.
 const MOST_SEALS: usize = 32;
-/// Bytes of a bundle that are read at once.
-pub(crate) const PART: u64 = 8 << 20;
 /// Zeros that are sealed at once.
 const PADDING: [u8; 1 << 14] = [0; 1 << 14];
 

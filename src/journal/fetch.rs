@@ -24,7 +24,7 @@ use crate::task::run_blocking;
 /// Segments that are fetched at once.
 const READS: usize = 16;
 /// Bytes of a bundle that are fetched at once.
-const PART: u64 = 8 << 20;
+pub(crate) const PART: u64 = 8 << 20;
 /// Bytes that are fetched at once, unless one object has more.
 const BATCH: u64 = 96 << 20;
 /// Bytes of objects that turn out to be none of a journal's segments.

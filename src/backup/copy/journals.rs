@@ -16,7 +16,8 @@ use crate::format::{
     EndBody, EndObjects, JournalEnd, JournalHead, JournalPart, MAX_END, MAX_HEAD, MAX_SEAL,
     ObjectHeader, Role, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
 };
-use crate::journal::bundle::{PART, is_object};
+use crate::journal::bundle::is_object;
+use crate::journal::fetch::PART;
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, digest};
 use crate::journal::sealed::LONGEST;
