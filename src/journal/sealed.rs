@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::compress::{decompress_at_most, decompress_padded_by};
 use crate::envelope::{DataKey, ObjectOpener};
@@ -37,8 +37,10 @@ pub(super) fn open_segment(
     data_key: &DataKey,
     id: SnapshotId,
     number: u64,
-    mut bytes: Vec<u8>,
+    bytes: Vec<u8>,
 ) -> Result<Zeroizing<Vec<u8>>> {
+    // What is opened in place is secret, also where it ends with an error.
+    let mut bytes = Zeroizing::new(bytes);
     let length = bytes.len() as u64;
     let (head, sealed) = bytes
         .split_at_mut_checked(ObjectOpener::HEAD_LEN as usize)
@@ -46,10 +48,7 @@ pub(super) fn open_segment(
     let key = data_key.journal_key();
     let opener = ObjectOpener::new(head, Role::Segment(number), id, &key, length)?;
     let message = opener.open(&(0..opener.message_len()), sealed)?;
-    let body = decompress_padded_by(message, padded, MAX_BODY as u64).map(Zeroizing::new);
-    // What was opened in place is secret too.
-    bytes.zeroize();
-    body
+    decompress_padded_by(message, padded, MAX_BODY as u64).map(Zeroizing::new)
 }
 
 /// A bundle in a file.
