@@ -159,6 +159,8 @@ impl Spool {
         let mut file = builder.tempfile_in(&self.dir).map_err(failed)?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_data()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
+        // Its name, too: what is here is told as safe.
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         self.used.fetch_add(length, Ordering::Relaxed);
         Ok(())
     }
