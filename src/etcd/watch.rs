@@ -73,9 +73,13 @@ async fn token(settings: &EtcdSettings, channel: Channel) -> Result<Option<Token
         Err(_) => Err(failure::timed_out("log in", settings.command_timeout)),
         Ok(Err(error)) if failure::auth_is_off(&error) => Ok(None),
         Ok(Err(error)) => Err(failure::from_client("log in", &error)),
-        Ok(Ok(answer)) => answer.token().parse().map(Some).map_err(|_| {
-            Error::new(ErrorKind::Protocol, "log in: the token cannot be sent as a header")
-        }),
+        Ok(Ok(answer)) => {
+            let mut token: Token = answer.token().parse().map_err(|_| {
+                Error::new(ErrorKind::Protocol, "log in: the token cannot be sent as a header")
+            })?;
+            token.set_sensitive(true);
+            Ok(Some(token))
+        }
     }
 }
 
