@@ -32,8 +32,9 @@ pub(in crate::backup) struct JournalJob<'a> {
     pub(in crate::backup) changes: bool,
 }
 
-/// Seals the journals that count, of `cluster` or of all and also removed ones that can be brought back, to `keys`' sealing keys. Stanzas of keys that are not available or
-/// are retiring are kept, but for those to drop. Seals that stand there stay: none of them is needed any more.
+/// Seals the journals that count, of `cluster` or of all, and removed ones that can be brought back, to `keys`' sealing keys.
+/// Stanzas of keys that are not available or are retiring are kept, but for those to drop. Seals that stand there stay: none of
+/// them is needed any more.
 ///
 /// # Errors
 /// Those of the store.

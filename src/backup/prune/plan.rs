@@ -191,8 +191,8 @@ fn keep_newest(
 /// A plan that removes `ids`, snapshots or journals, and nothing else.
 ///
 /// # Errors
-/// [`Refused`](ErrorKind::Refused) for what is pinned, and for the only snapshot that journals follow which stay; [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for
-/// one that `keys` do not authenticate; those of the store.
+/// [`Refused`](ErrorKind::Refused) for what is pinned, and for the only snapshot that journals follow which stay;
+/// [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for one that `keys` do not authenticate; those of the store.
 pub async fn plan_removal(
     repository: &Repository,
     keys: &KeySet,
