@@ -2,19 +2,22 @@
 //! what he planted can be removed.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use strongroom::ErrorKind;
 use strongroom::backup::{
-    BackupOptions, Retention, Scope, Source, VerifyLevel, apply_prune, backup, copy, open_replica,
-    plan_prune, plan_quarantine, plan_removal, prune_report, remove_failing_seals, reports,
-    store_report, suspects, verify,
+    Accept, BackupOptions, Retention, Scope, Source, VerifyLevel, apply_prune, backup, copy,
+    open_replica, plan_prune, plan_quarantine, plan_removal, prune_report, remove_failing_seals,
+    reports, reseal, store_report, suspects, verify,
 };
 use strongroom::format::{KeyState, Manifest, SnapshotId};
 use strongroom::keys::KeySet;
+use strongroom::store::Repository;
 use strongroom::task::Control;
 
+use crate::faulty::Faulty;
 use crate::place::Place;
 use crate::prune::age;
 use crate::support::{TestRepo, backup_file, key, keys, local, small_database};
@@ -231,6 +234,28 @@ async fn seals_that_fail_are_removed() {
     retired.add(std::sync::Arc::new(key(1)), KeyState::Retired);
     let error = remove_failing_seals(repository, &retired, id, control).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+}
+
+/// A seal that the store does not give out is none that fails.
+#[tokio::test]
+async fn seals_that_cannot_be_read_stay() {
+    let repo = TestRepo::new().await;
+    let control = &Control::default();
+    let id = repo.backup(&keys(&[1])).await.id;
+    let (both, accept) = (&keys(&[1, 2]), Accept::Counting);
+    reseal(&repo.repository, both, Scope::All, &[], accept, control).await.unwrap();
+    for calls in 0.. {
+        let store = Faulty::new(local(repo.dir.path()), calls, true);
+        if let Ok(repository) = Repository::open(Arc::new(store.clone()), None).await {
+            let removed = remove_failing_seals(&repository, both, id, control).await;
+            assert!(removed.is_ok_and(|removed| removed.is_empty()) || store.failed());
+        }
+        assert!(["seal.1", "seal.2"].iter().all(|seal| repo.object(id, seal).exists()), "{calls}");
+        if !store.failed() {
+            assert!(calls > 3);
+            return;
+        }
+    }
 }
 
 fn manifest_of(repo: &TestRepo, id: SnapshotId) -> Manifest {

@@ -207,7 +207,7 @@ pub async fn remove_failing_seals(
         control.check()?;
         match &seal {
             Err(error) if error.kind().is_general() => return seal.map(|_| Vec::new()),
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::NotFound) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound || is_unread(error) => {}
             Err(_) => failing.push(Part::Seal(generation).of(id)),
             Ok(_) => suspect.push(generation),
         }
@@ -314,7 +314,7 @@ async fn examine(
         Ok(judged) if judged.is_authentic() => return Ok(Verdict::Authentic),
         Ok(judged) => return Ok(Verdict::Unknown(judged.standing.to_string())),
         Err(error) if error.kind().is_general() => return Err(error),
-        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::WrongKey) => {
+        Err(error) if error.kind() == ErrorKind::WrongKey || is_unread(&error) => {
             return Ok(Verdict::Unknown(error.to_string()));
         }
         Err(error) => error.to_string(),
@@ -327,7 +327,7 @@ async fn examine(
     for generation in generations {
         match seals::read_seal(repository, id, generation).await {
             Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
+            Err(error) if is_unread(&error) => {
                 return Ok(Verdict::Unknown(error.to_string()));
             }
             Err(_) => {}
@@ -345,6 +345,11 @@ async fn examine(
         }
     }
     Ok(Verdict::Suspect(why))
+}
+
+/// Whether it says nothing of the object: a newer version may read it, or the store did not give it out.
+fn is_unread(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Protocol)
 }
 
 /// Why the keys that are available cannot tell that a seal is worth nothing.
