@@ -16,7 +16,7 @@ use super::KmsUri;
 use super::service::{Call, Failure, Service};
 use crate::crypto::{self, system_rng};
 use crate::custody::access::{check_socket, may_own_socket};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_cause};
 use crate::format::KmsV2Blob;
 use crate::kms_api::{HEALTHY, Message, Method, Raw, message};
 use crate::protobuf::{Fields, Malformed};
@@ -58,7 +58,7 @@ impl KmsV2 {
     async fn ask(&self, method: Method, request: Message) -> Result<Message, Status> {
         let channel = self.channel.get_or_init(|| connect(self.socket.clone(), self.owner)).clone();
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
-        grpc.ready().await.map_err(|error| Status::unavailable(root_cause(&error)))?;
+        grpc.ready().await.map_err(|error| Status::unavailable(first_cause(&error).to_string()))?;
         let path = PathAndQuery::try_from(method.path());
         let path = path.map_err(|error| Status::internal(error.to_string()))?;
         let answer = grpc.unary(tonic::Request::new(request), path, Raw).await?;
@@ -254,15 +254,6 @@ fn uid() -> Vec<u8> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The innermost reason of an error.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]
