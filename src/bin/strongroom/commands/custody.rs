@@ -72,6 +72,8 @@ impl Row {
 #[derive(Default)]
 struct Known {
     rows: BTreeMap<KeyId, Row>,
+    /// Those that no person has to be asked for; none without a repository.
+    keys: KeySet,
     usage: KeyUsage,
     proofs: Proofs,
 }
@@ -178,9 +180,9 @@ impl Known {
             };
             self.rows.insert(id, row);
         }
-        let keys = context.settings.open_keys_unasked(repository).await?;
-        self.usage = key_usage(repository, &keys).await?;
-        self.proofs = proofs(repository, &keys, &[]).await?;
+        self.keys = context.settings.open_keys_unasked(repository).await?;
+        self.usage = key_usage(repository, &self.keys).await?;
+        self.proofs = proofs(repository, &self.keys, &[]).await?;
         let named = self.usage.named.keys().filter(|_| self.usage.unknown > 0);
         for id in self.usage.opens.keys().chain(named) {
             self.rows.entry(*id).or_insert_with(|| Row::elsewhere(*id));
@@ -386,11 +388,10 @@ impl<'a> OfCluster<'a> {
 pub(super) async fn report(context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let known = Known::read(context, Some(&repository)).await?;
-    let keys = context.settings.open_keys_unasked(&repository).await?;
     let recovery = context.settings.recovery;
     let named = context.settings.passphrases().flatten().filter(|named| !named.retiring);
     let seals_to: BTreeSet<KeyId> =
-        keys.sealing().map(Recipient::id).chain(named.map(|named| named.id)).collect();
+        known.keys.sealing().map(Recipient::id).chain(named.map(|named| named.id)).collect();
     let of = |(cluster, newest)| OfCluster::new(&known, cluster, newest, recovery);
     let clusters: Vec<_> = known.usage.newest.iter().map(of).collect();
     let mut findings = known.findings();
