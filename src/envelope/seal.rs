@@ -292,7 +292,8 @@ async fn open_by(
     let mut held: Vec<_> = seal.body().stanzas().iter().filter_map(held).collect();
     // Where signatures decide what counts, any key is as good as another, and those cost least that are here.
     let signed = !keys.signers().is_empty();
-    held.sort_by_key(|(state, stanza, key)| {
+    // Cached: what another task learns meanwhile changes the effort.
+    held.sort_by_cached_key(|(state, stanza, key)| {
         let vouches = match StanzaKind::of(stanza.kind()) {
             StanzaKind::Public => (true, true, true),
             StanzaKind::Secret => (!state.seals(), *state != KeyState::Retiring, false),
