@@ -224,6 +224,18 @@ impl std::error::Error for Error {
     }
 }
 
+/// The first cause of `error`, which is what helps: a name that is not known, a certificate that is not trusted.
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure", feature = "kms-v2"))]
+pub(crate) fn first_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
 /// Adds context to the error of a result, as [`Error::context`].
 pub trait Context<T> {
     /// Says what was being done when it failed.

@@ -28,11 +28,11 @@ pub fn plain(bytes: &[u8]) -> Option<&str> {
 }
 
 /// The longest text of another program's that a message repeats, in characters.
-#[cfg(any(feature = "etcd", feature = "age-plugins"))]
+#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-v2"))]
 const MAX_TEXT: usize = 200;
 
 /// Another program's text made fit to print: no control characters, bounded.
-#[cfg(any(feature = "etcd", feature = "age-plugins"))]
+#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-v2"))]
 pub(crate) fn clean(text: &str) -> String {
     let mut clean: String = text
         .chars()

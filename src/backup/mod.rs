@@ -90,7 +90,7 @@ mod tests {
     fn is_send<T: Send>(_: &T) {}
 
     /// Callers spawn these.
-    #[allow(dead_code)]
+    #[expect(dead_code, reason = "it only has to compile")]
     fn jobs_are_send(repository: &crate::store::Repository, keys: &crate::keys::KeySet) {
         let (control, id) = (Control::default(), crate::format::SnapshotId(0));
         let source = Source::File("db".into());

@@ -95,7 +95,12 @@ async fn one(
     let begun = Instant::now();
     let scope = Scope::Ids(&[id]);
     let found = verify(repository, &keys.only(&[key]), scope, VerifyLevel::Full, control).await?;
-    let outcome = found.snapshots.into_iter().next().map_or(Ok(()), |one| one.outcome);
+    let unfinished = found.unfinished();
+    let outcome = match (found.snapshots.into_iter().next(), unfinished) {
+        (Some(verified), _) => verified.outcome,
+        (None, Some(error)) => return Err(error),
+        (None, None) => return Err(Error::new(ErrorKind::Internal, "no snapshot was verified")),
+    };
     let (passed, detail) = match &outcome {
         Ok(()) => (true, format!("opened by {key} alone")),
         Err(error) => (false, error.to_string().chars().take(200).collect()),

@@ -352,7 +352,11 @@ impl Work<'_> {
         folder: &Folder,
         old: &OpenSnapshot,
     ) -> Result<BTreeSet<KeyId>> {
-        let (seals, _) = all_seals(self.repository, id, folder).await?;
+        let (seals, unread) = all_seals(self.repository, id, folder).await?;
+        // A seal that is not read may name another key, which would lose the snapshot when the old one is removed.
+        if let Some(unread) = unread.filter(|_| !self.how.keep_old) {
+            return Err(unread.context("not all keys that open it are known"));
+        }
         let mut keys = genuine(&seals, seals::manifest_digest(&old.manifest), &old.data_key);
         keys.retain(|key| {
             let state = self.keys.state(*key);

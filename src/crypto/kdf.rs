@@ -18,10 +18,12 @@ pub fn expand(key: &SecretKey, label: Label, data: &[u8]) -> SecretKey {
 /// HKDF-SHA-512 (RFC 5869) of a short `secret` without a salt, with `label ‖ 00 ‖ data` as info, 32 bytes.
 #[cfg(feature = "age-plugins")]
 pub fn extract(secret: &[u8], label: Label, data: &[u8]) -> SecretKey {
-    #[expect(clippy::expect_used, reason = "32 bytes is less than HKDF's limit")]
-    SecretKey::new(|out| {
-        let hkdf = Hkdf::<Sha512>::new(None, secret);
-        hkdf.expand(&labelled(label, &[data]), out).expect("a length fixed above");
+    leaving_nothing(|| {
+        #[expect(clippy::expect_used, reason = "32 bytes is less than HKDF's limit")]
+        SecretKey::new(|out| {
+            let hkdf = Hkdf::<Sha512>::new(None, secret);
+            hkdf.expand(&labelled(label, &[data]), out).expect("a length fixed above");
+        })
     })
 }
 

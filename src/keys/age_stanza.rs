@@ -1,6 +1,13 @@
 //! Stanzas as age writes them in headers and as its plugins speak: a line of arguments, then base64 in lines of 64.
 
-#![cfg_attr(not(feature = "age-plugins"), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(feature = "age-plugins"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "without plugins keys are only read and stanzas judged"
+    )
+)]
 
 use data_encoding::BASE64_NOPAD;
 use zeroize::Zeroizing;

@@ -20,7 +20,7 @@ use reqwest::redirect::Policy;
 use zeroize::Zeroizing;
 
 use super::http::Connector;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, first_cause};
 use crate::text::clean;
 
 /// The longest answer.
@@ -88,13 +88,8 @@ pub(super) async fn ask(client: &HttpClient, request: HttpRequest) -> Result<Ans
     Ok(Answer { status: parts.status.as_u16(), body: read })
 }
 
-/// With its first cause, which is what helps: a name that is not known, a certificate that is not trusted.
 fn broken(error: HttpError) -> Error {
-    let mut cause: &dyn std::error::Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    Error::new(ErrorKind::Unreachable, format!("cannot be reached ({cause})"))
+    Error::new(ErrorKind::Unreachable, format!("cannot be reached ({})", first_cause(&error)))
 }
 
 /// Those in the file `path`.

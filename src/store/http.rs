@@ -17,6 +17,7 @@ use object_store::client::{
 use super::fault::Fault;
 use super::proxy::{self, Proxies, Proxy};
 use super::xml;
+use crate::error::first_cause;
 
 /// How long a metadata service may take to give credentials, with all tries.
 const METADATA: Duration = Duration::from_secs(10);
@@ -179,11 +180,8 @@ impl Client {
 /// A failure on the way to or in a proxy, which names it.
 fn through(proxy: &Proxy, error: HttpError) -> HttpError {
     let kind = error.kind();
-    let mut last: &dyn std::error::Error = &error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    HttpError::new(kind, Fault::Proxy(format!("through the proxy {proxy}: {last}")))
+    let cause = first_cause(&error);
+    HttpError::new(kind, Fault::Proxy(format!("through the proxy {proxy}: {cause}")))
 }
 
 async fn looked_at(listing: xml::Listing, answer: HttpResponse) -> Result<HttpResponse, HttpError> {

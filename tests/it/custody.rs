@@ -396,6 +396,14 @@ fn a_key_that_is_not_here_is_not_lost_by_mistake() {
     place.succeed(&[&drop[..], &["--keep-old"]].concat());
     assert_eq!(place.snapshots().len(), 2);
     place.succeed(&["prune", "--unpin", &id]);
+    // A seal of a newer version may name another key that opens it.
+    let seal = |n: u32| place.path(&format!("repo/snapshots/{id}/seal.{n}"));
+    let newer = fs::read_to_string(seal(1)).unwrap().replace("seal/1", "seal/2");
+    fs::write(seal(9), newer).unwrap();
+    let error = place.fail(1, &drop);
+    assert!(error.contains("not all keys that open it are known"), "{error}");
+    place.succeed(&[&drop[..], &["--keep-old"]].concat());
+    fs::remove_file(seal(9)).unwrap();
     // The new one lacks that key: it replaces the old one only if the key is given up now, too, and if it is undamaged.
     let error = place.fail(1, &["key", "reencrypt", &id]);
     assert!(error.contains(&blind.key) && error.contains("does not open with key"), "{error}");

@@ -351,7 +351,7 @@ Examples:
   strongroom key reencrypt ID --drop KEYID                    # without a key that is not here
 
 A snapshot is refused while a key opens it that would not open the new one: give that key or its recipient, retire it, or name it with --drop. \
-A pinned snapshot is refused unless --keep-old is given.";
+A pinned snapshot, or one with a seal of a newer version, is refused unless --keep-old is given.";
 
 pub(crate) const KEY_VOUCH: &str = "\
 Sign what counts with the signing key, so that it counts wherever that signer is trusted.

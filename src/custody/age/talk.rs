@@ -70,7 +70,7 @@ impl Conversation {
         }
         let path = find(plugin)?;
         let variables = env::vars_os().filter(|(name, _)| is_passed(name));
-        let errors = || if UI.get().is_some() { Stdio::inherit() } else { Stdio::null() };
+        let errors = if UI.get().is_some() { Stdio::inherit() } else { Stdio::null() };
         let started = Command::new(&path)
             .arg(format!("--age-plugin={machine}"))
             .env_clear()
@@ -78,7 +78,7 @@ impl Conversation {
             .env("PATH", search_path(&env::var_os("PATH").unwrap_or_default()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(errors())
+            .stderr(errors)
             .kill_on_drop(true)
             .spawn();
         let mut process = started.map_err(|error| Error::io(&path, error))?;

@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::KmsUri;
-use super::service::{Call, Failure, Service};
+use super::service::{Call, Failure, Service, decoded, parsed};
 use crate::error::{Error, Result};
 use crate::format::{put_field, take_field};
 use crate::secret::{SecretBytes, SecretKey};
@@ -101,7 +101,7 @@ fn pairs(query: &str) -> Result<Pairs> {
         if !fits || !is_free || name.starts_with("aws:") {
             let text = format!("{name:?} cannot be a pair of the encryption context");
             return Err(Error::usage(text).hint(format!(
-                "at most {MAX_PAIRS} pairs of {MAX_PAIR} bytes, each once, and neither {} nor aws:… ", CONTEXT.0
+                "at most {MAX_PAIRS} pairs of {MAX_PAIR} bytes, each once, and neither {} nor aws:…", CONTEXT.0
             )));
         }
         pairs.insert(name.to_owned(), value.into_owned());
@@ -164,8 +164,7 @@ impl Aws {
         let answer = self.call("Encrypt", &request).await?;
         let answer: Encrypted<'_> = parsed(&answer.body)?;
         self.check_key(answer.key_id)?;
-        let sealed = BASE64.decode(answer.blob.as_bytes());
-        let sealed = sealed.map_err(|_| Failure::Wrong("its answer is not base64".into()))?;
+        let sealed = decoded(answer.blob)?;
         printed(&self.pairs, &sealed).ok_or_else(|| Failure::Wrong("its answer is too long".into()))
     }
 
@@ -177,8 +176,7 @@ impl Aws {
         let answer = self.call("Decrypt", &request).await?;
         let answer: Decrypted<'_> = parsed(&answer.body)?;
         self.check_key(answer.key_id)?;
-        let opened = BASE64.decode(answer.plaintext.as_bytes());
-        opened.map(SecretBytes::new).map_err(|_| Failure::Wrong("its answer is not base64".into()))
+        decoded(answer.plaintext).map(SecretBytes::new)
     }
 
     fn check_key(&self, answered: &str) -> Result<(), Failure> {
@@ -245,11 +243,6 @@ struct Refusal {
     kind: String,
     #[serde(default, alias = "Message")]
     message: String,
-}
-
-fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body)
-        .map_err(|_| Failure::Wrong("its answer is not what was asked for".into()))
 }
 
 /// What an answer means that is no success. With the service's own word.

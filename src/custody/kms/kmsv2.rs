@@ -16,11 +16,12 @@ use super::KmsUri;
 use super::service::{Call, Failure, Service};
 use crate::crypto::{self, system_rng};
 use crate::custody::access::{check_socket, may_own_socket};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_cause};
 use crate::format::KmsV2Blob;
 use crate::kms_api::{HEALTHY, Message, Method, Raw, message};
 use crate::protobuf::{Fields, Malformed};
 use crate::secret::{SecretBytes, SecretKey};
+use crate::text::clean;
 
 /// What an API server calls a plugin; some servers refuse another name.
 const AUTHORITY: &str = "http://localhost";
@@ -30,8 +31,6 @@ const VERSIONS: [&[u8]; 2] = [b"v2", b"v2beta1"];
 const MAX_ANSWER: usize = 64 << 10;
 /// The longest ciphertext and key id, as API servers limit them.
 const MAX_PART: usize = 1024;
-/// The longest word of a plugin that is repeated in messages.
-const MAX_WORD: usize = 300;
 
 /// A plugin at its socket.
 pub(super) struct KmsV2 {
@@ -59,7 +58,7 @@ impl KmsV2 {
     async fn ask(&self, method: Method, request: Message) -> Result<Message, Status> {
         let channel = self.channel.get_or_init(|| connect(self.socket.clone(), self.owner)).clone();
         let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_ANSWER);
-        grpc.ready().await.map_err(|error| Status::unavailable(root_cause(&error)))?;
+        grpc.ready().await.map_err(|error| Status::unavailable(first_cause(&error).to_string()))?;
         let path = PathAndQuery::try_from(method.path());
         let path = path.map_err(|error| Status::internal(error.to_string()))?;
         let answer = grpc.unary(tonic::Request::new(request), path, Raw).await?;
@@ -76,7 +75,7 @@ impl KmsV2 {
 
     /// What an error of the plugin means.
     async fn failure(&self, method: Method, status: &Status) -> Failure {
-        let said = format!("{} ({:?}): {}", method.name(), status.code(), word(status.message()));
+        let said = format!("{} ({:?}): {}", method.name(), status.code(), clean(status.message()));
         match status.code() {
             Code::Unavailable
             | Code::DeadlineExceeded
@@ -102,13 +101,13 @@ impl KmsV2 {
             if !VERSIONS.contains(&version) {
                 return Err(Failure::Wrong(format!(
                     "the plugin's version is {:?}, not v2",
-                    word(&text(version))
+                    clean(&text(version))
                 )));
             }
             if health != HEALTHY.as_bytes() {
                 return Err(Failure::Down(format!(
                     "the plugin is not healthy: {}",
-                    word(&text(health))
+                    clean(&text(health))
                 )));
             }
             if !(1..=MAX_PART).contains(&key_id.len()) {
@@ -188,7 +187,10 @@ fn check_answer(blob: &KmsV2Blob, key: &SecretKey) -> Result<(), Failure> {
         }
     }
     if let Some(bad) = blob.annotations.keys().find(|key| !is_domain(key)) {
-        return wrong(format!("the annotation {:?} is not named as a domain is", word(&text(bad))));
+        return wrong(format!(
+            "the annotation {:?} is not named as a domain is",
+            clean(&text(bad))
+        ));
     }
     if blob
         .ciphertext
@@ -252,20 +254,6 @@ fn uid() -> Vec<u8> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What a plugin says, made fit for a line of a log.
-fn word(said: &str) -> String {
-    said.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect()
-}
-
-/// The innermost reason of an error.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

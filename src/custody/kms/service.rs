@@ -57,3 +57,17 @@ impl Failure {
         }
     }
 }
+
+/// What a service answers in JSON.
+#[cfg(any(feature = "aws-kms", feature = "vault"))]
+pub(super) fn parsed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|_| Failure::Wrong("its answer is not what was asked for".into()))
+}
+
+/// The bytes that a service answers in base64.
+#[cfg(any(feature = "aws-kms", feature = "vault"))]
+pub(super) fn decoded(text: &str) -> Result<Vec<u8>, Failure> {
+    let bytes = data_encoding::BASE64.decode(text.as_bytes());
+    bytes.map_err(|_| Failure::Wrong("its answer is not base64".into()))
+}

@@ -10,7 +10,7 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::KmsUri;
-use super::service::{Call, Failure, Service};
+use super::service::{Call, Failure, Service, decoded, parsed};
 use crate::custody::read_secret;
 use crate::error::{Error, Result};
 use crate::secret::{SecretBytes, SecretKey};
@@ -172,8 +172,7 @@ impl Transit {
             text.ok_or_else(|| Failure::Wrong("the sealed wrapping key is malformed".into()))?;
         let answer = self.call("decrypt", "ciphertext", text).await?;
         let answer: Data<Decrypted<'_>> = parsed(&answer.body)?;
-        let opened = BASE64.decode(answer.data.plaintext.as_bytes());
-        opened.map(SecretBytes::new).map_err(|_| Failure::Wrong("its answer is not base64".into()))
+        decoded(answer.data.plaintext).map(SecretBytes::new)
     }
 }
 
@@ -229,11 +228,6 @@ struct Decrypted<'a> {
 struct Refusal {
     #[serde(default)]
     errors: Vec<String>,
-}
-
-fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body)
-        .map_err(|_| Failure::Wrong("its answer is not what was asked for".into()))
 }
 
 /// What an answer means that is no success. With the service's own words.

@@ -44,7 +44,7 @@ struct Account {
     #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the proxy counts calls"))]
     door: Line<()>,
     /// How many of those there are.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code))]
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the proxy counts calls"))]
     waiting: AtomicUsize,
 }
 
@@ -52,7 +52,6 @@ struct Account {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
     Message,
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code))]
     Call,
 }
 

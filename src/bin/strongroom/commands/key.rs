@@ -9,7 +9,7 @@ use strongroom::backup::{
 use strongroom::crypto::Argon2Cost;
 use strongroom::custody::keyfile;
 use strongroom::custody::{change_passphrase, passphrase_keys, remove_passphrase_key};
-use strongroom::format::{KeyId, KeyState, Time};
+use strongroom::format::{KeyId, KeyState, SnapshotId, Time};
 use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
@@ -97,18 +97,12 @@ pub(super) fn resealed(
     for left in &report.journals_left {
         context.output.warn(&format!("not sealed again: {left}"));
     }
-    for (id, error) in &report.failed {
-        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
-        context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
-    }
-    let failed = report.failed.iter().map(|(id, error)| {
-        json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
-    });
+    let (failed, worst) = not_changed(&report.failed, context);
     let untrusted = report.untrusted.iter().map(|one| Dated::new(one, one.id));
     let (again, unchanged) = (report.resealed.len(), report.unchanged.len());
     let json = json!({
         "resealed": again, "unchanged": unchanged, "untrusted": untrusted.collect::<Vec<_>>(),
-        "failed": failed.collect::<Vec<_>>(), "lingering": report.lingering,
+        "failed": failed, "lingering": report.lingering,
         "journals": report.journals.len(), "journals_left": report.journals_left,
     });
     let text = format!(
@@ -120,11 +114,25 @@ pub(super) fn resealed(
             journals => format!("; journals {done}: {journals}"),
         }
     );
-    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
     let findings = !report.lingering.is_empty()
         || !report.untrusted.is_empty()
         || !report.journals_left.is_empty();
     (json, text, ExitCode::from(worst.unwrap_or(if findings { FINDINGS } else { 0 })))
+}
+
+/// The snapshots that stay as they are, for programs, and the exit status of that if there are any; each is warned of.
+pub(super) fn not_changed(
+    failed: &[(SnapshotId, Error)],
+    context: &Context,
+) -> (Vec<Value>, Option<u8>) {
+    for (id, error) in failed {
+        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+        context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
+    }
+    let json = failed.iter().map(|(id, error)| {
+        json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
+    });
+    (json.collect(), failed.iter().map(|(_, error)| error.kind().exit_code()).max())
 }
 
 pub(super) async fn remove(id: KeyId, now: bool, context: &Context) -> Result<ExitCode> {

@@ -15,6 +15,7 @@ mod journal;
 mod key;
 mod kit;
 mod kms_plugin;
+mod list;
 mod look;
 mod paper;
 mod promote;
@@ -93,8 +94,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Key(command) => match command {
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,
-            KeyCommand::List => custody::list(context).await,
-            KeyCommand::Custody => custody::report(context).await,
+            KeyCommand::List => list::run(context).await,
+            KeyCommand::Custody => custody::run(context).await,
             KeyCommand::Prove => prove::run(context).await,
             KeyCommand::Rotate(args) if args.staged => promote::stage(context),
             KeyCommand::Rotate(args) => rotate::run(args, context).await,

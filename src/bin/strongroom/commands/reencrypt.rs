@@ -6,7 +6,7 @@ use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{ReencryptReport, Reencryption, reencrypt};
 
-use super::key::confirm_recipients;
+use super::key::{confirm_recipients, not_changed};
 use super::{Context, FINDINGS};
 use crate::args::ReencryptArgs;
 
@@ -22,21 +22,14 @@ pub(super) async fn run(args: ReencryptArgs, context: &Context) -> Result<ExitCo
 }
 
 fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
-    for (id, error) in &report.failed {
-        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
-        context.output.warn(&format!("snapshot {id} was not changed: {error}{hint}"));
-    }
+    let (failed, worst) = not_changed(&report.failed, context);
     report.left.iter().for_each(|left| context.output.warn(left));
     let done = report.done.iter().map(|(old, new)| json!({"old": old, "new": new}));
-    let failed = report.failed.iter().map(|(id, error)| {
-        json!({"id": id.to_string(), "error": error.kind().name(), "detail": error.to_string()})
-    });
     let (count, removed) = (report.done.len(), report.removed.len());
     let json = json!({
         "reencrypted": done.collect::<Vec<_>>(), "before": report.before, "removed": report.removed,
-        "failed": failed.collect::<Vec<_>>(), "left": report.left,
+        "failed": failed, "left": report.left,
     });
-    let worst = report.failed.iter().map(|(_, error)| error.kind().exit_code()).max();
     let findings = if report.left.is_empty() { 0 } else { FINDINGS };
     let status = ExitCode::from(worst.unwrap_or(findings));
     let status = context.output.done(status, json, || {
