@@ -16,7 +16,7 @@ use super::facts::settings::Settings;
 use super::facts::stray::Stray;
 use super::facts::{Facts, hello::Version};
 use super::kinds::Scope;
-use super::report::{Policy, Report, UnknownPolicy};
+use super::report::{Policy, Report, UnknownPolicy, check_scopes};
 use super::waivers::Waiver;
 use crate::format::{KeyId, SnapshotId};
 
@@ -625,6 +625,88 @@ fn waivers_in_force() {
     assert_eq!(judged(&facts).exit, 3);
     facts.waivers = with("accept-critical = true\n");
     assert_eq!(judged(&facts).exit, 0);
+}
+
+/// A waiver of one vulnerability covers no other, nor a version that is not known.
+#[test]
+fn a_waiver_is_of_one_vulnerability() {
+    let mut facts = good();
+    facts.waivers = Waiver::parse(
+        "[[waiver]]\nid = \"UPD-1\"\nadvisory = \"CVE-2026-73499\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"2026-12-01\"\n",
+        NOW.parse().unwrap(),
+    )
+    .unwrap();
+    first(&mut facts).version = known("3.7.0".into());
+    let waived = |facts: &Facts| -> Vec<String> {
+        let report = judged(facts);
+        let waived = report.checks.iter().filter(|one| one.waiver.is_some());
+        waived.map(|one| one.title.split(':').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(waived(&facts), ["CVE-2026-73499"]);
+    assert_eq!(judged(&facts).exit, 3);
+    first(&mut facts).version = Fact::unknown("x");
+    assert!(waived(&facts).is_empty());
+}
+
+/// What was accepted for a failure is not accepted for what nobody measured, nor the other way round.
+#[test]
+fn a_waiver_of_a_failure_covers_no_unknown() {
+    let disk = |disk| {
+        let mut facts = good();
+        on_host(&mut facts).disks = known(vec![disk]);
+        facts
+    };
+    let (mut failed, mut unknown) =
+        (disk(Disk::Plain("sda".into())), disk(Disk::Untold("vda".into())));
+    let of_unknown = "[[waiver]]\nid = \"REST-1\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"2026-12-01\"\nunknown = true\n";
+    let of_unknown = Waiver::parse(of_unknown, NOW.parse().unwrap()).unwrap();
+    for (waivers, exits) in [(waivers("REST-1", "2026-12-01"), (0, 3)), (of_unknown, (3, 0))] {
+        (failed.waivers, unknown.waivers) = (waivers.clone(), waivers);
+        assert_eq!((judged(&failed).exit, judged(&unknown).exit), exits);
+    }
+}
+
+#[test]
+fn a_check_that_is_asked_for_must_be_in_the_scopes() {
+    let check = |only: &str, scopes: &[Scope]| check_scopes(&[only.to_owned()], scopes);
+    assert!(check("BAK-1", &[Scope::Live, Scope::Repository]).is_ok());
+    assert!(check("RBAC-1", &[Scope::Repository]).is_ok());
+    let error = check("BAK-1", &[Scope::Live, Scope::Host]).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Usage);
+    assert!(check_scopes(&[], &[Scope::Live]).is_ok());
+}
+
+/// Servers for single resources are servers too, and a list can be given in parts.
+#[test]
+fn the_api_servers_other_servers() {
+    let status = |more: &[&str]| {
+        let mut facts = good();
+        let line = [
+            "a",
+            "--etcd-servers=https://a:1",
+            "--etcd-cafile=/a",
+            "--etcd-certfile=/b",
+            "--etcd-keyfile=/c",
+        ];
+        let line: Vec<_> = line.iter().chain(more).map(|word| (*word).to_owned()).collect();
+        in_kubernetes(&mut facts).apiserver = known(Settings::of_process(&line, Ok(Vec::new())));
+        judged(&facts).checks.iter().find(|one| one.id == "TLS-11").unwrap().status
+    };
+    let of = "--etcd-servers-overrides";
+    for (more, wanted) in [
+        (vec![], Status::Pass),
+        (vec![format!("{of}=/events#https://b:1;https://c:1,apps/x#https://d:1")], Status::Pass),
+        (vec![format!("{of}=/events#https://b:1;http://c:1")], Status::Fail),
+        (vec![format!("{of}=/events#http://b:1"), format!("{of}=/x#https://c:1")], Status::Fail),
+        (vec![format!("{of}=nonsense")], Status::Fail),
+        (
+            vec!["--etcd-servers=http://b:1".into(), "--etcd-servers=https://c:1".into()],
+            Status::Fail,
+        ),
+    ] {
+        let more: Vec<_> = more.iter().map(String::as_str).collect();
+        assert_eq!(status(&more), wanted, "{more:?}");
+    }
 }
 
 /// The members that the schema of SARIF 2.1.0 requires, and its words.
