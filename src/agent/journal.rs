@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use super::state::Shared;
-use super::{AgentSettings, Changes, Places, open};
+use super::{AgentSettings, Changes, Places, open, warn};
 use crate::backup::{RecordJob, SnapshotWanted, Snapshots, Taken};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limit::{is_new, limited};
@@ -69,7 +69,10 @@ async fn second_place(options: &AgentSettings, places: &Places) -> Option<Reposi
         return None;
     }
     match options.common.open_replica(&options.copy, &places.repository, false).await {
-        Ok(opened) => Some(opened.repository),
+        Ok(opened) => {
+            warn(&opened.warnings);
+            Some(opened.repository)
+        }
         Err(error) => {
             warn!(event = "journal_note", cluster = %options.cluster(), note = %format!("nothing is stored in the second place: {error}"));
             None

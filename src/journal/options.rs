@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::spool;
+use crate::error::Result;
 use crate::format::ClusterName;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
@@ -73,6 +75,11 @@ impl RecordOptions {
         Self { cluster, interval, spool: None, spool_max: SPOOL_MAX, copies: false }
     }
 
+    /// That the spool is there or can be created. Nothing is created: who checks settings may not be who records.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.spool.as_deref().map_or(Ok(()), spool::check)
+    }
+
     /// Bytes that the spool may hold.
     pub(crate) fn spool_bytes(&self) -> u64 {
         self.spool_max.saturating_mul(1 << 20)
@@ -80,7 +87,7 @@ impl RecordOptions {
 }
 
 #[cfg(feature = "cli")]
-fn interval(text: &str) -> Result<Duration, String> {
+fn interval(text: &str) -> std::result::Result<Duration, String> {
     let interval = parse_duration(text).map_err(|error| error.to_string())?;
     if INTERVALS.contains(&interval) { Ok(interval) } else { Err("give 1s to 1m".into()) }
 }

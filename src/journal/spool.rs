@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{Access, FlockOperation, OFlags, access, flock};
 
 use super::sealed::LONGEST;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +55,7 @@ impl Spool {
         for dir in [given, &dir] {
             let created = DirBuilder::new().recursive(true).mode(PRIVATE).create(dir);
             created.map_err(|error| Error::io(dir, error))?;
-            check_dir(dir)?;
+            check_dir(dir, Some(rustix::process::geteuid().as_raw()))?;
         }
         let path = dir.join(LOCK);
         let mut lock = OpenOptions::new();
@@ -231,10 +231,37 @@ fn object_of(file: &str) -> String {
     format!("{FOLDER}{}", file.replacen('.', "/", 1))
 }
 
-/// That nobody else can write to `dir`, or read it.
-fn check_dir(dir: &Path) -> Result<()> {
+/// That the spool `dir` is there or can be created. Whose it is does not matter yet.
+///
+/// # Errors
+/// [`ErrorKind::Refused`] when others may write to it; [`ErrorKind::Usage`] when it cannot be created.
+pub(super) fn check(dir: &Path) -> Result<()> {
+    if fs::symlink_metadata(dir).is_ok() {
+        return check_dir(dir, None);
+    }
+    let failed = |why: String| {
+        Error::usage(format!("journal.spool: {} cannot be created: {why}", dir.display()))
+            .hint("create it for the user that records, with mode 0700, or name another directory")
+    };
+    for above in dir.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match fs::metadata(above) {
+            Ok(found) if found.is_dir() => {
+                let may = access(above, Access::WRITE_OK | Access::EXEC_OK);
+                return may.map_err(|error| failed(format!("{}: {error}", above.display())));
+            }
+            Ok(_) => return Err(failed(format!("{} is not a directory", above.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(format!("{}: {error}", above.display()))),
+        }
+    }
+    Err(failed("no directory above it is there".into()))
+}
+
+/// That nobody else can write to `dir`, or read it; and that it is of the user `owner`.
+fn check_dir(dir: &Path, owner: Option<u32>) -> Result<()> {
     let metadata = fs::symlink_metadata(dir).map_err(|error| Error::io(dir, error))?;
-    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    let is_own = owner.is_none_or(|owner| metadata.uid() == owner);
     if metadata.is_dir() && is_own && metadata.mode() & 0o077 == 0 {
         return Ok(());
     }
@@ -297,6 +324,22 @@ mod tests {
             (mode(&spool.dir), mode(&spool.dir.join(file_of(&segment(1).0)))),
             (0o700, 0o600)
         );
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_a_spool() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        assert!(check(&at("a/b/spool")).is_ok() && !at("a").exists());
+        fs::write(at("file"), "").unwrap();
+        let why = check(&at("file/spool")).unwrap_err();
+        assert!(why.kind() == ErrorKind::Usage && why.to_string().contains("cannot be created"));
+        assert_eq!(check(&at("file")).unwrap_err().kind(), ErrorKind::Refused);
+        fs::create_dir(at("open")).unwrap();
+        fs::set_permissions(at("open"), Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(check(&at("open")).unwrap_err().kind(), ErrorKind::Refused);
+        drop(try_open(dir.path()).unwrap());
+        assert!(check(&at("spool")).is_ok());
     }
 
     #[test]

@@ -315,6 +315,13 @@ mod tests {
         assert!(ids("3.5.32").contains(&"CVE-2026-73499".to_owned()));
         // No fix was released for 3.4.
         assert!(ids("3.4.45").contains(&"CVE-2026-73500".to_owned()));
+        // Without a lower bound, every version before the fix.
+        for id in ["CVE-2026-73499", "CVE-2026-59818", "CVE-2026-33413", "GHSA-hrxh-6v49-42gf"] {
+            for version in ["2.3.8", "3.3.27", "3.4.0"] {
+                assert!(ids(version).contains(&id.to_owned()), "{id} {version}");
+            }
+        }
+        assert!(!ids("3.2.21").contains(&"GHSA-5x4g-q5rc-36jp".to_owned()));
         assert!(ids("3.4.23").contains(&"CVE-2021-28235".to_owned()));
     }
 
@@ -326,7 +333,7 @@ mod tests {
             ("https://", "http://"),
             ("\"complete_to\": \"2026-08-21\"", "\"complete_to\": \"2026-13-21\""),
             ("\"high\"", "\"huge\""),
-            ("\"fixed\": \"3.5.33\"", "\"fixed\": \"3.4.33\""),
+            ("\"fixed\": \"3.6.14\"", "\"fixed\": \"3.5.14\""),
         ] {
             assert!(TABLE.contains(from), "{from}");
             assert!(Advisories::parse(&TABLE.replace(from, to)).is_err(), "{to}");

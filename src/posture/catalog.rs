@@ -106,7 +106,7 @@ const OWN_CA: &str =
 pub(crate) const CHECKS: &[Check] = &[
     check("AUTH-1", Critical, Authentication, "The client port answers without TLS",
         "set cert-file and key-file, and write https:// in listen-client-urls and advertise-client-urls",
-        &[Run::Endpoint(access::plain), Run::Host(host::client_tls)]).known_as(&["2.1"], &["V-242427", "V-242428"]),
+        &[Run::Endpoint(access::plain), Run::Many(access::listed), Run::Host(host::client_tls)]).known_as(&["2.1"], &["V-242427", "V-242428"]),
     check("AUTH-2", Critical, Authentication, "A client certificate is not demanded",
         "set client-cert-auth=true, and trusted-ca-file to the CA of the clients",
         &[Run::Endpoint(access::client_certificate), Run::Host(host::client_cert_auth)]).known_as(&["2.2"], &["V-242423"]),
@@ -196,7 +196,7 @@ pub(crate) const CHECKS: &[Check] = &[
         &[Run::Host(host::cors)]),
     check("NET-3", Medium, Network, "/metrics answers without credentials",
         "demand client certificates; serve metrics on listen-metrics-urls at loopback, or behind a network policy",
-        &[Run::Endpoint(network::metrics)]),
+        &[Run::Endpoint(network::metrics), Run::Host(host::metrics)]),
     check("NET-4", High, Network, "pprof is on, or the command line is shown to every client",
         "set enable-pprof=false; /debug/vars cannot be turned off: keep secrets out of etcd's arguments",
         &[Run::Endpoint(network::debug)]),

@@ -22,10 +22,8 @@ fn place(one: &Outcome) -> String {
 }
 
 fn name(one: &Outcome) -> String {
-    match &one.url {
-        Some(_) => {
-            format!("{} {}", place(one), one.title.split(':').next().unwrap_or_default())
-        }
+    match one.advisory() {
+        Some(advisory) => format!("{} {advisory}", place(one)),
         None => place(one),
     }
 }

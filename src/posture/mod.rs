@@ -1,7 +1,7 @@
 //! How a cluster is set up, checked by measurement: what answers without TLS, without a certificate, without a login; what
 //! versions, cipher suites and certificates are in use; which known vulnerabilities are in the version that runs.
 //!
-//! [`audit`] asks the endpoints and judges what it finds. It writes nothing, and asks one connection after the other. What
+//! [`audit`] asks the endpoints and judges what it finds. It changes no key and no setting, and asks one connection after the other. What
 //! could not be read is reported as unknown and never as good: a verdict is made of evidence, and evidence only of what
 //! was read.
 
@@ -77,6 +77,15 @@ pub async fn audit(
 ) -> Result<Report> {
     let waived = options.waivers.iter().map(Waiver::id);
     report::check_ids(options.only.iter().chain(&options.skip).chain(waived))?;
+    let scopes = [
+        (Scope::Live, options.live),
+        (Scope::Host, options.host.is_some()),
+        (Scope::Kubernetes, options.kubernetes.is_some()),
+        (Scope::Repository, repository.is_some()),
+    ];
+    let scopes: Vec<_> =
+        scopes.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
+    report::check_scopes(&options.only, &scopes)?;
     let (endpoints, cluster) = match options.live {
         true => facts::cluster::read(etcd, options.probe).await?,
         false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),
@@ -87,14 +96,6 @@ pub async fn audit(
         Some(repository) => Some(facts::Backups::read(repository).await),
         None => None,
     };
-    let scopes = [
-        (Scope::Live, options.live),
-        (Scope::Host, host.is_some()),
-        (Scope::Kubernetes, kubernetes.is_some()),
-        (Scope::Repository, backups.is_some()),
-    ];
-    let scopes: Vec<_> =
-        scopes.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
     if scopes == [Scope::Live] {
         someone_answers(&endpoints)?;
     }

@@ -38,6 +38,14 @@ pub struct Outcome {
     pub waiver: Option<Waived>,
 }
 
+impl Outcome {
+    /// The vulnerability it is of, such as `CVE-2021-28235`.
+    pub(super) fn advisory(&self) -> Option<&str> {
+        self.url.as_ref()?;
+        self.title.split(':').next()
+    }
+}
+
 /// The waiver of an outcome.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]

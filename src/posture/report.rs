@@ -95,6 +95,18 @@ pub(super) fn check_ids<'a>(ids: impl Iterator<Item = &'a String>) -> Result<()>
     Ok(())
 }
 
+/// Refuses checks that are asked for and made of nothing that is looked at.
+pub(super) fn check_scopes(only: &[String], scopes: &[Scope]) -> Result<()> {
+    for check in CHECKS.iter().filter(|check| only.iter().any(|id| id == check.id)) {
+        let mut of = check.runs.iter().flat_map(|run| run.scopes());
+        if !of.any(|scope| scopes.contains(scope)) {
+            return Err(Error::usage(format!("{} is not checked in these scopes", check.id))
+                .hint("`strongroom audit --list -w json` shows the scopes of each check; add it to --scope"));
+        }
+    }
+    Ok(())
+}
+
 impl Report {
     pub(super) fn new(facts: &Facts, scope: &[Scope], policy: &Policy<'_>) -> Self {
         let wanted = |check: &&Check| {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::advisories::Advisories;
 use super::catalog::CHECKS;
-use super::fact::{Fact, Severity, Status};
+use super::fact::{Fact, Severity, Status, Unknown};
 use super::facts::certificate::Certificate;
 use super::facts::cluster::{Cluster, Grant, Listed, Peer, Role, User};
 use super::facts::disk::{Disk, Swap, mount_of};
@@ -16,7 +16,7 @@ use super::facts::settings::Settings;
 use super::facts::stray::Stray;
 use super::facts::{Facts, hello::Version};
 use super::kinds::Scope;
-use super::report::{Policy, Report, UnknownPolicy};
+use super::report::{Policy, Report, UnknownPolicy, check_scopes};
 use super::waivers::Waiver;
 use crate::format::{KeyId, SnapshotId};
 
@@ -71,9 +71,9 @@ fn good() -> Facts {
         offers: known(Offers::default()),
         pages: known(Pages {
             anonymous: false,
-            metrics: true,
-            pprof: false,
-            command_line: false,
+            metrics: Ok(true),
+            pprof: Ok(false),
+            command_line: Ok(false),
             gateway: (404, String::new()),
         }),
         anonymous: Fact::unknown("no connection without a client certificate"),
@@ -220,6 +220,16 @@ fn change<T>(fact: &mut Fact<T>, change: impl FnOnce(&mut T)) {
     }
 }
 
+/// The member has these client URLs, and one more.
+fn list(facts: &mut Facts, url: &str) {
+    change(&mut facts.cluster.members, |all| all[0].client_urls.push(url.into()));
+}
+
+/// What is known of a page after an answer of 503.
+fn failed() -> Result<bool, Unknown> {
+    Err(Unknown("GET: HTTP 503".into()))
+}
+
 fn peer(facts: &mut Facts) -> &mut Peer {
     match &mut facts.cluster.peers {
         Fact::Known { value, .. } => &mut value[0],
@@ -262,7 +272,12 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| first(f).version = Fact::unknown("x"), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).version = known("latest".into()), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UPD-3"]),
-        (|f| f.cluster.members = Fact::unknown("x"), &["NET-1"]),
+        (|f| change(&mut first(f).pages, |pages| pages.metrics = failed()), &["NET-3"]),
+        (|f| change(&mut first(f).pages, |pages| pages.pprof = failed()), &["NET-4"]),
+        (|f| change(&mut first(f).pages, |pages| pages.command_line = failed()), &["NET-4"]),
+        (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1"]),
+        (|f| list(f, "https://10.0.0.2:2379"), &["AUTH-1"]),
+        (|f| list(f, "https://10.0.0.1:2378"), &["AUTH-1"]),
         (|f| f.cluster.peers = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
         (|f| peer(f).plain = Fact::unknown("x"), &["TLS-2"]),
         (|f| peer(f).tls = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
@@ -274,7 +289,7 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
             |f| on_host(f).settings = Fact::unknown("x"),
             &[
                 "AUTH-1", "AUTH-2", "AUTH-5", "AUTH-7", "AUTH-8", "TLS-1", "TLS-2", "TLS-3",
-                "TLS-4", "TLS-9", "NET-1", "NET-2", "MON-4", "UPD-4",
+                "TLS-4", "TLS-9", "NET-1", "NET-2", "NET-3", "MON-4", "UPD-4",
             ],
         ),
         (|f| on_host(f).user = Fact::unknown("x"), &["REST-2"]),
@@ -350,6 +365,18 @@ fn a_version_after_the_table_is_unknown() {
 fn what_fails() {
     let cases: &[(&str, Severity, Change)] = &[
         ("AUTH-1", Severity::Critical, |f| first(f).plain = known(Plain::Etcd("3.7.3".into()))),
+        ("AUTH-1", Severity::Critical, |f| list(f, "http://10.0.0.1:2378")),
+        ("AUTH-1", Severity::Critical, |f| {
+            on_host(f).settings = settings("--listen-client-http-urls=HTTP://10.0.0.1:2378")
+        }),
+        ("NET-3", Severity::Medium, |f| {
+            on_host(f).settings =
+                settings("--listen-metrics-urls=http://127.0.0.1:1,http://10.0.0.1:1")
+        }),
+        ("NET-3", Severity::Medium, |f| {
+            on_host(f).settings =
+                settings("--listen-metrics-urls=https://10.0.0.1:1 --client-cert-auth=false")
+        }),
         ("AUTH-2", Severity::Critical, |f| {
             change(&mut first(f).tls, |tls| tls.access = Access::Open("3.7.3".into()));
         }),
@@ -409,9 +436,9 @@ fn what_fails() {
         ("NET-3", Severity::Medium, |f| {
             change(&mut first(f).pages, |pages| pages.anonymous = true)
         }),
-        ("NET-4", Severity::High, |f| change(&mut first(f).pages, |pages| pages.pprof = true)),
+        ("NET-4", Severity::High, |f| change(&mut first(f).pages, |pages| pages.pprof = Ok(true))),
         ("NET-4", Severity::Low, |f| {
-            change(&mut first(f).pages, |pages| pages.command_line = true)
+            change(&mut first(f).pages, |pages| pages.command_line = Ok(true))
         }),
         ("NET-6", Severity::Medium, |f| change(&mut first(f).pages, |pages| pages.gateway.0 = 200)),
         ("MON-3", Severity::Critical, |f| f.cluster.alarms = known(vec!["NOSPACE".into()])),
@@ -578,7 +605,7 @@ fn vulnerabilities_and_their_conditions() {
 #[test]
 fn waivers_in_force() {
     let mut facts = good();
-    change(&mut facts.cluster.members, |all| all[0].client_urls = vec!["https://8.8.8.8:1".into()]);
+    change(&mut facts.cluster.members, |all| all[0].peer_urls = vec!["https://8.8.8.8:1".into()]);
     assert_eq!(judged(&facts).exit, 3);
     facts.waivers = waivers("NET-1", "2026-12-01");
     assert_eq!(judged(&facts).exit, 0);
@@ -598,6 +625,88 @@ fn waivers_in_force() {
     assert_eq!(judged(&facts).exit, 3);
     facts.waivers = with("accept-critical = true\n");
     assert_eq!(judged(&facts).exit, 0);
+}
+
+/// A waiver of one vulnerability covers no other, nor a version that is not known.
+#[test]
+fn a_waiver_is_of_one_vulnerability() {
+    let mut facts = good();
+    facts.waivers = Waiver::parse(
+        "[[waiver]]\nid = \"UPD-1\"\nadvisory = \"CVE-2026-73499\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"2026-12-01\"\n",
+        NOW.parse().unwrap(),
+    )
+    .unwrap();
+    first(&mut facts).version = known("3.7.0".into());
+    let waived = |facts: &Facts| -> Vec<String> {
+        let report = judged(facts);
+        let waived = report.checks.iter().filter(|one| one.waiver.is_some());
+        waived.map(|one| one.title.split(':').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(waived(&facts), ["CVE-2026-73499"]);
+    assert_eq!(judged(&facts).exit, 3);
+    first(&mut facts).version = Fact::unknown("x");
+    assert!(waived(&facts).is_empty());
+}
+
+/// What was accepted for a failure is not accepted for what nobody measured, nor the other way round.
+#[test]
+fn a_waiver_of_a_failure_covers_no_unknown() {
+    let disk = |disk| {
+        let mut facts = good();
+        on_host(&mut facts).disks = known(vec![disk]);
+        facts
+    };
+    let (mut failed, mut unknown) =
+        (disk(Disk::Plain("sda".into())), disk(Disk::Untold("vda".into())));
+    let of_unknown = "[[waiver]]\nid = \"REST-1\"\nreason = \"x\"\nby = \"ops\"\nuntil = \"2026-12-01\"\nunknown = true\n";
+    let of_unknown = Waiver::parse(of_unknown, NOW.parse().unwrap()).unwrap();
+    for (waivers, exits) in [(waivers("REST-1", "2026-12-01"), (0, 3)), (of_unknown, (3, 0))] {
+        (failed.waivers, unknown.waivers) = (waivers.clone(), waivers);
+        assert_eq!((judged(&failed).exit, judged(&unknown).exit), exits);
+    }
+}
+
+#[test]
+fn a_check_that_is_asked_for_must_be_in_the_scopes() {
+    let check = |only: &str, scopes: &[Scope]| check_scopes(&[only.to_owned()], scopes);
+    assert!(check("BAK-1", &[Scope::Live, Scope::Repository]).is_ok());
+    assert!(check("RBAC-1", &[Scope::Repository]).is_ok());
+    let error = check("BAK-1", &[Scope::Live, Scope::Host]).unwrap_err();
+    assert_eq!(error.kind(), crate::ErrorKind::Usage);
+    assert!(check_scopes(&[], &[Scope::Live]).is_ok());
+}
+
+/// Servers for single resources are servers too, and a list can be given in parts.
+#[test]
+fn the_api_servers_other_servers() {
+    let status = |more: &[&str]| {
+        let mut facts = good();
+        let line = [
+            "a",
+            "--etcd-servers=https://a:1",
+            "--etcd-cafile=/a",
+            "--etcd-certfile=/b",
+            "--etcd-keyfile=/c",
+        ];
+        let line: Vec<_> = line.iter().chain(more).map(|word| (*word).to_owned()).collect();
+        in_kubernetes(&mut facts).apiserver = known(Settings::of_process(&line, Ok(Vec::new())));
+        judged(&facts).checks.iter().find(|one| one.id == "TLS-11").unwrap().status
+    };
+    let of = "--etcd-servers-overrides";
+    for (more, wanted) in [
+        (vec![], Status::Pass),
+        (vec![format!("{of}=/events#https://b:1;https://c:1,apps/x#https://d:1")], Status::Pass),
+        (vec![format!("{of}=/events#https://b:1;http://c:1")], Status::Fail),
+        (vec![format!("{of}=/events#http://b:1"), format!("{of}=/x#https://c:1")], Status::Fail),
+        (vec![format!("{of}=nonsense")], Status::Fail),
+        (
+            vec!["--etcd-servers=http://b:1".into(), "--etcd-servers=https://c:1".into()],
+            Status::Fail,
+        ),
+    ] {
+        let more: Vec<_> = more.iter().map(String::as_str).collect();
+        assert_eq!(status(&more), wanted, "{more:?}");
+    }
 }
 
 /// The members that the schema of SARIF 2.1.0 requires, and its words.

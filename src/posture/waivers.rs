@@ -16,6 +16,8 @@ const MAX_FILE: usize = 1 << 20;
 const MAX_DAYS: i64 = 400;
 /// Anonymous access is accepted by nobody.
 const NEVER: &str = "AUTH-4";
+/// One check of many vulnerabilities: a waiver is of one of them.
+const ADVISORIES: &str = "UPD-1";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,10 +30,13 @@ struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Entry {
     id: String,
+    advisory: Option<String>,
     member: Option<String>,
     reason: String,
     by: String,
     until: String,
+    #[serde(default)]
+    unknown: bool,
     #[serde(default)]
     accept_critical: bool,
 }
@@ -40,10 +45,13 @@ struct Entry {
 #[derive(Clone, Debug)]
 pub struct Waiver {
     id: String,
+    advisory: Option<String>,
     member: Option<String>,
     reason: String,
     by: String,
     until: Time,
+    /// It covers what could not be measured, and not what failed.
+    unknown: bool,
     accept_critical: bool,
 }
 
@@ -66,6 +74,11 @@ impl Waiver {
         if entry.id == NEVER {
             return Err(wrong("anonymous access cannot be waived"));
         }
+        match (entry.id == ADVISORIES, &entry.advisory) {
+            (true, None) => return Err(wrong("it needs the id of one vulnerability (advisory)")),
+            (false, Some(_)) => return Err(wrong("only UPD-1 has advisories")),
+            _ => {}
+        }
         if entry.reason.trim().is_empty() || entry.by.trim().is_empty() {
             return Err(wrong("it needs a reason, and who accepts it (by)"));
         }
@@ -73,8 +86,8 @@ impl Waiver {
         if until.unix().saturating_sub(now.unix()) > MAX_DAYS * 86_400 {
             return Err(wrong("it may end at most 400 days from now"));
         }
-        let Entry { id, member, reason, by, accept_critical, .. } = entry;
-        Ok(Self { id, member, reason, by, until, accept_critical })
+        let Entry { id, advisory, member, reason, by, unknown, accept_critical, .. } = entry;
+        Ok(Self { id, advisory, member, reason, by, until, unknown, accept_critical })
     }
 
     /// The check it is of.
@@ -87,24 +100,29 @@ impl Waiver {
     }
 
     fn name(&self) -> String {
+        let mut name = self.id.clone();
+        if let Some(advisory) = &self.advisory {
+            name = format!("{name} {advisory}");
+        }
         match &self.member {
-            Some(member) => format!("{} of {member}", self.id),
-            None => self.id.clone(),
+            Some(member) => format!("{name} of {member}"),
+            None => name,
         }
     }
 
     fn covers(&self, one: &Outcome, now: Time) -> bool {
         let severe = one.severity == Severity::Critical && !self.accept_critical;
         let member = self.member.as_ref().is_none_or(|member| one.member.as_ref() == Some(member));
-        self.id == one.id && member && !severe && !self.is_over(now)
+        let status = if self.unknown { Status::Unknown } else { Status::Fail };
+        let same = self.id == one.id && self.advisory.as_deref() == one.advisory();
+        same && status == one.status && member && !severe && !self.is_over(now)
     }
 }
 
 /// Marks what is waived; the waivers that are in force and match nothing, in words.
 pub(super) fn apply(waivers: &[Waiver], outcomes: &mut [Outcome], now: Time) -> Vec<String> {
     let mut used = vec![false; waivers.len()];
-    let open = |one: &&mut Outcome| matches!(one.status, Status::Fail | Status::Unknown);
-    for one in outcomes.iter_mut().filter(open) {
+    for one in outcomes.iter_mut() {
         for (waiver, used) in waivers.iter().zip(&mut used) {
             if waiver.covers(one, now) {
                 *used = true;
@@ -139,6 +157,8 @@ mod tests {
         let now: Time = "2026-11-01T00:00:00Z".parse().unwrap();
         let good = "[[waiver]]\nid = \"REST-1\"\nreason = \"the provider encrypts\"\nby = \"ops\"\nuntil = \"2027-03-01\"\n";
         assert_eq!(Waiver::parse(good, now).unwrap().len(), 1);
+        let one = good.replace("\"REST-1\"", "\"UPD-1\"\nadvisory = \"CVE-2021-28235\"");
+        assert_eq!(Waiver::parse(&one, now).unwrap()[0].name(), "UPD-1 CVE-2021-28235");
         assert!(Waiver::parse("", now).unwrap().is_empty());
         for (from, to) in [
             ("REST-1", "AUTH-4"),
@@ -148,6 +168,8 @@ mod tests {
             ("by = \"ops\"\n", ""),
             ("until = \"2027-03-01\"\n", ""),
             ("by =", "owner = \"x\"\nby ="),
+            ("REST-1", "UPD-1"),
+            ("by =", "advisory = \"CVE-2021-28235\"\nby ="),
         ] {
             let error = Waiver::parse(&good.replace(from, to), now).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Usage, "{to}");

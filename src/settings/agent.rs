@@ -114,8 +114,8 @@ impl AgentSettings {
     /// That all is there that the schedules need: what is missing is to be said now, not at night.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) without a repository, a master key, rules for what to keep, or a key that opens
-    /// and an etcd to drill with.
+    /// [`Usage`](crate::ErrorKind::Usage) without a repository, a master key, rules for what to keep, a spool that can be
+    /// created, or a key that opens and an etcd to drill with.
     pub async fn check(&self) -> Result<()> {
         if self.schedules.prune.is_some() && self.retention.is_empty() {
             return Err(Error::usage("agent.prune is set, and none of prune.keep_…")
@@ -126,6 +126,9 @@ impl AgentSettings {
         self.common.check_keys()?;
         self.common.check_credentials()?;
         self.common.check_signing(self.backup.unsigned)?;
+        if self.continuous {
+            self.record.check()?;
+        }
         if self.schedules.drill.is_some() {
             if self.common.is_blind() {
                 return Err(Error::usage("agent.drill is set, and a drill needs a key that opens")

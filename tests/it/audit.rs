@@ -255,6 +255,8 @@ fn what_is_asked_for_must_be_there() {
     let place = Place::new();
     let said = place.fail(2, &["audit", "--only", "AUTH-1,TSL-1"]);
     assert!(said.contains("TSL-1") && said.contains("--list"), "{said}");
+    let said = place.fail(2, &["audit", "--only", "BAK-1,AUTH-1"]);
+    assert!(said.contains("BAK-1 is not checked in these scopes"), "{said}");
     fs::write(place.path("table"), "{}").unwrap();
     let said = place.fail(2, &["audit", "--advisories", "table"]);
     assert!(said.contains("not a table of advisories"), "{said}");

@@ -1,8 +1,12 @@
 //! Who may connect, and what somebody may do who did not log in.
 
+use url::Url;
+
 use super::super::fact::{Judgement, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::{Access, Endpoint, Plain};
+use super::super::kinds::Judged;
+use super::is_http;
 
 /// AUTH-1
 pub(crate) fn plain(endpoint: &Endpoint, _: &Facts) -> Judgement {
@@ -17,6 +21,37 @@ pub(crate) fn plain(endpoint: &Endpoint, _: &Facts) -> Judgement {
             _ => Ok(Verdict::Pass(plain.saw(format!("no answer without TLS: {why}")))),
         },
     }
+}
+
+/// AUTH-1, of the client URLs in the member list: one without TLS may answer where nobody asked.
+pub(crate) fn listed(facts: &Facts) -> Vec<Judged> {
+    let members = match facts.cluster.members.need() {
+        Ok(members) => members,
+        Err(unknown) => return vec![Judged::of(None, Err(unknown))],
+    };
+    let is_asked = |url: &str| {
+        let parsed = Url::parse(url).ok();
+        let place = parsed.as_ref().and_then(|url| url.host_str().zip(url.port_or_known_default()));
+        place.is_some_and(|(host, port)| {
+            let host = host.trim_matches(['[', ']']);
+            facts.endpoints.iter().any(|one| one.host == host && one.port == port)
+        })
+    };
+    let judge = |url: &String| {
+        if is_http(url) {
+            Ok(Verdict::fail(members.saw(format!("the member list has {url}"))))
+        } else if is_asked(url) {
+            Ok(Verdict::Pass(members.saw(format!("{url} is one of the endpoints"))))
+        } else {
+            Err(Unknown(format!(
+                "{url} is in the member list and was not asked: add it to --endpoints"
+            )))
+        }
+    };
+    let urls = members.get().iter().flat_map(|member| {
+        member.client_urls.iter().map(move |url| (format!("{} {url}", member.name), url))
+    });
+    urls.map(|(subject, url)| Judged::of(Some(subject), judge(url))).collect()
 }
 
 /// AUTH-2

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use url::Url;
-
 use super::super::advisories::{Advisory, Condition, Kind, Release};
 use super::super::fact::{Evidence, Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::{Access, Endpoint, Plain};
 use super::super::kinds::Judged;
-use super::is_loopback;
+use super::{is_far, is_loopback};
 
 fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {
     let version = endpoint.version.need()?;
@@ -133,7 +131,8 @@ fn holds(condition: Condition, endpoint: &Endpoint, facts: &Facts) -> Result<Hol
         }
         Condition::PprofOn => {
             let pages = endpoint.pages.need()?;
-            yes_if(pages.pprof, pages.saw(format!("pprof is {}", on(pages.pprof))))
+            let pprof = pages.pprof.clone()?;
+            yes_if(pprof, pages.saw(format!("pprof is {}", on(pprof))))
         }
         Condition::WeakSuites => {
             let offers = endpoint.offers.need()?;
@@ -188,13 +187,7 @@ fn off_loopback(endpoint: &Endpoint, facts: &Facts) -> Result<Holds, Unknown> {
     let members = facts.cluster.members.need()?;
     let mut urls =
         members.get().iter().flat_map(|one| one.client_urls.iter().chain(&one.peer_urls));
-    let is_far = |url: &&String| {
-        Url::parse(url)
-            .ok()
-            .and_then(|url| url.host_str().map(|host| !is_loopback(host.trim_matches(['[', ']']))))
-            .unwrap_or(true)
-    };
-    Ok(match urls.find(is_far) {
+    Ok(match urls.find(|url| is_far(url)) {
         Some(url) => Holds::Yes(Some(members.saw(format!("a member advertises {url}")))),
         None => Holds::No(members.saw("all members advertise loopback addresses")),
     })

@@ -8,6 +8,7 @@ use super::super::facts::endpoint::{Access, Endpoint};
 use super::super::facts::host::Host;
 use super::super::facts::settings::Settings;
 use super::tls::lifetime;
+use super::{is_far, is_http};
 
 /// Both of a pair are set.
 fn both(settings: Seen<'_, Settings>, names: [&str; 2]) -> Judgement {
@@ -42,10 +43,6 @@ fn uses_tls(url: &str) -> bool {
     matches!(scheme.as_deref(), Some("https" | "unixs"))
 }
 
-fn is_http(url: &str) -> bool {
-    url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
-}
-
 /// The URLs for other members that do not use TLS: etcd then ignores the certificates. Without the settings it uses
 /// http://localhost:2380.
 fn plain_peers(settings: Seen<'_, Settings>) -> Result<Vec<Evidence>, Unknown> {
@@ -66,6 +63,9 @@ pub(crate) fn client_tls(host: &Host, _: &Facts) -> Judgement {
     // Without the setting etcd listens on http://localhost:2379.
     if listens.is_empty() || listens.iter().any(|url| is_http(url)) {
         return Ok(Verdict::fail(settings.saw(settings.said("listen-client-urls"))));
+    }
+    if urls(&settings, "listen-client-http-urls")?.iter().any(|url| is_http(url)) {
+        return Ok(Verdict::fail(settings.saw(settings.said("listen-client-http-urls"))));
     }
     if settings.is_on("auto-tls")? {
         return Ok(Verdict::Pass(settings.saw("https with auto-tls: see TLS-1")));
@@ -290,6 +290,21 @@ pub(crate) fn listens(host: &Host, _: &Facts) -> Judgement {
     Ok(match found.is_empty() {
         true => Verdict::Pass(settings.saw(settings.said("listen-client-urls"))),
         false => Verdict::Fail(found, Some(Severity::Medium)),
+    })
+}
+
+/// NET-3
+pub(crate) fn metrics(host: &Host, facts: &Facts) -> Judgement {
+    let settings = host.settings.need()?;
+    let said = settings.saw(settings.said("listen-metrics-urls"));
+    let listens = urls(&settings, "listen-metrics-urls")?;
+    let far: Vec<_> = listens.iter().filter(|url| is_far(url)).collect();
+    Ok(if far.iter().any(|url| is_http(url)) {
+        Verdict::fail(said)
+    } else if !far.is_empty() && !matches!(client_cert_auth(host, facts)?, Verdict::Pass(_)) {
+        Verdict::Fail(vec![said, settings.saw(settings.said("client-cert-auth"))], None)
+    } else {
+        Verdict::Pass(said)
     })
 }
 

@@ -43,6 +43,15 @@ pub(crate) fn to_etcd(kube: &Kubernetes, _: &Facts) -> Judgement {
     if servers.is_empty() || servers.split(',').any(|url| !url.starts_with("https://")) {
         found.push(settings.saw(settings.said("etcd-servers")));
     }
+    // GROUP/RESOURCE#SERVER;SERVER,…
+    let overrides = settings.value("etcd-servers-overrides")?.unwrap_or_default();
+    let of_resource = |one: &str| {
+        let servers = one.split_once('#').map(|(_, servers)| servers);
+        servers.is_some_and(|all| all.split(';').all(|url| url.starts_with("https://")))
+    };
+    if !overrides.is_empty() && !overrides.split(',').all(of_resource) {
+        found.push(settings.saw(settings.said("etcd-servers-overrides")));
+    }
     for name in ["etcd-cafile", "etcd-certfile", "etcd-keyfile"] {
         if settings.value(name)?.is_none() {
             found.push(settings.saw(settings.said(name)));

@@ -12,7 +12,20 @@ pub(crate) mod tls;
 
 use std::net::IpAddr;
 
+use url::Url;
+
 /// Whether only this machine reaches it: an address, or a name of the loopback interface.
 fn is_loopback(host: &str) -> bool {
     host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback())
+}
+
+/// Whether a URL is of more than the loopback interface; also one that cannot be read.
+fn is_far(url: &str) -> bool {
+    let parsed = Url::parse(url).ok();
+    let host = parsed.as_ref().and_then(Url::host_str);
+    host.is_none_or(|host| !is_loopback(host.trim_matches(['[', ']'])))
+}
+
+fn is_http(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
 }

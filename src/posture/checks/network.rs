@@ -67,7 +67,7 @@ fn is_public(address: IpAddr) -> bool {
 /// NET-3
 pub(crate) fn metrics(endpoint: &Endpoint, _: &Facts) -> Judgement {
     let pages = endpoint.pages.need()?;
-    Ok(if !pages.metrics {
+    Ok(if !pages.metrics.clone()? {
         Verdict::Pass(pages.saw("GET /metrics has no metrics of etcd"))
     } else if !pages.anonymous {
         Verdict::Pass(pages.saw("GET /metrics needs a client certificate"))
@@ -84,9 +84,9 @@ pub(crate) fn metrics(endpoint: &Endpoint, _: &Facts) -> Judgement {
 pub(crate) fn debug(endpoint: &Endpoint, _: &Facts) -> Judgement {
     let pages = endpoint.pages.need()?;
     let who = if pages.anonymous { "everyone" } else { "every client with a certificate" };
-    Ok(if pages.pprof {
+    Ok(if pages.pprof.clone()? {
         Verdict::fail(pages.saw(format!("/debug/pprof/ answers {who}")))
-    } else if pages.command_line {
+    } else if pages.command_line.clone()? {
         let what = format!("/debug/vars shows etcd's command line to {who}");
         Verdict::fail_as(Severity::Low, pages.saw(what))
     } else {

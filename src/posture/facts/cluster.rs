@@ -1,5 +1,7 @@
 //! What etcd's API tells of the cluster: members, alarms, authentication, users and roles.
 
+use std::time::Duration;
+
 use etcd_client::{AlarmAction, AlarmType, Client, GetOptions};
 use tokio::time::timeout;
 use url::Url;
@@ -14,9 +16,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{EtcdSettings, from_client};
 use crate::text::{clean, printable};
 
-/// Members, users and roles that are looked at.
+/// Members, URLs, users and roles that are looked at.
 const MAX_MEMBERS: usize = 64;
+const MAX_URLS: usize = 16;
+const MAX_PEER_URLS: usize = 2;
 pub(super) const MAX_USERS: usize = 512;
+
+/// How long reading all users, or all roles, may take.
+const MAX_READING: Duration = Duration::from_secs(30);
 
 /// A member, as the member list has it.
 #[derive(Clone, Debug)]
@@ -87,6 +94,12 @@ pub(crate) struct Peer {
     pub(crate) url: String,
     pub(crate) plain: Fact<Plain>,
     pub(crate) tls: Fact<Tls>,
+}
+
+impl Peer {
+    fn unknown(member: String, url: &str, why: &str) -> Self {
+        Self { member, url: url.to_owned(), plain: Fact::unknown(why), tls: Fact::unknown(why) }
+    }
 }
 
 /// What holds for all members.
@@ -220,7 +233,17 @@ async fn read_cluster(settings: &EtcdSettings, endpoint: &mut Endpoint, cluster:
     }
     if !matches!(cluster.members, Fact::Known { .. }) {
         let list = within("MemberList", client.member_list()).await;
-        cluster.members = Fact::read(list.map(|list| listed(&list)), source("MemberList"));
+        let members = list.map_err(|error| error.to_string()).and_then(|list| {
+            let urls = |urls: &[String]| urls.iter().map(|url| clean(url)).collect();
+            let members = list.members().iter().map(|member| Listed {
+                id: member.id(),
+                name: clean(member.name()),
+                client_urls: urls(member.client_urls()),
+                peer_urls: urls(member.peer_urls()),
+            });
+            bounded(members.collect())
+        });
+        cluster.members = Fact::read(members, source("MemberList"));
     }
     if !matches!(cluster.alarms, Fact::Known { .. }) {
         let alarms = within("Alarm", client.alarm(AlarmAction::Get, AlarmType::None, None)).await;
@@ -230,9 +253,17 @@ async fn read_cluster(settings: &EtcdSettings, endpoint: &mut Endpoint, cluster:
         cluster.auth = auth(settings, endpoint);
     }
     if !matches!(cluster.users, Fact::Known { .. }) {
-        cluster.users = Fact::read(rooted(users(&mut client).await), source("UserList, UserGet"));
-        cluster.roles = Fact::read(rooted(roles(&mut client).await), source("RoleList, RoleGet"));
+        let read = limited(MAX_READING, users(&mut client)).await;
+        cluster.users = Fact::read(rooted(read), source("UserList, UserGet"));
+        let read = limited(MAX_READING, roles(&mut client)).await;
+        cluster.roles = Fact::read(rooted(read), source("RoleList, RoleGet"));
     }
+}
+
+/// Many calls, with one limit for all.
+async fn limited<T>(limit: Duration, calls: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::new(ErrorKind::Unreachable, format!("not all was read within {limit:?}"));
+    timeout(limit, calls).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Says what a refused call needs.
@@ -247,15 +278,16 @@ fn rooted<T>(read: Result<T>) -> std::result::Result<T, String> {
     })
 }
 
-fn listed(list: &etcd_client::MemberListResponse) -> Vec<Listed> {
-    let urls = |urls: &[String]| urls.iter().take(16).map(|url| clean(url)).collect();
-    let members = list.members().iter().take(MAX_MEMBERS).map(|member| Listed {
-        id: member.id(),
-        name: clean(member.name()),
-        client_urls: urls(member.client_urls()),
-        peer_urls: urls(member.peer_urls()),
-    });
-    members.collect()
+/// A member list that is looked at as a whole.
+fn bounded(members: Vec<Listed>) -> std::result::Result<Vec<Listed>, String> {
+    if members.len() > MAX_MEMBERS {
+        return Err(format!("more than {MAX_MEMBERS} members"));
+    }
+    let most = |member: &Listed| member.client_urls.len().max(member.peer_urls.len());
+    match members.iter().find(|member| most(member) > MAX_URLS) {
+        Some(member) => Err(format!("member {} has more than {MAX_URLS} URLs", member.name)),
+        None => Ok(members),
+    }
 }
 
 fn raised(list: &etcd_client::AlarmResponse) -> Vec<String> {
@@ -370,28 +402,28 @@ fn missing(settings: &EtcdSettings, asked: &[Endpoint], cluster: &Cluster) -> Ve
 async fn peers(settings: &EtcdSettings, members: &[Listed]) -> Vec<Peer> {
     let mut peers = Vec::new();
     for member in members {
-        for url in member.peer_urls.iter().take(2) {
+        for (at, url) in member.peer_urls.iter().enumerate() {
             let name = if member.name.is_empty() {
                 format!("{:x}", member.id)
             } else {
                 member.name.clone()
             };
-            peers.push(peer(settings, name, url).await);
+            peers.push(match at < MAX_PEER_URLS {
+                true => peer(settings, name, url).await,
+                false => {
+                    let why = format!("only the first {MAX_PEER_URLS} peer URLs are asked");
+                    Peer::unknown(name, url, &why)
+                }
+            });
         }
     }
     peers
 }
 
 async fn peer(settings: &EtcdSettings, member: String, url: &str) -> Peer {
-    let unknown = |why: &str| Peer {
-        member: member.clone(),
-        url: url.to_owned(),
-        plain: Fact::unknown(why),
-        tls: Fact::unknown(why),
-    };
     let parsed = Url::parse(url).ok();
     let Some((host, port)) = parsed.as_ref().and_then(|url| url.host_str().zip(url.port())) else {
-        return unknown("its peer URL has no host and port");
+        return Peer::unknown(member, url, "its peer URL has no host and port");
     };
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let authority = format!("{host}:{port}");
@@ -399,4 +431,40 @@ async fn peer(settings: &EtcdSettings, member: String, url: &str) -> Peer {
     let is_plain = matches!(&plain, Fact::Known { value: Plain::Etcd(_), .. });
     let (tls, _) = without_certificate(settings, (bare, port), &authority, is_plain).await;
     Peer { member, url: url.to_owned(), plain, tls }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(urls: usize) -> Listed {
+        // Nothing listens on port 1.
+        let peer_urls = vec!["http://127.0.0.1:1".to_owned(); urls];
+        Listed { id: 1, name: "m0".into(), client_urls: Vec::new(), peer_urls }
+    }
+
+    #[tokio::test]
+    async fn peer_urls_that_are_not_asked_are_unknown() {
+        let found = peers(&EtcdSettings::default(), &[member(3)]).await;
+        let why = |peer: &Peer| match (&peer.plain, &peer.tls) {
+            (Fact::Unknown(why), Fact::Unknown(_)) => why.clone(),
+            _ => String::new(),
+        };
+        assert_eq!(found.len(), 3);
+        assert_eq!(why(&found[2]), "only the first 2 peer URLs are asked");
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_not_cut() {
+        assert_eq!(bounded(vec![member(16); 64]).unwrap().len(), 64);
+        assert!(bounded(vec![member(17)]).is_err());
+        assert!(bounded(vec![member(1); 65]).is_err());
+    }
+
+    #[tokio::test]
+    async fn many_calls_have_one_limit() {
+        let never = limited::<()>(Duration::from_millis(1), std::future::pending()).await;
+        assert_eq!(never.unwrap_err().kind(), ErrorKind::Unreachable);
+        assert_eq!(limited(MAX_READING, async { Ok(1) }).await.unwrap(), 1);
+    }
 }

@@ -30,6 +30,11 @@ impl Mount {
         IN_MEMORY.contains(&self.kind.as_str())
     }
 
+    /// Whether both are the same file system.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.kind, &self.device, &self.source) == (&other.kind, &other.device, &other.source)
+    }
+
     pub(crate) fn is_network(&self) -> bool {
         NETWORK.contains(&self.kind.as_str()) || self.kind.starts_with("fuse.")
     }

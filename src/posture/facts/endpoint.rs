@@ -4,7 +4,7 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::super::fact::Fact;
+use super::super::fact::{Fact, Unknown};
 use super::failed::Failed;
 use super::hello::{self, Answer as Offered, Version, WEAK};
 use super::http::{Answer, Session};
@@ -25,7 +25,7 @@ const COUNT: &str = r#"{"key":"c3Ryb25ncm9vbS1hdWRpdC1wcm9iZQ==","count_only":tr
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Probe {
-    /// Old versions, and all weak cipher suites: at most 13 connections to each endpoint, one after the other.
+    /// Old versions, and all weak cipher suites: at most 12 connections to each endpoint, one after the other.
     #[default]
     Full,
     /// Old versions, and one weak cipher suite: at most three connections to each endpoint.
@@ -79,10 +79,10 @@ pub(crate) struct Offers {
 pub(crate) struct Pages {
     /// They answer a client that has no certificate.
     pub(crate) anonymous: bool,
-    pub(crate) metrics: bool,
-    pub(crate) pprof: bool,
+    pub(crate) metrics: std::result::Result<bool, Unknown>,
+    pub(crate) pprof: Result<bool, Unknown>,
     /// `/debug/vars` shows the command line.
-    pub(crate) command_line: bool,
+    pub(crate) command_line: std::result::Result<bool, Unknown>,
     /// The gateway of HTTP: its status, and its text if that is an error.
     pub(crate) gateway: (u16, String),
 }
@@ -192,17 +192,35 @@ impl Endpoint {
 }
 
 async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pages, String> {
-    let metrics = session.get("/metrics").await?;
-    let vars = session.get("/debug/vars").await?;
-    let pprof = session.get("/debug/pprof/").await?;
+    let metrics = shows(session, "/metrics", "etcd_server_").await?;
+    let command_line = shows(session, "/debug/vars", "\"cmdline\"").await?;
+    let pprof = shows(session, "/debug/pprof/", "goroutine").await?;
     let gateway = session.post("/v3/kv/range", COUNT).await?;
     Ok(Pages {
         anonymous,
-        metrics: metrics.is_ok() && metrics.text().contains("etcd_server_"),
-        pprof: pprof.is_ok() && pprof.text().contains("goroutine"),
-        command_line: vars.is_ok() && vars.text().contains("\"cmdline\""),
+        metrics,
+        pprof,
+        command_line,
         gateway: (gateway.status, clean(&gateway.text())),
     })
+}
+
+async fn shows(
+    session: &mut Session,
+    path: &str,
+    word: &str,
+) -> std::result::Result<std::result::Result<bool, Unknown>, Failed> {
+    let answer = session.get(path).await?;
+    Ok(has(&answer, word).ok_or_else(|| Unknown(format!("GET {path}: HTTP {}", answer.status))))
+}
+
+/// Whether the answer has `word`; `None` if it does not say what the page has for another client or at another time.
+fn has(answer: &Answer, word: &str) -> Option<bool> {
+    match answer.status {
+        200 => Some(answer.text().contains(word)),
+        401 | 403 | 404 => Some(false),
+        _ => None,
+    }
 }
 
 /// What etcd says of its version.
@@ -349,6 +367,22 @@ async fn offer_all(address: (&str, u16), probe: Probe) -> std::result::Result<Of
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_fails_says_nothing_of_a_page() {
+        let answer = |status, body: &str| Answer { status, body: body.into() };
+        for (status, body, wanted) in [
+            (200, "etcd_server_id", Some(true)),
+            (200, "go_info", Some(false)),
+            (403, "etcd_server_id", Some(false)),
+            (404, "", Some(false)),
+            (500, "", None),
+            (503, "etcd_server_id", None),
+            (302, "", None),
+        ] {
+            assert_eq!(has(&answer(status, body), "etcd_server_"), wanted, "{status} {body}");
+        }
+    }
 
     #[test]
     fn only_etcds_answer_has_a_version() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::fact::Fact;
 use super::certificate::Certificate;
 use super::disk::{self, Disk, Mount, Swap};
-use super::file::read;
+use super::file::{below, read, resolved};
 use super::settings::Settings;
 use super::stray::{self, Stray};
 use crate::error::{Error, Result};
@@ -82,7 +82,7 @@ impl Host {
         let settings = reader.settings(options);
         let paths = Paths::of(&settings, &reader);
         let data = paths.data.as_deref().map_err(Clone::clone);
-        let mounts = reader.mounts(data.clone());
+        let mounts = reader.mounts(data.clone(), &settings);
         let disks = match &mounts {
             Fact::Known { value, source } => {
                 let each: Vec<_> =
@@ -107,13 +107,7 @@ impl Host {
             mounts,
             disks,
             swaps: Fact::read(disk::swaps(&options.root), "/proc/swaps"),
-            strays: Fact::read(
-                stray::find(
-                    &options.root,
-                    data.ok().and_then(|all| all.first()).map(String::as_str),
-                ),
-                "the file system",
-            ),
+            strays: Fact::read(strays(&options.root, data), "the file system"),
             manifest: Fact::read(optional_mode(&options.root, MANIFEST), "the file system"),
             settings,
         })
@@ -140,11 +134,13 @@ impl Paths {
                 })
                 .collect(),
         };
-        let data =
-            all(&["data-dir", "wal-dir"]).and_then(|paths: Vec<String>| match paths.is_empty() {
-                true => Err("data-dir is not set: it is in etcd's working directory".to_owned()),
-                false => Ok(paths),
-            });
+        let data = all(&["data-dir"]).and_then(|mut paths: Vec<String>| {
+            if paths.is_empty() {
+                return Err("data-dir is not set: it is in etcd's working directory".to_owned());
+            }
+            paths.extend(all(&["wal-dir"])?);
+            Ok(paths)
+        });
         Self {
             data,
             keys: all(&["key-file", "peer-key-file"]),
@@ -231,16 +227,30 @@ impl Reader {
     }
 
     fn file(&self, path: &Path) -> Fact<Settings> {
-        let text = read(&self.seen(path)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let read = self.seen(path).and_then(|path| read(&path));
+        let text = read.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let settings = text.and_then(|text| Settings::of_file(&text));
         Fact::read(settings, path.display().to_string())
     }
 
-    /// Where `path` of the process is: its own root if that can be read, which in a container is another.
-    fn seen(&self, path: &Path) -> PathBuf {
-        let inner = path.strip_prefix("/").unwrap_or(path);
+    /// The process's own root if that can be read, which in a container is another.
+    fn own_root(&self) -> PathBuf {
         let own = self.proc("root").ok().filter(|own| own.read_dir().is_ok());
-        own.unwrap_or_else(|| self.root.clone()).join(inner)
+        own.unwrap_or_else(|| self.root.clone())
+    }
+
+    /// `path` of the process, without links.
+    fn resolved(&self, path: &Path) -> std::result::Result<PathBuf, String> {
+        resolved(&self.own_root(), path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Where `path` of the process is.
+    fn seen(&self, path: &Path) -> std::result::Result<PathBuf, String> {
+        Ok(below(&self.own_root(), &self.resolved(path)?))
+    }
+
+    fn mode(&self, path: &str) -> std::result::Result<Mode, String> {
+        mode(&self.seen(Path::new(path))?, path)
     }
 
     /// A path of the settings, which may be relative to the process's working directory.
@@ -269,7 +279,7 @@ impl Reader {
         &self,
         paths: std::result::Result<&[String], String>,
     ) -> std::result::Result<Vec<Mode>, String> {
-        paths?.iter().map(|path| mode(&self.seen(Path::new(path)), path)).collect()
+        paths?.iter().map(|path| self.mode(path)).collect()
     }
 
     /// The directories of `paths`, and the database in the first.
@@ -282,7 +292,7 @@ impl Reader {
         if let Some(first) = paths.first() {
             for inner in ["member/snap", "member/snap/db", "member/wal"] {
                 let path = format!("{first}/{inner}");
-                match mode(&self.seen(Path::new(&path)), &path) {
+                match self.mode(&path) {
                     Ok(mode) => modes.push(mode),
                     // The logs may be elsewhere.
                     Err(why) if inner == "member/wal" && paths.len() > 1 => drop(why),
@@ -298,22 +308,53 @@ impl Reader {
         paths: std::result::Result<&[String], String>,
     ) -> std::result::Result<Vec<(String, Vec<Certificate>)>, String> {
         let read = |path: &String| {
-            let pem = read(&self.seen(Path::new(path)))?;
+            let pem = read(&self.seen(Path::new(path))?)?;
             let parsed = Certificate::of_pem(&pem).map_err(|why| format!("{path}: {why}"))?;
             Ok((path.clone(), parsed))
         };
         paths?.iter().map(read).collect()
     }
 
-    fn mounts(&self, paths: std::result::Result<&[String], String>) -> Fact<Vec<Mount>> {
+    /// The file systems that hold the data. Each directory, and the database, can be a link to another one.
+    fn mounts(
+        &self,
+        paths: std::result::Result<&[String], String>,
+        settings: &Fact<Settings>,
+    ) -> Fact<Vec<Mount>> {
         let pid = self.pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
         let table = self.root.join(format!("proc/{pid}/mountinfo"));
         let found = paths.and_then(|paths| {
             let text = read(&table).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?;
-            paths.iter().map(|path| disk::mount_of(&text, path)).collect()
+            let has_wal_dir = settings
+                .need()
+                .and_then(|settings| settings.value("wal-dir").map(|path| path.is_some()))
+                .map_err(|unknown| unknown.0)?;
+            let mut mounts: Vec<Mount> = Vec::new();
+            for path in held(paths, has_wal_dir) {
+                let real = self.resolved(Path::new(&path))?.display().to_string();
+                let mut mount = disk::mount_of(&text, &real)?;
+                if real != path {
+                    mount.path = format!("{path} ({real})");
+                }
+                if !mounts.iter().any(|one| one.is_same(&mount)) {
+                    mounts.push(mount);
+                }
+            }
+            Ok::<_, String>(mounts)
         });
         Fact::read(found, format!("/proc/{pid}/mountinfo, /sys"))
     }
+}
+
+/// What etcd keeps its data in: the directories that its settings name, the data directory first, and those below it.
+fn held(paths: &[String], has_wal_dir: bool) -> Vec<String> {
+    let mut all = paths.to_vec();
+    if let Some(data) = paths.first() {
+        let inner = ["member", "member/snap", "member/snap/db", "member/wal"];
+        let inner = inner.into_iter().filter(|inner| !(has_wal_dir && *inner == "member/wal"));
+        all.extend(inner.map(|inner| format!("{data}/{inner}")));
+    }
+    all
 }
 
 /// The processes that are called etcd.
@@ -350,18 +391,101 @@ fn mode_of(metadata: &Metadata, shown: &str) -> Mode {
     Mode { path: shown.to_owned(), mode: metadata.mode(), uid: metadata.uid() }
 }
 
-fn cluster_ca(root: &Path) -> std::result::Result<Option<Certificate>, String> {
-    let path = root.join("etc/kubernetes/pki/ca.crt");
-    if !path.try_exists().map_err(|error| format!("{}: {error}", path.display()))? {
-        return Ok(None);
+/// Unencrypted databases. Where the data directory is not known, that none was found says nothing.
+fn strays(
+    root: &Path,
+    data: std::result::Result<&[String], String>,
+) -> std::result::Result<Vec<Stray>, String> {
+    let first = data.as_ref().ok().and_then(|all| all.first());
+    let found = stray::find(root, first.map(String::as_str))?;
+    match data {
+        Err(why) if found.is_empty() => Err(why),
+        _ => Ok(found),
     }
-    Ok(Certificate::of_pem(&read(&path)?)?.into_iter().next())
+}
+
+fn cluster_ca(root: &Path) -> std::result::Result<Option<Certificate>, String> {
+    let path = Path::new("/etc/kubernetes/pki/ca.crt");
+    match resolved(root, path) {
+        Ok(real) => Ok(Certificate::of_pem(&read(&below(root, &real))?)?.into_iter().next()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
 }
 
 fn optional_mode(root: &Path, path: &str) -> std::result::Result<Option<Mode>, String> {
-    match fs::metadata(root.join(path)) {
+    let found = resolved(root, Path::new(path)).and_then(|real| fs::metadata(below(root, &real)));
+    match found {
         Ok(metadata) => Ok(Some(mode_of(&metadata, &format!("/{path}")))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(format!("/{path}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A host with one etcd, whose /var/lib/etcd is the mount 8:1.
+    fn host(flags: &str, change: impl FnOnce(&Path)) -> Host {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("proc/77/cmdline", &format!("etcd {flags}").replace(' ', "\0"));
+        put("proc/77/environ", "");
+        let table =
+            "1 0 8:2 / / rw - ext4 /dev/root rw\n2 1 8:1 / /var/lib/etcd rw - ext4 /dev/data rw\n";
+        put("proc/77/mountinfo", table);
+        put("proc/swaps", "Filename Type Size Used Priority\n");
+        put("var/lib/etcd/member/snap/db", "");
+        put("var/lib/etcd/member/wal/0.wal", "");
+        put("plain/member/snap/db", "");
+        put("plain/member/wal/0.wal", "");
+        change(root.path());
+        let options = HostOptions { root: root.path().to_owned(), ..HostOptions::default() };
+        Host::read(&options).unwrap()
+    }
+
+    /// The paths of the file systems that are looked at.
+    fn paths(host: &Host) -> Vec<String> {
+        host.mounts.need().unwrap().iter().map(|mount| mount.path.clone()).collect()
+    }
+
+    #[test]
+    fn links_are_followed_to_the_disk() {
+        assert_eq!(paths(&host("--data-dir=/var/lib/etcd", |_| {})), ["/var/lib/etcd"]);
+        let linked = host("--data-dir=/var/lib/etcd/link", |root| {
+            symlink("/plain", root.join("var/lib/etcd/link")).unwrap();
+        });
+        assert_eq!(paths(&linked), ["/var/lib/etcd/link (/plain)"]);
+        for inner in ["wal", "snap"] {
+            let found = host("--data-dir=/var/lib/etcd", |root| {
+                let at = root.join("var/lib/etcd/member").join(inner);
+                fs::remove_dir_all(&at).unwrap();
+                symlink(format!("/plain/member/{inner}"), at).unwrap();
+            });
+            let wanted = format!("/var/lib/etcd/member/{inner} (/plain/member/{inner})");
+            assert_eq!(paths(&found), ["/var/lib/etcd".to_owned(), wanted]);
+        }
+        let logs = host("--data-dir=/var/lib/etcd --wal-dir=/plain/member/wal", |root| {
+            fs::remove_dir_all(root.join("var/lib/etcd/member/wal")).unwrap();
+        });
+        assert_eq!(paths(&logs), ["/var/lib/etcd", "/plain/member/wal"]);
+    }
+
+    #[test]
+    fn what_is_not_known_of_the_data_is_unknown() {
+        let logs_alone = host("--wal-dir=/plain/member/wal", |_| {});
+        assert!(logs_alone.mounts.need().is_err() && logs_alone.disks.need().is_err());
+        assert!(logs_alone.data.need().is_err() && logs_alone.strays.need().is_err());
+        let gone = host("--data-dir=/var/lib/etcd", |root| {
+            fs::remove_dir_all(root.join("var/lib/etcd/member/wal")).unwrap();
+        });
+        assert!(gone.mounts.need().is_err());
     }
 }

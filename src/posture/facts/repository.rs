@@ -80,7 +80,7 @@ impl Backups {
         };
         let found =
             newest_reports(options.repository, options.keys, &[Kind::Bytes, Kind::Drill], of).await;
-        let failed = found.as_ref().err().map(ToString::to_string);
+        let failed = newest.as_ref().err().or(found.as_ref().err()).map(ToString::to_string);
         for (kind, id, _) in found.unwrap_or_default() {
             match kind {
                 Kind::Bytes => verified = Some(id.created()),
@@ -139,8 +139,23 @@ async fn newest(options: &RepositoryOptions<'_>) -> Result<Option<SnapshotId>> {
         ));
     }
     let listing = judged(options.repository, options.keys, options.cluster).await?;
-    let counts = |summary: &&Summary| summary.standing.counts();
-    Ok(listing.snapshots.iter().rev().find(counts).map(|summary| summary.id))
+    let counting = listing.snapshots.iter().filter(|summary| summary.standing.counts());
+    newest_of_one(counting.map(|summary: &Summary| (&summary.cluster, summary.id)))
+}
+
+/// The last, if all are of one cluster: of several, one that is well says nothing of the others.
+fn newest_of_one<'a>(
+    all: impl Iterator<Item = (&'a ClusterName, SnapshotId)>,
+) -> Result<Option<SnapshotId>> {
+    let mut last: Option<(&ClusterName, SnapshotId)> = None;
+    for one in all {
+        if let Some((cluster, _)) = last.filter(|(cluster, _)| *cluster != one.0) {
+            let why = format!("the repository has snapshots of {cluster} and of {}", one.0);
+            return Err(Error::usage(why).hint("name one with --cluster"));
+        }
+        last = Some(one);
+    }
+    Ok(last.map(|(_, id)| id))
 }
 
 fn contents(inside: &Inside) -> Result<Contents> {
@@ -244,6 +259,18 @@ fn grant(bytes: &[u8]) -> std::result::Result<Grant, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_of_several_clusters_is_of_none() {
+        let name = |name: &str| name.parse::<ClusterName>().unwrap();
+        let (a, b) = (name("a"), name("b"));
+        let id = |ms| SnapshotId::new(ms, [0; 10]);
+        let one = newest_of_one([(&a, id(1)), (&a, id(2))].into_iter());
+        assert_eq!(one.unwrap(), Some(id(2)));
+        assert_eq!(newest_of_one(std::iter::empty()).unwrap(), None);
+        let several = newest_of_one([(&a, id(1)), (&b, id(2))].into_iter());
+        assert!(several.unwrap_err().to_string().contains("of a and of b"));
+    }
 
     #[test]
     fn users_and_roles() {

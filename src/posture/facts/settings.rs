@@ -27,6 +27,9 @@ const FILE: &str = "configuration file";
 const TABLES: [(&str, &str); 2] =
     [("client-transport-security", ""), ("peer-transport-security", "peer-")];
 
+/// Flags of Kubernetes' API server that add to what they were given before.
+const LISTS: [&str; 2] = ["etcd-servers", "etcd-servers-overrides"];
+
 impl Settings {
     /// From the words of a command line, its program first, and the variables, if they could be read.
     pub(crate) fn of_process(
@@ -101,9 +104,14 @@ impl Settings {
 
     /// An empty flag undoes what a variable sets.
     fn put_flag(&mut self, name: &str, value: &str) {
+        let before = self.set.get(name).filter(|_| LISTS.contains(&name));
+        let value = match before {
+            Some(before) => format!("{},{value}", before.value),
+            None => value.to_owned(),
+        };
         match value.is_empty() {
             true => drop(self.set.remove(name)),
-            false => self.put(name, value.to_owned(), "flag"),
+            false => self.put(name, value, "flag"),
         }
     }
 

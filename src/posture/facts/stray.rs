@@ -35,8 +35,12 @@ pub(crate) fn find(root: &Path, data_dir: Option<&str>) -> Result<Vec<Stray>, St
     folders.extend(FOLDERS.iter().map(|folder| root.join(folder)));
     let own = data.as_ref().map(|path| path.join("member"));
     let mut search = Search { root, own, left: MAX_FILES, found: Vec::new(), unread: None };
-    for folder in folders.iter().filter(|folder| folder.exists()) {
-        search.folder(folder, MAX_DEPTH);
+    for folder in &folders {
+        match folder.try_exists() {
+            Ok(true) => search.folder(folder, MAX_DEPTH),
+            Ok(false) => {}
+            Err(error) => search.failed(folder, &error.to_string()),
+        }
     }
     search.found.dedup();
     match (search.found.is_empty(), search.unread) {
@@ -130,5 +134,9 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         fs::create_dir_all(other.path().join("tmp/1/2/3/4/5/6/7/8")).unwrap();
         assert!(find(other.path(), None).unwrap_err().contains("too deep"));
+        // A folder that cannot be looked for is not one that is not there.
+        let third = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("root", third.path().join("root")).unwrap();
+        assert!(find(third.path(), None).is_err());
     }
 }

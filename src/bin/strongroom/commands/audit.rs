@@ -46,8 +46,8 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         }
     }
     if let Some(path) = &args.sarif {
-        let text = serde_json::to_string_pretty(&report.sarif()).unwrap_or_default();
-        std::fs::write(path, text + "\n").map_err(|error| Error::io(path, error))?;
+        let text = format!("{:#}\n", report.sarif());
+        std::fs::write(path, text).map_err(|error| Error::io(path, error))?;
     }
     report.notes.iter().for_each(|note| context.output.warn(note));
     context.output.result(&report, || text(&report))?;
