@@ -275,6 +275,7 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| change(&mut first(f).pages, |pages| pages.metrics = failed()), &["NET-3"]),
         (|f| change(&mut first(f).pages, |pages| pages.pprof = failed()), &["NET-4"]),
         (|f| change(&mut first(f).pages, |pages| pages.command_line = failed()), &["NET-4"]),
+        (|f| first(f).without_login = Fact::unknown("x"), &["AUTH-4"]),
         (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1"]),
         (|f| list(f, "https://10.0.0.2:2379"), &["AUTH-1"]),
         (|f| list(f, "https://10.0.0.1:2378"), &["AUTH-1"]),

@@ -100,12 +100,13 @@ pub(crate) fn anonymous(endpoint: &Endpoint, _: &Facts) -> Judgement {
         });
     }
     // etcd answers some calls to each certificate of its CA, also where no user has its name (3.7.3 too).
-    match endpoint.without_login.need() {
-        Ok(calls) if calls.login_wanted && !calls.answered.is_empty() => {
+    let calls = endpoint.without_login.need()?;
+    Ok(match calls.login_wanted && !calls.answered.is_empty() {
+        true => {
             let what =
                 format!("answered with a certificate but no login: {}", calls.answered.join(", "));
-            Ok(Verdict::fail_as(Severity::Medium, calls.saw(what)))
+            Verdict::fail_as(Severity::Medium, calls.saw(what))
         }
-        _ => Ok(Verdict::Pass(tls.saw("no connection without a client certificate"))),
-    }
+        false => Verdict::Pass(tls.saw("no connection without a client certificate")),
+    })
 }
