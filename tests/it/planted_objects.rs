@@ -243,7 +243,9 @@ async fn seals_that_cannot_be_read_stay() {
     let control = &Control::default();
     let id = repo.backup(&keys(&[1])).await.id;
     let (both, accept) = (&keys(&[1, 2]), Accept::Counting);
+    let first = fs::read(repo.object(id, "seal.1")).unwrap();
     reseal(&repo.repository, both, Scope::All, &[], accept, control).await.unwrap();
+    fs::write(repo.object(id, "seal.1"), first).unwrap();
     for calls in 0.. {
         let store = Faulty::new(local(repo.dir.path()), calls, true);
         if let Ok(repository) = Repository::open(Arc::new(store.clone()), None).await {

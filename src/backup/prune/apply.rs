@@ -74,9 +74,9 @@ pub async fn apply_prune(
     let total = removals.len() + plan.sweeps.len();
     control.begin_counting("removing", Some(total as u64), Unit::Snapshots);
     let mut removals = stream::iter(removals)
-        .map(|(of, old)| async move {
+        .map(|planned| async move {
             control.check()?;
-            Ok::<_, Error>((of, remove(repository, of, old).await))
+            Ok::<_, Error>((planned.of, remove(repository, planned).await))
         })
         .buffered(AT_ONCE);
     while let Some(removed) = removals.next().await {

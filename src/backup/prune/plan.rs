@@ -9,7 +9,7 @@ use super::journals::{self, JournalPlan, Replaced};
 use super::named;
 use super::policy::{Retention, Within};
 use super::proved::{Proved, last_proved};
-use super::steps::{Of, OldMarks, Sweep, is_old};
+use super::steps::{Of, OldMarks, Planned, Sweep, is_old};
 use serde::Serialize;
 
 use crate::backup::findings::Findings;
@@ -115,9 +115,18 @@ impl PrunePlan {
         settled.bases
     }
 
-    pub(super) fn removals(&self) -> impl Iterator<Item = (Of, OldMarks)> {
-        let journals = self.journals.remove.iter().map(|one| (Of::Journal(one.id), one.old));
-        self.remove.iter().map(|one| (Of::Snapshot(one.id), one.old)).chain(journals)
+    pub(super) fn removals(&self) -> impl Iterator<Item = Planned> {
+        let snapshots = self.remove.iter().map(|one| Planned {
+            of: Of::Snapshot(one.id),
+            authentic: one.cluster.is_some(),
+            old: one.old,
+        });
+        let journals = self.journals.remove.iter();
+        snapshots.chain(journals.map(|one| Planned {
+            of: Of::Journal(one.id),
+            authentic: true,
+            old: one.old,
+        }))
     }
 
     /// Whether there is nothing to do.

@@ -114,6 +114,15 @@ pub(super) struct OldMarks {
     pub(super) mark: bool,
 }
 
+/// What is removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    pub(super) of: Of,
+    /// Whether its manifest or head was authentic; quarantine removes those that are not.
+    pub(super) authentic: bool,
+    pub(super) old: OldMarks,
+}
+
 /// The objects of a removed snapshot or journal, or of a writer that died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sweep {
@@ -130,7 +139,8 @@ pub(super) fn is_old(clock: Option<SystemTime>, modified: SystemTime, grace: Dur
 }
 
 /// Step one of a removal: from then on it is in no list. False for what was pinned since it was planned.
-pub(super) async fn remove(repository: &Repository, of: Of, old: OldMarks) -> Result<bool> {
+pub(super) async fn remove(repository: &Repository, planned: Planned) -> Result<bool> {
+    let Planned { of, authentic, old } = planned;
     let (head, tombstone, keep) = (of.head(), of.tombstone(), of.keep());
     let listed = repository.list(&of.folder()).await?;
     if listed.iter().any(|info| info.name == keep) {
@@ -141,7 +151,9 @@ pub(super) async fn remove(repository: &Repository, of: Of, old: OldMarks) -> Re
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
         read => read?,
     };
-    of.check_head(&bytes).context(&head)?;
+    if authentic {
+        of.check_head(&bytes).context(&head)?;
+    }
     // An old one would be swept at once. One that came after the plan is of another prune at work.
     let there = listed.iter().find(|info| info.name == tombstone).map(|info| info.modified);
     if there.is_some() && there == old.tombstone {
