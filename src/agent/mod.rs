@@ -8,6 +8,7 @@ mod found;
 mod journal;
 mod journal_metrics;
 mod labels;
+mod last;
 mod late;
 mod leader;
 mod metrics;

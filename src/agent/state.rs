@@ -9,8 +9,9 @@ use tracing::{error, info, warn};
 
 use super::due::{Due, Run};
 use super::found::Newest;
+use super::last::{Found, LastRun, last_runs};
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Operation};
+use super::operation::{self, Done, Operation};
 use super::recorded::Recorded;
 use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, SnapshotWanted, Summary, Taken, Why, is_ahead};
@@ -231,7 +232,7 @@ impl Shared {
         // Before the repository has answered: if it never does, everything is overdue.
         let since = *self.known().since.get_or_insert_with(SystemTime::now);
         let before = self.known().newest();
-        let Found { last, newest, listing, keys } = operation::last_runs(options).await?;
+        let Found { last, newest, listing, keys } = last_runs(options).await?;
         self.metrics.keys(options, &keys);
         let mut known = self.known();
         known.read = true;
