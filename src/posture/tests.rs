@@ -9,12 +9,14 @@ use super::facts::certificate::Certificate;
 use super::facts::cluster::{Cluster, Grant, Listed, Peer, Role, User};
 use super::facts::disk::{Disk, Swap, mount_of};
 use super::facts::endpoint::{Access, Calls, Endpoint, Offers, Pages, Plain, Tls};
+use super::facts::filter::Filter;
 use super::facts::host::{Host, Mode};
 use super::facts::kube::{Encryption, Kubernetes};
+use super::facts::refused::Refused;
 use super::facts::repository::{Backups, Contents};
 use super::facts::settings::Settings;
 use super::facts::stray::Stray;
-use super::facts::{Facts, hello::Version};
+use super::facts::{Earlier, Facts, Monitoring, ProxyLog, hello::Version};
 use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy, check_scopes};
 use super::waivers::Waiver;
@@ -31,7 +33,7 @@ fn certificate() -> Certificate {
     let now: crate::format::Time = NOW.parse().unwrap();
     Certificate {
         subject: "CN=server".into(),
-        common_name: true,
+        common_name: Some("server".into()),
         issuer: "CN=ca".into(),
         self_issued: false,
         issuer_organization: None,
@@ -57,6 +59,15 @@ fn closed() -> Fact<Plain> {
     known(Plain::Closed("HTTP 400".into()))
 }
 
+fn refused(count: u64) -> Refused {
+    Refused { count, since: "2026-10-01T00:00:00Z".parse().unwrap() }
+}
+
+fn access_log() -> ProxyLog {
+    let written = "2026-10-31T23:00:00Z".parse().unwrap();
+    ProxyLog { records: 9, written, broken: Vec::new(), unopened: None }
+}
+
 /// Facts with which every check passes.
 fn good() -> Facts {
     let endpoint = Endpoint {
@@ -74,13 +85,16 @@ fn good() -> Facts {
             metrics: Ok(true),
             pprof: Ok(false),
             command_line: Ok(false),
+            refused: Ok(refused(100)),
             gateway: (404, String::new()),
         }),
         anonymous: Fact::unknown("no connection without a client certificate"),
         without_login: known(Calls { answered: Vec::new(), login_wanted: true }),
     };
     let user = |name: &str, role: &str| User { name: name.into(), roles: vec![role.into()] };
-    let grant = Grant { kind: 2, key: b"/app/".to_vec(), range_end: b"/app0".to_vec() };
+    let grant =
+        Grant { kind: 2, key: b"/strongroom/".to_vec(), range_end: b"/strongroom0".to_vec() };
+    let other = Grant { kind: 2, key: b"/app/".to_vec(), range_end: b"/app0".to_vec() };
     let member = Listed {
         id: 1,
         name: "m0".into(),
@@ -101,12 +115,22 @@ fn good() -> Facts {
             peers: known(vec![peer]),
             alarms: known(Vec::new()),
             auth: known(true),
-            users: known(vec![user("root", "root"), user("app", "app")]),
-            roles: known(vec![Role { name: "app".into(), grants: vec![grant] }]),
+            users: known(vec![user("root", "root"), user("app", "app"), user("wide", "wide")]),
+            roles: known(vec![
+                Role { name: "app".into(), grants: vec![grant] },
+                Role { name: "wide".into(), grants: vec![other] },
+            ]),
         },
         host: Some(host()),
         kubernetes: Some(kubernetes()),
         backups: Some(backups()),
+        own: known(Some("app".into())),
+        monitoring: known(Monitoring { scraped: 1, of_etcd: 1, of_backups: 1 }),
+        proxy_log: known(access_log()),
+        earlier: known(Earlier {
+            at: "2026-10-31T00:00:00Z".parse().unwrap(),
+            refused: [("https://10.0.0.1:2379".to_owned(), refused(90))].into(),
+        }),
         waivers: waivers("NET-6", "2026-12-01"),
         expected_root: 1,
         advisories: Advisories::built_in().unwrap(),
@@ -148,8 +172,20 @@ fn host() -> Host {
         disks: known(vec![Disk::Encrypted("dm-0 is dm-crypt".into())]),
         swaps: known(Vec::new()),
         strays: known(Vec::new()),
+        filter: known(filter("drop")),
         manifest: known(Some(mode("/etc/kubernetes/manifests/etcd.yaml", 0o100_600))),
     }
+}
+
+/// A packet filter with this policy, and a rule that accepts port 2379 from one network.
+fn filter(policy: &str) -> Filter {
+    Filter::parse(
+        format!(
+            r#"{{"nftables":[{{"chain":{{"family":"inet","table":"f","name":"in","hook":"input","policy":"{policy}"}}}}]}}"#
+        )
+        .as_bytes(),
+    )
+    .unwrap()
 }
 
 fn encryption(provider: &str) -> Fact<Encryption> {
@@ -175,6 +211,8 @@ fn backups() -> Backups {
     Backups {
         newest: known(Some(id)),
         openers: known(vec![KeyId([1; 16]), KeyId([2; 16])]),
+        signers: known(vec![KeyId([3; 16])]),
+        copied: known(Some(id)),
         verified: known(Some(at("2026-10-20T00:00:00Z"))),
         drilled: known(Some(at("2026-09-20T00:00:00Z"))),
         inside: known(inside),
@@ -225,9 +263,19 @@ fn list(facts: &mut Facts, url: &str) {
     change(&mut facts.cluster.members, |all| all[0].client_urls.push(url.into()));
 }
 
+fn unread() -> Unknown {
+    Unknown("GET /metrics: HTTP 503".into())
+}
+
+/// The packet filter has rules that cannot be read.
+fn opaque(facts: &mut Facts, policy: &str) {
+    let opaque = Some("rules of iptables".into());
+    on_host(facts).filter = known(Filter { opaque, ..filter(policy) });
+}
+
 /// What is known of a page after an answer of 503.
 fn failed() -> Result<bool, Unknown> {
-    Err(Unknown("GET: HTTP 503".into()))
+    Err(unread())
 }
 
 fn peer(facts: &mut Facts) -> &mut Peer {
@@ -268,7 +316,18 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
             &["AUTH-1", "AUTH-2", "AUTH-4", "TLS-1", "TLS-5", "TLS-6", "TLS-7", "TLS-8", "TLS-9"],
         ),
         (|f| first(f).offers = Fact::unknown("x"), &["TLS-5", "TLS-6"]),
-        (|f| first(f).pages = Fact::unknown("x"), &["NET-3", "NET-4", "NET-6"]),
+        (|f| first(f).pages = Fact::unknown("x"), &["NET-3", "NET-4", "NET-6", "MON-2"]),
+        (|f| change(&mut first(f).pages, |pages| pages.refused = Err(unread())), &["MON-2"]),
+        (|f| f.earlier = Fact::unknown("x"), &["MON-2"]),
+        (|f| change(&mut f.earlier, |earlier| earlier.refused.clear()), &["MON-2"]),
+        (|f| f.monitoring = Fact::unknown("x"), &["MON-1"]),
+        (|f| f.proxy_log = Fact::unknown("x"), &["MON-5"]),
+        (|f| change(&mut f.proxy_log, |log| log.unopened = Some("x".into())), &["MON-5"]),
+        (|f| f.own = Fact::unknown("x"), &["RBAC-4"]),
+        (|f| on_host(f).filter = Fact::unknown("x"), &["NET-5"]),
+        (|f| opaque(f, "accept"), &["NET-5"]),
+        (|f| in_backups(f).signers = Fact::unknown("x"), &["BAK-4"]),
+        (|f| in_backups(f).copied = Fact::unknown("x"), &["BAK-4"]),
         (|f| first(f).version = Fact::unknown("x"), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).version = known("latest".into()), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UPD-3"]),
@@ -276,21 +335,24 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| change(&mut first(f).pages, |pages| pages.pprof = failed()), &["NET-4"]),
         (|f| change(&mut first(f).pages, |pages| pages.command_line = failed()), &["NET-4"]),
         (|f| first(f).without_login = Fact::unknown("x"), &["AUTH-4"]),
-        (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1"]),
+        (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1", "MON-1"]),
         (|f| list(f, "https://10.0.0.2:2379"), &["AUTH-1"]),
         (|f| list(f, "https://10.0.0.1:2378"), &["AUTH-1"]),
         (|f| f.cluster.peers = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
         (|f| peer(f).plain = Fact::unknown("x"), &["TLS-2"]),
         (|f| peer(f).tls = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
         (|f| f.cluster.alarms = Fact::unknown("x"), &["MON-3"]),
-        (|f| f.cluster.auth = Fact::unknown("x"), &["AUTH-3", "RBAC-1", "RBAC-2", "RBAC-3"]),
-        (|f| f.cluster.users = Fact::unknown("x"), &["RBAC-1", "RBAC-3"]),
-        (|f| f.cluster.roles = Fact::unknown("x"), &["RBAC-2", "RBAC-3"]),
+        (
+            |f| f.cluster.auth = Fact::unknown("x"),
+            &["AUTH-3", "RBAC-1", "RBAC-2", "RBAC-3", "RBAC-4"],
+        ),
+        (|f| f.cluster.users = Fact::unknown("x"), &["RBAC-1", "RBAC-3", "RBAC-4"]),
+        (|f| f.cluster.roles = Fact::unknown("x"), &["RBAC-2", "RBAC-3", "RBAC-4"]),
         (
             |f| on_host(f).settings = Fact::unknown("x"),
             &[
                 "AUTH-1", "AUTH-2", "AUTH-5", "AUTH-7", "AUTH-8", "TLS-1", "TLS-2", "TLS-3",
-                "TLS-4", "TLS-9", "NET-1", "NET-2", "NET-3", "MON-4", "UPD-4",
+                "TLS-4", "TLS-9", "NET-1", "NET-2", "NET-3", "NET-5", "MON-4", "UPD-4",
             ],
         ),
         (|f| on_host(f).user = Fact::unknown("x"), &["REST-2"]),
@@ -344,6 +406,8 @@ fn a_cluster_of_which_nothing_is_known_passes_nothing() {
     let mut facts = good();
     facts.endpoints = vec![Endpoint::unknown("m0".into(), "x")];
     facts.cluster = Cluster::unknown("x");
+    facts.monitoring = Fact::unknown("x");
+    facts.proxy_log = Fact::unknown("x");
     (facts.host, facts.kubernetes, facts.backups) = (None, None, None);
     facts.waivers.clear();
     assert_eq!(with(&judged(&facts), Status::Pass), ids(&["UPD-5"]));
@@ -556,6 +620,35 @@ fn what_fails() {
         }),
         ("BAK-3", Severity::High, |f| change(&mut in_backups(f).openers, |keys| keys.truncate(1))),
         ("BAK-5", Severity::High, |f| in_backups(f).included = known(Vec::new())),
+        ("RBAC-4", Severity::Info, |f| f.own = known(Some("wide".into()))),
+        ("RBAC-4", Severity::Info, |f| {
+            change(&mut f.cluster.users, |users| users[1].roles.push("root".into()));
+        }),
+        ("NET-5", Severity::Low, |f| on_host(f).filter = known(filter("accept"))),
+        ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.scraped = 0)),
+        ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.of_etcd = 0)),
+        ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.of_backups = 0)),
+        // 24 hours after the audit before.
+        ("MON-2", Severity::High, |f| {
+            change(&mut first(f).pages, |pages| pages.refused = Ok(refused(90 + 24 * 60 + 1)));
+        }),
+        ("MON-2", Severity::High, |f| {
+            let since = "2026-10-31T22:00:00Z".parse().unwrap();
+            change(&mut first(f).pages, |pages| pages.refused = Ok(Refused { count: 121, since }));
+        }),
+        ("MON-5", Severity::Medium, |f| change(&mut f.proxy_log, |log| log.records = 0)),
+        ("MON-5", Severity::Medium, |f| {
+            change(&mut f.proxy_log, |log| log.broken.push("line 7 was changed".into()));
+        }),
+        ("MON-5", Severity::Medium, |f| {
+            let day_before = "2026-10-30T23:00:00Z".parse().unwrap();
+            change(&mut f.proxy_log, |log| log.written = day_before);
+        }),
+        ("BAK-4", Severity::Medium, |f| in_backups(f).signers = known(Vec::new())),
+        ("BAK-4", Severity::Medium, |f| in_backups(f).copied = known(None)),
+        ("BAK-4", Severity::Medium, |f| {
+            change(&mut in_backups(f).copied, |id| *id = Some(SnapshotId::new(1, [0; 10])));
+        }),
         ("WAV-1", Severity::Medium, |f| f.waivers = waivers("NET-6", "2026-10-01")),
         ("UPD-3", Severity::Medium, |f| first(f).cluster_version = known("3.6.0".into())),
     ];

@@ -8,6 +8,7 @@ use super::super::fact::{Fact, Unknown};
 use super::failed::Failed;
 use super::hello::{self, Answer as Offered, Version, WEAK};
 use super::http::{Answer, Session};
+use super::refused::Refused;
 use super::tls;
 use super::{PROBE, certificate::Certificate};
 use crate::error::Result;
@@ -83,6 +84,8 @@ pub(crate) struct Pages {
     pub(crate) pprof: Result<bool, Unknown>,
     /// `/debug/vars` shows the command line.
     pub(crate) command_line: std::result::Result<bool, Unknown>,
+    /// The calls that were refused.
+    pub(crate) refused: std::result::Result<Refused, Unknown>,
     /// The gateway of HTTP: its status, and its text if that is an error.
     pub(crate) gateway: (u16, String),
 }
@@ -192,7 +195,14 @@ impl Endpoint {
 }
 
 async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pages, String> {
-    let metrics = shows(session, "/metrics", "etcd_server_").await?;
+    let counts = session.get("/metrics").await?;
+    let metrics = has(&counts, "etcd_server_").ok_or_else(|| not_said("/metrics", &counts));
+    let refused = match metrics {
+        Ok(true) => Refused::of_metrics(&counts.text())
+            .ok_or_else(|| Unknown("/metrics does not count calls".into())),
+        Ok(false) => Err(Unknown("GET /metrics has no metrics of etcd".into())),
+        Err(ref unknown) => Err(unknown.clone()),
+    };
     let command_line = shows(session, "/debug/vars", "\"cmdline\"").await?;
     let pprof = shows(session, "/debug/pprof/", "goroutine").await?;
     let gateway = session.post("/v3/kv/range", COUNT).await?;
@@ -201,6 +211,7 @@ async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pa
         metrics,
         pprof,
         command_line,
+        refused,
         gateway: (gateway.status, clean(&gateway.text())),
     })
 }
@@ -211,7 +222,11 @@ async fn shows(
     word: &str,
 ) -> std::result::Result<std::result::Result<bool, Unknown>, Failed> {
     let answer = session.get(path).await?;
-    Ok(has(&answer, word).ok_or_else(|| Unknown(format!("GET {path}: HTTP {}", answer.status))))
+    Ok(has(&answer, word).ok_or_else(|| not_said(path, &answer)))
+}
+
+fn not_said(path: &str, answer: &Answer) -> Unknown {
+    Unknown(format!("GET {path}: HTTP {}", answer.status))
 }
 
 /// Whether the answer has `word`; `None` if it does not say what the page has for another client or at another time.

@@ -1,15 +1,14 @@
 //! `audit`
 
 use std::fmt::Write;
-use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use strongroom::format::Time;
 use strongroom::posture::{
-    self, Advisories, AuditOptions, Group, HostOptions, KubernetesOptions, Outcome, Report,
-    RepositoryOptions, Scope, Section, Status, Waiver, rules,
+    self, AuditOptions, Group, HostOptions, KubernetesOptions, Outcome, ProxyLogOptions, Report,
+    RepositoryOptions, Scope, Section, Status, rules,
 };
-use strongroom::{Error, Result};
+use strongroom::{Error, Result, custody};
 
 use super::Context;
 use crate::args::AuditArgs;
@@ -24,17 +23,20 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         true => {
             let repository = context.repository().await?;
             let keys = context.master_keys(&repository).await?;
-            Some((repository, keys))
+            let copy = context.settings.open_copy(&args.copy, &repository).await;
+            let copy = copy.map(|opened| opened.repository).map_err(|error| error.to_string());
+            Some((repository, keys, copy))
         }
         false => None,
     };
-    let of = opened.as_ref().map(|(repository, keys)| RepositoryOptions {
+    let of = opened.as_ref().map(|(repository, keys, copy)| RepositoryOptions {
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        copy: copy.as_ref().map_err(Clone::clone),
     });
     let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
-    let mut report = posture::audit(&etcd, audited, options(&args)?).await?;
+    let mut report = posture::audit(&etcd, audited, options(&args).await?).await?;
     if let Some(of) = &of {
         match report.difference(of).await {
             Ok(since) => report.since = since,
@@ -58,7 +60,7 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
     Ok(ExitCode::from(report.exit))
 }
 
-fn options(args: &AuditArgs) -> Result<AuditOptions> {
+async fn options(args: &AuditArgs) -> Result<AuditOptions> {
     let in_scope = |scope, is_named: bool| match args.scope.is_empty() {
         true => is_named,
         false => args.scope.contains(&scope),
@@ -74,35 +76,28 @@ fn options(args: &AuditArgs) -> Result<AuditOptions> {
         apiserver: args.apiserver_manifest.clone(),
         encryption: args.encryption_config.clone(),
     };
+    let proxy_log = match &args.audit_log {
+        Some(file) => {
+            let keys = custody::open(&args.values.master_keys()?, None).await?;
+            Some(ProxyLogOptions { file: file.clone(), keys: Arc::new(keys) })
+        }
+        None => None,
+    };
     Ok(AuditOptions {
         live: in_scope(Scope::Live, true),
         host: in_scope(Scope::Host, on_host).then_some(host),
         kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
+        prometheus: args.prometheus.clone(),
+        proxy_log,
         probe: args.probe,
         only: args.only.clone(),
         skip: args.skip.clone(),
         fail_on: args.fail_on,
         unknown: args.unknown,
-        expect_root: args.expect_root,
-        advisories: match &args.advisories {
-            Some(path) => read_advisories(path)?,
-            None => Advisories::built_in()?,
-        },
-        waivers: match &args.waivers {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-                let now = jiff::Timestamp::now().as_second();
-                Waiver::parse(&text, Time::from_unix(now))
-                    .map_err(|error| error.context(path.display().to_string()))?
-            }
-            None => Vec::new(),
-        },
+        expect_root: args.settings.expect_root,
+        advisories: args.settings.read_advisories()?,
+        waivers: args.settings.read_waivers()?,
     })
-}
-
-fn read_advisories(path: &Path) -> Result<Advisories> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-    Advisories::parse(&text).map_err(|error| error.context(path.display().to_string()))
 }
 
 fn list(context: &Context) -> Result<ExitCode> {
