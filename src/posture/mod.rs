@@ -10,8 +10,13 @@ mod catalog;
 mod checks;
 mod fact;
 mod facts;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod junit;
 mod kept;
 mod kinds;
+mod markdown;
 mod outcome;
 mod report;
 mod sarif;

@@ -1,5 +1,6 @@
 //! Each check with facts that let it pass, fail and be unknown; and that no check passes without what it rests on.
 
+mod advisories;
 mod failures;
 mod kube;
 mod outputs;

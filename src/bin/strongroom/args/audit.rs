@@ -46,6 +46,12 @@ pub(crate) struct AuditArgs {
     /// Also write the outcome to this file, in SARIF
     #[arg(long, value_name = "FILE")]
     pub(crate) sarif: Option<PathBuf>,
+    /// Also write the outcome to this file, in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Also write the outcome to this file, in Markdown: everything that was measured
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
     /// How much to ask about TLS
     #[arg(long, value_name = "HOW", default_value = "full")]
     pub(crate) probe: Probe,

@@ -1,11 +1,12 @@
 //! `audit`
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use strongroom::posture::{
-    self, AuditOptions, Group, HostOptions, KubernetesOptions, Outcome, ProxyLogOptions, Report,
+    self, AuditOptions, Group, HostOptions, KubernetesOptions, ProxyLogOptions, Report,
     RepositoryOptions, Scope, Section, Status, rules,
 };
 use strongroom::{Error, Result, custody};
@@ -47,10 +48,9 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
             }
         }
     }
-    if let Some(path) = &args.sarif {
-        let text = format!("{:#}\n", report.sarif());
-        std::fs::write(path, text).map_err(|error| Error::io(path, error))?;
-    }
+    write(args.sarif.as_ref(), || format!("{:#}\n", report.sarif()))?;
+    write(args.junit.as_ref(), || report.junit())?;
+    write(args.markdown.as_ref(), || report.markdown())?;
     report.notes.iter().for_each(|note| context.output.warn(note));
     context.output.result(&report, || text(&report))?;
     if let Some(of) = of.as_ref().filter(|_| args.report) {
@@ -58,6 +58,10 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         context.output.note(&format!("kept as report {id}"));
     }
     Ok(ExitCode::from(report.exit))
+}
+
+fn write(path: Option<&PathBuf>, text: impl FnOnce() -> String) -> Result<()> {
+    path.map_or(Ok(()), |path| std::fs::write(path, text()).map_err(|error| Error::io(path, error)))
 }
 
 async fn options(args: &AuditArgs) -> Result<AuditOptions> {
@@ -159,7 +163,7 @@ fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     let _ = writeln!(text, "  {status} {:<8} {:<6} {}", one.severity.name(), one.id, one.title);
     for one in &group.all {
         let member = one.member.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-        for said in said(one) {
+        for said in one.said() {
             let _ = writeln!(text, "      {member}{said}");
         }
     }
@@ -172,11 +176,6 @@ fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     } else if one.status == Status::Fail && with_remedy {
         let _ = writeln!(text, "      to do: {}", one.remedy);
     }
-}
-
-fn said(one: &Outcome) -> Vec<String> {
-    let evidence = one.evidence.iter().map(|seen| format!("{} [{}]", seen.what(), seen.source()));
-    evidence.chain(one.why.clone()).collect()
 }
 
 fn summary(report: &Report) -> String {
