@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::coverage::{Extent, Journals};
+use super::opened::{Extent, Journals};
 use crate::crypto::Suite;
 use crate::envelope::kept_stanzas;
 use crate::error::{ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! Journals' data keys sealed to the present master keys.
 
-use super::coverage::Journals;
+use super::opened::Journals;
 use crate::crypto;
 use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};

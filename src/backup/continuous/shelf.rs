@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Moment;
-use super::coverage::{Extent, Journals};
+use super::opened::{Extent, Journals};
 use crate::error::Result;
 use crate::format::{ClusterName, SnapshotId};
 use crate::journal::folder::{self, Folder};
