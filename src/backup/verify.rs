@@ -23,6 +23,7 @@ use crate::snapshot::read::{Follower, Place, pieces, read_all};
 use crate::snapshot::seals;
 use crate::store::Repository;
 use crate::task::{Control, Scratch, Step};
+use crate::text::counted;
 
 pub use report::{Verified, VerifyLevel, VerifyReport};
 
@@ -177,7 +178,9 @@ async fn look_past(
         }
     }
     if others > 0 {
-        report.findings.push(format!("{others} snapshot(s) of other clusters are not verified"));
+        report
+            .findings
+            .push(format!("not verified: {} of other clusters", counted(others, "snapshot")));
     }
     Ok(())
 }

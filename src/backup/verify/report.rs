@@ -13,6 +13,7 @@ use crate::format::{
 };
 use crate::keys::trust::Standing;
 use crate::snapshot::seals;
+use crate::text::counted;
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +136,8 @@ impl VerifyReport {
         let left = self.not_verified.len();
         (left > 0).then(|| {
             let done = self.snapshots.len();
-            let message = format!("{done} snapshots were verified in time, {left} were not");
+            let message =
+                format!("verified in time: {}; not verified: {left}", counted(done, "snapshot"));
             Error::new(ErrorKind::Unreachable, message)
                 .hint("the store is slow, or a run of all snapshots is due too often")
         })
