@@ -111,7 +111,7 @@ pub async fn journals(
     let mut all = Journals::open(repository, keys, cluster).await?;
     all.check_locked()?;
     let extents = all.extents(repository, keys).await?;
-    let mut findings = std::mem::take(&mut all.findings);
+    let mut findings = all.take_findings();
     let mut journals = Vec::new();
     for (id, (journal, folder)) in &all.open {
         findings.extend(journal.findings.iter().map(|finding| format!("journal {id}: {finding}")));
@@ -148,7 +148,7 @@ pub async fn verify_journals(
     let mut opened = Journals::open(repository, keys, cluster).await?;
     opened.check_locked()?;
     let extents = opened.extents(repository, keys).await?;
-    let (mut findings, mut journals) = (opened.findings, Vec::new());
+    let (mut findings, mut journals) = (opened.take_findings(), Vec::new());
     // Of each cluster the one to compare the next with.
     let mut before: BTreeMap<ClusterName, ReadJournal> = BTreeMap::new();
     for (id, (journal, folder)) in opened.open {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use futures::{StreamExt, stream};
 
 use crate::backup::catalog::{self, Summary};
+use crate::backup::findings::Findings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::folder::{self, Folder};
@@ -14,19 +15,22 @@ use crate::journal::read::{LONGEST_MS, ReadJournal};
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
 use crate::store::Repository;
+use crate::text::counted;
 
 /// Journals that are opened at once.
-const READS: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 /// The journals of one cluster that open, with their folders.
 pub(super) struct Journals {
     pub(super) open: BTreeMap<SnapshotId, (OpenJournal, Folder)>,
-    /// First what is unknown, then what does not open.
-    pub(super) findings: Vec<String>,
-    /// How many findings are objects that are unknown.
-    pub(super) unknown: usize,
+    /// Objects that are unknown.
+    pub(super) unknown: Vec<String>,
+    /// What does not open, and why.
+    pub(super) failed: Findings,
     pub(super) unopened: u64,
-    /// Why none opens, if the keys are why.
+    /// One of any cluster opens.
+    is_any_open: bool,
+    /// Why one does not open, where the keys are why.
     locked: Option<Error>,
 }
 
@@ -90,7 +94,7 @@ impl Journals {
         Self::open_these((judging, true), repository, keys, cluster, listed).await
     }
 
-    /// Opens of the journals that were `listed` those that are `chosen`.
+    /// Opens of the journals that were `listed` those that are `chosen`. The others that have a head are given back.
     ///
     /// # Errors
     /// Those of the store.
@@ -98,28 +102,52 @@ impl Journals {
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
-        (mut folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
+        (folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
         chosen: impl Fn(&SnapshotId, &Folder) -> bool,
-    ) -> Result<Self> {
-        folders.retain(|id, folder| chosen(id, folder));
-        let judging = (Judging::Reading, false);
-        Self::open_these(judging, repository, keys, cluster, (folders, foreign)).await
+    ) -> Result<(Self, BTreeMap<SnapshotId, Folder>)> {
+        let (folders, mut others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            folders.into_iter().partition(|(id, folder)| chosen(id, folder));
+        others.retain(|_, folder| folder.head.is_some());
+        let how = (Judging::Reading, false);
+        let opened = Self::open_these(how, repository, keys, cluster, (folders, foreign)).await?;
+        Ok((opened, others))
     }
 
     async fn open_these(
-        (judging, removed): (Judging, bool),
+        how: (Judging, bool),
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
         (folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
     ) -> Result<Self> {
-        let inside = folders.values().flat_map(|folder| &folder.foreign);
-        let mut findings: Vec<_> =
-            foreign.iter().chain(inside).map(|name| format!("{name}: unknown object")).collect();
-        let (unknown, mut unopened, mut locked) = (findings.len(), 0, None);
+        let mut opened = Self {
+            open: BTreeMap::new(),
+            unknown: foreign.iter().map(|name| unknown(name)).collect(),
+            failed: Findings::default(),
+            unopened: 0,
+            is_any_open: false,
+            locked: None,
+        };
         let headless = folders.iter().filter(|(_, folder)| folder.is_headless());
-        findings.extend(headless.map(|(id, _)| Folder::headless(*id)));
-        let (mut opened, mut is_any_open) = (BTreeMap::new(), false);
+        opened.failed.extend(headless.map(|(id, _)| Folder::headless(*id)));
+        opened.open_more(how, repository, keys, cluster, folders).await?;
+        Ok(opened)
+    }
+
+    /// Opens further ones. With `removed` those, too, that only their tombstones are left of.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn open_more(
+        &mut self,
+        (judging, removed): (Judging, bool),
+        repository: &Repository,
+        keys: &KeySet,
+        cluster: Option<&ClusterName>,
+        folders: BTreeMap<SnapshotId, Folder>,
+    ) -> Result<()> {
+        self.unknown
+            .extend(folders.values().flat_map(|one| &one.foreign).map(|name| unknown(name)));
         let is_there =
             |folder: &Folder| folder.head.is_some() || (removed && folder.tombstone.is_some());
         let there = folders.into_iter().filter(|(_, folder)| is_there(folder));
@@ -131,39 +159,43 @@ impl Journals {
                 };
                 (id, journal, folder)
             })
-            .buffered(READS);
+            .buffered(AT_ONCE);
         while let Some((id, journal, folder)) = opening.next().await {
             match journal {
                 Ok(journal) => {
-                    is_any_open = true;
+                    self.is_any_open = true;
                     if cluster.is_none_or(|name| *name == journal.head.cluster) {
-                        opened.insert(id, (journal, folder));
+                        self.open.insert(id, (journal, folder));
                     }
                 }
                 Err(error) if error.kind().is_general() => return Err(error),
                 // What was removed and is not authentic cannot be brought back.
                 Err(error) if folder.head.is_none() && error.kind() != ErrorKind::WrongKey => {}
                 Err(error) => {
-                    findings.push(error.to_string());
-                    unopened += 1;
+                    self.failed.push(error.to_string());
+                    self.unopened += 1;
                     if error.kind() == ErrorKind::WrongKey {
-                        locked.get_or_insert(error);
+                        self.locked.get_or_insert(error);
                     }
                 }
             }
         }
-        let locked = locked.filter(|_| !is_any_open);
-        Ok(Self { open: opened, findings, unknown, unopened, locked })
+        Ok(())
+    }
+
+    /// What is unknown, then what does not open.
+    pub(super) fn take_findings(&mut self) -> Vec<String> {
+        let mut findings = std::mem::take(&mut self.unknown);
+        findings.append(&mut std::mem::take(&mut self.failed).finish());
+        findings
     }
 
     /// # Errors
     /// [`ErrorKind::WrongKey`] when no journal opens, and the keys are why.
     pub(super) fn check_locked(&mut self) -> Result<()> {
-        let what = match self.unopened {
-            1 => "1 journal does not open here".to_owned(),
-            n => format!("{n} journals do not open here"),
-        };
-        self.locked.take().map_or(Ok(()), |error| Err(error.context(what)))
+        let what = format!("no key here opens {}", counted(self.unopened, "journal"));
+        let locked = self.locked.take().filter(|_| !self.is_any_open);
+        locked.map_or(Ok(()), |error| Err(error.context(what)))
     }
 
     /// The journals of which not all counts.
@@ -196,7 +228,7 @@ impl Journals {
     }
 
     /// The journals of the same cluster that are newer and count.
-    fn counting_after<'a>(
+    pub(super) fn counting_after<'a>(
         &'a self,
         journal: &'a OpenJournal,
     ) -> impl Iterator<Item = &'a OpenJournal> {
@@ -242,6 +274,10 @@ impl Journals {
     pub(super) fn last_of(&self, id: SnapshotId) -> i64 {
         self.open.get(&id).map_or(0, |(journal, folder)| last(journal, folder))
     }
+}
+
+fn unknown(name: &str) -> String {
+    format!("{name}: unknown object")
 }
 
 /// A journal that has no end counts by itself while no snapshot is newer than this, in Unix milliseconds ([S13.8]).
