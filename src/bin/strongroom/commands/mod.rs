@@ -24,6 +24,7 @@ mod proxy;
 mod prune;
 mod recorded;
 mod reencrypt;
+mod rehearsed;
 mod restore;
 mod rotate;
 mod setup_auth;
@@ -74,6 +75,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::Snapshots { tag } => look::snapshots(&tag, context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Restore(args) if args.dry_run && !args.cluster.to_cluster => {
+            rehearsed::run(&args, context).await
+        }
         Command::Restore(args) => restore::run(&args, context).await,
         Command::Ls(args) => inside::ls(args, context).await,
         Command::Get(args) => inside::get(args, context).await,

@@ -14,6 +14,7 @@ use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
 use strongroom::keys::KeySet;
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::store::Repository;
+use strongroom::text::counted;
 use strongroom::{Error, Result};
 
 use super::recorded::{journals_of, missing, until};
@@ -80,7 +81,7 @@ pub(super) async fn recorded(
 }
 
 /// Where the database goes.
-fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
+pub(super) fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
     let stdout = path == Path::new("-");
     if stdout && !args.force && std::io::stdout().is_terminal() {
         return Err(Error::usage("the database is not written to a terminal")
@@ -209,7 +210,7 @@ async fn to_data_dir(
 }
 
 /// What the flags say, else the manifest.
-fn options(args: &RestoreArgs) -> Result<MemberOptions> {
+pub(super) fn options(args: &RestoreArgs) -> Result<MemberOptions> {
     let flags = &args.member;
     let manifest = match &flags.from_manifest {
         Some(path) => read_manifest(path)?,
@@ -345,8 +346,9 @@ fn advise(
 fn advise_leases(unknown: u64, context: &Context) {
     if unknown > 0 {
         context.output.warn(&format!(
-            "the time to live of {unknown} lease(s) is not known, because they were revoked after this revision or etcd did \
-             not tell it in time: they have {RENEWED_LEASE_TTL} s"
+            "the time to live of {} is not known, because of a revocation after this revision or because etcd did not tell it \
+             in time: {RENEWED_LEASE_TTL} s is used",
+            counted(unknown, "lease")
         ));
     }
 }
