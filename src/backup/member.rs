@@ -96,6 +96,8 @@ pub struct MemberReport {
     pub downgrade: Option<String>,
     /// The master key that opened it.
     pub opened_by: KeyId,
+    /// What the files beside the snapshot were made of, for people.
+    pub included: Vec<String>,
     /// Oddities that did not stop the restore.
     pub findings: Vec<String>,
     /// Wall time.
@@ -202,6 +204,7 @@ async fn restore_with(
         versions: plan.versions,
         downgrade: plan.downgrade,
         opened_by: snapshot.opened_by,
+        included: snapshot.manifest.body().included.clone(),
         findings: snapshot.findings,
         duration: started.elapsed(),
     })

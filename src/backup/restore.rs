@@ -132,6 +132,8 @@ pub struct RestoreReport {
     pub unknown_leases: u64,
     /// The version that the cluster was being downgraded to, and that the restored one will be. Not told for a stream.
     pub downgrade: Option<String>,
+    /// What the files beside the snapshot were made of, for people.
+    pub included: Vec<String>,
     /// Oddities that did not stop the restore, such as a seal that does not open beside one that does.
     pub findings: Vec<String>,
     /// Wall time.
@@ -226,6 +228,7 @@ async fn restore_with(
         sha256: written.sha256,
         database_bytes: written.size,
         opened_by: snapshot.opened_by,
+        included: body.included.clone(),
         unknown_leases: written.unknown_leases,
         findings,
         downgrade,

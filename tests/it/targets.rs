@@ -207,6 +207,36 @@ fn a_dry_run_says_what_would_be_written_and_where() {
         assert!(out.contains(said), "{args:?}: {out}");
     }
     assert_eq!(crate::planted_files::everything(place.dir.path()), before);
+    // A restore says what it leaves out.
+    for args in [&["-o", "out.db"][..], &["--data-dir", "data"], &["-o", "-"]] {
+        let said = place.succeed(&[&["restore", &id][..], args].concat()).stderr;
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(&format!("also has {file}: `--companions-to")), "{said}");
+    }
+}
+
+/// Whatever reads a snapshot says what to do when its bytes are not those that were written.
+#[test]
+fn a_damaged_snapshot_names_the_next_step() {
+    let place = Place::new();
+    let id = place.backup();
+    let payload = place.path(&format!("repo/snapshots/{id}/payload"));
+    let mut bytes = fs::read(&payload).unwrap();
+    bytes[700] ^= 1;
+    fs::write(payload, bytes).unwrap();
+    for args in [
+        &["restore", &id, "-o", "out.db"][..],
+        &["restore", &id, "--data-dir", "data"],
+        &["ls", &id],
+        &["get", &id, "key"],
+        &["stats", &id],
+        &["verify", &id],
+    ] {
+        let said = place.fail(13, args);
+        assert!(said.contains("delete nothing; try another key"), "{args:?}: {said}");
+    }
+    let said = place.fail(13, &["-w", "json", "restore", &id, "-o", "out.db"]);
+    assert!(said.contains("\"hint\":\"delete nothing"), "{said}");
 }
 
 #[test]

@@ -64,11 +64,34 @@ pub(crate) struct Context {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
+/// What to do where a snapshot's bytes are not those that were written.
+const DAMAGED: &str = "delete nothing; try another key or another copy of the repository, or restore an older verified snapshot";
+
 /// Runs one command.
 ///
 /// # Errors
 /// Whatever it meets; the kind decides the exit status.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode> {
+    let reads = matches!(
+        command,
+        Command::Restore(_)
+            | Command::Show(_)
+            | Command::Ls(_)
+            | Command::Get(_)
+            | Command::History(_)
+            | Command::Diff(_)
+            | Command::Stats(_)
+            | Command::Drill(_)
+    );
+    dispatch(command, context).await.map_err(|error| match error.kind() {
+        ErrorKind::Tampered | ErrorKind::Truncated if reads && error.hint_text().is_none() => {
+            error.hint(DAMAGED)
+        }
+        _ => error,
+    })
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(args, context).await,
         Command::Backup(args) => backup::run(args, context).await,

@@ -125,6 +125,9 @@ async fn to_file(
     report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
+    if companions.is_none() {
+        advise_included(&report.included, context);
+    }
     if stdout {
         context
             .output
@@ -182,6 +185,9 @@ async fn to_data_dir(
     let missing = missing(plan.as_ref());
     report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
+    if companions.is_none() {
+        advise_included(&report.included, context);
+    }
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
     let document = MemberDocument {
@@ -340,6 +346,16 @@ fn advise(
     let versions =
         if next > EtcdVersion::LAST_TESTED { own.to_string() } else { format!("{own} or {next}") };
     output.note(&format!("next: start etcd {versions} with this --data-dir and the same --name"));
+}
+
+/// That the snapshot has more than the database.
+fn advise_included(included: &[String], context: &Context) {
+    if !included.is_empty() {
+        context.output.note(&format!(
+            "the snapshot also has {}: `--companions-to DIR` restores them",
+            included.join(", ")
+        ));
+    }
 }
 
 /// That leases have another time to live than they were granted for.
