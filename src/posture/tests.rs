@@ -64,6 +64,7 @@ fn good() -> Facts {
         host: "10.0.0.1".into(),
         port: 2379,
         member: known(1),
+        health: Fact::unknown("only an upgrade asks"),
         version: known("3.7.3".into()),
         cluster_version: known("3.7.0".into()),
         plain: closed(),
@@ -72,6 +73,7 @@ fn good() -> Facts {
         pages: known(Pages {
             anonymous: false,
             metrics: Ok(true),
+            quota: None,
             pprof: Ok(false),
             command_line: Ok(false),
             gateway: (404, String::new()),
@@ -84,6 +86,7 @@ fn good() -> Facts {
     let member = Listed {
         id: 1,
         name: "m0".into(),
+        learner: false,
         client_urls: vec!["https://10.0.0.1:2379".into()],
         peer_urls: vec!["https://10.0.0.1:2380".into()],
     };
@@ -110,6 +113,7 @@ fn good() -> Facts {
         waivers: waivers("NET-6", "2026-12-01"),
         expected_root: 1,
         advisories: Advisories::built_in().unwrap(),
+        upgrade: None,
     }
 }
 
