@@ -23,7 +23,7 @@ use crate::format::{KeyId, SnapshotId};
 const NOW: &str = "2026-11-01T00:00:00Z";
 const DAY: i64 = 86_400;
 
-fn known<T>(value: T) -> Fact<T> {
+pub(super) fn known<T>(value: T) -> Fact<T> {
     Fact::known(value, "a test")
 }
 
@@ -58,7 +58,7 @@ fn closed() -> Fact<Plain> {
 }
 
 /// Facts with which every check passes.
-fn good() -> Facts {
+pub(super) fn good() -> Facts {
     let endpoint = Endpoint {
         name: "https://10.0.0.1:2379".into(),
         host: "10.0.0.1".into(),
@@ -117,7 +117,7 @@ fn good() -> Facts {
     }
 }
 
-fn waivers(id: &str, until: &str) -> Vec<Waiver> {
+pub(super) fn waivers(id: &str, until: &str) -> Vec<Waiver> {
     let rest = "reason = \"x\"\nby = \"ops\"";
     let text = format!("[[waiver]]\nid = \"{id}\"\nuntil = \"{until}\"\n{rest}\n");
     Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
@@ -130,7 +130,7 @@ const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --listen
     --client-cert-allowed-hostname=client --feature-gates=InitialCorruptCheck=true,CompactHashCheck=true \
     --cors=https://a --host-whitelist=a --data-dir=/data";
 
-fn settings(more: &str) -> Fact<Settings> {
+pub(super) fn settings(more: &str) -> Fact<Settings> {
     let line: Vec<_> =
         SETTINGS.split_whitespace().chain(more.split_whitespace()).map(str::to_owned).collect();
     known(Settings::of_process(&line, Ok(Vec::new())))
@@ -186,7 +186,7 @@ fn backups() -> Backups {
     }
 }
 
-fn on_host(facts: &mut Facts) -> &mut Host {
+pub(super) fn on_host(facts: &mut Facts) -> &mut Host {
     facts.host.as_mut().unwrap()
 }
 
@@ -214,11 +214,11 @@ fn ids(names: &[&'static str]) -> BTreeSet<&'static str> {
     names.iter().copied().collect()
 }
 
-fn first(facts: &mut Facts) -> &mut Endpoint {
+pub(super) fn first(facts: &mut Facts) -> &mut Endpoint {
     &mut facts.endpoints[0]
 }
 
-fn change<T>(fact: &mut Fact<T>, change: impl FnOnce(&mut T)) {
+pub(super) fn change<T>(fact: &mut Fact<T>, change: impl FnOnce(&mut T)) {
     if let Fact::Known { value, .. } = fact {
         change(value);
     }

@@ -38,7 +38,8 @@ use crate::task::Control;
 use after::AFTER;
 use facts::Before;
 use gates::GATES;
-use table::Table;
+use state::Data;
+use table::{Table, Target};
 
 pub(crate) use facts::Upgrade;
 pub use plan::{Plan, PlannedMember};
@@ -104,21 +105,8 @@ pub async fn upgrade_check(
     let data = state::data(etcd, None).await;
     let state = state::state(target.release.to_string(), &endpoints, &cluster, &data);
     let host = options.host.as_ref().map(read::Host::read).transpose()?;
-    let mut upgrade = Upgrade {
-        target: Fact::known(target.clone(), "--to"),
-        max_age: options.max_age,
-        cluster_id: data.cluster_id,
-        hashes: data.hashes,
-        stored: Fact::unknown(NO_REPOSITORY),
-        verified: Fact::unknown(NO_REPOSITORY),
-        v2: match (&options.host, &host) {
-            (Some(of), Some(host)) if target.step.v2 => v2::read(of, host),
-            _ => Fact::unknown("no host was read"),
-        },
-        there: Fact::unknown(NO_REPOSITORY),
-        back: Fact::unknown(NO_REPOSITORY),
-        before: before(etcd, options.before.clone()).await,
-    };
+    let mut upgrade = live(data, &target, &options, host.as_ref());
+    upgrade.before = before(etcd, options.before.clone()).await;
     let backups = match repository {
         Some(of) if options.before.is_none() => {
             let backups = read::Backups::read(of).await;
@@ -148,6 +136,30 @@ pub async fn upgrade_check(
         _ => None,
     };
     Ok(UpgradeReport { report: judge(catalogue, &facts, &scopes), state, plan })
+}
+
+/// What is known without a repository.
+fn live(
+    data: Data,
+    target: &Target,
+    options: &UpgradeOptions,
+    host: Option<&read::Host>,
+) -> Upgrade {
+    Upgrade {
+        target: Fact::known(target.clone(), "--to"),
+        max_age: options.max_age,
+        cluster_id: data.cluster_id,
+        hashes: data.hashes,
+        stored: Fact::unknown(NO_REPOSITORY),
+        verified: Fact::unknown(NO_REPOSITORY),
+        v2: match (&options.host, host) {
+            (Some(of), Some(host)) if target.step.v2 => v2::read(of, host),
+            _ => Fact::unknown("no host was read"),
+        },
+        there: Fact::unknown(NO_REPOSITORY),
+        back: Fact::unknown(NO_REPOSITORY),
+        before: None,
+    }
 }
 
 const NO_REPOSITORY: &str =

@@ -19,7 +19,7 @@ Examples:
   strongroom upgrade-check --after before.json           # after the upgrade
 
 Give every member as an endpoint: each gate of a missing one is unknown. HashKV and the number of keys need the role root where \
-authentication is on. Each member reads all its data once for HashKV, and writes nothing meanwhile.
+authentication is on. Each member reads all its data once for HashKV, and writes nothing during that.
 
 A rehearsal restores the newest snapshot into a scratch directory and starts etcd from it, as `drill` does. It shows that the \
 target reads the data, and how long a restore takes; it does not show that members find each other.
