@@ -43,8 +43,8 @@ pub(super) async fn audit(
         // Some checks are unknown by nature: how many is a metric.
         unknown: UnknownPolicy::Warn,
         expect_root: options.audit.expect_root,
-        advisories: options.audit.read_advisories()?,
-        waivers: options.audit.read_waivers()?,
+        advisories: options.audit.files.read_advisories()?,
+        waivers: options.audit.files.read_waivers()?,
     };
     let mut report = posture::audit(&options.common.etcd()?, Some(&of), how).await?;
     warn(&report.notes);

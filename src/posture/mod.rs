@@ -23,6 +23,7 @@ mod sarif;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod waivers;
 
 pub use advisories::Advisories;
@@ -35,7 +36,10 @@ pub use facts::repository::RepositoryOptions;
 pub use kinds::{Scope, Section};
 pub use outcome::{Difference, Outcome, Waived};
 pub use report::{CertificateSeen, Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
-pub use settings::AuditSettings;
+pub use settings::{AuditFiles, AuditSettings};
+pub use upgrade::{
+    ClusterState, MemberState, Plan, PlannedMember, UpgradeOptions, UpgradeReport, upgrade_check,
+};
 pub use waivers::Waiver;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -85,7 +89,7 @@ pub async fn audit(
     options: AuditOptions,
 ) -> Result<Report> {
     let waived = options.waivers.iter().map(Waiver::id);
-    report::check_ids(options.only.iter().chain(&options.skip).chain(waived))?;
+    report::check_ids(catalog::CHECKS, options.only.iter().chain(&options.skip).chain(waived))?;
     let scopes = [
         (Scope::Live, options.live),
         (Scope::Host, options.host.is_some()),
@@ -125,6 +129,7 @@ pub async fn audit(
         waivers: options.waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,
+        upgrade: None,
     };
     checks::backups::complete_cluster(&mut facts);
     let judge = report::Policy {

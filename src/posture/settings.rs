@@ -8,10 +8,10 @@ use super::waivers::Waiver;
 use crate::error::{Error, Result};
 use crate::format::Time;
 
-/// What an audit is set to do, by hand and by the agent.
-#[derive(Clone, Debug)]
+/// What a check of the cluster reads beside it.
+#[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
-pub struct AuditSettings {
+pub struct AuditFiles {
     /// TOML file of failures that are accepted until a given day
     #[cfg_attr(
         feature = "cli",
@@ -34,6 +34,15 @@ pub struct AuditSettings {
         )
     )]
     pub advisories: Option<PathBuf>,
+}
+
+/// What an audit is set to do, by hand and by the agent.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct AuditSettings {
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// Waivers, and the table of known vulnerabilities.
+    pub files: AuditFiles,
     /// How many users may have the role root
     #[cfg_attr(
         feature = "cli",
@@ -48,7 +57,7 @@ pub struct AuditSettings {
     pub expect_root: usize,
 }
 
-impl AuditSettings {
+impl AuditFiles {
     /// The table of known vulnerabilities.
     ///
     /// # Errors

@@ -46,7 +46,8 @@ pub struct AgentSettings {
             id = "agent.listen",
             long = "listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_AGENT_LISTEN"
+            env = "STRONGROOM_AGENT_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub listen: Option<String>,
@@ -134,8 +135,8 @@ impl AgentSettings {
             self.record.check()?;
         }
         if self.schedules.audit.is_some() {
-            self.audit.read_advisories()?;
-            self.audit.read_waivers()?;
+            self.audit.files.read_advisories()?;
+            self.audit.files.read_waivers()?;
         }
         if self.schedules.drill.is_some() {
             if self.common.is_blind() {

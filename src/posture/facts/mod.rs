@@ -7,6 +7,7 @@ pub(crate) mod endpoint;
 mod failed;
 mod file;
 pub(crate) mod filter;
+pub(crate) mod health;
 pub(crate) mod hello;
 pub(crate) mod host;
 mod http;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use super::advisories::Advisories;
 use super::fact::Fact;
+use super::upgrade::Upgrade;
 use super::waivers::Waiver;
 use crate::format::Time;
 
@@ -66,6 +68,8 @@ pub(crate) struct Facts {
     pub(crate) expected_root: usize,
     /// Known vulnerabilities and releases.
     pub(crate) advisories: Advisories,
+    /// What an upgrade depends on, if one is planned.
+    pub(crate) upgrade: Option<Upgrade>,
 }
 
 impl Facts {

@@ -99,8 +99,8 @@ async fn options(args: &AuditArgs) -> Result<AuditOptions> {
         fail_on: args.fail_on,
         unknown: args.unknown,
         expect_root: args.settings.expect_root,
-        advisories: args.settings.read_advisories()?,
-        waivers: args.settings.read_waivers()?,
+        advisories: args.settings.files.read_advisories()?,
+        waivers: args.settings.files.read_waivers()?,
     })
 }
 
@@ -121,7 +121,7 @@ fn list(context: &Context) -> Result<ExitCode> {
 }
 
 /// What failed and what is unknown, by section; what passed is counted.
-fn text(report: &Report) -> String {
+pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     let groups = report.groups();
     let shown = |group: &&Group<'_>| matches!(group.first.status, Status::Fail | Status::Unknown);
