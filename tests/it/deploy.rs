@@ -126,11 +126,35 @@ fn every_query_of_the_dashboard_parses() {
 fn the_manifests_fit_kubernetes_schemas() {
     let venv = python().get_program().to_owned();
     let tool = PathBuf::from(venv).with_file_name("kubernetes-validate");
-    let files =
-        ["components/agent/agent.yaml", "components/cronjob/cronjob.yaml", "kms-plugin.yaml"]
-            .map(|name| deploy(&format!("kubernetes/{name}")));
+    let files = [
+        "components/agent/agent.yaml",
+        "components/audit/audit.yaml",
+        "components/cronjob/cronjob.yaml",
+        "kms-plugin.yaml",
+    ]
+    .map(|name| deploy(&format!("kubernetes/{name}")));
     let out = Command::new(tool).arg("--strict").args(files).output().unwrap();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+}
+
+/// The audit of hosts may read all of a node, and nothing else.
+#[test]
+fn the_audit_of_hosts_only_reads() {
+    let manifest = deploy("kubernetes/components/audit/audit.yaml");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    for wanted in [
+        "capabilities: {drop: [ALL], add: [DAC_READ_SEARCH, SYS_PTRACE]}",
+        "allowPrivilegeEscalation: false",
+        "readOnlyRootFilesystem: true",
+        "automountServiceAccountToken: false",
+        "{name: host, mountPath: /host, readOnly: true, mountPropagation: HostToContainer}",
+    ] {
+        assert_eq!(manifest.matches(wanted).count(), 1, "{wanted}");
+    }
+    for absent in ["hostNetwork", "hostPID", "privileged", "secret", "envFrom"] {
+        assert!(!manifest.contains(absent), "{absent}");
+    }
+    assert_eq!(manifest.matches("mountPath:").count(), 1);
 }
 
 #[test]
