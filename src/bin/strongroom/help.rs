@@ -5,6 +5,7 @@ mod drill;
 mod inside;
 mod journal;
 mod unattended;
+mod upgrade;
 mod values;
 
 pub(crate) use audit::*;
@@ -12,6 +13,7 @@ pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;
 pub(crate) use unattended::*;
+pub(crate) use upgrade::*;
 pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\

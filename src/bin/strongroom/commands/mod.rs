@@ -30,6 +30,7 @@ mod rotate;
 mod setup_auth;
 mod shell;
 mod to_cluster;
+mod upgrade_check;
 mod values;
 mod verify;
 mod vouch;
@@ -118,6 +119,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Prune(args) => prune::run(*args, context).await,
         Command::SetupAuth(args) => setup_auth::run(args, context).await,
         Command::Audit(args) => audit::run(*args, context).await,
+        Command::UpgradeCheck(args) => upgrade_check::run(*args, context).await,
         Command::Key(command) => match command {
             KeyCommand::Generate(args) => generate::run(&args, context),
             KeyCommand::Vouch(args) => vouch::run(args, context).await,
