@@ -137,14 +137,22 @@ async fn a_cluster_that_is_ready_is_upgraded() {
     let (target, current) = (program(new), program(old));
     let rehearse = ["--etcd", &target, "--current-etcd", &current, "--scratch-dir", "scratch"];
     let on_host = ["--host", root.path().to_str().unwrap(), "--waivers", "waivers"];
-    let all =
-        [&["--to", "3.7", "--backup", "--save", "before.json"], &rehearse[..], &on_host].concat();
+    let all = [
+        &["--to", "3.7", "--backup", "--save", "before.json", "--sarif", "gates.sarif"],
+        &rehearse[..],
+        &on_host,
+    ]
+    .concat();
     let out = check(&place, &etcd, &all).output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}{}", text(&out.stdout), text(&out.stderr));
     let document = json(&out);
     assert_gate(&document, "UG-1", "pass", "may be upgraded to 3.7.3");
     assert_gate(&document, "UG-6", "not-applicable", "3.7.3");
     assert_gate(&document, "UG-12", "pass", "with the same HashKV");
+    let sarif: Value =
+        serde_json::from_slice(&fs::read(place.path("gates.sarif")).unwrap()).unwrap();
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    assert_eq!((rules.len(), rules[0]["id"].as_str()), (14, Some("UG-1")));
     let order = document["plan"]["order"].as_array().unwrap();
     let leaders: Vec<_> = order.iter().map(|one| one["leader"].as_bool().unwrap()).collect();
     assert_eq!(leaders, [false, false, true]);
@@ -191,6 +199,31 @@ async fn a_cluster_that_is_ready_is_upgraded() {
     assert_eq!(out.status.code(), Some(3));
     assert_gate(&json(&out), "UA-4", "fail", "and it was 1");
     assert_gate(&json(&out), "UA-5", "fail", "59 before");
+}
+
+/// Each step's rehearsal, where nothing but the version is in the way.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "two etcd, each restored and served twice"]
+async fn long_rehearsals_of_each_step() {
+    for (old, new) in [(Version::V3_4, Version::V3_5), (Version::V3_5, Version::V3_6)] {
+        let etcd = Etcd::start(old).await;
+        etcd.fill(60, 100).await;
+        let place = Place::new();
+        let (target, current) = (program(new), program(old));
+        let args = ["--to", new.name(), "--backup", "--etcd", &target, "--current-etcd", &current];
+        let out = check(&place, &etcd, &args).output().unwrap();
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+        let document = json(&out);
+        for gate in ["UG-3", "UG-4", "UG-5", "UG-9", "UG-10", "UG-11", "UG-12", "UG-13"] {
+            assert_gate(&document, gate, "pass", "");
+        }
+        assert_gate(&document, "UG-1", "fail", "begins at");
+        assert_gate(&document, "UG-8", "not-applicable", "");
+        // The other way round, the programs are of the wrong versions.
+        let args = ["--to", new.name(), "--etcd", &target, "--current-etcd", &target];
+        let out = check(&place, &etcd, &args).output().unwrap();
+        assert_gate(&json(&out), "UG-13", "unknown", "--current-etcd");
+    }
 }
 
 /// A snapshot file with these bytes in the place of others of the same length.
