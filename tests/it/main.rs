@@ -116,6 +116,7 @@ mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
+mod upgrade;
 mod value_keys;
 mod value_languages;
 mod value_phases;
