@@ -57,6 +57,7 @@ mod kms_plugin;
 mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
+mod manifests;
 mod member;
 mod members;
 mod memory_image;
