@@ -63,6 +63,7 @@ mod members;
 mod memory_image;
 mod mvcc;
 mod operators;
+mod packages;
 mod paper;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
