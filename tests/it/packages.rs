@@ -28,8 +28,11 @@ fn packages(dir: &Path) -> PathBuf {
     out
 }
 
-/// Those that the tests share.
+/// Those that the tests share; STRONGROOM_TEST_PACKAGES names some that are there already.
 fn shared() -> &'static Path {
+    if let Some(dir) = std::env::var_os("STRONGROOM_TEST_PACKAGES") {
+        return Box::leak(PathBuf::from(dir).into_boxed_path());
+    }
     static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
@@ -106,7 +109,7 @@ async fn long_readme_from_the_package_to_a_restore() {
              /usr/share/bash-completion/completions/strongroom /usr/lib/systemd/system/strongroom-agent.service\n\
              {}\n\
              apt-get -y -qq purge strongroom\nls /etc/strongroom/keyring\n! command -v strongroom\n",
-            install.replace("apt install", "apt-get -y -qq install"),
+            install.replace("apt install", "apt-get -y -qq install").replace("./target/packages/", "./"),
             walk.script,
         );
         let out = inside(&system, "0:0", &script).output().unwrap();
