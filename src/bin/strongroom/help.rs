@@ -6,6 +6,7 @@ mod inside;
 mod journal;
 mod man;
 mod unattended;
+mod upgrade;
 mod values;
 
 pub(crate) use audit::*;
@@ -14,6 +15,7 @@ pub(crate) use inside::*;
 pub(crate) use journal::*;
 pub(crate) use man::*;
 pub(crate) use unattended::*;
+pub(crate) use upgrade::*;
 pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\
@@ -147,6 +149,7 @@ Examples:
       --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
+  strongroom restore latest --output etcd.db --dry-run     # what would be written, and whether it can be
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
