@@ -4,6 +4,7 @@ mod audit;
 mod drill;
 mod inside;
 mod journal;
+mod man;
 mod unattended;
 mod upgrade;
 mod values;
@@ -12,6 +13,7 @@ pub(crate) use audit::*;
 pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;
+pub(crate) use man::*;
 pub(crate) use unattended::*;
 pub(crate) use upgrade::*;
 pub(crate) use values::*;
@@ -406,12 +408,3 @@ Examples:
   source <(strongroom completions zsh)      # in ~/.zshrc
 
 Write the line, not its output, into a file: script and program belong to the same version.";
-
-pub(crate) const MAN: &str = "\
-Write the manual pages into a directory, or the main one to standard output.
-
-The directory must exist.";
-pub(crate) const MAN_MORE: &str = "\
-Examples:
-  strongroom man | man -l -
-  strongroom man /usr/local/share/man/man1";
