@@ -54,6 +54,8 @@ mod kill;
 mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+#[cfg(all(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
+mod kms_plugin_service;
 mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
