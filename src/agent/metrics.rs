@@ -46,6 +46,12 @@ struct Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OlderKey {
+    cluster: String,
+    key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Keys {
     cluster: String,
     state: &'static str,
@@ -78,6 +84,7 @@ pub(super) struct Metrics {
     keys: Family<Keys, Gauge>,
     pub(super) journal: JournalMetrics,
     independent: Family<Cluster, Gauge>,
+    by_older_key: Family<OlderKey, Gauge>,
     pub(super) seals_missing: Missing,
 }
 
@@ -108,6 +115,7 @@ impl Metrics {
             keys: Family::default(),
             journal: JournalMetrics::register(&mut registry),
             independent: Family::default(),
+            by_older_key: Family::default(),
             seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
@@ -162,6 +170,8 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "Snapshots that a service sealed with an older key of its own than the one with which it seals now";
+        to.register("snapshots_by_older_service_key", help, self.by_older_key.clone());
         let help = "1 for a master key that could not seal the newest snapshot of this agent, until it has; 0 for those that have";
         to.register("seals_missing", help, self.seals_missing.family.clone());
     }
@@ -281,6 +291,11 @@ impl Metrics {
         for (trust, count) in standings {
             let labels = Trust { cluster: options.cluster().to_string(), trust };
             self.by_trust.get_or_create(&labels).set(*count as i64);
+        }
+        self.by_older_key.clear();
+        for (key, count) in &listing.by_older_key {
+            let labels = OlderKey { cluster: options.cluster().to_string(), key: key.to_string() };
+            self.by_older_key.get_or_create(&labels).set(*count as i64);
         }
         let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
         self.objects.get_or_create(&of(options)).set(listing.objects as i64);
