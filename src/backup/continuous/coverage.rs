@@ -247,7 +247,7 @@ impl Journals {
 
     /// # Errors
     /// [`ErrorKind::WrongKey`] when no journal opens, and the keys are why.
-    fn check_locked(&mut self) -> Result<()> {
+    pub(super) fn check_locked(&mut self) -> Result<()> {
         let what = match self.unopened {
             1 => "1 journal does not open here".to_owned(),
             n => format!("{n} journals do not open here"),
