@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::journals::{Counting, JournalRemoval, Known, removal_of, stretches};
-use super::plan::{PrunePlan, removal, unknown};
+use super::plan::{removal, unknown};
+use super::planned::PrunePlan;
 use super::steps::{Of, UNDONE};
 use crate::backup::catalog;
 use crate::error::{Context, Error, ErrorKind, Result};
