@@ -152,9 +152,11 @@ impl Service {
         }
     }
 
-    /// The key id that the status reports.
+    /// The key id that the status reports. None while the service cannot be used: with one the API server would go on writing,
+    /// however unhealthy the plugin says that it is.
     pub(super) fn reported(&self) -> Option<String> {
-        self.state().reported.clone()
+        let state = self.state();
+        state.reported.clone().filter(|_| state.trouble.is_none())
     }
 
     /// Why the service cannot be used, as of the last time it was asked.
