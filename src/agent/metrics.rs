@@ -69,6 +69,7 @@ pub(super) struct Metrics {
     snapshot_success: Family<Cluster, Float>,
     verify_success: Family<Cluster, Float>,
     verify_failures: Family<Cluster, Counter>,
+    opened: Family<Cluster, Float>,
     findings: Family<Work, Counter>,
     size: Family<Cluster, Gauge>,
     revision: Family<Cluster, Gauge>,
@@ -100,6 +101,7 @@ impl Metrics {
             snapshot_success: Family::default(),
             verify_success: Family::default(),
             verify_failures: Family::default(),
+            opened: Family::default(),
             findings: Family::default(),
             size: Family::default(),
             revision: Family::default(),
@@ -137,6 +139,8 @@ impl Metrics {
         to.register("snapshot_last_success_timestamp_seconds", help, self.snapshot_success.clone());
         let help = "When every byte of a snapshot was last verified";
         to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
+        let help = "When a snapshot was last opened and every byte of it read, by whichever host, as reports tell that count: 0 for never";
+        to.register("opened_last_success_timestamp_seconds", help, self.opened.clone());
         let help = "Verifications that found a damaged snapshot";
         to.register("verify_failures", help, self.verify_failures.clone());
         let help = "Work that was done and found something wrong";
@@ -309,6 +313,11 @@ impl Metrics {
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn opened(&self, options: &AgentSettings, at: SystemTime) {
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.opened.get_or_create(&of(options)).set(at.as_secs_f64());
     }
 
     pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {

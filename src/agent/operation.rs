@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::found::{KeyCounts, Newest, count, of_backup};
 use super::late::Late;
+use super::runs::last_opened;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
@@ -108,6 +109,8 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// When a snapshot was last opened, of what may change that.
+    pub(super) opened: Option<SystemTime>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
@@ -140,6 +143,7 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            opened: None,
             keys: KeyCounts::new(),
             independent: None,
             seals: Default::default(),
@@ -173,6 +177,11 @@ pub(super) async fn run(
     if matches!(operation, Operation::Backup | Operation::Prune) {
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
+    }
+    if operation != Operation::Backup {
+        // Also what others did meanwhile.
+        let Places { repository, keys } = &places;
+        done.opened = last_opened(repository, keys, options.cluster()).await.ok();
     }
     done.late = late.map(|seal| Late { seal, places });
     Ok(done)

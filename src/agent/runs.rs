@@ -1,13 +1,13 @@
 //! What was done, by whichever agent or person, as the repository tells.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::found::{KeyCounts, Newest, count};
 use super::operation::Operation;
 use super::{AgentSettings, Places, open};
-use crate::backup::{Listing, judged, newest_reports};
+use crate::backup::{Listing, judged, newest_reports, proves_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Report;
+use crate::format::{ClusterName, Report};
 use crate::keys::KeySet;
 use crate::store::Repository;
 
@@ -24,6 +24,8 @@ pub(super) struct Found {
     pub(super) newest: Option<Newest>,
     pub(super) listing: Listing,
     pub(super) keys: KeyCounts,
+    /// When a snapshot was last opened, by whoever has a key.
+    pub(super) opened: SystemTime,
     /// Why not all of it is known: a service that opens does not answer.
     pub(super) hidden: Option<Error>,
 }
@@ -42,6 +44,21 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
         }
         found => found,
     }
+}
+
+/// When somebody last opened a snapshot of `cluster` and read every byte of it, by the reports that count: 1970 for never. On a
+/// host that opens none, signatures decide.
+pub(super) async fn last_opened(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: &ClusterName,
+) -> Result<SystemTime> {
+    let opens = |report: &Report| {
+        let reads_all = proves_bytes(report) || ["prove", "drill"].contains(&&*report.kind);
+        (reads_all && report.passed() && report.cluster.as_ref() == Some(cluster)).then_some(())
+    };
+    let newest = newest_reports(repository, keys, &[()], opens).await?;
+    Ok(newest.first().map_or(UNIX_EPOCH, |(_, id, _)| id.begun()))
 }
 
 async fn read_runs(
@@ -65,5 +82,6 @@ async fn read_runs(
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
-    Ok(Found { last, newest, listing, keys: count(keys), hidden: None })
+    let opened = last_opened(repository, keys, options.cluster()).await?;
+    Ok(Found { last, newest, listing, keys: count(keys), opened, hidden: None })
 }

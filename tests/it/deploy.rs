@@ -40,7 +40,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 31);
+    assert_eq!(alerts.len(), 32);
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -126,8 +126,9 @@ fn every_query_of_the_dashboard_parses() {
 fn the_manifests_fit_kubernetes_schemas() {
     let venv = python().get_program().to_owned();
     let tool = PathBuf::from(venv).with_file_name("kubernetes-validate");
-    let files = ["components/agent/agent.yaml", "components/cronjob/cronjob.yaml", "kms-plugin.yaml"]
-        .map(|name| deploy(&format!("kubernetes/{name}")));
+    let files =
+        ["components/agent/agent.yaml", "components/cronjob/cronjob.yaml", "kms-plugin.yaml"]
+            .map(|name| deploy(&format!("kubernetes/{name}")));
     let out = Command::new(tool).arg("--strict").args(files).output().unwrap();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
 }
