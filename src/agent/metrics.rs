@@ -315,7 +315,8 @@ impl Metrics {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
     }
 
-    pub(super) fn opened(&self, options: &AgentSettings, at: SystemTime) {
+    pub(super) fn opened(&self, options: &AgentSettings, at: Option<SystemTime>) {
+        let Some(at) = at else { return };
         let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.opened.get_or_create(&of(options)).set(at.as_secs_f64());
     }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::found::{KeyCounts, Newest, count, of_backup};
+use super::found::{KeyCounts, Newest, count, last_opened, of_backup};
 use super::late::Late;
-use super::runs::last_opened;
 use super::{AgentSettings, Places, open, warn};
 use crate::backup::{
     DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,

@@ -1,13 +1,13 @@
 //! What was done, by whichever agent or person, as the repository tells.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use super::found::{KeyCounts, Newest, count};
+use super::found::{KeyCounts, Newest, count, last_opened};
 use super::operation::Operation;
 use super::{AgentSettings, Places, open};
-use crate::backup::{Listing, judged, newest_reports, proves_bytes};
+use crate::backup::{Listing, judged, newest_reports};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, Report};
+use crate::format::Report;
 use crate::keys::KeySet;
 use crate::store::Repository;
 
@@ -44,21 +44,6 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
         }
         found => found,
     }
-}
-
-/// When somebody last opened a snapshot of `cluster` and read every byte of it, by the reports that count: 1970 for never. On a
-/// host that opens none, signatures decide.
-pub(super) async fn last_opened(
-    repository: &Repository,
-    keys: &KeySet,
-    cluster: &ClusterName,
-) -> Result<SystemTime> {
-    let opens = |report: &Report| {
-        let reads_all = proves_bytes(report) || ["prove", "drill"].contains(&&*report.kind);
-        (reads_all && report.passed() && report.cluster.as_ref() == Some(cluster)).then_some(())
-    };
-    let newest = newest_reports(repository, keys, &[()], opens).await?;
-    Ok(newest.first().map_or(UNIX_EPOCH, |(_, id, _)| id.begun()))
 }
 
 async fn read_runs(

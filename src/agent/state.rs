@@ -267,7 +267,7 @@ impl Shared {
             self.backups.send_replace(());
             return Ok(());
         }
-        self.metrics.opened(options, found.opened);
+        self.metrics.opened(options, Some(found.opened));
         let Found { last, newest, listing, .. } = found;
         let mut known = self.known();
         (known.read, known.hidden) = (true, None);
@@ -395,9 +395,7 @@ impl Shared {
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);
         }
-        if let Some(opened) = done.opened {
-            self.metrics.opened(options, opened);
-        }
+        self.metrics.opened(options, done.opened);
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
