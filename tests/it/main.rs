@@ -54,10 +54,14 @@ mod kill;
 mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+#[cfg(all(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
+mod kms_plugin_service;
 mod kms_stanza_vectors;
+mod kms_values;
 mod kms_vectors;
 mod layers;
 mod manifests;
+mod many_snapshots;
 mod member;
 mod members;
 mod memory_image;
