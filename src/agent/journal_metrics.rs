@@ -1,6 +1,5 @@
 //! Metrics of the recording of changes.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::labels::{Cluster, of};
+use super::labels::{Cluster, Float, of};
 use super::recorded::Recorded;
 use crate::backup::JournalComparison;
 use crate::task::JournalStep;
@@ -27,8 +26,6 @@ struct Reason {
     cluster: String,
     reason: &'static str,
 }
-
-type Float = Gauge<f64, AtomicU64>;
 
 /// The metrics of a recording.
 pub(super) struct JournalMetrics {

@@ -17,7 +17,10 @@ mod agent;
 mod agent_journal;
 mod agent_soak;
 mod audit;
+mod audit_hosts;
 mod audit_log;
+mod audit_outputs;
+mod audit_tls;
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
 mod blind;
