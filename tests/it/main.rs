@@ -44,6 +44,7 @@ mod journal_copy;
 mod journal_faults;
 mod journal_prune;
 mod journal_reading;
+mod journal_stall;
 mod journal_store;
 mod journal_vectors;
 mod json_shapes;
