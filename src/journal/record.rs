@@ -323,7 +323,11 @@ impl<'a> Recorder<'a> {
             }
             let (bytes, segments) = filling.sealed();
             let is_full = bytes > MAX_STORED || segments.saturating_add(16) > MAX_SEGMENTS;
-            if filling.clock_was_set() || begun.elapsed() > LONGEST || is_full {
+            let clock_was_set = filling.clock_was_set();
+            if clock_was_set {
+                self.step("this host's clock was set: the next journal begins".into());
+            }
+            if clock_was_set || begun.elapsed() > LONGEST || is_full {
                 return Ok(EndReason::ROLLED);
             }
         }

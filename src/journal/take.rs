@@ -103,9 +103,8 @@ impl Recorder<'_> {
         filling: &mut Filling<'_>,
     ) -> Result<Option<EndReason>> {
         match answer {
-            Answer::Revision(moment, revision) => {
-                let last = self.revisions.last();
-                if revision != 0 && revision < last {
+            Answer::Revision { moment, revision, known } => {
+                if revision != 0 && revision < known {
                     return Ok(Some(EndReason::PARTED));
                 }
                 if let Some(connected) = &mut self.connected {

@@ -35,18 +35,33 @@ impl Recording {
 
     /// As [`start`](Self::start), of the etcd at `endpoint`.
     pub(crate) fn start_at(place: &Place, endpoint: &str) -> Self {
+        Self::start_with(place, endpoint, |_| {})
+    }
+
+    /// As [`start_at`](Self::start_at), with what `more` adds to the command.
+    pub(crate) fn start_with(
+        place: &Place,
+        endpoint: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
+        let recording = Self::begin(place, endpoint, more);
+        recording.until("recording member");
+        recording.until("begins with revision");
+        recording
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn begin(place: &Place, endpoint: &str, more: impl FnOnce(&mut Command)) -> Self {
         let log = place.path("record.log");
         let mut command =
             place.command(&["--endpoints", endpoint, "journal", "record", "--interval", "1s"]);
+        more(&mut command);
         let child = command
             .stdout(File::create(place.path("record.out")).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let recording = Self { child: Some(child), log };
-        recording.until("recording member");
-        recording.until("begins with revision");
-        recording
+        Self { child: Some(child), log }
     }
 
     pub(crate) fn said(&self) -> String {
@@ -73,11 +88,17 @@ impl Recording {
     }
 
     /// Stops it as an operator does.
-    pub(crate) fn stop(mut self) -> String {
+    pub(crate) fn stop(self) -> String {
+        let (status, said) = self.end();
+        assert_eq!(status, Some(0), "{said}");
+        said
+    }
+
+    /// As [`stop`](Self::stop), with any exit status.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         self.signal("-TERM");
-        let mut child = self.child.take().unwrap();
-        assert!(child.wait().unwrap().success(), "{}", self.said());
-        self.said()
+        let status = self.child.take().unwrap().wait().unwrap();
+        (status.code(), self.said())
     }
 
     /// `kill -9`.

@@ -112,6 +112,31 @@ async fn far_behind(how: How, missing: usize) {
     assert_eq!(revision_of(&restored), last, "{restored}");
 }
 
+/// What etcd answers about its revision may be older than what the watch has sent meanwhile: that is no other history.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_etcd_is_recorded_without_a_gap() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    client.put("before", "x", None).await.unwrap();
+    let place = Place::new();
+    let recording = Recording::start(&place, &etcd);
+    let writers = (0..4).map(|writer| {
+        let (mut client, begun) = (client.clone(), Instant::now());
+        async move {
+            while begun.elapsed() < Duration::from_secs(6) {
+                client.put(format!("busy/{writer}"), "x", None).await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    let last = client.put("after", "x", None).await.unwrap().header().unwrap().revision();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let said = recording.stop();
+    let list = place.json(&["journal", "list"]);
+    assert_eq!(list["journals"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(list["journals"][0]["last_revision"], last, "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: 80,000 revisions, three times"]
 async fn long_a_recorder_that_is_far_behind_does_not_catch_up() {
