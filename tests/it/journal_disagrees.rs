@@ -74,11 +74,12 @@ async fn a_snapshot_that_contradicts_what_was_recorded_is_told() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     etcd.kill(0);
     corrupt(&etcd);
-    let etcd = tokio::task::spawn_blocking(move || {
+    let restarting = tokio::task::spawn_blocking(move || {
         etcd.restart(0);
         etcd
     });
-    let mut client = etcd.await.unwrap().client().await;
+    let etcd = restarting.await.unwrap();
+    let mut client = etcd.client().await;
     stored(&agent, put(&mut client, "good", 1).await);
     // A snapshot is taken for what no journal holds.
     client.role_add("reader").await.unwrap();
