@@ -161,7 +161,7 @@ struct Hour {
 
 impl Hour {
     async fn new(dir: &Path, most: u64) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
+        std::fs::create_dir_all(dir.join("repository")).unwrap();
         let (mut churn, mut keys) = (Churn::new(3), Keys::default());
         let mut transactions = Vec::new();
         for step in churn.fill() {
