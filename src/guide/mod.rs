@@ -7,6 +7,7 @@
 //! - [`kubernetes`]: Secrets that the API server encrypts with a keyring
 //! - [`mod@format`]: how a snapshot is stored, and how to open one without strongroom
 //! - [`audit`]: how a cluster is set up, checked by measurement
+//! - [`upgrade`]: whether etcd can be upgraded, the rehearsal, the plan, and the way back
 //! - [`benchmarks`]: figures, how they were measured, comparison with other tools
 //! - [`contributing`]: checks, tests, Rust version policy
 //!
@@ -20,6 +21,8 @@ macro_rules! links {
          [kubernetes]: crate::guide::kubernetes\n\
          [keys]: crate::guide::keys\n\
          [values]: crate::guide::values\n\
+         [audit]: crate::guide::audit\n\
+         [upgrade]: crate::guide::upgrade\n\
          [SPEC.md]: mod@crate::format\n\n"
     };
 }
@@ -55,6 +58,10 @@ pub mod operations {}
 #[doc = links!()]
 #[doc = include_str!("restore.md")]
 pub mod restore {}
+
+#[doc = links!()]
+#[doc = include_str!("upgrade.md")]
+pub mod upgrade {}
 
 #[doc = links!()]
 #[doc = include_str!("values.md")]

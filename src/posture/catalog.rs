@@ -4,6 +4,7 @@ use super::checks::{access, advisory, backups, host, kube, network, rbac, rest, 
 use super::fact::{Judgement, Severity};
 use super::facts::{Backups, Endpoint, Facts, Host, Kubernetes};
 use super::kinds::{Judged, Scope, Section};
+use super::upgrade::Upgrade;
 use super::waivers;
 
 /// How a check is made.
@@ -17,6 +18,8 @@ pub(crate) enum Run {
     Backups(fn(&Backups, &Facts) -> Judgement),
     /// Of users and roles, which etcd or a snapshot tells.
     Users(fn(&Facts) -> Judgement),
+    /// Of a planned upgrade.
+    Gate(fn(&Upgrade, &Facts) -> Vec<Judged>),
     /// Of what was given to the audit itself.
     Own(fn(&Facts) -> Vec<Judged>),
 }
@@ -30,6 +33,7 @@ impl Run {
             Self::Kubernetes(_) => &[Scope::Kubernetes],
             Self::Backups(_) => &[Scope::Repository],
             Self::Users(_) => &[Scope::Live, Scope::Repository],
+            Self::Gate(_) => &[Scope::Live, Scope::Host, Scope::Repository],
             Self::Own(_) => &[Scope::Live, Scope::Host, Scope::Kubernetes, Scope::Repository],
         }
     }
@@ -44,6 +48,9 @@ impl Run {
             }
             Self::Cluster(check) | Self::Users(check) => vec![Judged::of(None, check(facts))],
             Self::Many(check) | Self::Own(check) => check(facts),
+            Self::Gate(check) => {
+                facts.upgrade.iter().flat_map(|upgrade| check(upgrade, facts)).collect()
+            }
             Self::Host(check) => {
                 let judge = |host: &Host| Judged::of(Some(host.name.clone()), check(host, facts));
                 facts.host.iter().map(judge).collect()
@@ -80,7 +87,7 @@ use Section::{Authentication, Authorization, Encryption, Monitoring, Network, Up
 use Severity::{Critical, High, Low, Medium};
 
 /// The check with these properties.
-const fn check(
+pub(super) const fn check(
     id: &'static str,
     severity: Severity,
     section: Section,

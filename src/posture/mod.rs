@@ -17,6 +17,7 @@ mod report;
 mod sarif;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod waivers;
 
 use std::time::SystemTime;
@@ -30,6 +31,9 @@ pub use facts::repository::RepositoryOptions;
 pub use kinds::{Scope, Section};
 pub use outcome::{Difference, Outcome, Waived};
 pub use report::{Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
+pub use upgrade::{
+    ClusterState, MemberState, Plan, PlannedMember, UpgradeOptions, UpgradeReport, upgrade_check,
+};
 pub use waivers::Waiver;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -76,7 +80,7 @@ pub async fn audit(
     options: AuditOptions,
 ) -> Result<Report> {
     let waived = options.waivers.iter().map(Waiver::id);
-    report::check_ids(options.only.iter().chain(&options.skip).chain(waived))?;
+    report::check_ids(catalog::CHECKS, options.only.iter().chain(&options.skip).chain(waived))?;
     let scopes = [
         (Scope::Live, options.live),
         (Scope::Host, options.host.is_some()),
@@ -111,6 +115,7 @@ pub async fn audit(
         waivers: options.waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,
+        upgrade: None,
     };
     checks::backups::complete_cluster(&mut facts);
     let judge = report::Policy {

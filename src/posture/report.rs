@@ -82,12 +82,18 @@ pub struct Report {
     pub since: Option<Difference>,
     /// The exit status: 0, or 3 if something at or above the threshold failed or is unknown.
     pub exit: u8,
+    /// What was checked, for formats that list it.
+    #[serde(skip)]
+    pub(super) rules: Vec<Rule>,
 }
 
 /// Refuses ids that no check has.
-pub(super) fn check_ids<'a>(ids: impl Iterator<Item = &'a String>) -> Result<()> {
+pub(super) fn check_ids<'a>(
+    catalogue: &[Check],
+    ids: impl Iterator<Item = &'a String>,
+) -> Result<()> {
     for id in ids {
-        if !CHECKS.iter().any(|check| check.id == id) {
+        if !catalogue.iter().any(|check| check.id == id) {
             return Err(Error::usage(format!("no check is called {id:?}"))
                 .hint("`strongroom audit --list` prints them"));
         }
@@ -109,12 +115,22 @@ pub(super) fn check_scopes(only: &[String], scopes: &[Scope]) -> Result<()> {
 
 impl Report {
     pub(super) fn new(facts: &Facts, scope: &[Scope], policy: &Policy<'_>) -> Self {
+        Self::of(CHECKS, facts, scope, policy)
+    }
+
+    /// What the checks of `catalogue` say.
+    pub(super) fn of(
+        catalogue: &[Check],
+        facts: &Facts,
+        scope: &[Scope],
+        policy: &Policy<'_>,
+    ) -> Self {
         let wanted = |check: &&Check| {
             let named = |ids: &[String]| ids.iter().any(|id| id == check.id);
             (policy.only.is_empty() || named(policy.only)) && !named(policy.skip)
         };
         let mut checks = Vec::new();
-        for check in CHECKS.iter().filter(wanted) {
+        for check in catalogue.iter().filter(wanted) {
             let in_scope =
                 |run: &&super::catalog::Run| run.scopes().iter().any(|one| scope.contains(one));
             for run in check.runs.iter().filter(in_scope) {
@@ -153,6 +169,7 @@ impl Report {
             notes,
             since: None,
             exit,
+            rules: catalogue.iter().map(rule).collect(),
         }
     }
 
@@ -261,20 +278,21 @@ pub struct Rule {
 /// Every check.
 #[must_use]
 pub fn rules() -> Vec<Rule> {
-    let rule = |check: &Check| {
-        let mut scope: Vec<_> = check.runs.iter().flat_map(|run| run.scopes()).copied().collect();
-        scope.sort_unstable();
-        scope.dedup();
-        Rule {
-            id: check.id,
-            severity: check.severity,
-            title: check.title,
-            section: check.section,
-            scope,
-            cis: check.cis,
-            stig: check.stig,
-            remedy: check.remedy,
-        }
-    };
     CHECKS.iter().map(rule).collect()
+}
+
+fn rule(check: &Check) -> Rule {
+    let mut scope: Vec<_> = check.runs.iter().flat_map(|run| run.scopes()).copied().collect();
+    scope.sort_unstable();
+    scope.dedup();
+    Rule {
+        id: check.id,
+        severity: check.severity,
+        title: check.title,
+        section: check.section,
+        scope,
+        cis: check.cis,
+        stig: check.stig,
+        remedy: check.remedy,
+    }
 }

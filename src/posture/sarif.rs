@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::fact::{Severity, Status};
 use super::outcome::Outcome;
-use super::report::{Report, rules};
+use super::report::Report;
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
@@ -12,7 +12,6 @@ impl Report {
     /// The report in SARIF: what passed and what is not applicable too; unknown is `open`; waivers are suppressions.
     #[must_use]
     pub fn sarif(&self) -> Value {
-        let rules = rules();
         let rule = |rule: &super::report::Rule| {
             json!({
                 "id": rule.id,
@@ -29,7 +28,7 @@ impl Report {
                 "tool": {"driver": {
                     "name": "strongroom",
                     "version": env!("CARGO_PKG_VERSION"),
-                    "rules": rules.iter().map(rule).collect::<Vec<_>>(),
+                    "rules": self.rules.iter().map(rule).collect::<Vec<_>>(),
                 }},
                 "invocations": [{"executionSuccessful": true, "endTimeUtc": self.time.to_string()}],
                 "results": self.checks.iter().map(result).collect::<Vec<_>>(),

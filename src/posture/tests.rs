@@ -23,7 +23,7 @@ use crate::format::{KeyId, SnapshotId};
 const NOW: &str = "2026-11-01T00:00:00Z";
 const DAY: i64 = 86_400;
 
-fn known<T>(value: T) -> Fact<T> {
+pub(super) fn known<T>(value: T) -> Fact<T> {
     Fact::known(value, "a test")
 }
 
@@ -58,12 +58,13 @@ fn closed() -> Fact<Plain> {
 }
 
 /// Facts with which every check passes.
-fn good() -> Facts {
+pub(super) fn good() -> Facts {
     let endpoint = Endpoint {
         name: "https://10.0.0.1:2379".into(),
         host: "10.0.0.1".into(),
         port: 2379,
         member: known(1),
+        health: Fact::unknown("only an upgrade asks"),
         version: known("3.7.3".into()),
         cluster_version: known("3.7.0".into()),
         plain: closed(),
@@ -72,6 +73,7 @@ fn good() -> Facts {
         pages: known(Pages {
             anonymous: false,
             metrics: Ok(true),
+            quota: None,
             pprof: Ok(false),
             command_line: Ok(false),
             gateway: (404, String::new()),
@@ -84,6 +86,7 @@ fn good() -> Facts {
     let member = Listed {
         id: 1,
         name: "m0".into(),
+        learner: false,
         client_urls: vec!["https://10.0.0.1:2379".into()],
         peer_urls: vec!["https://10.0.0.1:2380".into()],
     };
@@ -110,10 +113,11 @@ fn good() -> Facts {
         waivers: waivers("NET-6", "2026-12-01"),
         expected_root: 1,
         advisories: Advisories::built_in().unwrap(),
+        upgrade: None,
     }
 }
 
-fn waivers(id: &str, until: &str) -> Vec<Waiver> {
+pub(super) fn waivers(id: &str, until: &str) -> Vec<Waiver> {
     let rest = "reason = \"x\"\nby = \"ops\"";
     let text = format!("[[waiver]]\nid = \"{id}\"\nuntil = \"{until}\"\n{rest}\n");
     Waiver::parse(&text, NOW.parse().unwrap()).unwrap()
@@ -126,7 +130,7 @@ const SETTINGS: &str = "etcd --listen-client-urls=https://10.0.0.1:2379 --listen
     --client-cert-allowed-hostname=client --feature-gates=InitialCorruptCheck=true,CompactHashCheck=true \
     --cors=https://a --host-whitelist=a --data-dir=/data";
 
-fn settings(more: &str) -> Fact<Settings> {
+pub(super) fn settings(more: &str) -> Fact<Settings> {
     let line: Vec<_> =
         SETTINGS.split_whitespace().chain(more.split_whitespace()).map(str::to_owned).collect();
     known(Settings::of_process(&line, Ok(Vec::new())))
@@ -182,7 +186,7 @@ fn backups() -> Backups {
     }
 }
 
-fn on_host(facts: &mut Facts) -> &mut Host {
+pub(super) fn on_host(facts: &mut Facts) -> &mut Host {
     facts.host.as_mut().unwrap()
 }
 
@@ -210,11 +214,11 @@ fn ids(names: &[&'static str]) -> BTreeSet<&'static str> {
     names.iter().copied().collect()
 }
 
-fn first(facts: &mut Facts) -> &mut Endpoint {
+pub(super) fn first(facts: &mut Facts) -> &mut Endpoint {
     &mut facts.endpoints[0]
 }
 
-fn change<T>(fact: &mut Fact<T>, change: impl FnOnce(&mut T)) {
+pub(super) fn change<T>(fact: &mut Fact<T>, change: impl FnOnce(&mut T)) {
     if let Fact::Known { value, .. } = fact {
         change(value);
     }

@@ -23,7 +23,8 @@ pub struct ProxySettings {
             long = "listen",
             value_name = "HOST:PORT",
             default_value_t = ProxySettings::default().listen,
-            env = "STRONGROOM_PROXY_LISTEN"
+            env = "STRONGROOM_PROXY_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub listen: String,
@@ -145,7 +146,8 @@ pub struct ProxySettings {
             id = "proxy.metrics_listen",
             long = "metrics-listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_PROXY_METRICS_LISTEN"
+            env = "STRONGROOM_PROXY_METRICS_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub metrics_listen: Option<String>,

@@ -126,8 +126,8 @@ fn every_query_of_the_dashboard_parses() {
 fn the_manifests_fit_kubernetes_schemas() {
     let venv = python().get_program().to_owned();
     let tool = PathBuf::from(venv).with_file_name("kubernetes-validate");
-    let files = ["kubernetes/agent.yaml", "kubernetes/cronjob.yaml", "kubernetes/kms-plugin.yaml"]
-        .map(deploy);
+    let files = ["components/agent/agent.yaml", "components/cronjob/cronjob.yaml", "kms-plugin.yaml"]
+        .map(|name| deploy(&format!("kubernetes/{name}")));
     let out = Command::new(tool).arg("--strict").args(files).output().unwrap();
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
 }

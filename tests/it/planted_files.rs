@@ -12,7 +12,7 @@ use strongroom::store::sweep_staged;
 use crate::place::Place;
 
 /// All files below `dir` with their bytes, links not followed.
-fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

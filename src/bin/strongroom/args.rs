@@ -8,6 +8,7 @@ mod moment;
 mod restore;
 mod to_cluster;
 mod unattended;
+mod upgrade;
 mod values;
 
 use std::ffi::OsString;
@@ -29,6 +30,7 @@ pub(crate) use keys::{
 pub(crate) use moment::moment;
 pub(crate) use restore::RestoreArgs;
 pub(crate) use unattended::{CopyArgs, PruneArgs, SetupAuthArgs};
+pub(crate) use upgrade::UpgradeArgs;
 pub(crate) use values::{
     AuditCommand, KeyArgs, MigrateArgs, QueryArgs, RotateArgs, ValueCommand, ValueKeyringCommand,
 };
@@ -153,6 +155,9 @@ pub(crate) enum Command {
     /// Check how the cluster is set up: TLS, certificates, users, versions, exposure
     #[command(long_about = help::AUDIT_CLUSTER, after_long_help = help::AUDIT_CLUSTER_MORE)]
     Audit(Box<AuditArgs>),
+    /// Check whether the cluster can be upgraded, rehearse it, and print the plan
+    #[command(long_about = help::UPGRADE_CHECK, after_long_help = help::UPGRADE_CHECK_MORE)]
+    UpgradeCheck(Box<UpgradeArgs>),
     /// Create, list, rotate and remove master keys
     #[command(subcommand, long_about = help::KEY, after_long_help = help::KEY_MORE)]
     Key(KeyCommand),

@@ -5,6 +5,7 @@ mod drill;
 mod inside;
 mod journal;
 mod unattended;
+mod upgrade;
 mod values;
 
 pub(crate) use audit::*;
@@ -12,6 +13,7 @@ pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;
 pub(crate) use unattended::*;
+pub(crate) use upgrade::*;
 pub(crate) use values::*;
 
 pub(crate) const PROGRAM: &str = "\
@@ -145,6 +147,7 @@ Examples:
       --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
+  strongroom restore latest --output etcd.db --dry-run     # what would be written, and whether it can be
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db

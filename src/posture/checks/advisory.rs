@@ -9,7 +9,7 @@ use super::super::facts::endpoint::{Access, Endpoint, Plain};
 use super::super::kinds::Judged;
 use super::{is_far, is_loopback};
 
-fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {
+pub(crate) fn release(endpoint: &Endpoint) -> Result<(Seen<'_, String>, Release), Unknown> {
     let version = endpoint.version.need()?;
     let release = Release::parse(version.get());
     release.map(|release| (version, release)).ok_or_else(|| not_a_version(version.get()))
@@ -32,19 +32,30 @@ fn of_endpoint(endpoint: &Endpoint, facts: &Facts) -> Vec<Judged> {
             return vec![Judged::of(subject(), Err(unknown))];
         }
     };
+    of_release(&release, version, endpoint, facts)
+}
+
+/// What is known of `release`, with what was measured at the endpoint.
+pub(crate) fn of_release(
+    release: &Release,
+    version: Seen<'_, String>,
+    endpoint: &Endpoint,
+    facts: &Facts,
+) -> Vec<Judged> {
+    let subject = || Some(endpoint.name.clone());
     let found: Vec<_> = facts
         .advisories
-        .affecting(&release)
+        .affecting(release)
         .map(|advisory| Judged {
             subject: subject(),
             detail: Some((format!("{}: {}", advisory.id, advisory.title), advisory.url.clone())),
-            judgement: Ok(affected(advisory, &release, version, endpoint, facts)),
+            judgement: Ok(affected(advisory, release, version, endpoint, facts)),
         })
         .collect();
     if !found.is_empty() {
         return found;
     }
-    if facts.advisories.is_ahead(&release) {
+    if facts.advisories.is_ahead(release) {
         let why = format!("{release} is later than the table of known vulnerabilities");
         return vec![Judged::of(subject(), Err(Unknown(why)))];
     }

@@ -12,6 +12,7 @@ use super::certificate::Certificate;
 use super::endpoint::{
     Access, Calls, Endpoint, PROBE_KEY, Plain, Probe, Tls, without_certificate, without_tls,
 };
+use super::health::Health;
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::{EtcdSettings, from_client};
 use crate::text::{clean, printable};
@@ -30,6 +31,7 @@ const MAX_READING: Duration = Duration::from_secs(30);
 pub(crate) struct Listed {
     pub(crate) id: u64,
     pub(crate) name: String,
+    pub(crate) learner: bool,
     pub(crate) client_urls: Vec<String>,
     pub(crate) peer_urls: Vec<String>,
 }
@@ -218,6 +220,7 @@ async fn read_cluster(settings: &EtcdSettings, endpoint: &mut Endpoint, cluster:
         Ok(client) => client,
         Err(error) => {
             endpoint.member = Fact::unknown(error.to_string());
+            endpoint.health = Fact::unknown(error.to_string());
             return;
         }
     };
@@ -225,11 +228,15 @@ async fn read_cluster(settings: &EtcdSettings, endpoint: &mut Endpoint, cluster:
         Ok(status) => {
             let member = status.header().map_or(0, |header| header.member_id());
             endpoint.member = Fact::known(member, source("Status"));
+            endpoint.health = Fact::known(Health::of(&status), source("Status"));
             if let Fact::Unknown(_) = endpoint.version {
                 endpoint.version = Fact::known(clean(status.version()), source("Status"));
             }
         }
-        Err(error) => endpoint.member = Fact::unknown(error.to_string()),
+        Err(error) => {
+            endpoint.member = Fact::unknown(error.to_string());
+            endpoint.health = Fact::unknown(error.to_string());
+        }
     }
     if !matches!(cluster.members, Fact::Known { .. }) {
         let list = within("MemberList", client.member_list()).await;
@@ -238,6 +245,7 @@ async fn read_cluster(settings: &EtcdSettings, endpoint: &mut Endpoint, cluster:
             let members = list.members().iter().map(|member| Listed {
                 id: member.id(),
                 name: clean(member.name()),
+                learner: member.is_learner(),
                 client_urls: urls(member.client_urls()),
                 peer_urls: urls(member.peer_urls()),
             });
@@ -440,7 +448,7 @@ mod tests {
     fn member(urls: usize) -> Listed {
         // Nothing listens on port 1.
         let peer_urls = vec!["http://127.0.0.1:1".to_owned(); urls];
-        Listed { id: 1, name: "m0".into(), client_urls: Vec::new(), peer_urls }
+        Listed { id: 1, name: "m0".into(), learner: false, client_urls: Vec::new(), peer_urls }
     }
 
     #[tokio::test]

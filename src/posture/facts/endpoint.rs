@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::super::fact::{Fact, Unknown};
 use super::failed::Failed;
+use super::health::{self, Health};
 use super::hello::{self, Answer as Offered, Version, WEAK};
 use super::http::{Answer, Session};
 use super::tls;
@@ -80,6 +81,8 @@ pub(crate) struct Pages {
     /// They answer a client that has no certificate.
     pub(crate) anonymous: bool,
     pub(crate) metrics: std::result::Result<bool, Unknown>,
+    /// The limit of the database's size, if the metrics tell.
+    pub(crate) quota: Option<u64>,
     pub(crate) pprof: Result<bool, Unknown>,
     /// `/debug/vars` shows the command line.
     pub(crate) command_line: std::result::Result<bool, Unknown>,
@@ -94,6 +97,7 @@ pub(crate) struct Endpoint {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) member: Fact<u64>,
+    pub(crate) health: Fact<Health>,
     pub(crate) version: Fact<String>,
     pub(crate) cluster_version: Fact<String>,
     pub(crate) plain: Fact<Plain>,
@@ -123,6 +127,7 @@ impl Endpoint {
             host: String::new(),
             port: 0,
             member: Fact::unknown(why),
+            health: Fact::unknown(why),
             version: Fact::unknown(why),
             cluster_version: Fact::unknown(why),
             plain: Fact::unknown(why),
@@ -192,13 +197,16 @@ impl Endpoint {
 }
 
 async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pages, String> {
-    let metrics = shows(session, "/metrics", "etcd_server_").await?;
+    let metrics = session.get("/metrics").await?;
+    let quota = health::gauge(&metrics.text(), "etcd_server_quota_backend_bytes");
+    let metrics = said(&metrics, "/metrics", "etcd_server_");
     let command_line = shows(session, "/debug/vars", "\"cmdline\"").await?;
     let pprof = shows(session, "/debug/pprof/", "goroutine").await?;
     let gateway = session.post("/v3/kv/range", COUNT).await?;
     Ok(Pages {
         anonymous,
         metrics,
+        quota,
         pprof,
         command_line,
         gateway: (gateway.status, clean(&gateway.text())),
@@ -210,8 +218,11 @@ async fn shows(
     path: &str,
     word: &str,
 ) -> std::result::Result<std::result::Result<bool, Unknown>, Failed> {
-    let answer = session.get(path).await?;
-    Ok(has(&answer, word).ok_or_else(|| Unknown(format!("GET {path}: HTTP {}", answer.status))))
+    Ok(said(&session.get(path).await?, path, word))
+}
+
+fn said(answer: &Answer, path: &str, word: &str) -> std::result::Result<bool, Unknown> {
+    has(answer, word).ok_or_else(|| Unknown(format!("GET {path}: HTTP {}", answer.status)))
 }
 
 /// Whether the answer has `word`; `None` if it does not say what the page has for another client or at another time.

@@ -155,13 +155,13 @@ impl Paths {
 }
 
 /// Reads below a root, as one process sees it.
-struct Reader {
+pub(crate) struct Reader {
     root: PathBuf,
     pid: Option<u32>,
 }
 
 impl Reader {
-    fn find(options: &HostOptions) -> Result<Self> {
+    pub(crate) fn find(options: &HostOptions) -> Result<Self> {
         let root = options.root.clone();
         if options.pid.is_some() {
             return Ok(Self { root, pid: options.pid });
@@ -217,7 +217,10 @@ impl Reader {
         // etcd then reads nothing else.
         match settings.value("config-file") {
             Ok(Some(path)) => match self.absolute(path) {
-                Ok(path) => self.file(Path::new(&path)),
+                Ok(path) => match self.file(Path::new(&path)) {
+                    Fact::Known { value, source } => Fact::known(value.beside(settings), source),
+                    unknown => unknown,
+                },
                 Err(why) => Fact::unknown(why),
             },
             // A variable may name one.
@@ -245,7 +248,7 @@ impl Reader {
     }
 
     /// Where `path` of the process is.
-    fn seen(&self, path: &Path) -> std::result::Result<PathBuf, String> {
+    pub(crate) fn seen(&self, path: &Path) -> std::result::Result<PathBuf, String> {
         Ok(below(&self.own_root(), &self.resolved(path)?))
     }
 
@@ -254,7 +257,7 @@ impl Reader {
     }
 
     /// A path of the settings, which may be relative to the process's working directory.
-    fn absolute(&self, path: &str) -> std::result::Result<String, String> {
+    pub(crate) fn absolute(&self, path: &str) -> std::result::Result<String, String> {
         if path.starts_with('/') {
             return Ok(path.to_owned());
         }

@@ -6,6 +6,7 @@ pub(crate) mod disk;
 pub(crate) mod endpoint;
 mod failed;
 mod file;
+pub(crate) mod health;
 pub(crate) mod hello;
 pub(crate) mod host;
 mod http;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use super::advisories::Advisories;
 use super::fact::Fact;
+use super::upgrade::Upgrade;
 use super::waivers::Waiver;
 use crate::format::Time;
 
@@ -51,6 +53,8 @@ pub(crate) struct Facts {
     pub(crate) expected_root: usize,
     /// Known vulnerabilities and releases.
     pub(crate) advisories: Advisories,
+    /// What an upgrade depends on, if one is planned.
+    pub(crate) upgrade: Option<Upgrade>,
 }
 
 impl Facts {

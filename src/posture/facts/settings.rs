@@ -1,6 +1,6 @@
 //! The settings that etcd runs with, as it reads them: flags, then `ETCD_*` variables; or a configuration file alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     set: BTreeMap<String, Setting>,
     /// Why some may be missing.
     incomplete: Option<String>,
+    /// The flags on the command line, empty ones too; nothing if that was not read.
+    flags: Option<BTreeSet<String>>,
 }
 
 /// The source of what a configuration file sets.
@@ -36,7 +38,7 @@ impl Settings {
         words: &[String],
         environ: Result<Vec<(String, String)>, String>,
     ) -> Self {
-        let mut settings = Self::default();
+        let mut settings = Self { flags: Some(BTreeSet::new()), ..Self::default() };
         match environ {
             Ok(environ) => {
                 for (name, value) in environ {
@@ -104,6 +106,9 @@ impl Settings {
 
     /// An empty flag undoes what a variable sets.
     fn put_flag(&mut self, name: &str, value: &str) {
+        if let Some(flags) = &mut self.flags {
+            flags.insert(name.to_owned());
+        }
         let before = self.set.get(name).filter(|_| LISTS.contains(&name));
         let value = match before {
             Some(before) => format!("{},{value}", before.value),
@@ -117,6 +122,21 @@ impl Settings {
 
     fn put(&mut self, name: &str, value: String, source: &'static str) {
         self.set.insert(name.to_owned(), Setting { value, source });
+    }
+
+    /// With the flags of `other`, beside which a configuration file counts.
+    pub(crate) fn beside(self, other: Self) -> Self {
+        Self { flags: other.flags, ..self }
+    }
+
+    /// Whether a flag is on the command line, also where it has no effect.
+    ///
+    /// # Errors
+    /// [`Unknown`] if that could not be read.
+    pub(crate) fn has_flag(&self, name: &str) -> Result<bool, Unknown> {
+        let flags = self.flags.as_ref();
+        let flags = flags.ok_or_else(|| Unknown("the command line was not read".into()))?;
+        Ok(flags.contains(name))
     }
 
     /// The setting, if it is set.
@@ -191,6 +211,10 @@ mod tests {
         for name in ["data-dir", "cert-file"] {
             assert_eq!(emptied.value(name).unwrap(), None, "{name}");
         }
+        assert!(emptied.has_flag("data-dir").unwrap() && !emptied.has_flag("key-file").unwrap());
+        let file = Settings::of_file("name: a").unwrap();
+        assert!(file.has_flag("name").is_err());
+        assert!(file.beside(emptied).has_flag("data-dir").unwrap());
         let unread = Settings::of_process(&line, Err("permission denied".into()));
         assert!(unread.get("key-file").is_err() && unread.get("cert-file").unwrap().is_some());
     }

@@ -84,23 +84,21 @@ fn options(args: &AuditArgs) -> Result<AuditOptions> {
         fail_on: args.fail_on,
         unknown: args.unknown,
         expect_root: args.expect_root,
-        advisories: match &args.advisories {
-            Some(path) => read_advisories(path)?,
-            None => Advisories::built_in()?,
-        },
-        waivers: match &args.waivers {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-                let now = jiff::Timestamp::now().as_second();
-                Waiver::parse(&text, Time::from_unix(now))
-                    .map_err(|error| error.context(path.display().to_string()))?
-            }
-            None => Vec::new(),
-        },
+        advisories: read_advisories(args.advisories.as_deref())?,
+        waivers: read_waivers(args.waivers.as_deref())?,
     })
 }
 
-fn read_advisories(path: &Path) -> Result<Advisories> {
+pub(super) fn read_waivers(path: Option<&Path>) -> Result<Vec<Waiver>> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+    let now = jiff::Timestamp::now().as_second();
+    Waiver::parse(&text, Time::from_unix(now))
+        .map_err(|error| error.context(path.display().to_string()))
+}
+
+pub(super) fn read_advisories(path: Option<&Path>) -> Result<Advisories> {
+    let Some(path) = path else { return Advisories::built_in() };
     let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
     Advisories::parse(&text).map_err(|error| error.context(path.display().to_string()))
 }
@@ -122,7 +120,7 @@ fn list(context: &Context) -> Result<ExitCode> {
 }
 
 /// What failed and what is unknown, by section; what passed is counted.
-fn text(report: &Report) -> String {
+pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     let groups = report.groups();
     let shown = |group: &&Group<'_>| matches!(group.first.status, Status::Fail | Status::Unknown);
