@@ -283,7 +283,8 @@ fn start_after(last: i64, now: Now) -> Start {
 /// Where to begin, if names tell that `last` was recorded before: with all that etcd still has, because they may be wrong.
 /// Where even they do not reach that far, something is missing for certain.
 fn start_behind_names(last: i64, now: Now) -> Start {
-    let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND));
+    // Less than may be missing: etcd goes on before the watch is open.
+    let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND / 4 * 3));
     if last >= first {
         return Start { first, gap: None, has_base: true };
     }
@@ -366,10 +367,10 @@ mod tests {
         };
         assert_eq!(at(&Before::Nothing, 100, 0).await, (2, Some(Gap::First)));
         assert_eq!(at(&Before::Named(90), 100, 0).await, (2, None));
-        assert_eq!(at(&Before::Named(29_900), 30_000, 0).await, (10_000, None));
+        assert_eq!(at(&Before::Named(29_900), 30_000, 0).await, (15_000, None));
         assert_eq!(at(&Before::Named(29_900), 30_000, 29_000).await, (29_001, None));
         // Whatever the names are worth, something is missing.
-        assert_eq!(at(&Before::Named(9_999), 30_000, 0).await, (2, Some(Gap::Behind)));
+        assert_eq!(at(&Before::Named(14_999), 30_000, 0).await, (2, Some(Gap::Behind)));
         let compacted = (29_001, Some(Gap::Compacted));
         assert_eq!(at(&Before::Named(29_000), 30_000, 29_000).await, compacted);
         assert_eq!(at(&Before::Named(0), 30_000, 29_000).await, compacted);
