@@ -14,6 +14,7 @@ mod metrics;
 mod operation;
 mod page;
 mod recorded;
+mod runs;
 mod state;
 
 use std::sync::Arc;

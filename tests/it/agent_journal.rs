@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::agent::{Agent, config};
 use crate::blind::{Blind, exits_with};
@@ -80,10 +80,10 @@ async fn an_agent_that_is_killed_is_followed_without_a_gap() {
     second.end();
     assert_eq!(place.snapshots().len(), 1);
     let list = place.json(&["journal", "list"]);
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(list["journals"].as_array().unwrap().len(), 2, "{list}");
     assert_eq!(restored(&place), last);
-    assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
+    assert_eq!(place.json(&["journal", "verify"])["findings"], json!([]));
 }
 
 /// A journal ends with the lead, and the next agent goes on.
@@ -110,7 +110,7 @@ async fn a_recording_ends_with_the_lead() {
     until("nothing is stored", &agents[0], || agents.iter().any(reached));
     agents.into_iter().for_each(Agent::end);
     let list = place.json(&["journal", "list"]);
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(restored(&place), last);
     assert_eq!(place.snapshots().len(), 1);
 }
@@ -244,9 +244,58 @@ async fn a_blind_agent_takes_no_snapshot_at_each_start() {
     assert_eq!(fs::read_dir(place.path("repo/snapshots")).unwrap().count(), 1);
     let list = exits_with(&mut blind.owner(&["-w", "json", "journal", "list"]));
     let list: Value = serde_json::from_str(&list).unwrap();
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(list["journals"].as_array().unwrap().len(), 3, "{list}");
     let restore = ["-w", "json", "restore", "--newest", "--output", "newest.db"];
     let report: Value = serde_json::from_str(&exits_with(&mut blind.owner(&restore))).unwrap();
     assert_eq!(report["revision"], last);
+}
+
+/// A journal follows the snapshot that was encrypted again as it followed the old one, which is removed. It is not encrypted
+/// again itself, and is named where the old key opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_encrypted_again_is_followed_by_its_journal() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let mut client = etcd.client().await;
+    put(&mut client, "before", 3).await;
+    let place = Place::new();
+    let agent = Agent::start(&place, &continuous(&etcd));
+    agent.wait("journal_started", 1);
+    stored(&agent, put(&mut client, "during", 30).await);
+    std::thread::sleep(Duration::from_secs(2));
+    client.role_add("reader").await.unwrap();
+    agent.wait("backup_finished", 2);
+    let last = put(&mut client, "after", 10).await;
+    stored(&agent, last);
+    agent.end();
+    let stretch = || place.json(&["journal", "list"])["stretches"][0].clone();
+    let (before, old) = (stretch(), place.snapshots());
+    assert!(before["compared_to"].as_i64() > before["compared_from"].as_i64(), "{before}");
+    // With the same keys nothing of the journal is left to an older one.
+    let report = place.json(&["key", "reencrypt", "--all"]);
+    assert_eq!((&report["journals"], &report["left"]), (&json!([]), &json!([])), "{report}");
+    assert_eq!(report["removed"].as_array().unwrap().len(), 2);
+    let after = stretch();
+    for name in ["compared_from", "compared_to", "first_revision", "last_revision"] {
+        assert_eq!(after[name], before[name], "{name}: {before} {after}");
+    }
+    assert!(place.snapshots().iter().all(|id| !old.contains(id)));
+    assert_eq!(restored(&place), last);
+    // After a rotation the retired key still opens the journal by its first seal.
+    fs::copy(place.path("keyring"), place.path("stolen")).unwrap();
+    place.succeed(&["key", "rotate"]);
+    place.succeed(&["key", "rotate", "--finish"]);
+    let out = place.run(&["-w", "json", "key", "reencrypt", &place.snapshots()[0]]);
+    assert!(out.status.success(), "journals are not looked at for one snapshot");
+    let out = place.run(&["-w", "json", "key", "reencrypt", "--all"]);
+    assert_eq!(out.status.code(), Some(3), "{out:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    let journal = place.json(&["journal", "list"])["journals"][0]["id"].clone();
+    assert_eq!(report["journals"], json!([journal]), "{report}");
+    assert!(said.contains("not encrypted again, and an old key may open them"), "{said}");
+    assert_eq!(restored(&place), last);
+    place.succeed(&["prune", "--remove", journal.as_str().unwrap()]);
+    let report = place.json(&["key", "reencrypt", "--all"]);
+    assert_eq!(report["journals"], json!([]), "{report}");
 }

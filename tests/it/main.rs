@@ -60,14 +60,20 @@ mod kill;
 mod kms_faults;
 mod kms_kubernetes;
 mod kms_plugin;
+#[cfg(all(feature = "aws-kms", feature = "pkcs11", feature = "vault"))]
+mod kms_plugin_service;
 mod kms_stanza_vectors;
+mod kms_values;
 mod kms_vectors;
 mod layers;
+mod manifests;
+mod many_snapshots;
 mod member;
 mod members;
 mod memory_image;
 mod mvcc;
 mod operators;
+mod packages;
 mod paper;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
@@ -122,6 +128,7 @@ mod transit;
 mod trust;
 mod units;
 mod untested_etcd;
+mod upgrade;
 mod value_keys;
 mod value_languages;
 mod value_phases;
