@@ -46,6 +46,12 @@ struct Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OlderKey {
+    cluster: String,
+    key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Keys {
     cluster: String,
     state: &'static str,
@@ -61,6 +67,7 @@ pub(super) struct Metrics {
     snapshot_success: Family<Cluster, Float>,
     verify_success: Family<Cluster, Float>,
     verify_failures: Family<Cluster, Counter>,
+    opened: Family<Cluster, Float>,
     findings: Family<Work, Counter>,
     size: Family<Cluster, Gauge>,
     revision: Family<Cluster, Gauge>,
@@ -76,6 +83,7 @@ pub(super) struct Metrics {
     pub(super) journal: JournalMetrics,
     pub(super) audited: AuditMetrics,
     independent: Family<Cluster, Gauge>,
+    by_older_key: Family<OlderKey, Gauge>,
     pub(super) seals_missing: Missing,
 }
 
@@ -91,6 +99,7 @@ impl Metrics {
             snapshot_success: Family::default(),
             verify_success: Family::default(),
             verify_failures: Family::default(),
+            opened: Family::default(),
             findings: Family::default(),
             size: Family::default(),
             revision: Family::default(),
@@ -106,6 +115,7 @@ impl Metrics {
             journal: JournalMetrics::register(&mut registry),
             audited: AuditMetrics::register(&mut registry),
             independent: Family::default(),
+            by_older_key: Family::default(),
             seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
@@ -127,6 +137,8 @@ impl Metrics {
         to.register("snapshot_last_success_timestamp_seconds", help, self.snapshot_success.clone());
         let help = "When every byte of a snapshot was last verified";
         to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
+        let help = "When a snapshot was last opened and every byte of it read, by whichever host, as reports tell that count: 0 for never";
+        to.register("opened_last_success_timestamp_seconds", help, self.opened.clone());
         let help = "Verifications that found a damaged snapshot";
         to.register("verify_failures", help, self.verify_failures.clone());
         let help = "Work that was done and found something wrong";
@@ -157,6 +169,8 @@ impl Metrics {
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "Snapshots that a service sealed with an older key of its own than the one with which it seals now";
+        to.register("snapshots_by_older_service_key", help, self.by_older_key.clone());
         let help = "1 for a master key that could not seal the newest snapshot of this agent, until it has; 0 for those that have";
         to.register("seals_missing", help, self.seals_missing.family.clone());
     }
@@ -271,6 +285,11 @@ impl Metrics {
             let labels = Trust { cluster: options.cluster().to_string(), trust };
             self.by_trust.get_or_create(&labels).set(*count as i64);
         }
+        self.by_older_key.clear();
+        for (key, count) in &listing.by_older_key {
+            let labels = OlderKey { cluster: options.cluster().to_string(), key: key.to_string() };
+            self.by_older_key.get_or_create(&labels).set(*count as i64);
+        }
         let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
         self.objects.get_or_create(&of(options)).set(listing.objects as i64);
         self.snapshots.get_or_create(&of(options)).set(listing.snapshots.len() as i64);
@@ -283,6 +302,12 @@ impl Metrics {
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn opened(&self, options: &AgentSettings, at: Option<SystemTime>) {
+        let Some(at) = at else { return };
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.opened.get_or_create(&of(options)).set(at.as_secs_f64());
     }
 
     pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {

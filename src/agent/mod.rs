@@ -10,13 +10,13 @@ mod found;
 mod journal;
 mod journal_metrics;
 mod labels;
-mod last;
 mod late;
 mod leader;
 mod metrics;
 mod operation;
 mod page;
 mod recorded;
+mod runs;
 mod state;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::found::{KeyCounts, Newest, count, of_backup};
+use super::found::{KeyCounts, Newest, count, last_opened, of_backup};
 use super::late::Late;
 use super::{AgentSettings, Places, audit::audit, open, warn};
 use crate::backup::{
@@ -119,6 +119,8 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// When a snapshot was last opened, of what may change that.
+    pub(super) opened: Option<SystemTime>,
     /// What an audit found.
     pub(super) audit: Option<Box<posture::Report>>,
     /// The master keys it was done with.
@@ -153,6 +155,7 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            opened: None,
             audit: None,
             keys: KeyCounts::new(),
             independent: None,
@@ -192,6 +195,11 @@ pub(super) async fn run(
     if matches!(operation, Operation::Backup | Operation::Prune) {
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
+    }
+    if operation != Operation::Backup {
+        // Also what others did meanwhile.
+        let Places { repository, keys } = &places;
+        done.opened = last_opened(repository, keys, options.cluster()).await.ok();
     }
     done.late = late.map(|seal| Late { seal, places });
     Ok(done)

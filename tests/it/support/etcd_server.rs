@@ -287,6 +287,25 @@ impl Etcd {
         assert!(self.wait_healthy(), "its port was taken");
     }
 
+    /// Starts member `at` again, with the program of another version, from the same data.
+    pub(crate) fn upgrade(&mut self, at: usize, version: Version) {
+        self.kill(at);
+        let server = &mut self.servers[at];
+        let mut command = version.program("etcd");
+        command.args(server.command.get_args());
+        let log = File::create(self.dir.path().join(format!("{}.log", server.name))).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        server.command = command;
+        self.restart(at);
+    }
+
+    /// The words that member `at` was started with, its program first.
+    pub(crate) fn command_line(&self, at: usize) -> Vec<String> {
+        let arguments = self.servers[at].command.get_args();
+        let arguments = arguments.map(|word| word.to_str().unwrap().to_owned());
+        std::iter::once("etcd".to_owned()).chain(arguments).collect()
+    }
+
     /// The database file of member `at`.
     pub(crate) fn database(&self, at: usize) -> PathBuf {
         self.dir.path().join(&self.servers[at].name).join("member/snap/db")

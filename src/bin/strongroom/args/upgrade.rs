@@ -37,6 +37,9 @@ pub(crate) struct UpgradeArgs {
     /// With the host: etcd's configuration file, if no process runs
     #[arg(long, value_name = "FILE")]
     pub(crate) etcd_config: Option<PathBuf>,
+    /// Also write the outcome to this file, in SARIF
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
     /// Keep what the upgrade must not change in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

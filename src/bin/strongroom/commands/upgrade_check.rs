@@ -43,9 +43,13 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
         let text = serde_json::to_string_pretty(&report.state).unwrap_or_default() + "\n";
         fs::write(path, text).map_err(|error| Error::io(path, error))?;
     }
+    if let Some(path) = &args.sarif {
+        let text = format!("{:#}\n", report.report.sarif());
+        fs::write(path, text).map_err(|error| Error::io(path, error))?;
+    }
     report.report.notes.iter().for_each(|note| context.output.warn(note));
-    context.output.result(&report, || text(&report))?;
-    Ok(ExitCode::from(report.report.exit))
+    let status = ExitCode::from(report.report.exit);
+    context.output.done_if(args.backup, status, &report, || text(&report))
 }
 
 fn options(args: &UpgradeArgs) -> Result<UpgradeOptions> {

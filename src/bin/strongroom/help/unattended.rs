@@ -100,15 +100,17 @@ SIGHUP reads the configuration again, except listen, log and the cluster. SIGTER
 half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";
 
 pub(crate) const KMS_PLUGIN: &str = "\
-Serve Kubernetes' API servers as their KMS (KMS v2): they encrypt Secrets with keys of a keyring.
+Serve Kubernetes' API servers as their KMS (KMS v2): they encrypt Secrets with keys of a keyring, or with one that a service keeps.
 
 The API server on each control-plane node talks to the plugin on the same node through a Unix socket. All nodes have the \
-same keyring file. It is for Kubernetes only: do not use the keyring of the backups. Backups of the cluster's etcd hold the \
+same keyring file, or the same key of a service. A keyring is for Kubernetes only: do not use the keyring of the backups. Backups of the cluster's etcd hold the \
 Secrets encrypted, so keep a copy of this keyring with the copies of the backup's keys.";
 pub(crate) const KMS_PLUGIN_MORE: &str = "\
 Examples:
   strongroom key generate -o /etc/strongroom-kms/keyring
   strongroom kms-plugin -k file:/etc/strongroom-kms/keyring
+
+  strongroom kms-plugin -k transit:k8s@https://vault.example:8200/transit/k8s
 
   # EncryptionConfiguration of the API server
   - kms: {apiVersion: v2, name: strongroom, endpoint: unix:///run/strongroom-kms/kms.sock}
@@ -118,6 +120,9 @@ TIME` with a time some minutes ahead, and copy the keyring again. At that time a
 reads the file again when it has changed, at the latest when the API server asks for the status, every minute. \
 It keeps the keyring in use and reports the reason to the API server if the new file is damaged, lacks a key that is in use, or \
 makes a key primary again that was primary before.
+
+With a key that a service keeps, rotate it at the service: the next status has another key id. While the service is down the \
+status says so, and after three minutes the API server refuses writes of what it encrypts.
 
 Only root and the plugin's own user may connect, and the users of --allow-uid. Encrypted data that names a key which the \
 keyring does not have is refused; the status then shows the key's id for five minutes. SIGHUP reads the keyring and the settings \

@@ -1,13 +1,15 @@
-//! What was done before, as the repository shows it.
+//! What was done, by whichever agent or person, as the repository tells.
 
 use std::time::SystemTime;
 
-use super::found::{KeyCounts, Newest, count};
+use super::found::{KeyCounts, Newest, count, last_opened};
 use super::operation::Operation;
-use super::{AgentSettings, open};
+use super::{AgentSettings, Places, open};
 use crate::backup::{Listing, judged, newest_reports};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Report;
+use crate::keys::KeySet;
+use crate::store::Repository;
 
 /// When an operation was last carried out.
 pub(super) struct LastRun {
@@ -22,12 +24,33 @@ pub(super) struct Found {
     pub(super) newest: Option<Newest>,
     pub(super) listing: Listing,
     pub(super) keys: KeyCounts,
+    /// When a snapshot was last opened, by whoever has a key.
+    pub(super) opened: SystemTime,
+    /// Why not all of it is known: a service that opens does not answer.
+    pub(super) hidden: Option<Error>,
 }
 
-/// Reads what was done, by whichever agent or person.
+/// Reads what was done, by whichever agent or person. What only a service opens that is down is left out.
 pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
-    let places = open(options).await?;
-    let (repository, keys) = (&places.repository, &places.keys);
+    let Places { repository, keys } = open(options).await?;
+    match read_runs(options, &repository, &keys).await {
+        Err(error) if error.kind() == ErrorKind::Unreachable => {
+            let (up, missing) = keys.available().await;
+            if missing.is_empty() {
+                return Err(error);
+            }
+            let found = read_runs(options, &repository, &up).await?;
+            Ok(Found { hidden: Some(error), ..found })
+        }
+        found => found,
+    }
+}
+
+async fn read_runs(
+    options: &AgentSettings,
+    repository: &Repository,
+    keys: &KeySet,
+) -> Result<Found> {
     let mut last = Vec::new();
     let listing = judged(repository, keys, Some(options.cluster())).await?;
     let newest = Newest::of(&listing);
@@ -44,5 +67,6 @@ pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
     for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
         last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
     }
-    Ok(Found { last, newest, listing, keys: count(keys) })
+    let opened = last_opened(repository, keys, options.cluster()).await?;
+    Ok(Found { last, newest, listing, keys: count(keys), opened, hidden: None })
 }
