@@ -252,9 +252,9 @@ async fn it_asks_little_and_writes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_differ() {
     let mut etcd = Etcd::builder(Version::V3_6).members(2).with_tls().with_peer_tls().start().await;
-    etcd.add_learner();
     let etcd = tokio::task::spawn_blocking(move || {
         etcd.replace(1, Version::V3_7);
+        etcd.add_learner();
         etcd
     });
     let etcd = etcd.await.unwrap();
