@@ -1,7 +1,6 @@
 //! Metrics of the agent.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,9 +13,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::audit_metrics::AuditMetrics;
 use super::found::{KeyCounts, Newest};
 use super::journal_metrics::JournalMetrics;
-use super::labels::{Cluster, of};
+use super::labels::{Cluster, Float, of};
 use super::late::Missing;
 use super::operation::Operation;
 use crate::backup::Listing;
@@ -57,8 +57,6 @@ struct Keys {
     state: &'static str,
 }
 
-type Float = Gauge<f64, AtomicU64>;
-
 /// The agent's metrics.
 pub(super) struct Metrics {
     registry: Registry,
@@ -80,10 +78,10 @@ pub(super) struct Metrics {
     recovery: Family<Cluster, Float>,
     copied: Family<Cluster, Float>,
     leads: Family<Cluster, Gauge>,
-    certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
     pub(super) journal: JournalMetrics,
+    pub(super) audited: AuditMetrics,
     independent: Family<Cluster, Gauge>,
     by_older_key: Family<OlderKey, Gauge>,
     pub(super) seals_missing: Missing,
@@ -112,10 +110,10 @@ impl Metrics {
             recovery: Family::default(),
             copied: Family::default(),
             leads: Family::default(),
-            certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
             journal: JournalMetrics::register(&mut registry),
+            audited: AuditMetrics::register(&mut registry),
             independent: Family::default(),
             by_older_key: Family::default(),
             seals_missing: Missing::default(),
@@ -165,9 +163,6 @@ impl Metrics {
         to.register("copy_newest_snapshot_timestamp_seconds", help, self.copied.clone());
         let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
-        let help = "When the certificate that etcd is shown expires";
-        let name = "certificate_expiry_timestamp_seconds";
-        to.register(name, help, self.certificate.clone());
         let help = "Objects under snapshots/ in the repository, of all clusters";
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
@@ -259,9 +254,10 @@ impl Metrics {
     }
 
     /// Another agent tells from now on how large things are. When things were done stays true.
-    pub(super) fn stands_by(&self) {
+    pub(super) fn stands_by(&self, options: &AgentSettings) {
         self.by_trust.clear();
         self.journal.stands_by();
+        self.audited.stands_by(options);
         self.newest_missing.clear();
         for family in [
             &self.size,
@@ -277,13 +273,6 @@ impl Metrics {
 
     pub(super) fn found(&self, options: &AgentSettings, operation: Operation) {
         self.findings.get_or_create(&work(options, operation)).inc();
-    }
-
-    pub(super) fn certificate(&self, options: &AgentSettings, expires: Option<SystemTime>) {
-        self.certificate.clear();
-        if let Some(since) = expires.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
-            self.certificate.get_or_create(&of(options)).set(since.as_secs_f64());
-        }
     }
 
     pub(super) fn repository(

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::found::{KeyCounts, Newest, count, last_opened, of_backup};
 use super::late::Late;
-use super::{AgentSettings, Places, open, warn};
+use super::{AgentSettings, Places, audit::audit, open, warn};
 use crate::backup::{
     DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
     apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, plan_prune,
@@ -22,6 +22,7 @@ use crate::format::{
     CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::posture;
 use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
@@ -40,14 +41,23 @@ pub enum Operation {
     VerifyAll,
     /// An etcd started from the newest snapshot.
     Drill,
+    /// How the cluster is set up.
+    Audit,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Backup, Self::Copy, Self::Prune, Self::Verify, Self::VerifyAll, Self::Drill];
+    pub const ALL: [Self; 7] = [
+        Self::Backup,
+        Self::Copy,
+        Self::Prune,
+        Self::Verify,
+        Self::VerifyAll,
+        Self::Drill,
+        Self::Audit,
+    ];
 
-    /// Its name: `backup`, `copy`, `prune`, `verify`, `verify_all` or `drill`.
+    /// Its name: `backup`, `copy`, `prune`, `verify`, `verify_all`, `drill` or `audit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Backup => "backup",
@@ -56,6 +66,7 @@ impl Operation {
             Self::Verify => "verify",
             Self::VerifyAll => "verify_all",
             Self::Drill => "drill",
+            Self::Audit => "audit",
         }
     }
 
@@ -110,6 +121,8 @@ pub(super) struct Done {
     pub(super) recovery: Option<Duration>,
     /// When a snapshot was last opened, of what may change that.
     pub(super) opened: Option<SystemTime>,
+    /// What an audit found.
+    pub(super) audit: Option<Box<posture::Report>>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
@@ -143,6 +156,7 @@ impl Done {
             copied: None,
             recovery: None,
             opened: None,
+            audit: None,
             keys: KeyCounts::new(),
             independent: None,
             seals: Default::default(),
@@ -171,6 +185,11 @@ pub(super) async fn run(
             prove(operation, options, &places, control).await
         }
         Operation::Drill => rehearse(options, &places, control).await,
+        Operation::Audit => audit(options, &places).await.map(|(report, finding, log)| Done {
+            finding,
+            audit: Some(report),
+            ..Done::new(log)
+        }),
     }?;
     done.keys = count(&places.keys);
     if matches!(operation, Operation::Backup | Operation::Prune) {

@@ -112,7 +112,7 @@ impl Shared {
         let metrics = Metrics::new();
         let current = options.borrow().clone();
         metrics.promises(&current);
-        metrics.certificate(&current, certificate_expires(&current));
+        metrics.audited.shown(&current, certificate_expires(&current));
         metrics.leads(&current, false);
         Self {
             options,
@@ -186,9 +186,10 @@ impl Shared {
         let mut known = self.known();
         (known.read, known.hidden) = (false, None);
         known.unread = None;
+        known.done.remove(&Operation::Audit);
         drop(known);
         *self.recorded_now() = Recorded::default();
-        self.metrics.stands_by();
+        self.metrics.stands_by(&self.current());
     }
 
     /// Tells of changed options, for ever.
@@ -334,7 +335,7 @@ impl Shared {
     /// Carries out `operation` and takes note of what came of it.
     pub(super) async fn work(&self, operation: Operation, control: &Control) {
         let options = self.current();
-        self.metrics.certificate(&options, certificate_expires(&options));
+        self.metrics.audited.shown(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         let before = self.known().newest();
         self.known().running.insert(operation, time);
@@ -399,6 +400,7 @@ impl Shared {
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
+        done.audit.iter().for_each(|one| self.metrics.audited.update(options, one, time));
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {

@@ -394,6 +394,11 @@ impl Documents {
         let again = self.run_with("file:keyring", "audit", &all, 3);
         assert!(again["since"]["report"].is_string());
         self.run("audit --list", &["audit", "--list"]);
+        let before = ["upgrade-check", "--to", "3.7", "--save", "before.json"];
+        let document = self.run_with("file:keyring", "upgrade-check", &before, 3);
+        assert!(document["plan"]["order"].is_array());
+        let after = ["upgrade-check", "--after", "before.json"];
+        assert!(self.run("upgrade-check", &after)["plan"].is_null());
     }
 
     fn errors(&mut self) {

@@ -20,6 +20,7 @@ use strongroom::backup::{BackupOptions, DrillOptions};
 use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, ProxySettings};
 
 use crate::help;
+use crate::version::version;
 
 pub(crate) use audit::AuditArgs;
 pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
@@ -37,7 +38,7 @@ pub(crate) use values::{
 
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
-#[command(name = "strongroom", version, long_about = help::PROGRAM, after_long_help = help::PROGRAM_MORE)]
+#[command(name = "strongroom", version = version(), long_about = help::PROGRAM, after_long_help = help::PROGRAM_MORE)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -140,7 +141,7 @@ pub(crate) enum Command {
     /// Record the changes between snapshots, and list what is recorded
     #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
     Journal(JournalCommand),
-    /// Back up, prune, verify and drill on a schedule, unattended
+    /// Back up, prune, verify, drill and audit on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),
     /// Replicate snapshots to a second repository

@@ -17,6 +17,7 @@ mod kit;
 mod kms_plugin;
 mod list;
 mod look;
+mod man;
 mod paper;
 mod promote;
 mod prove;
@@ -148,7 +149,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
-        Command::Man { dir } => shell::man(dir.as_deref(), context.output),
+        Command::Man { dir } => man::run(dir.as_deref(), context.output),
     }
 }
 

@@ -68,17 +68,17 @@ What exists already is left as it is. Authentication is switched on by you, when
 clients are there: etcdctl auth enable.";
 
 pub(crate) const AGENT: &str = "\
-Back up, replicate, prune, verify and drill on a schedule, unattended.
+Back up, replicate, prune, verify, drill and audit on a schedule, unattended.
 
 The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
-The settings of [backup], [prune], [copy] and [drill], their variables and their flags mean the same here as for those commands: \
+The settings of [backup], [prune], [copy], [drill] and [audit], their variables and their flags mean the same here as for those commands: \
 see `strongroom help backup` and so on. \
 With continuous = true the agent also records every change between the snapshots, as `strongroom journal record` does, with the settings of [journal]: \
 a disaster then costs seconds, and daily snapshots are enough. It takes a snapshot at once where the recording has a gap and when users or roles are changed. \
 Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
 was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 
-What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification or drill \
+What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification, drill or audit \
 that finds something is an error in the log and in the metrics, and runs again at its next time.";
 pub(crate) const AGENT_MORE: &str = "\
 Examples:
@@ -91,6 +91,7 @@ Examples:
   verify = \"0 5 * * *\"                  # the newest and a random other one
   verify_all = \"0 6 * * 0\"
   drill = \"0 7 * * 1\"
+  audit = \"0 8 * * *\"                 # live and repository: how the cluster is set up
   jitter = \"5m\"
   listen = \"127.0.0.1:9481\"             # status page, /metrics, /healthz, /readyz
   log = \"json\"
