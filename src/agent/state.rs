@@ -407,8 +407,7 @@ impl Shared {
             (known.newest, known.warnings) = (Some(newest), done.warnings);
             known.begun = Some(begun);
         }
-        let error = done.finding.map(|finding| finding.to_string());
-        let ended = Some(SystemTime::now());
+        let (error, ended) = (done.finding.map(|why| why.to_string()), Some(SystemTime::now()));
         let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
         known.done.insert(operation, run);
         if let Some(listing) = &done.listing {
