@@ -36,11 +36,11 @@ pub fn counted(count: impl fmt::Display, noun: &str) -> String {
 }
 
 /// The longest text of another program's that a message repeats, in characters.
-#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-v2"))]
+#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-plugin", feature = "kms-v2"))]
 const MAX_TEXT: usize = 200;
 
 /// Another program's text made fit to print: no control characters, bounded.
-#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-v2"))]
+#[cfg(any(feature = "etcd", feature = "age-plugins", feature = "kms-plugin", feature = "kms-v2"))]
 pub(crate) fn clean(text: &str) -> String {
     let mut clean: String = text
         .chars()

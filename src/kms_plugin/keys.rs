@@ -16,7 +16,7 @@ use crate::kms_api::exactly;
 /// The keys of a plugin.
 pub(super) enum Keys {
     Keyring(Arc<Followed>),
-    Service(Service),
+    Service(Box<Service>),
 }
 
 impl Keys {
@@ -25,7 +25,7 @@ impl Keys {
     pub(super) async fn open(uri: &MasterKeyUri) -> Result<Self> {
         let keys = match uri {
             MasterKeyUri::File(path) => Self::Keyring(Arc::new(Followed::open(path)?)),
-            MasterKeyUri::Kms(uri) => Self::Service(Service::open(uri).await?),
+            MasterKeyUri::Kms(uri) => Self::Service(Box::new(Service::open(uri).await?)),
             other => {
                 return Err(Error::usage(format!("{other} cannot be the key of a KMS plugin")));
             }

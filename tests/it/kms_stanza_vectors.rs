@@ -136,11 +136,12 @@ mod others {
     #[test]
     fn a_golden_vector_of_a_plugin_of_age_opens() {
         let (plugged, spec) = (Plugged::new(), spec("age-plugin"));
-        let repository = copied("age-plugin", plugged.0.place.dir.path());
-        let id = text(&spec, "snapshot");
+        let (repository, id) = (plugged.0.place.path("repo"), text(&spec, "snapshot"));
+        fs::remove_dir_all(&repository).unwrap();
+        copy_tree(&repositories().join("age-plugin"), &repository);
         let restore = |identity| {
             let to = ["restore", id, "--accept-untrusted", "--force", "--output", "restored"];
-            plugged.command(identity, "", &[&["-r", &repository][..], &to].concat())
+            plugged.command(identity, "", &to)
         };
         exits(12, &mut restore("identity:identity"));
         exits(0, &mut restore("identity:plugged"));

@@ -34,7 +34,7 @@ async fn filled(keys: &KeySet) -> TestRepo {
         let seal = seal_data_key(&data_key, new, keys, &mut system_rng()).unwrap();
         fs::create_dir(repo.object(id, "")).unwrap();
         for name in ["payload", "index"] {
-            fs::hard_link(repo.object(first, name), repo.object(id, name)).unwrap();
+            fs::copy(repo.object(first, name), repo.object(id, name)).unwrap();
         }
         fs::write(repo.object(id, "manifest"), manifest).unwrap();
         fs::write(repo.object(id, "seal.1"), seal.print()).unwrap();
@@ -61,7 +61,12 @@ async fn long_ten_thousand_snapshots_are_listed_and_pruned() {
         let control = Control::default();
         let plan = plan_prune(&repo.repository, &keys, &retention, None, &control).await.unwrap();
         println!("planned by {how}: {:.2} s", begun.elapsed().as_secs_f64());
-        assert!((40..=44).contains(&plan.keep.len()), "{}", plan.keep.len());
+        assert!(
+            (40..=44).contains(&plan.keep.len()),
+            "{}: {:?}",
+            plan.keep.len(),
+            plan.findings.first()
+        );
         assert_eq!((plan.keep.len() + plan.remove.len()) as u64, SNAPSHOTS);
     }
 }
