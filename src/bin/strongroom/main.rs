@@ -53,7 +53,10 @@ fn main() -> ExitCode {
     if let Some(help) = usage::globals() {
         return match output::write_stdout(help.trim_end()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => ExitCode::from(error.kind().exit_code()),
+            Err(error) => {
+                usage::output().error(&error);
+                ExitCode::from(error.kind().exit_code())
+            }
         };
     }
     let args: Vec<_> = std::env::args_os().collect();
