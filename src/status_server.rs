@@ -174,6 +174,12 @@ pub(crate) fn check_address(address: &str) -> Result<()> {
     }
 }
 
+/// An address to listen at, as it is typed.
+#[cfg(feature = "cli")]
+pub(crate) fn parse_address(text: &str) -> Result<String> {
+    check_address(text).map(|()| text.to_owned())
+}
+
 /// Listens at `address` (`host:port`).
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Text from outside, made fit for people: keys and names of etcd's, other programs' messages.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// `bytes` without anything that a terminal would act on, hide or reorder. Different bytes print differently.
 #[must_use]
@@ -25,6 +25,14 @@ pub fn printable(bytes: &[u8]) -> String {
 #[must_use]
 pub fn plain(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
+}
+
+/// How many there are, with the noun that fits: "1 snapshot", "2 snapshots".
+#[must_use]
+pub fn counted(count: impl fmt::Display, noun: &str) -> String {
+    let count = count.to_string();
+    let ending = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }
 
 /// The longest text of another program's that a message repeats, in characters.
@@ -84,6 +92,11 @@ mod tests {
             prop_assert_eq!(a == b, printable(&a) == printable(&b));
             prop_assert!(!printable(&a).contains(char::is_control));
         }
+    }
+
+    #[test]
+    fn nouns_fit_their_numbers() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "key")), ["0 keys", "1 key", "2 keys"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tar::Archive;
+use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::SnapshotId;
@@ -28,6 +29,32 @@ pub async fn restore_companions(
     dir: &Path,
     control: &Control,
 ) -> Result<Vec<PathBuf>> {
+    let tar = fetch(repository, keys, id, dir, control).await?;
+    let dir = dir.to_owned();
+    run_blocking(move || check(&dir).and_then(|()| unpack(&tar, &dir))).await
+}
+
+/// The names of what [`restore_companions`] would restore, and nothing is written.
+///
+/// # Errors
+/// Those of [`restore_companions`].
+pub(super) async fn companions_for(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+    dir: &Path,
+    control: &Control,
+) -> Result<Vec<PathBuf>> {
+    list(&fetch(repository, keys, id, dir, control).await?)
+}
+
+async fn fetch(
+    repository: &Repository,
+    keys: &KeySet,
+    id: SnapshotId,
+    dir: &Path,
+    control: &Control,
+) -> Result<Zeroizing<Vec<u8>>> {
     check(dir)?;
     let opened = async {
         let folder = folder::list_or_look_up(repository, id).await?;
@@ -40,9 +67,7 @@ pub async fn restore_companions(
                 .hint("`strongroom backup --include PATH` stores them")
         })
     };
-    let tar = control.guard(opened).await.context(format!("snapshot {id}"))?;
-    let dir = dir.to_owned();
-    run_blocking(move || check(&dir).and_then(|()| unpack(&tar, &dir))).await
+    control.guard(opened).await.context(format!("snapshot {id}"))
 }
 
 /// That `dir` can be made: decided before anything is fetched.

@@ -96,6 +96,8 @@ pub struct MemberReport {
     pub downgrade: Option<String>,
     /// The master key that opened it.
     pub opened_by: KeyId,
+    /// What the files beside the snapshot were made of, for people.
+    pub included: Vec<String>,
     /// Oddities that did not stop the restore.
     pub findings: Vec<String>,
     /// Wall time.
@@ -151,6 +153,19 @@ pub async fn restore_recorded_member(
     restore_with(repository, keys, (recorded.base, Some(recorded)), &options, control).await
 }
 
+/// That a member can be made with these options; the directory that its database is written in.
+pub(super) fn check_member(options: &MemberOptions) -> Result<PathBuf> {
+    let place = place_for(options)?;
+    Ok(if place.data.inside { &options.data_dir } else { parent(&options.data_dir) }.to_owned())
+}
+
+fn place_for(options: &MemberOptions) -> Result<Place> {
+    let place = Place::new(&options.data_dir, options.wal_dir.as_deref())?;
+    Cluster::parse(&options.initial_cluster(), "token")?
+        .member(options.name(), &options.peer_urls)?;
+    Ok(place)
+}
+
 async fn restore_with(
     repository: &Repository,
     keys: &KeySet,
@@ -160,9 +175,7 @@ async fn restore_with(
 ) -> Result<MemberReport> {
     let started = Instant::now();
     // Before anything is fetched.
-    let place = Place::new(&options.data_dir, options.wal_dir.as_deref())?;
-    Cluster::parse(&options.initial_cluster(), "token")?
-        .member(options.name(), &options.peer_urls)?;
+    let place = place_for(options)?;
     let snapshot = control.guard(OpenSnapshot::open(repository, id, keys)).await?;
     let revision = options.revision.unwrap_or(snapshot.facts.etcd.revision.cast_signed());
     let members = Cluster::parse(&options.initial_cluster(), &options.token(id, revision))?;
@@ -188,6 +201,7 @@ async fn restore_with(
         versions: plan.versions,
         downgrade: plan.downgrade,
         opened_by: snapshot.opened_by,
+        included: snapshot.manifest.body().included.clone(),
         findings: snapshot.findings,
         duration: started.elapsed(),
     })

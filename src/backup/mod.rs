@@ -19,6 +19,7 @@ mod prove;
 mod prune;
 mod recipients;
 mod reencrypt;
+mod rehearse;
 mod removable;
 mod reports;
 mod reseal;
@@ -69,6 +70,7 @@ pub use prune::{
 };
 pub use recipients::new_recipients;
 pub use reencrypt::{ReencryptReport, Reencryption, reencrypt};
+pub use rehearse::{Destination, Rehearsal, rehearse};
 pub use removable::check_removable;
 pub use reports::{
     ListedReport, Reports, newest_reports, proves_bytes, report, reports, store_report,

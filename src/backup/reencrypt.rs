@@ -24,6 +24,7 @@ use crate::snapshot::write::{Content, write_snapshot};
 use crate::snapshot::{companions, seals};
 use crate::store::Repository;
 use crate::task::Control;
+use crate::text::counted;
 
 /// What to do about a snapshot that journals need.
 const ADVICE: &str =
@@ -162,7 +163,8 @@ async fn recorded(
     };
     let tell = || {
         format!(
-            "{count} journal(s) not encrypted again: anyone who has an old key can read them; `strongroom prune --keep-continuous` removes them in time"
+            "{} not encrypted again: anyone who has an old key can read what was recorded; `strongroom prune --keep-continuous` removes it in time",
+            counted(count, "journal")
         )
     };
     Ok((count > 0).then(tell))

@@ -16,6 +16,7 @@ use crate::snapshot::folder::Folder;
 use crate::snapshot::grace::LONGEST_BACKUP;
 use crate::snapshot::{open, seals};
 use crate::store::Repository;
+use crate::text::counted;
 
 /// Snapshots looked at at once.
 const READS: usize = 16;
@@ -81,8 +82,8 @@ pub async fn check_removable(
 }
 
 fn would_be_lost(count: usize, id: SnapshotId, error: &Error, key: KeyId) -> Error {
-    let message =
-        format!("{count} snapshot(s) open with no other available key, such as {id}: {error}");
+    let count = counted(count, "snapshot");
+    let message = format!("no other available key opens {count}, such as {id}: {error}");
     Error::new(ErrorKind::Refused, message).hint(format!(
         "give the other keys too, or seal the snapshots to them first: \
          `strongroom key reseal --all --drop {key}`"

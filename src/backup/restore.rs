@@ -58,6 +58,16 @@ impl Target {
     }
 }
 
+/// That a file can be written at `path`; the directory that it is in.
+///
+/// # Errors
+/// Those of [`restore`] that do not depend on the snapshot.
+pub(super) fn check_file(path: &Path, force: bool) -> Result<PathBuf> {
+    let path = file_at(path, force)?;
+    Staged::new(&path, force)?;
+    Ok(parent(&path).to_owned())
+}
+
 /// Where a file is to be made that is called `path`.
 fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
     let shown = path.display();
@@ -83,6 +93,10 @@ fn file_at(path: &Path, force: bool) -> Result<PathBuf> {
         Err(_) if path.symlink_metadata().is_ok() => {
             Err(Error::usage(format!("{shown} is a symbolic link to a file that does not exist"))
                 .hint("give the name of the file itself"))
+        }
+        Err(_) if path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            Err(Error::usage(format!("{shown}: there is no such directory"))
+                .hint("give the name of a file, in a directory that exists"))
         }
         Err(_) if !parent(path).is_dir() => {
             Err(Error::usage(format!("{shown}: there is no such directory"))
@@ -118,6 +132,8 @@ pub struct RestoreReport {
     pub unknown_leases: u64,
     /// The version that the cluster was being downgraded to, and that the restored one will be. Not told for a stream.
     pub downgrade: Option<String>,
+    /// What the files beside the snapshot were made of, for people.
+    pub included: Vec<String>,
     /// Oddities that did not stop the restore, such as a seal that does not open beside one that does.
     pub findings: Vec<String>,
     /// Wall time.
@@ -212,6 +228,7 @@ async fn restore_with(
         sha256: written.sha256,
         database_bytes: written.size,
         opened_by: snapshot.opened_by,
+        included: body.included.clone(),
         unknown_leases: written.unknown_leases,
         findings,
         downgrade,

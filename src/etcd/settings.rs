@@ -281,7 +281,9 @@ impl EtcdSettings {
             ));
         }
         // A URL's default port, 80 or 443, is never meant, and parsing drops it where it is written.
-        let authority = text.split_once("://").map_or("", |(_, rest)| rest.trim_end_matches('/'));
+        let authority = text
+            .split_once("://")
+            .map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
         let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
         if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(Error::usage(format!("etcd endpoint {name:?} has no port"))

@@ -20,6 +20,8 @@ pub const SNAPSHOTS: &str = "snapshots/";
 pub const JOURNALS: &str = "journals/";
 /// What all reports' names begin with.
 pub const REPORTS: &str = "reports/";
+/// The folders of a repository.
+pub const FOLDERS: [&str; 4] = ["keys", "snapshots", "journals", "reports"];
 
 /// A name that this version knows, parsed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

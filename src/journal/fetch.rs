@@ -20,6 +20,7 @@ use crate::keys::KeySet;
 use crate::mvcc::Reading;
 use crate::store::{ObjectInfo, Repository};
 use crate::task::run_blocking;
+use crate::text::counted;
 
 /// Segments that are fetched at once.
 const READS: usize = 16;
@@ -28,7 +29,7 @@ pub(crate) const PART: u64 = 8 << 20;
 /// Bytes that are fetched at once, unless one object has more.
 const BATCH: u64 = 96 << 20;
 /// Bytes of objects that turn out to be none of a journal's segments.
-const MAX_WASTED: u64 = 1 << 30;
+pub(crate) const MAX_WASTED: u64 = 1 << 30;
 
 /// Objects that may be the segment `number`, the shortest first: what somebody planted costs no more than what is genuine.
 struct Candidates {
@@ -377,11 +378,12 @@ impl ReadJournal {
         if let Some(named) = named.filter(|named| read < *named) {
             self.survey
                 .findings
-                .push(format!("journal {id}: {read} of its {named} segments count"));
+                .push(format!("journal {id}: of {} only {read} count", counted(named, "segment")));
         }
         let behind = folder.segments.keys().filter(|number| **number > read as u64).count();
         if behind > 0 {
-            let text = format!("journal {id}: {behind} segments behind number {read} do not count");
+            let behind = counted(behind, "segment");
+            let text = format!("journal {id}: not counted, because behind number {read}: {behind}");
             self.survey.findings.push(text);
         }
     }

@@ -75,8 +75,13 @@ impl RecordOptions {
         Self { cluster, interval, spool: None, spool_max: SPOOL_MAX, copies: false }
     }
 
-    /// That the spool is there or can be created. Nothing is created: who checks settings may not be who records.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks that the spool is there or can be created. Nothing is created: the user that checks settings may be another one
+    /// than the one that records.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::ErrorKind::Refused) when others may write to it; [`Usage`](crate::ErrorKind::Usage) when it cannot
+    /// be created.
+    pub fn check(&self) -> Result<()> {
         self.spool.as_deref().map_or(Ok(()), spool::check)
     }
 

@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::bundle::Ended;
 use super::options::RecordOptions;
 use super::spool::Spool;
+use crate::crypto;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::etcd::seen::Seen;
-use crate::format::{Continues, EndReason};
+use crate::format::{Continues, EndReason, JournalPart, ObjectName};
 use crate::store::Repository;
 use crate::task::{Control, JournalStep, Step, run_blocking};
+use crate::text::counted;
 
 /// Bytes that may wait in memory.
 const MAX_MEMORY: u64 = 32 << 20;
@@ -73,6 +75,18 @@ struct Inner {
     /// The store, or the spool, has failed, and that was told.
     told: bool,
     told_spool: bool,
+}
+
+/// Another name for the segment `name`, with a random last revision. It is higher than its own, so that no reader looks for
+/// less than there is.
+fn other_name(name: &str) -> Option<String> {
+    let Some(ObjectName::Journal { id, part: JournalPart::Segment { number, last } }) =
+        ObjectName::parse(name)
+    else {
+        return None;
+    };
+    let random = u64::from_le_bytes(crypto::random(&mut crypto::system_rng())) >> 1;
+    Some(JournalPart::Segment { number, last: last.max(random) }.of(id))
 }
 
 /// What waits for one store.
@@ -217,7 +231,8 @@ impl<'a> Outbox<'a> {
         let count = self.inner().waiting.len();
         if count > 0 {
             self.note(format!(
-                "storing {count} objects that an earlier recorder left in the spool"
+                "storing {} that an earlier recorder left in the spool",
+                counted(count, "object")
             ));
         }
         while self.send_first().await? {}
@@ -269,12 +284,26 @@ impl<'a> Outbox<'a> {
             (None, None) => return Err(Error::new(ErrorKind::Io, format!("{name}: lost"))),
         };
         let (length, begun) = (bytes.len() as u64, Instant::now());
-        match self.beside(self.repository.put_once(&name, bytes), LATE).await {
+        match self.beside(self.put(&name, bytes), LATE).await {
             Ok(()) => self.took_first(length, begun.elapsed()).await?,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => self.is_taken(error)?,
             Err(error) => return Err(error),
         }
         Ok(true)
+    }
+
+    /// Stores an object. Where somebody else has put one under the name of a segment, it is stored under a name that nobody can
+    /// know before: what the name says of the last revision decides nothing ([S13.6]).
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        let taken = match self.repository.put_once(name, bytes.clone()).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
+            stored => return stored,
+        };
+        let Some(other) = other_name(name) else { return Err(taken) };
+        self.note(format!(
+            "{taken}; somebody else put it there, and the segment gets another name"
+        ));
+        self.repository.put_once(&other, bytes).await
     }
 
     /// Takes note that the first object, of `length` bytes, is stored.
@@ -331,11 +360,11 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// What to do where somebody else has put an object under the name of the first one. What an earlier recorder left
-    /// stays in the spool; without an end the journal counts as far as the next one names it.
+    /// What to do where somebody else has put an object under the name of the first one, which is no segment. What an earlier
+    /// recorder left stays in the spool; without an end the journal counts as far as the next one names it.
     ///
     /// # Errors
-    /// `error`, where nothing more of the journal can be stored.
+    /// `error`, where nothing more of the journal can be stored: another journal follows what is.
     fn is_taken(&self, error: Error) -> Result<()> {
         let mut inner = self.inner();
         match inner.waiting.front().map(|first| (first.name.clone(), first.kind.clone())) {

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Shared;
+use crate::format::ClusterName;
 use crate::status_server::{Answer, code_name};
 
 /// Upper bounds of the durations' buckets, in seconds.
@@ -42,7 +43,8 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    /// With the label `cluster` if it has a name.
+    pub(super) fn new(cluster: Option<&ClusterName>) -> Self {
         let metrics = Self {
             calls: Family::default(),
             seconds: Histogram::new(BUCKETS),
@@ -57,7 +59,8 @@ impl Metrics {
             keyring_serial: Gauge::default(),
             registry: Registry::default(),
         };
-        let mut registry = Registry::with_prefix("strongroom_proxy");
+        let labels = cluster.map(|name| ("cluster".into(), name.as_str().to_owned().into()));
+        let mut registry = Registry::with_prefix_and_labels("strongroom_proxy", labels.into_iter());
         metrics.register(&mut registry);
         Self { registry, ..metrics }
     }

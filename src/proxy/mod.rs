@@ -183,7 +183,7 @@ impl Proxy {
             audit: audit.map(|log| Audit { log, fail_open }),
             unwritable: AtomicBool::new(false),
             users: Users::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(settings.cluster.as_ref()),
             clients: Clients::new((settings.max_memory as usize) << 20),
             pages: Pages::default(),
             max_request,

@@ -45,7 +45,8 @@ pub struct AgentSettings {
             id = "agent.listen",
             long = "listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_AGENT_LISTEN"
+            env = "STRONGROOM_AGENT_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub listen: Option<String>,

@@ -52,7 +52,8 @@ pub struct KmsPluginSettings {
             id = "kms_plugin.metrics_listen",
             long = "metrics-listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_KMS_METRICS_LISTEN"
+            env = "STRONGROOM_KMS_METRICS_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub metrics_listen: Option<String>,

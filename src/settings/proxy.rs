@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::{LogFormat, ValueSettings};
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
+use crate::format::ClusterName;
 use crate::values::Unreadable;
 
 /// What a proxy is set to do.
@@ -15,6 +16,9 @@ pub struct ProxySettings {
     /// themselves.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub etcd: EtcdSettings,
+    /// Your name for the etcd cluster: a label of all metrics.
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub cluster: Option<ClusterName>,
     /// Address to listen on
     #[cfg_attr(
         feature = "cli",
@@ -23,7 +27,8 @@ pub struct ProxySettings {
             long = "listen",
             value_name = "HOST:PORT",
             default_value_t = ProxySettings::default().listen,
-            env = "STRONGROOM_PROXY_LISTEN"
+            env = "STRONGROOM_PROXY_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub listen: String,
@@ -145,7 +150,8 @@ pub struct ProxySettings {
             id = "proxy.metrics_listen",
             long = "metrics-listen",
             value_name = "HOST:PORT",
-            env = "STRONGROOM_PROXY_METRICS_LISTEN"
+            env = "STRONGROOM_PROXY_METRICS_LISTEN",
+            value_parser = crate::status_server::parse_address
         )
     )]
     pub metrics_listen: Option<String>,
@@ -177,6 +183,7 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             etcd: EtcdSettings::default(),
+            cluster: None,
             listen: "127.0.0.1:2479".into(),
             listen_cert: None,
             listen_key: None,

@@ -98,6 +98,12 @@ impl FromStr for RepositoryUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        // A URL is parsed without them: it would name another place than the one that was written.
+        if text.contains(char::is_control) {
+            return Err(Error::usage(
+                "the repository URL holds a control character, such as a line break",
+            ));
+        }
         let Some((scheme, _)) = text.split_once(':').filter(|(scheme, rest)| {
             rest.starts_with("//") || *scheme == "file" || Cloud::of_scheme(scheme).is_some()
         }) else {
@@ -182,6 +188,10 @@ mod tests {
             "s3://a/../b",
             "s3://a/./b",
             "s3://a/b/%2E%2e/c",
+            "s3://a/b/.\n./.\n./c",
+            "s3://a/b\tc",
+            "s3://a/b\n",
+            "/mnt/usb\n",
         ] {
             assert_eq!(text.parse::<RepositoryUrl>().unwrap_err().kind().exit_code(), 2, "{text}");
         }

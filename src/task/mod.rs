@@ -11,6 +11,6 @@ pub(crate) use blocking::{AbortOnDrop, run_blocking, task_died, task_panicked};
 pub(crate) use buffers::{Buffer, Buffers};
 pub(crate) use control::interrupted;
 pub use control::{Control, Step, Unit};
-pub(crate) use files::{cannot_create_in, parent, private_dir_in};
+pub(crate) use files::{cannot_create_in, check_room, parent, private_dir_in};
 pub use journal_step::JournalStep;
 pub(crate) use scratch::Scratch;

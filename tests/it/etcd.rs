@@ -146,7 +146,7 @@ async fn endpoints_that_are_refused_by_name() {
         ("etcd.example", "has no port"),
         ("https://etcd.example", "has no port"),
         ("https://[::1]", "has no port"),
-        ("http://h:2379/v3", "no port"),
+        ("http://h:2379/v3", "a scheme, a host and a port"),
         ("", "no etcd endpoint"),
     ] {
         let settings = EtcdSettings { endpoints: vec![endpoint.into()], ..EtcdSettings::default() };

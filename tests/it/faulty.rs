@@ -45,6 +45,8 @@ pub struct Faulty {
     blind: bool,
     /// Before an object whose name ends so is created, this file goes: somebody else is at work.
     goes: Option<(&'static str, PathBuf)>,
+    /// The first object whose name ends so is created by somebody else, just before.
+    taken: Option<(&'static str, Arc<AtomicUsize>)>,
     /// What was created with a name that ends so is overwritten at once: somebody else is at work.
     replaces: Option<&'static str>,
     /// Multipart uploads take a while to begin.
@@ -68,7 +70,7 @@ impl Faulty {
 
     pub fn new(inner: Arc<dyn ObjectStore>, calls: usize, once: bool) -> Self {
         let left = Arc::new(AtomicUsize::new(calls));
-        let (goes, replaces) = (None, None);
+        let (goes, taken, replaces) = (None, None, None);
         let slow = None;
         let (lies, blind, is_away) = (false, false, false);
         let (hangs, refuses) = (None, None);
@@ -80,6 +82,7 @@ impl Faulty {
             lies,
             blind,
             goes,
+            taken,
             replaces,
             slow,
             clock,
@@ -121,6 +124,11 @@ impl Faulty {
     /// A store in which `file` is deleted before an object whose name ends in `end` is created.
     pub fn racing(inner: Arc<dyn ObjectStore>, end: &'static str, file: PathBuf) -> Self {
         Self { goes: Some((end, file)), ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// As [`passing`](Self::passing); somebody else creates the first object whose name ends in `end`.
+    pub fn taken(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
+        Self { taken: Some((end, Arc::default())), ..Self::passing(inner) }
     }
 
     fn replacing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
@@ -207,6 +215,12 @@ impl ObjectStore for Faulty {
         self.call()?;
         if let Some((_, file)) = self.goes.as_ref().filter(|(end, _)| to.as_ref().ends_with(end)) {
             let _ = std::fs::remove_file(file);
+        }
+        let is_taken = |(end, times): &(&str, Arc<AtomicUsize>)| {
+            to.as_ref().ends_with(end) && times.fetch_add(1, Ordering::SeqCst) == 0
+        };
+        if self.taken.as_ref().is_some_and(is_taken) {
+            self.inner.put_opts(to, "junk".into(), PutOptions::default()).await?;
         }
         let mode = if self.lies { PutMode::Overwrite } else { opts.mode.clone() };
         let done = self.inner.put_opts(to, payload, PutOptions { mode, ..opts }).await?;

@@ -146,6 +146,27 @@ async fn an_end_among_planted_ones_is_copied() {
     assert!(ends.contains(&JournalPart::End(u32::MAX).to_string()), "{ends:?}");
 }
 
+/// However many objects of a segment's length lie before it, it is copied, and they stay behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_among_planted_ones_is_copied() {
+    let (test, id) = golden().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _) = open_replica(&test.repository, local(dir.path()), false).await.unwrap();
+    let path = |number, last| test.path(&JournalPart::Segment { number, last }.of(id));
+    let length = fs::metadata(path(2, 2)).unwrap().len() as usize;
+    (100..180).for_each(|last| fs::write(path(2, last), vec![0; length]).unwrap());
+    let before = objects(test.dir.path(), id).len();
+    let report = to(&test, &target, &keys(&[1])).await.unwrap();
+    assert_eq!((&report.journals.copied[..], report.journals.failed.len()), (&[id][..], 0));
+    assert_eq!(reached(&target).await, LAST);
+    assert_eq!(objects(dir.path(), id).len(), before - 80);
+    // An object of this length that the copy has under such a name takes the place of none.
+    let copied = |number, last| dir.path().join(JournalPart::Segment { number, last }.of(id));
+    fs::rename(copied(2, 2), copied(2, 100)).unwrap();
+    to(&test, &target, &keys(&[1])).await.unwrap();
+    assert!(copied(2, 2).exists());
+}
+
 /// A bundle of the same length under another number is not the one that the end names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_is_missing_is_told() {

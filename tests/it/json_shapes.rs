@@ -243,10 +243,12 @@ impl Documents {
     fn restores(&mut self, old: &str) {
         self.run("restore --output", &["restore", old, "--output", "etcd.db"]);
         let both = ["restore", old, "--companions-to", "c1", "--output", "etcd2.db"];
+        self.run("restore --dry-run", &[&both[..], &["--dry-run"]].concat());
         self.run("restore --output", &both);
         self.run("restore --companions-to", &["restore", old, "--companions-to", "c2"]);
         let member = ["restore", old, "--data-dir", "data", "--name", "a", "--initial-cluster"];
         let members = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+        self.run("restore --dry-run", &[&member[..], &[members, "--dry-run"]].concat());
         self.run("restore --data-dir", &[&member[..], &[members]].concat());
         let keys = ["restore", old, "--to-cluster", "--prefix", "/app/"];
         self.run("restore --to-cluster --dry-run", &[&keys[..], &["--dry-run"]].concat());

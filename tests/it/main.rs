@@ -57,11 +57,13 @@ mod kms_plugin;
 mod kms_stanza_vectors;
 mod kms_vectors;
 mod layers;
+mod manifests;
 mod member;
 mod members;
 mod memory_image;
 mod mvcc;
 mod operators;
+mod packages;
 mod paper;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use strongroom::ErrorKind;
 use strongroom::backup::{
@@ -15,6 +16,8 @@ use strongroom::task::Control;
 
 use crate::blind::Blind;
 use crate::etcd_server::{Etcd, Version};
+use crate::faulty::Faulty;
+use crate::journal_store::{Recording, put};
 use crate::journal_vectors::copy;
 use crate::support::{TestRepo, keys, local, vector};
 
@@ -127,7 +130,7 @@ async fn names_of_segments() {
     assert!(!journal.last_is_known && journal.last < journal.first, "{journal:?}");
     let verified = verify_journals(&repository, &keys(&[1]), None).await.unwrap();
     assert_eq!(verified.journals[0].last, LAST);
-    assert!(verified.findings[0].contains("1 segments behind number 5"), "{verified:?}");
+    assert!(verified.findings[0].contains("behind number 5: 1 segment"), "{verified:?}");
     fs::remove_file(copy.part("segment.3.3")).unwrap();
     let plan = copy.newest(&keys(&[1])).await.unwrap();
     assert_eq!(plan.revision, 2);
@@ -171,6 +174,66 @@ async fn journals_are_signed() {
     assert!(left.journals_left[0].contains(JOURNAL), "{left:?}");
 }
 
+/// Restores to each of the revisions, the last of which is the newest, with journals that have no gap.
+async fn restores_without_a_gap(repo: &TestRepo, base: SnapshotId, revisions: &[i64]) {
+    let (keys, dir) = (keys(&[1]), tempfile::tempdir().unwrap());
+    let listed = journals(&repo.repository, &keys, None).await.unwrap();
+    assert_eq!(listed.gaps, []);
+    let last = *revisions.last().unwrap();
+    let moments = revisions.iter().map(|at| (Moment::Revision(*at), *at));
+    for (moment, revision) in moments.chain([(Moment::Newest, last)]) {
+        let base = Some(base);
+        let plan = plan_restore(&repo.repository, &keys, None, base, moment, dir.path()).await;
+        assert_eq!(plan.unwrap().revision, revision);
+    }
+}
+
+/// A recording goes on where somebody puts objects under the names that its next segments may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_a_recorder_will_use() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    let begun = put(&mut client, 5, 1).await;
+    let repo = TestRepo::new().await;
+    let recording = Recording::spooling(&repo, &etcd, None, None).await;
+    recording.until("begins with revision", 1).await;
+    let folder = || fs::read_dir(repo.dir.path().join("journals")).ok()?.next()?.ok();
+    while folder().is_none_or(|folder| !folder.path().join("head").exists()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let folder = folder().unwrap().path();
+    for (number, last) in (1..30).flat_map(|number| (0..40).map(move |last| (number, last))) {
+        // Not where the recorder was first.
+        let path = folder.join(format!("segment.{number}.{}", begun + last));
+        let _ = File::create_new(path);
+    }
+    let middle = put(&mut client, 10, 1).await;
+    recording.until("the segment gets another name", 1).await;
+    let last = put(&mut client, 10, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let report = recording.stop().await;
+    assert_eq!((report.last, report.journals.len(), report.snapshots.len()), (last, 1, 1));
+    restores_without_a_gap(&repo, report.snapshots[0], &[middle - 1, middle, last]).await;
+}
+
+/// Another journal follows where somebody is faster than the recorder with the name that a head has to have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_somebody_else_wrote() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let repo = TestRepo::new().await;
+    let store = Faulty::taken(local(repo.dir.path()), "/head");
+    let recording = Recording::on(store, &repo, &etcd, None, None).await.unwrap();
+    recording.until("another journal follows what is stored", 1).await;
+    recording.until("begins with revision", 2).await;
+    let last = put(&mut client, 10, 1).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let report = recording.stop().await;
+    assert_eq!(report.last, last, "{report:?}");
+    restores_without_a_gap(&repo, report.snapshots[0], &[last - 1, last]).await;
+}
+
 /// Wrong keys are not an empty repository.
 #[tokio::test]
 async fn nothing_opens() {
@@ -185,7 +248,7 @@ async fn nothing_opens() {
             false => journals(&repository, &wrong, None).await.unwrap_err(),
         };
         assert_eq!(error.kind(), ErrorKind::WrongKey, "{error}");
-        assert!(error.to_string().contains("1 journal does not open here"), "{error}");
+        assert!(error.to_string().contains("no key here opens 1 journal"), "{error}");
     }
     let empty = TestRepo::new().await;
     let dir: &Path = empty.dir.path();
@@ -235,10 +298,10 @@ async fn a_journal_that_is_sealed_to_a_recipient_alone() {
     let begun = std::time::Instant::now();
     while !fs::read_to_string(&log).unwrap().contains("begins with revision") {
         assert!(begun.elapsed().as_secs() < 30, "{}", fs::read_to_string(&log).unwrap());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     etcd.put("a", "forged").await;
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(2500));
     let stopped = std::process::Command::new("kill").arg(child.id().to_string()).status();
     assert!(stopped.unwrap().success() && child.wait().is_ok());
     let list = blind.owner(&["-w", "json", "journal", "list"]).output().unwrap();

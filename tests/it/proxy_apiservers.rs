@@ -11,19 +11,19 @@ use rcgen::KeyPair;
 use crate::behind::{Behind, Talk, blocking, go};
 use crate::etcd_server::{Etcd, Version, free_ports};
 
-const TOKEN: &str = "only-for-this-test";
+pub const TOKEN: &str = "only-for-this-test";
 /// Long enough for every proxy to follow.
 const SETTLE: &str = "2s";
 
 /// One kube-apiserver. Its address stays, its etcd changes.
-struct ApiServer {
+pub struct ApiServer {
     dir: PathBuf,
     port: u16,
     child: Child,
 }
 
 impl ApiServer {
-    fn start(dir: &Path, name: &str, etcd: &str) -> Self {
+    pub fn start(dir: &Path, name: &str, etcd: &str) -> Self {
         let dir = dir.join(name);
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("tokens"), format!("{TOKEN},test,test,system:masters\n")).unwrap();
@@ -64,7 +64,7 @@ impl ApiServer {
             .unwrap()
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
@@ -85,6 +85,13 @@ impl Drop for ApiServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The keys of service accounts that the API servers of this directory share.
+pub fn make_accounts(dir: &Path) {
+    let accounts = KeyPair::generate().unwrap();
+    fs::write(dir.join("accounts.key"), accounts.serialize_pem()).unwrap();
+    fs::write(dir.join("accounts.pub"), accounts.public_key_pem()).unwrap();
 }
 
 fn clients(servers: &[ApiServer; 2]) -> Talk {
@@ -126,9 +133,7 @@ fn compact(etcd: &Etcd) {
 fn long_kubernetes_servers_there_and_back_on_3_6() {
     let behind = Behind::start(Version::V3_6);
     let etcd = behind.etcd.endpoint();
-    let accounts = KeyPair::generate().unwrap();
-    fs::write(behind.dir.path().join("accounts.key"), accounts.serialize_pem()).unwrap();
-    fs::write(behind.dir.path().join("accounts.pub"), accounts.public_key_pem()).unwrap();
+    make_accounts(behind.dir.path());
     let mut servers = ["a", "b"].map(|name| ApiServer::start(behind.dir.path(), name, etcd));
     let mut clients = clients(&servers);
     let phase = |name: &str| {

@@ -243,6 +243,8 @@ async fn a_log_on_a_full_disk() {
             &metrics,
             "--reserved-prefix",
             &prefix,
+            "--cluster",
+            "prod",
         ];
         if open {
             args.push("--audit-fail-open");
@@ -270,6 +272,11 @@ async fn a_log_on_a_full_disk() {
         crate::deploy::asked_for_is_there(&text, "strongroom_proxy_");
         assert!(text.contains("strongroom_proxy_audit_failures_total"), "{text}");
         assert!(text.contains(r#"method="/etcdserverpb.KV/Put",code="OK""#), "{text}");
+        let series = |line: &&str| line.starts_with("strongroom_proxy_");
+        assert!(
+            text.lines().filter(series).all(|line| line.contains(r#"cluster="prod""#)),
+            "{text}"
+        );
         program.end();
         let (status, text) = output(&["audit-log", "verify", &log_name, "-k", &key]);
         assert_eq!(status, Some(3), "{text}");

@@ -8,6 +8,7 @@ use strongroom::ErrorKind;
 use strongroom::backup::{Scope, VerifyLevel, apply_prune, plan_removal, undo_removal, verify};
 use strongroom::format::{CheckOutcome, ReportOutcome};
 use strongroom::task::Control;
+use strongroom::text::counted;
 
 use crate::faulty::Faulty;
 use crate::support::{TestRepo, keys, local};
@@ -37,7 +38,7 @@ async fn what_is_not_verified_in_time_is_not_known() {
     seen.sort_unstable();
     assert_eq!(seen, ids);
     let error = found.unfinished().unwrap();
-    let said = format!("{done} snapshots were verified in time, {left} were not");
+    let said = format!("verified in time: {}; not verified: {left}", counted(done, "snapshot"));
     assert_eq!((error.kind(), error.to_string()), (ErrorKind::Unreachable, said));
     let report = found.evidence(None, PATIENCE);
     let checks = report.checks();

@@ -65,7 +65,11 @@ fn a_backup_whose_result_cannot_be_printed_is_stored() {
     assert!(said.contains("it is done") && said.contains(": pinned"), "{said}");
     // A list is nothing but its output.
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    exits(1, place.command(&["snapshots"]).stdout(full));
+    exits(1, place.command(&["snapshots"]).stdout(full.try_clone().unwrap()));
+    for args in [&["--version"][..], &["help"], &["prune", "--help"], &["help", "globals"]] {
+        let said = exits(1, place.bare(args).stdout(full.try_clone().unwrap()));
+        assert!(said.contains("standard output: No space left"), "{said}");
+    }
 }
 
 #[test]
@@ -138,6 +142,7 @@ fn targets_that_cannot_be_are_refused_before_anything_is_fetched() {
         run restore latest --companions-to missing/dir
         run restore latest --data-dir missing/data
         run restore latest -o missing/out
+        run restore latest -o new/
         run restore latest -o mounted --force
         run restore latest --data-dir data --wal-dir data/wal
         run restore latest --data-dir data --wal-dir data
@@ -150,6 +155,7 @@ fn targets_that_cannot_be_are_refused_before_anything_is_fetched() {
         ("restore latest --companions-to missing", "create the directory first", 1),
         ("restore latest --data-dir missing", "create the directory first", 1),
         ("restore latest -o missing", "create the directory first", 2),
+        ("restore latest -o new/", "there is no such directory", 2),
         ("restore latest -o mounted", "mount point", 2),
         ("restore latest --data-dir data --wal-dir data/wal", "in each other", 2),
         ("restore latest --data-dir data --wal-dir data\n", "in each other", 2),
@@ -160,6 +166,90 @@ fn targets_that_cannot_be_are_refused_before_anything_is_fetched() {
         assert_eq!(status, code, "{said}");
     }
     fs::rename(place.path("right"), keyring).unwrap();
+}
+
+/// Whatever the target: what cannot be is refused as the restore refuses it, and nothing is written.
+#[test]
+fn a_dry_run_says_what_would_be_written_and_where() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").unwrap();
+    let file = place.path("file").display().to_string();
+    let database = crate::support::small_database().display().to_string();
+    let report = place.json(&["backup", "--file", &database, "--include", &file]);
+    let id = report["id"].as_str().unwrap().to_owned();
+    let manifest = "kind: Pod
+spec:
+  containers:
+  - command:
+    - etcd
+    - --data-dir=DIR
+    volumeMounts:
+    - mountPath: DIR
+      name: data
+  volumes:
+  - hostPath:
+      path: DIR
+    name: data
+";
+    let manifest = manifest.replace("DIR", &place.path("pod").display().to_string());
+    fs::write(place.path("etcd.yaml"), manifest).unwrap();
+    let before = crate::planted_files::everything(place.dir.path());
+    for (args, said) in [
+        (&["-o", "out.db"][..], "would write out.db: snapshot "),
+        (&["-o", "-"], "would write standard output"),
+        (&["-o", "file", "--force"], "would write file: "),
+        (&["--data-dir", "data", "--name", "a"], "would write data: "),
+        (&["--from-manifest", "etcd.yaml"], "/pod: snapshot "),
+        (&["--companions-to", "files"], "would write files/"),
+        (&["-o", "out.db", "--companions-to", "files"], "would write out.db: "),
+    ] {
+        let args = [&["restore", &id, "--dry-run"][..], args].concat();
+        let out = String::from_utf8(place.succeed(&args).stdout).unwrap();
+        assert!(out.contains(said), "{args:?}: {out}");
+    }
+    for (args, code, said) in [
+        (&["-o", "file"][..], 1, "exists"),
+        (&["-o", "missing/out"], 2, "no such directory"),
+        (&["--data-dir", "missing/data"], 1, "create the directory first"),
+        (&["--data-dir", "."], 1, "is not empty"),
+        (&["--data-dir", "data", "--name", "a b=c"], 2, ""),
+        (&["--companions-to", "."], 1, "is not empty"),
+        (&["-o", "out.db", "--revision", "999999"], 1, "is not recorded"),
+    ] {
+        let out = place.fail(code, &[&["restore", &id, "--dry-run"][..], args].concat());
+        assert!(out.contains(said), "{args:?}: {out}");
+    }
+    assert_eq!(crate::planted_files::everything(place.dir.path()), before);
+    // A restore says what it leaves out.
+    for args in [&["-o", "out.db"][..], &["--data-dir", "data"], &["-o", "-"]] {
+        let said = place.succeed(&[&["restore", &id][..], args].concat()).stderr;
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains(&format!("also has {file}: `--companions-to")), "{said}");
+    }
+}
+
+/// Whatever reads a snapshot says what to do when its bytes are not those that were written.
+#[test]
+fn a_damaged_snapshot_names_the_next_step() {
+    let place = Place::new();
+    let id = place.backup();
+    let payload = place.path(&format!("repo/snapshots/{id}/payload"));
+    let mut bytes = fs::read(&payload).unwrap();
+    bytes[700] ^= 1;
+    fs::write(payload, bytes).unwrap();
+    for args in [
+        &["restore", &id, "-o", "out.db"][..],
+        &["restore", &id, "--data-dir", "data"],
+        &["ls", &id],
+        &["get", &id, "key"],
+        &["stats", &id],
+        &["verify", &id],
+    ] {
+        let said = place.fail(13, args);
+        assert!(said.contains("delete nothing; try another key"), "{args:?}: {said}");
+    }
+    let said = place.fail(13, &["-w", "json", "restore", &id, "-o", "out.db"]);
+    assert!(said.contains("\"hint\":\"delete nothing"), "{said}");
 }
 
 #[test]

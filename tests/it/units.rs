@@ -45,7 +45,7 @@ exec env -i PATH=/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8 CREDENTIALS_DIRECTORY
     -- $EXEC
 "#;
 
-fn is_allowed() -> bool {
+pub fn is_allowed() -> bool {
     let tried = Command::new("unshare").args(["-m", "-p", "-f", "true"]).status();
     if tried.is_ok_and(|status| status.success()) {
         return true;
@@ -226,12 +226,39 @@ async fn the_proxys_unit_serves() {
 }
 
 /// The commands of a section of README, one a line, without what is typed by hand or not for a test.
-fn commands(section: &str) -> String {
+pub fn commands(section: &str) -> String {
     let readme = include_str!("../../README.md");
     let section = readme.split(&format!("\n## {section}\n")).nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
     let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
     lines.map(|line| line.replace(" …", "") + "\n").collect()
+}
+
+/// README's sections from the first backup to the restore, as a script; `$D` is where what is typed by hand lies.
+pub struct Walk {
+    pub script: String,
+}
+
+impl Walk {
+    /// Against this etcd and store. Puts the certificates, and what README has its reader type, into `place`.
+    pub fn of_readme(place: &Place, etcd: &Etcd, store: &str) -> Self {
+        kubernetes_pki(place, etcd);
+        fs::write(place.path("strongroom.toml"), settings(etcd, store)).unwrap();
+        fs::write(place.path("store.env"), secrets()).unwrap();
+        let (backup, restore) = (commands("First backup"), commands("First restore"));
+        assert!(backup.lines().count() >= 10 && restore.lines().count() >= 8, "{backup}{restore}");
+        let by_hand = "\ncat \"$D/strongroom.toml\" >/etc/strongroom/strongroom.toml\n\
+            cat \"$D/store.env\" >/etc/strongroom/store.env\nset -x\nsudo strongroom init";
+        let backup = backup.replace("\nsudo strongroom init", by_hand);
+        Self { script: format!("set -x\n{backup}\ncd \"$D\"\n{restore}") }
+    }
+
+    pub fn assert_done(&self, said: &str) {
+        for word in ["1 re-sealed", "serves the snapshot's data", "etcd.db: snapshot", "--dry-run"]
+        {
+            assert!(said.contains(word), "no {word} in {said}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,22 +270,16 @@ async fn readme_is_walked_command_by_command() {
     etcd.put("/registry/configmaps/prod/settings", "1").await;
     fs::create_dir_all(place.path("s3/acme-etcd-backups")).unwrap();
     let store = s3_server::start(&place.path("s3"), Flavour::S3).await;
-    kubernetes_pki(&place, &etcd);
-    fs::write(place.path("strongroom.toml"), settings(&etcd, &store)).unwrap();
-    fs::write(place.path("store.env"), secrets()).unwrap();
-    let (backup, restore) = (commands("First backup"), commands("First restore"));
-    assert!(backup.lines().count() >= 11 && restore.lines().count() >= 8, "{backup}{restore}");
-    let by_hand = "\ncat strongroom.toml >/etc/strongroom/strongroom.toml\n\
-        cat store.env >/etc/strongroom/store.env\nset -x\nsudo strongroom init";
-    let backup = backup.replace("\nsudo strongroom init", by_hand);
+    let walk = Walk::of_readme(&place, &etcd, &store);
     let programs = Version::V3_5.programs();
     // The workstation has the host's settings for the store, but not its keys.
-    let walk = format!(
+    let lines = format!(
         "sudo() {{ \"$@\"; }}\nPATH={}:/usr/local/bin:$PATH\nunset STRONGROOM_CONFIG\n\
-         mount -t tmpfs none /media && mkdir /media/usb\nmount -t tmpfs none /var/lib\nset -x\n{backup}\ncd \"$D\"\n{restore}",
-        programs.display()
+         mount -t tmpfs none /media && mkdir /media/usb\nmount -t tmpfs none /var/lib\n{}",
+        programs.display(),
+        walk.script
     );
-    let mut command = script(&place, &walk);
+    let mut command = script(&place, &lines);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if ["STRONGROOM_", "AWS_", "ETCDCTL_"].iter().any(|prefix| name.starts_with(prefix)) {
@@ -268,7 +289,5 @@ async fn readme_is_walked_command_by_command() {
     let out = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let said = text(&out.stdout) + &text(&out.stderr);
     assert!(out.status.success(), "{said}");
-    for word in ["1 re-sealed", "serves the snapshot's data", "etcd.db: snapshot", "--dry-run"] {
-        assert!(said.contains(word), "no {word} in {said}");
-    }
+    walk.assert_done(&said);
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::coverage::{Extent, Journals};
+use super::opened::{Extent, Journals};
 use crate::crypto::Suite;
 use crate::envelope::kept_stanzas;
 use crate::error::{ErrorKind, Result};
@@ -20,6 +20,7 @@ use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::store::Repository;
 use crate::task::{Control, Step};
+use crate::text::counted;
 
 /// How long segments stay beside their bundle: somebody may be reading them.
 const READING: Duration = Duration::from_secs(3600);
@@ -146,7 +147,10 @@ impl<'a> Bundling<'a> {
         match bundle(self.repository, self.keys, one, self.suite, &std::env::temp_dir()).await {
             Ok(bundled) => {
                 let segments = bundled.segments;
-                self.note(format!("journal {id}: {segments} segments are in one object, too"));
+                self.note(format!(
+                    "journal {id}: one object holds its {}, too",
+                    counted(segments, "segment")
+                ));
                 self.due.push((bundled, SystemTime::now()));
                 true
             }
@@ -202,7 +206,7 @@ impl<'a> Bundling<'a> {
             is_left(id, folder) || from.is_some_and(|from| *id >= from)
         };
         let folders = (folders, Vec::new());
-        let mut journals =
+        let (mut journals, _) =
             Journals::open_chosen(repository, keys, Some(cluster), folders, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
         // What waits is found again.

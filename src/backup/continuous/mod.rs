@@ -9,6 +9,7 @@ mod histories;
 mod join;
 mod known;
 mod moments;
+mod opened;
 mod plan;
 mod record;
 mod reseal;

@@ -190,12 +190,29 @@ impl RecordJob<'_> {
     /// # Errors
     /// Those of [`record`].
     pub(crate) async fn run(&self) -> Result<RecordReport> {
+        let mut report = RecordReport::default();
+        loop {
+            match self.run_once(&mut report).await {
+                // Somebody puts objects where a journal's belong. Nobody knows the name of the next journal.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    let note = format!("another journal follows what is stored: {error}");
+                    self.control.step(Step::Note(note));
+                    tokio::select! {
+                        () = self.control.stopped() => return Ok(report),
+                        () = sleep(AWAY) => {}
+                    }
+                }
+                done => return done.map(|()| report),
+            }
+        }
+    }
+
+    async fn run_once(&self, report: &mut RecordReport) -> Result<()> {
         let (sender, ended) = mpsc::unbounded_channel();
         let seen = (Arc::clone(&self.seen), sender);
         let first = Outbox::new(self.repository, self.options, seen, self.control)?;
         let second = self.second.map(|second| Outbox::second(second, self.control));
         let places = Places { first: &first, second: second.as_ref() };
-        let mut report = RecordReport::default();
         self.control.guard(first.send_left()).await?;
         let also = async {
             match &second {
@@ -208,7 +225,7 @@ impl RecordJob<'_> {
         let bundling = bundling::run(from, of, ended, self.control);
         let recorded = tokio::select! {
             // Each on the heap: together they are large for a thread's stack.
-            recorded = Box::pin(self.rounds(places, &mut report)) => recorded,
+            recorded = Box::pin(self.rounds(places, report)) => recorded,
             error = Box::pin(first.run()) => Err(error),
             error = Box::pin(also) => Err(error),
             never = Box::pin(bundling) => match never {},
@@ -221,11 +238,12 @@ impl RecordJob<'_> {
                 let _ = second.settle(AFTER_STOP).await;
             }
         });
-        report.last = first.stored().map_or(0, |segment| segment.last.cast_signed());
-        report.spooled = first.safe().max(report.last);
+        let stored = first.stored().map_or(0, |segment| segment.last.cast_signed());
+        report.last = report.last.max(stored);
+        report.spooled = first.safe().max(report.last).max(report.spooled);
         match recorded.and(settled) {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
-            _ => Ok(report),
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Journals' data keys sealed to the present master keys.
 
-use super::coverage::Journals;
+use super::opened::Journals;
 use crate::crypto;
 use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};
@@ -47,8 +47,7 @@ pub(in crate::backup) async fn reseal(
     let judging = if job.sign { Judging::Vouching } else { Judging::Reading };
     let journals = Journals::open_with_removed(judging, repository, keys, cluster).await?;
     // Objects that are unknown are no journals.
-    let unopened = journals.findings.into_iter().skip(journals.unknown);
-    let mut done = Resealed { left: unopened.collect(), ..Resealed::default() };
+    let mut done = Resealed { left: journals.failed.finish(), ..Resealed::default() };
     for (id, (journal, folder)) in journals.open {
         if !job.changes || !journal.standing.counts() {
             done.left.push(format!("journal {id}: {}", journal.standing));

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Moment;
-use super::coverage::{Extent, Journals};
+use super::opened::{AT_ONCE, Extent, Journals};
 use crate::error::Result;
 use crate::format::{ClusterName, SnapshotId};
 use crate::journal::folder::{self, Folder};
+use crate::journal::open::{Judging, OpenJournal};
 use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::store::Repository;
@@ -17,7 +18,7 @@ use crate::store::Repository;
 const SLACK: u64 = 24 * 3_600_000;
 /// The newest journals are always among those that are opened: they show what was recorded last.
 const NEWEST: usize = 24;
-/// So many journals behind one without an end are opened: the next that counts tells how much of it does.
+/// So many journals that count behind one without an end are opened: the next of its recorder tells how much of it counts.
 const FOLLOWING: usize = 4;
 
 /// When the journals began that are opened, in Unix milliseconds.
@@ -50,13 +51,34 @@ impl Period {
         let within = |id: &SnapshotId| (self.since..=self.until).contains(&id.unix_ms());
         let mut chosen: BTreeSet<_> = there().map(|(id, _)| *id).filter(|id| within(id)).collect();
         chosen.extend(there().map(|(id, _)| *id).rev().take(NEWEST));
-        let without_end = there().filter(|(id, folder)| within(id) && folder.ends.is_empty());
-        for (id, _) in without_end {
-            let behind = folders.range(*id..).filter(|(_, folder)| folder.head.is_some());
-            chosen.extend(behind.map(|(id, _)| *id).take(FOLLOWING));
+        chosen
+    }
+
+    /// Which of the `others` are opened, too, now that it is known which of the `journals` count: anybody can put heads
+    /// between them. Empty when all is known.
+    fn choose_more(
+        self,
+        journals: &Journals,
+        others: &BTreeMap<SnapshotId, Folder>,
+    ) -> BTreeSet<SnapshotId> {
+        let newest = journals.newest();
+        let newer = others.keys().rev().copied().take_while(|id| Some(*id) > newest);
+        let mut chosen: BTreeSet<_> = newer.take(AT_ONCE).collect();
+        let within = journals.open.range(first_at(self.since)..).map(|(_, (journal, _))| journal);
+        let within = within.take_while(|one| one.id().unix_ms() <= self.until);
+        for journal in within.filter(|one| one.end.is_none()) {
+            let enough = journals.counting_after(journal).nth(FOLLOWING - 1).map(OpenJournal::id);
+            let behind = others.range(journal.id()..).map(|(id, _)| *id);
+            let behind = behind.take_while(|id| enough.is_none_or(|enough| *id < enough));
+            chosen.extend(behind.take(AT_ONCE));
         }
         chosen
     }
+}
+
+/// The first id that a moment, in Unix milliseconds, can have.
+fn first_at(ms: u64) -> SnapshotId {
+    SnapshotId::new(ms, [0; 10])
 }
 
 /// The main revisions that a journal holds, as far as that is known.
@@ -108,8 +130,18 @@ impl<'a> Shelf<'a> {
         let listed = folder::list_all(repository).await?;
         let ids = period.choose(&listed.0);
         let chosen = |id: &SnapshotId, _: &Folder| ids.contains(id);
-        let mut journals =
+        let (mut journals, mut others) =
             Journals::open_chosen(repository, keys, Some(cluster), listed, chosen).await?;
+        loop {
+            let more = period.choose_more(&journals, &others);
+            let more: BTreeMap<_, _> =
+                more.into_iter().filter_map(|id| Some((id, others.remove(&id)?))).collect();
+            if more.is_empty() {
+                break;
+            }
+            let how = (Judging::Reading, false);
+            journals.open_more(how, repository, keys, Some(cluster), more).await?;
+        }
         let extents = journals.extents(repository, keys).await?;
         let reach = |id: &SnapshotId| {
             let first = journals.open.get(id).map_or(0, |(journal, _)| journal.first());
@@ -123,8 +155,8 @@ impl<'a> Shelf<'a> {
             period,
             reaches: journals.open.keys().map(|id| (*id, reach(id))).collect(),
             newest: journals.newest(),
-            warnings: journals.findings.drain(..journals.unknown).collect(),
-            findings: std::mem::take(&mut journals.findings),
+            warnings: std::mem::take(&mut journals.unknown),
+            findings: std::mem::take(&mut journals.failed).finish(),
             journals,
             extents,
             fetched: BTreeMap::new(),
@@ -209,5 +241,55 @@ impl<'a> Shelf<'a> {
         let lives = |id: &SnapshotId| id.unix_ms() > least;
         self.reaches.retain(|id, _| lives(id));
         self.fetched.retain(|id, _| lives(id));
+    }
+}
+
+#[cfg(all(test, feature = "internals"))]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::crypto::system_rng;
+    use crate::format::{JournalPart, KeyState};
+    use crate::journal::generated::{Generated, generate};
+    use crate::keys::LocalKey;
+
+    /// Whoever can create objects puts heads between journals, and behind the newest. What counts is found among them.
+    #[tokio::test]
+    async fn planted_heads_hide_no_journal() {
+        let store = Arc::new(InMemory::new());
+        let (repository, _) = Repository::init(store, true, &mut system_rng()).await.unwrap();
+        let mut keys = KeySet::new();
+        keys.add(Arc::new(LocalKey::generate(&mut system_rng())), KeyState::Primary);
+        let cluster = ClusterName::default();
+        for _ in 0..6 {
+            let changes = vec![Err(b"key".to_vec())];
+            let one = Generated { main: 2, after: Duration::ZERO, changes, compacted: None };
+            let interval = Duration::from_secs(1);
+            generate(&repository, &keys, cluster.clone(), interval, [one]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let (folders, _) = folder::list_all(&repository).await.unwrap();
+        let (ids, ms) = (folders.keys().copied(), |id: SnapshotId| id.unix_ms());
+        let ids: Vec<_> = ids.collect();
+        for part in [JournalPart::End(2), JournalPart::Seal(2)] {
+            repository.delete(&part.of(ids[0])).await.unwrap();
+        }
+        for planted in 0..60 {
+            for ms in [ms(ids[0]) + 1, ms(ids[5]) + 1] {
+                let head = JournalPart::Head.of(SnapshotId::new(ms, [planted; 10]));
+                repository.put_once(&head, "junk".into()).await.unwrap();
+            }
+        }
+        let period = Period { since: ms(ids[0]), until: ms(ids[0]) };
+        let dir = std::env::temp_dir();
+        let shelf = Shelf::open(&repository, &keys, (&cluster, period), &dir).await.unwrap();
+        assert_eq!(shelf.newest(), Some(ids[5]));
+        // It has no end, and what follows it tells how much of it counts: nothing, because none names it.
+        assert!(shelf.reaches.keys().eq(ids.iter()), "{:?}", shelf.reaches.keys());
+        assert!(shelf.extents.contains_key(&ids[0]));
+        assert_eq!(shelf.findings.len(), 120);
     }
 }

@@ -1,7 +1,7 @@
 //! Journals replicated to a second repository, each object in the order in which it was written: whenever a copy ends, what
 //! is there can be restored.
 
-use std::collections::BTreeMap;
+mod segments;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -13,14 +13,13 @@ use crate::backup::Scope;
 use crate::envelope::{Asked, judge_seal};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, EndObjects, JournalEnd, JournalHead, JournalPart, MAX_END, MAX_HEAD, MAX_SEAL,
-    ObjectHeader, Role, Seal, SegmentEntry, Sha256, SnapshotId, Subject,
+    EndBody, EndObjects, JournalEnd, JournalHead, JournalPart, MAX_END, MAX_HEAD, MAX_SEAL, Seal,
+    SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use crate::journal::bundle::is_object;
 use crate::journal::fetch::PART;
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, digest};
-use crate::journal::sealed::LONGEST;
 use crate::keys::KeySet;
 use crate::store::seals::lowest_and_highest;
 use crate::store::{ObjectInfo, Repository};
@@ -28,7 +27,7 @@ use crate::task::Control;
 
 /// Journals copied at once.
 const AT_ONCE: usize = 4;
-/// Objects of one kind in one journal that are read: others can plant more.
+/// Ends and seals of one journal that are read: others can plant more.
 const MOST: usize = 64;
 /// What to do where the two places differ.
 const WHICH: &str = "`strongroom journal verify` in both places shows which one is good";
@@ -68,6 +67,7 @@ pub(super) async fn copy_journals(
                 there,
                 comparing,
                 reads_there: false,
+                passed_over: 0,
                 done: Done::default(),
             };
             let outcome = one.copy(scope).await;
@@ -148,6 +148,8 @@ struct One<'a> {
     comparing: Option<&'a Comparing>,
     /// Whether what the copy has of it is read.
     reads_there: bool,
+    /// Bytes of objects beside its segments that are none of them.
+    passed_over: u64,
     done: Done,
 }
 
@@ -319,75 +321,6 @@ impl One<'_> {
         self.segments(named).await
     }
 
-    /// Copies the segments in their order, to the first that is missing.
-    async fn segments(&mut self, named: Option<&[SegmentEntry]>) -> Result<()> {
-        let all = std::mem::take(&mut self.from.segments);
-        let there = std::mem::take(&mut self.there.segments);
-        let there: BTreeMap<_, _> =
-            there.into_values().flatten().map(|info| (info.name, info.len)).collect();
-        let mut reached = 0_u64;
-        for (number, infos) in &all {
-            let pinned = named.map(|named| {
-                usize::try_from(number.saturating_sub(1)).ok().and_then(|at| named.get(at))
-            });
-            if *number != reached + 1 || pinned == Some(None) {
-                break;
-            }
-            self.segment(*number, infos, pinned.flatten(), &there).await?;
-            reached = *number;
-        }
-        match named.map(|named| named.len() as u64).filter(|named| reached < *named) {
-            Some(named) => {
-                Err(Error::truncated(format!("{reached} of its {named} segments are there")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Copies the segment `number`, under each of its names that may be the right one.
-    async fn segment(
-        &mut self,
-        number: u64,
-        infos: &[ObjectInfo],
-        pinned: Option<&SegmentEntry>,
-        there: &BTreeMap<String, u64>,
-    ) -> Result<()> {
-        let (mut failure, mut is_there) = (None, false);
-        let fits = |info: &&ObjectInfo| pinned.is_none_or(|entry| entry.length == info.len);
-        for info in infos.iter().filter(fits).take(MOST) {
-            let outcome = match there.get(&info.name) {
-                Some(length) if *length == info.len => {
-                    if self.reads_there {
-                        let expected = pinned.map(|entry| entry.sha256);
-                        self.compare(&info.name, expected, LONGEST).await?;
-                    }
-                    Ok(())
-                }
-                Some(_) => Err(Error::tampered("it has another length in the copy")),
-                None => match self.source.get(&info.name, LONGEST).await {
-                    Err(error) if error.kind().is_general() => return Err(error),
-                    Err(error) => Err(error),
-                    Ok(bytes) => match is_segment(self.id, number, &bytes, pinned) {
-                        Ok(()) => {
-                            self.put(&info.name, bytes).await?;
-                            Ok(())
-                        }
-                        Err(error) => Err(error),
-                    },
-                },
-            };
-            match outcome {
-                Ok(()) => is_there = true,
-                Err(error) => failure = Some(error),
-            }
-        }
-        if is_there {
-            return Ok(());
-        }
-        let failure = failure.unwrap_or_else(|| Error::truncated("it is missing"));
-        Err(failure.context(format!("segment {number}")))
-    }
-
     async fn end(&mut self, generation: u32, head: &JournalHead) -> Result<()> {
         let name = JournalPart::End(generation).of(self.id);
         let Some(bytes) = self.read(&name, MAX_END).await? else { return Ok(()) };
@@ -477,21 +410,4 @@ impl One<'_> {
         self.done.written += length;
         Ok(())
     }
-}
-
-/// That an object is this segment of the journal `id`, and the one that its end names.
-fn is_segment(
-    id: SnapshotId,
-    number: u64,
-    bytes: &[u8],
-    pinned: Option<&SegmentEntry>,
-) -> Result<()> {
-    let header = ObjectHeader::parse(bytes)?;
-    if header.snapshot != id || header.role != Role::Segment(number) {
-        return Err(Error::tampered("it is an object of another place"));
-    }
-    if pinned.is_some_and(|entry| entry.sha256 != digest(bytes)) {
-        return Err(Error::tampered("it is not the object that the end names"));
-    }
-    Ok(())
 }

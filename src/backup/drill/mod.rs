@@ -27,6 +27,7 @@ use crate::snapshot::inside::{Inside, look_inside};
 use crate::snapshot::open::{OpenSnapshot, read_manifest};
 use crate::store::Repository;
 use crate::task::Control;
+use crate::text::counted;
 
 /// Keys whose values are compared, drawn at random.
 const SAMPLE: usize = 256;
@@ -159,7 +160,7 @@ pub async fn drill(
         checks.push(check(
             "journals",
             true,
-            format!("from snapshot {base} and {count} journal(s)"),
+            format!("from snapshot {base} and {}", counted(count, "journal")),
         ));
     }
     let level = journals.map(|_| THROUGH_JOURNALS.into());

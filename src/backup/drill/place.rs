@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags, flock, statfs, statvfs};
 use tempfile::TempDir;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::task::private_dir_in;
+use crate::error::{Error, Result};
+use crate::task::{check_room, private_dir_in};
 
 const PREFIX: &str = ".strongroom-drill-";
 const LOCK: &str = "lock";
@@ -48,7 +48,7 @@ impl Place {
             sweep(&temporary);
         }
         let dir = private_dir_in(parent, PREFIX).map_err(|error| error.hint(SCRATCH_DIR))?;
-        check_room(parent, bytes)?;
+        check_room(parent, bytes, "a drill").map_err(|error| error.hint(SCRATCH_DIR))?;
         // Locked before it has its name: a sweep between the two would take the drill for dead.
         let (path, new) = (dir.path().join(LOCK), dir.path().join("lock.new"));
         let failed = |error: std::io::Error| Error::io(&path, error);
@@ -94,20 +94,6 @@ fn is_abandoned(dir: &Path) -> bool {
         }
         Err(_) => false,
     }
-}
-
-/// That a database of `bytes` fits into `dir`: a full disk says nothing about the snapshot.
-fn check_room(dir: &Path, bytes: u64) -> Result<()> {
-    let found = statvfs(dir).map_err(|error| Error::io(dir, error.into()))?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    if free >= bytes {
-        return Ok(());
-    }
-    let message = format!(
-        "{}: a drill needs {bytes} bytes for the database, and {free} are free",
-        dir.display()
-    );
-    Err(Error::new(ErrorKind::Io, message).hint(SCRATCH_DIR))
 }
 
 /// Whether twice `bytes` fit into half of what is free in the tmpfs `dir`, in this machine's memory, and in what this

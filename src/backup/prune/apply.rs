@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::named;
-use super::plan::PrunePlan;
+use super::planned::PrunePlan;
 use super::steps::{Of, UNDONE, remove, sweep_folder};
 use serde::Serialize;
 

@@ -21,6 +21,7 @@ use crate::snapshot::folder::is_ahead;
 use crate::snapshot::grace::GRACE;
 use crate::store::Repository;
 use crate::task::Control;
+use crate::text::counted;
 
 /// Journals that are opened at once.
 const READS: usize = 64;
@@ -327,10 +328,12 @@ impl Known {
         let there = self.folders.values().filter(|folder| folder.head.is_some()).count();
         match retention.continuous {
             None if there > 0 => settled.findings.push(format!(
-                "{there} journals stay: without --keep-continuous none is removed, and no snapshot is kept for them"
+                "not removed: {}: without --keep-continuous none is, and no snapshot is kept for it",
+                counted(there, "journal")
             )),
             Some(_) if self.is_blind && there > 0 => settled.findings.push(format!(
-                "{there} journals stay: no key opens them here"
+                "not removed: {}: no key here opens it",
+                counted(there, "journal")
             )),
             _ => {}
         }

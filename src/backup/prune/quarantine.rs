@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 
-use super::plan::{PrunePlan, removal, sweep, unknown};
+use super::plan::{removal, sweep, unknown};
+use super::planned::PrunePlan;
 use super::steps::is_old;
 use crate::envelope::{is_genuine, key_ids, open_seal};
 use crate::error::{Context, Error, ErrorKind, Result};

@@ -20,6 +20,7 @@ use strongroom::backup::{BackupOptions, DrillOptions};
 use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, ProxySettings};
 
 use crate::help;
+use crate::version::version;
 
 pub(crate) use audit::AuditArgs;
 pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
@@ -37,7 +38,7 @@ pub(crate) use values::{
 
 /// Encryption at rest and disaster recovery for etcd.
 #[derive(Parser)]
-#[command(name = "strongroom", version, long_about = help::PROGRAM, after_long_help = help::PROGRAM_MORE)]
+#[command(name = "strongroom", version = version(), long_about = help::PROGRAM, after_long_help = help::PROGRAM_MORE)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]

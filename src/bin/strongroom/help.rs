@@ -4,6 +4,7 @@ mod audit;
 mod drill;
 mod inside;
 mod journal;
+mod man;
 mod unattended;
 mod upgrade;
 mod values;
@@ -12,6 +13,7 @@ pub(crate) use audit::*;
 pub(crate) use drill::*;
 pub(crate) use inside::*;
 pub(crate) use journal::*;
+pub(crate) use man::*;
 pub(crate) use unattended::*;
 pub(crate) use upgrade::*;
 pub(crate) use values::*;
@@ -147,6 +149,7 @@ Examples:
       --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
+  strongroom restore latest --output etcd.db --dry-run     # writes nothing
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db
@@ -405,12 +408,3 @@ Examples:
   source <(strongroom completions zsh)      # in ~/.zshrc
 
 Write the line, not its output, into a file: script and program belong to the same version.";
-
-pub(crate) const MAN: &str = "\
-Write the manual pages into a directory, or the main one to standard output.
-
-The directory must exist.";
-pub(crate) const MAN_MORE: &str = "\
-Examples:
-  strongroom man | man -l -
-  strongroom man /usr/local/share/man/man1";

@@ -19,6 +19,7 @@ mod secrets;
 mod service;
 mod settings;
 mod usage;
+mod version;
 
 use std::future;
 use std::num::NonZero;

@@ -79,8 +79,14 @@ pub(crate) fn explain(mut error: clap::Error) -> ExitCode {
         error.remove(ContextKind::SuggestedArg);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
-    // There is nobody to tell when even this cannot be printed.
-    let _ = error.print();
+    if let Err(failed) = error.print() {
+        // As `head` does: who closes the pipe has read enough.
+        if !error.use_stderr() && failed.kind() != std::io::ErrorKind::BrokenPipe {
+            let failed = Error::io("standard output", failed);
+            output().error(&failed);
+            return ExitCode::from(failed.kind().exit_code());
+        }
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ErrorKind::Usage.exit_code()))
 }
 
@@ -99,6 +105,8 @@ const TIPS: &[(&str, &str)] = &[
     ("status", "`strongroom show latest` describes the newest snapshot"),
     ("delete", "`strongroom prune --remove ID` removes a snapshot"),
     ("rm", "`strongroom prune --remove ID` removes a snapshot"),
+    ("tag", "`strongroom backup --tag TAG` tags a snapshot, `strongroom prune --pin ID` keeps one"),
+    ("cat", "`strongroom show ID` describes a snapshot, `strongroom get ID KEY` shows one key"),
     ("find", "`strongroom history ID KEY` lists the changes of a key"),
     ("mount", "`strongroom ls ID` and `strongroom get ID KEY` look inside a snapshot"),
     ("rewrap", "`strongroom key reseal` seals snapshots to the present keys"),
@@ -109,6 +117,15 @@ const TIPS: &[(&str, &str)] = &[
         "add",
         "`strongroom key generate -o FILE` makes a key; every --master-key that is given seals",
     ),
+    ("keygen", "`strongroom key generate -o FILE` makes a key"),
+    ("passwd", "`strongroom key passphrase` changes a passphrase"),
+    ("put", "`etcdctl put` writes; `strongroom restore ID --to-cluster` brings keys back"),
+    ("del", "`etcdctl del` deletes a key; `strongroom prune --remove ID` removes a snapshot"),
+    (
+        "watch",
+        "`strongroom journal record` records changes, `strongroom history ID KEY` lists them",
+    ),
+    ("member", "`etcdctl member list` lists the members; `strongroom audit` checks them"),
     (
         "endpoint",
         "`etcdctl endpoint health` asks etcd; `strongroom backup` names the member it reads",
@@ -116,6 +133,9 @@ const TIPS: &[(&str, &str)] = &[
     ("version", "`strongroom --version` prints the version"),
     ("--target", "`--output FILE` or `--data-dir DIR` says where to restore to"),
     ("--json", "-w json prints JSON"),
+    ("-o", "-w json prints JSON"),
+    ("--repo", "-r URL or --repository URL names the repository"),
+    ("--read-data-subset", "`--subset 5%` verifies a part of the snapshots"),
     ("--password", "a password comes from --password-file FILE or ETCDCTL_PASSWORD"),
 ];
 

@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::crypto;
+use crate::format::names;
 
 const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -136,10 +137,12 @@ impl Root {
         self.remove_empty_folders(name)
     }
 
-    /// A folder left empty would still look like a snapshot.
+    /// A folder left empty would still look like a snapshot. The repository's own stay, so that nobody takes their places.
     pub(super) fn remove_empty_folders(&self, name: &str) -> Result<()> {
         let (mut folders, _) = split(name)?;
-        while let Some(empty) = folders.pop() {
+        while let Some(empty) = folders.pop()
+            && !(folders.is_empty() && names::FOLDERS.contains(&empty))
+        {
             let parent = self.folder(&folders)?;
             if unlinkat(&parent, empty, AtFlags::REMOVEDIR).is_err() {
                 break;
@@ -434,6 +437,19 @@ pub(super) fn is_staged(part: &CStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repositorys_own_folders_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for folder in ["snapshots/id", "reports/of", "probe/of"] {
+            root.stage(&format!("{folder}/a")).unwrap().create().unwrap();
+            root.remove(&format!("{folder}/a")).unwrap();
+            assert!(!dir.path().join(folder).exists(), "{folder}");
+        }
+        assert!(dir.path().join("snapshots").exists() && dir.path().join("reports").exists());
+        assert!(!dir.path().join("probe").exists());
+    }
 
     /// However a file gets its name: whole, once, and with nothing left beside it.
     #[test]

@@ -134,15 +134,33 @@ pub(crate) struct GenerateArgs {
     pub(crate) x25519: bool,
 }
 
-/// `key vouch`
+/// Which snapshots a key is about.
 #[derive(Args)]
-pub(crate) struct VouchArgs {
+pub(crate) struct Chosen {
     /// Snapshots: ids, or latest
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<String>,
     /// Every snapshot of the repository that counts
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// What an operator says of keys that are not available here.
+#[derive(Args)]
+pub(crate) struct Recipients {
+    /// Leave out this key, although it is not available
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) drop: Vec<KeyId>,
+    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
+    #[arg(long, value_name = "KEYID")]
+    pub(crate) expect: Vec<KeyId>,
+}
+
+/// `key vouch`
+#[derive(Args)]
+pub(crate) struct VouchArgs {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
     /// Sign what --signer signed only if both its id and the store say that it is older than TIME
     #[arg(long, value_name = "TIME", requires = "signer", value_parser = moment)]
     pub(crate) before: Option<jiff::Timestamp>,
@@ -157,18 +175,10 @@ pub(crate) struct VouchArgs {
 /// `key reencrypt`
 #[derive(Args)]
 pub(crate) struct ReencryptArgs {
-    /// Snapshots: ids, or latest
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub(crate) ids: Vec<String>,
-    /// Every snapshot of the repository that counts and was not encrypted again before
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Leave out this key, which opens the old snapshots and is not available
-    #[arg(long, value_name = "KEYID")]
-    pub(crate) drop: Vec<KeyId>,
-    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
-    #[arg(long, value_name = "KEYID")]
-    pub(crate) expect: Vec<KeyId>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    #[command(flatten)]
+    pub(crate) recipients: Recipients,
     /// Do not remove the old snapshots
     #[arg(long)]
     pub(crate) keep_old: bool,
@@ -177,18 +187,10 @@ pub(crate) struct ReencryptArgs {
 /// `key reseal`
 #[derive(Args)]
 pub(crate) struct ResealArgs {
-    /// Snapshots: ids, or latest
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub(crate) ids: Vec<String>,
-    /// Every snapshot of the repository that counts
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Leave out this key, although it is not available
-    #[arg(long, value_name = "KEYID")]
-    pub(crate) drop: Vec<KeyId>,
-    /// Confirm that the snapshots may be sealed to this public key, which not all of their seals name yet
-    #[arg(long, value_name = "KEYID")]
-    pub(crate) expect: Vec<KeyId>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    #[command(flatten)]
+    pub(crate) recipients: Recipients,
     /// Also seal snapshots that are not trusted: from then on they count. Only after you have looked at each of them
     #[arg(long, conflicts_with = "all")]
     pub(crate) accept_untrusted: bool,

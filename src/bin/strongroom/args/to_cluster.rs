@@ -38,9 +38,6 @@ pub(crate) struct ToClusterArgs {
     /// At most so many changes a second [default: 200]
     #[arg(long, value_name = "N", requires = "to_cluster")]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Show what would be written, and write nothing
-    #[arg(long, requires = "to_cluster")]
-    pub(crate) dry_run: bool,
 }
 
 /// `--leases`

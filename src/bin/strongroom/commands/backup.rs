@@ -45,6 +45,9 @@ pub(super) async fn run(args: BackupArgs, context: &Context) -> Result<ExitCode>
             report.duration.as_secs_f64(),
         )
     })?;
+    if !report.included.is_empty() {
+        context.output.note(&format!("included: {}", report.included.join(", ")));
+    }
     context.output.note(&match report.blind {
         true => format!(
             "next: `strongroom verify {} --digests` verifies what is stored; where the identity is, leave --digests out",

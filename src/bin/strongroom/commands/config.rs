@@ -181,7 +181,7 @@ fn shortened(value: &str) -> String {
 }
 
 /// A configuration file with every setting, all commented out.
-fn example() -> String {
+pub(super) fn example() -> String {
     let mut text = String::from(
         "# strongroom's settings, as /etc/strongroom/strongroom.toml. Flags and STRONGROOM_* variables win over this \
          file.\n# An unknown setting is an error. `strongroom config check` shows what each setting is.\n",

@@ -6,6 +6,7 @@ use serde::Serialize;
 use strongroom::backup::{CopyReport, JournalsCopied, copy};
 use strongroom::keys::KeySet;
 use strongroom::store::RepositoryUrl;
+use strongroom::text::counted;
 use strongroom::{Error, ErrorKind, Result};
 
 use super::{Context, FINDINGS};
@@ -47,10 +48,12 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
             bytes(report.written_bytes),
         )
     })?;
-    let lefts = [(report.not_compared, "snapshots"), (report.journals.not_compared, "journals")];
+    let lefts = [(report.not_compared, "snapshot"), (report.journals.not_compared, "journal")];
     for (left, what) in lefts {
         if let Some(left) = left.filter(|left| *left > 0) {
-            context.output.note(&format!("{left} more {what} are compared by the next runs"));
+            context
+                .output
+                .note(&format!("left to the next runs to compare: {}", counted(left, what)));
         }
     }
     context.output.note(&format!(
@@ -62,8 +65,12 @@ pub(super) async fn run(args: CopyArgs, context: &Context) -> Result<ExitCode> {
     }
     let (snapshots, journals) = (report.failed.len(), journals.failed.len());
     let message = match journals {
-        0 => format!("{snapshots} snapshots are damaged"),
-        _ => format!("{snapshots} snapshots and {journals} journals are damaged"),
+        0 => format!("damaged: {}", counted(snapshots, "snapshot")),
+        _ => format!(
+            "damaged: {} and {}",
+            counted(snapshots, "snapshot"),
+            counted(journals, "journal")
+        ),
     };
     Err(Error::new(ErrorKind::Tampered, message)
         .hint("`strongroom verify` and `strongroom journal verify` show what is wrong with each"))
@@ -97,6 +104,8 @@ fn warn(report: &CopyReport, url: &RepositoryUrl, context: &Context) {
 fn of_journals(journals: &JournalsCopied) -> String {
     match (journals.copied.len(), journals.present) {
         (0, 0) => String::new(),
-        (copied, present) => format!("; {copied} journals copied, {present} existed already"),
+        (copied, present) => {
+            format!("; {} copied, {present} existed already", counted(copied, "journal"))
+        }
     }
 }

@@ -17,6 +17,7 @@ use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::task::Step;
+use strongroom::text::counted;
 
 use super::{Context, FINDINGS};
 use crate::args::{JournalCommand, JournalVerifyArgs, RecordArgs};
@@ -272,10 +273,9 @@ async fn list(args: Option<JournalVerifyArgs>, context: &Context) -> Result<Exit
         0 if unopened > 0 => format!("journals that do not open here: {unopened}"),
         0 => "no journals; `strongroom journal record` records one".into(),
         n if verifies && findings.is_empty() => {
-            format!("verified: {n} journal(s), {segments} segments")
+            format!("verified: {}, {}", counted(n, "journal"), counted(segments, "segment"))
         }
-        1 => "1 journal".into(),
-        n => format!("{n} journals"),
+        n => counted(n, "journal"),
     });
     Ok(status)
 }
@@ -298,8 +298,9 @@ pub(super) fn coverage(covered: &Covered) -> Vec<String> {
         let revisions = revisions.unwrap_or_default();
         let (count, stored) = (all().count(), all().map(|one| one.stored_bytes).sum());
         lines.push(format!(
-            "continuous {cluster}: {} – {until}{revisions}, {count} journals, {}",
+            "continuous {cluster}: {} – {until}{revisions}, {}, {}",
             created(first.id),
+            counted(count, "journal"),
             bytes(stored)
         ));
         let own = |gap: &&Gap| all().any(|one| one.id == gap.after);

@@ -22,7 +22,7 @@ use crate::secrets::{self, Passphrase};
 pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let ids = context.find_all(&repository, &keys, &args.chosen.ids).await?;
     let accept = match args.accept_untrusted {
         true => {
             keys.accept_untrusted();
@@ -31,9 +31,16 @@ pub(super) async fn reseal(args: ResealArgs, context: &Context) -> Result<ExitCo
         false => Accept::Counting,
     };
     let (scope, control) = (context.scope(&ids), &context.control);
-    confirm_recipients(&repository, &keys, scope, &args.expect).await?;
-    let report =
-        strongroom::backup::reseal(&repository, &keys, scope, &args.drop, accept, control).await?;
+    confirm_recipients(&repository, &keys, scope, &args.recipients.expect).await?;
+    let report = strongroom::backup::reseal(
+        &repository,
+        &keys,
+        scope,
+        &args.recipients.drop,
+        accept,
+        control,
+    )
+    .await?;
     let (json, text, code) = resealed(&report, RESEALED, context);
     let code = context.output.done(code, json, || text)?;
     context.output.note(

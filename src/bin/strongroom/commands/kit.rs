@@ -9,6 +9,7 @@ use strongroom::custody::{MasterKeyUri, keyfile, open_public};
 use strongroom::format::{KeyId, KeyState};
 use strongroom::keys::KeySet;
 use strongroom::store::{Repository, RepositoryUrl};
+use strongroom::text::counted;
 use strongroom::{Error, Result};
 
 use super::Context;
@@ -70,9 +71,10 @@ fn keys_of(here: &BTreeMap<KeyId, String>, usage: &KeyUsage, proofs: &Proofs) ->
     let ids: BTreeSet<_> = usage.opens.keys().chain(named).chain(here.keys()).collect();
     for id in ids {
         let opens = match (usage.opens.get(id), usage.named.get(id)) {
-            (Some(opens), _) => format!("{opens} snapshot(s)"),
+            (Some(opens), _) => counted(opens, "snapshot"),
             (None, Some(named)) if usage.unknown > 0 => {
-                format!("named by the seals of {named} snapshot(s), not verified here")
+                let named = counted(named, "snapshot");
+                format!("named by the seals of {named}, not verified here")
             }
             (None, _) => "no snapshot yet".into(),
         };

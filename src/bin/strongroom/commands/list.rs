@@ -11,6 +11,7 @@ use strongroom::custody::{self, MasterKeyUri, open_public, passphrase_keys};
 use strongroom::format::{KeyId, KeyState, Time};
 use strongroom::keys::{DependsOn, KeySet, SigningKey, Strength};
 use strongroom::store::Repository;
+use strongroom::text::counted;
 
 use super::Context;
 use crate::output::table;
@@ -262,24 +263,25 @@ impl Known {
         }
         let alone: usize = self.usage.only.values().map(Vec::len).sum();
         if alone > 0 {
-            findings.push(format!("{alone} snapshot(s) open with only one key"));
+            findings.push(format!("only one key opens {}", counted(alone, "snapshot")));
         }
         for (id, count) in &self.usage.older {
             findings.push(format!(
-                "{count} snapshot(s) are sealed by an older key at the service of key {id}: `strongroom key reseal --all` seals \
-                 them by the present one, as long as the service still opens them"
+                "an older key at the service of key {id} seals {}: `strongroom key reseal --all` seals them by the present \
+                 one, as long as the service still opens them",
+                counted(count, "snapshot")
             ));
         }
         if self.usage.unknown > 0 {
             findings.push(format!(
-                "{} snapshot(s) do not open here: which keys open them is not verified, their seals may name others",
-                self.usage.unknown
+                "no key here opens {}: which keys do is not verified, their seals may name others",
+                counted(self.usage.unknown, "snapshot")
             ));
         }
         if self.usage.untrusted > 0 {
             findings.push(format!(
-                "{} snapshot(s) are not trusted, and are not counted",
-                self.usage.untrusted
+                "not counted, because not trusted: {}",
+                counted(self.usage.untrusted, "snapshot")
             ));
         }
         findings

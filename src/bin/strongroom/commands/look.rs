@@ -11,6 +11,7 @@ use strongroom::custody::{self, MasterKeyUri};
 use strongroom::format::{ClusterName, EtcdFacts, KeyId, Part, SnapshotId, Time, Uuid};
 use strongroom::keys::KeySet;
 use strongroom::keys::trust::Standing;
+use strongroom::text::counted;
 
 use super::Context;
 use super::journal::coverage;
@@ -56,8 +57,7 @@ pub(super) async fn snapshots(tags: &[String], context: &Context) -> Result<Exit
     context.output.note(&match listing.snapshots.len() {
         0 if !tags.is_empty() => "no snapshot has that tag".into(),
         0 => "no snapshots; take one with `strongroom backup`".into(),
-        1 => "1 snapshot".into(),
-        n => format!("{n} snapshots"),
+        n => counted(n, "snapshot"),
     });
     // Without a key that opens, nothing is known of journals.
     if !keys.is_blind() {

@@ -17,6 +17,7 @@ mod kit;
 mod kms_plugin;
 mod list;
 mod look;
+mod man;
 mod paper;
 mod promote;
 mod prove;
@@ -24,6 +25,7 @@ mod proxy;
 mod prune;
 mod recorded;
 mod reencrypt;
+mod rehearsed;
 mod restore;
 mod rotate;
 mod setup_auth;
@@ -64,17 +66,43 @@ pub(crate) struct Context {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
+/// What to do where a snapshot's bytes are not those that were written.
+const DAMAGED: &str = "delete nothing; try another key or another copy of the repository, or restore an older verified snapshot";
+
 /// Runs one command.
 ///
 /// # Errors
 /// Whatever it meets; the kind decides the exit status.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode> {
+    let reads = matches!(
+        command,
+        Command::Restore(_)
+            | Command::Show(_)
+            | Command::Ls(_)
+            | Command::Get(_)
+            | Command::History(_)
+            | Command::Diff(_)
+            | Command::Stats(_)
+            | Command::Drill(_)
+    );
+    dispatch(command, context).await.map_err(|error| match error.kind() {
+        ErrorKind::Tampered | ErrorKind::Truncated if reads && error.hint_text().is_none() => {
+            error.hint(DAMAGED)
+        }
+        _ => error,
+    })
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<ExitCode> {
     match command {
         Command::Init(args) => init::run(args, context).await,
         Command::Backup(args) => backup::run(args, context).await,
         Command::Snapshots { tag } => look::snapshots(&tag, context).await,
         Command::Show(args) => look::show(args, context).await,
         Command::Verify(args) => verify::run(args, context).await,
+        Command::Restore(args) if args.dry_run && !args.cluster.to_cluster => {
+            rehearsed::run(&args, context).await
+        }
         Command::Restore(args) => restore::run(&args, context).await,
         Command::Ls(args) => inside::ls(args, context).await,
         Command::Get(args) => inside::get(args, context).await,
@@ -121,7 +149,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<ExitCode>
         Command::AuditLog(command) => audit_log::run(command, context).await,
         Command::Config(command) => config::run(command, context).await,
         Command::Completions { shell } => shell::completions(shell),
-        Command::Man { dir } => shell::man(dir.as_deref(), context.output),
+        Command::Man { dir } => man::run(dir.as_deref(), context.output),
     }
 }
 

@@ -13,6 +13,7 @@ use strongroom::custody::{MasterKeyUri, keyfile, read_identities, read_pages};
 use strongroom::format::KeyId;
 use strongroom::keys::{Keyring, PaperKey};
 use strongroom::secret::SecretBytes;
+use strongroom::text::counted;
 use strongroom::{Error, ErrorKind, Result};
 use zeroize::Zeroizing;
 
@@ -49,7 +50,7 @@ pub(super) fn split(args: &SplitArgs, context: &Context) -> Result<ExitCode> {
     if others > 0 {
         context
             .output
-            .note(&format!("the other {others} key(s) of the file are not in these shares"));
+            .note(&format!("not in these shares: {} of the file", counted(others, "other key")));
     }
     context
         .output

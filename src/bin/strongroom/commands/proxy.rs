@@ -21,6 +21,7 @@ const BACKLOG: u32 = 1024;
 
 pub(super) async fn proxy(mut settings: ProxySettings, context: &Context) -> Result<ExitCode> {
     settings.etcd = context.settings.etcd()?;
+    settings.cluster.clone_from(&context.settings.cluster);
     settings.check()?;
     log::begin(settings.log)?;
     let began_with = service::rows()?;

@@ -12,6 +12,7 @@ use strongroom::backup::{
     remove_failing_seals, store_report, suspects, undo_removal, unpin,
 };
 use strongroom::format::{SnapshotId, Time};
+use strongroom::text::counted;
 
 use super::{Context, FINDINGS};
 use crate::args::{PruneArgs, WriteOut};
@@ -60,8 +61,8 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
         match args.quarantine {
             Some(_) => format!("{removed} removed; {freed} freed by earlier removals"),
             None => format!(
-                "{} snapshots kept, {removed} removed{}; {freed} freed by earlier removals",
-                plan.keep.len(),
+                "{} kept, {removed} removed{}; {freed} freed by earlier removals",
+                counted(plan.keep.len(), "snapshot"),
                 of_journals(plan.journals.kept, report.removed_journals.len()),
             ),
         }
@@ -81,7 +82,7 @@ pub(super) async fn run(args: PruneArgs, context: &Context) -> Result<ExitCode> 
 fn of_journals(kept: usize, removed: usize) -> String {
     match (kept, removed) {
         (0, 0) => String::new(),
-        _ => format!("; {kept} journals kept, {removed} removed"),
+        _ => format!("; {} kept, {removed} removed", counted(kept, "journal")),
     }
 }
 
@@ -131,7 +132,7 @@ async fn quarantine(ids: &[SnapshotId], context: &Context) -> Result<ExitCode> {
         })?;
         context.output.note(&match found.len() {
             0 => "nothing to quarantine: each folder is authentic, or needs a key that is not available to tell".into(),
-            n => format!("no key authenticates these {n} folders; after you have looked at one: `strongroom prune --quarantine ID`"),
+            n => format!("{} that no key authenticates; after you have looked at one: `strongroom prune --quarantine ID`", counted(n, "folder")),
         });
         return Ok(status(found.is_empty()));
     }
@@ -141,7 +142,7 @@ async fn quarantine(ids: &[SnapshotId], context: &Context) -> Result<ExitCode> {
     }
     context.output.done(ExitCode::SUCCESS, json!({ "deleted": deleted }), || {
         deleted.iter().map(|name| format!("{name}: deleted\n")).collect::<String>()
-            + &format!("{} seals that fail were deleted", deleted.len())
+            + &format!("deleted: {}", counted(deleted.len(), "seal"))
     })
 }
 
@@ -264,10 +265,11 @@ fn text(plan: &PrunePlan) -> String {
         let freed = bytes(plan.frees());
         let journals = match journals {
             0 => String::new(),
-            n => format!(" and {n} journals"),
+            n => format!(" and {}", counted(n, "journal")),
         };
         text += &format!(
-            "also deletes {freed} of {swept} snapshots{journals} removed earlier or never finished\n"
+            "also deletes {freed} of {}{journals} removed earlier or never finished\n",
+            counted(swept, "snapshot")
         );
     }
     text

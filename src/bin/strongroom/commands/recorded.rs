@@ -6,6 +6,7 @@ use strongroom::Result;
 use strongroom::backup::{Moment, Recorded, View, plan_restore};
 use strongroom::keys::KeySet;
 use strongroom::store::Repository;
+use strongroom::text::counted;
 
 use super::Context;
 use crate::args::{At, Which};
@@ -49,10 +50,10 @@ impl Context {
         if !recorded.journals.is_empty() {
             let until = until(&recorded).unwrap_or_else(|| "an unknown moment".into());
             self.output.note(&format!(
-                "revision {}: snapshot {} and {} journal(s), recorded until {until}",
+                "revision {}: snapshot {} and {}, recorded until {until}",
                 recorded.revision,
                 recorded.base,
-                recorded.journals.len()
+                counted(recorded.journals.len(), "journal")
             ));
         }
         Ok(recorded)

@@ -13,10 +13,10 @@ use crate::args::ReencryptArgs;
 pub(super) async fn run(args: ReencryptArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.swept_repository().await?;
     let keys = context.needed_keys(&repository).await?;
-    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let ids = context.find_all(&repository, &keys, &args.chosen.ids).await?;
     let scope = context.scope(&ids);
-    confirm_recipients(&repository, &keys, scope, &args.expect).await?;
-    let how = Reencryption { drop: &args.drop, keep_old: args.keep_old };
+    confirm_recipients(&repository, &keys, scope, &args.recipients.expect).await?;
+    let how = Reencryption { drop: &args.recipients.drop, keep_old: args.keep_old };
     let report = reencrypt(&repository, &keys, scope, &how, &context.control).await?;
     tell(&report, context)
 }

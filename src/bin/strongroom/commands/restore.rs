@@ -14,6 +14,7 @@ use strongroom::datadir::{MAX_STATIC_POD, StaticPod};
 use strongroom::keys::KeySet;
 use strongroom::mvcc::{EtcdVersion, RENEWED_LEASE_TTL};
 use strongroom::store::Repository;
+use strongroom::text::counted;
 use strongroom::{Error, Result};
 
 use super::recorded::{journals_of, missing, until};
@@ -80,7 +81,7 @@ pub(super) async fn recorded(
 }
 
 /// Where the database goes.
-fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
+pub(super) fn target_of(args: &RestoreArgs, path: &Path, context: &Context) -> Result<Target> {
     let stdout = path == Path::new("-");
     if stdout && !args.force && std::io::stdout().is_terminal() {
         return Err(Error::usage("the database is not written to a terminal")
@@ -124,6 +125,9 @@ async fn to_file(
     report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
     let path = path.display().to_string();
+    if companions.is_none() {
+        advise_included(&report.included, context);
+    }
     if stdout {
         context
             .output
@@ -181,6 +185,9 @@ async fn to_data_dir(
     let missing = missing(plan.as_ref());
     report.findings.extend_from_slice(missing);
     report.findings.iter().for_each(|finding| context.output.warn(finding));
+    if companions.is_none() {
+        advise_included(&report.included, context);
+    }
     let others = other_members(args, &options, &report, context);
     let place = options.data_dir.display().to_string();
     let document = MemberDocument {
@@ -209,7 +216,7 @@ async fn to_data_dir(
 }
 
 /// What the flags say, else the manifest.
-fn options(args: &RestoreArgs) -> Result<MemberOptions> {
+pub(super) fn options(args: &RestoreArgs) -> Result<MemberOptions> {
     let flags = &args.member;
     let manifest = match &flags.from_manifest {
         Some(path) => read_manifest(path)?,
@@ -341,12 +348,23 @@ fn advise(
     output.note(&format!("next: start etcd {versions} with this --data-dir and the same --name"));
 }
 
+/// That the snapshot has more than the database.
+fn advise_included(included: &[String], context: &Context) {
+    if !included.is_empty() {
+        context.output.note(&format!(
+            "the snapshot also has {}: `--companions-to DIR` restores them",
+            included.join(", ")
+        ));
+    }
+}
+
 /// That leases have another time to live than they were granted for.
 fn advise_leases(unknown: u64, context: &Context) {
     if unknown > 0 {
         context.output.warn(&format!(
-            "the time to live of {unknown} lease(s) is not known, because they were revoked after this revision or etcd did \
-             not tell it in time: they have {RENEWED_LEASE_TTL} s"
+            "the time to live of {} is not known, because of a revocation after this revision or because etcd did not tell it \
+             in time: {RENEWED_LEASE_TTL} s is used",
+            counted(unknown, "lease")
         ));
     }
 }

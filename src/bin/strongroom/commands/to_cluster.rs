@@ -9,7 +9,7 @@ use strongroom::backup::{
 };
 use strongroom::etcd::choose_member;
 use strongroom::format::SnapshotId;
-use strongroom::text::printable;
+use strongroom::text::{counted, printable};
 use strongroom::{Error, Result};
 
 use super::inside::{lease, raw};
@@ -38,8 +38,8 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
     let told: Vec<_> = before.chain(&choice.warnings).cloned().collect();
     let all = missing.iter().chain(&choice.warnings).chain(&plan.warnings);
     all.for_each(|warning| context.output.warn(warning));
-    let head = Head::new(&plan, recorded.as_ref(), &told, args.cluster.dry_run);
-    if args.cluster.dry_run {
+    let head = Head::new(&plan, recorded.as_ref(), &told, args.dry_run);
+    if args.dry_run {
         show(&plan, head, context)?;
         return Ok(ExitCode::from(if missing.is_empty() { 0 } else { FINDINGS }));
     }
@@ -247,6 +247,7 @@ fn advise(plan: &Plan, applied: &Applied, context: &Context) {
     }
     let left = plan.count(Action::Leave);
     if left > 0 {
-        output.note(&format!("{left} keys are only in etcd and stay; --delete deletes them"));
+        let left = counted(left, "key");
+        output.note(&format!("only in etcd, not deleted: {left}; --delete deletes them"));
     }
 }

@@ -15,7 +15,7 @@ use strongroom::keys::trust::Standing;
 use strongroom::store::Repository;
 use strongroom::{Error, ErrorKind, Result};
 
-use super::{Context, FINDINGS, journal};
+use super::{Context, DAMAGED, FINDINGS, journal};
 use crate::args::VerifyArgs;
 use crate::output::table;
 
@@ -62,9 +62,7 @@ pub(super) async fn run(args: VerifyArgs, context: &Context) -> Result<ExitCode>
     let status = context.output.done_if(recorded.is_some(), exit(&report), json, text)?;
     context.output.note(&format!("{} of {checked} {}", checked - failed, verified(level)));
     if failed > 0 {
-        context.output.note(
-            "next: delete nothing; try another key or another copy of the repository, or restore an older verified snapshot",
-        );
+        context.output.note(&format!("next: {DAMAGED}"));
     }
     Ok(status)
 }

@@ -14,7 +14,7 @@ use crate::args::VouchArgs;
 pub(super) async fn run(args: VouchArgs, context: &Context) -> Result<ExitCode> {
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
-    let ids = context.find_all(&repository, &keys, &args.ids).await?;
+    let ids = context.find_all(&repository, &keys, &args.chosen.ids).await?;
     if !ids.is_empty() {
         keys.ask_unsigned();
     }
