@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use strongroom::format::parse_duration;
+use strongroom::posture::AuditFiles;
 
 /// `upgrade-check`
 #[derive(Args)]
@@ -45,10 +46,6 @@ pub(crate) struct UpgradeArgs {
     /// After the upgrade: compare with the file that --save wrote before
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "save", "target_etcd"])]
     pub(crate) after: Option<PathBuf>,
-    /// TOML file of failures that are accepted until a given day, as for `audit`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) waivers: Option<PathBuf>,
-    /// Read known vulnerabilities from this file instead of this program's own table
-    #[arg(long, value_name = "FILE")]
-    pub(crate) advisories: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: AuditFiles,
 }
