@@ -31,7 +31,7 @@ pub(super) fn newest(backups: &Backups) -> std::result::Result<SnapshotId, Strin
 
 /// Reads the members in the snapshot's database.
 pub(super) async fn stored(of: &RepositoryOptions<'_>, id: SnapshotId) -> Fact<Stored> {
-    let read = look_inside(of.repository, of.keys, id, |inside| membership(inside)).await;
+    let read = look_inside(of.repository, of.keys, id, membership).await;
     Fact::read(read, format!("snapshot {id}"))
 }
 

@@ -335,7 +335,7 @@ mod tests {
             ("null".to_owned(), 0),
             (format!("{{\"0\": {{\"Children\": {{\"members\": {leaf}}}}}, \"1\": {leaf}}}"), 0),
             (format!("{{\"1\": {{\"Children\": {{\"foo\": {leaf}}}}}}}"), 1),
-            (format!("{{\"2\": {{\"Children\": {{\"users\": {{\"Children\": {{}}}}}}}}}}"), 0),
+            ("{\"2\": {\"Children\": {\"users\": {\"Children\": {}}}}}".to_owned(), 0),
             (
                 format!(
                     "{{\"2\": {{\"Children\": {{\"users\": {{\"Children\": {{\"a\": {leaf}}}}}}}}}}}"

@@ -40,6 +40,12 @@ pub(crate) struct UpgradeArgs {
     /// Also write the outcome to this file, in SARIF
     #[arg(long, value_name = "FILE")]
     pub(crate) sarif: Option<PathBuf>,
+    /// Also write the outcome to this file, in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Also write the outcome to this file, in Markdown: everything that was measured
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
     /// Keep what the upgrade must not change in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

@@ -60,7 +60,7 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
     Ok(ExitCode::from(report.exit))
 }
 
-fn write(path: Option<&PathBuf>, text: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn write(path: Option<&PathBuf>, text: impl FnOnce() -> String) -> Result<()> {
     path.map_or(Ok(()), |path| std::fs::write(path, text()).map_err(|error| Error::io(path, error)))
 }
 

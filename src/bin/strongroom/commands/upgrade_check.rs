@@ -1,6 +1,6 @@
 //! `upgrade-check`
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use strongroom::posture::{
 use strongroom::{Error, Result};
 
 use super::Context;
-use super::audit::text as findings;
+use super::audit::{text as findings, write};
 use crate::args::UpgradeArgs;
 
 /// The tag of the snapshot that `--backup` takes.
@@ -39,14 +39,10 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
         take_snapshot(of, context).await?;
     }
     let report = upgrade_check(&etcd, of.as_ref(), options, &context.control).await?;
-    if let Some(path) = &args.save {
-        let text = serde_json::to_string_pretty(&report.state).unwrap_or_default() + "\n";
-        fs::write(path, text).map_err(|error| Error::io(path, error))?;
-    }
-    if let Some(path) = &args.sarif {
-        let text = format!("{:#}\n", report.report.sarif());
-        fs::write(path, text).map_err(|error| Error::io(path, error))?;
-    }
+    write(args.save.as_ref(), || format!("{:#}\n", serde_json::json!(report.state)))?;
+    write(args.sarif.as_ref(), || format!("{:#}\n", report.report.sarif()))?;
+    write(args.junit.as_ref(), || report.report.junit())?;
+    write(args.markdown.as_ref(), || report.report.markdown())?;
     report.report.notes.iter().for_each(|note| context.output.warn(note));
     let status = ExitCode::from(report.report.exit);
     context.output.done_if(args.backup, status, &report, || text(&report))
