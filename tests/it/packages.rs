@@ -108,7 +108,7 @@ async fn long_readme_from_the_package_to_a_restore() {
              ls /usr/share/man/man1/strongroom-key-list.1.gz /usr/share/man/man5/strongroom.toml.5.gz \
              /usr/share/bash-completion/completions/strongroom /usr/lib/systemd/system/strongroom-agent.service\n\
              {}\n\
-             apt-get -y -qq purge strongroom\nls /etc/strongroom/keyring\n! command -v strongroom\n",
+             apt-get -y -qq purge strongroom\nls /etc/strongroom/keyring\ntest ! -e /usr/bin/strongroom\n",
             install.replace("apt install", "apt-get -y -qq install").replace("./target/packages/", "./"),
             walk.script,
         );
