@@ -3,12 +3,17 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use aes_gcm::Aes256Gcm;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use strongroom::crypto::{CHUNK_LEN, Opener, PREFIX_LEN, Sealer, Suite, seal, system_rng};
-use strongroom::format::{Time, VALUE_OVERHEAD};
+use strongroom::crypto::{CHUNK_LEN, Kem, Opener, PREFIX_LEN, Sealer, Suite, seal, system_rng};
+use strongroom::envelope::{Asked, DataKey, NewSeal, judge_seal, seal_data_key};
+use strongroom::format::{
+    ClusterName, KeyState, Sha256, SnapshotId, Subject, Time, VALUE_OVERHEAD,
+};
+use strongroom::keys::{HpkeIdentity, KeySet, SigningKey, at_once};
 use strongroom::secret::SecretKey;
 use strongroom::values::{ValueCipher, keyring};
 
@@ -139,5 +144,33 @@ fn framing(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sealing, values, framing);
+/// A snapshot's data key, as a backup seals it and a restore opens it.
+fn seals(c: &mut Criterion) {
+    let object = Sha256([7; 32]);
+    let data_key = DataKey::generate(Subject::Snapshot(SnapshotId(7)), &mut system_rng());
+    let mut group = c.benchmark_group("seal of a snapshot");
+    for kem in [Kem::XWing, Kem::X25519] {
+        let identity = Arc::new(HpkeIdentity::generate(kem, &mut system_rng()).unwrap());
+        let mut keys = KeySet::new();
+        keys.add(identity, KeyState::Sealing);
+        keys.sign_with(SigningKey::generate(&mut system_rng()));
+        let write = || {
+            let rng = &mut system_rng();
+            at_once(seal_data_key(&data_key, NewSeal::first(object), &keys, rng)).unwrap()
+        };
+        group.bench_function(format!("{kem:?}, signed"), |b| b.iter(write));
+        let seal = write();
+        let cluster = ClusterName::default();
+        group.bench_function(format!("{kem:?}, verified and opened"), |b| {
+            b.iter(|| {
+                let mut asked = Asked::default();
+                let judged = judge_seal(&seal, object, Some(&cluster), &keys, &mut asked);
+                at_once(judged).unwrap().standing
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sealing, values, framing, seals);
 criterion_main!(benches);

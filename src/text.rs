@@ -53,6 +53,25 @@ pub(crate) fn clean(text: &str) -> String {
     clean
 }
 
+/// Text for HTML and XML, whose markup and what XML does not allow replaced.
+#[cfg(feature = "posture")]
+pub(crate) fn escape_markup(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '&' => safe.push_str("&amp;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            '\n' | '\t' => safe.push(c),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
 /// Whether `c` reorders or hides text on a terminal.
 #[must_use]
 pub const fn is_hidden(c: char) -> bool {

@@ -12,7 +12,9 @@ mod generator;
 mod journal;
 mod measure;
 mod proxy;
+mod recording;
 mod report;
+mod saved;
 mod suite;
 mod year;
 
@@ -81,7 +83,7 @@ fn main() {
             return proxy::run(args.runs, dir.path()).await;
         }
         if args.journal {
-            return journal::run(dir.path(), args.runs).await;
+            return publish("journal", &journal::run(dir.path(), args.runs).await, args.guide);
         }
         if let Some(days) = args.days {
             return year::run(dir.path(), days).await;
@@ -107,13 +109,20 @@ fn main() {
         }
         let results = suite.run(args.runs).await;
         let table = report::table(&results);
-        println!("{table}");
+        publish("bench", &table, args.guide);
         if args.guide {
             let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
             std::fs::write(project.join("benches/results.svg"), report::chart(&results)).unwrap();
-            let guide = project.join("src/guide/benchmarks.md");
-            let text = std::fs::read_to_string(&guide).unwrap();
-            std::fs::write(guide, report::put(&text, &table)).unwrap();
         }
     });
+}
+
+/// Prints a table, and puts it into the guide between the marks of this name if it is to be there.
+fn publish(mark: &str, table: &str, in_guide: bool) {
+    println!("{table}");
+    if in_guide {
+        let guide = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/guide/benchmarks.md");
+        let text = std::fs::read_to_string(&guide).unwrap();
+        std::fs::write(guide, report::put(&text, mark, table)).unwrap();
+    }
 }

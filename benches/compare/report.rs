@@ -26,11 +26,12 @@ fn wall(row: &Row) -> f64 {
     median(row.costs.iter().map(|cost| cost.wall))
 }
 
-/// `page` with what stands between its two marks replaced.
-pub fn put(page: &str, table: &str) -> String {
-    let (before, rest) = page.split_once("<!-- bench -->\n").expect("the page's mark");
-    let (_, after) = rest.split_once("<!-- end of bench -->\n").expect("the page's second mark");
-    format!("{before}<!-- bench -->\n{table}<!-- end of bench -->\n{after}")
+/// `page` with what stands between its two marks of this name replaced.
+pub fn put(page: &str, name: &str, table: &str) -> String {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"));
+    let (before, rest) = page.split_once(&begin).expect("the page's mark");
+    let (_, after) = rest.split_once(&end).expect("the page's second mark");
+    format!("{before}{begin}{table}{end}{after}")
 }
 
 /// Markdown: medians with the range of wall times, ratios within the run, targets.

@@ -33,6 +33,7 @@ use strongroom::task::Control;
 
 use crate::etcd::Etcd;
 use crate::generator::{Churn, HOUR as WRITES, Random, Step};
+use crate::saved::Saved;
 
 const FRAME: usize = 1 << 20;
 /// Hours that the database ages before the first snapshot.
@@ -277,8 +278,11 @@ pub async fn run(dir: &Path, days: u64) {
     let mut retention = Retention::default();
     (retention.hourly, retention.daily) = (48, 30);
     (retention.weekly, retention.monthly) = (12, 12);
-    println!("| after | database | one snapshot | snapshots | objects | stored |");
-    println!("|---|---|---|---|---|---|");
+    let saved = Saved::new(dir);
+    println!(
+        "| after | database | one snapshot | snapshots | objects | stored | restic of saved files |"
+    );
+    println!("|---|---|---|---|---|---|---|");
     let begun = Instant::now();
     while year.hour < days * 24 {
         perform(&etcd, churn.hour()).await;
@@ -286,19 +290,22 @@ pub async fn run(dir: &Path, days: u64) {
         let endpoints = vec![etcd.endpoint.clone()];
         let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
         year.backup(Source::Etcd(settings)).await;
+        saved.backup(&etcd, BEGIN + year.hour * HOUR);
         let one = year.store.totals().1 - before;
         if year.hour.is_multiple_of(24) {
             let kept = year.prune(&retention).await;
+            saved.prune();
             let day = year.hour / 24;
             eprintln!("{day} days in {:.0} s", begun.elapsed().as_secs_f64());
             if [1, 2, 7, 30, 90, 180, 365].contains(&day) {
                 let (objects, bytes) = year.store.totals();
                 let database = etcd.size().await.unwrap();
                 println!(
-                    "| {day} days | {:.0} MiB | {:.1} MiB | {kept} | {objects} | {:.0} MiB |",
+                    "| {day} days | {:.0} MiB | {:.1} MiB | {kept} | {objects} | {:.0} MiB | {:.0} MiB |",
                     mib(database),
                     mib(one),
                     mib(bytes),
+                    mib(saved.stored()),
                 );
             }
         }

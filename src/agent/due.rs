@@ -80,7 +80,8 @@ impl Due<'_> {
                 // A clock that was ahead must not put off what is due.
                 let due = match run.last.filter(|last| !is_ahead(*last, now)) {
                     Some(last) => schedule.next(last.min(now)) + run.jitter,
-                    None if operation == Operation::Backup => now,
+                    // What the last audit found is known to the agent that made it alone.
+                    None if matches!(operation, Operation::Backup | Operation::Audit) => now,
                     None => schedule.next(self.since.map_or(now, |since| since.min(now))),
                 };
                 if is_wanted { due.min(now) } else { due }
@@ -251,11 +252,12 @@ mod tests {
     }
 
     #[test]
-    fn a_first_backup_is_due_at_once_and_the_rest_by_its_schedule() {
+    fn a_first_backup_and_audit_are_due_at_once_and_the_rest_by_its_schedule() {
         let (done, schedule) = (BTreeMap::new(), "@every 1h".parse().unwrap());
         let due = Due { done: &done, since: Some(at(NOW - 60)), replica: false, wanted: false };
         let next = |operation| due.next(&[operation], |_| Some(&schedule), at(NOW));
         assert_eq!(next(Operation::Backup), Some((at(NOW), Operation::Backup)));
+        assert_eq!(next(Operation::Audit), Some((at(NOW), Operation::Audit)));
         assert_eq!(next(Operation::Drill), Some((at(NOW + 3540), Operation::Drill)));
     }
 }

@@ -1,11 +1,12 @@
 //! What a repository and the keys show of where things stand.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::backup::{BackupReport, Listing, Summary};
-use crate::error::{Error, ErrorKind};
-use crate::format::{KeyState, SnapshotId};
+use crate::backup::{BackupReport, Listing, Summary, newest_reports, proves_bytes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ClusterName, KeyState, Report, SnapshotId};
 use crate::keys::KeySet;
+use crate::store::Repository;
 
 /// How many master keys are in which state.
 pub(super) type KeyCounts = Vec<(KeyState, usize)>;
@@ -47,4 +48,19 @@ impl Newest {
         let Summary { id, database_bytes, revision, .. } = *newest;
         Some(Self { id, begun: id.begun(), database_bytes, revision })
     }
+}
+
+/// When somebody last opened a snapshot of `cluster` and read every byte of it, by the reports that count: 1970 for never. On a
+/// host that opens none, signatures decide.
+pub(super) async fn last_opened(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: &ClusterName,
+) -> Result<SystemTime> {
+    let opens = |report: &Report| {
+        let reads_all = proves_bytes(report) || ["prove", "drill"].contains(&&*report.kind);
+        (reads_all && report.passed() && report.cluster.as_ref() == Some(cluster)).then_some(())
+    };
+    let newest = newest_reports(repository, keys, &[()], opens).await?;
+    Ok(newest.first().map_or(UNIX_EPOCH, |(_, id, _)| id.begun()))
 }

@@ -1,6 +1,5 @@
 //! Metrics of the recording of changes.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
-use super::labels::{Cluster, of};
+use super::labels::{Cluster, Float, of};
 use super::recorded::Recorded;
 use crate::backup::JournalComparison;
 use crate::task::JournalStep;
@@ -27,8 +26,6 @@ struct Reason {
     cluster: String,
     reason: &'static str,
 }
-
-type Float = Gauge<f64, AtomicU64>;
 
 /// The metrics of a recording.
 pub(super) struct JournalMetrics {
@@ -48,6 +45,7 @@ pub(super) struct JournalMetrics {
     disagreements: Family<Cluster, Counter>,
     unknown_leases: Family<Cluster, Counter>,
     old_etcd: Family<Cluster, Gauge>,
+    unbundled: Family<Cluster, Gauge>,
 }
 
 impl JournalMetrics {
@@ -69,6 +67,7 @@ impl JournalMetrics {
             disagreements: Family::default(),
             unknown_leases: Family::default(),
             old_etcd: Family::default(),
+            unbundled: Family::default(),
         };
         let help =
             "Every change that etcd committed before this time is stored: the recovery point";
@@ -104,6 +103,8 @@ impl JournalMetrics {
         to.register("journal_unknown_leases", help, metrics.unknown_leases.clone());
         let help = "1 while the member that is watched has a version that can leave deletions out of a watch";
         to.register("journal_old_etcd", help, metrics.old_etcd.clone());
+        let help = "Journals that have ended and are still to be merged into one object each";
+        to.register("journal_unbundled", help, metrics.unbundled.clone());
         metrics
     }
 
@@ -119,6 +120,7 @@ impl JournalMetrics {
         for counter in counters.into_iter().chain([&self.stored]) {
             let _ = counter.get_or_create(&of(options));
         }
+        let _ = self.unbundled.get_or_create(&of(options));
         for reason in RECONNECTS {
             let _ = self.reconnects.get_or_create(&because(options, reason));
         }
@@ -129,9 +131,8 @@ impl JournalMetrics {
 
     /// Another agent tells from now on how far the recording is. What was complete stays true.
     pub(super) fn stands_by(&self) {
-        for family in
-            [&self.revision, &self.etcd_revision, &self.queued, &self.spooled, &self.old_etcd]
-        {
+        let known = [&self.revision, &self.etcd_revision, &self.queued, &self.spooled];
+        for family in known.into_iter().chain([&self.old_etcd, &self.unbundled]) {
             family.clear();
         }
     }
@@ -159,6 +160,9 @@ impl JournalMetrics {
             }
             JournalStep::Gap { reason, .. } => {
                 self.gaps.get_or_create(&because(options, reason)).inc();
+            }
+            JournalStep::Unbundled { journals } => {
+                self.unbundled.get_or_create(&of).set(journals.cast_signed());
             }
             JournalStep::LeaseUnknown => {
                 self.unknown_leases.get_or_create(&of).inc();

@@ -1,6 +1,9 @@
 //! The label that all metrics have.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::AgentSettings;
 
@@ -14,3 +17,6 @@ pub(super) struct Cluster {
 pub(super) fn of(options: &AgentSettings) -> Cluster {
     Cluster { cluster: options.cluster().to_string() }
 }
+
+/// A number that is not whole.
+pub(super) type Float = Gauge<f64, AtomicU64>;

@@ -1,7 +1,6 @@
 //! Metrics of the agent.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,9 +13,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::AgentSettings;
+use super::audit_metrics::AuditMetrics;
 use super::found::{KeyCounts, Newest};
 use super::journal_metrics::JournalMetrics;
-use super::labels::{Cluster, of};
+use super::labels::{Cluster, Float, of};
 use super::late::Missing;
 use super::operation::Operation;
 use crate::backup::Listing;
@@ -46,12 +46,16 @@ struct Outcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OlderKey {
+    cluster: String,
+    key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Keys {
     cluster: String,
     state: &'static str,
 }
-
-type Float = Gauge<f64, AtomicU64>;
 
 /// The agent's metrics.
 pub(super) struct Metrics {
@@ -63,6 +67,7 @@ pub(super) struct Metrics {
     snapshot_success: Family<Cluster, Float>,
     verify_success: Family<Cluster, Float>,
     verify_failures: Family<Cluster, Counter>,
+    opened: Family<Cluster, Float>,
     findings: Family<Work, Counter>,
     size: Family<Cluster, Gauge>,
     revision: Family<Cluster, Gauge>,
@@ -73,11 +78,12 @@ pub(super) struct Metrics {
     recovery: Family<Cluster, Float>,
     copied: Family<Cluster, Float>,
     leads: Family<Cluster, Gauge>,
-    certificate: Family<Cluster, Float>,
     objects: Family<Cluster, Gauge>,
     keys: Family<Keys, Gauge>,
     pub(super) journal: JournalMetrics,
+    pub(super) audited: AuditMetrics,
     independent: Family<Cluster, Gauge>,
+    by_older_key: Family<OlderKey, Gauge>,
     pub(super) seals_missing: Missing,
 }
 
@@ -93,6 +99,7 @@ impl Metrics {
             snapshot_success: Family::default(),
             verify_success: Family::default(),
             verify_failures: Family::default(),
+            opened: Family::default(),
             findings: Family::default(),
             size: Family::default(),
             revision: Family::default(),
@@ -103,11 +110,12 @@ impl Metrics {
             recovery: Family::default(),
             copied: Family::default(),
             leads: Family::default(),
-            certificate: Family::default(),
             objects: Family::default(),
             keys: Family::default(),
             journal: JournalMetrics::register(&mut registry),
+            audited: AuditMetrics::register(&mut registry),
             independent: Family::default(),
+            by_older_key: Family::default(),
             seals_missing: Missing::default(),
         };
         metrics.register(&mut registry);
@@ -129,6 +137,8 @@ impl Metrics {
         to.register("snapshot_last_success_timestamp_seconds", help, self.snapshot_success.clone());
         let help = "When every byte of a snapshot was last verified";
         to.register("verify_last_success_timestamp_seconds", help, self.verify_success.clone());
+        let help = "When a snapshot was last opened and every byte of it read, by whichever host, as reports tell that count: 0 for never";
+        to.register("opened_last_success_timestamp_seconds", help, self.opened.clone());
         let help = "Verifications that found a damaged snapshot";
         to.register("verify_failures", help, self.verify_failures.clone());
         let help = "Work that was done and found something wrong";
@@ -153,15 +163,14 @@ impl Metrics {
         to.register("copy_newest_snapshot_timestamp_seconds", help, self.copied.clone());
         let help = "1 on the agent that leads, 0 on those that stand by";
         to.register("agent_leads", help, self.leads.clone());
-        let help = "When the certificate that etcd is shown expires";
-        let name = "certificate_expiry_timestamp_seconds";
-        to.register(name, help, self.certificate.clone());
         let help = "Objects under snapshots/ in the repository, of all clusters";
         to.register("repository_objects", help, self.objects.clone());
         let help = "Master keys that the agent has, by their state";
         to.register("master_keys", help, self.keys.clone());
         let help = "Independent ways to open the newest snapshot: no loss of one place, passphrase or service takes two";
         to.register("independent_openers", help, self.independent.clone());
+        let help = "Snapshots that a service sealed with an older key of its own than the one with which it seals now";
+        to.register("snapshots_by_older_service_key", help, self.by_older_key.clone());
         let help = "1 for a master key that could not seal the newest snapshot of this agent, until it has; 0 for those that have";
         to.register("seals_missing", help, self.seals_missing.family.clone());
     }
@@ -245,9 +254,10 @@ impl Metrics {
     }
 
     /// Another agent tells from now on how large things are. When things were done stays true.
-    pub(super) fn stands_by(&self) {
+    pub(super) fn stands_by(&self, options: &AgentSettings) {
         self.by_trust.clear();
         self.journal.stands_by();
+        self.audited.stands_by(options);
         self.newest_missing.clear();
         for family in [
             &self.size,
@@ -265,13 +275,6 @@ impl Metrics {
         self.findings.get_or_create(&work(options, operation)).inc();
     }
 
-    pub(super) fn certificate(&self, options: &AgentSettings, expires: Option<SystemTime>) {
-        self.certificate.clear();
-        if let Some(since) = expires.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
-            self.certificate.get_or_create(&of(options)).set(since.as_secs_f64());
-        }
-    }
-
     pub(super) fn repository(
         &self,
         options: &AgentSettings,
@@ -281,6 +284,11 @@ impl Metrics {
         for (trust, count) in standings {
             let labels = Trust { cluster: options.cluster().to_string(), trust };
             self.by_trust.get_or_create(&labels).set(*count as i64);
+        }
+        self.by_older_key.clear();
+        for (key, count) in &listing.by_older_key {
+            let labels = OlderKey { cluster: options.cluster().to_string(), key: key.to_string() };
+            self.by_older_key.get_or_create(&labels).set(*count as i64);
         }
         let bytes = listing.snapshots.iter().map(|one| one.stored_bytes).sum::<u64>();
         self.objects.get_or_create(&of(options)).set(listing.objects as i64);
@@ -294,6 +302,12 @@ impl Metrics {
 
     pub(super) fn recovered(&self, options: &AgentSettings, took: Duration) {
         self.recovery.get_or_create(&of(options)).set(took.as_secs_f64());
+    }
+
+    pub(super) fn opened(&self, options: &AgentSettings, at: Option<SystemTime>) {
+        let Some(at) = at else { return };
+        let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.opened.get_or_create(&of(options)).set(at.as_secs_f64());
     }
 
     pub(super) fn copied(&self, options: &AgentSettings, begun: SystemTime) {

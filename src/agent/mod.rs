@@ -1,8 +1,10 @@
-//! The agent: backs up, replicates, prunes, verifies and drills by a schedule, with nobody watching.
+//! The agent: backs up, replicates, prunes, verifies, drills and audits by a schedule, with nobody watching.
 //!
 //! What was done and when is read from the repository, and who works is decided by a lease in etcd: an agent keeps nothing
 //! on its host, and any number may stand by.
 
+mod audit;
+mod audit_metrics;
 mod due;
 mod found;
 mod journal;
@@ -14,6 +16,7 @@ mod metrics;
 mod operation;
 mod page;
 mod recorded;
+mod runs;
 mod state;
 
 use std::sync::Arc;
@@ -73,7 +76,7 @@ fn warn(warnings: &[String]) {
 impl AgentSettings {
     /// When `operation` is done; `None` for never, and for copies, which follow backups.
     pub fn schedule(&self, operation: Operation) -> Option<&Schedule> {
-        let Schedules { backup, prune, verify, verify_all, drill } = &self.schedules;
+        let Schedules { backup, prune, verify, verify_all, drill, audit } = &self.schedules;
         match operation {
             Operation::Backup => Some(backup),
             Operation::Copy => None,
@@ -81,6 +84,7 @@ impl AgentSettings {
             Operation::Verify => verify.as_ref(),
             Operation::VerifyAll => verify_all.as_ref(),
             Operation::Drill => drill.as_ref(),
+            Operation::Audit => audit.as_ref(),
         }
     }
 }
@@ -120,6 +124,7 @@ pub async fn run(
         Operation::Verify,
         Operation::VerifyAll,
         Operation::Drill,
+        Operation::Audit,
     ];
     let journal = journal::lane(&shared, halted.clone(), stop.clone());
     let work = async { tokio::join!(backups, lane(&shared, &rest, halted, stop), journal) };
@@ -158,6 +163,8 @@ fn started(options: &AgentSettings) {
         verify_all_next = next(Operation::VerifyAll),
         drill = schedule(Operation::Drill),
         drill_next = next(Operation::Drill),
+        audit = schedule(Operation::Audit),
+        audit_next = next(Operation::Audit),
     );
 }
 

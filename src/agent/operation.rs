@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use super::found::{KeyCounts, Newest, count, of_backup};
+use super::found::{KeyCounts, Newest, count, last_opened, of_backup};
 use super::late::Late;
-use super::{AgentSettings, Places, open, warn};
+use super::{AgentSettings, Places, audit::audit, open, warn};
 use crate::backup::{
     DrillOptions, JournalComparison, Listing, Scope, Source, VerifyLevel, VerifyReport,
-    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, newest_reports,
-    plan_prune, proves_bytes, prune_report, snapshots, store_report, verify,
+    apply_prune, authenticate, backup_and_keep, copy, drill, judged, latest, plan_prune,
+    proves_bytes, prune_report, snapshots, store_report, verify,
 };
 
 use crate::crypto;
@@ -22,6 +22,7 @@ use crate::format::{
     CheckOutcome, ClusterName, KeyId, Report, ReportCheck, ReportOutcome, ReportScope, SnapshotId,
 };
 use crate::keys::KeySet;
+use crate::posture;
 use crate::snapshot::late::LateSeal;
 use crate::task::Control;
 
@@ -40,14 +41,23 @@ pub enum Operation {
     VerifyAll,
     /// An etcd started from the newest snapshot.
     Drill,
+    /// How the cluster is set up.
+    Audit,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Backup, Self::Copy, Self::Prune, Self::Verify, Self::VerifyAll, Self::Drill];
+    pub const ALL: [Self; 7] = [
+        Self::Backup,
+        Self::Copy,
+        Self::Prune,
+        Self::Verify,
+        Self::VerifyAll,
+        Self::Drill,
+        Self::Audit,
+    ];
 
-    /// Its name: `backup`, `copy`, `prune`, `verify`, `verify_all` or `drill`.
+    /// Its name: `backup`, `copy`, `prune`, `verify`, `verify_all`, `drill` or `audit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Backup => "backup",
@@ -56,6 +66,7 @@ impl Operation {
             Self::Verify => "verify",
             Self::VerifyAll => "verify_all",
             Self::Drill => "drill",
+            Self::Audit => "audit",
         }
     }
 
@@ -108,6 +119,10 @@ pub(super) struct Done {
     pub(super) copied: Option<SystemTime>,
     /// From the first byte fetched to an etcd that answers, of a drill.
     pub(super) recovery: Option<Duration>,
+    /// When a snapshot was last opened, of what may change that.
+    pub(super) opened: Option<SystemTime>,
+    /// What an audit found.
+    pub(super) audit: Option<Box<posture::Report>>,
     /// The master keys it was done with.
     pub(super) keys: KeyCounts,
     /// Independent ways to open what a backup took.
@@ -140,6 +155,8 @@ impl Done {
             listing: None,
             copied: None,
             recovery: None,
+            opened: None,
+            audit: None,
             keys: KeyCounts::new(),
             independent: None,
             seals: Default::default(),
@@ -168,11 +185,21 @@ pub(super) async fn run(
             prove(operation, options, &places, control).await
         }
         Operation::Drill => rehearse(options, &places, control).await,
+        Operation::Audit => audit(options, &places).await.map(|(report, finding, log)| Done {
+            finding,
+            audit: Some(report),
+            ..Done::new(log)
+        }),
     }?;
     done.keys = count(&places.keys);
     if matches!(operation, Operation::Backup | Operation::Prune) {
         let Places { repository, keys } = &places;
         done.listing = judged(repository, keys, Some(options.cluster())).await.ok();
+    }
+    if operation != Operation::Backup {
+        // Also what others did meanwhile.
+        let Places { repository, keys } = &places;
+        done.opened = last_opened(repository, keys, options.cluster()).await.ok();
     }
     done.late = late.map(|seal| Late { seal, places });
     Ok(done)
@@ -458,42 +485,4 @@ async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -
         );
     };
     Ok(Done { finding, recovery: Some(recovery), ..Done::new(log) })
-}
-
-/// When an operation was last carried out.
-pub(super) struct LastRun {
-    pub(super) operation: Operation,
-    pub(super) at: SystemTime,
-    pub(super) passed: bool,
-}
-
-/// What the keys authenticate in the repository, and what it lists.
-pub(super) struct Found {
-    pub(super) last: Vec<LastRun>,
-    pub(super) newest: Option<Newest>,
-    pub(super) listing: Listing,
-    pub(super) keys: KeyCounts,
-}
-
-/// Reads what was done, by whichever agent or person.
-pub(super) async fn last_runs(options: &AgentSettings) -> Result<Found> {
-    let places = open(options).await?;
-    let (repository, keys) = (&places.repository, &places.keys);
-    let mut last = Vec::new();
-    let listing = judged(repository, keys, Some(options.cluster())).await?;
-    let newest = Newest::of(&listing);
-    last.extend(newest.iter().map(|newest| LastRun {
-        operation: Operation::Backup,
-        at: newest.begun,
-        passed: true,
-    }));
-    let wanted = [Operation::Prune, Operation::Verify, Operation::VerifyAll, Operation::Drill];
-    let of = |report: &Report| {
-        Operation::of(report, keys.is_blind())
-            .filter(|_| report.cluster.as_ref() == Some(options.cluster()))
-    };
-    for (operation, id, report) in newest_reports(repository, keys, &wanted, of).await? {
-        last.push(LastRun { operation, at: id.begun(), passed: report.passed() });
-    }
-    Ok(Found { last, newest, listing, keys: count(keys) })
 }

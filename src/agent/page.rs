@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::operation::Operation;
 use super::state::{Known, Shared, unix_ms};
 use crate::status_server::Answer;
+use crate::text::escape_markup as escape;
 
 /// Snapshots in the timeline: the newest.
 const SHOWN: usize = 500;
@@ -231,19 +232,4 @@ fn ago(at: SystemTime, now: SystemTime) -> String {
         _ => format!("{} days ago", seconds / 86_400),
     };
     format!("<time title=\"{}\">{text}</time>", time(at))
-}
-
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
 }

@@ -10,8 +10,9 @@ use tracing::{error, info, warn};
 use super::due::{Due, Run};
 use super::found::Newest;
 use super::metrics::Metrics;
-use super::operation::{self, Done, Found, LastRun, Operation};
+use super::operation::{self, Done, Operation};
 use super::recorded::Recorded;
+use super::runs::{Found, LastRun, last_runs};
 use super::{AgentSettings, Changes, RETRY};
 use crate::backup::{Listing, SnapshotWanted, Summary, Taken, Why, is_ahead};
 use crate::crypto;
@@ -46,6 +47,8 @@ pub(super) struct Shared {
 pub(super) struct Known {
     /// Read from the repository since this agent leads.
     pub(super) read: bool,
+    /// When it was read last, if a service that opens did not answer: what was done is known in part.
+    hidden: Option<Instant>,
     pub(super) since: Option<SystemTime>,
     pub(super) done: BTreeMap<Operation, Run>,
     /// The snapshots' times and lengths, oldest first.
@@ -69,16 +72,37 @@ pub(super) struct Known {
 impl Known {
     /// The snapshot that is wanted, if it was taken.
     pub(super) fn taken(&self, wanted: &SnapshotWanted) -> Option<Taken> {
-        let newest = self.newest.as_ref().filter(|_| self.read)?;
+        let newest = self.newest.as_ref().filter(|_| self.read || self.hidden.is_some())?;
         let revision = newest.revision.cast_signed();
         let fits = self.begun? >= wanted.since && revision >= wanted.revision;
         fits.then_some(Taken { id: newest.id, revision })
+    }
+
+    /// Whether it is to be read again.
+    fn is_unread(&self) -> bool {
+        !self.read && self.hidden.is_none_or(|at| at.elapsed() >= HIDDEN)
+    }
+
+    /// Takes note of what is known while a service does not answer.
+    fn read_in_part(&mut self, found: Found) {
+        self.hidden = Some(Instant::now());
+        let backup = found.newest.as_ref().map(|newest| newest.begun);
+        if let Some(at) = backup.filter(|at| !is_ahead(*at, SystemTime::now())) {
+            let run = self.done.entry(Operation::Backup).or_default();
+            run.last = Some(run.last.map_or(at, |last| last.max(at)));
+        }
+        if found.newest.as_ref().map(|newest| newest.id) > self.newest() {
+            self.newest = found.newest;
+        }
     }
 
     fn newest(&self) -> Option<SnapshotId> {
         self.newest.as_ref().map(|newest| newest.id)
     }
 }
+
+/// How often the repository is read again while a service that opens does not answer.
+const HIDDEN: Duration = Duration::from_secs(60);
 
 /// Before etcd has answered for the first time.
 pub(super) const NOT_YET: &str = "it was not asked yet";
@@ -88,7 +112,7 @@ impl Shared {
         let metrics = Metrics::new();
         let current = options.borrow().clone();
         metrics.promises(&current);
-        metrics.certificate(&current, certificate_expires(&current));
+        metrics.audited.shown(&current, certificate_expires(&current));
         metrics.leads(&current, false);
         Self {
             options,
@@ -160,11 +184,12 @@ impl Shared {
     /// Another agent may work from now on.
     pub(super) fn forget(&self) {
         let mut known = self.known();
-        known.read = false;
+        (known.read, known.hidden) = (false, None);
         known.unread = None;
+        known.done.remove(&Operation::Audit);
         drop(known);
         *self.recorded_now() = Recorded::default();
-        self.metrics.stands_by();
+        self.metrics.stands_by(&self.current());
     }
 
     /// Tells of changed options, for ever.
@@ -200,7 +225,11 @@ impl Shared {
     ) -> Result<(SystemTime, Option<Operation>)> {
         let options = self.current();
         self.read(&options).await?;
-        let next = self.due(&self.known(), operations);
+        let known = self.known();
+        // What has to open snapshots waits for the service; a backup has to seal only.
+        let fits = |operation: &&Operation| known.read || **operation == Operation::Backup;
+        let operations: Vec<_> = operations.iter().filter(fits).copied().collect();
+        let next = self.due(&known, &operations);
         Ok(next.map_or((SystemTime::now() + Duration::from_secs(60), None), |(at, operation)| {
             (at, Some(operation))
         }))
@@ -225,16 +254,24 @@ impl Shared {
     /// Reads from the repository what was done, by whichever agent, once for each time that this one leads.
     async fn read(&self, options: &AgentSettings) -> Result<()> {
         let _one = self.reading.lock().await;
-        if self.known().read {
+        if !self.known().is_unread() {
             return Ok(());
         }
         // Before the repository has answered: if it never does, everything is overdue.
         let since = *self.known().since.get_or_insert_with(SystemTime::now);
         let before = self.known().newest();
-        let Found { last, newest, listing, keys } = operation::last_runs(options).await?;
-        self.metrics.keys(options, &keys);
+        let found = last_runs(options).await?;
+        self.metrics.keys(options, &found.keys);
+        if let Some(error) = &found.hidden {
+            self.unread(error);
+            self.known().read_in_part(found);
+            self.backups.send_replace(());
+            return Ok(());
+        }
+        self.metrics.opened(options, Some(found.opened));
+        let Found { last, newest, listing, .. } = found;
         let mut known = self.known();
-        known.read = true;
+        (known.read, known.hidden) = (true, None);
         if known.unread.take().is_some() {
             info!(event = "repository_readable", cluster = options.cluster().as_str());
         }
@@ -298,7 +335,7 @@ impl Shared {
     /// Carries out `operation` and takes note of what came of it.
     pub(super) async fn work(&self, operation: Operation, control: &Control) {
         let options = self.current();
-        self.metrics.certificate(&options, certificate_expires(&options));
+        self.metrics.audited.shown(&options, certificate_expires(&options));
         let (begun, time) = (Instant::now(), SystemTime::now());
         let before = self.known().newest();
         self.known().running.insert(operation, time);
@@ -359,9 +396,11 @@ impl Shared {
         if let Some(copied) = done.copied {
             self.metrics.copied(options, copied);
         }
+        self.metrics.opened(options, done.opened);
         if let Some(recovery) = done.recovery {
             self.metrics.recovered(options, recovery);
         }
+        done.audit.iter().for_each(|one| self.metrics.audited.update(options, one, time));
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {

@@ -1,5 +1,6 @@
 //! Which snapshots there are: listing without a key, selecting one by name or time.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use super::findings::Findings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, Manifest, ManifestBody, SnapshotId};
+use crate::format::{ClusterName, KeyId, Manifest, ManifestBody, SnapshotId, Stanza};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder, Folders};
@@ -75,6 +76,9 @@ pub struct Listing {
     pub orphans: Vec<SnapshotId>,
     /// Objects in all snapshots' folders, of whichever cluster.
     pub objects: usize,
+    /// For each key of a service: snapshots that the service sealed with an older key of its own, as far as is known since
+    /// it was last asked.
+    pub by_older_key: BTreeMap<KeyId, usize>,
 }
 
 /// Lists the snapshots of `cluster`, or of all clusters.
@@ -125,13 +129,18 @@ async fn list(
         .buffered(READS);
     while let Some((id, one, folder)) = read.next().await {
         match one {
-            Ok(Some((manifest, standing))) => {
+            Ok(Some((manifest, judged))) => {
                 if folder::is_ahead(id.begun(), now) {
                     findings
                         .push(format!("snapshot {id} has a time in the future; `latest` skips it"));
                 }
-                let standing = match standing {
-                    Ok(standing) => standing,
+                let standing = match judged {
+                    Ok((standing, older)) => {
+                        for key in older {
+                            *listing.by_older_key.entry(key).or_default() += 1;
+                        }
+                        standing
+                    }
                     Err(error) if error.kind().is_general() => return Err(error),
                     Err(error) => {
                         let is_locked = error.kind() == ErrorKind::WrongKey;
@@ -185,20 +194,27 @@ async fn read_one(
     cluster: Option<&ClusterName>,
     id: SnapshotId,
     folder: &Folder,
-) -> Result<Option<(Manifest, Result<Standing>)>> {
+) -> Result<Option<(Manifest, Result<Worth>)>> {
     let manifest = open::read_manifest(repository, id).await?;
     if cluster.is_some_and(|name| *name != manifest.body().cluster) {
         return Ok(None);
     }
-    let standing = match keys {
-        None => Ok(Standing::Unverified),
+    let worth = match keys {
+        None => Ok((Standing::Unverified, Vec::new())),
         Some(keys) => {
             let authentic = seals::authenticate(repository, folder, keys, &manifest).await;
-            authentic.map(|authentic| authentic.judged.standing)
+            authentic.map(|authentic| {
+                let stanzas = authentic.seal.body().stanzas().iter();
+                let older = stanzas.filter(|stanza| keys.is_older(stanza)).map(Stanza::key_id);
+                (authentic.judged.standing, older.collect())
+            })
         }
     };
-    Ok(Some((manifest, standing)))
+    Ok(Some((manifest, worth)))
 }
+
+/// What a snapshot is worth, and the keys whose service sealed it with an older key of its own.
+type Worth = (Standing, Vec<KeyId>);
 
 /// The cluster that the manifest of `id` names. Not authenticated.
 ///

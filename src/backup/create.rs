@@ -259,7 +259,7 @@ fn content(
     options: &BackupOptions,
 ) -> Content {
     let (tags, included) = (tags.to_vec(), included(&options.include));
-    Content { id, companions, previous, tags, included, seen: None, replaces: None }
+    Content { id, companions, previous, tags, included, seen: None, replaces: None, journal: None }
 }
 
 fn independent(keys: &KeySet, sealed_by: &[KeyId], recovery: Option<KeyId>) -> usize {

@@ -154,9 +154,6 @@ pub async fn restore_recorded_member(
 }
 
 /// That a member can be made with these options; the directory that its database is written in.
-///
-/// # Errors
-/// Those of [`restore_member`] that do not depend on the snapshot.
 pub(super) fn check_member(options: &MemberOptions) -> Result<PathBuf> {
     let place = place_for(options)?;
     Ok(if place.data.inside { &options.data_dir } else { parent(&options.data_dir) }.to_owned())

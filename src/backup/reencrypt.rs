@@ -1,18 +1,18 @@
 //! Snapshots written again under new data keys: who kept an old seal and its master key does not open them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::catalog::{self, Scope};
-use super::continuous::journals;
+use super::continuous::sealed_to_others;
 use super::key_usage::all_seals;
-use super::prune::{PrunePlan, apply_prune, plan_removal_advising, prune_report};
+use super::prune::{PrunePlan, apply_prune, plan_replaced, prune_report};
 use super::reports::store_report;
 use super::verify::digests;
 use crate::crypto;
 use crate::envelope::{DataKey, check_sealers, is_genuine, key_ids};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::format::{KeyId, KeyState, ManifestBody, Part, Seal, Sha256, SnapshotId};
+use crate::format::{ClusterName, KeyId, KeyState, ManifestBody, Part, Seal, Sha256, SnapshotId};
 use crate::keys::{KeySet, Recipient};
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::input::Input;
@@ -24,11 +24,6 @@ use crate::snapshot::write::{Content, write_snapshot};
 use crate::snapshot::{companions, seals};
 use crate::store::Repository;
 use crate::task::Control;
-use crate::text::counted;
-
-/// What to do about a snapshot that journals need.
-const ADVICE: &str =
-    "give --keep-old, or take a snapshot while changes are recorded and run this again";
 
 /// How snapshots are encrypted again.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +46,9 @@ pub struct ReencryptReport {
     pub removed: Vec<SnapshotId>,
     /// Snapshots that stay as they are, and why.
     pub failed: Vec<(SnapshotId, Error)>,
-    /// What stays although it should go, and why: old snapshots that the store does not let go of, and journals.
+    /// Journals that a key may open which does not seal any more: they are not encrypted again.
+    pub journals: Vec<SnapshotId>,
+    /// What stays although it should go, and why: old snapshots that the store does not let go of.
     pub left: Vec<String>,
 }
 
@@ -60,7 +57,8 @@ pub struct ReencryptReport {
 /// again before is passed over, unless `scope` names it.
 ///
 /// A new snapshot exists once its manifest does, and counts; until the old one is removed both do. Interrupted, it does the rest
-/// when it is run again. Journals stay as they are, and are named.
+/// when it is run again. Journals stay as they are, and follow the new snapshots as they followed the
+/// old ones; those that an old key may open are named.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] and [`ErrorKind::Refused`] for keys that do not go together; [`ErrorKind::Unreachable`] once the store
@@ -103,24 +101,20 @@ pub async fn reencrypt(
             Err(error) => work.report.failed.push((id, error)),
         }
     }
+    let cluster = match scope {
+        Scope::Cluster(cluster) => Some(cluster),
+        Scope::All | Scope::Ids(_) => None,
+    };
+    work.remove(&plan, cluster, begun.elapsed()).await?;
     let mut report = work.report;
-    if !plan.remove.is_empty() {
-        let planned = begun.elapsed();
-        let done = apply_prune(repository, &plan, control).await?;
-        let cluster = match scope {
-            Scope::Cluster(cluster) => Some(cluster),
-            _ => None,
-        };
-        store_report(repository, keys, &prune_report(&plan, &done, cluster, planned)).await?;
-        let pinned = done
-            .pinned
-            .iter()
-            .map(|id| format!("snapshot {id} stays: it was pinned after it was written again"));
-        let refused = done.refused.iter().map(|refused| format!("stays: {refused}"));
-        report.left.extend(refused.chain(pinned));
-        report.removed = done.removed;
+    if matches!(scope, Scope::Ids(_)) {
+        return Ok(report);
     }
-    report.left.extend(recorded(repository, keys, scope).await?);
+    match sealed_to_others(repository, keys, cluster).await {
+        // Those that do not open here.
+        Err(error) if error.kind() == ErrorKind::WrongKey => report.left.push(error.to_string()),
+        found => report.journals = found?,
+    }
     Ok(report)
 }
 
@@ -146,30 +140,6 @@ async fn replacements(
     Ok(found)
 }
 
-/// The journals in `scope`: their data keys stay what they were.
-async fn recorded(
-    repository: &Repository,
-    keys: &KeySet,
-    scope: Scope<'_>,
-) -> Result<Option<String>> {
-    let cluster = match scope {
-        Scope::All => None,
-        Scope::Cluster(cluster) => Some(cluster),
-        Scope::Ids(_) => return Ok(None),
-    };
-    let count = match journals(repository, keys, cluster).await {
-        Err(error) if error.kind() == ErrorKind::WrongKey => return Ok(Some(error.to_string())),
-        found => found?.journals.len(),
-    };
-    let tell = || {
-        format!(
-            "{} not encrypted again: anyone who has an old key can read what was recorded; `strongroom prune --keep-continuous` removes it in time",
-            counted(count, "journal")
-        )
-    };
-    Ok((count > 0).then(tell))
-}
-
 struct Work<'a> {
     repository: &'a Repository,
     keys: &'a KeySet,
@@ -181,6 +151,29 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Removes the old snapshots, as planned.
+    async fn remove(
+        &mut self,
+        plan: &PrunePlan,
+        cluster: Option<&ClusterName>,
+        planned: Duration,
+    ) -> Result<()> {
+        if plan.remove.is_empty() {
+            return Ok(());
+        }
+        let done = apply_prune(self.repository, plan, self.control).await?;
+        let report = prune_report(plan, &done, cluster, planned);
+        store_report(self.repository, self.keys, &report).await?;
+        let pinned = done
+            .pinned
+            .iter()
+            .map(|id| format!("snapshot {id} stays: it was pinned after it was written again"));
+        let refused = done.refused.iter().map(|refused| format!("stays: {refused}"));
+        self.report.left.extend(refused.chain(pinned));
+        self.report.removed = done.removed;
+        Ok(())
+    }
+
     /// The plan that removes `id`, once there is a new snapshot in its place.
     async fn one(
         &mut self,
@@ -198,7 +191,7 @@ impl Work<'_> {
         // Whatever keeps the old one from being removed is said before a new one is written.
         let plan = match self.how.keep_old {
             true => None,
-            false => Some(plan_removal_advising(repository, keys, &[id], ADVICE).await?),
+            false => Some(plan_replaced(repository, keys, &[id]).await?.0),
         };
         let old = OpenSnapshot::open(repository, id, keys).await?;
         let new = match new {
@@ -322,6 +315,7 @@ impl Work<'_> {
             tags: body.tags,
             included: body.included,
             replaces: Some(id),
+            journal: old.facts.journal,
             seen: None,
         };
         let input = Input::Stored(Box::new(StoredInput::new(old.database, old.facts.etcd)));

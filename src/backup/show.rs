@@ -2,7 +2,7 @@
 
 use crate::envelope::key_ids;
 use crate::error::{Context, Error, Result};
-use crate::format::{Facts, KeyId, Manifest, SnapshotId};
+use crate::format::{Facts, KeyId, Manifest, Seal, SnapshotId};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::facts;
@@ -23,6 +23,8 @@ pub struct Details {
     pub generation: u32,
     /// The master keys that the newest seal names.
     pub sealed_by: Vec<KeyId>,
+    /// The keys that signed the newest seal; whose they are is what the standing says.
+    pub signed_by: Vec<KeyId>,
     /// The key that opened it, if one that is available does.
     pub opened_by: Option<KeyId>,
     /// What its seals are worth.
@@ -55,6 +57,7 @@ pub async fn show(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Res
             stored_bytes,
             generation,
             sealed_by: key_ids(&seal),
+            signed_by: signers(&seal),
             opened_by: None,
             standing: Standing::Unverified,
             facts: None,
@@ -70,9 +73,14 @@ pub async fn show(repository: &Repository, keys: &KeySet, id: SnapshotId) -> Res
         stored_bytes,
         generation: unsealed.seal.body().generation(),
         sealed_by: key_ids(&unsealed.seal),
+        signed_by: signers(&unsealed.seal),
         standing: unsealed.standing,
         findings: unsealed.findings,
     })
+}
+
+fn signers(seal: &Seal) -> Vec<KeyId> {
+    seal.body().signatures().iter().map(|signature| signature.key_id).collect()
 }
 
 trait Named<T> {

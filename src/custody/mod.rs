@@ -14,6 +14,8 @@ mod uri;
 #[cfg(feature = "age-plugins")]
 pub use age::{PluginUi, set_plugin_ui};
 pub use kms::{KmsRole, KmsUri, Provider};
+#[cfg(feature = "kms-plugin")]
+pub(crate) use kms::{WrappingKey, wrapping_key};
 #[cfg(feature = "backup")]
 pub use passphrases::{
     InRepository, change_passphrase, create_passphrase_key, open_passphrase_keys, passphrase_keys,

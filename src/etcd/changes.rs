@@ -89,6 +89,8 @@ pub(crate) struct Revisions {
     open_bytes: usize,
     created: bool,
     ids: Option<Ids>,
+    /// etcd's own revision, by the last answer of this stream.
+    etcd: i64,
 }
 
 impl Revisions {
@@ -102,12 +104,18 @@ impl Revisions {
             open_bytes: 0,
             created: false,
             ids: None,
+            etcd: 0,
         }
     }
 
     /// The last complete revision; one less than the first before there is one.
     pub(crate) fn last(&self) -> i64 {
         if self.repeats { self.next } else { self.next.saturating_sub(1) }
+    }
+
+    /// How many revisions etcd had beyond the last complete one when it sent the last answer.
+    pub(crate) fn behind(&self) -> i64 {
+        self.etcd.saturating_sub(self.last()).max(0)
     }
 
     /// Who answered last.
@@ -122,6 +130,7 @@ impl Revisions {
         self.open.clear();
         self.open_bytes = 0;
         self.created = false;
+        self.etcd = 0;
         let last = self.last();
         self.repeats = self.last.is_some() && last > compacted;
         self.next = if self.repeats { last } else { last.saturating_add(1) };
@@ -165,6 +174,7 @@ impl Revisions {
             }
         }
         self.ids = Some(answer.ids);
+        self.etcd = answer.revision;
         if answer.is_created && std::mem::replace(&mut self.created, true) {
             return Err(broken("the watch is created twice"));
         }
@@ -263,6 +273,8 @@ fn broken(what: impl Into<String>) -> Ended {
 /// `WatchResponse`, borrowed from its bytes.
 struct Answer<'a> {
     ids: Ids,
+    /// etcd's own.
+    revision: i64,
     is_created: bool,
     is_canceled: bool,
     compacted: i64,
@@ -287,6 +299,7 @@ impl<'a> Answer<'a> {
     fn parse(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut answer = Self {
             ids: Ids { cluster: 0, member: 0, term: 0 },
+            revision: 0,
             is_created: false,
             is_canceled: false,
             compacted: 0,
@@ -297,7 +310,7 @@ impl<'a> Answer<'a> {
         let mut fields = Fields(message);
         while let Some((number, field)) = fields.next()? {
             match number {
-                HEADER => answer.ids = ids(field.bytes()?)?,
+                HEADER => (answer.ids, answer.revision) = answer_header(field.bytes()?)?,
                 watch_response::CREATED => answer.is_created = field.int64()? != 0,
                 watch_response::CANCELED => answer.is_canceled = field.int64()? != 0,
                 watch_response::COMPACT_REVISION => answer.compacted = field.int64()?,
@@ -311,18 +324,20 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn ids(message: &[u8]) -> Result<Ids, Malformed> {
-    let mut ids = Ids { cluster: 0, member: 0, term: 0 };
+/// Who answers, and etcd's revision.
+fn answer_header(message: &[u8]) -> Result<(Ids, i64), Malformed> {
+    let (mut ids, mut revision) = (Ids { cluster: 0, member: 0, term: 0 }, 0);
     let mut fields = Fields(message);
     while let Some((number, field)) = fields.next()? {
         match number {
             header::CLUSTER_ID => ids.cluster = field.int64()?.cast_unsigned(),
             header::MEMBER_ID => ids.member = field.int64()?.cast_unsigned(),
+            header::REVISION => revision = field.int64()?,
             header::RAFT_TERM => ids.term = field.int64()?.cast_unsigned(),
             _ => {}
         }
     }
-    Ok(ids)
+    Ok((ids, revision))
 }
 
 impl<'a> Event<'a> {

@@ -89,8 +89,14 @@ pub(super) struct Asked {
 
 /// What etcd answered to a question.
 pub(super) enum Answer {
-    /// All revisions that were committed at this moment.
-    Revision(u64, i64),
+    /// etcd's revision, 0 if it did not tell.
+    Revision {
+        /// What it had committed before this moment is in it.
+        moment: u64,
+        revision: i64,
+        /// The last revision that was received before etcd was asked: meanwhile more may have come.
+        known: i64,
+    },
     Compacted(i64),
     Auth(bool, u64),
     Lease(i64, Option<i64>),
@@ -115,7 +121,7 @@ impl Connected {
             let (questions, moment) = (questions.clone(), unix_ms());
             self.ask(async move {
                 let revision = questions.revision().await.unwrap_or(0);
-                Answer::Revision(moment, revision)
+                Answer::Revision { moment, revision, known: last }
             });
         }
         if self.asked.compacted.elapsed() >= COMPACTED_EVERY && last > known {

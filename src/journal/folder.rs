@@ -41,6 +41,12 @@ impl Folder {
         format!("journal {id} has segments and no head: nothing of it can be restored")
     }
 
+    /// The last revision that the names of its segments tell: a hint, which anybody can plant.
+    pub(crate) fn last_named(&self) -> Option<i64> {
+        let last = |info: &ObjectInfo| info.name.rsplit_once('.')?.1.parse().ok();
+        self.segments.values().flatten().filter_map(last).max()
+    }
+
     /// What it recorded, in one piece or in many.
     pub(crate) fn recorded(&self) -> impl Iterator<Item = &ObjectInfo> {
         self.segments.values().flatten().chain(self.bundles.values())

@@ -372,7 +372,7 @@ pub(crate) fn is_of_store(error: &Error) -> bool {
     error.kind().is_general() || error.kind() == ErrorKind::Protocol
 }
 
-pub(super) async fn read_seal(
+pub(crate) async fn read_seal(
     repository: &Repository,
     id: SnapshotId,
     generation: u32,

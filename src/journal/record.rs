@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected, Leases};
 use super::filling::{Filling, Places};
@@ -23,7 +23,7 @@ use crate::keys::KeySet;
 use crate::store::Repository;
 use crate::task::{Control, JournalStep, Step};
 
-/// How far behind a watch may begin. etcd reads all that is behind for each part of it, while writers wait.
+/// How far behind a watch may be. etcd reads all that is behind for each part of it, while writers wait.
 pub(crate) const MAX_BEHIND: i64 = 20_000;
 /// A journal is followed by the next after this time, or this many bytes.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -282,6 +282,7 @@ impl<'a> Recorder<'a> {
 
     async fn fill(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
         let mut tick = interval(self.options.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let begun = Instant::now();
         loop {
             match self.connect().await {
@@ -296,8 +297,9 @@ impl<'a> Recorder<'a> {
                 biased;
                 () = self.control.stopped() => return Ok(self.why_stopped()),
                 Some(answer) = connected.answers.recv() => Event::Answer(answer),
-                message = connected.watch.next() => Event::Message(message),
+                // Before messages, which may come without a pause.
                 _ = tick.tick() => Event::Tick,
+                message = connected.watch.next() => Event::Message(message),
             };
             let reason = match event {
                 Event::Message(Ok(Some(message))) => self.message(&message, filling)?,
@@ -321,7 +323,11 @@ impl<'a> Recorder<'a> {
             }
             let (bytes, segments) = filling.sealed();
             let is_full = bytes > MAX_STORED || segments.saturating_add(16) > MAX_SEGMENTS;
-            if filling.clock_was_set() || begun.elapsed() > LONGEST || is_full {
+            let clock_was_set = filling.clock_was_set();
+            if clock_was_set {
+                self.step("this host's clock was set: the next journal begins".into());
+            }
+            if clock_was_set || begun.elapsed() > LONGEST || is_full {
                 return Ok(EndReason::ROLLED);
             }
         }

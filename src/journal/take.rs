@@ -2,7 +2,7 @@
 
 use super::connected::Answer;
 use super::filling::Filling;
-use super::record::{ATTEMPTS, Recorder, STUCK};
+use super::record::{ATTEMPTS, MAX_BEHIND, Recorder, STUCK};
 use crate::error::Result;
 use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
 use crate::format::{EndReason, Entry};
@@ -30,7 +30,8 @@ impl Recorder<'_> {
         }
         self.advance(filling);
         Ok(match ended {
-            Ok(()) => None,
+            // While this program was suspended, or too slow, etcd went on: it would read all that is missing for each part.
+            Ok(()) => (self.revisions.behind() > MAX_BEHIND).then_some(EndReason::BEHIND),
             Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
             Err(Ended::Parted(_)) => Some(EndReason::PARTED),
             Err(Ended::Canceled(why) | Ended::Broken(why)) => {
@@ -102,9 +103,8 @@ impl Recorder<'_> {
         filling: &mut Filling<'_>,
     ) -> Result<Option<EndReason>> {
         match answer {
-            Answer::Revision(moment, revision) => {
-                let last = self.revisions.last();
-                if revision != 0 && revision < last {
+            Answer::Revision { moment, revision, known } => {
+                if revision != 0 && revision < known {
                     return Ok(Some(EndReason::PARTED));
                 }
                 if let Some(connected) = &mut self.connected {

@@ -6,6 +6,7 @@ use super::keyring::Keyring;
 use crate::crypto::{self, CryptoRng, Label, Suite, labelled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{KeyId, KeyState, Time};
+use crate::secret::SecretKey;
 
 /// The longest text that [`Keyring::encrypt`] takes: its ciphertext fits into the 1024 bytes that Kubernetes allows.
 pub const MAX_KUBERNETES_TEXT: usize = 920;
@@ -28,19 +29,13 @@ impl Keyring {
         now: Time,
         rng: &mut dyn CryptoRng,
     ) -> Result<(KeyId, Vec<u8>)> {
-        if text.is_empty() || text.len() > MAX_KUBERNETES_TEXT {
-            let message =
-                format!("{} bytes to encrypt, not 1 to {MAX_KUBERNETES_TEXT}", text.len());
-            return Err(Error::usage(message));
-        }
         let primary = self.primary(now).map(|(id, _)| id);
         let entry = self.entries().iter().find(|entry| Some(entry.id) == primary);
         let Some((id, master)) = entry.and_then(|entry| Some((entry.id, entry.master.as_ref()?)))
         else {
             return Err(Error::new(ErrorKind::WrongKey, "no key of the keyring is primary"));
         };
-        let sealed = crypto::seal(Suite::Aes256Gcm, master, &context(id), text, rng)?;
-        Ok((id, sealed))
+        encrypt_under(master, id, text, rng).map(|sealed| (id, sealed))
     }
 
     /// Decrypts what [`encrypt`](Self::encrypt) made with the key `id`. No other key is tried.
@@ -56,8 +51,37 @@ impl Keyring {
             let message = format!("key {id} was destroyed at {}", entry.since);
             return Err(Error::new(ErrorKind::WrongKey, message));
         };
-        crypto::open(Suite::Aes256Gcm, master, &context(id), ciphertext)
+        decrypt_under(master, id, ciphertext)
     }
+}
+
+/// Encrypts under `key`, which stands for the master key `id`.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for an empty text, or one longer than [`MAX_KUBERNETES_TEXT`].
+pub(crate) fn encrypt_under(
+    key: &SecretKey,
+    id: KeyId,
+    text: &[u8],
+    rng: &mut dyn CryptoRng,
+) -> Result<Vec<u8>> {
+    if text.is_empty() || text.len() > MAX_KUBERNETES_TEXT {
+        let message = format!("{} bytes to encrypt, not 1 to {MAX_KUBERNETES_TEXT}", text.len());
+        return Err(Error::usage(message));
+    }
+    crypto::seal(Suite::Aes256Gcm, key, &context(id), text, rng)
+}
+
+/// Decrypts what [`encrypt_under`] made.
+///
+/// # Errors
+/// [`ErrorKind::Truncated`] or [`ErrorKind::Tampered`] when the ciphertext is not this key's.
+pub(crate) fn decrypt_under(
+    key: &SecretKey,
+    id: KeyId,
+    ciphertext: &[u8],
+) -> Result<Zeroizing<Vec<u8>>> {
+    crypto::open(Suite::Aes256Gcm, key, &context(id), ciphertext)
 }
 
 /// `strongroom/v1/kms-plugin` ‖ 00 ‖ key id.

@@ -37,6 +37,8 @@ pub use binding::Binding;
 pub use identity_file::{IdentityFile, MAX_IDENTITY_FILE};
 pub use keyring::Keyring;
 pub use kubernetes::MAX_KUBERNETES_TEXT;
+#[cfg(feature = "kms-plugin")]
+pub(crate) use kubernetes::{decrypt_under, encrypt_under};
 pub use local::LocalKey;
 #[cfg(feature = "backup")]
 pub use paper::PaperKey;

@@ -21,6 +21,9 @@ use crate::status_server::{self, Answer, code_name};
 /// Upper bounds of the durations' buckets, in seconds.
 const BUCKETS: [f64; 7] = [0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
 
+/// Whoever scrapes or probes has a service asked this often: it counts the calls.
+const RECENT: Duration = Duration::from_secs(60);
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
     method: &'static str,
@@ -39,7 +42,8 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
+    /// With the age of the key, if that is known.
+    pub(super) fn new(with_age: bool) -> Self {
         let metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -66,11 +70,13 @@ impl Metrics {
             metrics.unknown_keys.clone(),
         );
         registry.register("healthy", "1 while Status answers ok", metrics.healthy.clone());
-        registry.register(
-            "key_age_seconds",
-            "How long the primary key has been primary",
-            metrics.key_age.clone(),
-        );
+        if with_age {
+            registry.register(
+                "key_age_seconds",
+                "How long the primary key has been primary",
+                metrics.key_age.clone(),
+            );
+        }
         registry.register(
             "last_status_timestamp_seconds",
             "When the API server asked for the status: it does so every minute",
@@ -90,10 +96,8 @@ impl Metrics {
     }
 
     fn print(&self, plugin: &Plugin) -> String {
-        let now = plugin.keys.now();
-        let age = now.keyring.primary(now.time).map(|(_, since)| now.time.unix() - since.unix());
-        self.key_age.set(age.unwrap_or_default());
-        self.healthy.set(plugin.health().is_ok().into());
+        self.key_age.set(plugin.keys.age().unwrap_or_default());
+        self.healthy.set(plugin.keys.health().is_ok().into());
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -106,7 +110,7 @@ pub(super) async fn serve(listener: TcpListener, plugin: Arc<Plugin>, stop: watc
     let answer = move |path: String| {
         let plugin = Arc::clone(&plugin);
         async move {
-            plugin.keys.look().await;
+            plugin.keys.look(RECENT).await;
             match path.as_str() {
                 "/metrics" => Answer::metrics(plugin.metrics.print(&plugin)),
                 "/healthz" => Answer::health(Ok(())),

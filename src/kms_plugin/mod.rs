@@ -1,7 +1,10 @@
-//! The KMS plugin: Kubernetes' API servers encrypt with a keyring's keys, over Kubernetes' KMS v2 API (SPEC.md §12).
+//! The KMS plugin: Kubernetes' API servers encrypt with a keyring's keys or with one that a service keeps, over Kubernetes'
+//! KMS v2 API (SPEC.md §12).
 
 mod followed;
+mod keys;
 mod metrics;
+mod service;
 mod socket;
 
 use std::convert::Infallible;
@@ -26,20 +29,21 @@ pub use crate::settings::KmsPluginSettings;
 pub use crate::status_server::listen;
 pub use socket::Socket;
 
-use crate::crypto::{constant_time_eq, system_rng};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::KeyId;
 use crate::kms_api::{HEALTHY, Message, Method, Raw, VERSION, exactly, message};
 use crate::limit::limited;
-use followed::Followed;
+use crate::protobuf::put_message;
+use crate::text::clean;
+use keys::Keys;
 use metrics::Metrics;
+use service::ANNOTATION;
 
 /// Connections at once. An API server has one for each of its KMS providers.
 const CONNECTIONS: usize = 64;
 /// Calls of one connection at once.
 const MAX_STREAMS: u32 = 128;
-/// The longest request: a ciphertext of Kubernetes' longest, 1 KiB, with its ids of as much.
-const MAX_REQUEST: usize = 4 << 10;
+/// The longest request: a ciphertext of Kubernetes' longest, 1 KiB, its ids of as much, and a sealed KEK of 14 KiB.
+const MAX_REQUEST: usize = 20 << 10;
 /// The longest headers, in bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 /// How long one call may take, its request included.
@@ -56,29 +60,28 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct KmsPlugin(Arc<Plugin>);
 
 struct Plugin {
-    keys: Arc<Followed>,
+    keys: Keys,
     metrics: Metrics,
     /// Users whose processes may connect.
     users: Vec<u32>,
 }
 
 impl KmsPlugin {
-    /// Reads the keyring.
+    /// Reads the keyring, or asks the service that keeps the key. A service that is down is asked again with each `Status`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] when the settings name no keyring file, or more than one; those of reading it.
-    pub fn new(settings: &KmsPluginSettings) -> Result<Self> {
-        let keys = Arc::new(Followed::open(settings.keyring()?)?);
+    /// [`ErrorKind::Usage`] when the settings name no key, or more than one; those of reading it, and of the service.
+    pub async fn new(settings: &KmsPluginSettings) -> Result<Self> {
+        let keys = Keys::open(settings.key()?).await?;
         let own = rustix::process::getuid().as_raw();
         let users = [0, own].into_iter().chain(settings.allow_uid.iter().copied()).collect();
-        let plugin = Plugin { keys, metrics: Metrics::new(), users };
-        plugin.self_test()?;
-        Ok(Self(Arc::new(plugin)))
+        let metrics = Metrics::new(keys.age().is_some());
+        Ok(Self(Arc::new(Plugin { keys, metrics, users })))
     }
 
-    /// Reads the keyring file again if it has changed. Every `Status` does so too.
+    /// Reads the keyring file again if it has changed, or asks the service. Every `Status` does so too.
     pub async fn look(&self) {
-        self.0.keys.look().await;
+        self.0.keys.look(Duration::ZERO).await;
     }
 
     /// Serves those who connect to `socket` until `stop` turns true; then calls under way have five seconds. `metrics`
@@ -138,14 +141,13 @@ impl KmsPlugin {
 
 impl Plugin {
     fn log_start(&self, socket: &Socket) {
-        let now = self.keys.now();
         info!(
             event = "started",
             version = env!("CARGO_PKG_VERSION"),
             listen = socket.listener.local_addr().ok().and_then(|at| {
                 at.as_pathname().map(|path| format!("unix://{}", path.display()))
             }),
-            key = now.keyring.primary(now.time).map(|(id, _)| id.to_string()),
+            key = self.keys.key_id(),
         );
     }
 
@@ -216,100 +218,74 @@ impl Plugin {
             }
             Method::Encrypt => {
                 let [plaintext, _uid] = exactly(request).map_err(|_| malformed(method))?;
-                self.encrypt(plaintext)
+                self.encrypt(plaintext).await
             }
             Method::Decrypt => {
                 let fields = exactly(request).map_err(|_| malformed(method))?;
-                let [ciphertext, _uid, key_id, annotations] = fields;
-                // None are written.
-                if !annotations.is_empty() {
-                    return Err(malformed(method));
-                }
-                self.decrypt(ciphertext, key_id).await
+                // One annotation at most is written.
+                let [ciphertext, _uid, key_id, annotation] = fields;
+                self.decrypt(ciphertext, key_id, annotation).await
             }
         }
     }
 
     async fn status(&self) -> Message {
-        self.keys.look().await;
-        let now = self.keys.now();
-        let key = now.keyring.primary(now.time).map(|(id, _)| id.to_string()).unwrap_or_default();
-        let health = self.health();
+        self.keys.look(Duration::ZERO).await;
+        let key = self.keys.key_id().unwrap_or_default();
+        let health = self.keys.health();
         let health = health.as_ref().map_or_else(String::as_str, |()| HEALTHY);
         message(&[VERSION.as_bytes(), health.as_bytes(), key.as_bytes()])
     }
 
-    fn encrypt(&self, plaintext: &[u8]) -> Result<Message, Status> {
-        let now = self.keys.now();
-        let (id, ciphertext) =
-            now.keyring.encrypt(plaintext, now.time, &mut system_rng()).map_err(|error| {
-                let text = format!("strongroom: {error}");
-                match error.kind() {
-                    ErrorKind::Usage => Status::invalid_argument(text),
-                    _ => Status::failed_precondition(text),
-                }
-            })?;
-        Ok(message(&[&ciphertext, id.to_string().as_bytes()]))
+    async fn encrypt(&self, plaintext: &[u8]) -> Result<Message, Status> {
+        let encrypted = self.keys.encrypt(plaintext).await.map_err(|error| status_of(&error))?;
+        let mut answer = message(&[&encrypted.ciphertext, encrypted.key_id.as_bytes()]);
+        if let Some(kek) = encrypted.kek {
+            put_message(&mut answer, 3, &message(&[ANNOTATION.as_bytes(), &kek]));
+        }
+        Ok(answer)
     }
 
-    async fn decrypt(&self, ciphertext: &[u8], key_id: &[u8]) -> Result<Message, Status> {
-        let id = std::str::from_utf8(key_id).ok().and_then(|id| id.parse::<KeyId>().ok());
-        let id = id.ok_or_else(|| Status::invalid_argument("strongroom: not a key id of ours"))?;
-        let mut opened = self.keys.now().keyring.decrypt(id, ciphertext);
-        if is_unknown(&opened) {
-            // Another node may have it already, and the file been copied since the last look.
-            self.keys.look().await;
-            opened = self.keys.now().keyring.decrypt(id, ciphertext);
-        }
-        if is_unknown(&opened) {
-            self.keys.missed(id);
-            self.metrics.unknown_keys.inc();
-        }
+    async fn decrypt(
+        &self,
+        ciphertext: &[u8],
+        key_id: &[u8],
+        annotation: &[u8],
+    ) -> Result<Message, Status> {
+        let opened = self.keys.decrypt(key_id, annotation, ciphertext).await;
         let opened = opened.map_err(|error| {
+            if error.kind() == ErrorKind::NotFound {
+                self.metrics.unknown_keys.inc();
+            }
             limited!(
                 warn,
                 event = "kms_decrypt_refused",
-                key = %id,
+                key = clean(&String::from_utf8_lossy(key_id)),
                 error = %error,
                 kind = error.kind().name()
             );
-            let text = format!("strongroom: {error}");
-            match error.kind() {
-                ErrorKind::NotFound | ErrorKind::WrongKey => Status::failed_precondition(text),
-                _ => Status::invalid_argument(text),
-            }
+            status_of(&error)
         })?;
         Ok(message(&[&opened]))
     }
 
-    /// Well, or why not.
-    fn health(&self) -> Result<(), String> {
-        match self.keys.trouble() {
-            Some(why) => Err(why),
-            None => self.self_test().map_err(|error| error.to_string()),
-        }
-    }
-
     /// Healthy, and nobody has asked for a key that is not here.
     fn ready(&self) -> Result<(), String> {
-        self.health()?;
+        self.keys.health()?;
         self.keys.missing().map_or(Ok(()), Err)
-    }
-
-    /// That the primary key encrypts, and decrypts what it encrypted.
-    fn self_test(&self) -> Result<()> {
-        let now = self.keys.now();
-        let text = crate::crypto::random::<32>(&mut system_rng());
-        let (id, sealed) = now.keyring.encrypt(&text, now.time, &mut system_rng())?;
-        match constant_time_eq(&now.keyring.decrypt(id, &sealed)?, &text) {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::Internal, format!("key {id} does not work"))),
-        }
     }
 }
 
-fn is_unknown<T>(opened: &Result<T>) -> bool {
-    opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+/// What an API server is told of an error.
+fn status_of(error: &Error) -> Status {
+    let text = format!("strongroom: {error}");
+    match error.kind() {
+        ErrorKind::Unreachable => Status::unavailable(text),
+        ErrorKind::Usage | ErrorKind::Tampered | ErrorKind::Truncated => {
+            Status::invalid_argument(text)
+        }
+        _ => Status::failed_precondition(text),
+    }
 }
 
 fn malformed(method: Method) -> Status {
@@ -326,12 +302,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keyring");
         let now = crate::custody::keyfile::now();
-        let ring = crate::keys::Keyring::generate(now, &mut system_rng()).unwrap();
+        let ring = crate::keys::Keyring::generate(now, &mut crate::crypto::system_rng()).unwrap();
         crate::custody::keyfile::create(&path, &ring).unwrap();
-        let keys = Arc::new(Followed::open(&path).unwrap());
+        let keys = Keys::open(&crate::custody::MasterKeyUri::File(path)).await.unwrap();
         let (stream, _other) = UnixStream::pair().unwrap();
         let own = rustix::process::getuid().as_raw();
-        let mut plugin = Plugin { keys, metrics: Metrics::new(), users: vec![own] };
+        let mut plugin = Plugin { keys, metrics: Metrics::new(true), users: vec![own] };
         assert!(plugin.allows(&stream));
         plugin.users = vec![own + 1];
         assert!(!plugin.allows(&stream));

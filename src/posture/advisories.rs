@@ -42,7 +42,7 @@ pub(crate) struct Advisory {
     #[serde(deserialize_with = "severity")]
     pub(crate) severity: Severity,
     ranges: Vec<Range>,
-    unfixed_lines: Vec<String>,
+    pub(crate) unfixed_lines: Vec<String>,
     condition: String,
     pub(crate) url: String,
     sources: Vec<String>,
@@ -135,6 +135,12 @@ impl Advisory {
         fixed.into_iter().find(|fixed| fixed.starts_with(&minor))
     }
 
+    /// The versions from which on it is in etcd, each with the one that has the fix.
+    #[cfg(test)]
+    pub(crate) fn bounds(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.ranges.iter().map(|range| (range.from.as_str(), range.fixed.as_str()))
+    }
+
     /// How sure the range is.
     pub(crate) fn sources(&self) -> usize {
         self.sources.len()
@@ -212,6 +218,11 @@ impl Advisories {
         day(&table.date)?;
         day(&table.complete_to)?;
         Ok(table)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> &[Advisory] {
+        &self.advisories
     }
 
     pub(crate) fn affecting(&self, version: &Release) -> impl Iterator<Item = &Advisory> {

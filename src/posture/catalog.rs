@@ -1,6 +1,6 @@
 //! The checks: what each is called, what it stands for in other catalogues, and what to do when it fails.
 
-use super::checks::{access, advisory, backups, host, kube, network, rbac, rest, tls};
+use super::checks::{access, advisory, backups, host, kube, monitoring, network, rbac, rest, tls};
 use super::fact::{Judgement, Severity};
 use super::facts::{Backups, Endpoint, Facts, Host, Kubernetes};
 use super::kinds::{Judged, Scope, Section};
@@ -84,7 +84,7 @@ pub(crate) struct Check {
 }
 
 use Section::{Authentication, Authorization, Encryption, Monitoring, Network, Updates};
-use Severity::{Critical, High, Low, Medium};
+use Severity::{Critical, High, Info, Low, Medium};
 
 /// The check with these properties.
 pub(super) const fn check(
@@ -144,6 +144,9 @@ pub(crate) const CHECKS: &[Check] = &[
     check("RBAC-3", Low, Authorization, "Users without roles, roles without users or without grants",
         "remove what nobody uses with `etcdctl user delete` and `etcdctl role delete`",
         &[Run::Users(rbac::unused)]),
+    check("RBAC-4", Info, Authorization, "The user of this audit may do more than strongroom needs",
+        "make users with `strongroom setup-auth --apply`: one for backups, one for values",
+        &[Run::Users(rbac::own_rights)]),
     check("TLS-1", High, Encryption, "The client port has a certificate that etcd made itself (auto-tls)",
         OWN_CA, &[Run::Endpoint(tls::auto), Run::Host(host::auto_tls)]).known_as(&["2.3"], &["V-242379"]),
     check("TLS-2", Critical, Encryption, "Members talk to each other without TLS",
@@ -207,9 +210,18 @@ pub(crate) const CHECKS: &[Check] = &[
     check("NET-4", High, Network, "pprof is on, or the command line is shown to every client",
         "set enable-pprof=false; /debug/vars cannot be turned off: keep secrets out of etcd's arguments",
         &[Run::Endpoint(network::debug)]),
+    check("NET-5", Low, Network, "This host filters no packets for etcd's ports",
+        "accept ports 2379 and 2380 from clients and members alone, with nftables or a network policy",
+        &[Run::Host(network::filtered)]),
     check("NET-6", Medium, Network, "The gRPC gateway is on",
         "set enable-grpc-gateway=false if no client uses HTTP and JSON",
         &[Run::Endpoint(network::gateway)]),
+    check("MON-1", Medium, Monitoring, "Nobody watches: members are not scraped, or nothing alerts",
+        "scrape /metrics of each member, and load alert rules: etcd's, and scripts/deploy/prometheus of strongroom",
+        &[Run::Cluster(monitoring::watched)]),
+    check("MON-2", High, Monitoring, "Many calls and logins are refused",
+        "find out who: the log of strongroom's proxy names clients (`strongroom audit-log query`)",
+        &[Run::Endpoint(monitoring::refused)]),
     check("MON-3", Critical, Monitoring, "etcd has raised an alarm",
         "NOSPACE: compact, defragment, then `etcdctl alarm disarm`; CORRUPT: restore that member",
         &[Run::Cluster(network::alarms)]),
@@ -217,12 +229,18 @@ pub(crate) const CHECKS: &[Check] = &[
         "etcd 3.6 and later: feature-gates=InitialCorruptCheck=true,CompactHashCheck=true; before: \
          experimental-initial-corrupt-check=true, experimental-compact-hash-check-enabled=true (3.5)",
         &[Run::Host(host::corruption_checks)]),
+    check("MON-5", Medium, Monitoring, "There is no record of who used which keys, or it was changed",
+        "put strongroom's proxy before etcd with an audit log, and keep a copy of the log elsewhere",
+        &[Run::Cluster(monitoring::access_log)]),
     check("BAK-1", Critical, Updates, "There is no backup of the last 24 hours",
         "run `strongroom agent`, and look at its warnings", &[Run::Backups(backups::fresh)]),
     check("BAK-2", High, Updates, "No backup was verified, or restored and served, for a long time",
         "let the agent verify and drill: `agent.verify`, `agent.drill`", &[Run::Backups(backups::tried)]),
     check("BAK-3", High, Updates, "Only one key opens the backups",
         "seal to a second key that is kept elsewhere (keys/README.md)", &[Run::Backups(backups::openers)]),
+    check("BAK-4", Medium, Updates, "Backups are not signed, or there is no second copy of them",
+        "give the agent a signing key (keys/README.md) and a second repository ([copy]), in which objects are locked",
+        &[Run::Backups(backups::signed), Run::Backups(backups::copied)]),
     check("BAK-5", High, Updates, "A restore lacks the keys of Kubernetes' API server",
         "store its EncryptionConfiguration with --include, or keep the KMS key where a restore finds it",
         &[Run::Backups(backups::complete)]),

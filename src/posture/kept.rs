@@ -1,8 +1,9 @@
 //! Reports of audits in the repository, and what changed since the last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::fact::Status;
+use super::fact::{Fact, Status};
+use super::facts::refused::{Earlier, Refused};
 use super::facts::repository::RepositoryOptions;
 use super::outcome::{Difference, Outcome};
 use super::report::Report;
@@ -14,6 +15,8 @@ use crate::format::{
 
 /// The kind of these reports.
 const KIND: &str = "audit";
+/// The check that compares counts with those of the audit before.
+const REFUSED: &str = "MON-2";
 
 /// The check and its member.
 fn place(one: &Outcome) -> String {
@@ -38,18 +41,40 @@ fn shows_gone(checks: &[Outcome], before: &str) -> bool {
     })
 }
 
+/// The last audit of this cluster that was kept.
+async fn last(of: &RepositoryOptions<'_>) -> Result<Option<(SnapshotId, format::Report)>> {
+    let is_audit = |report: &format::Report| {
+        let same = report.cluster.as_ref() == of.cluster && report.details.is_some();
+        (report.kind == KIND && same).then_some(())
+    };
+    let found = newest_reports(of.repository, of.keys, &[()], is_audit).await?;
+    Ok(found.into_iter().next().map(|(_, id, report)| (id, report)))
+}
+
+/// What the last audit that was kept saw of calls that are counted for ever.
+pub(super) async fn earlier(of: &RepositoryOptions<'_>) -> Fact<Earlier> {
+    let (id, report) = match last(of).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Fact::unknown("no earlier audit was kept (--report)"),
+        Err(error) => return Fact::unknown(error.to_string()),
+    };
+    let mut refused = BTreeMap::new();
+    for check in report.checks() {
+        let of = check.name.strip_prefix(REFUSED).and_then(|name| name.strip_prefix(' '));
+        if let Some((name, found)) = of.zip(Refused::of_report(&check.detail)) {
+            refused.insert(name.to_owned(), found);
+        }
+    }
+    Fact::known(Earlier { at: id.created(), refused }, format!("report {id}"))
+}
+
 impl Report {
     /// What changed since the last audit of this cluster that was kept, if there was one.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn difference(&self, of: &RepositoryOptions<'_>) -> Result<Option<Difference>> {
-        let is_audit = |report: &format::Report| {
-            let same = report.cluster.as_ref() == of.cluster && report.details.is_some();
-            (report.kind == KIND && same).then_some(())
-        };
-        let found = newest_reports(of.repository, of.keys, &[()], is_audit).await?;
-        let Some((_, id, before)) = found.into_iter().next() else { return Ok(None) };
+        let Some((id, before)) = last(of).await? else { return Ok(None) };
         let failed = |check: &&ReportCheck| check.outcome == CheckOutcome::Failed;
         let before: BTreeSet<String> =
             before.checks().iter().filter(failed).map(|check| check.name.clone()).collect();

@@ -10,27 +10,33 @@ mod catalog;
 mod checks;
 mod fact;
 mod facts;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod junit;
 mod kept;
 mod kinds;
+mod markdown;
 mod outcome;
 mod report;
 mod sarif;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod upgrade;
 mod waivers;
-
-use std::time::SystemTime;
 
 pub use advisories::Advisories;
 pub use fact::{Evidence, Severity, Status};
 pub use facts::endpoint::Probe;
 pub use facts::host::HostOptions;
 pub use facts::kube::KubernetesOptions;
+pub use facts::proxy_log::ProxyLogOptions;
 pub use facts::repository::RepositoryOptions;
 pub use kinds::{Scope, Section};
 pub use outcome::{Difference, Outcome, Waived};
-pub use report::{Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
+pub use report::{CertificateSeen, Counts, Group, MemberSeen, Report, Rule, UnknownPolicy, rules};
+pub use settings::{AuditFiles, AuditSettings};
 pub use upgrade::{
     ClusterState, MemberState, Plan, PlannedMember, UpgradeOptions, UpgradeReport, upgrade_check,
 };
@@ -38,7 +44,6 @@ pub use waivers::Waiver;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::EtcdSettings;
-use crate::format::Time;
 use fact::Fact;
 use facts::Facts;
 
@@ -51,6 +56,10 @@ pub struct AuditOptions {
     pub host: Option<HostOptions>,
     /// Read these files of Kubernetes.
     pub kubernetes: Option<KubernetesOptions>,
+    /// The URL of a Prometheus that scrapes the cluster.
+    pub prometheus: Option<String>,
+    /// The audit log of a proxy before the cluster.
+    pub proxy_log: Option<ProxyLogOptions>,
     /// How much is asked about TLS.
     pub probe: Probe,
     /// Only these checks; all if empty.
@@ -94,24 +103,29 @@ pub async fn audit(
         true => facts::cluster::read(etcd, options.probe).await?,
         false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),
     };
-    let host = options.host.as_ref().map(facts::Host::read).transpose()?;
-    let kubernetes = options.kubernetes.as_ref().map(facts::Kubernetes::read);
-    let backups = match repository {
-        Some(repository) => Some(facts::Backups::read(repository).await),
+    let host = match &options.host {
+        Some(host) => Some(facts::Host::read(host).await?),
         None => None,
+    };
+    let kubernetes = options.kubernetes.as_ref().map(facts::Kubernetes::read);
+    let (backups, earlier) = match repository {
+        Some(of) => (Some(facts::Backups::read(of).await), kept::earlier(of).await),
+        None => (None, Fact::unknown("needs an earlier audit: --scope live,repository --report")),
     };
     if scopes == [Scope::Live] {
         someone_answers(&endpoints)?;
     }
-    let seconds =
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut facts = Facts {
-        now: Time::from_unix(i64::try_from(seconds).unwrap_or(i64::MAX)),
+        now: settings::now(),
         endpoints,
         cluster,
         host,
         kubernetes,
         backups,
+        own: facts::cluster::own(etcd),
+        monitoring: facts::monitoring::read(options.prometheus.as_deref()).await?,
+        proxy_log: facts::proxy_log::read(options.proxy_log.as_ref()).await,
+        earlier,
         waivers: options.waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,

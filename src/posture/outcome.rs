@@ -39,6 +39,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What was seen and where, or why it is unknown.
+    #[must_use]
+    pub fn said(&self) -> Vec<String> {
+        let evidence =
+            self.evidence.iter().map(|seen| format!("{} [{}]", seen.what(), seen.source()));
+        evidence.chain(self.why.clone()).collect()
+    }
+
     /// The vulnerability it is of, such as `CVE-2021-28235`.
     pub(super) fn advisory(&self) -> Option<&str> {
         self.url.as_ref()?;

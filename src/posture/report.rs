@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::catalog::{CHECKS, Check};
 use super::fact::{Fact, Severity, Status, Unknown, Verdict};
 use super::facts::Facts;
+use super::facts::endpoint::Tls;
 use super::kinds::{Judged, Scope, Section};
 use super::outcome::{Difference, Outcome};
 use super::waivers;
@@ -42,6 +43,20 @@ pub struct MemberSeen {
     pub version: Option<String>,
 }
 
+/// The certificate of a server that expires first of those it shows.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct CertificateSeen {
+    /// The endpoint, or the member and its peer URL.
+    pub endpoint: String,
+    /// `client` for a port for clients, `peer` for one for members.
+    pub port: &'static str,
+    /// Whose it is.
+    pub name: String,
+    /// Until when it is valid.
+    pub expires: Time,
+}
+
 /// How many checks came out how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -70,6 +85,8 @@ pub struct Report {
     pub scope: Vec<Scope>,
     /// The endpoints, and members that are not among them.
     pub members: Vec<MemberSeen>,
+    /// The certificates that the servers show.
+    pub certificates: Vec<CertificateSeen>,
     /// Every check, failures first.
     pub checks: Vec<Outcome>,
     /// How many came out how.
@@ -163,6 +180,7 @@ impl Report {
             time: facts.now,
             scope: scope.to_vec(),
             members: members.collect(),
+            certificates: certificates(facts),
             checks,
             counts,
             advisories_to: facts.advisories.complete_to().to_owned(),
@@ -202,6 +220,23 @@ impl Report {
         }
         failures.into_iter().rev().collect()
     }
+}
+
+/// What each server shows that expires first.
+fn certificates(facts: &Facts) -> Vec<CertificateSeen> {
+    let first = |endpoint: String, port, tls: &Fact<Tls>| {
+        let tls = tls.need().ok()?.get();
+        let first = tls.chain.iter().min_by_key(|one| one.not_after)?;
+        let (name, expires) = (first.name(), Time::from_unix(first.not_after));
+        Some(CertificateSeen { endpoint, port, name, expires })
+    };
+    let clients = facts.endpoints.iter();
+    let clients = clients.filter_map(|one| first(one.name.clone(), "client", &one.tls));
+    let peers = facts.cluster.peers.need().map(|peers| peers.get().as_slice()).unwrap_or_default();
+    let peers = peers.iter();
+    let peers =
+        peers.filter_map(|one| first(format!("{} {}", one.member, one.url), "peer", &one.tls));
+    clients.chain(peers).collect()
 }
 
 /// Outcomes that differ in the member only.

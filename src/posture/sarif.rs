@@ -52,9 +52,7 @@ fn result(one: &Outcome) -> Value {
         Status::Pass => ("pass", "none"),
         Status::NotApplicable => ("notApplicable", "none"),
     };
-    let evidence = one.evidence.iter().map(|seen| format!("{} [{}]", seen.what(), seen.source()));
-    let text: Vec<_> =
-        std::iter::once(one.title.clone()).chain(evidence).chain(one.why.clone()).collect();
+    let text: Vec<_> = std::iter::once(one.title.clone()).chain(one.said()).collect();
     let place = one.member.clone().unwrap_or_else(|| "cluster".into());
     let mut result = json!({
         "ruleId": one.id,

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::ClusterName;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
+use crate::posture::AuditSettings;
 
 /// What an agent is set to do.
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -84,6 +85,9 @@ pub struct AgentSettings {
     #[cfg_attr(feature = "cli", command(flatten))]
     /// How drills are done.
     pub drill: DrillOptions,
+    #[cfg_attr(feature = "cli", command(flatten))]
+    /// What audits accept.
+    pub audit: AuditSettings,
 }
 
 impl AgentSettings {
@@ -129,6 +133,10 @@ impl AgentSettings {
         self.common.check_signing(self.backup.unsigned)?;
         if self.continuous {
             self.record.check()?;
+        }
+        if self.schedules.audit.is_some() {
+            self.audit.files.read_advisories()?;
+            self.audit.files.read_waivers()?;
         }
         if self.schedules.drill.is_some() {
             if self.common.is_blind() {
@@ -204,4 +212,15 @@ pub struct Schedules {
         )
     )]
     pub drill: Option<Schedule>,
+    /// When it is checked how the cluster is set up, as `audit` does [default: never]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            id = "agent.audit",
+            long = "audit",
+            value_name = "SCHEDULE",
+            env = "STRONGROOM_AGENT_AUDIT"
+        )
+    )]
+    pub audit: Option<Schedule>,
 }

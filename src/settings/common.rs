@@ -10,7 +10,7 @@ use crate::custody::{
 };
 use crate::error::{Error, Result};
 use crate::etcd::EtcdSettings;
-use crate::format::{ClusterName, KeyId, KeyState};
+use crate::format::{ClusterName, KeyId, KeyState, Uuid};
 use crate::keys::{KeySet, unsigned_refused, would_not_count};
 use crate::secret::SecretBytes;
 use crate::store::{
@@ -163,10 +163,32 @@ impl CommonSettings {
     /// # Errors
     /// Those of [`repository_url`](Self::repository_url), [`connect`](Self::connect) and [`Repository::open`].
     pub async fn open_repository(&self) -> Result<Opened> {
-        let url = self.repository_url()?.clone();
+        self.open_at(self.repository_url()?, &self.repository.options, self.repository.id).await
+    }
+
+    /// Opens the second repository as it is, to look at it.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when `copy` names none; those of [`connect`](Self::connect) and
+    /// [`Repository::open`].
+    pub async fn open_copy(&self, copy: &CopySettings, source: &Repository) -> Result<Opened> {
+        let url = copy.url.as_ref().ok_or_else(|| {
+            Error::usage("no second repository is named (--to URL, or url in [copy])")
+        })?;
+        let options = copy.options.as_ref().unwrap_or(&self.repository.options);
+        self.open_at(url, options, Some(source.id())).await
+    }
+
+    async fn open_at(
+        &self,
+        url: &RepositoryUrl,
+        options: &BTreeMap<String, String>,
+        id: Option<Uuid>,
+    ) -> Result<Opened> {
+        let url = url.clone();
         let named = |error: Error| error.context(format!("repository {url}"));
-        let connected = self.connect(&url, &self.repository.options).map_err(named)?;
-        let opened = Repository::open(connected.store, self.repository.id).await;
+        let connected = self.connect(&url, options).map_err(named)?;
+        let opened = Repository::open(connected.store, id).await;
         let (directory, warnings) = (connected.directory, connected.warnings);
         // What may be why it does not open.
         let opened = opened.map_err(|error| {

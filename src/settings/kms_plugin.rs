@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::LogFormat;
-use crate::custody::{MasterKeyUri, MasterKeyUris};
+use crate::custody::{KmsRole, MasterKeyUri, MasterKeyUris};
 use crate::error::{Error, Result};
 
 /// What a KMS plugin is set to do.
@@ -22,7 +22,7 @@ pub struct KmsPluginSettings {
         )
     )]
     pub listen: String,
-    /// Keyring for Kubernetes; --master-key of the same command overrides it
+    /// Key for Kubernetes: a keyring, or a key that a service keeps; --master-key of the same command overrides it
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -102,17 +102,23 @@ impl KmsPluginSettings {
         })
     }
 
-    /// The keyring file, of which there must be one.
+    /// The key, of which there must be one: a keyring file, or a key of a service that seals and opens.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when there is none, or another kind of key.
-    pub fn keyring(&self) -> Result<&Path> {
+    pub fn key(&self) -> Result<&MasterKeyUri> {
         let mut uris = self.master_keys.iter().flat_map(|uris| &uris.0);
         match (uris.next(), uris.next()) {
-            (Some(MasterKeyUri::File(path)), None) => Ok(path),
-            _ => Err(Error::usage("exactly one keyring file is needed for the KMS plugin").hint(
-                "give --master-key file:PATH, or master_keys in the configuration file's [kms_plugin]; \
-                 use a keyring of its own, not that of the backups",
+            (Some(uri @ MasterKeyUri::File(_)), None) => Ok(uri),
+            (Some(uri @ MasterKeyUri::Kms(kms)), None) if kms.role() == KmsRole::default() => {
+                Ok(uri)
+            }
+            _ => Err(Error::usage(
+                "the KMS plugin needs exactly one key: a keyring file, or a key of a service that seals and opens",
+            )
+            .hint(
+                "give --master-key file:PATH, kmsv2:…, transit:…, pkcs11:… or aws-kms:…, or master_keys in the \
+                 configuration file's [kms_plugin]; use a key of its own, not that of the backups",
             )),
         }
     }
@@ -123,7 +129,7 @@ impl KmsPluginSettings {
     /// [`Usage`](crate::ErrorKind::Usage) for what is wrong with them.
     pub fn check(&self) -> Result<()> {
         self.socket()?;
-        self.keyring().map(drop)
+        self.key().map(drop)
     }
 }
 

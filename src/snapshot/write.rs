@@ -22,7 +22,7 @@ use crate::etcd::Comparison;
 use crate::etcd::seen::{Compared, Seen};
 use crate::format::{
     Database, Facts, FrameRef, HashKvFacts, INDEX_BLOCK, Index, MAX_SEAL, Manifest, ManifestBody,
-    ObjectEntry, Part, Previous, Role, Seal, Sha256, SnapshotId, Subject,
+    ObjectEntry, Part, Previous, RecordedFacts, Role, Seal, Sha256, SnapshotId, Subject,
 };
 use crate::keys::{KeySet, Missing};
 use crate::secret::SecretKey;
@@ -44,8 +44,9 @@ pub(crate) struct Content {
     pub(crate) included: Vec<String>,
     /// The recording that the snapshot is compared with.
     pub(crate) seen: Option<Arc<Seen>>,
-    /// The snapshot of which this is a re-encryption.
+    /// The snapshot of which this is a re-encryption, and what that was compared with.
     pub(crate) replaces: Option<SnapshotId>,
+    pub(crate) journal: Option<RecordedFacts>,
 }
 
 /// Writes one snapshot, which exists when this returns; otherwise nothing of it is visible.
@@ -144,6 +145,7 @@ impl Writer<'_> {
         let seen = self.content.seen.clone();
         let read_back = self.control.guard(read_back(reader, etcd, seen));
         let (mut facts, compared) = read_back.await.context("reading back")?;
+        facts.journal = facts.journal.or(self.content.journal);
         let members = self.compare(live, &mut facts).await?;
         let (revision, compact_revision) = (facts.etcd.revision, facts.etcd.compact_revision);
         let own =

@@ -70,6 +70,11 @@ pub enum JournalStep {
         /// Why, in words.
         why: String,
     },
+    /// So many journals have ended and are still to be merged into one object each.
+    Unbundled {
+        /// How many.
+        journals: u64,
+    },
     /// A lease was gone before it could be asked for.
     LeaseUnknown,
     /// The member that is watched.

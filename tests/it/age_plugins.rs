@@ -12,14 +12,14 @@ use crate::place::{exits, write_secret};
 use crate::support::{open_stanza, small_database};
 
 /// A key of the scripted plugin.
-const RECIPIENT: &str = "age1script1ppppppppmtlrcc";
+pub const RECIPIENT: &str = "age1script1ppppppppmtlrcc";
 const IDENTITY: &str = "AGE-PLUGIN-SCRIPT-1ZZZZZZZZSVAGCX";
 
 /// A host and an owner, with the scripted plugin in their PATH.
-struct Plugged(Blind);
+pub struct Plugged(pub Blind);
 
 impl Plugged {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let plugged = Self(Blind::new());
         let bin = plugged.0.place.path("bin");
         fs::create_dir(&bin).unwrap();
@@ -36,7 +36,7 @@ impl Plugged {
         format!("relative:{}:{}", bin.display(), std::env::var("PATH").unwrap())
     }
 
-    fn command(&self, key: &str, mode: &str, args: &[&str]) -> Command {
+    pub fn command(&self, key: &str, mode: &str, args: &[&str]) -> Command {
         let mut command = self.0.place.bare(&["-r", "repo", "-k", key]);
         command.args(args).env("PATH", self.path()).env("AGE_SCRIPT", mode);
         command.env("AWS_SECRET_ACCESS_KEY", "none of its business");
@@ -44,7 +44,7 @@ impl Plugged {
     }
 
     /// On the host.
-    fn backup(&self, key: &str, mode: &str) -> Command {
+    pub fn backup(&self, key: &str, mode: &str) -> Command {
         let database = small_database();
         let file = database.to_str().unwrap();
         self.command(
@@ -65,13 +65,13 @@ impl Plugged {
         )
     }
 
-    fn is_restored(&self) {
+    pub fn is_restored(&self) {
         let restored = fs::read(self.0.place.path("restored")).unwrap();
         assert_eq!(restored, fs::read(small_database()).unwrap());
     }
 }
 
-fn recipient() -> String {
+pub fn recipient() -> String {
     format!("recipient:{RECIPIENT}")
 }
 

@@ -223,7 +223,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
     fs::write(
         &path,
         text.replace("@every 3s", "@every 7s")
-            .replace("drill = \"@every 1h\"", "drill = \"@every 1s\""),
+            .replace("drill = \"@every 1h\"", "drill = \"@every 1s\"\naudit = \"@every 1h\""),
     )
     .unwrap();
     agent.signal("-HUP");
@@ -236,6 +236,7 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
         7.0
     );
     assert!(agent.metric("strongroom_drill_recovery_seconds") > 0.0);
+    audited(&agent);
     assert!(agent.get("/").1.contains("id=recovery>"));
     crate::deploy::asked_for_is_there(&agent.get("/metrics").1, "strongroom_");
     agent.end();
@@ -250,9 +251,31 @@ async fn it_backs_up_copies_prunes_verifies_and_drills() {
         .iter()
         .map(|row| row["kind"].clone())
         .collect();
-    for kind in ["prune", "verify", "drill"] {
+    for kind in ["prune", "verify", "drill", "audit"] {
         assert!(kinds.iter().any(|known| *known == kind), "{kinds:?}");
     }
+}
+
+/// The first audit is made at once. The test's cluster has one key for its backups and peers without TLS.
+fn audited(agent: &Agent) {
+    agent.wait("audit_finished", 1);
+    agent.wait("audit_finding", 1);
+    for (check, severity) in [("BAK-3", "high"), ("TLS-2", "critical")] {
+        let labels = format!(
+            "{{cluster=\"prod\",check=\"{check}\",severity=\"{severity}\",status=\"fail\"}}"
+        );
+        assert_eq!(agent.metric(&format!("strongroom_audit_findings{labels}")), 1.0, "{check}");
+    }
+    assert!(agent.metric("strongroom_audit_last_success_timestamp_seconds{") > 0.0);
+    for of in ["agent", "server"] {
+        let name = format!(
+            "strongroom_certificate_expiry_timestamp_seconds{{cluster=\"prod\",use=\"{of}\"}}"
+        );
+        assert!(agent.metric(&name) > agent.metric("strongroom_audit_last_success"), "{of}");
+    }
+    let page = agent.get("/").1;
+    let row = page.split_once("<tr id=audit>").unwrap().1.split("<tr").next().unwrap();
+    assert!(row.contains("checks of the cluster fail: ") && row.contains("BAK-3"), "{row}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -451,5 +474,8 @@ fn what_cannot_work_is_said_at_once() {
     let error =
         says(&format!("{good}[agent]\ndrill = \"@every 1h\"\netcd = \"/nonexistent/etcd\""));
     assert!(error.contains("agent.drill") && error.contains("/nonexistent/etcd"), "{error}");
+    fs::write(place.path("waivers"), "[[waiver]]\nid = \"AUTH-4\"\n").unwrap();
+    let error = says(&format!("{good}[audit]\nwaivers = \"waivers\"\n[agent]\naudit = \"@daily\""));
+    assert!(error.contains("waivers: not a file of waivers"), "{error}");
     assert!(says("[agent]\nbakcup = \"0 3 * * *\"").contains("line 2"));
 }

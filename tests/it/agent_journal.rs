@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use etcd_client::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::agent::{Agent, config};
 use crate::blind::{Blind, exits_with};
@@ -15,12 +15,12 @@ const REVISION: &str = "strongroom_journal_revision{";
 const VERIFIED: &str = "strongroom_journal_verified_revision{";
 
 /// Records every second; snapshots but for the first only where they are needed.
-fn continuous(etcd: &Etcd) -> String {
+pub(crate) fn continuous(etcd: &Etcd) -> String {
     config(etcd, "[journal]\ninterval = \"1s\"\n").replace("@every 1s", "@every 1d")
         + "continuous = true\n"
 }
 
-fn until(what: &str, agent: &Agent, is: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, agent: &Agent, is: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is() {
         let lines = agent.lines.lock().unwrap();
@@ -31,17 +31,17 @@ fn until(what: &str, agent: &Agent, is: impl Fn() -> bool) {
 }
 
 /// Waits until it has stored all up to `revision`.
-fn stored(agent: &Agent, revision: i64) {
+pub(crate) fn stored(agent: &Agent, revision: i64) {
     let is_there = || agent.metric_if_there(REVISION).is_some_and(|at| at >= revision as f64);
     until("nothing is stored", agent, is_there);
 }
 
-fn events(agent: &Agent, event: &str) -> Vec<Value> {
+pub(crate) fn events(agent: &Agent, event: &str) -> Vec<Value> {
     let lines = agent.lines.lock().unwrap();
     lines.iter().filter(|line| line["event"] == event).cloned().collect()
 }
 
-async fn put(client: &mut Client, key: &str, times: usize) -> i64 {
+pub(crate) async fn put(client: &mut Client, key: &str, times: usize) -> i64 {
     let mut revision = 0;
     for n in 0..times {
         let put = client.put(key, n.to_string(), None).await.unwrap();
@@ -80,10 +80,10 @@ async fn an_agent_that_is_killed_is_followed_without_a_gap() {
     second.end();
     assert_eq!(place.snapshots().len(), 1);
     let list = place.json(&["journal", "list"]);
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(list["journals"].as_array().unwrap().len(), 2, "{list}");
     assert_eq!(restored(&place), last);
-    assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
+    assert_eq!(place.json(&["journal", "verify"])["findings"], json!([]));
 }
 
 /// A journal ends with the lead, and the next agent goes on.
@@ -98,9 +98,7 @@ async fn a_recording_ends_with_the_lead() {
     until("nobody leads", &agents[0], || agents.iter().any(|agent| leads(&agent)));
     let leader = agents.iter().find(leads).unwrap();
     stored(leader, put(&mut client, "a", 10).await);
-    for lease in client.leases().await.unwrap().leases() {
-        client.lease_revoke(lease.id()).await.unwrap();
-    }
+    free_the_lead(&mut client).await;
     leader.wait("leader_lost", 1);
     leader.wait("journal_ended", 1);
     let ended = events(leader, "journal_ended").remove(0);
@@ -112,7 +110,7 @@ async fn a_recording_ends_with_the_lead() {
     until("nothing is stored", &agents[0], || agents.iter().any(reached));
     agents.into_iter().for_each(Agent::end);
     let list = place.json(&["journal", "list"]);
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(restored(&place), last);
     assert_eq!(place.snapshots().len(), 1);
 }
@@ -167,6 +165,56 @@ async fn snapshots_are_taken_where_the_recording_needs_them_and_compared() {
     assert_eq!(restored(&place), last);
 }
 
+/// The settings of a host that seals to a recipient and signs.
+fn blind_config(blind: &Blind, etcd: &Etcd) -> String {
+    format!(
+        "master_keys = [\"recipient:{}\"]\n[keys]\nsigning_key = \"signing\"\n[repository]\nurl = \"repo\"\n\
+         [etcd]\nendpoints = [\"{}\"]\n[journal]\ninterval = \"1s\"\n[agent]\nlog = \"json\"\n\
+         listen = \"LISTEN\"\nbackup = \"@every 1d\"\ncontinuous = true\n",
+        blind.recipient,
+        etcd.endpoint()
+    )
+}
+
+/// The lead of an agent that was killed is free when its lease has run out.
+pub(crate) async fn free_the_lead(client: &mut Client) {
+    for lease in client.leases().await.unwrap().leases() {
+        client.lease_revoke(lease.id()).await.unwrap();
+    }
+}
+
+/// What etcd compacted while nobody recorded is missing, whether the host can open what was recorded or not: a snapshot is
+/// taken, or nothing could be restored behind the gap until the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blind_agent_takes_a_snapshot_where_something_is_missing() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let mut client = etcd.client().await;
+    put(&mut client, "before", 3).await;
+    let blind = Blind::new();
+    let config = blind_config(&blind, &etcd);
+    let mut agent = Agent::start(&blind.place, &config);
+    agent.wait("journal_started", 1);
+    let first = put(&mut client, "one", 100).await;
+    stored(&agent, first);
+    agent.child.kill().unwrap();
+    free_the_lead(&mut client).await;
+    let missing = put(&mut client, "missing", 100).await;
+    client.compact(missing, None).await.unwrap();
+    let agent = Agent::start(&blind.place, &config);
+    agent.wait("journal_gap", 1);
+    assert_eq!(events(&agent, "journal_gap")[0]["reason"], "compacted");
+    agent.wait("backup_finished", 1);
+    let last = put(&mut client, "after", 10).await;
+    stored(&agent, last);
+    // Where etcd has compacted what this snapshot holds last, the next one joins.
+    let held = events(&agent, "backup_finished")[0]["revision"].as_i64().unwrap();
+    agent.wait("backup_finished", if held <= missing { 2 } else { 1 });
+    agent.end();
+    let restore = ["-w", "json", "restore", "--newest", "--output", "newest.db"];
+    let report: Value = serde_json::from_str(&exits_with(&mut blind.owner(&restore))).unwrap();
+    assert_eq!(report["revision"], last);
+}
+
 /// A host that opens nothing goes on behind a signed end, and behind a killed recorder as far back as etcd allows: it takes
 /// no snapshot for that.
 #[tokio::test(flavor = "multi_thread")]
@@ -176,13 +224,7 @@ async fn a_blind_agent_takes_no_snapshot_at_each_start() {
     put(&mut client, "before", 3).await;
     let blind = Blind::new();
     let place = &blind.place;
-    let config = format!(
-        "master_keys = [\"recipient:{}\"]\n[keys]\nsigning_key = \"signing\"\n[repository]\nurl = \"repo\"\n\
-         [etcd]\nendpoints = [\"{}\"]\n[journal]\ninterval = \"1s\"\n[agent]\nlog = \"json\"\n\
-         listen = \"LISTEN\"\nbackup = \"@every 1d\"\ncontinuous = true\n",
-        blind.recipient,
-        etcd.endpoint()
-    );
+    let config = blind_config(&blind, &etcd);
     let agent = Agent::start(place, &config);
     agent.wait("journal_started", 1);
     stored(&agent, put(&mut client, "one", 100).await);
@@ -193,10 +235,7 @@ async fn a_blind_agent_takes_no_snapshot_at_each_start() {
     assert!(at > 4, "it begins again at {at}");
     stored(&agent, put(&mut client, "two", 100).await);
     agent.child.kill().unwrap();
-    // The lead is free when its lease has run out.
-    for lease in client.leases().await.unwrap().leases() {
-        client.lease_revoke(lease.id()).await.unwrap();
-    }
+    free_the_lead(&mut client).await;
     let agent = Agent::start(place, &config);
     agent.wait("journal_started", 1);
     let last = put(&mut client, "three", 10).await;
@@ -205,9 +244,58 @@ async fn a_blind_agent_takes_no_snapshot_at_each_start() {
     assert_eq!(fs::read_dir(place.path("repo/snapshots")).unwrap().count(), 1);
     let list = exits_with(&mut blind.owner(&["-w", "json", "journal", "list"]));
     let list: Value = serde_json::from_str(&list).unwrap();
-    assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
+    assert_eq!(list["gaps"], json!([]), "{list}");
     assert_eq!(list["journals"].as_array().unwrap().len(), 3, "{list}");
     let restore = ["-w", "json", "restore", "--newest", "--output", "newest.db"];
     let report: Value = serde_json::from_str(&exits_with(&mut blind.owner(&restore))).unwrap();
     assert_eq!(report["revision"], last);
+}
+
+/// A journal follows the snapshot that was encrypted again as it followed the old one, which is removed. It is not encrypted
+/// again itself, and is named where the old key opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_encrypted_again_is_followed_by_its_journal() {
+    let etcd = Etcd::start(Version::NEWEST).await;
+    let mut client = etcd.client().await;
+    put(&mut client, "before", 3).await;
+    let place = Place::new();
+    let agent = Agent::start(&place, &continuous(&etcd));
+    agent.wait("journal_started", 1);
+    stored(&agent, put(&mut client, "during", 30).await);
+    std::thread::sleep(Duration::from_secs(2));
+    client.role_add("reader").await.unwrap();
+    agent.wait("backup_finished", 2);
+    let last = put(&mut client, "after", 10).await;
+    stored(&agent, last);
+    agent.end();
+    let stretch = || place.json(&["journal", "list"])["stretches"][0].clone();
+    let (before, old) = (stretch(), place.snapshots());
+    assert!(before["compared_to"].as_i64() > before["compared_from"].as_i64(), "{before}");
+    // With the same keys nothing of the journal is left to an older one.
+    let report = place.json(&["key", "reencrypt", "--all"]);
+    assert_eq!((&report["journals"], &report["left"]), (&json!([]), &json!([])), "{report}");
+    assert_eq!(report["removed"].as_array().unwrap().len(), 2);
+    let after = stretch();
+    for name in ["compared_from", "compared_to", "first_revision", "last_revision"] {
+        assert_eq!(after[name], before[name], "{name}: {before} {after}");
+    }
+    assert!(place.snapshots().iter().all(|id| !old.contains(id)));
+    assert_eq!(restored(&place), last);
+    // After a rotation the retired key still opens the journal by its first seal.
+    fs::copy(place.path("keyring"), place.path("stolen")).unwrap();
+    place.succeed(&["key", "rotate"]);
+    place.succeed(&["key", "rotate", "--finish"]);
+    let out = place.run(&["-w", "json", "key", "reencrypt", &place.snapshots()[0]]);
+    assert!(out.status.success(), "journals are not looked at for one snapshot");
+    let out = place.run(&["-w", "json", "key", "reencrypt", "--all"]);
+    assert_eq!(out.status.code(), Some(3), "{out:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    let journal = place.json(&["journal", "list"])["journals"][0]["id"].clone();
+    assert_eq!(report["journals"], json!([journal]), "{report}");
+    assert!(said.contains("not encrypted again, and an old key may open them"), "{said}");
+    assert_eq!(restored(&place), last);
+    place.succeed(&["prune", "--remove", journal.as_str().unwrap()]);
+    let report = place.json(&["key", "reencrypt", "--all"]);
+    assert_eq!(report["journals"], json!([]), "{report}");
 }

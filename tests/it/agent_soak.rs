@@ -65,7 +65,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
 "#;
 
 /// Builds what sets clocks.
-fn clock_library(place: &Place) -> PathBuf {
+pub(crate) fn clock_library(place: &Place) -> PathBuf {
     let (source, library) = (place.path("clock.c"), place.path("clock.so"));
     fs::write(&source, CLOCK).unwrap();
     let mut cc = Command::new("cc");
@@ -76,7 +76,7 @@ fn clock_library(place: &Place) -> PathBuf {
 
 /// Stands before the store: one connection in forty ends at once, one in a hundred is answered by somebody else, and while
 /// `down` none comes through.
-fn failing(port: u16, down: Arc<AtomicBool>) -> u16 {
+pub(crate) fn failing(port: u16, down: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

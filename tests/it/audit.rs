@@ -16,7 +16,7 @@ use crate::etcd_server::{Etcd, ROOT_PASSWORD, Version};
 use crate::place::{Place, text, write_secret};
 
 /// What `audit` says of `endpoint`, with these further arguments.
-fn audit(endpoint: &str, etcd: Option<&Etcd>, args: &[&str]) -> Output {
+pub fn audit(endpoint: &str, etcd: Option<&Etcd>, args: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let mut command = crate::end_to_end::program();
     command.current_dir(dir.path()).args(["--endpoints", endpoint, "audit"]);
@@ -36,7 +36,7 @@ fn json(out: &Output) -> Value {
     serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", text(&out.stderr)))
 }
 
-fn as_root(dir: &Path) -> Vec<String> {
+pub fn as_root(dir: &Path) -> Vec<String> {
     let word = dir.join("word");
     write_secret(&word, ROOT_PASSWORD);
     ["--user", "root", "--password-file", word.to_str().unwrap()].map(str::to_owned).to_vec()
@@ -89,9 +89,42 @@ async fn every_verdict_of(version: Version) {
     let mutual = Etcd::builder(version).with_tls().with_peer_tls().with_auth().start().await;
     let out = audit(mutual.endpoint(), Some(&mutual), &args);
     golden(&name("mutual"), &json(&out));
-    // Without a certificate, everything behind one is unknown and nothing of it is passed.
+    outside(version, &mutual);
+    drop(mutual);
+    // An unencrypted port beside the encrypted one.
+    let second = format!("http://127.0.0.1:{}", crate::etcd_server::free_ports(1)[0]);
+    let urls = format!("{{endpoint}},{second}");
+    let mixed = Etcd::builder(version)
+        .with_tls()
+        .with_peer_tls()
+        .arg(&format!("--listen-client-urls={urls}"))
+        .arg(&format!("--advertise-client-urls={urls}"))
+        .start()
+        .await;
+    let both = format!("{},{second}", mixed.endpoint());
+    golden(&name("mixed"), &json(&audit(&both, Some(&mixed), &["-w", "json"])));
+    drop(mixed);
+    let own =
+        Etcd::builder(version).with_server_tls().with_peer_tls().with_auto_tls().start().await;
+    golden(&name("auto"), &json(&audit(own.endpoint(), None, &["-w", "json"])));
+    drop(own);
+    let metrics = format!("http://127.0.0.1:{}", crate::etcd_server::free_ports(1)[0]);
+    let metrics = format!("--listen-metrics-urls={metrics}");
+    let certified = Etcd::builder(version).with_tls().with_peer_tls().arg(&metrics).start().await;
+    golden(
+        &name("metrics"),
+        &json(&audit(certified.endpoint(), Some(&certified), &["-w", "json"])),
+    );
+    drop(certified);
+    let bare = Etcd::start(version).await;
+    golden(&name("bare"), &json(&audit(bare.endpoint(), None, &["-w", "json"])));
+}
+
+/// What somebody without a certificate sees: everything behind one is unknown, and nothing of it is passed.
+fn outside(version: Version, mutual: &Etcd) {
     let without = ["--cacert", mutual.tls().unwrap().ca.to_str().unwrap(), "-w", "json"];
-    golden(&name("outside"), &json(&audit(mutual.endpoint(), None, &without)));
+    let name = format!("{}-outside", version.name());
+    golden(&name, &json(&audit(mutual.endpoint(), None, &without)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,9 +232,56 @@ async fn it_asks_little_and_writes_nothing() {
     drop(etcd);
     let etcd = Etcd::builder(Version::NEWEST).with_tls().start().await;
     let (address, count) = counted(etcd.endpoint().trim_start_matches("https://"));
-    let out = audit(&format!("https://{address}"), Some(&etcd), &["-w", "json"]);
-    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
-    assert!((5..=20).contains(&count.load(Ordering::Relaxed)), "{count:?}");
+    let revision = etcd.client().await.status().await.unwrap().header().unwrap().revision();
+    // Connections in all, and those that only send a ClientHello.
+    let mut made = Vec::new();
+    for probe in ["none", "gentle", "full"] {
+        let before = count.load(Ordering::Relaxed);
+        let args = ["-w", "json", "--probe", probe];
+        let out = audit(&format!("https://{address}"), Some(&etcd), &args);
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+        made.push(count.load(Ordering::Relaxed) - before);
+    }
+    let [none, gentle, full] = made[..] else { unreachable!() };
+    assert!((4..=7).contains(&none) && full <= 20, "{made:?}");
+    assert_eq!(gentle - none, 3, "{made:?}");
+    assert!((4..=14).contains(&(full - none)), "{made:?}");
+    let after = etcd.client().await.status().await.unwrap().header().unwrap().revision();
+    assert_eq!(after, revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_differ() {
+    let mut etcd = Etcd::builder(Version::V3_6).members(2).with_tls().with_peer_tls().start().await;
+    etcd.add_learner();
+    let etcd = tokio::task::spawn_blocking(move || {
+        etcd.replace(1, Version::V3_7);
+        etcd
+    });
+    let etcd = etcd.await.unwrap();
+    let document = json(&audit(&etcd.endpoints().join(","), Some(&etcd), &["-w", "json"]));
+    let versions: Vec<_> = document["members"].as_array().unwrap().iter().collect();
+    assert!(versions[0]["version"].as_str().unwrap().starts_with("3.6"), "{versions:?}");
+    assert!(versions[1]["version"].as_str().unwrap().starts_with("3.7"), "{versions:?}");
+    let status = |id: &str, member: &str| {
+        let checks = document["checks"].as_array().unwrap();
+        let of = |one: &&Value| {
+            one["id"] == id && one["member"].as_str().unwrap_or_default().starts_with(member)
+        };
+        let one = checks.iter().find(of).unwrap_or_else(|| panic!("{id} {member}"));
+        one["status"].as_str().unwrap().to_owned()
+    };
+    // The learner's peer port is without TLS.
+    for (id, member, wanted) in [
+        ("UPD-3", "", "fail"),
+        ("TLS-2", "m0", "pass"),
+        ("TLS-3", "m1", "pass"),
+        ("TLS-2", "m2", "fail"),
+        ("TLS-3", "m2", "not-applicable"),
+        ("AUTH-2", &etcd.endpoints()[2], "pass"),
+    ] {
+        assert_eq!(status(id, member), wanted, "{id} {member}");
+    }
 }
 
 /// A server that answers every connection with `answer`, after it has read something.
@@ -263,7 +343,7 @@ fn what_is_asked_for_must_be_there() {
 }
 
 /// A host with one etcd, kept as a tree of files.
-fn fake_host(flags: &str) -> tempfile::TempDir {
+pub fn fake_host(flags: &str, environ: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let put = |path: &str, text: &str, mode: u32| {
         let path = root.path().join(path);
@@ -273,7 +353,7 @@ fn fake_host(flags: &str) -> tempfile::TempDir {
     };
     let line = format!("etcd --data-dir=/var/lib/etcd --key-file=/pki/server.key {flags}");
     put("proc/77/cmdline", &line.replace(' ', "\0"), 0o444);
-    put("proc/77/environ", "ETCD_CLIENT_CERT_AUTH=true\0PASSWORD=hunter2", 0o400);
+    put("proc/77/environ", environ, 0o400);
     put("proc/77/mountinfo", "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", 0o444);
     put("proc/77/status", "Name:\tetcd\nUid:\t0\t0\t0\t0\n", 0o444);
     put("proc/swaps", "Filename Type Size Used Priority\n", 0o444);
@@ -290,10 +370,12 @@ fn fake_host(flags: &str) -> tempfile::TempDir {
     root
 }
 
+const VARIABLES: &str = "ETCD_CLIENT_CERT_AUTH=true\0PASSWORD=hunter2";
+
 #[test]
 fn what_a_host_shows() {
     let host = |flags: &str| {
-        let root = fake_host(flags);
+        let root = fake_host(flags, VARIABLES);
         let args = ["--scope", "host", "--host", root.path().to_str().unwrap(), "-w", "json"];
         let out = audit("http://127.0.0.1:1", None, &args);
         assert!(!text(&out.stdout).contains("hunter2"));
@@ -317,7 +399,7 @@ fn what_a_host_shows() {
         assert!(found.contains(&wanted.to_owned()), "{wanted}: {found:?}");
     }
     // A configuration file alone counts: the variable for certificates does not.
-    let root = fake_host("--config-file=/etc/etcd.yaml");
+    let root = fake_host("--config-file=/etc/etcd.yaml", VARIABLES);
     fs::create_dir_all(root.path().join("etc")).unwrap();
     fs::write(root.path().join("etc/etcd.yaml"), "data-dir: /var/lib/etcd\n").unwrap();
     let args = ["--scope", "host", "--host", root.path().to_str().unwrap(), "-w", "json"];

@@ -140,6 +140,14 @@ async fn a_blind_agent() {
     {
         agent.wait(&format!("{operation}_finished"), count);
     }
+    // Digests are no proof that anybody can open it.
+    let opened = "strongroom_opened_last_success_timestamp_seconds{";
+    assert_eq!(agent.metric(opened), 0.0);
+    agent.end();
+    exits_with(&mut blind.owner(&["--signing-key", "signing", "key", "prove"]));
+    let agent = Agent::start_with(&blind.place, &config, &[]);
+    agent.wait("prune_finished", 1);
+    assert!(agent.metric(opened) > 1e9);
     agent.end();
     let reports = exits_with(&mut blind.owner(&["-w", "json", "reports"]));
     let reports: Vec<Value> = serde_json::from_str(&reports).unwrap();

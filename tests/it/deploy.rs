@@ -39,7 +39,7 @@ fn the_alerts_fire_and_stay_silent_where_they_should() {
         lines.map(|name| name.trim().trim_matches('"').to_owned()).collect()
     };
     let alerts = after("- alert:", &rules);
-    assert_eq!(alerts.len(), 31);
+    assert_eq!(alerts.len(), 36);
     for alert in &alerts {
         assert!(tests.matches(alert.as_str()).count() >= 2, "{alert}");
     }
@@ -135,6 +135,26 @@ fn the_dashboard_follows_the_cluster_and_has_thresholds() {
             assert!(steps.as_array().is_some_and(|steps| steps.len() >= 2), "{}", panel["title"]);
         }
     }
+}
+
+/// The audit of hosts may read all of a node, and nothing else.
+#[test]
+fn the_audit_of_hosts_only_reads() {
+    let manifest = deploy("kubernetes/components/audit/audit.yaml");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    for wanted in [
+        "capabilities: {drop: [ALL], add: [DAC_READ_SEARCH, SYS_PTRACE]}",
+        "allowPrivilegeEscalation: false",
+        "readOnlyRootFilesystem: true",
+        "automountServiceAccountToken: false",
+        "{name: host, mountPath: /host, readOnly: true, mountPropagation: HostToContainer}",
+    ] {
+        assert_eq!(manifest.matches(wanted).count(), 1, "{wanted}");
+    }
+    for absent in ["hostNetwork", "hostPID", "privileged", "secret", "envFrom"] {
+        assert!(!manifest.contains(absent), "{absent}");
+    }
+    assert_eq!(manifest.matches("mountPath:").count(), 1);
 }
 
 #[test]

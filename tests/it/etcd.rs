@@ -144,10 +144,9 @@ async fn endpoints_that_are_refused_by_name() {
         ("unixs://localhost:1", "unix sockets"),
         ("srv://example.com", "ETCDCTL_DISCOVERY_SRV"),
         ("etcd.example", "has no port"),
-        ("http://127.0.0.1:2379/x", "a scheme, a host and a port"),
         ("https://etcd.example", "has no port"),
         ("https://[::1]", "has no port"),
-        ("http://h:2379/v3", "no port"),
+        ("http://h:2379/v3", "a scheme, a host and a port"),
         ("", "no etcd endpoint"),
     ] {
         let settings = EtcdSettings { endpoints: vec![endpoint.into()], ..EtcdSettings::default() };

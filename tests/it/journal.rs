@@ -35,18 +35,33 @@ impl Recording {
 
     /// As [`start`](Self::start), of the etcd at `endpoint`.
     pub(crate) fn start_at(place: &Place, endpoint: &str) -> Self {
+        Self::start_with(place, endpoint, |_| {})
+    }
+
+    /// As [`start_at`](Self::start_at), with what `more` adds to the command.
+    pub(crate) fn start_with(
+        place: &Place,
+        endpoint: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
+        let recording = Self::begin(place, endpoint, more);
+        recording.until("recording member");
+        recording.until("begins with revision");
+        recording
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn begin(place: &Place, endpoint: &str, more: impl FnOnce(&mut Command)) -> Self {
         let log = place.path("record.log");
         let mut command =
             place.command(&["--endpoints", endpoint, "journal", "record", "--interval", "1s"]);
+        more(&mut command);
         let child = command
             .stdout(File::create(place.path("record.out")).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let recording = Self { child: Some(child), log };
-        recording.until("recording member");
-        recording.until("begins with revision");
-        recording
+        Self { child: Some(child), log }
     }
 
     pub(crate) fn said(&self) -> String {
@@ -55,23 +70,39 @@ impl Recording {
 
     /// Waits until it has said `words`.
     pub(crate) fn until(&self, words: &str) {
+        self.until_times(words, 1);
+    }
+
+    /// Waits until it has said `words` so many times.
+    pub(crate) fn until_times(&self, words: &str, times: usize) {
         let begun = Instant::now();
-        while !self.said().contains(words) {
+        while self.said().matches(words).count() < times {
             assert!(begun.elapsed() < Duration::from_secs(30), "{words}: {}", self.said());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
+    pub(crate) fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Stops it as an operator does.
-    pub(crate) fn stop(mut self) -> String {
-        let mut child = self.child.take().unwrap();
-        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-        assert!(child.wait().unwrap().success(), "{}", self.said());
-        self.said()
+    pub(crate) fn stop(self) -> String {
+        let (status, said) = self.end();
+        assert_eq!(status, Some(0), "{said}");
+        said
+    }
+
+    /// As [`stop`](Self::stop), with any exit status.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        self.signal("-TERM");
+        let status = self.child.take().unwrap().wait().unwrap();
+        (status.code(), self.said())
     }
 
     /// `kill -9`.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
@@ -490,30 +521,6 @@ async fn a_journal_outlives_the_rotation_of_its_key() {
     let restored = place.json(&["restore", &snapshot, "--newest", "--output", "newest.db"]);
     assert_eq!(revision_of(&restored), last);
     assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
-}
-
-/// Catching up on many revisions makes etcd's writers wait: no watch is opened then, but a snapshot taken.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: more than 20,000 revisions"]
-async fn long_a_recorder_that_is_far_behind_takes_a_snapshot() {
-    let etcd = Etcd::start(Version::V3_6).await;
-    let place = Place::new();
-    let (_, _, last) = recorded(&place, &etcd).await;
-    let client = etcd.client().await;
-    let writers = (0..64).map(|_| {
-        let mut client = client.clone();
-        async move {
-            for _ in 0..330 {
-                client.put("a", "x", None).await.unwrap();
-            }
-        }
-    });
-    futures::future::join_all(writers).await;
-    let recording = Recording::start(&place, &etcd);
-    let said = recording.stop();
-    assert!(said.contains("too many revisions are missing"), "{said}");
-    let list = place.json(&["journal", "list"]);
-    assert!(list["journals"][1]["first_revision"].as_i64().unwrap() >= last + 64 * 330, "{list}");
 }
 
 /// A recorder that starts again repeats revisions with its own time: that changes no moment, and what was written while

@@ -55,12 +55,22 @@ impl Recording {
         spool: Option<&Path>,
         second: Option<Repository>,
     ) -> strongroom::Result<Self> {
+        let mut options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
+        options.spool = spool.map(Path::to_owned);
+        Self::with(store, repo, etcd, options, second).await
+    }
+
+    /// As [`on`](Self::on), with these options.
+    async fn with(
+        store: Faulty,
+        repo: &TestRepo,
+        etcd: &Etcd,
+        options: RecordOptions,
+        second: Option<Repository>,
+    ) -> strongroom::Result<Self> {
         let repository = repo.through(Arc::new(store.clone())).await?;
         let endpoints = vec![etcd.endpoint().into()];
         let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
-        let cluster = ClusterName::default();
-        let mut options = RecordOptions::new(cluster, Duration::from_secs(1));
-        options.spool = spool.map(Path::to_owned);
         let ((stop, stopped), (kill, mut killed)) = (watch::channel(false), watch::channel(false));
         let notes: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&notes);
@@ -244,6 +254,42 @@ async fn what_is_in_the_spool_is_stored_by_the_next_recorder() {
     assert_eq!((listed.gaps.len(), listed.journals.len()), (0, 3), "{listed:?}");
     let left = std::fs::read_dir(spool.join(repo.repository.id().to_string())).unwrap();
     assert_eq!(left.count(), 1, "nothing but the lock");
+}
+
+/// A spool that takes nothing: what waits stays in memory, and is stored when the store is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_loses_nothing() {
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    // As large as it may be, and on a disk that fails.
+    for is_full in [true, false] {
+        let (repo, dir) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+        let spool = dir.path().join("spool");
+        let mut options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
+        options.spool = Some(spool.clone());
+        options.spool_max = if is_full { 1 } else { 100 };
+        let store = Faulty::passing(local(repo.dir.path()));
+        let recording = Recording::with(store, &repo, &etcd, options, None).await.unwrap();
+        recording.until("begins with revision", 1).await;
+        put(&mut client, 5, 1).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        recording.store.set_away(true);
+        if !is_full {
+            std::fs::remove_dir_all(&spool).unwrap();
+        }
+        put(&mut client, 4, 1 << 20).await;
+        recording.until("the spool takes no more, so the rest waits in memory", 1).await;
+        put(&mut client, 1, 1).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        recording.store.set_away(false);
+        let last = put(&mut client, 1, 1).await;
+        reaches(&repo.repository, last).await;
+        let report = recording.stop().await;
+        assert_eq!((report.last, report.snapshots.len()), (last, 1), "{report:?}");
+        assert_eq!(report.journals.len(), 1, "{report:?}");
+        restores(&repo.repository, report.snapshots[0], &[(Moment::Newest, last)]).await;
+    }
 }
 
 /// The second place holds up nothing; what it misses a copy brings, and each state of it restores.

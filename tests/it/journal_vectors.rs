@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use etcd_client::PutOptions;
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Moment, RecordOptions, Target, bundle_journals, plan_restore, record,
-    restore_recorded,
+    BackupOptions, Moment, RecordOptions, Stretches, Target, bundle_journals, known_stretches,
+    plan_restore, record, restore_recorded,
 };
 use strongroom::bolt::Db;
 use strongroom::crypto::Suite;
@@ -26,6 +26,8 @@ use crate::support::{TestRepo, keys, local, restore_bytes, vector};
 const NAME: &str = "journal";
 /// The same journal as a bundle, without its segments.
 const BUNDLED: &str = "journal-bundled";
+/// The snapshot was taken while the journal was recorded, and compared with it: its facts say so.
+const COMPARED: &str = "journal-compared";
 
 fn repositories() -> PathBuf {
     vector("repositories")
@@ -70,7 +72,7 @@ pub(crate) async fn restored(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_golden_journal_restores_what_it_must() {
-    for name in [NAME, BUNDLED] {
+    for name in [NAME, BUNDLED, COMPARED] {
         let spec = fs::read(repositories().join(format!("{name}.json"))).unwrap();
         let spec: Value = serde_json::from_slice(&spec).unwrap();
         let repository = Repository::open(local(&repositories().join(name)), None).await.unwrap();
@@ -132,6 +134,69 @@ async fn write_missing_vectors_of_journals() {
     copy(test.dir.path(), &place);
     let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
     fs::write(repositories().join(format!("{NAME}.json")), text).unwrap();
+}
+
+/// The golden snapshot tells what it was compared with, and `journal list` shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_golden_comparison_is_read() {
+    let repository = Repository::open(local(&repositories().join(COMPARED)), None).await.unwrap();
+    let stretches = known_stretches(&repository, &keys(&[1]), &Stretches::default()).await.unwrap();
+    assert_eq!(stretches.len(), 1, "{stretches:?}");
+    let [from, to] = [stretches[0].compared_from, stretches[0].compared_to];
+    assert!(from.is_some_and(|from| to.is_some_and(|to| from < to)), "{stretches:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes the vector of a snapshot that was compared with a journal if it is missing"]
+async fn write_missing_vectors_of_comparisons() {
+    let place = repositories().join(COMPARED);
+    if place.exists() {
+        return;
+    }
+    let etcd = Etcd::start(Version::V3_6).await;
+    let mut client = etcd.client().await;
+    client.put("a", "1", None).await.unwrap();
+    let test = TestRepo::new().await;
+    let settings =
+        EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
+    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
+    let (stop, stopped) = watch::channel(false);
+    let control = Control::default().stop_when(stopped);
+    let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
+    let changes = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for n in 2..6 {
+            client.put("a", n.to_string(), None).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // A snapshot is taken for what no journal holds.
+        client.role_add("reader").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        client.put("b", "1", None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stop.send_replace(true);
+    };
+    let (recorded, ()) = tokio::join!(
+        record(&test.repository, None, &keys, &settings, &options, &snapshots, &control),
+        changes
+    );
+    let recorded = recorded.unwrap();
+    let [_, snapshot] = recorded.snapshots[..] else { panic!("{recorded:?}") };
+    let journal = recorded.journals[0];
+    let first = 2;
+    let (last, records) = restored(&test.repository, snapshot, first).await;
+    let (_, report) = restore_bytes(&test.repository, &keys, snapshot).await.unwrap();
+    let spec = json!({
+        "class": "ok",
+        "keyring": "../../../keys/test-only/keyring",
+        "snapshot": snapshot.to_string(),
+        "sha256": report.sha256.to_string(),
+        "first": first,
+        "journals": { journal.to_string(): { "last": last, "records": records } },
+    });
+    copy(test.dir.path(), &place);
+    let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
+    fs::write(repositories().join(format!("{COMPARED}.json")), text).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

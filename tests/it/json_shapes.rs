@@ -320,11 +320,11 @@ impl Documents {
         self.run("key reseal", &["key", "reseal", "--all"]);
         self.run("key prove", &["key", "prove"]);
         self.run_with("file:keyring", "key custody", &["key", "custody"], 3);
-        // A journal needs one of them, and is not encrypted again itself.
-        let again = ["key", "reencrypt", "--all", "--keep-old"];
-        self.run_with("file:keyring", "key reencrypt", &again, 3);
         let first = self.run("key rotate", &["key", "rotate"]);
         self.run("key rotate --finish", &["key", "rotate", "--finish"]);
+        // The retired key opens the journal, which is not encrypted again itself.
+        let again = ["key", "reencrypt", "--all"];
+        self.run_with("file:keyring", "key reencrypt", &again, 3);
         let id = first["old"][0].as_str().unwrap().to_owned();
         self.run("key remove", &["key", "remove", &id, "--now"]);
         let split = ["key", "split", "--shares", "3", "--threshold", "2"];
@@ -394,6 +394,11 @@ impl Documents {
         let again = self.run_with("file:keyring", "audit", &all, 3);
         assert!(again["since"]["report"].is_string());
         self.run("audit --list", &["audit", "--list"]);
+        let before = ["upgrade-check", "--to", "3.7", "--save", "before.json"];
+        let document = self.run_with("file:keyring", "upgrade-check", &before, 3);
+        assert!(document["plan"]["order"].is_array());
+        let after = ["upgrade-check", "--after", "before.json"];
+        assert!(self.run("upgrade-check", &after)["plan"].is_null());
     }
 
     fn errors(&mut self) {

@@ -357,6 +357,43 @@ async fn an_agent_seals_to_a_service_that_comes_back() {
     agent.end();
 }
 
+/// What has to seal does not wait for a service that would have to open: an agent that starts while it is down backs up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_backs_up_while_the_only_service_that_opens_is_down() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut all = Sealed::new();
+    let alone = backed_up(&mut all.alone(&backup()))["id"].as_str().unwrap().to_owned();
+    let config = format!(
+        "master_keys = [\"file:keyring\", {:?}]\n[repository]\nurl = \"repo\"\n[etcd]\nendpoints = {:?}\n\
+         [agent]\nlog = \"json\"\nlisten = \"LISTEN\"\nbackup = \"@every 1h\"\nverify = \"@every 1s\"\n",
+        all.plugin.uri(),
+        etcd.endpoints(),
+    );
+    all.plugin.stop();
+    let agent = Agent::start_with(&all.place, &config, &[]);
+    agent.wait("backup_finished", 1);
+    let (status, ready) = agent.get("/readyz");
+    assert!(status == 503 && ready.contains("no plugin listens"), "{status} {ready}");
+    let begun = |event: &str| {
+        let lines = agent.lines.lock().unwrap();
+        lines.iter().filter(|line| line["event"] == event).count()
+    };
+    assert_eq!(begun("verify_started"), 0, "what has to open waits");
+    assert_eq!((begun("backup_started"), begun("newest_snapshot_missing")), (1, 0));
+    agent.end();
+    assert_eq!(all.place.snapshots().len(), 2);
+    // It is back, and has rotated its key: what the older one sealed is counted.
+    all.plugin.listen();
+    all.plugin.set(|state| state.key_id = "key-2".into());
+    fs::remove_dir_all(all.place.path("repo/reports")).ok();
+    let agent = Agent::start_with(&all.place, &config.replace("1h", "3s"), &[]);
+    agent.wait("backup_finished", 1);
+    assert_eq!(agent.metric("strongroom_snapshots_by_older_service_key{"), 1.0);
+    assert_eq!(agent.get("/readyz").0, 200);
+    agent.end();
+    exits(0, &mut all.verify(&alone));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn key_list_tells_of_an_older_key_at_the_service() {
     let mut all = Sealed::new();

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::behind::go;
 use crate::kms::Node;
+use crate::place::{Place, exits};
+use crate::support::small_database;
+use crate::transit_double::{TOKEN, Transit};
 
 /// The program of `tests/clients/kmsv2`, built once.
 pub fn kubernetes() -> Command {
@@ -170,4 +173,133 @@ async fn long_kubernetes_encrypts_through_three_plugins() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     println!("writes accepted again after {} s", begun.elapsed().as_secs());
+}
+
+/// Kubernetes' own code as a plugin, and this project's as its client.
+struct GoPlugin {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl GoPlugin {
+    async fn start(socket: &Path) -> Self {
+        let child = kubernetes().arg("serve").arg(socket).stdin(Stdio::null()).spawn().unwrap();
+        let plugin = Self { child, socket: socket.to_owned() };
+        let begun = Instant::now();
+        while tokio::net::UnixStream::connect(socket).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // It leaves the mode to the umask.
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).unwrap();
+        plugin
+    }
+
+    fn uri(&self) -> String {
+        format!("kmsv2:go@unix://{}", self.socket.display())
+    }
+}
+
+impl Drop for GoPlugin {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Backups, and the KMS plugin of this project, with a key that a plugin written on `k8s.io/kms` keeps.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: it builds what of Kubernetes' API server encrypts"]
+async fn long_a_plugin_of_kubernetes_own_code_keeps_the_key() {
+    let place = Place::new();
+    let plugin = GoPlugin::start(&place.path("kms.sock")).await;
+    let database = small_database();
+    let backup = ["backup", "--file", database.to_str().unwrap()];
+    exits(0, &mut place.command_with(&plugin.uri(), &backup));
+    let alone = |args: &[&str]| place.command_with(&plugin.uri(), args);
+    exits(0, &mut alone(&["verify", "latest"]));
+    let listed = exits(0, &mut alone(&["key", "list"]));
+    assert!(listed.contains("kmsv2:go"), "{listed}");
+    let node = Node::of_service(&plugin.uri(), &[], &[]).await;
+    let client = node.client().await;
+    let encrypted = client.encrypt_annotated(&[7; 32]).await;
+    assert_eq!(client.decrypt_annotated(&encrypted).await, [7; 32]);
+    let key_id = client.status().await.key_id;
+    assert_eq!(key_id, encrypted.key_id);
+    // Its key lives as long as it does: the next one has another, and opens nothing of the first.
+    let socket = plugin.socket.clone();
+    drop(plugin);
+    let plugin = GoPlugin::start(&socket).await;
+    let out = place.command_with(&plugin.uri(), &["verify", "latest"]).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(12), "{said}");
+    assert!(said.contains("key or annotations are not those of Encrypt"), "{said}");
+    exits(0, &mut place.command_with(&plugin.uri(), &backup));
+    let status = client.status().await;
+    assert_eq!(status.healthz, "ok");
+    assert_ne!(status.key_id, key_id);
+}
+
+/// Kubernetes' API server and the plugin with a key of a service: rotated there, and down for four minutes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: it waits for the minutes of Kubernetes' API server"]
+async fn long_kubernetes_encrypts_with_a_key_of_a_service() {
+    let transit = Transit::start().await;
+    let variables = vec![("VAULT_TOKEN", TOKEN.to_owned())];
+    let key = transit.uri("kubernetes");
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        nodes.push(Node::of_service(&key, &variables, &[]).await);
+    }
+    let mut servers: Vec<_> = nodes.iter().map(ApiServer::start).collect();
+    let mut stored = Vec::new();
+    for (at, server) in servers.iter_mut().enumerate() {
+        let (path, value) = (format!("/registry/secrets/default/s{at}"), format!("secret-{at}"));
+        let bytes = server.write(&path, &value);
+        assert!(!bytes.starts_with("error"), "{bytes}");
+        stored.push((path, value, bytes));
+    }
+    let read_all = |servers: &mut Vec<ApiServer>, stored: &[(String, String, String)]| {
+        let reads = servers.iter_mut().flat_map(|server| {
+            let read = |(path, value, bytes): &(String, String, String)| {
+                let read = server.read(path, bytes);
+                assert!(read.ends_with(&format!(" {value}")), "{read}");
+                read.starts_with("stale")
+            };
+            stored.iter().map(read).collect::<Vec<_>>()
+        });
+        reads.collect::<Vec<_>>()
+    };
+    assert_eq!(read_all(&mut servers, &stored), [false; 4]);
+    transit.rotate();
+    let begun = Instant::now();
+    while read_all(&mut servers, &stored) != [true; 4] {
+        assert!(begun.elapsed() < Duration::from_secs(75), "the rotation is not seen");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    println!("stale {} s after the rotation", begun.elapsed().as_secs());
+    let fresh = servers[0].write("/registry/secrets/default/fresh", "new");
+    assert_eq!(servers[1].read("/registry/secrets/default/fresh", &fresh), "fresh new");
+    // Down: reads go on, writes end three minutes after the last good status, and begin again.
+    transit.fault(Some((503, "Vault is sealed")));
+    let (down, mut refused) = (Instant::now(), None);
+    while down.elapsed() < Duration::from_secs(240) {
+        read_all(&mut servers, &stored);
+        if servers[0].write("/registry/secrets/default/away", "x").starts_with("error") {
+            refused.get_or_insert(down.elapsed().as_secs());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    println!("writes refused after {refused:?} s: {}", servers[0].ask("health"));
+    assert!((110..=240).contains(&refused.expect("writes were refused")));
+    assert!(servers[0].ask("health").contains("Vault is sealed"));
+    transit.fault(None);
+    let back = Instant::now();
+    while servers[0].write("/registry/secrets/default/back", "x").starts_with("error") {
+        assert!(back.elapsed() < Duration::from_secs(120), "{}", servers[0].ask("health"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    println!("writes accepted again after {} s", back.elapsed().as_secs());
 }

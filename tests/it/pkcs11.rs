@@ -17,7 +17,7 @@ use crate::support::{open_stanza, small_database};
 const PIN: &str = "1234";
 
 /// A token in a directory of its own, and a repository.
-struct Token {
+pub struct Token {
     dir: tempfile::TempDir,
 }
 
@@ -42,7 +42,7 @@ impl Token {
     }
 
     /// With a key `backups` of such bytes.
-    fn with_key(fill: u8) -> Self {
+    pub fn with_key(fill: u8) -> Self {
         let token = Self::new();
         let key = token.path("imported");
         fs::write(&key, [fill; 32]).unwrap();
@@ -51,7 +51,7 @@ impl Token {
         token
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -66,7 +66,7 @@ impl Token {
         assert!(output.status.success(), "{output:?}");
     }
 
-    fn uri(&self, object: &str) -> String {
+    pub fn uri(&self, object: &str) -> String {
         self.uri_with(object, module().to_str().unwrap(), &self.path("pin"))
     }
 
@@ -75,7 +75,7 @@ impl Token {
     }
 
     /// What the program does with `args` and the key `uri`: exit status, output, errors.
-    fn on(&self, repository: &str, uri: &str, args: &[&str]) -> (i32, String) {
+    pub fn on(&self, repository: &str, uri: &str, args: &[&str]) -> (i32, String) {
         let mut command = self.with_configuration(program());
         let output = command.args(["-r", repository, "-k", uri]).args(args).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
@@ -92,7 +92,7 @@ impl Token {
     }
 
     /// A repository with a snapshot that this token's key has sealed.
-    fn repository(&self) -> String {
+    pub fn repository(&self) -> String {
         let repository = self.path("repository");
         run(program().args(["init", "-r", &repository]));
         let (code, text) = self.backup(&repository, &self.uri("backups"));

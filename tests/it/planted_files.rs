@@ -42,7 +42,6 @@ fn a_copy_publishes_nothing_that_lies_elsewhere() {
         let _ = fs::remove_file(object(part));
         symlink(place.path("keyring"), object(part)).unwrap();
     }
-    fs::create_dir(place.path("repo/keys")).unwrap();
     symlink(place.path("keyring"), place.path(&format!("repo/keys/{}.1", "0".repeat(32)))).unwrap();
     // A whole snapshot that lies elsewhere.
     let moved = place.backup();
@@ -93,6 +92,8 @@ fn a_prune_empties_no_other_directory() {
         fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
     }
     let before = everything(&place.path("victim"));
+    // `init` has made it.
+    fs::remove_dir(place.path("repo/reports")).unwrap();
     symlink(place.path("victim"), place.path("repo/reports")).unwrap();
     symlink(place.path("victim"), place.path("repo/snapshots/01J00000000000000000000000")).unwrap();
     // By the file system's word it may do so at once; what is left of killed backups goes.

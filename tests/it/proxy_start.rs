@@ -14,22 +14,30 @@ use crate::proxied::{Running, masters};
 use crate::proxy_gate::{get, init, keyring, output};
 
 /// The program as a proxy, from its first moment.
-struct Started {
+pub struct Started {
     child: Child,
-    address: String,
-    metrics: String,
+    pub address: String,
+    pub metrics: String,
     log: PathBuf,
 }
 
 impl Started {
     fn new(dir: &Path, endpoint: &str, key: &str) -> Self {
+        Self::with(dir, endpoint, key, &["--audit-log", dir.join("audit.log").to_str().unwrap()])
+    }
+
+    pub fn without_log(dir: &Path, endpoint: &str, key: &str) -> Self {
+        Self::with(dir, endpoint, key, &[])
+    }
+
+    fn with(dir: &Path, endpoint: &str, key: &str, more: &[&str]) -> Self {
         let [port, metrics] = free_ports(2)[..] else { unreachable!() };
         let (address, metrics) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{metrics}"));
         let log = dir.join("proxy.log");
         let child = Command::new(env!("CARGO_BIN_EXE_strongroom"))
             .args(["proxy", "--endpoints", endpoint, "-k", key, "--listen", &address])
-            .args(["--metrics-listen", &metrics, "--audit-log"])
-            .arg(dir.join("audit.log"))
+            .args(["--metrics-listen", &metrics])
+            .args(more)
             .stdin(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
@@ -37,16 +45,16 @@ impl Started {
         Self { child, address, metrics, log }
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    fn is_listening(&self) -> bool {
+    pub fn is_listening(&self) -> bool {
         TcpStream::connect(&self.address).is_ok()
     }
 
     /// Waits until `is` holds.
-    fn until(&self, what: &str, is: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, is: impl Fn() -> bool) {
         let begun = Instant::now();
         while !is() {
             assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {}", self.log());
@@ -55,7 +63,7 @@ impl Started {
     }
 
     /// Ends it by SIGTERM.
-    fn end(mut self) {
+    pub fn end(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let ended = self.child.wait().unwrap();

@@ -93,6 +93,10 @@ const ROWS: &[Row] = &[
     Row("agent.verify", "--verify", "STRONGROOM_AGENT_VERIFY", "0 4 * * * Europe/Berlin", "0 4 * * * Mars/Olympus"),
     Row("agent.verify_all", "--verify-all", "STRONGROOM_AGENT_VERIFY_ALL", "0 5 * * 0", "x"),
     Row("agent.drill", "--drill", "STRONGROOM_AGENT_DRILL", "0 6 * * 1", "@every 5"),
+    Row("agent.audit", "--audit", "STRONGROOM_AGENT_AUDIT", "0 8 * * *", "daily"),
+    Row("audit.waivers", "--waivers", "STRONGROOM_AUDIT_WAIVERS", "waivers.toml", ""),
+    Row("audit.advisories", "--advisories", "STRONGROOM_AUDIT_ADVISORIES", "advisories.json", ""),
+    Row("audit.expect_root", "--expect-root", "STRONGROOM_AUDIT_EXPECT_ROOT", "2", "x"),
     Row("agent.jitter", "--jitter", "STRONGROOM_AGENT_JITTER", "5m", BAD_DURATION),
     Row("agent.listen", "--listen", "STRONGROOM_AGENT_LISTEN", "127.0.0.1:9481", "127.0.0.1"),
     Row("agent.log", "--log", "STRONGROOM_AGENT_LOG", "json", "yaml"),
@@ -216,6 +220,10 @@ fn a_good_value_has_the_same_effect_from_everywhere() {
     let place = Place::new();
     write_secret(&place.path("word"), "horse");
     write_secret(&place.path("store.env"), "AWS_SECRET_ACCESS_KEY=hunter2\n");
+    // What the agent reads when its settings are checked.
+    fs::write(place.path("waivers.toml"), "").unwrap();
+    let table = include_str!("../../src/posture/advisories.json");
+    fs::write(place.path("advisories.json"), table).unwrap();
     let etcd = Version::NEWEST.programs().join("etcd");
     let etcd = etcd.to_str().unwrap();
     for command in COMMANDS {

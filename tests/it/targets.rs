@@ -67,7 +67,7 @@ fn a_backup_whose_result_cannot_be_printed_is_stored() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     exits(1, place.command(&["snapshots"]).stdout(full.try_clone().unwrap()));
     for args in [&["--version"][..], &["help"], &["prune", "--help"], &["help", "globals"]] {
-        let said = exits(1, place.command(args).stdout(full.try_clone().unwrap()));
+        let said = exits(1, place.bare(args).stdout(full.try_clone().unwrap()));
         assert!(said.contains("standard output: No space left"), "{said}");
     }
 }
@@ -177,8 +177,21 @@ fn a_dry_run_says_what_would_be_written_and_where() {
     let database = crate::support::small_database().display().to_string();
     let report = place.json(&["backup", "--file", &database, "--include", &file]);
     let id = report["id"].as_str().unwrap().to_owned();
-    let manifest = "kind: Pod\nspec:\n  containers:\n  - command:\n    - etcd\n    - --data-dir=";
-    let manifest = format!("{manifest}{}\n", place.path("pod").display());
+    let manifest = "kind: Pod
+spec:
+  containers:
+  - command:
+    - etcd
+    - --data-dir=DIR
+    volumeMounts:
+    - mountPath: DIR
+      name: data
+  volumes:
+  - hostPath:
+      path: DIR
+    name: data
+";
+    let manifest = manifest.replace("DIR", &place.path("pod").display().to_string());
     fs::write(place.path("etcd.yaml"), manifest).unwrap();
     let before = crate::planted_files::everything(place.dir.path());
     for (args, said) in [

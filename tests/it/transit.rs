@@ -30,8 +30,8 @@ async fn a_snapshot_opens_with_every_version_of_the_key() {
     let uri = transit.uri("vault");
     let report: Value = serde_json::from_str(&exits_with(&mut backup(&place, &[&uri]))).unwrap();
     let id = report["id"].as_str().unwrap();
-    // One to see whether it can, one to seal.
-    assert_eq!((transit.calls("encrypt"), transit.calls("decrypt")), (2, 0));
+    // What it sealed to show that it can is what the backup is sealed with.
+    assert_eq!((transit.calls("encrypt"), transit.calls("decrypt")), (1, 0));
     let verify = ["verify", id];
     exits(0, &mut with(&place, &[&uri], &verify));
     transit.rotate();

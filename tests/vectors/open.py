@@ -151,15 +151,30 @@ def open_hpke(body, identity, context):  # [S5.19]
     except InvalidTag: raise Refused("tampered", "an hpke stanza does not open")
 def take(data):  # a field: its length u16, and its bytes → the field, and what follows
     check(len(data) >= 2 and len(data) >= 2 + int.from_bytes(data[:2], "big"), "a field of a kms stanza is cut"); end = 2 + int.from_bytes(data[:2], "big"); return data[2:end], data[end:]
-def open_kms(body, answers, context):  # [S5.21]: what the service answers, for a plugin of Kubernetes' KMS v2 {(key id, ciphertext): (annotations, plaintext)}
-    check(body[:1] == b"\1", "provider of a kms stanza"); blob, sealed = take(body[1:]); check(len(blob) <= 14 * KIB and len(sealed) == 104, "length of a kms stanza")
-    key, rest = take(blob); ciphertext, rest = take(rest); check(len(rest) >= 2, "a kms stanza is cut"); found, rest, n = [], rest[2:], int.from_bytes(rest[:2], "big")
-    for _ in range(n): name, rest = take(rest); value, rest = take(rest); found.append((name, value))
-    check(not rest and ascending([name for name, _ in found]), "annotations of a kms stanza"); wanted, key = answers.get((key, ciphertext), (None, None)); check(wanted == found, "the service does not open it")
-    check(len(key) == 32, "length of what the service answers"); return unseal(sealed, key, context)
+def pairs(data):  # a number u16, and as many pairs of fields → the pairs, and what follows
+    check(len(data) >= 2, "a kms stanza is cut"); found, rest = [], data[2:]
+    for _ in range(int.from_bytes(data[:2], "big")): name, rest = take(rest); value, rest = take(rest); found.append((name, value))
+    check(ascending([name for name, _ in found]), "pairs of a kms stanza do not ascend"); return found, rest
+def pkcs11_opens(key, kid, blob):
+    check(blob[:4] == bytes.fromhex("00001087"), "mechanism of a token", "unsupported"); check(len(blob) == 64, "length of what a token made")
+    try: return AESGCM(key).decrypt(blob[4:16], blob[16:], b"strongroom/v1/kms\0" + bytes.fromhex(kid))
+    except InvalidTag: raise Refused("tampered", "the token does not open it")
+def service(spec):  # what a vector says of a service → {its key's id: (number of the provider, W of a blob)} [S5.21]; of a plugin of age [S5.22]
+    kind, name, same = spec.get("provider", "kmsv2"), spec["name"].encode(), lambda p: sorted((k.encode(), v.encode()) for k, v in p.items())
+    kid, answer = named("age", name) if kind == "age" else named("kms", kind.encode() + b"\0" + name), lambda what, *told: [bytes.fromhex(a["plaintext"]) for a in spec["answers"] if what(a) == told]
+    def kmsv2(blob): key, rest = take(blob); ciphertext, rest = take(rest); found, rest = pairs(rest); check(not rest, "a kms stanza goes on"); return answer(lambda a: (a["key_id"].encode(), bytes.fromhex(a["ciphertext"]), same(a["annotations"])), key, ciphertext, found)
+    def aws(blob): found, rest = pairs(blob); return answer(lambda a: (same(a["context"]), bytes.fromhex(a["ciphertext"])), found, rest)
+    def text(blob): return answer(lambda a: (a["ciphertext"].encode(),), blob)
+    number, opens = {"kmsv2": (1, kmsv2), "aws-kms": (2, aws), "transit": (3, text), "pkcs11": (4, lambda blob: [pkcs11_opens(bytes.fromhex(spec["key"]), kid, blob)]), "age": (0, text)}[kind]; return {kid: (number, opens)}
+def open_kms(body, service, context):  # [S5.21]
+    number, opens = service; check(body[:1] == bytes([number]), "provider of a kms stanza"); blob, sealed = take(body[1:]); check(len(blob) <= 14 * KIB and len(sealed) == 104, "length of a kms stanza")
+    key = (opens(blob) + [None])[0]; check(key, "the service does not open it"); check(len(key) == 32, "length of what the service answers"); return unseal(sealed, key, context)
+def open_age(body, service, context):  # [S5.22]
+    text, sealed = take(body); check(len(text) <= 14 * KIB and len(sealed) == 104, "length of an age stanza"); key = (service[1](text) + [None])[0]; check(key, "the plugin does not open it", "wrong-key")
+    check(len(key) == 16, "length of a file key"); return unseal(sealed, expand(hmac.new(bytes(64), key, "sha512").digest(), label("age-file-key", hashlib.sha256(text).digest()), 32), context)
 class Keys:  # those that are available: the keyring's, and those under keys/ that the passphrase opens (tried when first asked for)
     def __init__(self, repo, keyring=None, passphrase=None, identity=None, signers=None, kms=None):
-        self.kms = {named("kms", b"kmsv2\0" + kms["name"].encode()): {(a["key_id"].encode(), bytes.fromhex(a["ciphertext"])): ([(k.encode(), v.encode()) for k, v in sorted(a["annotations"].items())], bytes.fromhex(a["plaintext"])) for a in kms["answers"]}} if kms else {}
+        self.kms = service(kms) if kms else {}
         self.identities, more = read_identities(identity.read_text()) if identity else ({}, ""); self.signers = read_signers("\n".join([signers.read_text() if signers else "", more]))
         ring = read_keyring(load(keyring, MIB)) if keyring else {}; self.known, self.repo, self.passphrase, self.failure = {k: key for k, (key, _) in ring.items()}, repo, passphrase, None
         self.states = {k: state for k, (_, state) in ring.items()}
@@ -231,12 +246,12 @@ def open_stanzas(seal, keys, ids=None, named=None):  # → the DEK and its key, 
     _, _, _, obj, dc, stanzas, mac, signed, _ = seal; subject, failure = subject_of(seal), None
     for _, stanza, kid, *args in sorted(stanzas, key=lambda s: keys.worth(s[2])):
         if ids is not None: ids.add(kid)
-        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else keys.kms.get(kid) if stanza == "kms" else None
+        master = keys.identities.get(kid) if stanza == "hpke" else keys.get(kid) if stanza == "local" else keys.kms.get(kid) if stanza in ("kms", "age") else None
         if not master: continue
         try:
             if named: named[0] = True
             context = label("data-key", subject + dc + bytes.fromhex(obj) + bytes.fromhex(kid) + stanza.encode()); check(len(args) == 1, "a stanza's further tokens")
-            dek = {"hpke": open_hpke, "kms": open_kms}.get(stanza, unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
+            dek = {"hpke": open_hpke, "kms": open_kms, "age": open_age}.get(stanza, unseal)(b64(args[0]), master, context); check(len(dek) == 32, "data key's length")
             check(same(X(dek, "data-key-commitment", subject), dc), "DC differs"); check(same(hmac.new(X(dek, "seal-mac"), signed, "sha256").digest(), mac), "HMAC differs"); return dek, kid
         except Refused as e: failure = failure or e
     raise failure or Refused("wrong-key", "no stanza for a key that is available")

@@ -3,7 +3,10 @@
 
     open_kms.py --vectors FILE                         checks every case of a file of vectors
     open_kms.py KEYRING KEYID < CIPHERTEXT             decrypts one ciphertext
+    open_kms.py --kek KEKFILE KEYID ANNOTATIONFILE < CIPHERTEXT
+                                                       one of a plugin with a key of a service, which has opened the KEK
 """
+import hashlib
 import json
 import pathlib
 import re
@@ -23,11 +26,37 @@ def decrypt(keyring, key_id, ciphertext):
     return text
 
 
+def of_service(kek, key_id, annotation, ciphertext):
+    """[S12.6]"""
+    check(2 <= len(annotation) <= 1 + (14 << 10), "length of the annotation [S12.6]", "usage")
+    provider, blob, key = annotation[0], annotation[1:], key_id[:32]
+    check(re.fullmatch(HEX32, key), "not a key id [S12.6]", "usage")
+    name = None
+    if provider == 1:
+        name = blob[2:2 + int.from_bytes(blob[:2], "big")]
+    elif provider == 3:
+        name = blob.split(b":")[1]
+    if name is not None:
+        plain = 1 <= len(name) <= 200 and all(0x21 <= byte <= 0x7e for byte in name)
+        key += ":" + (name.decode() if plain else hashlib.sha256(name).hexdigest())
+    check(key_id == key, "the key id is not that of the annotation [S12.6]", "usage")
+    text = unseal(ciphertext, kek, label("kms-plugin", bytes.fromhex(key_id[:32])))
+    check(1 <= len(text) <= 920, "length [S12.1]")
+    return text
+
+
+def open_case(vectors, case):
+    ciphertext = b64(case["ciphertext"])
+    if "kek" in case:
+        return of_service(b64(case["kek"]), case["key_id"], b64(case["annotation"]), ciphertext)
+    return decrypt(vectors["keyring"].encode(), case["key_id"], ciphertext)
+
+
 def run_vectors(path):
     vectors, failed = json.loads(path.read_text()), 0
     for case in vectors["cases"]:
         try:
-            got = ("ok", decrypt(vectors["keyring"].encode(), case["key_id"], b64(case["ciphertext"])))
+            got = ("ok", open_case(vectors, case))
         except Refused as e:
             got = (e.outcome, None)
         wanted = (case["class"], b64(case["text"]) if "text" in case else None)
@@ -41,6 +70,10 @@ def run_vectors(path):
 def main(args):
     if args[0] == "--vectors":
         return run_vectors(pathlib.Path(args[1]))
+    if args[0] == "--kek":
+        kek, annotation = pathlib.Path(args[1]).read_bytes(), pathlib.Path(args[3]).read_bytes()
+        sys.stdout.buffer.write(of_service(kek, args[2], annotation, sys.stdin.buffer.read()))
+        return 0
     keyring, key_id = args
     sys.stdout.buffer.write(decrypt(pathlib.Path(keyring).read_bytes(), key_id, sys.stdin.buffer.read()))
     return 0

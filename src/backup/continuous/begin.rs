@@ -38,8 +38,9 @@ pub(super) enum Before {
     /// Up to this revision, and the last segment if it is named: by the signed end of a journal that does not open here, or
     /// by this program itself, which knows what stands for the records of a revision.
     UpTo(i64, Option<Continues>, Option<(i64, RecordDigest)>),
-    /// Something, and how far it reaches is not known here.
-    Unknown,
+    /// Something by a recorder that was killed, which does not open here. The names of its segments tell the last revision,
+    /// and anybody can plant a name.
+    Named(i64),
     /// This program recorded until there was a gap.
     Gap(EndReason),
 }
@@ -50,7 +51,7 @@ impl Before {
         match self {
             Self::Journal(journal) => journal.continues(),
             Self::UpTo(_, continues, _) => *continues,
-            Self::Nothing | Self::Unknown | Self::Gap(_) => None,
+            Self::Nothing | Self::Named(_) | Self::Gap(_) => None,
         }
     }
 
@@ -120,12 +121,13 @@ impl Before {
             if vouched.head.cluster != *cluster {
                 continue;
             }
-            match vouched.end {
+            match (vouched.end, folder.last_named()) {
                 // It is open, or its recorder was killed.
-                None => return Ok(Self::Unknown),
+                (None, Some(last)) => return Ok(Self::Named(last)),
                 // Nothing was recorded in it.
-                Some(end) if end.segments == 0 => {}
-                Some(end) => {
+                (None, None) => {}
+                (Some(end), _) if end.segments == 0 => {}
+                (Some(end), _) => {
                     let last = end.last.cast_signed();
                     return Ok(Self::UpTo(last, last_segment(&end), None));
                 }
@@ -239,10 +241,7 @@ pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Res
     let last = match before {
         Before::Nothing => return Ok(of(Gap::First)),
         Before::Gap(reason) => return Ok(of(Gap::of(*reason))),
-        Before::Unknown => {
-            let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND));
-            return Ok(Start { first, gap: None, has_base: true });
-        }
+        Before::Named(last) => return Ok(start_behind_names(*last, now)),
         Before::Journal(journal) => journal.last(),
         Before::UpTo(last, ..) => *last,
     };
@@ -278,6 +277,18 @@ fn start_after(last: i64, now: Now) -> Start {
     } else {
         return Start { first, gap: None, has_base: true };
     };
+    Start { first: now.first(), gap: Some(gap), has_base: false }
+}
+
+/// Where to begin, if names tell that `last` was recorded before: with all that etcd still has, because they may be wrong.
+/// Where even they do not reach that far, something is missing for certain.
+fn start_behind_names(last: i64, now: Now) -> Start {
+    // Less than may be missing: etcd goes on before the watch is open.
+    let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND / 4 * 3));
+    if last >= first {
+        return Start { first, gap: None, has_base: true };
+    }
+    let gap = if last <= now.compacted { Gap::Compacted } else { Gap::Behind };
     Start { first: now.first(), gap: Some(gap), has_base: false }
 }
 
@@ -355,9 +366,14 @@ mod tests {
             (first, gap)
         };
         assert_eq!(at(&Before::Nothing, 100, 0).await, (2, Some(Gap::First)));
-        assert_eq!(at(&Before::Unknown, 100, 0).await, (2, None));
-        assert_eq!(at(&Before::Unknown, 30_000, 0).await, (10_000, None));
-        assert_eq!(at(&Before::Unknown, 30_000, 29_000).await, (29_001, None));
+        assert_eq!(at(&Before::Named(90), 100, 0).await, (2, None));
+        assert_eq!(at(&Before::Named(29_900), 30_000, 0).await, (15_000, None));
+        assert_eq!(at(&Before::Named(29_900), 30_000, 29_000).await, (29_001, None));
+        // Whatever the names are worth, something is missing.
+        assert_eq!(at(&Before::Named(14_999), 30_000, 0).await, (2, Some(Gap::Behind)));
+        let compacted = (29_001, Some(Gap::Compacted));
+        assert_eq!(at(&Before::Named(29_000), 30_000, 29_000).await, compacted);
+        assert_eq!(at(&Before::Named(0), 30_000, 29_000).await, compacted);
         // What cannot be compared is a gap.
         let own = Before::UpTo(100, None, Some((50, [0; 16])));
         assert_eq!(at(&own, 200, 60).await, (61, Some(Gap::Compacted)));

@@ -19,7 +19,7 @@ use crate::journal::open::{Bundled, OpenJournal};
 use crate::journal::read::ReadJournal;
 use crate::keys::KeySet;
 use crate::store::Repository;
-use crate::task::{Control, Step};
+use crate::task::{Control, JournalStep, Step};
 use crate::text::counted;
 
 /// How long segments stay beside their bundle: somebody may be reading them.
@@ -58,8 +58,12 @@ pub(super) async fn run(
         }
         bundling.delete_due().await;
         bundling.bundle_next().await;
+        bundling.tell();
         tokio::select! {
-            Some(one) = ended.recv() => bundling.own.push_back(one),
+            Some(one) = ended.recv() => {
+                bundling.own.push_back(one);
+                bundling.tell();
+            }
             () = sleep(OFTEN) => {}
         }
     }
@@ -97,6 +101,8 @@ struct Bundling<'a> {
     own: VecDeque<Arc<Ended>>,
     /// Those that earlier recorders left, the newest last.
     left: Vec<Arc<Ended>>,
+    /// Those that could not be bundled since it was last looked for what is left.
+    failed: u64,
     /// Bundles, and since when they are there.
     due: Vec<(Bundled, SystemTime)>,
     /// Whether segments can be deleted here; `None` before that was tried.
@@ -111,11 +117,22 @@ impl<'a> Bundling<'a> {
         control: &'a Control,
     ) -> Self {
         let (own, left, due) = (VecDeque::new(), Vec::new(), Vec::new());
-        Self { repository, keys, suite, control, own, left, due, deletes: None }
+        Self { repository, keys, suite, control, own, left, failed: 0, due, deletes: None }
     }
 
     fn note(&self, note: String) {
         self.control.step(Step::Note(note));
+    }
+
+    /// Tells how many journals are still to be bundled.
+    fn tell(&self) {
+        let waits = self.own.len().saturating_add(self.left.len()) as u64;
+        let journals = match self.deletes {
+            // Nothing is bundled where segments cannot be deleted.
+            Some(false) => 0,
+            _ => waits.saturating_add(self.failed),
+        };
+        self.control.step(Step::Journal(JournalStep::Unbundled { journals }));
     }
 
     /// Bundles what waits for it. What the store does not take now is tried again.
@@ -157,6 +174,7 @@ impl<'a> Bundling<'a> {
             Err(error) if error.kind() == ErrorKind::Unreachable => false,
             Err(error) => {
                 self.note(format!("journal {id} is not bundled, and stays in segments: {error}"));
+                self.failed = self.failed.saturating_add(1);
                 true
             }
         }
@@ -209,8 +227,9 @@ impl<'a> Bundling<'a> {
         let (mut journals, _) =
             Journals::open_chosen(repository, keys, Some(cluster), folders, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
-        // What waits is found again.
+        // What waits, or failed, is found again.
         self.left.clear();
+        self.failed = 0;
         let own: BTreeSet<_> = self.own.iter().map(|one| one.head.journal).collect();
         let ids: Vec<_> = journals.open.keys().copied().filter(|id| !own.contains(id)).collect();
         for id in ids {

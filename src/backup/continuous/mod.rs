@@ -25,5 +25,5 @@ pub use plan::{Moment, Recorded, plan_restore};
 pub(crate) use record::{RecordJob, SnapshotWanted, Snapshots, Taken, Why};
 pub use record::{RecordReport, record};
 pub(super) use reseal::{
-    JournalJob, lost_without, reseal as reseal_journals, seals as journal_seals,
+    JournalJob, lost_without, reseal as reseal_journals, sealed_to_others, seals as journal_seals,
 };

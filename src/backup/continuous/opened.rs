@@ -320,9 +320,5 @@ fn last(journal: &OpenJournal, folder: &Folder) -> i64 {
     if let Some(end) = &journal.end {
         return end.last.cast_signed();
     }
-    let names = folder.segments.values().flatten().filter_map(|info| {
-        let last = info.name.rsplit_once('.')?.1;
-        last.parse::<i64>().ok()
-    });
-    names.max().unwrap_or_else(|| journal.first().saturating_sub(1))
+    folder.last_named().unwrap_or_else(|| journal.first().saturating_sub(1))
 }

@@ -1,7 +1,7 @@
 //! Recording without a gap, and the snapshots that are taken where it cannot follow what was recorded before.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -55,6 +55,8 @@ pub struct RecordReport {
     pub seen: i64,
     /// The last complete revision that is stored, or waits in the spool: the next recorder there stores it.
     pub spooled: i64,
+    /// The first revision at which one of these snapshots differs from what was recorded.
+    pub differs_at: Option<i64>,
 }
 
 /// Why a recording needs a snapshot.
@@ -145,12 +147,24 @@ pub async fn record(
 ) -> Result<RecordReport> {
     keys.check_sealing(Some(&options.cluster), snapshots.unsigned)?;
     let seen = Arc::<Seen>::default();
-    let own = Own { repository, keys, etcd, options, snapshots, seen: Arc::clone(&seen), control };
+    let (recorded, differs) = (Arc::clone(&seen), OnceLock::new());
+    let own = Own { repository, keys, etcd, options, snapshots, seen: recorded, differs, control };
     let (suite, snapshots) = (snapshots.suite, &own);
     let leading = None;
-    RecordJob { repository, second, keys, etcd, options, suite, snapshots, seen, leading, control }
-        .run()
-        .await
+    let job = RecordJob {
+        repository,
+        second,
+        keys,
+        etcd,
+        options,
+        suite,
+        snapshots,
+        seen,
+        leading,
+        control,
+    };
+    let report = job.run().await?;
+    Ok(RecordReport { differs_at: own.differs.get().copied(), ..report })
 }
 
 /// Takes the snapshots itself.
@@ -161,6 +175,8 @@ struct Own<'a> {
     options: &'a RecordOptions,
     snapshots: &'a BackupOptions,
     seen: Arc<Seen>,
+    /// Where a snapshot differed first.
+    differs: OnceLock<i64>,
     control: &'a Control,
 }
 
@@ -177,8 +193,11 @@ impl Snapshots for Own<'_> {
         let (id, revision) = (report.id, report.revision.cast_signed());
         control.step(Step::Note(format!("snapshot {id} holds revision {revision}")));
         let differs = report.journal.and_then(|journal| journal.differs_at);
-        for warning in report.warnings.iter().filter(|_| differs.is_some()) {
-            control.step(Step::Note(warning.clone()));
+        if let Some(revision) = differs {
+            let _ = self.differs.set(revision);
+            for warning in &report.warnings {
+                control.step(Step::Note(warning.clone()));
+            }
         }
         Ok(Taken { id, revision })
     }

@@ -1,12 +1,14 @@
 //! Journals' data keys sealed to the present master keys.
 
+use std::collections::BTreeSet;
+
 use super::opened::Journals;
 use crate::crypto;
 use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};
 use crate::format::{ClusterName, JournalPart, KeyId, MAX_SIGNATURES, Seal, SnapshotId, Stanza};
 use crate::journal::folder::Folder;
-use crate::journal::open::{Judging, OpenJournal};
+use crate::journal::open::{Judging, OpenJournal, is_of_store, read_seal};
 use crate::keys::KeySet;
 use crate::store::Repository;
 use crate::store::seals::{is_always_read, next_generation};
@@ -130,6 +132,37 @@ pub(in crate::backup) async fn seals(
     let open = Journals::open_with_removed(Judging::Reading, repository, keys, cluster).await?.open;
     let counting = open.into_values().filter(|(journal, _)| journal.standing.counts());
     Ok(counting.map(|(journal, _)| journal.seal).collect())
+}
+
+/// The journals that a key may open which `keys` do not seal to any more: one of their seals names it, or the first seal is gone,
+/// which may have named any.
+///
+/// # Errors
+/// [`WrongKey`](crate::ErrorKind::WrongKey) when no journal opens; those of the store.
+pub(in crate::backup) async fn sealed_to_others(
+    repository: &Repository,
+    keys: &KeySet,
+    cluster: Option<&ClusterName>,
+) -> Result<Vec<SnapshotId>> {
+    let mut journals = Journals::open(repository, keys, cluster).await?;
+    journals.check_locked()?;
+    let present: BTreeSet<KeyId> = keys.sealing().map(|key| key.id()).collect();
+    let mut found = Vec::new();
+    for (id, (_, folder)) in &journals.open {
+        let mut is_known = folder.seals.contains_key(&1);
+        for number in folder.seals.keys() {
+            let name = JournalPart::Seal(*number).of(*id);
+            match read_seal(repository, *id, *number, &name).await {
+                Err(error) if is_of_store(&error) => return Err(error),
+                Err(_) => is_known = false,
+                Ok(seal) => is_known &= key_ids(&seal).iter().all(|key| present.contains(key)),
+            }
+        }
+        if !is_known {
+            found.push(*id);
+        }
+    }
+    Ok(found)
 }
 
 /// The journals that open with `keys` and not with `others`.

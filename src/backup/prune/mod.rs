@@ -13,9 +13,10 @@ mod steps;
 
 pub use apply::{PruneReport, apply_prune, pin, prune_report, undo_removal, unpin};
 pub use journals::{JournalPlan, JournalRemoval};
+pub use named::plan_removal;
+pub(super) use named::plan_replaced;
 pub use period::Period;
-pub(super) use plan::plan_removal_advising;
-pub use plan::{plan_prune, plan_removal};
+pub use plan::plan_prune;
 pub use planned::{Keeping, PrunePlan, Removal};
 pub use policy::{Retention, Within};
 pub use quarantine::{QUARANTINE, Suspect, plan_quarantine, remove_failing_seals, suspects};

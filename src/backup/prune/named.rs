@@ -1,18 +1,75 @@
-//! Journals that are named: removed, or brought back; and the snapshot without which a recording restores nothing stays.
+//! What is named: snapshots and journals that are removed, journals that are brought back; and the snapshot without which a
+//! recording restores nothing stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::journals::{Counting, JournalRemoval, Known, removal_of, stretches};
+use super::plan::{removal, unknown};
+use super::planned::PrunePlan;
 use super::steps::{Of, UNDONE};
 use crate::backup::catalog;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, JournalPart, MAX_HEAD, SnapshotId};
 use crate::journal::fetch::last_of;
-use crate::journal::folder;
-use crate::journal::open;
+use crate::journal::{folder, open};
 use crate::keys::KeySet;
+use crate::snapshot::{folder as snapshots, open as snapshot};
 use crate::store::Repository;
 use crate::task::Control;
+
+/// A plan that removes `ids`, snapshots or journals, and nothing else.
+///
+/// # Errors
+/// [`Refused`](ErrorKind::Refused) for what is pinned, and for the only snapshot that journals follow which stay;
+/// [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for one that `keys` do not authenticate; those of the store.
+pub async fn plan_removal(
+    repository: &Repository,
+    keys: &KeySet,
+    ids: &[SnapshotId],
+) -> Result<PrunePlan> {
+    let (plan, revisions) = plan_replaced(repository, keys, ids).await?;
+    let clusters = plan.remove.iter().filter_map(|one| one.cluster.clone()).collect();
+    check_bases(repository, keys, clusters, &revisions, &plan.journals.remove).await?;
+    Ok(plan)
+}
+
+/// As [`plan_removal`], for snapshots in whose place others are, with the same time and records: journals follow those. With the
+/// revisions of the snapshots.
+///
+/// # Errors
+/// Those of [`plan_removal`].
+pub(in crate::backup) async fn plan_replaced(
+    repository: &Repository,
+    keys: &KeySet,
+    ids: &[SnapshotId],
+) -> Result<(PrunePlan, BTreeMap<SnapshotId, i64>)> {
+    let mut plan = PrunePlan::default();
+    let mut revisions = BTreeMap::new();
+    for id in ids {
+        let folder = snapshots::list_one(repository, *id).await?;
+        if folder.manifest.is_none()
+            && let Some(removal) = journal(repository, keys, *id).await?
+        {
+            plan.journals.remove.push(removal);
+            continue;
+        }
+        let unsealed = snapshot::unseal(repository, *id, &folder, keys).await;
+        let unsealed = unsealed.and_then(|one| one.check_authentic().map(|()| one));
+        let body = unsealed.context(format!("snapshot {id}"))?.manifest.body().clone();
+        revisions.insert(*id, body.revision.cast_signed());
+        let cluster = body.cluster;
+        let refused = match (&folder.keep, unknown(&folder)) {
+            (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
+            (None, why) => why,
+        };
+        if let Some(why) = refused {
+            let message = format!("snapshot {id} is not removed: {why}");
+            return Err(Error::new(ErrorKind::Refused, message));
+        }
+        plan.remove.push(removal(*id, Some(cluster), &folder));
+    }
+    Ok((plan, revisions))
+}
 
 /// The removal of the journal `id`; `None` if there is no such journal.
 ///
@@ -46,7 +103,7 @@ pub(super) async fn journal(
 }
 
 /// Refuses that one of `snapshots` goes, each with its revision, which is the only one that journals of `clusters` follow. Those
-/// of `journals` go, too. The error gives the `advice`.
+/// of `journals` go, too.
 ///
 /// # Errors
 /// [`Refused`](ErrorKind::Refused); those of the store.
@@ -55,7 +112,7 @@ pub(super) async fn check_bases(
     keys: &KeySet,
     clusters: BTreeSet<ClusterName>,
     snapshots: &BTreeMap<SnapshotId, i64>,
-    (journals, advice): (&[JournalRemoval], &'static str),
+    journals: &[JournalRemoval],
 ) -> Result<()> {
     // Without a key nothing is known of journals: no base can be named either.
     if keys.is_blind() {
@@ -88,7 +145,9 @@ pub(super) async fn check_bases(
                 false => (format!("the journals {first} to {last} need"), "they restore nothing"),
             };
             let message = format!("{need} snapshot {base}: without this snapshot {lost}");
-            return Err(Error::new(ErrorKind::Refused, message).hint(advice));
+            return Err(Error::new(ErrorKind::Refused, message).hint(
+                "take a snapshot while they are recorded, or name the journals with --remove, too",
+            ));
         }
     }
     Ok(())

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use futures::{StreamExt, stream};
 
 use super::journals;
-use super::named;
 use super::planned::{Keeping, PrunePlan, Removal};
 use super::policy::{Retention, Within};
 use super::proved::{Proved, last_proved};
@@ -82,61 +81,6 @@ fn keep_newest(
         "cluster {cluster}: no rule keeps a snapshot, so the newest stays: are backups still taken? (--allow-empty \
          removes it too)"
     ))
-}
-
-/// A plan that removes `ids`, snapshots or journals, and nothing else.
-///
-/// # Errors
-/// [`Refused`](ErrorKind::Refused) for what is pinned, and for the only snapshot that journals follow which stay;
-/// [`NotFound`](ErrorKind::NotFound); those of SPEC.md §8 for one that `keys` do not authenticate; those of the store.
-pub async fn plan_removal(
-    repository: &Repository,
-    keys: &KeySet,
-    ids: &[SnapshotId],
-) -> Result<PrunePlan> {
-    let advice = "take a snapshot while they are recorded, or name the journals with --remove, too";
-    plan_removal_advising(repository, keys, ids, advice).await
-}
-
-/// As [`plan_removal`]; where journals need a snapshot, the error gives the `advice`.
-///
-/// # Errors
-/// Those of [`plan_removal`].
-pub(in crate::backup) async fn plan_removal_advising(
-    repository: &Repository,
-    keys: &KeySet,
-    ids: &[SnapshotId],
-    advice: &'static str,
-) -> Result<PrunePlan> {
-    let mut plan = PrunePlan::default();
-    let mut revisions = BTreeMap::new();
-    for id in ids {
-        let folder = folder::list_one(repository, *id).await?;
-        if folder.manifest.is_none()
-            && let Some(removal) = named::journal(repository, keys, *id).await?
-        {
-            plan.journals.remove.push(removal);
-            continue;
-        }
-        let unsealed = open::unseal(repository, *id, &folder, keys).await;
-        let unsealed = unsealed.and_then(|one| one.check_authentic().map(|()| one));
-        let body = unsealed.context(format!("snapshot {id}"))?.manifest.body().clone();
-        revisions.insert(*id, body.revision.cast_signed());
-        let cluster = body.cluster;
-        let refused = match (&folder.keep, unknown(&folder)) {
-            (Some(_), _) => Some("it is pinned (`strongroom prune --unpin` allows it)".to_owned()),
-            (None, why) => why,
-        };
-        if let Some(why) = refused {
-            let message = format!("snapshot {id} is not removed: {why}");
-            return Err(Error::new(ErrorKind::Refused, message));
-        }
-        plan.remove.push(removal(*id, Some(cluster), &folder));
-    }
-    let clusters = plan.remove.iter().filter_map(|one| one.cluster.clone()).collect();
-    let journals = &plan.journals.remove;
-    named::check_bases(repository, keys, clusters, &revisions, (journals, advice)).await?;
-    Ok(plan)
 }
 
 pub(super) fn removal(id: SnapshotId, cluster: Option<ClusterName>, folder: &Folder) -> Removal {

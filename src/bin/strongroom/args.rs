@@ -141,7 +141,7 @@ pub(crate) enum Command {
     /// Record the changes between snapshots, and list what is recorded
     #[command(subcommand, long_about = help::JOURNAL, after_long_help = help::JOURNAL_MORE)]
     Journal(JournalCommand),
-    /// Back up, prune, verify and drill on a schedule, unattended
+    /// Back up, prune, verify, drill and audit on a schedule, unattended
     #[command(long_about = help::AGENT, after_long_help = help::AGENT_MORE)]
     Agent(Box<AgentSettings>),
     /// Replicate snapshots to a second repository

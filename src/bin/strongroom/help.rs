@@ -149,7 +149,7 @@ Examples:
       --initial-cluster cp1=https://10.0.0.1:2380,cp2=https://10.0.0.2:2380
   strongroom restore latest --from-manifest /root/etcd.yaml
   strongroom restore latest --output etcd.db
-  strongroom restore latest --output etcd.db --dry-run     # what would be written, and whether it can be
+  strongroom restore latest --output etcd.db --dry-run     # writes nothing
   strongroom restore latest --before 2026-11-23T09:00:00Z --output etcd.db
   strongroom restore latest --before 2h --output etcd.db   # two hours ago
   strongroom restore 01KB2 --revision 48211 --output etcd.db

@@ -282,6 +282,7 @@ impl Sources {
         let copy = match &mut cli.command {
             args::Command::Copy(args) => Some(&mut args.copy),
             args::Command::Agent(settings) => Some(&mut settings.copy),
+            args::Command::Audit(args) => Some(&mut args.copy),
             _ => None,
         };
         if let Some(copy) = copy {

@@ -11,6 +11,8 @@ use super::service::{Call, Failure, Service};
 use super::{KmsRole, KmsUri};
 use crate::crypto::{self, CryptoRng, Suite};
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(feature = "kms-plugin")]
+use crate::format::MAX_KMS_BLOB;
 use crate::format::{KeyId, KeyState, KmsBody, Stanza};
 use crate::keys::{Binding, Effort, Identity, KeyFuture, KeySet, Recipient, kms_key_id};
 use crate::secret::SecretKey;
@@ -37,6 +39,8 @@ pub(super) struct KmsKey {
     name: String,
     service: Arc<dyn Service>,
     known: Arc<Known>,
+    /// What [`check`](Recipient::check) had sealed, where only that shows whether the service seals: the next seal takes it.
+    ready: Mutex<Option<(SecretKey, Vec<u8>)>>,
     /// In a job that writes many seals: the wrapping key, what the service made of it, and for how many more.
     shared: Option<tokio::sync::Mutex<Option<Shared>>>,
 }
@@ -63,7 +67,16 @@ impl KmsKey {
         let id = kms_key_id(uri.provider().scheme(), uri.identity());
         let known = Arc::clone(lock(&KNOWN).entry(id).or_default());
         let (provider, scheme) = (uri.provider().byte(), uri.provider().scheme());
-        Self { id, provider, scheme, name: uri.name(), service, known, shared: None }
+        Self {
+            id,
+            provider,
+            scheme,
+            name: uri.name(),
+            service,
+            known,
+            ready: Mutex::default(),
+            shared: None,
+        }
     }
 
     /// Adds it to `keys` as what `role` says.
@@ -119,7 +132,21 @@ impl KmsKey {
         let key = SecretKey::random(rng);
         let blob = self.call(|service| service.wrap(&key)).await;
         let blob = blob.map_err(|failure| self.error(failure, ErrorKind::Protocol))?;
+        *lock(&self.known.version) = self.service.version(&blob);
         Ok((key, blob))
+    }
+
+    /// Sees whether the service seals.
+    async fn see(&self) -> Result<()> {
+        if self.service.shows_by_sealing() {
+            let sealed = self.fresh(&mut crypto::system_rng()).await?;
+            *lock(&self.ready) = Some(sealed);
+            return Ok(());
+        }
+        let version = self.call(|service| service.status()).await;
+        let version = version.map_err(|failure| self.error(failure, ErrorKind::Protocol))?;
+        *lock(&self.known.version) = version;
+        Ok(())
     }
 
     fn stanza(
@@ -143,7 +170,11 @@ impl KmsKey {
         rng: &mut (dyn CryptoRng + Send),
     ) -> Result<Stanza> {
         let Some(shared) = &self.shared else {
-            let (key, blob) = self.fresh(rng).await?;
+            let ready = lock(&self.ready).take();
+            let (key, blob) = match ready {
+                Some(ready) => ready,
+                None => self.fresh(rng).await?,
+            };
             return self.stanza((&key, &blob), data_key, binding, rng);
         };
         let mut shared = shared.lock().await;
@@ -169,14 +200,7 @@ impl KmsKey {
         let known = lock(&self.known.opened).get(&digest).map(SecretKey::duplicate);
         let key = match known {
             Some(key) => key,
-            None => {
-                let answer = self.call(|service| service.unwrap(body.blob)).await;
-                let answer = answer.map_err(|failure| self.error(failure, ErrorKind::Tampered))?;
-                SecretKey::from_slice(answer.expose()).ok_or_else(|| {
-                    let length = answer.expose().len();
-                    self.wrong(&format!("the service answered with {length} bytes, not with 32"))
-                })?
-            }
+            None => self.answered(body.blob).await?,
         };
         let context = binding.context(self.id, KIND);
         let opened = crypto::open(Suite::Aes256Gcm, &key, &context, body.sealed);
@@ -195,8 +219,53 @@ impl KmsKey {
         Ok(opened)
     }
 
+    /// The wrapping key that the service opens `blob` to.
+    async fn answered(&self, blob: &[u8]) -> Result<SecretKey> {
+        let answer = self.call(|service| service.unwrap(blob)).await;
+        let answer = answer.map_err(|failure| self.error(failure, ErrorKind::Tampered))?;
+        SecretKey::from_slice(answer.expose()).ok_or_else(|| {
+            let length = answer.expose().len();
+            self.wrong(&format!("the service answered with {length} bytes, not with 32"))
+        })
+    }
+
     fn wrong(&self, why: &str) -> Error {
         Error::tampered(format!("{}: {why}", self.name))
+    }
+}
+
+#[cfg(feature = "kms-plugin")]
+impl super::WrappingKey for KmsKey {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn fresh(&self) -> KeyFuture<'_, (SecretKey, Vec<u8>)> {
+        Box::pin(async move {
+            let (key, blob) = Self::fresh(self, &mut crypto::system_rng()).await?;
+            if blob.len() > MAX_KMS_BLOB {
+                let message = format!("{}: the service's answer is too long", self.name);
+                return Err(Error::new(ErrorKind::Protocol, message));
+            }
+            Ok((key, [&[self.provider][..], &blob].concat()))
+        })
+    }
+
+    fn open<'a>(&'a self, sealed: &'a [u8]) -> KeyFuture<'a, SecretKey> {
+        Box::pin(async move {
+            match sealed.split_first() {
+                Some((provider, blob))
+                    if *provider == self.provider && blob.len() <= MAX_KMS_BLOB =>
+                {
+                    self.answered(blob).await
+                }
+                _ => Err(self.wrong("the sealed wrapping key is malformed")),
+            }
+        })
+    }
+
+    fn version(&self, sealed: &[u8]) -> Option<String> {
+        sealed.split_first().and_then(|(_, blob)| self.service.version(blob))
     }
 }
 
@@ -220,12 +289,7 @@ impl Recipient for KmsKey {
     }
 
     fn check(&self) -> KeyFuture<'_, ()> {
-        Box::pin(async move {
-            let version = self.call(|service| service.status()).await;
-            let version = version.map_err(|failure| self.error(failure, ErrorKind::Protocol))?;
-            *lock(&self.known.version) = version;
-            Ok(())
-        })
+        Box::pin(self.see())
     }
 
     fn sharing(&self) -> Option<Arc<dyn Recipient>> {
@@ -236,6 +300,7 @@ impl Recipient for KmsKey {
             name: self.name.clone(),
             service: Arc::clone(&self.service),
             known: Arc::clone(&self.known),
+            ready: Mutex::default(),
             shared: Some(tokio::sync::Mutex::default()),
         }))
     }

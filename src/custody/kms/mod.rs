@@ -22,10 +22,51 @@ use std::collections::BTreeMap;
 pub use uri::{KmsRole, KmsUri, Provider};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "kms-plugin")]
+use crate::format::KeyId;
+#[cfg(feature = "kms-plugin")]
+use crate::keys::KeyFuture;
 use crate::keys::KeySet;
+#[cfg(feature = "kms-plugin")]
+use crate::secret::SecretKey;
 
 /// Variables, in which services find their credentials.
 type Environment = BTreeMap<String, String>;
+
+/// A key of a service, for whoever seals with wrapping keys of his own: 32 random bytes, which the service seals.
+#[cfg(feature = "kms-plugin")]
+pub(crate) trait WrappingKey: Send + Sync {
+    /// The id of the service's key.
+    fn id(&self) -> KeyId;
+
+    /// A fresh wrapping key, and the same sealed by the service: at most [`MAX_KMS_BLOB`](crate::format::MAX_KMS_BLOB) bytes and one.
+    ///
+    /// # Errors
+    /// Those of the service.
+    fn fresh(&self) -> KeyFuture<'_, (SecretKey, Vec<u8>)>;
+
+    /// Has the service open what [`fresh`](Self::fresh) sealed. What comes back may be any 32 bytes.
+    ///
+    /// # Errors
+    /// Those of the service, and [`Tampered`](crate::ErrorKind::Tampered) for what it never sealed.
+    fn open<'a>(&'a self, sealed: &'a [u8]) -> KeyFuture<'a, SecretKey>;
+
+    /// The service's own name of the key that made `sealed`, if the service has such names.
+    fn version(&self, sealed: &[u8]) -> Option<String>;
+}
+
+/// The key that `uri` names. The service is not asked yet.
+///
+/// # Errors
+/// [`Unsupported`](crate::ErrorKind::Unsupported) when this build does not know the kind of service.
+#[cfg(feature = "kms-plugin")]
+pub(crate) fn wrapping_key(uri: &KmsUri) -> Result<std::sync::Arc<dyn WrappingKey>> {
+    #[cfg(feature = "_kms")]
+    if let Some(service) = open(uri, &super::environment())? {
+        return Ok(std::sync::Arc::new(key::KmsKey::new(uri, service)));
+    }
+    Err(not_built(uri))
+}
 
 /// Adds the key that `uri` names to `keys`. The service is not asked yet.
 ///
@@ -38,9 +79,13 @@ pub(super) fn add(uri: &KmsUri, environment: &Environment, keys: &mut KeySet) ->
         return Ok(());
     }
     let _ = (environment, keys);
+    Err(not_built(uri))
+}
+
+fn not_built(uri: &KmsUri) -> Error {
     let (scheme, feature) = (uri.provider().scheme(), uri.provider().feature());
-    Err(Error::unsupported(format!("{uri}: this build has no {scheme} keys"))
-        .hint(format!("build it with --features {feature}")))
+    Error::unsupported(format!("{uri}: this build has no {scheme} keys"))
+        .hint(format!("build it with --features {feature}"))
 }
 
 /// The one place where providers are registered.

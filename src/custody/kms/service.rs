@@ -16,7 +16,15 @@ pub(super) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + 
 pub(super) trait Service: Send + Sync {
     /// Sees whether the key can be used, before any work is done: the service's own name of the key that seals now, if
     /// the service has such names.
-    fn status(&self) -> Call<'_, Option<String>>;
+    fn status(&self) -> Call<'_, Option<String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Whether only [`wrap`](Self::wrap) shows that the key seals, and there is no status: the right to look at a key is
+    /// another than that to use it.
+    fn shows_by_sealing(&self) -> bool {
+        false
+    }
 
     /// Seals a wrapping key. The blob is at most [`MAX_KMS_BLOB`](crate::format::MAX_KMS_BLOB) bytes.
     fn wrap<'a>(&'a self, key: &'a SecretKey) -> Call<'a, Vec<u8>>;

@@ -177,12 +177,8 @@ impl Transit {
 }
 
 impl Service for Transit {
-    /// Seals 32 zero bytes: the right to look at a key is another than that to use it, and this also tells its version.
-    fn status(&self) -> Call<'_, Option<String>> {
-        Box::pin(async move {
-            let sealed = self.encrypt(&SecretKey::new(|_| {})).await?;
-            Ok(version(sealed.as_bytes()))
-        })
+    fn shows_by_sealing(&self) -> bool {
+        true
     }
 
     fn wrap<'a>(&'a self, key: &'a SecretKey) -> Call<'a, Vec<u8>> {

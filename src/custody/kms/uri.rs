@@ -82,6 +82,13 @@ pub enum KmsRole {
     SealOnly,
 }
 
+impl Default for KmsRole {
+    /// As without a mark.
+    fn default() -> Self {
+        Self::Both(KeyState::Sealing)
+    }
+}
+
 /// What a URI may end with, and what it means.
 const MARKS: [(&str, KmsRole); 3] = [
     ("?seal-only", KmsRole::SealOnly),
@@ -105,7 +112,7 @@ impl KmsUri {
     pub(crate) fn parse(provider: Provider, rest: &str) -> Result<Self> {
         let marked =
             MARKS.into_iter().find_map(|(mark, role)| Some((rest.strip_suffix(mark)?, role)));
-        let (text, role) = marked.unwrap_or((rest, KmsRole::Both(KeyState::Sealing)));
+        let (text, role) = marked.unwrap_or((rest, KmsRole::default()));
         // Without what follows the question mark, where somebody may have put a secret.
         let shown = rest.split('?').next().unwrap_or_default();
         let (identity, way) = provider

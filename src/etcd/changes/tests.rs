@@ -241,6 +241,19 @@ fn a_watch_does_not_start_where_etcd_has_compacted() {
     assert_eq!([4, 5, 6].map(|compacted| revisions.reconnect(compacted)), [Some(5), Some(6), None]);
 }
 
+/// etcd tells its own revision in each answer: what is still to come is known before it is sent.
+#[test]
+fn an_answer_tells_how_far_behind_it_is() {
+    let mut revisions = Revisions::new(5);
+    assert_eq!(revisions.behind(), 0);
+    let events = vec![((1, 1), 5), ((1, 2), 6)];
+    revisions.answer(&sent(&Sent { events, ..Sent::default() }), &mut Vec::new()).unwrap();
+    assert_eq!(revisions.behind(), 1000 - 6);
+    // Another stream has told nothing yet.
+    revisions.reconnect(0);
+    assert_eq!(revisions.behind(), 0);
+}
+
 /// Events that come with a cancellation count: compaction overtakes a watcher behind what it was sent.
 #[test]
 fn what_came_before_the_end_is_kept() {

@@ -67,6 +67,31 @@ pub(crate) fn openers(backups: &Backups, _: &Facts) -> Judgement {
     })
 }
 
+/// BAK-4, of the signature.
+pub(crate) fn signed(backups: &Backups, _: &Facts) -> Judgement {
+    let signers = backups.signers.need()?;
+    let ids: Vec<_> = signers.iter().map(ToString::to_string).collect();
+    Ok(match ids.is_empty() {
+        true => {
+            Verdict::fail(signers.saw("not signed: who has a key that opens it can make others"))
+        }
+        false => Verdict::Pass(signers.saw(format!("signed by {}", ids.join(", ")))),
+    })
+}
+
+/// BAK-4, of the second repository.
+pub(crate) fn copied(backups: &Backups, facts: &Facts) -> Judgement {
+    let copied = backups.copied.need()?;
+    let Some(id) = copied.get() else {
+        return Ok(Verdict::fail(copied.saw("there is no snapshot that counts")));
+    };
+    let said = format!("the newest snapshot that counts is {} old", age(id.created(), facts.now));
+    Ok(match facts.now.unix().saturating_sub(id.created().unix()) > MAX_SNAPSHOT {
+        true => Verdict::fail(copied.saw(said)),
+        false => Verdict::Pass(copied.saw(said)),
+    })
+}
+
 /// BAK-5
 pub(crate) fn complete(backups: &Backups, _: &Facts) -> Judgement {
     let inside = backups.inside.need()?;

@@ -5,6 +5,7 @@ pub(crate) mod advisory;
 pub(crate) mod backups;
 pub(crate) mod host;
 pub(crate) mod kube;
+pub(crate) mod monitoring;
 pub(crate) mod network;
 pub(crate) mod rbac;
 pub(crate) mod rest;

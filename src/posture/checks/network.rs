@@ -7,8 +7,11 @@ use url::{Host, Url};
 use super::super::fact::{Judgement, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::Endpoint;
+use super::super::facts::filter::Effect;
+use super::super::facts::host::Host as Node;
 use super::super::kinds::Judged;
-use super::is_loopback;
+use super::host::urls;
+use super::{is_far, is_loopback};
 
 /// NET-1
 pub(crate) fn addresses(facts: &Facts) -> Vec<Judged> {
@@ -92,6 +95,42 @@ pub(crate) fn debug(endpoint: &Endpoint, _: &Facts) -> Judgement {
     } else {
         Verdict::Pass(pages.saw("neither /debug/pprof/ nor the command line is shown"))
     })
+}
+
+/// NET-5
+pub(crate) fn filtered(host: &Node, _: &Facts) -> Judgement {
+    let settings = host.settings.need()?;
+    let mut all = urls(&settings, "listen-client-urls")?;
+    all.extend(urls(&settings, "listen-peer-urls")?);
+    let far: Vec<_> = all.iter().filter(|url| is_far(url)).collect();
+    if far.is_empty() {
+        return Ok(Verdict::NotApplicable(settings.saw("etcd listens on loopback addresses only")));
+    }
+    let filter = host.filter.need()?;
+    let (mut found, mut seen, mut untold) = (Vec::new(), Vec::new(), filter.opaque.clone());
+    for url in far {
+        let Some(port) = Url::parse(url).ok().and_then(|url| url.port_or_known_default()) else {
+            return Err(Unknown(format!("{url} has no port")));
+        };
+        let rule =
+            |effect| filter.rules.iter().find(|rule| rule.effect == effect && rule.names(port));
+        if let Some(open) = rule(Effect::AcceptsAll) {
+            found.push(filter.saw(format!("{} accepts port {port} from everywhere", open.chain)));
+        } else if let Some(chain) = filter.closed.first() {
+            seen.push(format!("{chain} drops what no rule accepts"));
+        } else if let Some(rule) = rule(Effect::Drops) {
+            seen.push(format!("{} has a rule that drops port {port}", rule.chain));
+        } else if let Some(rule) = rule(Effect::Other) {
+            untold = Some(format!("{} has a rule of port {port} that is not followed", rule.chain));
+        } else if untold.is_none() {
+            found.push(filter.saw(format!("no rule of this host is of port {port}")));
+        }
+    }
+    seen.dedup();
+    match untold {
+        Some(why) if found.is_empty() && seen.is_empty() => Err(Unknown(why)),
+        _ => Ok(Verdict::none_of(found, filter.saw(seen.join("; ")))),
+    }
 }
 
 /// NET-6

@@ -3,6 +3,7 @@
 use super::super::fact::{Evidence, Judgement, Verdict};
 use super::super::facts::Facts;
 use crate::text::printable;
+use crate::values::DEFAULT_PREFIX;
 
 const ROOT: &str = "root";
 /// Users and roles of one kind that are named.
@@ -72,6 +73,40 @@ pub(crate) fn unused(facts: &Facts) -> Judgement {
         found.push(roles.saw(format!("roles without grants: {}", named(&empty))));
     }
     Ok(Verdict::none_of(found, roles.saw(format!("{} users, {} roles", users.len(), roles.len()))))
+}
+
+/// RBAC-4, as `setup-auth` makes the users: for backups the role root alone, for values the keys of one prefix.
+pub(crate) fn own_rights(facts: &Facts) -> Judgement {
+    if let Some(off) = off(facts)? {
+        return Ok(Verdict::NotApplicable(off));
+    }
+    let own = facts.own.need()?;
+    let Some(name) = own.get() else {
+        return Ok(Verdict::NotApplicable(own.saw("this audit has no login")));
+    };
+    let users = facts.cluster.users.need()?;
+    let roles = facts.cluster.roles.need()?;
+    let Some(user) = users.iter().find(|user| user.name == *name) else {
+        return Ok(Verdict::NotApplicable(users.saw(format!("no user is called {name}"))));
+    };
+    let is_root = user.roles.iter().any(|role| role == ROOT);
+    let mut found = Vec::new();
+    for role in user.roles.iter().filter(|role| *role != ROOT) {
+        if is_root {
+            found.push(users.saw(format!("{name} has the role {role} beside root")));
+            continue;
+        }
+        let grants = roles.iter().filter(|one| one.name == *role).flat_map(|one| &one.grants);
+        let wide = grants.filter(|grant| !grant.is_within(DEFAULT_PREFIX.as_bytes()));
+        found
+            .extend(wide.map(|grant| roles.saw(format!("{name} may {grant}, by the role {role}"))));
+    }
+    found.truncate(MAX_NAMED);
+    let may = match is_root {
+        true => "has the role root, which backups need, and no other".to_owned(),
+        false => format!("may use the keys of {DEFAULT_PREFIX} alone"),
+    };
+    Ok(Verdict::none_of(found, users.saw(format!("{name} {may}"))))
 }
 
 fn named(names: &[&str]) -> String {

@@ -20,8 +20,8 @@ const OLD_HASHES: [&str; 4] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Certificate {
     pub(crate) subject: String,
-    /// The subject has a common name.
-    pub(crate) common_name: bool,
+    /// The common name of the subject, which etcd takes for a user.
+    pub(crate) common_name: Option<String>,
     pub(crate) issuer: String,
     /// The issuer is the subject.
     pub(crate) self_issued: bool,
@@ -58,7 +58,8 @@ impl Certificate {
             common_name: parsed
                 .subject()
                 .iter_common_name()
-                .any(|name| !name.as_slice().is_empty()),
+                .find(|name| !name.as_slice().is_empty())
+                .map(|name| clean(&String::from_utf8_lossy(name.as_slice()))),
             issuer: clean(&parsed.issuer().to_string()),
             self_issued: parsed.subject() == parsed.issuer(),
             issuer_organization: organization.map(clean),

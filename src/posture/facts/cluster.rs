@@ -65,6 +65,15 @@ impl Grant {
         self.range_end == [0]
     }
 
+    /// All of it begins with `prefix`.
+    pub(crate) fn is_within(&self, prefix: &[u8]) -> bool {
+        let end_within = match self.range_end.as_slice() {
+            [] => true,
+            end => end <= crate::mvcc::prefix_end(prefix).as_slice() && end != [0],
+        };
+        self.key.starts_with(prefix) && end_within
+    }
+
     pub(crate) fn reads(&self) -> bool {
         matches!(self.kind, 0 | 2)
     }
@@ -371,9 +380,27 @@ fn auth(settings: &EtcdSettings, endpoint: &Endpoint) -> Fact<bool> {
 }
 
 fn shows_a_name(settings: &EtcdSettings) -> bool {
+    own_certificate(settings).is_none_or(|first| first.common_name.is_some())
+}
+
+/// The certificate that the settings name, if it can be read.
+fn own_certificate(settings: &EtcdSettings) -> Option<Certificate> {
     let read = settings.cert.as_ref().and_then(|path| std::fs::read(path).ok());
     let parsed = read.and_then(|pem| Certificate::of_pem(&pem).ok());
-    parsed.and_then(|all| all.into_iter().next()).is_none_or(|first| first.common_name)
+    parsed.and_then(|all| all.into_iter().next())
+}
+
+/// The user that the settings log in as: by name, else by the common name of their certificate.
+pub(crate) fn own(settings: &EtcdSettings) -> Fact<Option<String>> {
+    if let Some(user) = &settings.user {
+        let name = user.split(':').next().unwrap_or_default();
+        return Fact::known(Some(clean(name)), "the login of this audit");
+    }
+    let Some(path) = &settings.cert else { return Fact::known(None, "the login of this audit") };
+    match own_certificate(settings) {
+        Some(certificate) => Fact::known(certificate.common_name, path.display().to_string()),
+        None => Fact::unknown(format!("{}: not a certificate that can be read", path.display())),
+    }
 }
 
 /// Members that no endpoint is: nothing is known of them.

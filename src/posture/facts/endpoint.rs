@@ -9,6 +9,7 @@ use super::failed::Failed;
 use super::health::{self, Health};
 use super::hello::{self, Answer as Offered, Version, WEAK};
 use super::http::{Answer, Session};
+use super::refused::Refused;
 use super::tls;
 use super::{PROBE, certificate::Certificate};
 use crate::error::Result;
@@ -86,6 +87,8 @@ pub(crate) struct Pages {
     pub(crate) pprof: Result<bool, Unknown>,
     /// `/debug/vars` shows the command line.
     pub(crate) command_line: std::result::Result<bool, Unknown>,
+    /// The calls that were refused.
+    pub(crate) refused: std::result::Result<Refused, Unknown>,
     /// The gateway of HTTP: its status, and its text if that is an error.
     pub(crate) gateway: (u16, String),
 }
@@ -197,9 +200,15 @@ impl Endpoint {
 }
 
 async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pages, String> {
-    let metrics = session.get("/metrics").await?;
-    let quota = health::gauge(&metrics.text(), "etcd_server_quota_backend_bytes");
-    let metrics = said(&metrics, "/metrics", "etcd_server_");
+    let counts = session.get("/metrics").await?;
+    let quota = health::gauge(&counts.text(), "etcd_server_quota_backend_bytes");
+    let metrics = said(&counts, "/metrics", "etcd_server_");
+    let refused = match metrics {
+        Ok(true) => Refused::of_metrics(&counts.text())
+            .ok_or_else(|| Unknown("/metrics does not count calls".into())),
+        Ok(false) => Err(Unknown("GET /metrics has no metrics of etcd".into())),
+        Err(ref unknown) => Err(unknown.clone()),
+    };
     let command_line = shows(session, "/debug/vars", "\"cmdline\"").await?;
     let pprof = shows(session, "/debug/pprof/", "goroutine").await?;
     let gateway = session.post("/v3/kv/range", COUNT).await?;
@@ -209,6 +218,7 @@ async fn pages(session: &mut Session, anonymous: bool) -> std::result::Result<Pa
         quota,
         pprof,
         command_line,
+        refused,
         gateway: (gateway.status, clean(&gateway.text())),
     })
 }

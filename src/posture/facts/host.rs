@@ -9,6 +9,7 @@ use super::super::fact::Fact;
 use super::certificate::Certificate;
 use super::disk::{self, Disk, Mount, Swap};
 use super::file::{below, read, resolved};
+use super::filter::{self, Filter};
 use super::settings::Settings;
 use super::stray::{self, Stray};
 use crate::error::{Error, Result};
@@ -68,6 +69,8 @@ pub(crate) struct Host {
     pub(crate) swaps: Fact<Vec<Swap>>,
     /// Unencrypted databases of etcd that are not the member's own.
     pub(crate) strays: Fact<Vec<Stray>>,
+    /// The rules of the packet filter.
+    pub(crate) filter: Fact<Filter>,
     /// The static pod, if there is one.
     pub(crate) manifest: Fact<Option<Mode>>,
 }
@@ -77,7 +80,7 @@ impl Host {
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when no etcd is found, or several.
-    pub(crate) fn read(options: &HostOptions) -> Result<Self> {
+    pub(crate) async fn read(options: &HostOptions) -> Result<Self> {
         let reader = Reader::find(options)?;
         let settings = reader.settings(options);
         let paths = Paths::of(&settings, &reader);
@@ -108,6 +111,7 @@ impl Host {
             disks,
             swaps: Fact::read(disk::swaps(&options.root), "/proc/swaps"),
             strays: Fact::read(strays(&options.root, data), "the file system"),
+            filter: filter::read(&options.root).await,
             manifest: Fact::read(optional_mode(&options.root, MANIFEST), "the file system"),
             settings,
         })
@@ -432,7 +436,7 @@ mod tests {
     use super::*;
 
     /// A host with one etcd, whose /var/lib/etcd is the mount 8:1.
-    fn host(flags: &str, change: impl FnOnce(&Path)) -> Host {
+    async fn host(flags: &str, change: impl FnOnce(&Path)) -> Host {
         let root = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -451,7 +455,7 @@ mod tests {
         put("plain/member/wal/0.wal", "");
         change(root.path());
         let options = HostOptions { root: root.path().to_owned(), ..HostOptions::default() };
-        Host::read(&options).unwrap()
+        Host::read(&options).await.unwrap()
     }
 
     /// The paths of the file systems that are looked at.
@@ -459,36 +463,40 @@ mod tests {
         host.mounts.need().unwrap().iter().map(|mount| mount.path.clone()).collect()
     }
 
-    #[test]
-    fn links_are_followed_to_the_disk() {
-        assert_eq!(paths(&host("--data-dir=/var/lib/etcd", |_| {})), ["/var/lib/etcd"]);
+    #[tokio::test]
+    async fn links_are_followed_to_the_disk() {
+        assert_eq!(paths(&host("--data-dir=/var/lib/etcd", |_| {}).await), ["/var/lib/etcd"]);
         let linked = host("--data-dir=/var/lib/etcd/link", |root| {
             symlink("/plain", root.join("var/lib/etcd/link")).unwrap();
-        });
+        })
+        .await;
         assert_eq!(paths(&linked), ["/var/lib/etcd/link (/plain)"]);
         for inner in ["wal", "snap"] {
             let found = host("--data-dir=/var/lib/etcd", |root| {
                 let at = root.join("var/lib/etcd/member").join(inner);
                 fs::remove_dir_all(&at).unwrap();
                 symlink(format!("/plain/member/{inner}"), at).unwrap();
-            });
+            })
+            .await;
             let wanted = format!("/var/lib/etcd/member/{inner} (/plain/member/{inner})");
             assert_eq!(paths(&found), ["/var/lib/etcd".to_owned(), wanted]);
         }
         let logs = host("--data-dir=/var/lib/etcd --wal-dir=/plain/member/wal", |root| {
             fs::remove_dir_all(root.join("var/lib/etcd/member/wal")).unwrap();
-        });
+        })
+        .await;
         assert_eq!(paths(&logs), ["/var/lib/etcd", "/plain/member/wal"]);
     }
 
-    #[test]
-    fn what_is_not_known_of_the_data_is_unknown() {
-        let logs_alone = host("--wal-dir=/plain/member/wal", |_| {});
+    #[tokio::test]
+    async fn what_is_not_known_of_the_data_is_unknown() {
+        let logs_alone = host("--wal-dir=/plain/member/wal", |_| {}).await;
         assert!(logs_alone.mounts.need().is_err() && logs_alone.disks.need().is_err());
         assert!(logs_alone.data.need().is_err() && logs_alone.strays.need().is_err());
         let gone = host("--data-dir=/var/lib/etcd", |root| {
             fs::remove_dir_all(root.join("var/lib/etcd/member/wal")).unwrap();
-        });
+        })
+        .await;
         assert!(gone.mounts.need().is_err());
     }
 }

@@ -6,11 +6,15 @@ pub(crate) mod disk;
 pub(crate) mod endpoint;
 mod failed;
 mod file;
+pub(crate) mod filter;
 pub(crate) mod health;
 pub(crate) mod hello;
 pub(crate) mod host;
 mod http;
 pub(crate) mod kube;
+pub(crate) mod monitoring;
+pub(crate) mod proxy_log;
+pub(crate) mod refused;
 pub(crate) mod repository;
 pub(crate) mod settings;
 pub(crate) mod stray;
@@ -28,6 +32,9 @@ pub(crate) use cluster::Cluster;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use host::Host;
 pub(crate) use kube::Kubernetes;
+pub(crate) use monitoring::Monitoring;
+pub(crate) use proxy_log::ProxyLog;
+pub(crate) use refused::Earlier;
 pub(crate) use repository::Backups;
 
 /// How long one connection, or one request over it, may take.
@@ -47,6 +54,14 @@ pub(crate) struct Facts {
     pub(crate) kubernetes: Option<Kubernetes>,
     /// The repository, if it was asked for.
     pub(crate) backups: Option<Backups>,
+    /// The user that the settings log in as, by name or by certificate, if there is one.
+    pub(crate) own: Fact<Option<String>>,
+    /// What Prometheus said.
+    pub(crate) monitoring: Fact<Monitoring>,
+    /// The audit log of a proxy.
+    pub(crate) proxy_log: Fact<ProxyLog>,
+    /// The last audit of this cluster that was kept.
+    pub(crate) earlier: Fact<Earlier>,
     /// Failures that somebody accepts.
     pub(crate) waivers: Vec<Waiver>,
     /// Users with the role root that are expected.

@@ -23,6 +23,8 @@ pub struct RepositoryOptions<'a> {
     pub keys: &'a KeySet,
     /// Only this cluster's snapshots.
     pub cluster: Option<&'a ClusterName>,
+    /// The second repository, or why there is none to look at.
+    pub copy: std::result::Result<&'a store::Repository, String>,
 }
 
 impl std::fmt::Debug for RepositoryOptions<'_> {
@@ -37,6 +39,10 @@ pub(crate) struct Backups {
     pub(crate) newest: Fact<Option<SnapshotId>>,
     /// The keys that open it.
     pub(crate) openers: Fact<Vec<KeyId>>,
+    /// The keys that signed it.
+    pub(crate) signers: Fact<Vec<KeyId>>,
+    /// The newest snapshot that counts in the second repository.
+    pub(crate) copied: Fact<Option<SnapshotId>>,
     /// When every byte of a snapshot, and a restore, were last verified.
     pub(crate) verified: Fact<Option<Time>>,
     pub(crate) drilled: Fact<Option<Time>>,
@@ -70,7 +76,11 @@ enum Kind {
 impl Backups {
     pub(crate) async fn read(options: &RepositoryOptions<'_>) -> Self {
         let source = "the repository";
-        let newest = newest(options).await;
+        let newest = newest_of(options.repository, options).await;
+        let copied = match &options.copy {
+            Ok(copy) => Fact::read(newest_of(copy, options).await, "the second repository"),
+            Err(why) => Fact::unknown(why.clone()),
+        };
         let (mut verified, mut drilled) = (None, None);
         let of = |report: &Report| match report.kind.as_str() {
             _ if !report.passed() || !of_cluster(report, options.cluster) => None,
@@ -91,20 +101,27 @@ impl Backups {
             Some(why) => Fact::unknown(why.clone()),
             None => Fact::known(time, "the reports of the repository"),
         };
-        let (openers, included, inside) = match &newest {
+        let (openers, signers, included, inside) = match &newest {
             Ok(Some(id)) => Self::of_snapshot(options, *id).await,
             Ok(None) => {
                 let none = "there is no snapshot that counts";
-                (Fact::unknown(none), Fact::unknown(none), Fact::unknown(none))
+                (Fact::unknown(none), Fact::unknown(none), Fact::unknown(none), Fact::unknown(none))
             }
             Err(error) => {
                 let why = error.to_string();
-                (Fact::unknown(&*why), Fact::unknown(&*why), Fact::unknown(&*why))
+                (
+                    Fact::unknown(&*why),
+                    Fact::unknown(&*why),
+                    Fact::unknown(&*why),
+                    Fact::unknown(&*why),
+                )
             }
         };
         Self {
             newest: Fact::read(newest, source),
             openers,
+            signers,
+            copied,
             verified: report(verified),
             drilled: report(drilled),
             inside,
@@ -115,15 +132,22 @@ impl Backups {
     async fn of_snapshot(
         options: &RepositoryOptions<'_>,
         id: SnapshotId,
-    ) -> (Fact<Vec<KeyId>>, Fact<Vec<String>>, Fact<Contents>) {
+    ) -> (Fact<Vec<KeyId>>, Fact<Vec<KeyId>>, Fact<Vec<String>>, Fact<Contents>) {
         let source = format!("snapshot {id}");
         let details = backup::show(options.repository, options.keys, id).await;
         let details = details.map_err(|error| error.to_string());
         let openers =
             details.as_ref().map(|details| details.sealed_by.clone()).map_err(Clone::clone);
+        let signers =
+            details.as_ref().map(|details| details.signed_by.clone()).map_err(Clone::clone);
         let included = details.map(|details| details.manifest.body().included.clone());
         let inside = look_inside(options.repository, options.keys, id, contents).await;
-        (Fact::read(openers, &source), Fact::read(included, &source), Fact::read(inside, &source))
+        (
+            Fact::read(openers, &source),
+            Fact::read(signers, &source),
+            Fact::read(included, &source),
+            Fact::read(inside, &source),
+        )
     }
 }
 
@@ -131,14 +155,17 @@ fn of_cluster(report: &Report, cluster: Option<&ClusterName>) -> bool {
     cluster.is_none() || report.cluster.as_ref() == cluster
 }
 
-/// The newest snapshot that counts.
-async fn newest(options: &RepositoryOptions<'_>) -> Result<Option<SnapshotId>> {
+/// The newest snapshot that counts in one of the repositories.
+async fn newest_of(
+    repository: &store::Repository,
+    options: &RepositoryOptions<'_>,
+) -> Result<Option<SnapshotId>> {
     if !options.keys.can_vouch() && options.keys.is_blind() {
         return Err(Error::usage(
             "no key says which snapshots count: give --master-key or --signers",
         ));
     }
-    let listing = judged(options.repository, options.keys, options.cluster).await?;
+    let listing = judged(repository, options.keys, options.cluster).await?;
     let counting = listing.snapshots.iter().filter(|summary| summary.standing.counts());
     newest_of_one(counting.map(|summary: &Summary| (&summary.cluster, summary.id)))
 }

@@ -176,7 +176,9 @@ pub(super) fn healthy(endpoint: &Endpoint, facts: &Facts) -> Judgement {
     if health.leader == 0 {
         found.push(health.saw("it knows no leader"));
     }
-    let others = facts.endpoints.iter().filter_map(|one| one.health.need().ok());
+    // Those that were asked before it: the log goes on while one after the other is asked.
+    let others = facts.endpoints.iter().take_while(|one| one.name != endpoint.name);
+    let others = others.filter_map(|one| one.health.need().ok());
     let ahead = others.map(|other| other.raft_index).max().unwrap_or_default();
     let lag = ahead.max(health.raft_index).saturating_sub(health.raft_applied);
     if lag > MAX_LAG {

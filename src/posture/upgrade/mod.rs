@@ -15,7 +15,7 @@ mod tests;
 mod v2;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -28,11 +28,11 @@ use super::facts::repository::RepositoryOptions;
 use super::facts::{self as read, Facts};
 use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy, check_ids};
+use super::settings::now;
 use super::waivers::Waiver;
 use crate::backup::{DrillOptions, drill_version};
 use crate::error::Result;
 use crate::etcd::EtcdSettings;
-use crate::format::Time;
 use crate::task::Control;
 
 use after::AFTER;
@@ -44,6 +44,9 @@ use table::{Table, Target};
 pub(crate) use facts::Upgrade;
 pub use plan::{Plan, PlannedMember};
 pub use state::{ClusterState, MemberState};
+
+/// Why facts of an audit are not read.
+const NOT_ASKED: &str = "an upgrade does not ask it";
 
 /// What is planned.
 #[derive(Debug)]
@@ -104,7 +107,10 @@ pub async fn upgrade_check(
     super::someone_answers(&endpoints)?;
     let data = state::data(etcd, None).await;
     let state = state::state(target.release.to_string(), &endpoints, &cluster, &data);
-    let host = options.host.as_ref().map(read::Host::read).transpose()?;
+    let host = match &options.host {
+        Some(host) => Some(read::Host::read(host).await?),
+        None => None,
+    };
     let mut upgrade = live(data, &target, &options, host.as_ref());
     upgrade.before = before(etcd, options.before.clone()).await;
     let backups = match repository {
@@ -125,6 +131,10 @@ pub async fn upgrade_check(
         host,
         kubernetes: None,
         backups,
+        own: Fact::unknown(NOT_ASKED),
+        monitoring: Fact::unknown(NOT_ASKED),
+        proxy_log: Fact::unknown(NOT_ASKED),
+        earlier: Fact::unknown(NOT_ASKED),
         waivers: options.waivers,
         expected_root: 1,
         advisories: options.advisories,
@@ -170,11 +180,6 @@ fn judge(catalogue: &[Check], facts: &Facts, scopes: &[Scope]) -> Report {
     let policy =
         Policy { only: &[], skip: &[], fail_on: Severity::Info, unknown: UnknownPolicy::Fail };
     Report::of(catalogue, facts, scopes, &policy)
-}
-
-fn now() -> Time {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Time::from_unix(i64::try_from(now.map_or(0, |now| now.as_secs())).unwrap_or(i64::MAX))
 }
 
 fn drills(program: PathBuf, etcd: &EtcdSettings, options: &UpgradeOptions) -> DrillOptions {

@@ -30,6 +30,8 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PlannedMember {
+    /// Its id, in hexadecimal.
+    pub id: String,
     /// Its name, or its endpoint.
     pub name: String,
     /// Where it answers.
@@ -42,25 +44,45 @@ impl Plan {
     pub(super) fn of(upgrade: &Upgrade, target: &Target, facts: &Facts) -> Self {
         let (from, to) = (&target.step.from, &target.release);
         let order = order(facts).unwrap_or_default();
+        let endpoints: Vec<_> = order.iter().map(|one| one.endpoint.as_str()).collect();
+        let all = match endpoints.is_empty() {
+            true => String::new(),
+            false => format!(" --endpoints={}", endpoints.join(",")),
+        };
+        let mut each = vec![
+            format!(
+                "stop etcd, install {to} (the program, or the image of a static pod), and start it with the same settings and data directory"
+            ),
+            format!(
+                "look: `etcdctl{all} endpoint health` and `etcdctl{all} endpoint status -w table`"
+            ),
+            format!(
+                "go on when it runs {to}, has no error, and its raft applied index follows the others"
+            ),
+        ];
+        if let [first, .., last] = order.as_slice()
+            && last.leader
+        {
+            let (at, to) = (&last.endpoint, &first.id);
+            each.insert(
+                0,
+                format!("before the last one: `etcdctl --endpoints={at} move-leader {to}`"),
+            );
+        }
         Self {
             target: to.to_string(),
             order,
             before: vec![
-                "strongroom upgrade-check: every gate passes, no more than an hour ago".into(),
-                "strongroom upgrade-check --save before.json (with the same options) keeps what the upgrade must not change".into(),
+                "every gate passes, and the snapshot is not older than --max-age".into(),
+                "the same command with --save before.json: it keeps what the upgrade must not change".into(),
             ],
-            each: vec![
-                "of the leader first: `etcdctl move-leader` to a member that is upgraded".into(),
-                format!("stop etcd, install {to}, and start it with the same settings and data directory"),
-                "`etcdctl endpoint health` and `etcdctl endpoint status -w table`, for all endpoints".into(),
-                format!("go on when it runs {to}, has no error, and its raft applied index follows the others"),
-            ],
+            each,
             stop: vec![
-                format!("it does not start, has an error or an alarm, or does not follow within 10 minutes: install {from} again on this member, and start it from the same data"),
-                format!("two members at once are not healthy: go on with nothing, and go back to {from}"),
+                format!("a member does not start, has an error or an alarm, or does not follow within 10 minutes: install {from} again on it, and start it from the same data"),
+                format!("more than one member is not healthy: upgrade no other one, and go back to {from}"),
             ],
             after: vec![
-                format!("`etcdctl endpoint status -w json`: the cluster's version is {}", to.minor()),
+                format!("`etcdctl{all} endpoint status -w json`: the cluster's version is {}", to.minor()),
                 "strongroom upgrade-check --after before.json".into(),
             ],
             back: back(upgrade, target),
@@ -79,7 +101,12 @@ fn order(facts: &Facts) -> Option<Vec<PlannedMember>> {
         let endpoint = facts.endpoints.iter().find(is_it)?;
         let leader = endpoint.health.need().ok()?.leader == member.id;
         let name = if member.name.is_empty() { &endpoint.name } else { &member.name };
-        order.push(PlannedMember { name: name.clone(), endpoint: endpoint.name.clone(), leader });
+        order.push(PlannedMember {
+            id: format!("{:x}", member.id),
+            name: name.clone(),
+            endpoint: endpoint.name.clone(),
+            leader,
+        });
     }
     order.sort_by_key(|one| one.leader);
     Some(order)

@@ -435,6 +435,7 @@ fn the_leader_is_last_and_the_way_back_is_told() {
     };
     let of: Vec<_> = plan(&facts).order.iter().map(|one| (one.name.clone(), one.leader)).collect();
     assert_eq!(of, [("m0".into(), false), ("m2".into(), false), ("m1".into(), true)]);
+    assert!(plan(&facts).each[0].contains("--endpoints=https://10.0.0.2:2379 move-leader 1"));
     let back = plan(&facts).back.join("\n");
     assert!(
         back.contains("downgrade enable 3.5") && back.contains("3.5.35: measured, 2.0 s"),
@@ -446,6 +447,7 @@ fn the_leader_is_last_and_the_way_back_is_told() {
     // A member that is not known has no place in the order.
     first(&mut facts).member = Fact::unknown("x");
     assert!(plan(&facts).order.is_empty());
+    assert!(plan(&facts).each.iter().all(|line| !line.contains("move-leader")));
 }
 
 #[test]

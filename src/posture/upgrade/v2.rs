@@ -350,6 +350,13 @@ mod tests {
         assert!(store(&deep).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = (is_custom(&bytes), entry(&bytes), content(&bytes));
+        }
+    }
+
     #[test]
     fn a_data_directory() {
         let (dir, cluster) =

@@ -438,6 +438,19 @@ pub(super) fn is_staged(part: &CStr) -> bool {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_repositorys_own_folders_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        for folder in ["snapshots/id", "reports/of", "probe/of"] {
+            root.stage(&format!("{folder}/a")).unwrap().create().unwrap();
+            root.remove(&format!("{folder}/a")).unwrap();
+            assert!(!dir.path().join(folder).exists(), "{folder}");
+        }
+        assert!(dir.path().join("snapshots").exists() && dir.path().join("reports").exists());
+        assert!(!dir.path().join("probe").exists());
+    }
+
     /// However a file gets its name: whole, once, and with nothing left beside it.
     #[test]
     fn each_way_creates_and_none_replaces() {

@@ -97,6 +97,7 @@ pub(crate) struct Builder {
     tls: bool,
     client_auth: bool,
     peer_tls: bool,
+    auto_tls: bool,
     auth: bool,
     args: Vec<String>,
 }
@@ -126,13 +127,19 @@ impl Builder {
         self
     }
 
+    /// With TLS, clients and members: etcd makes the certificates itself.
+    pub(crate) fn with_auto_tls(mut self) -> Self {
+        self.auto_tls = true;
+        self
+    }
+
     /// Authentication is on; `root` has [`ROOT_PASSWORD`], `reader` (password `reader`) may read all keys.
     pub(crate) fn with_auth(mut self) -> Self {
         self.auth = true;
         self
     }
 
-    /// A further argument for etcd, such as `--quota-backend-bytes=16777216`.
+    /// A further argument for etcd, in which `{endpoint}` stands for the member's own, such as `--quota-backend-bytes=16777216`.
     pub(crate) fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.into());
         self
@@ -163,6 +170,7 @@ pub(crate) struct Etcd {
     dir: TempDir,
     tls: Option<Tls>,
     client_auth: bool,
+    auto_tls: bool,
     auth: bool,
     servers: Vec<Server>,
 }
@@ -180,6 +188,7 @@ impl Etcd {
             tls: false,
             client_auth: true,
             peer_tls: false,
+            auto_tls: false,
             auth: false,
             args: Vec::new(),
         }
@@ -209,7 +218,9 @@ impl Etcd {
             (0..builder.members).map(|at| format!("m{at}={}", peer(at))).collect();
         let version = builder.version;
         let client_auth = builder.client_auth;
-        let mut etcd = Self { version, dir, tls, client_auth, auth: false, servers: Vec::new() };
+        let auto_tls = builder.auto_tls;
+        let servers = Vec::new();
+        let mut etcd = Self { version, dir, tls, client_auth, auto_tls, auth: false, servers };
         for at in 0..builder.members {
             let endpoint = format!("{scheme}://127.0.0.1:{}", ports[2 * at]);
             let name = format!("m{at}");
@@ -237,12 +248,15 @@ impl Etcd {
             .args(["--initial-cluster-token", "strongroom-test"])
             // 3.4 does not know the flag.
             .args((self.version > Version::V3_4).then_some("--unsafe-no-fsync"))
-            .args(args);
-        if let Some(tls) = &self.tls {
+            .args(args.iter().map(|arg| arg.replace("{endpoint}", endpoint)));
+        if self.auto_tls {
+            command.args(["--auto-tls", "--peer-auto-tls"]);
+        } else if let Some(tls) = &self.tls {
             if self.client_auth {
                 command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
             }
-            if peer.starts_with("https") {
+            // A member without TLS still talks to those with it.
+            if cluster.contains("https") {
                 command.arg("--peer-client-cert-auth").arg("--peer-trusted-ca-file").arg(&tls.ca);
                 command.arg("--peer-cert-file").arg(&tls.cert).arg("--peer-key-file").arg(&tls.key);
             }
@@ -254,11 +268,42 @@ impl Etcd {
         self.servers.push(Server { name: name.into(), endpoint: endpoint.into(), command, child });
     }
 
+    /// Starts member `at` again with the program of another version.
+    pub(crate) fn replace(&mut self, at: usize, version: Version) {
+        self.kill(at);
+        let mut command = version.program("etcd");
+        command
+            .args(self.servers[at].command.get_args())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.servers[at].command = command;
+        self.restart(at);
+    }
+
     /// Starts member `at` again, which was killed, and waits until it is healthy.
     pub(crate) fn restart(&mut self, at: usize) {
         let server = &mut self.servers[at];
         server.child = Some(server.command.spawn().expect("etcd starts"));
         assert!(self.wait_healthy(), "its port was taken");
+    }
+
+    /// Starts member `at` again, with the program of another version, from the same data.
+    pub(crate) fn upgrade(&mut self, at: usize, version: Version) {
+        self.kill(at);
+        let server = &mut self.servers[at];
+        let mut command = version.program("etcd");
+        command.args(server.command.get_args());
+        let log = File::create(self.dir.path().join(format!("{}.log", server.name))).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        server.command = command;
+        self.restart(at);
+    }
+
+    /// The words that member `at` was started with, its program first.
+    pub(crate) fn command_line(&self, at: usize) -> Vec<String> {
+        let arguments = self.servers[at].command.get_args();
+        let arguments = arguments.map(|word| word.to_str().unwrap().to_owned());
+        std::iter::once("etcd".to_owned()).chain(arguments).collect()
     }
 
     /// The database file of member `at`.
@@ -326,7 +371,9 @@ impl Etcd {
         let endpoints: Vec<_> = at.iter().map(|at| self.servers[*at].endpoint.as_str()).collect();
         let mut command = self.version.program("etcdctl");
         command.arg("--endpoints").arg(endpoints.join(","));
-        if let Some(tls) = &self.tls {
+        if self.auto_tls {
+            command.arg("--insecure-skip-tls-verify").arg("--insecure-transport=false");
+        } else if let Some(tls) = &self.tls {
             command
                 .arg("--cacert")
                 .arg(&tls.ca)

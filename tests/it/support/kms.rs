@@ -22,7 +22,8 @@ pub fn fields<const N: usize>(mut message: &[u8]) -> [Vec<u8>; N] {
     let mut found = std::array::from_fn(|_| Vec::new());
     while let [tag, rest @ ..] = message {
         let long = usize::from(rest[0] >= 0x80);
-        let length = usize::from(rest[0] & 0x7f) + long * (usize::from(rest[1]) << 7);
+        let length = usize::from(rest[0] & 0x7f)
+            + long * (usize::from(rest.get(1).copied().unwrap_or(0)) << 7);
         let (bytes, rest) = rest[1 + long..].split_at(length);
         found[usize::from(tag >> 3) - 1] = bytes.to_vec();
         message = rest;
@@ -36,6 +37,15 @@ pub struct Status {
     pub version: String,
     pub healthz: String,
     pub key_id: String,
+}
+
+/// What `Encrypt` answers.
+#[derive(Clone, Debug)]
+pub struct Encrypted {
+    pub ciphertext: Vec<u8>,
+    pub key_id: String,
+    /// The map's one entry, or nothing.
+    pub annotation: Vec<u8>,
 }
 
 /// A connection to a plugin.
@@ -59,11 +69,28 @@ impl Client {
 
     /// The ciphertext, and the id of the key.
     pub async fn encrypt(&self, plaintext: &[u8]) -> (Vec<u8>, String) {
+        let encrypted = self.encrypt_annotated(plaintext).await;
+        assert!(encrypted.annotation.is_empty());
+        (encrypted.ciphertext, encrypted.key_id)
+    }
+
+    pub async fn encrypt_annotated(&self, plaintext: &[u8]) -> Encrypted {
         let request = [field(1, plaintext), field(2, b"uid-1")].concat();
         let answer = self.call("Encrypt", &request).await;
-        let [ciphertext, key_id, annotations] = fields(answer.assert_ok("Encrypt"));
-        assert!(annotations.is_empty());
-        (ciphertext, String::from_utf8(key_id).unwrap())
+        let [ciphertext, key_id, annotation] = fields(answer.assert_ok("Encrypt"));
+        Encrypted { ciphertext, key_id: String::from_utf8(key_id).unwrap(), annotation }
+    }
+
+    pub async fn try_decrypt_annotated(&self, encrypted: &Encrypted) -> Answer {
+        let Encrypted { ciphertext, key_id, annotation } = encrypted;
+        let request = [field(1, ciphertext), field(2, b"uid-2"), field(3, key_id.as_bytes())];
+        self.call("Decrypt", &[&request.concat()[..], &field(4, annotation)].concat()).await
+    }
+
+    pub async fn decrypt_annotated(&self, encrypted: &Encrypted) -> Vec<u8> {
+        let answer = self.try_decrypt_annotated(encrypted).await;
+        let [plaintext] = fields(answer.assert_ok("Decrypt"));
+        plaintext
     }
 
     pub async fn try_decrypt(&self, ciphertext: &[u8], key_id: &str) -> Answer {
@@ -78,9 +105,14 @@ impl Client {
     }
 }
 
-/// One control-plane node: its keyring file and its plugin.
+/// The variables of a plugin.
+pub type Variables = Vec<(&'static str, String)>;
+
+/// One control-plane node: its plugin, and its keyring file if the key is not that of a service.
 pub struct Node {
     pub dir: TempDir,
+    key: String,
+    variables: Variables,
     child: Child,
 }
 
@@ -89,19 +121,33 @@ impl Node {
     pub async fn new(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         run(program().current_dir(dir.path()).args(["key", "generate", "-o", "keyring"]));
-        Self::with(dir, args).await
+        Self::with(dir, "file:keyring", &[], args).await
+    }
+
+    /// With a key that a service keeps.
+    pub async fn of_service(
+        key: &str,
+        variables: &[(&'static str, String)],
+        args: &[&str],
+    ) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), key, variables, args).await
     }
 
     /// With a copy of the keyring of `other`.
     pub async fn beside(other: &Self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::copy(other.path("keyring"), dir.path().join("keyring")).unwrap();
-        Self::with(dir, &[]).await
+        Self::with(dir, "file:keyring", &[], &[]).await
     }
 
-    async fn with(dir: TempDir, args: &[&str]) -> Self {
-        let child = spawn(dir.path(), args);
-        let node = Self { dir, child };
+    async fn with(
+        dir: TempDir,
+        key: &str,
+        variables: &[(&'static str, String)],
+        args: &[&str],
+    ) -> Self {
+        let child = spawn(dir.path(), key, variables, args);
+        let node = Self { dir, key: key.into(), variables: variables.to_vec(), child };
         node.ready().await;
         node
     }
@@ -154,16 +200,17 @@ impl Node {
 
     /// Starts it again after it has ended.
     pub async fn start(&mut self) {
-        self.child = spawn(self.dir.path(), &[]);
+        self.child = spawn(self.dir.path(), &self.key, &self.variables, &[]);
         self.ready().await;
     }
 }
 
-fn spawn(dir: &Path, args: &[&str]) -> Child {
+fn spawn(dir: &Path, key: &str, variables: &[(&str, String)], args: &[&str]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     let listen = format!("unix://{}/kms.sock", dir.display());
     let mut command = program();
-    command.current_dir(dir).args(["kms-plugin", "-k", "file:keyring", "--listen", &listen]);
+    command.current_dir(dir).args(["kms-plugin", "-k", key, "--listen", &listen]);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.args(args).stdin(Stdio::null()).stderr(log).spawn().unwrap()
 }
 

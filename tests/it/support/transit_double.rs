@@ -67,8 +67,23 @@ impl Transit {
         format!("transit:{name}@http://{}/team/transit/backup-key", self.address)
     }
 
+    /// What it has sealed, by the ciphertext, in base64.
+    pub fn sealed(&self) -> HashMap<String, String> {
+        self.state.lock().unwrap().sealed.clone()
+    }
+
+    /// Knows what was sealed elsewhere.
+    pub fn knows(&self, ciphertext: &str, plaintext: &str) {
+        self.state.lock().unwrap().sealed.insert(ciphertext.into(), plaintext.into());
+    }
+
     pub fn rotate(&self) {
         self.state.lock().unwrap().version += 1;
+    }
+
+    /// As a service that was restored from an old copy.
+    pub fn go_back(&self) {
+        self.state.lock().unwrap().version -= 1;
     }
 
     /// Gives up the older versions.

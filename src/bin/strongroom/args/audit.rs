@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use strongroom::posture::{Probe, Scope, Severity, UnknownPolicy};
+use strongroom::backup::CopySettings;
+use strongroom::posture::{AuditSettings, Probe, Scope, Severity, UnknownPolicy};
+use strongroom::settings::ValueKeys;
 
 /// `audit`
 #[derive(Args)]
@@ -26,15 +28,30 @@ pub(crate) struct AuditArgs {
     /// The API server's EncryptionConfiguration
     #[arg(long, value_name = "FILE")]
     pub(crate) encryption_config: Option<PathBuf>,
-    /// TOML file of failures that are accepted until a given day
+    /// A Prometheus that scrapes the cluster, as http://HOST:PORT: is anything watched?
+    #[arg(long, value_name = "URL")]
+    pub(crate) prometheus: Option<String>,
+    /// The audit log of the proxy before this cluster; the master keys of [values] verify it
     #[arg(long, value_name = "FILE")]
-    pub(crate) waivers: Option<PathBuf>,
+    pub(crate) audit_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) values: ValueKeys,
+    #[command(flatten)]
+    pub(crate) copy: CopySettings,
+    #[command(flatten)]
+    pub(crate) settings: AuditSettings,
     /// Keep the outcome in the repository, sealed: `reports` lists it
     #[arg(long)]
     pub(crate) report: bool,
     /// Also write the outcome to this file, in SARIF
     #[arg(long, value_name = "FILE")]
     pub(crate) sarif: Option<PathBuf>,
+    /// Also write the outcome to this file, in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Also write the outcome to this file, in Markdown: everything that was measured
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
     /// How much to ask about TLS
     #[arg(long, value_name = "HOW", default_value = "full")]
     pub(crate) probe: Probe,
@@ -53,10 +70,4 @@ pub(crate) struct AuditArgs {
     /// What to do with checks that cannot be made
     #[arg(long, value_name = "HOW", default_value = "fail")]
     pub(crate) unknown: UnknownPolicy,
-    /// How many users may have the role root
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) expect_root: usize,
-    /// Read known vulnerabilities from this file instead of this program's own table
-    #[arg(long, value_name = "FILE")]
-    pub(crate) advisories: Option<PathBuf>,
 }

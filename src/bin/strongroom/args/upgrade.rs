@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use strongroom::format::parse_duration;
+use strongroom::posture::AuditFiles;
 
 /// `upgrade-check`
 #[derive(Args)]
@@ -36,16 +37,15 @@ pub(crate) struct UpgradeArgs {
     /// With the host: etcd's configuration file, if no process runs
     #[arg(long, value_name = "FILE")]
     pub(crate) etcd_config: Option<PathBuf>,
+    /// Also write the outcome to this file, in SARIF
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
     /// Keep what the upgrade must not change in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,
     /// After the upgrade: compare with the file that --save wrote before
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "save", "target_etcd"])]
     pub(crate) after: Option<PathBuf>,
-    /// TOML file of failures that are accepted until a given day, as for `audit`
-    #[arg(long, value_name = "FILE")]
-    pub(crate) waivers: Option<PathBuf>,
-    /// Read known vulnerabilities from this file instead of this program's own table
-    #[arg(long, value_name = "FILE")]
-    pub(crate) advisories: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: AuditFiles,
 }

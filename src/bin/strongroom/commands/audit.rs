@@ -1,15 +1,15 @@
 //! `audit`
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use strongroom::format::Time;
 use strongroom::posture::{
-    self, Advisories, AuditOptions, Group, HostOptions, KubernetesOptions, Outcome, Report,
-    RepositoryOptions, Scope, Section, Status, Waiver, rules,
+    self, AuditOptions, Group, HostOptions, KubernetesOptions, ProxyLogOptions, Report,
+    RepositoryOptions, Scope, Section, Status, rules,
 };
-use strongroom::{Error, Result};
+use strongroom::{Error, Result, custody};
 
 use super::Context;
 use crate::args::AuditArgs;
@@ -24,17 +24,20 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         true => {
             let repository = context.repository().await?;
             let keys = context.master_keys(&repository).await?;
-            Some((repository, keys))
+            let copy = context.settings.open_copy(&args.copy, &repository).await;
+            let copy = copy.map(|opened| opened.repository).map_err(|error| error.to_string());
+            Some((repository, keys, copy))
         }
         false => None,
     };
-    let of = opened.as_ref().map(|(repository, keys)| RepositoryOptions {
+    let of = opened.as_ref().map(|(repository, keys, copy)| RepositoryOptions {
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        copy: copy.as_ref().map_err(Clone::clone),
     });
     let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
-    let mut report = posture::audit(&etcd, audited, options(&args)?).await?;
+    let mut report = posture::audit(&etcd, audited, options(&args).await?).await?;
     if let Some(of) = &of {
         match report.difference(of).await {
             Ok(since) => report.since = since,
@@ -45,10 +48,9 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
             }
         }
     }
-    if let Some(path) = &args.sarif {
-        let text = format!("{:#}\n", report.sarif());
-        std::fs::write(path, text).map_err(|error| Error::io(path, error))?;
-    }
+    write(args.sarif.as_ref(), || format!("{:#}\n", report.sarif()))?;
+    write(args.junit.as_ref(), || report.junit())?;
+    write(args.markdown.as_ref(), || report.markdown())?;
     report.notes.iter().for_each(|note| context.output.warn(note));
     context.output.result(&report, || text(&report))?;
     if let Some(of) = of.as_ref().filter(|_| args.report) {
@@ -58,7 +60,11 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
     Ok(ExitCode::from(report.exit))
 }
 
-fn options(args: &AuditArgs) -> Result<AuditOptions> {
+fn write(path: Option<&PathBuf>, text: impl FnOnce() -> String) -> Result<()> {
+    path.map_or(Ok(()), |path| std::fs::write(path, text()).map_err(|error| Error::io(path, error)))
+}
+
+async fn options(args: &AuditArgs) -> Result<AuditOptions> {
     let in_scope = |scope, is_named: bool| match args.scope.is_empty() {
         true => is_named,
         false => args.scope.contains(&scope),
@@ -74,33 +80,28 @@ fn options(args: &AuditArgs) -> Result<AuditOptions> {
         apiserver: args.apiserver_manifest.clone(),
         encryption: args.encryption_config.clone(),
     };
+    let proxy_log = match &args.audit_log {
+        Some(file) => {
+            let keys = custody::open(&args.values.master_keys()?, None).await?;
+            Some(ProxyLogOptions { file: file.clone(), keys: Arc::new(keys) })
+        }
+        None => None,
+    };
     Ok(AuditOptions {
         live: in_scope(Scope::Live, true),
         host: in_scope(Scope::Host, on_host).then_some(host),
         kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
+        prometheus: args.prometheus.clone(),
+        proxy_log,
         probe: args.probe,
         only: args.only.clone(),
         skip: args.skip.clone(),
         fail_on: args.fail_on,
         unknown: args.unknown,
-        expect_root: args.expect_root,
-        advisories: read_advisories(args.advisories.as_deref())?,
-        waivers: read_waivers(args.waivers.as_deref())?,
+        expect_root: args.settings.expect_root,
+        advisories: args.settings.files.read_advisories()?,
+        waivers: args.settings.files.read_waivers()?,
     })
-}
-
-pub(super) fn read_waivers(path: Option<&Path>) -> Result<Vec<Waiver>> {
-    let Some(path) = path else { return Ok(Vec::new()) };
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-    let now = jiff::Timestamp::now().as_second();
-    Waiver::parse(&text, Time::from_unix(now))
-        .map_err(|error| error.context(path.display().to_string()))
-}
-
-pub(super) fn read_advisories(path: Option<&Path>) -> Result<Advisories> {
-    let Some(path) = path else { return Advisories::built_in() };
-    let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-    Advisories::parse(&text).map_err(|error| error.context(path.display().to_string()))
 }
 
 fn list(context: &Context) -> Result<ExitCode> {
@@ -162,7 +163,7 @@ fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     let _ = writeln!(text, "  {status} {:<8} {:<6} {}", one.severity.name(), one.id, one.title);
     for one in &group.all {
         let member = one.member.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-        for said in said(one) {
+        for said in one.said() {
             let _ = writeln!(text, "      {member}{said}");
         }
     }
@@ -175,11 +176,6 @@ fn put(text: &mut String, group: &Group<'_>, with_remedy: bool) {
     } else if one.status == Status::Fail && with_remedy {
         let _ = writeln!(text, "      to do: {}", one.remedy);
     }
-}
-
-fn said(one: &Outcome) -> Vec<String> {
-    let evidence = one.evidence.iter().map(|seen| format!("{} [{}]", seen.what(), seen.source()));
-    evidence.chain(one.why.clone()).collect()
 }
 
 fn summary(report: &Report) -> String {

@@ -28,7 +28,7 @@ pub(super) async fn run(settings: KmsPluginSettings, context: &Context) -> Resul
     settings.check()?;
     log::begin(settings.log)?;
     let began_with = service::rows()?;
-    let plugin = KmsPlugin::new(&settings)?;
+    let plugin = KmsPlugin::new(&settings).await?;
     let metrics = match &settings.metrics_listen {
         None => None,
         Some(address) => Some(listen(address).await?),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use strongroom::Result;
 use strongroom::backup::{ReencryptReport, Reencryption, reencrypt};
+use strongroom::format::SnapshotId;
 
 use super::key::{confirm_recipients, not_changed};
 use super::{Context, FINDINGS};
@@ -24,13 +25,17 @@ pub(super) async fn run(args: ReencryptArgs, context: &Context) -> Result<ExitCo
 fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
     let (failed, worst) = not_changed(&report.failed, context);
     report.left.iter().for_each(|left| context.output.warn(left));
+    if let Some(warning) = journals(&report.journals) {
+        context.output.warn(&warning);
+    }
     let done = report.done.iter().map(|(old, new)| json!({"old": old, "new": new}));
     let (count, removed) = (report.done.len(), report.removed.len());
     let json = json!({
         "reencrypted": done.collect::<Vec<_>>(), "before": report.before, "removed": report.removed,
-        "failed": failed, "left": report.left,
+        "failed": failed, "journals": report.journals, "left": report.left,
     });
-    let findings = if report.left.is_empty() { 0 } else { FINDINGS };
+    let is_all = report.left.is_empty() && report.journals.is_empty();
+    let findings = if is_all { 0 } else { FINDINGS };
     let status = ExitCode::from(worst.unwrap_or(findings));
     let status = context.output.done(status, json, || {
         format!(
@@ -46,4 +51,17 @@ fn tell(report: &ReencryptReport, context: &Context) -> Result<ExitCode> {
         );
     }
     Ok(status)
+}
+
+/// What to do about the journals that are not encrypted again.
+fn journals(ids: &[SnapshotId]) -> Option<String> {
+    let (first, last) = (ids.first()?, ids.last()?);
+    let which = match ids.len() {
+        1 => format!("1 journal ({first}) is"),
+        count => format!("{count} journals ({first} to {last}) are"),
+    };
+    Some(format!(
+        "{which} not encrypted again, and an old key may open them: `prune --keep-continuous` removes them with time, \
+         `strongroom prune --remove ID` now; -w json lists them"
+    ))
 }

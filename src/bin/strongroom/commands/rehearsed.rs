@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use strongroom::Result;
-use strongroom::backup::{Destination, rehearse};
+use strongroom::backup::{Destination, MemberOptions, rehearse};
 
 use super::recorded::{journals_of, missing, until};
 use super::restore::{options, recorded, target_of};
@@ -17,19 +17,7 @@ use crate::output::bytes;
 pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCode> {
     let restores_member = args.member.data_dir.is_some() || args.member.from_manifest.is_some();
     let member = restores_member.then(|| options(args)).transpose()?;
-    let (to, place) = match (&args.output, &member) {
-        (Some(path), _) if path == Path::new("-") => {
-            target_of(args, path, context)?;
-            (Destination::Stream, "standard output".to_owned())
-        }
-        (Some(path), _) => {
-            (Destination::File { path, force: args.force }, path.display().to_string())
-        }
-        (None, Some(options)) => {
-            (Destination::Member(options), options.data_dir.display().to_string())
-        }
-        (None, None) => (Destination::Companions, String::new()),
-    };
+    let (to, place) = destination(args, member.as_ref(), context)?;
     let repository = context.repository().await?;
     let mut keys = context.needed_keys(&repository).await?;
     let scratch = std::env::temp_dir();
@@ -78,4 +66,25 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         lines.join("\n")
     })?;
     Ok(status)
+}
+
+/// Where the restore would write, and its name.
+fn destination<'a>(
+    args: &'a RestoreArgs,
+    member: Option<&'a MemberOptions>,
+    context: &Context,
+) -> Result<(Destination<'a>, String)> {
+    Ok(match (&args.output, member) {
+        (Some(path), _) if path == Path::new("-") => {
+            target_of(args, path, context)?;
+            (Destination::Stream, "standard output".to_owned())
+        }
+        (Some(path), _) => {
+            (Destination::File { path, force: args.force }, path.display().to_string())
+        }
+        (None, Some(options)) => {
+            (Destination::Member(options), options.data_dir.display().to_string())
+        }
+        (None, None) => (Destination::Companions, String::new()),
+    })
 }

@@ -12,7 +12,7 @@ use strongroom::posture::{
 use strongroom::{Error, Result};
 
 use super::Context;
-use super::audit::{read_advisories, read_waivers, text as findings};
+use super::audit::text as findings;
 use crate::args::UpgradeArgs;
 
 /// The tag of the snapshot that `--backup` takes.
@@ -33,6 +33,7 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        copy: Err("an upgrade does not ask for it".into()),
     });
     if let Some(of) = of.as_ref().filter(|_| args.backup) {
         take_snapshot(of, context).await?;
@@ -42,9 +43,13 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
         let text = serde_json::to_string_pretty(&report.state).unwrap_or_default() + "\n";
         fs::write(path, text).map_err(|error| Error::io(path, error))?;
     }
+    if let Some(path) = &args.sarif {
+        let text = format!("{:#}\n", report.report.sarif());
+        fs::write(path, text).map_err(|error| Error::io(path, error))?;
+    }
     report.report.notes.iter().for_each(|note| context.output.warn(note));
-    context.output.result(&report, || text(&report))?;
-    Ok(ExitCode::from(report.report.exit))
+    let status = ExitCode::from(report.report.exit);
+    context.output.done_if(args.backup, status, &report, || text(&report))
 }
 
 fn options(args: &UpgradeArgs) -> Result<UpgradeOptions> {
@@ -69,8 +74,8 @@ fn options(args: &UpgradeArgs) -> Result<UpgradeOptions> {
             pid: args.pid,
             config_file: args.etcd_config.clone(),
         }),
-        advisories: read_advisories(args.advisories.as_deref())?,
-        waivers: read_waivers(args.waivers.as_deref())?,
+        advisories: args.files.read_advisories()?,
+        waivers: args.files.read_waivers()?,
         before,
     })
 }

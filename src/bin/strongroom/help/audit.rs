@@ -16,6 +16,8 @@ Examples:
   strongroom audit --host                                # also this member's host
   strongroom audit --scope live,repository --report      # keep the outcome, and show what changed
   strongroom audit --encryption-config enc.yaml --waivers waivers.toml --sarif audit.sarif
+  strongroom audit --junit audit.xml --markdown audit.md     # everything that was measured
+  strongroom audit --prometheus http://127.0.0.1:9090 --audit-log /var/log/strongroom/audit.log
   strongroom audit --list                                # every check
   strongroom audit --only TLS-7,UPD-1 -w json
 

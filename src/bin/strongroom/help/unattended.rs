@@ -68,17 +68,17 @@ What exists already is left as it is. Authentication is switched on by you, when
 clients are there: etcdctl auth enable.";
 
 pub(crate) const AGENT: &str = "\
-Back up, replicate, prune, verify and drill on a schedule, unattended.
+Back up, replicate, prune, verify, drill and audit on a schedule, unattended.
 
 The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
-The settings of [backup], [prune], [copy] and [drill], their variables and their flags mean the same here as for those commands: \
+The settings of [backup], [prune], [copy], [drill] and [audit], their variables and their flags mean the same here as for those commands: \
 see `strongroom help backup` and so on. \
 With continuous = true the agent also records every change between the snapshots, as `strongroom journal record` does, with the settings of [journal]: \
 a disaster then costs seconds, and daily snapshots are enough. It takes a snapshot at once where the recording has a gap and when users or roles are changed. \
 Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
 was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 
-What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification or drill \
+What fails is logged and tried again, after two seconds at first and up to five minutes later. A verification, drill or audit \
 that finds something is an error in the log and in the metrics, and runs again at its next time.";
 pub(crate) const AGENT_MORE: &str = "\
 Examples:
@@ -91,6 +91,7 @@ Examples:
   verify = \"0 5 * * *\"                  # the newest and a random other one
   verify_all = \"0 6 * * 0\"
   drill = \"0 7 * * 1\"
+  audit = \"0 8 * * *\"                 # live and repository: how the cluster is set up
   jitter = \"5m\"
   listen = \"127.0.0.1:9481\"             # status page, /metrics, /healthz, /readyz
   log = \"json\"
@@ -99,15 +100,17 @@ SIGHUP reads the configuration again, except listen, log and the cluster. SIGTER
 half-written snapshot. Under systemd it reports when it is ready and serves the watchdog.";
 
 pub(crate) const KMS_PLUGIN: &str = "\
-Serve Kubernetes' API servers as their KMS (KMS v2): they encrypt Secrets with keys of a keyring.
+Serve Kubernetes' API servers as their KMS (KMS v2): they encrypt Secrets with keys of a keyring, or with one that a service keeps.
 
 The API server on each control-plane node talks to the plugin on the same node through a Unix socket. All nodes have the \
-same keyring file. It is for Kubernetes only: do not use the keyring of the backups. Backups of the cluster's etcd hold the \
+same keyring file, or the same key of a service. A keyring is for Kubernetes only: do not use the keyring of the backups. Backups of the cluster's etcd hold the \
 Secrets encrypted, so keep a copy of this keyring with the copies of the backup's keys.";
 pub(crate) const KMS_PLUGIN_MORE: &str = "\
 Examples:
   strongroom key generate -o /etc/strongroom-kms/keyring
   strongroom kms-plugin -k file:/etc/strongroom-kms/keyring
+
+  strongroom kms-plugin -k transit:k8s@https://vault.example:8200/transit/k8s
 
   # EncryptionConfiguration of the API server
   - kms: {apiVersion: v2, name: strongroom, endpoint: unix:///run/strongroom-kms/kms.sock}
@@ -117,6 +120,9 @@ TIME` with a time some minutes ahead, and copy the keyring again. At that time a
 reads the file again when it has changed, at the latest when the API server asks for the status, every minute. \
 It keeps the keyring in use and reports the reason to the API server if the new file is damaged, lacks a key that is in use, or \
 makes a key primary again that was primary before.
+
+With a key that a service keeps, rotate it at the service: the next status has another key id. While the service is down the \
+status says so, and after three minutes the API server refuses writes of what it encrypts.
 
 Only root and the plugin's own user may connect, and the users of --allow-uid. Encrypted data that names a key which the \
 keyring does not have is refused; the status then shows the key's id for five minutes. SIGHUP reads the keyring and the settings \
