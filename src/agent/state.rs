@@ -383,6 +383,26 @@ impl Shared {
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
+        self.measured(options, time, &done);
+        let mut known = self.known();
+        known.recovery = done.recovery.or(known.recovery);
+        if let Some(newest) = done.newest {
+            (known.newest, known.warnings) = (Some(newest), done.warnings);
+            known.begun = Some(begun);
+        }
+        let error = done.finding.map(|finding| finding.to_string());
+        let ended = Some(SystemTime::now());
+        let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
+        known.done.insert(operation, run);
+        if let Some(listing) = &done.listing {
+            self.listed(options, &mut known, listing, before);
+        }
+        drop(known);
+        self.backups.send_replace(());
+    }
+
+    /// What `done` means for the metrics, but for its end.
+    fn measured(&self, options: &AgentSettings, time: SystemTime, done: &Done) {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
             let cluster = options.cluster().as_str();
@@ -401,21 +421,6 @@ impl Shared {
             self.metrics.recovered(options, recovery);
         }
         done.audit.iter().for_each(|one| self.metrics.audited.update(options, one, time));
-        let mut known = self.known();
-        known.recovery = done.recovery.or(known.recovery);
-        if let Some(newest) = done.newest {
-            (known.newest, known.warnings) = (Some(newest), done.warnings);
-            known.begun = Some(begun);
-        }
-        let error = done.finding.map(|finding| finding.to_string());
-        let ended = Some(SystemTime::now());
-        let run = Run { last: Some(time), error, ended, jitter: jitter(options), ..Run::default() };
-        known.done.insert(operation, run);
-        if let Some(listing) = &done.listing {
-            self.listed(options, &mut known, listing, before);
-        }
-        drop(known);
-        self.backups.send_replace(());
     }
 
     /// Why a backup is taken now.
