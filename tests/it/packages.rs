@@ -136,8 +136,8 @@ fn long_two_clones_give_the_same_packages() {
     let sums = |dir: &Path| fs::read_to_string(dir.join("SHA256SUMS")).unwrap();
     assert_eq!(sums(shared()), sums(&second));
     assert_eq!(sums(&second).lines().count(), 3);
-    let list = fs::read_dir(&second).unwrap().map(|entry| entry.unwrap().path());
-    let list = list.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).next().unwrap();
+    let mut files = fs::read_dir(&second).unwrap().map(|entry| entry.unwrap().path());
+    let list = files.find(|path| path.to_string_lossy().ends_with(".cdx.json")).unwrap();
     let list: Value = serde_json::from_slice(&fs::read(list).unwrap()).unwrap();
     let parts = list["components"].as_array().unwrap();
     for name in ["aws-lc-sys", "object_store", "cryptoki"] {
