@@ -361,9 +361,10 @@ impl Shared {
         operation: Operation,
         options: &AgentSettings,
         (time, begun, before): (SystemTime, Instant, Option<SnapshotId>),
-        done: Done,
+        mut done: Done,
     ) {
         let took = begun.elapsed();
+        self.measured(options, time, &mut done);
         (done.log)(took.as_secs_f64());
         self.metrics.keys(options, &done.keys);
         if let Some(finding) = &done.finding {
@@ -383,7 +384,6 @@ impl Shared {
             self.metrics.succeeded(options, operation, time);
         }
         self.metrics.ended(options, operation, took, done.finding.as_ref());
-        self.measured(options, time, &done);
         let mut known = self.known();
         known.recovery = done.recovery.or(known.recovery);
         if let Some(newest) = done.newest {
@@ -402,12 +402,12 @@ impl Shared {
     }
 
     /// What `done` means for the metrics, but for its end.
-    fn measured(&self, options: &AgentSettings, time: SystemTime, done: &Done) {
+    fn measured(&self, options: &AgentSettings, time: SystemTime, done: &mut Done) {
         if let Some(newest) = &done.newest {
             self.metrics.newest(options, newest);
             let cluster = options.cluster().as_str();
             let [sealed, missing] = &done.seals;
-            self.metrics.seals_missing.taken(cluster, sealed, missing, done.late);
+            self.metrics.seals_missing.taken(cluster, sealed, missing, done.late.take());
         }
         self.metrics.journal.compared(options, done.compared);
         if let Some(ways) = done.independent {

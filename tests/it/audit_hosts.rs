@@ -1,6 +1,8 @@
 //! The seven rules of kube-bench for etcd (CIS 2.1 to 2.7), beside ours, on the same hosts.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -115,4 +117,32 @@ fn beside_kube_bench() {
     let by_variable = "ETCD_CLIENT_CERT_AUTH=true";
     let (theirs, ours) = compared(&changed(" --client-cert-auth=true", ""), by_variable, false);
     assert!(!theirs.contains(&"2.2") && ours.contains(&"2.2".to_owned()), "{theirs:?} {ours:?}");
+}
+
+/// A host whose files may not be read: no check passes.
+#[test]
+fn a_host_that_cannot_be_read_passes_nothing() {
+    let root = fake_host(GOOD, "");
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o000)).unwrap();
+    let program = env!("CARGO_BIN_EXE_strongroom");
+    let mut command = match fs::read_dir(root.path()) {
+        // Root reads it all the same, unless these capabilities are gone.
+        Ok(_) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set=-dac_override,-dac_read_search", program]);
+            command
+        }
+        Err(_) => Command::new(program),
+    };
+    command.env_clear().current_dir("/").args(["-w", "json", "audit", "--scope", "host"]);
+    command.args(["--etcd-config", "/etc/etcd.yaml", "--host"]).arg(root.path());
+    let out = command.output().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let document: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    assert!(checks.len() > 15);
+    for one in checks.iter().filter(|one| one["id"] != "UPD-5") {
+        assert_eq!(one["status"], "unknown", "{one}");
+    }
+    assert_eq!(out.status.code(), Some(3));
 }

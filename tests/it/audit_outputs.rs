@@ -17,7 +17,7 @@ import json, sys, jsonschema
 schema, document = (json.load(open(name)) for name in sys.argv[1:])
 jsonschema.Draft7Validator.check_schema(schema)
 errors = [error.message for error in jsonschema.Draft7Validator(schema).iter_errors(document)]
-sys.exit('\\n'.join(errors))
+sys.exit('\\n'.join(errors) or 0)
 ";
 
 /// Prints (id, outcome) of each case; the numbers that suites give are those of their cases.

@@ -75,7 +75,7 @@ fn templates(documents: &[Value]) -> Vec<(&str, &Value)> {
     for document in documents {
         let kind = document["kind"].as_str().unwrap();
         let at = match kind {
-            "Deployment" | "Job" => "/spec/template",
+            "Deployment" | "DaemonSet" | "Job" => "/spec/template",
             "CronJob" => "/spec/jobTemplate/spec/template",
             "Pod" => "",
             _ => continue,
@@ -142,7 +142,7 @@ fn parameters_reach_the_manifests() {
     assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged");
     let others = rendered.iter().filter(|document| document["kind"] != "Namespace");
     assert!(others.clone().all(|document| document["metadata"]["namespace"] == "vault"));
-    assert_eq!(templates(&rendered).len(), 4);
+    assert_eq!(templates(&rendered).len(), 5);
     for (_, template) in templates(&rendered) {
         assert_eq!(template["spec"]["containers"][0]["image"], "images.test/sr:0.1.0");
     }
@@ -197,7 +197,7 @@ fn the_pods_are_hardened_and_told_apart() {
     }
     labels.sort();
     labels.dedup();
-    assert_eq!(labels.len(), 5, "two kinds of pods have the same labels: {labels:?}");
+    assert_eq!(labels.len(), 6, "two kinds of pods have the same labels: {labels:?}");
     // Each Service and Deployment selects its own pods alone; the policy selects all.
     let selects = |selector: &Value, labels: &str| {
         let labels: Value = serde_json::from_str(labels).unwrap();
@@ -206,11 +206,11 @@ fn the_pods_are_hardened_and_told_apart() {
     for document in &rendered {
         let (selector, count) = match document["kind"].as_str().unwrap() {
             "Service" => (&document["spec"]["selector"], 1),
-            "Deployment" => (&document["spec"]["selector"]["matchLabels"], 1),
-            "PodMonitor" => (&document["spec"]["selector"]["matchLabels"], 4),
+            "Deployment" | "DaemonSet" => (&document["spec"]["selector"]["matchLabels"], 1),
+            "PodMonitor" => (&document["spec"]["selector"]["matchLabels"], 5),
             "NetworkPolicy" => {
                 let all = document["metadata"]["name"] == "strongroom";
-                (&document["spec"]["podSelector"]["matchLabels"], if all { 4 } else { 1 })
+                (&document["spec"]["podSelector"]["matchLabels"], if all { 5 } else { 1 })
             }
             _ => continue,
         };

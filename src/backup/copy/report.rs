@@ -14,7 +14,7 @@ use crate::store::RepositoryUrl;
 #[derive(Clone, Default)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct CopySettings {
-    /// The second repository; created if there is none
+    /// The second repository; `copy` and the agent create it if there is none
     #[cfg_attr(
         feature = "cli",
         arg(id = "copy.url", long = "to", value_name = "URL", env = "STRONGROOM_COPY_URL")

@@ -94,7 +94,7 @@ impl Filter {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
         let not = || format!("{SOURCE}: not the answer of nft");
         let document: Value = serde_json::from_slice(json).map_err(|_| not())?;
-        let all = document["nftables"].as_array().ok_or_else(not)?;
+        let all = document.get("nftables").and_then(Value::as_array).ok_or_else(not)?;
         let mut filter = Self::default();
         let mut arrivals = Vec::new();
         for chain in all.iter().filter_map(|one| one.get("chain")) {
@@ -144,14 +144,14 @@ fn place(value: &Value, name: &str) -> String {
 
 /// Whether a match is of nothing but the port and the protocol.
 fn is_of_port(one: &Value) -> bool {
-    let left = &one["left"];
-    let field = left["payload"]["field"].as_str();
-    matches!(field, Some("dport" | "protocol" | "nexthdr")) || left["meta"]["key"] == "l4proto"
+    let text = |at: &str| one.pointer(at).and_then(Value::as_str);
+    matches!(text("/left/payload/field"), Some("dport" | "protocol" | "nexthdr"))
+        || text("/left/meta/key") == Some("l4proto")
 }
 
 /// The ports of a match of TCP's destination.
 fn destinations(one: &Value) -> Option<Vec<(u64, u64)>> {
-    let payload = &one["left"]["payload"];
+    let payload = one.pointer("/left/payload")?;
     let is_tcp = matches!(payload["protocol"].as_str(), Some("tcp" | "th"));
     if !is_tcp || payload["field"] != "dport" || one["op"] == "!=" {
         return None;

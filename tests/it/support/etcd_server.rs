@@ -438,8 +438,19 @@ impl Etcd {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let name = format!("m{}", self.servers.len());
         let peer = format!("http://127.0.0.1:{peer}");
-        let told =
-            self.etcdctl(&["member", "add", &name, "--learner", &format!("--peer-urls={peer}")]);
+        let url = format!("--peer-urls={peer}");
+        let add = ["member", "add", name.as_str(), "--learner", url.as_str()];
+        // Members that have not talked to each other for a while yet are unhealthy.
+        let mut tries = 0..100;
+        let told = loop {
+            let output = self.ctl(&[0]).args(add).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                break String::from_utf8(output.stdout).unwrap();
+            }
+            assert!(error.contains("unhealthy cluster") && tries.next().is_some(), "{error}");
+            std::thread::sleep(Duration::from_millis(100));
+        };
         let cluster = told
             .split("ETCD_INITIAL_CLUSTER=\"")
             .nth(1)
