@@ -360,8 +360,8 @@ fn long_an_api_server_takes_the_manifests() {
     let (taken, refused): (Vec<_>, Vec<_>) =
         said.lines().partition(|line| line.starts_with("201 "));
     // Where pods are restricted, those that mount the node's files are refused; the proxy is not.
-    assert_eq!(refused.len(), 3, "{said}");
-    for name in ["agent", "backup", "by-hand"] {
+    assert_eq!(refused.len(), 4, "{said}");
+    for name in ["agent", "audit", "backup", "by-hand"] {
         let line = refused.iter().find(|line| line.starts_with(&format!("403 Pod {name} ")));
         assert!(line.is_some_and(|line| line.contains("violates PodSecurity")), "{said}");
     }

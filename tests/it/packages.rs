@@ -108,7 +108,7 @@ async fn long_readme_from_the_package_to_a_restore() {
              ls /usr/share/man/man1/strongroom-key-list.1.gz /usr/share/man/man5/strongroom.toml.5.gz \
              /usr/share/bash-completion/completions/strongroom /usr/lib/systemd/system/strongroom-agent.service\n\
              {}\n\
-             apt-get -y -qq purge strongroom\nls /etc/strongroom/keyring\n! command -v strongroom\n",
+             apt-get -y -qq purge strongroom\nls /etc/strongroom/keyring\ntest ! -e /usr/bin/strongroom\n",
             install.replace("apt install", "apt-get -y -qq install").replace("./target/packages/", "./"),
             walk.script,
         );
@@ -136,8 +136,8 @@ fn long_two_clones_give_the_same_packages() {
     let sums = |dir: &Path| fs::read_to_string(dir.join("SHA256SUMS")).unwrap();
     assert_eq!(sums(shared()), sums(&second));
     assert_eq!(sums(&second).lines().count(), 3);
-    let list = fs::read_dir(&second).unwrap().map(|entry| entry.unwrap().path());
-    let list = list.filter(|path| path.to_string_lossy().ends_with(".cdx.json")).next().unwrap();
+    let mut files = fs::read_dir(&second).unwrap().map(|entry| entry.unwrap().path());
+    let list = files.find(|path| path.to_string_lossy().ends_with(".cdx.json")).unwrap();
     let list: Value = serde_json::from_slice(&fs::read(list).unwrap()).unwrap();
     let parts = list["components"].as_array().unwrap();
     for name in ["aws-lc-sys", "object_store", "cryptoki"] {
