@@ -24,8 +24,8 @@ begins again there: the gap is in no journal.
 What the store does not take waits in memory, up to 32 MiB, or with --spool in a \
 directory, encrypted as it will be stored; when that is full too, the recording begins again after the store is back.
 
-A watch that catches up makes etcd's writers wait, 0.1 to 0.2 s for 12,000 to \
-24,000 revisions, so it never catches up on more than 20,000.
+A watch that catches up makes etcd's writers wait, and longer the more revisions it \
+has missed, so it never catches up on more than 20,000.
 
 Each hour another journal begins, and the segments of the one before are \
 stored again as one object; an hour later they are deleted, unless an object lock keeps them.
