@@ -192,7 +192,7 @@ impl Shared {
         self.metrics.stands_by(&self.current());
     }
 
-    /// Tells of changed options, for ever.
+    /// Tells of changed options; never ends.
     pub(super) async fn reloads(&self) {
         let mut changes = self.options();
         while changes.changed().await.is_ok() {

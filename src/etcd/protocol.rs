@@ -3,7 +3,7 @@
 //! etcd (`server/etcdserver/api/v3rpc/maintenance.go`, the same in 3.4 to 3.7) sends the database in
 //! blobs, each with the count of database bytes still to come; then one message holding the SHA-256 of
 //! them all; then the end of the stream. Its sending loop ignores read errors, so a server whose disk
-//! fails sends empty blobs for ever: those, and whatever else departs from the protocol, are errors here.
+//! fails never stops sending empty blobs: those, and whatever else departs from the protocol, are errors here.
 
 use sha2::{Digest, Sha256};
 

@@ -159,7 +159,7 @@ impl Spool {
         let mut file = builder.tempfile_in(&self.dir).map_err(failed)?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_data()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
-        // Its name, too: what is here is told as safe.
+        // Its name, too: what is here is reported as stored safely.
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         self.used.fetch_add(length, Ordering::Relaxed);
         Ok(())

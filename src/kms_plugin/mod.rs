@@ -276,7 +276,7 @@ impl Plugin {
     }
 }
 
-/// What an API server is told of an error.
+/// What an API server gets for an error.
 fn status_of(error: &Error) -> Status {
     let text = format!("strongroom: {error}");
     match error.kind() {

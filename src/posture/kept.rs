@@ -51,7 +51,7 @@ async fn last(of: &RepositoryOptions<'_>) -> Result<Option<(SnapshotId, format::
     Ok(found.into_iter().next().map(|(_, id, report)| (id, report)))
 }
 
-/// What the last audit that was kept saw of calls that are counted for ever.
+/// What the last audit whose report was kept saw of calls that etcd counts since it started.
 pub(super) async fn earlier(of: &RepositoryOptions<'_>) -> Fact<Earlier> {
     let (id, report) = match last(of).await {
         Ok(Some(found)) => found,

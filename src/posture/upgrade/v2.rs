@@ -20,7 +20,7 @@ use crate::text::clean;
 /// The longest file that is read; etcd's logs have 64 MiB.
 const MAX_FILE: u64 = 512 << 20;
 const MAX_FILES: usize = 256;
-/// What is told of what was found.
+/// What a report says of what was found.
 const MAX_TOLD: usize = 8;
 /// When a file is read again to which etcd was writing.
 const PAUSE: Duration = Duration::from_millis(300);
