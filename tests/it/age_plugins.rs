@@ -156,6 +156,8 @@ while True:
     except OSError: break
     said += new
     while typed and typed[0][0] in said:
+        # A person types after the terminal has stopped showing it.
+        time.sleep(0.5)
         os.write(fd, typed.pop(0)[1])
 sys.stdout.buffer.write(said)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))";

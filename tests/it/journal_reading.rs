@@ -182,7 +182,8 @@ async fn stretches_are_verified_deep() {
             // It has all been recorded when etcd compacts it.
             tokio::time::sleep(Duration::from_millis(2500)).await;
             let (revision, _) = range(&mut client, 0).await;
-            client.compact(revision - random.below(10) as i64, None).await.unwrap();
+            // The newest revision stays: of a deletion, compaction leaves nothing that a journal could be compared with.
+            client.compact(revision - 1 - random.below(10) as i64, None).await.unwrap();
             place.succeed(&["--endpoints", etcd.endpoint(), "backup"]);
         }
         tokio::time::sleep(Duration::from_millis(2500)).await;

@@ -207,7 +207,7 @@ fn the_kit_leads_to_a_restore() {
     let page = text(&out.stdout);
     let repository = fs::read_to_string(place.path("repo/repository.json")).unwrap();
     let repository: serde_json::Value = serde_json::from_str(&repository).unwrap();
-    for part in [&id, repository["id"].as_str().unwrap(), "srsign1", "1 snapshot(s)"] {
+    for part in [&id, repository["id"].as_str().unwrap(), "srsign1", "1 snapshot,"] {
         assert!(page.contains(part), "{part}: {page}");
     }
     let bytes = HEX.decode(secret.as_bytes()).unwrap();
