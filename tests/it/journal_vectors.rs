@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use etcd_client::PutOptions;
 use serde_json::{Value, json};
 use strongroom::backup::{
-    BackupOptions, Moment, RecordOptions, Stretches, Target, bundle_journals, known_stretches,
-    plan_restore, record, restore_recorded,
+    BackupOptions, Moment, RecordOptions, RecordReport, Stretches, Target, bundle_journals,
+    known_stretches, plan_restore, record, restore_recorded,
 };
 use strongroom::bolt::Db;
 use strongroom::crypto::Suite;
@@ -85,6 +85,48 @@ async fn every_golden_journal_restores_what_it_must() {
     }
 }
 
+/// What is recorded of `etcd` while `changes` are made.
+async fn record_while(
+    etcd: &Etcd,
+    repository: &Repository,
+    changes: impl Future<Output = ()>,
+) -> RecordReport {
+    let settings =
+        EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
+    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
+    let (stop, stopped) = watch::channel(false);
+    let control = Control::default().stop_when(stopped);
+    let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
+    let changes = async {
+        changes.await;
+        stop.send_replace(true);
+    };
+    let (recorded, ()) = tokio::join!(
+        record(repository, None, &keys, &settings, &options, &snapshots, &control),
+        changes
+    );
+    recorded.unwrap()
+}
+
+/// Keeps a repository as the vector `name`, with what a reader must restore.
+async fn keep(test: &TestRepo, name: &str, snapshot: SnapshotId, journal: SnapshotId) {
+    // The recording begins with the first snapshot's revision.
+    let first = 2;
+    let (last, records) = restored(&test.repository, snapshot, first).await;
+    let (_, report) = restore_bytes(&test.repository, &keys(&[1, 2]), snapshot).await.unwrap();
+    let spec = json!({
+        "class": "ok",
+        "keyring": "../../../keys/test-only/keyring",
+        "snapshot": snapshot.to_string(),
+        "sha256": report.sha256.to_string(),
+        "first": first,
+        "journals": { journal.to_string(): { "last": last, "records": records } },
+    });
+    copy(test.dir.path(), &repositories().join(name));
+    let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
+    fs::write(repositories().join(format!("{name}.json")), text).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes the vector of a journal if it is missing"]
 async fn write_missing_vectors_of_journals() {
@@ -96,12 +138,6 @@ async fn write_missing_vectors_of_journals() {
     let mut client = etcd.client().await;
     client.put("a", "1", None).await.unwrap();
     let test = TestRepo::new().await;
-    let settings =
-        EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
-    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
-    let (stop, stopped) = watch::channel(false);
-    let control = Control::default().stop_when(stopped);
-    let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
     let changes = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let lease = client.lease_grant(600, None).await.unwrap().id();
@@ -111,29 +147,10 @@ async fn write_missing_vectors_of_journals() {
         client.delete("a", None).await.unwrap();
         client.put("b", vec![7; 300], None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
-        stop.send_replace(true);
     };
-    let (recorded, ()) = tokio::join!(
-        record(&test.repository, None, &keys, &settings, &options, &snapshots, &control),
-        changes
-    );
-    let recorded = recorded.unwrap();
+    let recorded = record_while(&etcd, &test.repository, changes).await;
     let (snapshot, journal) = (recorded.snapshots[0], recorded.journals[0]);
-    // The recording begins with the snapshot's revision.
-    let first = 2;
-    let (last, records) = restored(&test.repository, snapshot, first).await;
-    let (_, report) = restore_bytes(&test.repository, &keys, snapshot).await.unwrap();
-    let spec = json!({
-        "class": "ok",
-        "keyring": "../../../keys/test-only/keyring",
-        "snapshot": snapshot.to_string(),
-        "sha256": report.sha256.to_string(),
-        "first": first,
-        "journals": { journal.to_string(): { "last": last, "records": records } },
-    });
-    copy(test.dir.path(), &place);
-    let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
-    fs::write(repositories().join(format!("{NAME}.json")), text).unwrap();
+    keep(&test, NAME, snapshot, journal).await;
 }
 
 /// The golden snapshot tells what it was compared with, and `journal list` shows it.
@@ -157,12 +174,6 @@ async fn write_missing_vectors_of_comparisons() {
     let mut client = etcd.client().await;
     client.put("a", "1", None).await.unwrap();
     let test = TestRepo::new().await;
-    let settings =
-        EtcdSettings { endpoints: vec![etcd.endpoint().into()], ..EtcdSettings::default() };
-    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
-    let (stop, stopped) = watch::channel(false);
-    let control = Control::default().stop_when(stopped);
-    let (keys, snapshots) = (keys(&[1, 2]), BackupOptions::default());
     let changes = async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         for n in 2..6 {
@@ -174,29 +185,10 @@ async fn write_missing_vectors_of_comparisons() {
         tokio::time::sleep(Duration::from_secs(15)).await;
         client.put("b", "1", None).await.unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
-        stop.send_replace(true);
     };
-    let (recorded, ()) = tokio::join!(
-        record(&test.repository, None, &keys, &settings, &options, &snapshots, &control),
-        changes
-    );
-    let recorded = recorded.unwrap();
+    let recorded = record_while(&etcd, &test.repository, changes).await;
     let [_, snapshot] = recorded.snapshots[..] else { panic!("{recorded:?}") };
-    let journal = recorded.journals[0];
-    let first = 2;
-    let (last, records) = restored(&test.repository, snapshot, first).await;
-    let (_, report) = restore_bytes(&test.repository, &keys, snapshot).await.unwrap();
-    let spec = json!({
-        "class": "ok",
-        "keyring": "../../../keys/test-only/keyring",
-        "snapshot": snapshot.to_string(),
-        "sha256": report.sha256.to_string(),
-        "first": first,
-        "journals": { journal.to_string(): { "last": last, "records": records } },
-    });
-    copy(test.dir.path(), &place);
-    let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
-    fs::write(repositories().join(format!("{COMPARED}.json")), text).unwrap();
+    keep(&test, COMPARED, snapshot, recorded.journals[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ use strongroom::settings::{AgentSettings, CommonSettings, KmsPluginSettings, Pro
 use crate::help;
 use crate::version::version;
 
-pub(crate) use audit::AuditArgs;
+pub(crate) use audit::{AuditArgs, OutcomeFiles};
 pub(crate) use inside::{At, DiffArgs, GetArgs, HistoryArgs, LsArgs, StatsArgs};
 pub(crate) use journal::{JournalCommand, JournalVerifyArgs, RecordArgs};
 pub(crate) use keys::{

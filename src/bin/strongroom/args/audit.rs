@@ -4,15 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use strongroom::backup::CopySettings;
-use strongroom::posture::{AuditSettings, Probe, Scope, Severity, UnknownPolicy};
+use strongroom::posture::{AuditSettings, HostOptions, Probe, Scope, Severity, UnknownPolicy};
 use strongroom::settings::ValueKeys;
 
-/// `audit`
+/// A member's host, for `audit` and `upgrade-check`.
 #[derive(Args)]
-pub(crate) struct AuditArgs {
-    /// What to look at [default: live, and what the options below name]
-    #[arg(long, value_name = "SCOPE,…", value_delimiter = ',')]
-    pub(crate) scope: Vec<Scope>,
+pub(crate) struct HostArgs {
     /// The root of a member's host: its process, settings and files are read below it
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "/")]
     pub(crate) host: Option<PathBuf>,
@@ -22,6 +19,44 @@ pub(crate) struct AuditArgs {
     /// With the host: etcd's configuration file, if no process runs
     #[arg(long, value_name = "FILE")]
     pub(crate) etcd_config: Option<PathBuf>,
+}
+
+impl HostArgs {
+    pub(crate) const fn is_named(&self) -> bool {
+        self.host.is_some() || self.pid.is_some() || self.etcd_config.is_some()
+    }
+
+    pub(crate) fn options(&self) -> HostOptions {
+        HostOptions {
+            root: self.host.clone().unwrap_or_else(|| "/".into()),
+            pid: self.pid,
+            config_file: self.etcd_config.clone(),
+        }
+    }
+}
+
+/// Files that the outcome of `audit` or `upgrade-check` is written to.
+#[derive(Args)]
+pub(crate) struct OutcomeFiles {
+    /// Also write the outcome to this file, in SARIF
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
+    /// Also write the outcome to this file, in JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Also write the outcome to this file, in Markdown: everything that was measured
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+/// `audit`
+#[derive(Args)]
+pub(crate) struct AuditArgs {
+    /// What to look at [default: live, and what the options below name]
+    #[arg(long, value_name = "SCOPE,…", value_delimiter = ',')]
+    pub(crate) scope: Vec<Scope>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
     /// The static pod of Kubernetes' API server
     #[arg(long, value_name = "FILE")]
     pub(crate) apiserver_manifest: Option<PathBuf>,
@@ -43,15 +78,8 @@ pub(crate) struct AuditArgs {
     /// Keep the outcome in the repository, sealed: `reports` lists it
     #[arg(long)]
     pub(crate) report: bool,
-    /// Also write the outcome to this file, in SARIF
-    #[arg(long, value_name = "FILE")]
-    pub(crate) sarif: Option<PathBuf>,
-    /// Also write the outcome to this file, in JUnit's XML
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
-    /// Also write the outcome to this file, in Markdown: everything that was measured
-    #[arg(long, value_name = "FILE")]
-    pub(crate) markdown: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: OutcomeFiles,
     /// How much to ask about TLS
     #[arg(long, value_name = "HOW", default_value = "full")]
     pub(crate) probe: Probe,

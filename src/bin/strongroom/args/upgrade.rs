@@ -7,6 +7,8 @@ use clap::Args;
 use strongroom::format::parse_duration;
 use strongroom::posture::AuditFiles;
 
+use super::audit::{HostArgs, OutcomeFiles};
+
 /// `upgrade-check`
 #[derive(Args)]
 pub(crate) struct UpgradeArgs {
@@ -28,24 +30,10 @@ pub(crate) struct UpgradeArgs {
     /// How old the newest snapshot may be
     #[arg(long, value_name = "AGE", value_parser = parse_duration, default_value = "1h")]
     pub(crate) max_age: Duration,
-    /// The root of a member's host: settings and data directory are read below it
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "/")]
-    pub(crate) host: Option<PathBuf>,
-    /// With the host: the process of etcd, if several run
-    #[arg(long, value_name = "PID")]
-    pub(crate) pid: Option<u32>,
-    /// With the host: etcd's configuration file, if no process runs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) etcd_config: Option<PathBuf>,
-    /// Also write the outcome to this file, in SARIF
-    #[arg(long, value_name = "FILE")]
-    pub(crate) sarif: Option<PathBuf>,
-    /// Also write the outcome to this file, in JUnit's XML
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
-    /// Also write the outcome to this file, in Markdown: everything that was measured
-    #[arg(long, value_name = "FILE")]
-    pub(crate) markdown: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) outcome: OutcomeFiles,
     /// Keep what the upgrade must not change in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

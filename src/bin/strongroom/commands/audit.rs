@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use strongroom::posture::{
-    self, AuditOptions, Group, HostOptions, KubernetesOptions, ProxyLogOptions, Report,
-    RepositoryOptions, Scope, Section, Status, rules,
+    self, AuditOptions, Group, KubernetesOptions, ProxyLogOptions, Report, RepositoryOptions,
+    Scope, Section, Status, rules,
 };
 use strongroom::{Error, Result, custody};
 
 use super::Context;
-use crate::args::AuditArgs;
+use crate::args::{AuditArgs, OutcomeFiles};
 use crate::output::table;
 
 pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> {
@@ -48,9 +48,7 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
             }
         }
     }
-    write(args.sarif.as_ref(), || format!("{:#}\n", report.sarif()))?;
-    write(args.junit.as_ref(), || report.junit())?;
-    write(args.markdown.as_ref(), || report.markdown())?;
+    write_all(&args.files, &report)?;
     report.notes.iter().for_each(|note| context.output.warn(note));
     context.output.result(&report, || text(&report))?;
     if let Some(of) = of.as_ref().filter(|_| args.report) {
@@ -58,6 +56,12 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         context.output.note(&format!("kept as report {id}"));
     }
     Ok(ExitCode::from(report.exit))
+}
+
+pub(super) fn write_all(files: &OutcomeFiles, report: &Report) -> Result<()> {
+    write(files.sarif.as_ref(), || format!("{:#}\n", report.sarif()))?;
+    write(files.junit.as_ref(), || report.junit())?;
+    write(files.markdown.as_ref(), || report.markdown())
 }
 
 pub(super) fn write(path: Option<&PathBuf>, text: impl FnOnce() -> String) -> Result<()> {
@@ -68,12 +72,6 @@ async fn options(args: &AuditArgs) -> Result<AuditOptions> {
     let in_scope = |scope, is_named: bool| match args.scope.is_empty() {
         true => is_named,
         false => args.scope.contains(&scope),
-    };
-    let on_host = args.host.is_some() || args.pid.is_some() || args.etcd_config.is_some();
-    let host = HostOptions {
-        root: args.host.clone().unwrap_or_else(|| "/".into()),
-        pid: args.pid,
-        config_file: args.etcd_config.clone(),
     };
     let of_kubernetes = args.apiserver_manifest.is_some() || args.encryption_config.is_some();
     let kubernetes = KubernetesOptions {
@@ -89,7 +87,7 @@ async fn options(args: &AuditArgs) -> Result<AuditOptions> {
     };
     Ok(AuditOptions {
         live: in_scope(Scope::Live, true),
-        host: in_scope(Scope::Host, on_host).then_some(host),
+        host: in_scope(Scope::Host, args.host.is_named()).then(|| args.host.options()),
         kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
         prometheus: args.prometheus.clone(),
         proxy_log,

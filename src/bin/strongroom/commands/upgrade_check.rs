@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use strongroom::backup::{BackupOptions, Source, backup};
 use strongroom::posture::{
-    ClusterState, HostOptions, Plan, RepositoryOptions, UpgradeOptions, UpgradeReport,
-    upgrade_check,
+    ClusterState, Plan, RepositoryOptions, UpgradeOptions, UpgradeReport, upgrade_check,
 };
 use strongroom::{Error, Result};
 
 use super::Context;
-use super::audit::{text as findings, write};
+use super::audit::{text as findings, write, write_all};
 use crate::args::UpgradeArgs;
 
 /// The tag of the snapshot that `--backup` takes.
@@ -40,9 +39,7 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
     }
     let report = upgrade_check(&etcd, of.as_ref(), options, &context.control).await?;
     write(args.save.as_ref(), || format!("{:#}\n", serde_json::json!(report.state)))?;
-    write(args.sarif.as_ref(), || format!("{:#}\n", report.report.sarif()))?;
-    write(args.junit.as_ref(), || report.report.junit())?;
-    write(args.markdown.as_ref(), || report.report.markdown())?;
+    write_all(&args.outcome, &report.report)?;
     report.report.notes.iter().for_each(|note| context.output.warn(note));
     let status = ExitCode::from(report.report.exit);
     context.output.done_if(args.backup, status, &report, || text(&report))
@@ -58,18 +55,13 @@ fn options(args: &UpgradeArgs) -> Result<UpgradeOptions> {
         None => None,
     };
     let to = args.to.clone().or_else(|| before.as_ref().map(|state| state.target.clone()));
-    let on_host = args.host.is_some() || args.pid.is_some() || args.etcd_config.is_some();
     Ok(UpgradeOptions {
         to: to.unwrap_or_default(),
         etcd: args.target_etcd.clone(),
         current_etcd: args.current_etcd.clone(),
         scratch_dir: args.scratch_dir.clone(),
         max_age: args.max_age,
-        host: on_host.then(|| HostOptions {
-            root: args.host.clone().unwrap_or_else(|| "/".into()),
-            pid: args.pid,
-            config_file: args.etcd_config.clone(),
-        }),
+        host: args.host.is_named().then(|| args.host.options()),
         advisories: args.files.read_advisories()?,
         waivers: args.files.read_waivers()?,
         before,
