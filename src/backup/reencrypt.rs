@@ -48,7 +48,8 @@ pub struct ReencryptReport {
     pub failed: Vec<(SnapshotId, Error)>,
     /// Journals that a key may open which does not seal any more: they are not encrypted again.
     pub journals: Vec<SnapshotId>,
-    /// What stays although it should go, and why: old snapshots that the store does not let go of.
+    /// What stays although it may have to go, and why: old snapshots that the store does not let go of, and those of `before`
+    /// that another key may open.
     pub left: Vec<String>,
 }
 
@@ -186,6 +187,11 @@ impl Work<'_> {
         let manifest = open::read_manifest(repository, id).await?;
         if manifest.body().replaces.is_some() && !matches!(scope, Scope::Ids(_)) {
             self.report.before += 1;
+            if let Some(why) = self.opens_elsewhere(id, folder).await? {
+                self.report.left.push(format!(
+                    "snapshot {id} was encrypted again before, and {why}: name it to encrypt it again"
+                ));
+            }
             return Ok(None);
         }
         // Whatever keeps the old one from being removed is said before a new one is written.
@@ -204,6 +210,18 @@ impl Work<'_> {
         };
         self.report.done.push((id, new));
         Ok(plan)
+    }
+
+    /// Why another key may open `id` than those that seal now, if one may.
+    async fn opens_elsewhere(&self, id: SnapshotId, folder: &Folder) -> Result<Option<String>> {
+        let (seals, unread) = all_seals(self.repository, id, folder).await?;
+        if let Some(unread) = unread {
+            return Ok(Some(format!("which keys open it is not known ({unread})")));
+        }
+        let other = seals.iter().flat_map(key_ids).find(|key| !self.sealing.contains(key));
+        // A copy of a seal that is gone opens it, too.
+        let gone = (!folder.seals.contains_key(&1)).then(|| "was sealed again since".to_owned());
+        Ok(other.map(|key| format!("key {key} may open it")).or(gone))
     }
 
     /// That `new`, which an earlier run wrote, can take the place of `old`: it holds the same, and opens with each key that

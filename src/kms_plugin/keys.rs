@@ -51,7 +51,18 @@ impl Keys {
                 let now = keyring.now();
                 now.keyring.primary(now.time).map(|(id, _)| id.to_string())
             }
-            Self::Service(service) => service.reported(),
+            Self::Service(service) => service.reported().ok(),
+        }
+    }
+
+    /// What the status says: the key that encrypts now, and whether all is well. Of a service both are of one moment.
+    pub(super) fn status(&self) -> (String, Result<(), String>) {
+        match self {
+            Self::Keyring(_) => (self.key_id().unwrap_or_default(), self.health()),
+            Self::Service(service) => match service.reported() {
+                Ok(id) => (id, Ok(())),
+                Err(why) => (String::new(), Err(why)),
+            },
         }
     }
 
@@ -69,7 +80,7 @@ impl Keys {
     /// The reason.
     pub(super) fn health(&self) -> Result<(), String> {
         match self {
-            Self::Service(service) => service.trouble().map_or(Ok(()), Err),
+            Self::Service(service) => service.reported().map(drop),
             Self::Keyring(keyring) => match keyring.trouble() {
                 Some(why) => Err(why),
                 None => self_test(keyring).map_err(|error| error.to_string()),

@@ -231,8 +231,7 @@ impl Plugin {
 
     async fn status(&self) -> Message {
         self.keys.look(Duration::ZERO).await;
-        let key = self.keys.key_id().unwrap_or_default();
-        let health = self.keys.health();
+        let (key, health) = self.keys.status();
         let health = health.as_ref().map_or_else(String::as_str, |()| HEALTHY);
         message(&[VERSION.as_bytes(), health.as_bytes(), key.as_bytes()])
     }

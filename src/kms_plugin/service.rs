@@ -26,6 +26,7 @@ const BUDGET: Duration = Duration::from_secs(2);
 const CONFIRMED_FOR: Duration = Duration::from_secs(180);
 /// KEKs that are remembered: one of each start of a plugin, and of each key of the service.
 const MAX_OPENED: usize = 1024;
+const NOT_ASKED: &str = "the service was not asked yet";
 /// A longer name of a key at the service is hashed. Kubernetes allows 1,024 bytes in all.
 const MAX_VERSION: usize = 200;
 
@@ -76,10 +77,10 @@ impl Service {
     pub(super) async fn open(uri: &KmsUri) -> Result<Self> {
         let (state, asking) = (Mutex::default(), tokio::sync::Mutex::default());
         let this = Self { key: wrapping_key(uri)?, state, asking };
-        let outcome = this.fresh().await;
-        match &outcome {
-            Err(error) if error.kind() != ErrorKind::Unreachable => outcome.map(drop)?,
-            _ => this.note(Instant::now(), outcome),
+        let (asked, outcome) = this.ask().await;
+        match outcome {
+            Err(error) if error.kind() != ErrorKind::Unreachable => return Err(error),
+            outcome => this.note(asked, outcome),
         }
         Ok(this)
     }
@@ -96,22 +97,41 @@ impl Service {
         if self.state().asked.is_some_and(|asked| asked >= since) {
             return;
         }
-        let begun = Instant::now();
-        let outcome = timeout(BUDGET, self.fresh()).await.unwrap_or_else(|_| {
+        let (asked, outcome) = self.ask().await;
+        self.note(asked, outcome);
+    }
+
+    /// When the service was asked, and for what it can be used.
+    async fn ask(&self) -> (Instant, Result<Arc<Kek>>) {
+        let asked = Instant::now();
+        let outcome = timeout(BUDGET, self.usable()).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", BUDGET.as_secs());
             Err(Error::new(ErrorKind::Unreachable, message))
         });
-        self.note(begun, outcome);
+        (asked, outcome)
     }
 
-    /// A new KEK, which the service has sealed and opened again: what it does not open must not encrypt anything.
-    async fn fresh(&self) -> Result<Kek> {
+    /// The KEK in use, if it is of the key with which the service seals now, or else a new one. The service has just opened it:
+    /// what it does not open must not encrypt anything.
+    async fn usable(&self) -> Result<Arc<Kek>> {
         let (key, sealed) = self.key.fresh().await?;
-        let opened = self.key.open(&sealed).await?;
-        if !constant_time_eq(opened.expose(), key.expose()) {
-            return Err(Error::tampered("the service does not open what it has sealed"));
+        let id = self.name(&sealed);
+        let in_use = self.state().kek.clone().filter(|kek| kek.id == id);
+        let is_new = in_use.is_none();
+        let kek = in_use.unwrap_or_else(|| Arc::new(Kek { id, key: Arc::new(key), sealed }));
+        // This process may have the only copy of a KEK that the service has lost, so that is not taken for a refusal.
+        let lost = |why: &str| {
+            let message = format!("the service does not open what it has sealed{why}");
+            Error::tampered(message).hint(
+                "rotate the key at the service, and write each Secret again before this plugin ends",
+            )
+        };
+        match self.key.open(&kek.sealed).await {
+            Ok(opened) if constant_time_eq(opened.expose(), kek.key.expose()) => Ok(kek),
+            Ok(_) => Err(lost("")),
+            Err(error) if is_new || error.kind() == ErrorKind::Unreachable => Err(error),
+            Err(error) => Err(lost(&format!(": {error}"))),
         }
-        Ok(Kek { id: self.name(&sealed), key: Arc::new(key), sealed })
     }
 
     /// The key id for Kubernetes of what is encrypted under `sealed`: it changes when the service rotates its key.
@@ -123,7 +143,7 @@ impl Service {
         }
     }
 
-    fn note(&self, asked: Instant, outcome: Result<Kek>) {
+    fn note(&self, asked: Instant, outcome: Result<Arc<Kek>>) {
         let mut state = self.state();
         state.asked = Some(asked);
         match outcome.and_then(|kek| state.adopt(kek)) {
@@ -154,14 +174,16 @@ impl Service {
 
     /// The key id that the status reports. None while the service cannot be used: with one the API server would go on writing,
     /// however unhealthy the plugin says that it is.
-    pub(super) fn reported(&self) -> Option<String> {
-        let state = self.state();
-        state.reported.clone().filter(|_| state.trouble.is_none())
-    }
-
+    ///
+    /// # Errors
     /// Why the service cannot be used, as of the last time it was asked.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.state().trouble.clone()
+    pub(super) fn reported(&self) -> Result<String, String> {
+        let state = self.state();
+        match (&state.trouble, &state.reported) {
+            (Some(why), _) => Err(why.clone()),
+            (None, Some(id)) => Ok(id.clone()),
+            (None, None) => Err(NOT_ASKED.into()),
+        }
     }
 
     /// Encrypts with what the service has confirmed a short time ago.
@@ -178,7 +200,7 @@ impl Service {
         let kek = {
             let state = self.state();
             state.kek.clone().filter(|_| is_confirmed(&state)).ok_or_else(|| {
-                let why = state.trouble.as_deref().unwrap_or("the service was not asked yet");
+                let why = state.trouble.as_deref().unwrap_or(NOT_ASKED);
                 Error::new(ErrorKind::Unreachable, why)
             })?
         };
@@ -205,11 +227,11 @@ impl Service {
             return Err(Error::usage("the key id is not that of the annotation"));
         }
         let digest = sha256(&[sealed]);
-        let known = self.state().opened.get(&digest).cloned();
-        let key = match known {
-            Some(key) => key,
-            None => Arc::new(self.key.open(sealed).await?),
-        };
+        let known = self.state().known(&digest, sealed);
+        if let Some(key) = known {
+            return decrypt_under(&key, id, ciphertext);
+        }
+        let key = Arc::new(self.key.open(sealed).await?);
         let text = decrypt_under(&key, id, ciphertext)?;
         // What does not decrypt is not remembered: anyone who writes to etcd can make such.
         self.state().remember(digest, key);
@@ -225,24 +247,37 @@ impl State {
         self.opened.insert(digest, key);
     }
 
-    /// Puts `kek` to use, unless the one in use is of the same key of the service.
-    fn adopt(&mut self, kek: Kek) -> Result<()> {
+    /// The KEK that was sealed to `sealed`, which has this digest.
+    fn known(&self, digest: &[u8; 32], sealed: &[u8]) -> Option<Arc<SecretKey>> {
+        let in_use = self.kek.as_ref().filter(|kek| kek.sealed == sealed);
+        in_use.map(|kek| &kek.key).or_else(|| self.opened.get(digest)).cloned()
+    }
+
+    /// Puts `kek` to use.
+    fn adopt(&mut self, kek: Arc<Kek>) -> Result<()> {
         let is_same = self.reported.as_ref() == Some(&kek.id);
-        if is_same && self.kek.is_some() {
-            return Ok(());
-        }
         if !is_same && self.all.contains(&kek.id) {
             let message = format!("the service went back to its key {}", kek.id);
             return Err(Error::new(ErrorKind::Refused, message)
                 .hint("Kubernetes does not allow it: rotate the key at the service"));
+        }
+        if !is_same && self.all.len() >= MAX_OPENED {
+            let message =
+                format!("the service has named {MAX_OPENED} keys since this plugin started");
+            return Err(Error::new(ErrorKind::Refused, message).hint(
+                "a key that seals must keep its name: look at the service, then restart the plugin",
+            ));
         }
         if let Some(old) = self.reported.as_ref().filter(|_| !is_same) {
             info!(event = "kms_key_changed", key = kek.id, previous = old);
         }
         self.all.insert(kek.id.clone());
         self.reported = Some(kek.id.clone());
-        self.remember(sha256(&[&kek.sealed]), Arc::clone(&kek.key));
-        self.kek = Some(Arc::new(kek));
+        // It stays readable when another one is in use.
+        if self.kek.as_ref().is_none_or(|old| old.sealed != kek.sealed) {
+            self.remember(sha256(&[&kek.sealed]), Arc::clone(&kek.key));
+        }
+        self.kek = Some(kek);
         Ok(())
     }
 }
@@ -260,9 +295,9 @@ fn readable(version: String) -> String {
 mod tests {
     use super::*;
 
-    fn kek(id: &str) -> Kek {
+    fn kek(id: &str) -> Arc<Kek> {
         let key = Arc::new(SecretKey::random(&mut system_rng()));
-        Kek { id: id.into(), key, sealed: id.as_bytes().to_vec() }
+        Arc::new(Kek { id: id.into(), key, sealed: id.as_bytes().to_vec() })
     }
 
     #[test]
@@ -278,6 +313,9 @@ mod tests {
         state.kek = None;
         state.adopt(kek("k:v2")).unwrap();
         assert!(state.kek.is_some());
+        // Names without end do not fill the memory.
+        let more = (0..).find(|n| state.adopt(kek(&format!("k:n{n}"))).is_err());
+        assert_eq!((more, state.all.len()), (Some(MAX_OPENED - 2), MAX_OPENED));
     }
 
     #[test]

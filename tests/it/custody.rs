@@ -330,6 +330,12 @@ fn a_stolen_key_does_not_open_what_was_encrypted_again() {
         (&report["before"], report["reencrypted"].as_array().unwrap().len()),
         (&2.into(), 0)
     );
+    // Nor is it said that there is nothing to do when another key is stolen: what it may open is named.
+    place.succeed(&["key", "rotate"]);
+    place.succeed(&["key", "rotate", "--finish"]);
+    let out = exits(3, &mut place.command(&["key", "reencrypt", "--all"]));
+    assert!(new.iter().all(|id| out.contains(id)), "{out}");
+    assert!(out.contains("was sealed again since: name it to encrypt it again"), "{out}");
     // Until the grace period is over the old ones can be brought back; after it they are gone, and nothing is missing.
     place.succeed(&["prune", "--undo", &old[0]]);
     place.succeed(&["prune", "--unpin", &old[0]]);

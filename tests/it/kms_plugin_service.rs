@@ -222,6 +222,28 @@ async fn a_rotation_at_the_service_is_a_new_key_id() {
     assert_eq!(client.decrypt_annotated(&second).await, SEED);
 }
 
+/// A service that was restored, or whose key was made again under the same name: it does not open what it sealed for this process,
+/// so nothing more is encrypted with that, and what there is decrypts until it is written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_same_name_with_other_material() {
+    let transit = Transit::start().await;
+    let node = Node::of_service(&transit.uri("lost"), &vault(), &[]).await;
+    let client = node.client().await;
+    let encrypted = client.encrypt_annotated(&SEED).await;
+    assert!(is_ok(&client.status().await));
+    transit.forget();
+    let status = client.status().await;
+    assert!(status.healthz.contains("does not open what it has sealed"), "{status:?}");
+    assert_eq!(status.key_id, "");
+    assert_eq!(client.decrypt_annotated(&encrypted).await, SEED);
+    transit.rotate();
+    let status = client.status().await;
+    assert!(is_ok(&status), "{status:?}");
+    assert_eq!(status.key_id, encrypted.key_id.replace(":v1", ":v2"));
+    assert_eq!(client.decrypt_annotated(&encrypted).await, SEED);
+    assert_eq!(client.encrypt_annotated(&SEED).await.key_id, status.key_id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_service_or_the_store_answers_wrong_is_refused() {
     let transit = Transit::start().await;

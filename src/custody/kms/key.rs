@@ -25,6 +25,8 @@ const CALL: Duration = Duration::from_secs(10);
 const TRIES: u32 = 2;
 /// For how long a service that did not answer is not asked again: each of many seals would wait for it.
 const DOWN: Duration = Duration::from_secs(10);
+/// One that has just sealed is not asked for as long whether it does.
+const SEEN: Duration = Duration::from_secs(10);
 /// Opened wrapping keys that are remembered, a snapshot each.
 const MAX_OPENED: usize = 1 << 14;
 /// Seals that share a wrapping key, in a job that writes many.
@@ -39,8 +41,9 @@ pub(super) struct KmsKey {
     name: String,
     service: Arc<dyn Service>,
     known: Arc<Known>,
-    /// What [`check`](Recipient::check) had sealed, where only that shows whether the service seals: the next seal takes it.
-    ready: Mutex<Option<(SecretKey, Vec<u8>)>>,
+    /// What [`check`](Recipient::check) had sealed, and when, where only that shows whether the service seals: the next seal
+    /// takes it.
+    ready: Mutex<Option<(Instant, SecretKey, Vec<u8>)>>,
     /// In a job that writes many seals: the wrapping key, what the service made of it, and for how many more.
     shared: Option<tokio::sync::Mutex<Option<Shared>>>,
 }
@@ -139,8 +142,11 @@ impl KmsKey {
     /// Sees whether the service seals.
     async fn see(&self) -> Result<()> {
         if self.service.shows_by_sealing() {
-            let sealed = self.fresh(&mut crypto::system_rng()).await?;
-            *lock(&self.ready) = Some(sealed);
+            if lock(&self.ready).as_ref().is_some_and(|(at, ..)| at.elapsed() < SEEN) {
+                return Ok(());
+            }
+            let (key, blob) = self.fresh(&mut crypto::system_rng()).await?;
+            *lock(&self.ready) = Some((Instant::now(), key, blob));
             return Ok(());
         }
         let version = self.call(|service| service.status()).await;
@@ -172,7 +178,7 @@ impl KmsKey {
         let Some(shared) = &self.shared else {
             let ready = lock(&self.ready).take();
             let (key, blob) = match ready {
-                Some(ready) => ready,
+                Some((_, key, blob)) => (key, blob),
                 None => self.fresh(rng).await?,
             };
             return self.stanza((&key, &blob), data_key, binding, rng);

@@ -186,6 +186,10 @@ fn check_answer(blob: &KmsV2Blob, key: &SecretKey) -> Result<(), Failure> {
             return wrong(format!("the {what} has {length} bytes, not 1 to {MAX_PART}"));
         }
     }
+    // It is a string in the protocol; and two that differ must not become one.
+    if std::str::from_utf8(&blob.key_id).is_err() {
+        return wrong("the key id is not UTF-8".into());
+    }
     if let Some(bad) = blob.annotations.keys().find(|key| !is_domain(key)) {
         return wrong(format!(
             "the annotation {:?} is not named as a domain is",

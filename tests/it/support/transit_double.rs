@@ -86,6 +86,11 @@ impl Transit {
         self.state.lock().unwrap().version -= 1;
     }
 
+    /// As one whose key was made again under the same name.
+    pub fn forget(&self) {
+        self.state.lock().unwrap().sealed.clear();
+    }
+
     /// Gives up the older versions.
     pub fn trim(&self) {
         let mut state = self.state.lock().unwrap();
