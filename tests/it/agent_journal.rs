@@ -296,6 +296,10 @@ async fn a_snapshot_that_is_encrypted_again_is_followed_by_its_journal() {
     assert!(said.contains("not encrypted again, and an old key may open them"), "{said}");
     assert_eq!(restored(&place), last);
     place.succeed(&["prune", "--remove", journal.as_str().unwrap()]);
+    // Nor is the other snapshot, whose seal of before the rotation may have been copied.
+    let named = place.snapshots()[1].clone();
+    assert!(said.contains(&format!("{named} was encrypted again before")), "{said}");
+    place.succeed(&["key", "reencrypt", &named]);
     let report = place.json(&["key", "reencrypt", "--all"]);
     assert_eq!(report["journals"], json!([]), "{report}");
 }

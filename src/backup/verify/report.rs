@@ -150,7 +150,7 @@ impl VerifyReport {
             || self.stretches.iter().any(|one| one.finding().is_some())
     }
 
-    /// The evidence of it, for [`store_report`](super::store_report).
+    /// The evidence of it, for [`store_report`](crate::backup::store_report).
     pub fn evidence(&self, cluster: Option<&ClusterName>, took: Duration) -> Report {
         let check = |verified: &Verified| {
             let (outcome, detail) = match &verified.outcome {
