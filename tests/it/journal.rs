@@ -28,7 +28,7 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    /// Starts it, and waits until it records.
+    /// Starts it, and waits until etcd sends it each new revision.
     pub(crate) fn start(place: &Place, etcd: &Etcd) -> Self {
         Self::start_at(place, etcd.endpoint())
     }
@@ -47,6 +47,9 @@ impl Recording {
         let recording = Self::begin(place, endpoint, more);
         recording.until("recording member");
         recording.until("begins with revision");
+        // etcd looks at new watches every 100 ms (watchable_store.go, syncWatchersLoop). What is compacted before that
+        // is lost to the watch, and is a gap.
+        std::thread::sleep(Duration::from_millis(500));
         recording
     }
 
