@@ -78,7 +78,7 @@ impl AgentSettings {
     pub fn schedule(&self, operation: Operation) -> Option<&Schedule> {
         let Schedules { backup, prune, verify, verify_all, drill, audit } = &self.schedules;
         match operation {
-            Operation::Backup => Some(backup),
+            Operation::Backup => backup.as_ref(),
             Operation::Copy => None,
             Operation::Prune => prune.as_ref(),
             Operation::Verify => verify.as_ref(),

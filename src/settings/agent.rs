@@ -24,7 +24,14 @@ pub struct AgentSettings {
     /// Record every change between the snapshots, as `journal record` does
     #[cfg_attr(
         feature = "cli",
-        arg(id = "agent.continuous", long = "continuous", env = "STRONGROOM_AGENT_CONTINUOUS")
+        arg(
+            id = "agent.continuous",
+            long = "continuous",
+            value_name = "BOOL",
+            env = "STRONGROOM_AGENT_CONTINUOUS",
+            default_value = "true",
+            action = clap::ArgAction::Set
+        )
     )]
     pub continuous: bool,
     /// Delay each operation by a random time up to this, so that many clusters do not begin at once
@@ -91,7 +98,8 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
-    /// The same for the repository, the keys and the etcd of `common`.
+    /// The same for the repository, the keys and the etcd of `common`, with the host's name and the schedule of backups
+    /// where none is given.
     #[must_use]
     pub fn with_common(mut self, common: CommonSettings) -> Self {
         self.backup.cluster = common.cluster.clone().unwrap_or_default();
@@ -101,6 +109,9 @@ impl AgentSettings {
         self.common = common;
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.name.get_or_insert_with(host);
+        // What is recorded makes hourly snapshots unnecessary.
+        let hours = if self.continuous { 24 } else { 1 };
+        self.schedules.backup.get_or_insert_with(|| Schedule::every_hours(hours));
         self
     }
 
@@ -156,18 +167,17 @@ impl AgentSettings {
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Schedules {
-    /// When backups are taken
+    /// When backups are taken [default: @every 24h; with `--continuous false` @every 1h]
     #[cfg_attr(
         feature = "cli",
         arg(
             id = "agent.backup",
             long = "backup",
             value_name = "SCHEDULE",
-            env = "STRONGROOM_AGENT_BACKUP",
-            default_value = "0 * * * *"
+            env = "STRONGROOM_AGENT_BACKUP"
         )
     )]
-    pub backup: Schedule,
+    pub backup: Option<Schedule>,
     /// When retention is applied, by the rules of `[prune]` [default: never]
     #[cfg_attr(
         feature = "cli",

@@ -53,6 +53,12 @@ enum Kind {
 }
 
 impl Schedule {
+    /// So many hours after the last run.
+    pub fn every_hours(hours: u32) -> Self {
+        let interval = Duration::from_secs(u64::from(hours) * 3600);
+        Self { text: format!("@every {hours}h"), kind: Kind::Every(interval) }
+    }
+
     /// The first time after `last`.
     pub fn next(&self, last: SystemTime) -> SystemTime {
         match &self.kind {

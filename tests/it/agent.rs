@@ -30,10 +30,13 @@ impl Agent {
         let port = free_ports(1)[0];
         let address = format!("127.0.0.1:{port}");
         let path = place.path(&format!("agent-{port}.toml"));
+        // Tests of journals ask for recordings, others do without.
+        let records = config.lines().any(|line| line == "continuous = true");
         fs::write(&path, config.replace("LISTEN", &address)).unwrap();
         let mut child = program()
             .current_dir(place.dir.path())
             .env("STRONGROOM_CONFIG", &path)
+            .env("STRONGROOM_AGENT_CONTINUOUS", records.to_string())
             .envs(env.iter().copied())
             .arg("agent")
             .stderr(Stdio::piped())

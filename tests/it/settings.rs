@@ -87,7 +87,7 @@ const ROWS: &[Row] = &[
     Row("journal.spool", "--spool", "STRONGROOM_JOURNAL_SPOOL", "/spool", ""),
     Row("journal.spool_max", "--spool-max", "STRONGROOM_JOURNAL_SPOOL_MAX", "64", "x"),
     Row("copy.continuous", "--copy-continuous", "STRONGROOM_COPY_CONTINUOUS", "true", ""),
-    Row("agent.continuous", "--continuous", "STRONGROOM_AGENT_CONTINUOUS", "true", ""),
+    Row("agent.continuous", "--continuous", "STRONGROOM_AGENT_CONTINUOUS", "false", ""),
     Row("agent.backup", "--backup", "STRONGROOM_AGENT_BACKUP", "@every 1h", "61 * * * *"),
     Row("agent.prune", "--prune", "STRONGROOM_AGENT_PRUNE", "0 3 * * *", "nightly"),
     Row("agent.verify", "--verify", "STRONGROOM_AGENT_VERIFY", "0 4 * * * Europe/Berlin", "0 4 * * * Mars/Olympus"),
@@ -146,7 +146,7 @@ impl Row {
         let name = self.0.rsplit_once('.').map_or(self.0, |(_, name)| name);
         let quoted: Vec<_> = self.values(value).iter().map(|one| format!("{one:?}")).collect();
         let value = match value {
-            "true" => value.to_owned(),
+            "true" | "false" => value.to_owned(),
             _ if LISTS.contains(&self.0) => format!("[{}]", quoted.join(", ")),
             _ if value.parse::<i64>().is_ok() => value.to_owned(),
             _ => quoted.concat(),

@@ -4,6 +4,7 @@
 
 mod rows;
 
+use std::any::TypeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
@@ -365,10 +366,12 @@ impl Sources {
 
 /// The settings of `command` and its subcommands: how each is written in the file, and in words.
 fn settings_of(command: &Command, known: &mut BTreeMap<String, (Shape, &'static str)>) {
+    const BOOL: (Shape, &str) = (Shape::Bool, "true or false");
     for arg in command.get_arguments().filter(|arg| is_setting(arg.get_id().as_str())) {
         let shape = match arg.get_action() {
             ArgAction::Append => (Shape::List, "a list, such as [\"…\"]"),
-            ArgAction::SetTrue => (Shape::Bool, "true or false"),
+            ArgAction::SetTrue => BOOL,
+            _ if arg.get_value_parser().type_id() == TypeId::of::<bool>() => BOOL,
             _ => (Shape::Single, "one value, without [ ]"),
         };
         known.insert(arg.get_id().to_string(), shape);

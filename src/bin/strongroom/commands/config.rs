@@ -239,6 +239,7 @@ fn entry(arg: &Arg) -> String {
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     let quoted = |value: &str| match value.parse::<i64>() {
         Ok(number) => number.to_string(),
+        Err(_) if value.parse::<bool>().is_ok() => value.to_owned(),
         Err(_) => format!("{value:?}"),
     };
     let value = match (arg.get_action(), default.as_slice()) {

@@ -73,8 +73,9 @@ Back up, replicate, prune, verify, drill and audit on a schedule, unattended.
 The schedules are in the configuration file's table [agent], as crontab fields and a time zone, or as @every and a duration. \
 The settings of [backup], [prune], [copy], [drill] and [audit], their variables and their flags mean the same here as for those commands: \
 see `strongroom help backup` and so on. \
-With continuous = true the agent also records every change between the snapshots, as `strongroom journal record` does, with the settings of [journal]: \
-a disaster then costs seconds, and daily snapshots are enough. It takes a snapshot at once where the recording has a gap and when users or roles are changed. \
+The agent also records every change between the snapshots, as `strongroom journal record` does, with the settings of [journal]: \
+a disaster then costs seconds, and daily snapshots are enough. With continuous = false it does not record, and takes hourly snapshots unless told otherwise. \
+While it records it takes a snapshot at once where the recording has a gap and when users or roles are changed. \
 Work that was missed while no agent ran is done at once. An agent keeps nothing on its host: it reads from the repository what \
 was done and when. If several agents run for one cluster, one of them leads, by a lease in the cluster's etcd; another one takes over within twenty seconds.
 
@@ -85,8 +86,7 @@ Examples:
   strongroom agent --config /etc/strongroom/strongroom.toml
 
   [agent]
-  continuous = true                     # record the changes between the snapshots
-  backup = \"0 2 * * *\"                  # daily; hourly without this line
+  backup = \"0 2 * * *\"                  # every 24 hours without this line
   prune = \"30 3 * * * Europe/Berlin\"    # by the rules of [prune]
   verify = \"0 5 * * *\"                  # the newest and a random other one
   verify_all = \"0 6 * * 0\"
