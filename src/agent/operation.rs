@@ -467,6 +467,7 @@ async fn rehearse(options: &AgentSettings, places: &Places, control: &Control) -
         dir: options.drill.dir.clone(),
         allow_untested: live.allow_untested,
         live: Some(live),
+        through_journals: options.drill.through_journals,
     };
     let drilled = drill(repository, keys, id, &how, control).await?;
     store_report(repository, keys, &drilled.report).await?;

@@ -78,6 +78,16 @@ pub struct AuditOptions {
     pub waivers: Vec<Waiver>,
 }
 
+/// Refuses waivers of what does not exist. One file has those of audits and of upgrades.
+fn check_waivers(waivers: &[Waiver]) -> Result<()> {
+    let known = || catalog::CHECKS.iter().chain(upgrade::checks());
+    match waivers.iter().find(|waiver| !known().any(|check| check.id == waiver.id())) {
+        Some(waiver) => Err(Error::usage(format!("a waiver: no check is called {:?}", waiver.id()))
+            .hint("`strongroom audit --list` prints the checks of audits; the guide has those of upgrades")),
+        None => Ok(()),
+    }
+}
+
 /// Reads what the settings' user and certificate let it read, and judges it.
 ///
 /// # Errors
@@ -88,8 +98,8 @@ pub async fn audit(
     repository: Option<&RepositoryOptions<'_>>,
     options: AuditOptions,
 ) -> Result<Report> {
-    let waived = options.waivers.iter().map(Waiver::id);
-    report::check_ids(catalog::CHECKS, options.only.iter().chain(&options.skip).chain(waived))?;
+    report::check_ids(options.only.iter().chain(&options.skip))?;
+    check_waivers(&options.waivers)?;
     let scopes = [
         (Scope::Live, options.live),
         (Scope::Host, options.host.is_some()),

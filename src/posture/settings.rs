@@ -73,7 +73,9 @@ impl AuditFiles {
     /// [`Usage`](crate::ErrorKind::Usage) when the file cannot be read or is no file of waivers.
     pub fn read_waivers(&self) -> Result<Vec<Waiver>> {
         let Some(path) = &self.waivers else { return Ok(Vec::new()) };
-        Waiver::parse(&read(path)?, now())
+        let waivers = Waiver::parse(&read(path)?, now());
+        waivers
+            .and_then(|waivers| super::check_waivers(&waivers).map(|()| waivers))
             .map_err(|error| error.context(path.display().to_string()))
     }
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::advisories::day;
+use super::catalog::Check;
 use super::fact::{Fact, Severity, Status, Verdict};
 use super::facts::Facts;
 use super::kinds::Judged;
@@ -16,8 +17,8 @@ const MAX_FILE: usize = 1 << 20;
 const MAX_DAYS: i64 = 400;
 /// Anonymous access is accepted by nobody.
 const NEVER: &str = "AUTH-4";
-/// One check of many vulnerabilities: a waiver is of one of them.
-const ADVISORIES: &str = "UPD-1";
+/// Checks of many vulnerabilities: a waiver is of one of them.
+const ADVISORIES: [&str; 2] = ["UPD-1", "UG-14"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,9 +75,11 @@ impl Waiver {
         if entry.id == NEVER {
             return Err(wrong("anonymous access cannot be waived"));
         }
-        match (entry.id == ADVISORIES, &entry.advisory) {
-            (true, None) => return Err(wrong("it needs the id of one vulnerability (advisory)")),
-            (false, Some(_)) => return Err(wrong("only UPD-1 has advisories")),
+        match (ADVISORIES.contains(&&*entry.id), &entry.advisory) {
+            (true, None) if !entry.unknown => {
+                return Err(wrong("it needs the id of one vulnerability (advisory)"));
+            }
+            (false, Some(_)) => return Err(wrong("only UPD-1 and UG-14 have advisories")),
             _ => {}
         }
         if entry.reason.trim().is_empty() || entry.by.trim().is_empty() {
@@ -119,8 +122,13 @@ impl Waiver {
     }
 }
 
-/// Marks what is waived; the waivers that are in force and match nothing, in words.
-pub(super) fn apply(waivers: &[Waiver], outcomes: &mut [Outcome], now: Time) -> Vec<String> {
+/// Marks what is waived; the waivers of `catalogue` that are in force and match nothing, in words.
+pub(super) fn apply(
+    waivers: &[Waiver],
+    catalogue: &[Check],
+    outcomes: &mut [Outcome],
+    now: Time,
+) -> Vec<String> {
     let mut used = vec![false; waivers.len()];
     for one in outcomes.iter_mut() {
         for (waiver, used) in waivers.iter().zip(&mut used) {
@@ -131,7 +139,11 @@ pub(super) fn apply(waivers: &[Waiver], outcomes: &mut [Outcome], now: Time) -> 
             }
         }
     }
-    let idle = waivers.iter().zip(used).filter(|(waiver, used)| !used && !waiver.is_over(now));
+    let is_asked = |waiver: &Waiver| catalogue.iter().any(|check| check.id == waiver.id);
+    let idle = waivers
+        .iter()
+        .zip(used)
+        .filter(|(waiver, used)| !used && is_asked(waiver) && !waiver.is_over(now));
     idle.map(|(waiver, _)| format!("the waiver of {} matches nothing", waiver.name())).collect()
 }
 
@@ -169,6 +181,7 @@ mod tests {
             ("until = \"2027-03-01\"\n", ""),
             ("by =", "owner = \"x\"\nby ="),
             ("REST-1", "UPD-1"),
+            ("REST-1", "UG-14"),
             ("by =", "advisory = \"CVE-2021-28235\"\nby ="),
         ] {
             let error = Waiver::parse(&good.replace(from, to), now).unwrap_err();

@@ -67,11 +67,20 @@ pub struct DrillOptions {
     /// Take an etcd, and the database of an etcd, later than the last one tested.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub allow_untested: bool,
+    /// Restore through journals every second time, where they lead to the snapshot; otherwise always the snapshot itself.
+    #[cfg_attr(feature = "cli", arg(skip = true))]
+    pub through_journals: bool,
 }
 
 impl Default for DrillOptions {
     fn default() -> Self {
-        Self { etcd: "etcd".into(), dir: None, live: None, allow_untested: false }
+        Self {
+            etcd: "etcd".into(),
+            dir: None,
+            live: None,
+            allow_untested: false,
+            through_journals: true,
+        }
     }
 }
 
@@ -131,7 +140,10 @@ pub async fn drill(
         allow_untested: options.allow_untested,
         ..MemberOptions::default()
     };
-    let journals = control.guard(through_journals(repository, keys, id, etcd.dir())).await?;
+    let journals = match options.through_journals {
+        true => control.guard(through_journals(repository, keys, id, etcd.dir())).await?,
+        false => None,
+    };
     let restored = match &journals {
         Some(recorded) => {
             restore_recorded_member(repository, keys, recorded, &member, control).await?

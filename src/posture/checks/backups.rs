@@ -3,6 +3,7 @@
 use super::super::fact::{Fact, Judgement, Seen, Severity, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::repository::Backups;
+use super::age_of;
 use crate::format::Time;
 
 const HOUR: i64 = 3600;
@@ -29,7 +30,7 @@ pub(crate) fn fresh(backups: &Backups, facts: &Facts) -> Judgement {
     let created = id.created();
     let said = newest
         .saw(format!("the newest snapshot that counts is {} old ({id})", age(created, facts.now)));
-    Ok(match facts.now.unix().saturating_sub(created.unix()) > MAX_SNAPSHOT {
+    Ok(match age_of(*id, facts.now)? > MAX_SNAPSHOT {
         true => Verdict::fail(said),
         false => Verdict::Pass(said),
     })
@@ -86,7 +87,7 @@ pub(crate) fn copied(backups: &Backups, facts: &Facts) -> Judgement {
         return Ok(Verdict::fail(copied.saw("there is no snapshot that counts")));
     };
     let said = format!("the newest snapshot that counts is {} old", age(id.created(), facts.now));
-    Ok(match facts.now.unix().saturating_sub(id.created().unix()) > MAX_SNAPSHOT {
+    Ok(match age_of(*id, facts.now)? > MAX_SNAPSHOT {
         true => Verdict::fail(copied.saw(said)),
         false => Verdict::Pass(copied.saw(said)),
     })

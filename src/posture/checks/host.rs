@@ -32,7 +32,7 @@ fn switch(settings: Seen<'_, Settings>, name: &str, wanted: bool) -> Judgement {
 }
 
 /// The URLs of a setting.
-pub(super) fn urls(settings: &Settings, name: &str) -> Result<Vec<String>, Unknown> {
+pub(in crate::posture) fn urls(settings: &Settings, name: &str) -> Result<Vec<String>, Unknown> {
     let value = settings.value(name)?.unwrap_or_default();
     Ok(value.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect())
 }

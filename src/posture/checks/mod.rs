@@ -15,6 +15,27 @@ use std::net::IpAddr;
 
 use url::Url;
 
+use super::fact::Unknown;
+use crate::format::{SnapshotId, Time};
+
+/// How far a snapshot's clock may be ahead of this host's.
+const MAX_AHEAD: i64 = 300;
+
+/// How many seconds old a snapshot is.
+///
+/// # Errors
+/// That a clock is wrong: how old it is, is not known.
+pub(crate) fn age_of(id: SnapshotId, now: Time) -> Result<i64, Unknown> {
+    let age = now.unix().saturating_sub(id.created().unix());
+    match age < -MAX_AHEAD {
+        true => Err(Unknown(format!(
+            "snapshot {id} is dated {}, after this host's clock",
+            id.created()
+        ))),
+        false => Ok(age.max(0)),
+    }
+}
+
 /// Whether only this machine reaches it: an address, or a name of the loopback interface.
 fn is_loopback(host: &str) -> bool {
     host.parse::<IpAddr>().map_or(host == "localhost", |address| address.is_loopback())

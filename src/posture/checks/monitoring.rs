@@ -13,11 +13,11 @@ const MAX_SILENT: i64 = 24 * HOUR;
 /// MON-1
 pub(crate) fn watched(facts: &Facts) -> Judgement {
     let seen = facts.monitoring.need()?;
-    let members = facts.cluster.members.need()?.len();
-    let mut found = Vec::new();
-    if seen.scraped < members {
-        found.push(seen.saw(format!("{} of {members} members are scraped", seen.scraped)));
-    }
+    let members = facts.cluster.members.need()?;
+    let missing = members.iter().filter(|member| !seen.scraped.contains(&member.id));
+    let mut found: Vec<_> = missing
+        .map(|member| seen.saw(format!("{} ({:x}) is not scraped", member.name, member.id)))
+        .collect();
     for (count, of) in [(seen.of_etcd, "etcd_…"), (seen.of_backups, "strongroom_…")] {
         if count == 0 {
             found.push(seen.saw(format!("no alert on a metric {of}")));
@@ -25,7 +25,9 @@ pub(crate) fn watched(facts: &Facts) -> Judgement {
     }
     let said = format!(
         "{} members are scraped; {} alerts on etcd, {} on backups",
-        seen.scraped, seen.of_etcd, seen.of_backups
+        members.len(),
+        seen.of_etcd,
+        seen.of_backups
     );
     Ok(Verdict::none_of(found, seen.saw(said)))
 }

@@ -109,27 +109,49 @@ pub(crate) fn filtered(host: &Node, _: &Facts) -> Judgement {
     let filter = host.filter.need()?;
     let (mut found, mut seen, mut untold) = (Vec::new(), Vec::new(), filter.opaque.clone());
     for url in far {
-        let Some(port) = Url::parse(url).ok().and_then(|url| url.port_or_known_default()) else {
+        let parsed = Url::parse(url).ok();
+        let Some(port) = parsed.as_ref().and_then(Url::port_or_known_default) else {
             return Err(Unknown(format!("{url} has no port")));
         };
-        let rule =
-            |effect| filter.rules.iter().find(|rule| rule.effect == effect && rule.names(port));
-        if let Some(open) = rule(Effect::AcceptsAll) {
-            found.push(filter.saw(format!("{} accepts port {port} from everywhere", open.chain)));
-        } else if let Some(chain) = filter.closed.first() {
-            seen.push(format!("{chain} drops what no rule accepts"));
-        } else if let Some(rule) = rule(Effect::Drops) {
-            seen.push(format!("{} has a rule that drops port {port}", rule.chain));
-        } else if let Some(rule) = rule(Effect::Other) {
-            untold = Some(format!("{} has a rule of port {port} that is not followed", rule.chain));
-        } else if untold.is_none() {
-            found.push(filter.saw(format!("no rule of this host is of port {port}")));
+        for family in families(parsed.as_ref().and_then(Url::host)) {
+            let is_of = |chain: &str| {
+                chain.split(' ').next().is_some_and(|first| first == "inet" || first == *family)
+            };
+            let rule = |effect| {
+                let mut rules = filter.rules.iter();
+                rules.find(|one| one.effect == effect && one.names(port) && is_of(&one.chain))
+            };
+            if let Some(open) = rule(Effect::AcceptsAll) {
+                let what = format!("{} accepts port {port} from everywhere", open.chain);
+                found.push(filter.saw(what));
+            } else if let Some(chain) = filter.closed.iter().find(|chain| is_of(chain)) {
+                seen.push(format!("{chain} drops what no rule accepts"));
+            } else if let Some(rule) = rule(Effect::Drops) {
+                seen.push(format!("{} has a rule that drops port {port}", rule.chain));
+            } else if let Some(rule) = rule(Effect::Other) {
+                let what = format!("{} has a rule of port {port} that is not followed", rule.chain);
+                untold = Some(what);
+            } else if untold.is_none() {
+                let what = format!("no rule of this host is of port {port} ({family})");
+                found.push(filter.saw(what));
+            }
         }
     }
+    seen.sort();
     seen.dedup();
     match untold {
-        Some(why) if found.is_empty() && seen.is_empty() => Err(Unknown(why)),
+        Some(why) if found.is_empty() => Err(Unknown(why)),
         _ => Ok(Verdict::none_of(found, filter.saw(seen.join("; ")))),
+    }
+}
+
+/// The families of nft's tables that filter what arrives at `host`.
+fn families(host: Option<Host<&str>>) -> &'static [&'static str] {
+    match host {
+        Some(Host::Ipv4(_)) => &["ip"],
+        Some(Host::Ipv6(address)) if !address.is_unspecified() => &["ip6"],
+        // [::] takes connections of both.
+        _ => &["ip", "ip6"],
     }
 }
 

@@ -411,16 +411,22 @@ fn missing(settings: &EtcdSettings, asked: &[Endpoint], cluster: &Cluster) -> Ve
         Fact::Unknown(_) => None,
     });
     let ids: Vec<u64> = ids.collect();
-    let is_given = |member: &Listed| {
-        let mut given = settings.endpoints.iter().filter_map(|name| settings.url(name).ok());
-        given.any(|url| {
-            let urls = member.client_urls.iter().filter_map(|other| Url::parse(other).ok());
-            urls.into_iter()
+    // An endpoint that did not say which member it is stands for one that has its address, and is unknown itself.
+    let silent = asked.iter().filter(|endpoint| matches!(endpoint.member, Fact::Unknown(_)));
+    let mut silent: Vec<_> = silent.filter_map(|one| settings.url(&one.name).ok()).collect();
+    let mut stands_for = |member: &Listed| {
+        let urls: Vec<_> =
+            member.client_urls.iter().filter_map(|other| Url::parse(other).ok()).collect();
+        let is_its = |url: &Url| {
+            urls.iter()
                 .any(|other| other.host_str() == url.host_str() && other.port() == url.port())
-        })
+        };
+        silent.iter().position(is_its).map(|at| silent.swap_remove(at)).is_some()
     };
-    let missing = members.iter().filter(|member| !ids.contains(&member.id) && !is_given(member));
+    let mut missing: Vec<_> = members.iter().filter(|member| !ids.contains(&member.id)).collect();
+    missing.retain(|member| !stands_for(member));
     missing
+        .into_iter()
         .map(|member| {
             let name = if member.name.is_empty() {
                 format!("{:x}", member.id)
@@ -476,6 +482,28 @@ mod tests {
         // Nothing listens on port 1.
         let peer_urls = vec!["http://127.0.0.1:1".to_owned(); urls];
         Listed { id: 1, name: "m0".into(), learner: false, client_urls: Vec::new(), peer_urls }
+    }
+
+    /// An endpoint stands for one member at most: all of them may have the same URL.
+    #[test]
+    fn members_that_nobody_asked_are_unknown() {
+        let urls = vec!["http://localhost:2379".to_owned()];
+        let members = (1..=3).map(|id| Listed {
+            id,
+            name: format!("m{id}"),
+            client_urls: urls.clone(),
+            ..member(0)
+        });
+        let mut cluster = Cluster::unknown("x");
+        cluster.members = Fact::known(members.collect(), "x");
+        let settings = EtcdSettings { endpoints: urls.clone(), ..EtcdSettings::default() };
+        let mut asked = vec![Endpoint::unknown(urls[0].clone(), "x")];
+        let names = |asked: &[Endpoint]| -> Vec<String> {
+            missing(&settings, asked, &cluster).into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(&asked), ["m2", "m3"]);
+        asked[0].member = Fact::known(2, "x");
+        assert_eq!(names(&asked), ["m1", "m3"]);
     }
 
     #[tokio::test]

@@ -57,14 +57,24 @@ pub(crate) async fn read(root: &Path) -> Fact<Filter> {
     if root != Path::new("/") {
         return Fact::unknown("the packet filter is that of this host: needs --host /");
     }
-    // Rules of the older iptables, which nft does not show.
-    let legacy = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
     let parsed = list().await.and_then(|bytes| Filter::parse(&bytes));
-    let known = parsed.map(|filter| match legacy.trim() {
-        "" => filter,
-        _ => Filter { opaque: Some("rules of iptables-legacy are in use".into()), ..filter },
+    let known = parsed.map(|filter| match legacy() {
+        None => filter,
+        opaque => Filter { opaque, ..filter },
     });
     Fact::read(known, SOURCE)
+}
+
+/// Rules of the older iptables, which nft does not show.
+fn legacy() -> Option<String> {
+    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"].into_iter().find_map(|path| {
+        match std::fs::read_to_string(path) {
+            Ok(names) if names.trim().is_empty() => None,
+            Ok(_) => Some("rules of iptables-legacy are in use".into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("{path}: {error}")),
+        }
+    })
 }
 
 async fn list() -> Result<Vec<u8>, String> {
@@ -98,7 +108,7 @@ impl Filter {
         let mut filter = Self::default();
         let mut arrivals = Vec::new();
         for chain in all.iter().filter_map(|one| one.get("chain")) {
-            let family = matches!(chain["family"].as_str(), Some("inet" | "ip"));
+            let family = matches!(chain["family"].as_str(), Some("inet" | "ip" | "ip6"));
             if chain["hook"] == "input" && family {
                 arrivals.push(place(chain, "name"));
                 if chain["policy"] == "drop" {
@@ -114,24 +124,36 @@ impl Filter {
 
     fn rule(&mut self, rule: &Value, arrivals: &[String]) {
         let chain = place(rule, "chain");
+        if !arrivals.contains(&chain) {
+            return;
+        }
         let parts = rule["expr"].as_array().map(Vec::as_slice).unwrap_or_default();
         let has = |name: &str| parts.iter().any(|part| part.get(name).is_some());
-        let drops = has("drop") || has("reject");
-        let matches: Vec<_> = parts.iter().filter_map(|part| part.get("match")).collect();
         if has("xt") {
             self.opaque = Some(format!("{chain} has rules of iptables that nft does not show"));
-        } else if matches.is_empty() {
+            return;
+        }
+        if ["jump", "goto", "vmap", "queue"].into_iter().any(has) {
+            self.opaque = Some(format!("{chain} has rules that lead to others"));
+            return;
+        }
+        let (drops, accepts) = (has("drop") || has("reject"), has("accept"));
+        let matches: Vec<_> = parts.iter().filter_map(|part| part.get("match")).collect();
+        if matches.is_empty() && drops {
             // The last rule of a chain that accepts by default.
-            if drops && arrivals.contains(&chain) && !self.closed.contains(&chain) {
+            if !self.closed.contains(&chain) {
                 self.closed.push(chain);
             }
         } else if let Some(ports) = matches.iter().find_map(|one| destinations(one)) {
-            let effect = match (drops, has("accept") && matches.iter().all(|one| is_of_port(one))) {
-                (true, _) => Effect::Drops,
-                (false, true) => Effect::AcceptsAll,
-                (false, false) => Effect::Other,
+            let is_of_all = matches.iter().all(|one| is_of_port(one));
+            let effect = match (drops, accepts) {
+                (true, _) if is_of_all => Effect::Drops,
+                (false, true) if is_of_all => Effect::AcceptsAll,
+                _ => Effect::Other,
             };
             self.rules.push(Rule { chain, ports, effect });
+        } else if accepts && !matches.iter().any(|one| is_of_no_port(one)) {
+            self.opaque = Some(format!("{chain} accepts packets by more than their port"));
         }
     }
 }
@@ -149,11 +171,31 @@ fn is_of_port(one: &Value) -> bool {
         || text("/left/meta/key") == Some("l4proto")
 }
 
-/// The ports of a match of TCP's destination.
+/// Whether what matches reaches no port from elsewhere: the loopback device, what was asked for from here, ICMP.
+fn is_of_no_port(one: &Value) -> bool {
+    let text = |at: &str| one.pointer(at).and_then(Value::as_str);
+    let right = &one["right"];
+    let list = right["set"].as_array().or(right.as_array());
+    let all = list.map_or_else(|| std::slice::from_ref(right), Vec::as_slice);
+    let is_each = |names: &[&str]| {
+        one["op"] != "!="
+            && all.iter().all(|one| one.as_str().is_some_and(|one| names.contains(&one)))
+    };
+    match (text("/left/meta/key"), text("/left/ct/key"), text("/left/payload/field")) {
+        (Some("iif" | "iifname"), ..) => is_each(&["lo"]),
+        (Some("l4proto"), ..) | (.., Some("protocol" | "nexthdr")) => {
+            is_each(&["icmp", "icmpv6", "ipv6-icmp"])
+        }
+        (_, Some("state"), _) => is_each(&["established", "related"]),
+        _ => false,
+    }
+}
+
+/// The ports of a match of TCP's destination; `None` for one that names none, or not in a way that is read here.
 fn destinations(one: &Value) -> Option<Vec<(u64, u64)>> {
     let payload = one.pointer("/left/payload")?;
     let is_tcp = matches!(payload["protocol"].as_str(), Some("tcp" | "th"));
-    if !is_tcp || payload["field"] != "dport" || one["op"] == "!=" {
+    if !is_tcp || payload["field"] != "dport" || !matches!(one["op"].as_str(), Some("==" | "in")) {
         return None;
     }
     let range = |value: &Value| match (value.as_u64(), value["range"].as_array()) {
@@ -163,7 +205,7 @@ fn destinations(one: &Value) -> Option<Vec<(u64, u64)>> {
     };
     let right = &one["right"];
     let all = right["set"].as_array().map_or_else(|| std::slice::from_ref(right), Vec::as_slice);
-    Some(all.iter().filter_map(range).collect())
+    all.iter().map(range).collect()
 }
 
 #[cfg(test)]
@@ -202,7 +244,36 @@ mod tests {
         }
         let last = filter("accept", &rule(r#"{"counter":{"packets":1}},{"reject":null}"#));
         assert_eq!(last.closed, ["inet f in"]);
-        assert!(filter("accept", &rule(r#"{"xt":null},{"drop":null}"#)).opaque.is_some());
+        let saddr = r#"{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"saddr"}},"right":"10.0.0.1"}}"#;
+        let found = filter("accept", &rule(&format!(r#"{saddr},{port},{{"drop":null}}"#)));
+        assert_eq!(found.rules[1].effect, Effect::Other);
+        assert_eq!(filter("drop", "").opaque, None);
+        let of = |key: &str, right: &str| {
+            format!(r#"{{"match":{{"op":"==","left":{key},"right":{right}}}}},{{"accept":null}}"#)
+        };
+        let dport = r#"{"payload":{"protocol":"tcp","field":"dport"}}"#;
+        for harmless in [
+            of(r#"{"meta":{"key":"iifname"}}"#, r#""lo""#),
+            of(r#"{"ct":{"key":"state"}}"#, r#"["established","related"]"#).replace("==", "in"),
+            of(r#"{"meta":{"key":"l4proto"}}"#, r#""icmp""#),
+        ] {
+            assert_eq!(filter("drop", &rule(&harmless)).opaque, None, "{harmless}");
+        }
+        for opaque in [
+            r#"{"xt":null},{"drop":null}"#.to_owned(),
+            r#"{"jump":{"target":"other"}}"#.into(),
+            r#"{"accept":null}"#.into(),
+            of(r#"{"meta":{"key":"iifname"}}"#, r#""eth0""#),
+            of(r#"{"ct":{"key":"state"}}"#, r#"{"set":["new","established"]}"#),
+            of(r#"{"meta":{"key":"l4proto"}}"#, r#""tcp""#),
+            of(dport, r#""@ports""#),
+            of(dport, r#"{"set":[{"elem":{"val":2379}}]}"#),
+            of(dport, "1024").replace("==", ">="),
+        ] {
+            assert!(filter("drop", &rule(&opaque)).opaque.is_some(), "{opaque}");
+        }
+        let elsewhere = rule(r#"{"accept":null}"#).replace(r#""chain":"in""#, r#""chain":"out""#);
+        assert_eq!(filter("drop", &elsewhere), filter("drop", ""));
         for bad in ["", "[]", "{}", r#"{"nftables":1}"#] {
             assert!(Filter::parse(bad.as_bytes()).is_err(), "{bad}");
         }

@@ -1,5 +1,7 @@
 //! What a Prometheus knows of the cluster: whether it scrapes etcd, and what it alerts on.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -10,15 +12,15 @@ use super::PROBE;
 use super::http::Session;
 use crate::error::{Error, Result};
 
-/// Each member that is scraped has one such series.
-const SCRAPED: &str = "/api/v1/query?query=count%28etcd_server_has_leader%29";
+/// Each member that is scraped has such a series, with its id (etcd: server/etcdserver/metrics.go).
+const SCRAPED: &str = "/api/v1/query?query=count%20by%20%28server_id%29%20%28etcd_server_id%29";
 const RULES: &str = "/api/v1/rules?type=alert";
 
 /// What Prometheus said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Monitoring {
-    /// Members of etcd that are scraped.
-    pub(crate) scraped: usize,
+    /// Members of etcd that are scraped, of any cluster.
+    pub(crate) scraped: BTreeSet<u64>,
     /// Alerts on metrics of etcd.
     pub(crate) of_etcd: usize,
     /// Alerts on metrics of this program.
@@ -37,7 +39,12 @@ struct Vector {
 
 #[derive(Deserialize)]
 struct Sample {
-    value: (f64, String),
+    metric: Labels,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    server_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,11 +102,8 @@ async fn ask(host: &str, port: u16, path: &str) -> std::result::Result<Monitorin
 fn parse(scraped: &[u8], rules: &[u8]) -> Option<Monitoring> {
     let scraped: Answer<Vector> = serde_json::from_slice(scraped).ok()?;
     let rules: Answer<Groups> = serde_json::from_slice(rules).ok()?;
-    // Of no series there is no count.
-    let scraped = match scraped.data.result.first() {
-        Some(sample) => sample.value.1.parse().ok()?,
-        None => 0,
-    };
+    let ids = scraped.data.result.iter().filter_map(|sample| sample.metric.server_id.as_deref());
+    let scraped = ids.filter_map(|id| u64::from_str_radix(id, 16).ok()).collect();
     let rules: Vec<_> = rules.data.groups.iter().flat_map(|group| &group.rules).collect();
     let with = |prefix: &str| rules.iter().filter(|rule| rule.query.contains(prefix)).count();
     Some(Monitoring { scraped, of_etcd: with("etcd_"), of_backups: with("strongroom_") })
@@ -112,16 +116,19 @@ mod tests {
     /// As Prometheus 2.42 answers.
     #[test]
     fn what_prometheus_says() {
-        let count = br#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1795764000.1,"3"]}]}}"#;
+        let members = br#"{"status":"success","data":{"resultType":"vector","result":[
+            {"metric":{"server_id":"ef46ec93427fc7b1"},"value":[1795764000.1,"2"]},{"metric":{"server_id":"a"},"value":[1795764000.1,"1"]},
+            {"metric":{},"value":[1795764000.1,"1"]},{"metric":{"server_id":"x"},"value":[1795764000.1,"1"]}]}}"#;
         let none = br#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
         let rules = br#"{"status":"success","data":{"groups":[{"name":"a","file":"/r.yml","interval":60,"limit":0,"rules":[
             {"state":"inactive","name":"NoLeader","query":"etcd_server_has_leader == 0","duration":60,"labels":{},"type":"alerting"},
             {"state":"inactive","name":"Down","query":"up == 0","duration":60,"labels":{},"type":"alerting"}]}]}}"#;
-        let found = parse(count, rules).unwrap();
-        assert_eq!(found, Monitoring { scraped: 3, of_etcd: 1, of_backups: 0 });
-        assert_eq!(parse(none, rules).unwrap().scraped, 0);
+        let found = parse(members, rules).unwrap();
+        let scraped = [0xef46_ec93_427f_c7b1, 10].into();
+        assert_eq!(found, Monitoring { scraped, of_etcd: 1, of_backups: 0 });
+        assert!(parse(none, rules).unwrap().scraped.is_empty());
         for bad in [&b"{}"[..], b"<html>", br#"{"status":"error","error":"x"}"#] {
-            assert!(parse(bad, rules).is_none() && parse(count, bad).is_none());
+            assert!(parse(bad, rules).is_none() && parse(members, bad).is_none());
         }
     }
 

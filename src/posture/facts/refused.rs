@@ -41,7 +41,10 @@ impl Refused {
             counted = true;
             let code = line.split_once("grpc_code=\"")?.1.split('"').next()?;
             let is_login = line.contains("grpc_method=\"Authenticate\"") && code != "OK";
-            if is_login || CODES.contains(&code) {
+            // 3.4 and 3.5 refuse calls of Maintenance so (server/etcdserver/api/v3rpc/maintenance.go).
+            let is_maintenance =
+                code == "Unknown" && line.contains("grpc_service=\"etcdserverpb.Maintenance\"");
+            if is_login || is_maintenance || CODES.contains(&code) {
                 count += value(line)?;
             }
         }
@@ -67,12 +70,14 @@ mod tests {
         grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 90\n\
         grpc_server_handled_total{grpc_code=\"PermissionDenied\",grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 3\n\
         grpc_server_handled_total{grpc_code=\"InvalidArgument\",grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 4\n\
-        grpc_server_handled_total{grpc_code=\"InvalidArgument\",grpc_method=\"Authenticate\",grpc_service=\"etcdserverpb.Auth\",grpc_type=\"unary\"} 5\n";
+        grpc_server_handled_total{grpc_code=\"InvalidArgument\",grpc_method=\"Authenticate\",grpc_service=\"etcdserverpb.Auth\",grpc_type=\"unary\"} 5\n\
+        grpc_server_handled_total{grpc_code=\"Unknown\",grpc_method=\"Snapshot\",grpc_service=\"etcdserverpb.Maintenance\",grpc_type=\"server_stream\"} 1\n\
+        grpc_server_handled_total{grpc_code=\"Unknown\",grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 6\n";
 
     #[test]
     fn what_metrics_count() {
         let found = Refused::of_metrics(METRICS).unwrap();
-        assert_eq!((found.count, found.since.unix()), (8, 1_795_763_900));
+        assert_eq!((found.count, found.since.unix()), (9, 1_795_763_900));
         let line = format!("unknown: {found}: no earlier audit");
         assert_eq!(Refused::of_report(&line), Some(found));
         for text in [found.to_string(), format!("+3 (5; {found}; x)")] {

@@ -202,7 +202,9 @@ fn what_fails() {
             change(&mut f.cluster.users, |users| users[1].roles.push("root".into()));
         }),
         ("NET-5", Severity::Low, |f| on_host(f).filter = known(filter("accept"))),
-        ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.scraped = 0)),
+        ("MON-1", Severity::Medium, |f| {
+            change(&mut f.monitoring, |seen| seen.scraped = [7].into())
+        }),
         ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.of_etcd = 0)),
         ("MON-1", Severity::Medium, |f| change(&mut f.monitoring, |seen| seen.of_backups = 0)),
         // 24 hours after the audit before.

@@ -134,7 +134,7 @@ pub(super) fn good() -> Facts {
         kubernetes: Some(kubernetes()),
         backups: Some(backups()),
         own: known(Some("app".into())),
-        monitoring: known(Monitoring { scraped: 1, of_etcd: 1, of_backups: 1 }),
+        monitoring: known(Monitoring { scraped: [1].into(), of_etcd: 1, of_backups: 1 }),
         proxy_log: known(access_log()),
         earlier: known(Earlier {
             at: "2026-10-31T00:00:00Z".parse().unwrap(),
@@ -283,6 +283,12 @@ fn opaque(facts: &mut Facts, policy: &str) {
     on_host(facts).filter = known(Filter { opaque, ..filter(policy) });
 }
 
+/// A snapshot of a host whose clock was ahead.
+fn dated_ahead() -> SnapshotId {
+    let time: crate::format::Time = "2026-12-24T00:00:00Z".parse().unwrap();
+    SnapshotId::new(time.unix().unsigned_abs() * 1000, [0; 10])
+}
+
 /// What is known of a page after an answer of 503.
 fn failed() -> Result<bool, Unknown> {
     Err(unread())
@@ -338,6 +344,8 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| opaque(f, "accept"), &["NET-5"]),
         (|f| in_backups(f).signers = Fact::unknown("x"), &["BAK-4"]),
         (|f| in_backups(f).copied = Fact::unknown("x"), &["BAK-4"]),
+        (|f| in_backups(f).copied = known(Some(dated_ahead())), &["BAK-4"]),
+        (|f| in_backups(f).newest = known(Some(dated_ahead())), &["BAK-1"]),
         (|f| first(f).version = Fact::unknown("x"), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).version = known("latest".into()), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UPD-3"]),

@@ -2,7 +2,7 @@
 
 use super::super::advisories::Release;
 use super::super::catalog::{Check, Run, check};
-use super::super::checks::advisory::{of_release, release};
+use super::super::checks::advisory::{of_release, release, table_age};
 use super::super::fact::{Evidence, Judgement, Severity, Unknown, Verdict};
 use super::super::facts::{Endpoint, Facts};
 use super::super::kinds::{Judged, Section::Updates};
@@ -236,9 +236,8 @@ fn settled(_: &Upgrade, facts: &Facts) -> Vec<Judged> {
 }
 
 /// UG-8
-pub(super) fn storage(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
+pub(super) fn storage(_: &Upgrade, facts: &Facts) -> Vec<Judged> {
     each(facts, |endpoint| {
-        let target = upgrade.target.need()?;
         let (version, release) = release(endpoint)?;
         let health = endpoint.health.need()?;
         if let Some(to) = &health.downgrade {
@@ -262,7 +261,7 @@ pub(super) fn storage(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
                 cluster.get()
             )))),
             // Before 3.6 a database has none.
-            None if target.step.from == "3.4" || target.step.from == "3.5" => {
+            None if matches!(release.minor().as_str(), "3.4" | "3.5") => {
                 Ok(Verdict::NotApplicable(version.saw(format!("{release} has no storage version"))))
             }
             None => Err(Unknown("the member does not tell its storage version".into())),
@@ -332,8 +331,12 @@ fn vulnerabilities(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
         Ok(version) => of_release(&target.release, version, endpoint, facts),
         Err(unknown) => vec![Judged::of(None, Err(unknown))],
     };
-    match facts.endpoints.as_slice() {
+    let mut judged: Vec<_> = match facts.endpoints.as_slice() {
         [] => vec![Judged::of(None, Err(Unknown("no endpoint was asked".into())))],
         endpoints => endpoints.iter().flat_map(judge).collect(),
+    };
+    if facts.advisories.is_old(facts.now) {
+        judged.extend(table_age(facts));
     }
+    judged
 }

@@ -1,6 +1,10 @@
 //! The gates of an upgrade that members' hosts answer: each of its own member.
 
+use url::Url;
+
+use super::super::checks::host::urls;
 use super::super::fact::{Fact, Judgement, Unknown, Verdict};
+use super::super::facts::cluster::Listed;
 use super::super::facts::{Facts, Host};
 use super::super::kinds::Judged;
 use super::facts::Upgrade;
@@ -22,11 +26,16 @@ fn each(facts: &Facts, judge: impl Fn(&Host) -> Judgement) -> Vec<Judged> {
             ];
         }
     };
-    let is_own = |name: &String| own.as_ref() == Some(name);
-    let found = members.iter().filter(|one| is_own(&one.name)).count();
+    // One host may run members of two clusters under one name.
+    let advertised = advertised(host);
+    let is_own = |one: &Listed| {
+        let is_at = |urls: &Vec<Url>| parsed(&one.peer_urls).iter().any(|url| urls.contains(url));
+        own.as_ref() == Some(&one.name) && advertised.as_ref().is_none_or(is_at)
+    };
+    let found = members.iter().filter(|one| is_own(one)).count();
     let subject = if found == 1 { own.clone().unwrap_or_default() } else { host.name.clone() };
     let mut judged = vec![Judged::of(Some(subject), judge(host))];
-    for member in members.iter().filter(|one| found != 1 || !is_own(&one.name)) {
+    for member in members.iter().filter(|one| found != 1 || !is_own(one)) {
         let why = "its host was not read: run it there, with --host";
         judged.push(Judged::of(Some(member.name.clone()), Err(Unknown(why.into()))));
     }
@@ -37,6 +46,17 @@ fn each(facts: &Facts, judge: impl Fn(&Host) -> Judgement) -> Vec<Judged> {
 fn name(host: &Host) -> Option<String> {
     let settings = host.settings.need().ok()?;
     settings.value("name").ok().map(|name| name.unwrap_or("default").to_owned())
+}
+
+/// The peer URLs that the host's member was given.
+fn advertised(host: &Host) -> Option<Vec<Url>> {
+    let settings = host.settings.need().ok()?;
+    let urls = urls(&settings, "initial-advertise-peer-urls").ok()?;
+    (!urls.is_empty()).then(|| parsed(&urls))
+}
+
+fn parsed(urls: &[String]) -> Vec<Url> {
+    urls.iter().filter_map(|url| Url::parse(url).ok()).collect()
 }
 
 /// UG-6

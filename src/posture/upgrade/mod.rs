@@ -27,7 +27,7 @@ use super::facts::host::HostOptions;
 use super::facts::repository::RepositoryOptions;
 use super::facts::{self as read, Facts};
 use super::kinds::Scope;
-use super::report::{Policy, Report, UnknownPolicy, check_ids};
+use super::report::{Policy, Report, UnknownPolicy};
 use super::settings::now;
 use super::waivers::Waiver;
 use crate::backup::{DrillOptions, drill_version};
@@ -47,6 +47,11 @@ pub use state::{ClusterState, MemberState};
 
 /// Why facts of an audit are not read.
 const NOT_ASKED: &str = "an upgrade does not ask it";
+
+/// All checks of upgrades, before and after.
+pub(super) fn checks() -> impl Iterator<Item = &'static Check> {
+    GATES.iter().chain(AFTER)
+}
 
 /// What is planned.
 #[derive(Debug)]
@@ -97,7 +102,7 @@ pub async fn upgrade_check(
     control: &Control,
 ) -> Result<UpgradeReport> {
     let catalogue = if options.before.is_some() { AFTER } else { GATES };
-    check_ids(catalogue, options.waivers.iter().map(Waiver::id))?;
+    super::check_waivers(&options.waivers)?;
     let program = match &options.etcd {
         Some(program) => Some(drill_version(&drills(program.clone(), etcd, &options)).await?),
         None => None,
@@ -188,6 +193,8 @@ fn drills(program: PathBuf, etcd: &EtcdSettings, options: &UpgradeOptions) -> Dr
         dir: options.scratch_dir.clone(),
         live: None,
         allow_untested: etcd.allow_untested,
+        // What is rehearsed is the restore of this snapshot.
+        through_journals: false,
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) async fn rehearse(
         dir: options.dir.clone(),
         live: None,
         allow_untested: options.allow_untested,
+        through_journals: options.through_journals,
     };
     let source = format!("drill of snapshot {id} with {}", program.display());
     match run(of, id, &options, control).await {

@@ -2,6 +2,7 @@
 
 use super::super::advisories::Release;
 use super::super::checks::advisory::release;
+use super::super::checks::age_of;
 use super::super::fact::{Evidence, Fact, Judgement, Seen, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::kinds::Judged;
@@ -78,9 +79,9 @@ pub(super) fn snapshot(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
             .ok_or_else(|| Unknown("the revision of the cluster is not known".into()))?;
         let mut found: Vec<Evidence> = Vec::new();
         let id = stored.id;
-        let age = facts.now.unix().saturating_sub(id.created().unix());
+        let age = age_of(id, facts.now)?;
         let limit = upgrade.max_age.as_secs();
-        if age.max(0).unsigned_abs() > limit {
+        if age.unsigned_abs() > limit {
             found.push(stored.saw(format!(
                 "snapshot {id} is {} min old, the limit is {} min",
                 age / 60,

@@ -78,7 +78,7 @@ fn ready(version: &str, to: &str) -> Facts {
         name: format!("m{}", id - 1),
         learner: false,
         client_urls: vec![format!("https://10.0.0.{id}:2379")],
-        peer_urls: Vec::new(),
+        peer_urls: vec![format!("https://10.0.0.{id}:2380")],
     };
     facts.cluster.members = known((1..=3).map(member).collect());
     on_host(&mut facts).settings = settings("--name=m0");
@@ -178,14 +178,17 @@ fn what_is_ready_passes() {
     assert_eq!((report.exit, with(&report, Status::Pass).len()), (0, AFTER.len()));
 }
 
+/// A table that ended a year ago.
+fn old_table() -> Advisories {
+    let table = include_str!("../advisories.json");
+    Advisories::parse(&table.replace("\"complete_to\": \"2026", "\"complete_to\": \"2025")).unwrap()
+}
+
 /// Which gates have no verdict when a fact is not known. All others keep theirs.
 #[test]
 fn without_a_fact_no_gate_passes_that_rests_on_it() {
     let cases: &[(Change, &[&'static str])] = &[
-        (
-            |f| up(f).target = Fact::unknown("x"),
-            &["UG-1", "UG-6", "UG-7", "UG-8", "UG-12", "UG-14"],
-        ),
+        (|f| up(f).target = Fact::unknown("x"), &["UG-1", "UG-6", "UG-7", "UG-12", "UG-14"]),
         (|f| first(f).version = Fact::unknown("x"), &["UG-1", "UG-2", "UG-8", "UG-12", "UG-13"]),
         (|f| first(f).health = Fact::unknown("x"), &["UG-2", "UG-8", "UG-9", "UG-11"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UG-8"]),
@@ -214,6 +217,15 @@ fn without_a_fact_no_gate_passes_that_rests_on_it() {
         (|f| up(f).hashes = Fact::unknown("x"), &["UG-10"]),
         (|f| change(&mut up(f).hashes, |all| all.answers.clear()), &["UG-10"]),
         (|f| change(&mut up(f).hashes, |all| all.left_out.push("m2: x".into())), &["UG-10"]),
+        (
+            |f| {
+                change(&mut up(f).stored, |stored| {
+                    stored.id = SnapshotId::new(u64::MAX >> 16, [0; 10])
+                })
+            },
+            &["UG-11"],
+        ),
+        (|f| f.advisories = old_table(), &["UG-14"]),
         (|f| up(f).there = Fact::unknown("x"), &["UG-12"]),
         (|f| change(&mut up(f).there, |one| one.hash = None), &["UG-12"]),
         (|f| up(f).back = Fact::unknown("x"), &["UG-12", "UG-13"]),
@@ -377,8 +389,15 @@ fn a_value_of_a_flag_that_the_target_refuses() {
 /// A host whose member is not in the list is of none of them.
 #[test]
 fn a_host_is_of_one_member() {
+    let elsewhere = "--name=m0 --initial-advertise-peer-urls=https://10.0.0.9:2380";
+    for own in ["--name=other", elsewhere] {
+        of_one_member(own);
+    }
+}
+
+fn of_one_member(own: &str) {
     let mut facts = ready("3.5.35", "3.6");
-    on_host(&mut facts).settings = settings("--name=other");
+    on_host(&mut facts).settings = settings(own);
     let report = report(GATES, &facts);
     let of: Vec<_> = report
         .checks
