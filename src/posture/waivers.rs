@@ -3,7 +3,6 @@
 use serde::Deserialize;
 
 use super::advisories::day;
-use super::catalog::Check;
 use super::fact::{Fact, Severity, Status, Verdict};
 use super::facts::Facts;
 use super::kinds::Judged;
@@ -122,10 +121,10 @@ impl Waiver {
     }
 }
 
-/// Marks what is waived; the waivers of `catalogue` that are in force and match nothing, in words.
+/// Marks what is waived; the waivers of what was asked that are in force and match nothing, in words.
 pub(super) fn apply(
     waivers: &[Waiver],
-    catalogue: &[Check],
+    is_asked: impl Fn(&str) -> bool,
     outcomes: &mut [Outcome],
     now: Time,
 ) -> Vec<String> {
@@ -139,11 +138,10 @@ pub(super) fn apply(
             }
         }
     }
-    let is_asked = |waiver: &Waiver| catalogue.iter().any(|check| check.id == waiver.id);
     let idle = waivers
         .iter()
         .zip(used)
-        .filter(|(waiver, used)| !used && is_asked(waiver) && !waiver.is_over(now));
+        .filter(|(waiver, used)| !used && is_asked(&waiver.id) && !waiver.is_over(now));
     idle.map(|(waiver, _)| format!("the waiver of {} matches nothing", waiver.name())).collect()
 }
 

@@ -140,10 +140,8 @@ pub async fn drill(
         allow_untested: options.allow_untested,
         ..MemberOptions::default()
     };
-    let journals = match options.through_journals {
-        true => control.guard(through_journals(repository, keys, id, etcd.dir())).await?,
-        false => None,
-    };
+    let journals = through_journals(repository, keys, id, (options, etcd.dir()));
+    let journals = control.guard(journals).await?;
     let restored = match &journals {
         Some(recorded) => {
             restore_recorded_member(repository, keys, recorded, &member, control).await?
@@ -198,8 +196,11 @@ async fn through_journals(
     repository: &Repository,
     keys: &KeySet,
     id: SnapshotId,
-    dir: &Path,
+    (options, dir): (&DrillOptions, &Path),
 ) -> Result<Option<Recorded>> {
+    if !options.through_journals {
+        return Ok(None);
+    }
     let wanted = Stretches { to: Some([id].into()), ..Stretches::default() };
     let Some(stretch) = stretches(repository, keys, &wanted).await?.pop() else { return Ok(None) };
     let cluster = Some(&stretch.cluster);
