@@ -65,6 +65,8 @@ pub(crate) struct Recorder<'a> {
     pub(super) continues: Option<Continues>,
     pub(super) compacted: i64,
     pub(super) auth: Option<(bool, u64)>,
+    /// What an earlier recorder saw.
+    pub(super) auth_before: Option<(bool, u64)>,
     pub(super) attempts: (i64, u32),
     /// The last complete revision, for who waits for it.
     pub(super) progress: tokio::sync::watch::Sender<i64>,
@@ -100,6 +102,7 @@ impl<'a> Recorder<'a> {
             continues: None,
             compacted: 0,
             auth: None,
+            auth_before: None,
             attempts: (0, 0),
             progress: tokio::sync::watch::Sender::new(first.saturating_sub(1)),
             auth_changes: tokio::sync::watch::Sender::new(0),
@@ -108,9 +111,10 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Names the last segment of an earlier journal in the next one.
-    pub(crate) fn continues(&mut self, continues: Option<Continues>) {
-        self.continues = continues;
+    /// Names the last segment of an earlier journal in the next one. Users and roles that are not those of `auth` have
+    /// changed since.
+    pub(crate) fn continues(&mut self, continues: Option<Continues>, auth: Option<(bool, u64)>) {
+        (self.continues, self.auth_before) = (continues, auth);
     }
 
     /// Notes in `seen` what snapshots are compared with.

@@ -120,7 +120,8 @@ impl Recorder<'_> {
                 filling.cutter.entry(&Entry::Compacted(revision))?;
             }
             Answer::Auth(enabled, revision) if self.auth != Some((enabled, revision)) => {
-                if self.auth.replace((enabled, revision)).is_some() {
+                let before = self.auth.replace((enabled, revision)).or(self.auth_before);
+                if before.is_some_and(|before| before != (enabled, revision)) {
                     self.auth_changes.send_modify(|changes| *changes = changes.saturating_add(1));
                 }
                 filling.cutter.entry(&Entry::Auth { enabled, revision })?;

@@ -232,7 +232,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("MON-5", Medium, Monitoring, "There is no record of who used which keys, or it was changed",
         "put strongroom's proxy before etcd with an audit log, and keep a copy of the log elsewhere",
         &[Run::Cluster(monitoring::access_log)]),
-    check("BAK-1", Critical, Updates, "There is no backup of the last 24 hours",
+    check("BAK-1", Critical, Updates, "There is no backup of the last 26 hours",
         "run `strongroom agent`, and look at its warnings", &[Run::Backups(backups::fresh)]),
     check("BAK-2", High, Updates, "No backup was verified, or restored and served, for a long time",
         "let the agent verify and drill: `agent.verify`, `agent.drill`", &[Run::Backups(backups::tried)]),

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use super::{CommonSettings, LogFormat, Schedule};
 use crate::backup::{
-    BackupOptions, CopySettings, DrillOptions, RecordOptions, Retention, drill_version,
+    BackupOptions, CopySettings, DrillOptions, Period, RecordOptions, Retention, drill_version,
 };
 use crate::error::{Error, Result};
 use crate::format::ClusterName;
 #[cfg(feature = "cli")]
 use crate::format::parse_duration;
 use crate::posture::AuditSettings;
+
+/// How long journals are kept where nothing is said of them.
+const KEPT: Period = Period { years: 0, months: 0, weeks: 0, days: 7, hours: 0 };
 
 /// What an agent is set to do.
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -98,8 +101,8 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
-    /// The same for the repository, the keys and the etcd of `common`, with the host's name and the schedule of backups
-    /// where none is given.
+    /// The same for the repository, the keys and the etcd of `common`. Where none is given it has the host's name, a
+    /// schedule of backups, and with a schedule of prune a span for which journals are kept.
     #[must_use]
     pub fn with_common(mut self, common: CommonSettings) -> Self {
         self.backup.cluster = common.cluster.clone().unwrap_or_default();
@@ -112,6 +115,10 @@ impl AgentSettings {
         // What is recorded makes hourly snapshots unnecessary.
         let hours = if self.continuous { 24 } else { 1 };
         self.schedules.backup.get_or_insert_with(|| Schedule::every_hours(hours));
+        // Journals that nobody removes would fill the repository.
+        if self.continuous && self.schedules.prune.is_some() {
+            self.retention.continuous.get_or_insert(KEPT);
+        }
         self
     }
 

@@ -43,6 +43,7 @@ mod full_disk;
 mod histories;
 mod hostile;
 mod journal;
+mod journal_base;
 mod journal_bundle;
 mod journal_clock;
 mod journal_copy;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, stream};
 
+use super::base::{Link, is_base, newest_revision};
 use crate::error::Result;
 use crate::etcd::changes::{Change, Complete, RecordDigest, Revisions, digest_of};
 use crate::etcd::seen::change_of;
@@ -28,6 +29,36 @@ const READS: usize = 4;
 
 /// How long the revisions that etcd and the newest journal have in common are waited for.
 const COMPARING: Duration = Duration::from_secs(30);
+
+/// What was found of earlier recordings.
+pub(super) struct Found {
+    pub(super) before: Before,
+    /// A snapshot is the base of it. A recorder that was killed may not have taken the one that was needed.
+    pub(super) has_base: bool,
+    /// The revision of the newest snapshot that counts.
+    pub(super) newest: Option<i64>,
+}
+
+impl Found {
+    async fn of(
+        before: Before,
+        link: Option<Link>,
+        (repository, keys, cluster): (&Repository, &KeySet, &ClusterName),
+    ) -> Result<Self> {
+        let newest = newest_revision(repository, keys, cluster).await?;
+        let has_base = match (newest, link) {
+            (Some(revision), Some(link)) => {
+                is_base(revision, repository, keys, cluster, link).await?
+            }
+            _ => false,
+        };
+        Ok(Self { before, has_base, newest })
+    }
+
+    const fn nothing() -> Self {
+        Self { before: Before::Nothing, has_base: false, newest: None }
+    }
+}
 
 /// What was recorded before.
 pub(super) enum Before {
@@ -55,6 +86,12 @@ impl Before {
         }
     }
 
+    /// The state of authentication that was recorded last.
+    pub(super) fn auth(&self) -> Option<(bool, u64)> {
+        let Self::Journal(journal) = self else { return None };
+        journal.survey.auth.last().map(|(_, enabled, revision)| (*enabled, *revision))
+    }
+
     /// Looks for the newest journal of `cluster` that counts.
     ///
     /// # Errors
@@ -64,7 +101,7 @@ impl Before {
         keys: &KeySet,
         cluster: &ClusterName,
         control: &Control,
-    ) -> Result<Self> {
+    ) -> Result<Found> {
         if keys.is_blind() {
             return Self::look_blindly(repository, keys, cluster).await;
         }
@@ -86,7 +123,7 @@ impl Before {
             if !journal.standing.counts() || journal.head.cluster != *cluster {
                 continue;
             }
-            let has_end = journal.end.is_some();
+            let (has_end, link) = (journal.end.is_some(), Link::of(&journal));
             let dir = std::env::temp_dir();
             let read = ReadJournal::fetch(repository, keys, journal, &folder, &dir).await?;
             if read.continues().is_none() {
@@ -97,9 +134,10 @@ impl Before {
                     "journal {id} has no end: its recorder was killed, or still records"
                 )));
             }
-            return Ok(Self::Journal(Box::new(read)));
+            let before = Self::Journal(Box::new(read));
+            return Found::of(before, Some(link), (repository, keys, cluster)).await;
         }
-        Ok(Self::Nothing)
+        Ok(Found::nothing())
     }
 
     /// By signatures alone: no journal opens here.
@@ -107,7 +145,7 @@ impl Before {
         repository: &Repository,
         keys: &KeySet,
         cluster: &ClusterName,
-    ) -> Result<Self> {
+    ) -> Result<Found> {
         let (folders, _) = folder::list_all(repository).await?;
         let now = SystemTime::now();
         let there = folders.iter().rev().filter(|(_, folder)| folder.head.is_some());
@@ -123,17 +161,21 @@ impl Before {
             }
             match (vouched.end, folder.last_named()) {
                 // It is open, or its recorder was killed.
-                (None, Some(last)) => return Ok(Self::Named(last)),
+                (None, Some(last)) => {
+                    return Found::of(Self::Named(last), None, (repository, keys, cluster)).await;
+                }
                 // Nothing was recorded in it.
                 (None, None) => {}
                 (Some(end), _) if end.segments == 0 => {}
                 (Some(end), _) => {
                     let last = end.last.cast_signed();
-                    return Ok(Self::UpTo(last, last_segment(&end), None));
+                    let before = Self::UpTo(last, last_segment(&end), None);
+                    let link = Link { first: vouched.head.first.cast_signed(), continues: None };
+                    return Found::of(before, Some(link), (repository, keys, cluster)).await;
                 }
             }
         }
-        Ok(Self::Nothing)
+        Ok(Found::nothing())
     }
 }
 
@@ -152,7 +194,7 @@ pub(super) struct Start {
     pub(super) first: i64,
     /// Why it follows nothing: a snapshot is taken.
     pub(super) gap: Option<Gap>,
-    /// A snapshot that was taken holds the first revision.
+    /// A snapshot holds the first revision, or one before it that leads to it.
     pub(super) has_base: bool,
 }
 
@@ -281,12 +323,15 @@ fn start_after(last: i64, now: Now) -> Start {
 }
 
 /// Where to begin, if names tell that `last` was recorded before: with all that etcd still has, because they may be wrong.
-/// Where even they do not reach that far, something is missing for certain.
+/// Where even they do not reach that far, something is missing for certain. That nothing is, they do not show.
 fn start_behind_names(last: i64, now: Now) -> Start {
+    if last > now.revision {
+        return Start { first: now.first(), gap: Some(Gap::WentBack), has_base: false };
+    }
     // Less than may be missing: etcd goes on before the watch is open.
     let first = now.first().max(now.revision.saturating_sub(MAX_BEHIND / 4 * 3));
     if last >= first {
-        return Start { first, gap: None, has_base: true };
+        return Start { first, gap: None, has_base: false };
     }
     let gap = if last <= now.compacted { Gap::Compacted } else { Gap::Behind };
     Start { first: now.first(), gap: Some(gap), has_base: false }
@@ -362,13 +407,16 @@ mod tests {
     async fn what_is_unknown_is_recorded_again_as_far_as_etcd_allows() {
         let at = async |before: &Before, revision, compacted| {
             let start = start(before, &EtcdSettings::default(), Now { revision, compacted }).await;
-            let Start { first, gap, .. } = start.unwrap();
+            let Start { first, gap, has_base } = start.unwrap();
+            assert!(!has_base);
             (first, gap)
         };
         assert_eq!(at(&Before::Nothing, 100, 0).await, (2, Some(Gap::First)));
         assert_eq!(at(&Before::Named(90), 100, 0).await, (2, None));
         assert_eq!(at(&Before::Named(29_900), 30_000, 0).await, (15_000, None));
         assert_eq!(at(&Before::Named(29_900), 30_000, 29_000).await, (29_001, None));
+        // etcd's revision went back, or somebody planted the name.
+        assert_eq!(at(&Before::Named(101), 100, 0).await, (2, Some(Gap::WentBack)));
         // Whatever the names are worth, something is missing.
         assert_eq!(at(&Before::Named(14_999), 30_000, 0).await, (2, Some(Gap::Behind)));
         let compacted = (29_001, Some(Gap::Compacted));

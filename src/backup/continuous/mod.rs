@@ -1,5 +1,6 @@
 //! Journals and snapshots together: recording without a gap, coverage, and restores to any recorded revision or moment.
 
+mod base;
 mod begin;
 mod building;
 mod bundling;

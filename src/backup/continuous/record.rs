@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::begin::{Before, Gap, Now, Start, start};
+use super::begin::{Before, Found, Gap, Now, Start, start};
 use super::bundling;
 use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
@@ -258,7 +258,9 @@ impl RecordJob<'_> {
             }
         });
         let stored = first.stored().map_or(0, |segment| segment.last.cast_signed());
-        report.last = report.last.max(stored);
+        if stored > 0 {
+            report.last = stored;
+        }
         report.spooled = first.safe().max(report.last).max(report.spooled);
         match recorded.and(settled) {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
@@ -269,8 +271,10 @@ impl RecordJob<'_> {
     async fn rounds(&self, places: Places<'_>, report: &mut RecordReport) -> Result<()> {
         let cluster = &self.options.cluster;
         let looked = Before::look(self.repository, self.keys, cluster, self.control);
-        let mut before = self.control.guard(looked).await?;
-        let mut continues = before.continues();
+        let Found { mut before, has_base, mut newest } = self.control.guard(looked).await?;
+        let (mut continues, mut auth) = (before.continues(), before.auth());
+        // What is recorded has no base yet, and needs a snapshot.
+        let mut owes = !has_base;
         loop {
             // While this program records, it notices another history by itself.
             let start = match self.start(&before, report).await {
@@ -287,7 +291,14 @@ impl RecordJob<'_> {
                 }
                 start => start?,
             };
-            let (reason, known) = self.round(places, &start, &mut continues, report).await?;
+            // Where the recording goes back to a snapshot, that is its base whatever is missing before it.
+            let reaches = newest.take().is_some_and(|revision| revision >= start.first);
+            let follows = start.has_base && (start.gap.is_some() || !owes);
+            let start = Start { has_base: follows || reaches, ..start };
+            let had = report.snapshots.len();
+            let from = (&mut continues, auth.take());
+            let (reason, known) = self.round(places, &start, from, report).await?;
+            owes = !start.has_base && report.snapshots.len() == had;
             match reason {
                 EndReason::STOPPED | EndReason::LOST_LEAD => return Ok(()),
                 EndReason::STORE => {
@@ -310,14 +321,14 @@ impl RecordJob<'_> {
         &self,
         places: Places<'_>,
         start: &Start,
-        continues: &mut Option<Continues>,
+        (continues, auth): (&mut Option<Continues>, Option<(bool, u64)>),
         report: &mut RecordReport,
     ) -> Result<(EndReason, Option<(i64, RecordDigest)>)> {
         let (repository, keys, control) = (self.repository, self.keys, self.control);
         let options = (self.options, self.suite);
         let places = (places, start.first);
         let mut recorder = Recorder::new(repository, keys, self.etcd, options, control, places);
-        recorder.continues(*continues);
+        recorder.continues(*continues, auth);
         recorder.note_in(Arc::clone(&self.seen));
         recorder.led_by(self.leading.clone());
         let (progress, auth) = (recorder.progress(), recorder.auth_changes());
@@ -392,7 +403,7 @@ impl RecordJob<'_> {
         }
     }
 
-    /// Where to begin behind what was recorded `before`.
+    /// Where to begin behind what was recorded `before`; where there is a gap, with a snapshot that is taken now.
     async fn start(&self, before: &Before, report: &mut RecordReport) -> Result<Start> {
         let now = self.control.guard(Now::ask(self.etcd)).await?;
         let start = self.control.guard(start(before, self.etcd, now)).await?;
@@ -407,11 +418,11 @@ impl RecordJob<'_> {
         let Taken { id, revision } = self.snapshots.take(&wanted).await?;
         report.snapshots.push(id);
         // It holds what was missing.
-        report.seen = 0;
+        (report.seen, report.last, report.spooled) = (0, 0, 0);
         let now = self.control.guard(Now::ask(self.etcd)).await?;
         let is_near = now.revision.saturating_sub(revision) <= MAX_BEHIND;
         let has_base = revision > now.compacted && revision > 1 && is_near;
         let first = if has_base { revision } else { now.first() };
-        Ok(Start { first, gap: None, has_base })
+        Ok(Start { first, gap: Some(gap), has_base })
     }
 }

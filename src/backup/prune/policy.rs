@@ -109,7 +109,7 @@ pub struct Retention {
     )]
     pub within: Option<Period>,
     /// Change journals of the last years (y), months (m), weeks (w), days (d) and hours (h), and the snapshots that a restore
-    /// to any moment of this span begins with [default: journals are never removed]
+    /// to any moment of this span begins with [default: journals are never removed; by an agent that records and prunes, after 7d]
     #[cfg_attr(
         feature = "cli",
         arg(

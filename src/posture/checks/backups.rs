@@ -9,7 +9,7 @@ use crate::format::Time;
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 /// How old the newest snapshot, verification and drill may be.
-const MAX_SNAPSHOT: i64 = 24 * HOUR;
+const MAX_SNAPSHOT: i64 = 26 * HOUR;
 const MAX_VERIFIED: i64 = 35 * DAY;
 const MAX_DRILLED: i64 = 90 * DAY;
 

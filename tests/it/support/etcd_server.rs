@@ -4,8 +4,13 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU16;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use rcgen::{
@@ -16,6 +21,11 @@ use strongroom::secret::SecretBytes;
 use tempfile::TempDir;
 
 pub(crate) const ROOT_PASSWORD: &str = "correct horse battery staple";
+
+/// The ports of servers, in blocks.
+const FIRST_PORT: u16 = 20_000;
+const BLOCK_PORTS: u16 = 500;
+const BLOCKS: u16 = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
@@ -489,9 +499,22 @@ fn stop(server: &mut Server) {
 }
 
 /// Ports that were free a moment ago, all different.
+/// Ports below those that the kernel gives to clients. Each process of tests has a block of its own, and takes the next
+/// each time, so that no two servers of tests mean the same one.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static BLOCK: OnceLock<(UnixListener, u16)> = OnceLock::new();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let (_, first) = BLOCK.get_or_init(|| {
+        let blocks = (0..BLOCKS).find_map(|at| {
+            let name = format!("strongroom-test-ports-{at}");
+            let held = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap());
+            Some((held.ok()?, FIRST_PORT + at * BLOCK_PORTS))
+        });
+        blocks.expect("no more than 24 processes of tests at once")
+    });
+    let ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Relaxed) % BLOCK_PORTS);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.take(usize::from(BLOCK_PORTS)).filter(is_free).take(count).collect()
 }
 
 pub(crate) fn make_tls(dir: &std::path::Path) -> Tls {
