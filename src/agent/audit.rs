@@ -28,6 +28,7 @@ pub(super) async fn audit(
         repository,
         keys,
         cluster: Some(options.cluster()),
+        recovery: options.common.recovery,
         copy: copy.as_ref().map_err(Clone::clone),
     };
     let how = AuditOptions {

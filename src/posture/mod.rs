@@ -78,7 +78,14 @@ pub struct AuditOptions {
     pub waivers: Vec<Waiver>,
 }
 
-/// Refuses waivers of what does not exist. One file has those of audits and of upgrades.
+/// Those of these checks: one file has the waivers of audits and of upgrades.
+fn own_waivers(catalogue: &[catalog::Check], mut waivers: Vec<Waiver>) -> Result<Vec<Waiver>> {
+    check_waivers(&waivers)?;
+    waivers.retain(|waiver| catalogue.iter().any(|check| check.id == waiver.id()));
+    Ok(waivers)
+}
+
+/// Refuses waivers of what does not exist.
 fn check_waivers(waivers: &[Waiver]) -> Result<()> {
     let known = || catalog::CHECKS.iter().chain(upgrade::checks());
     match waivers.iter().find(|waiver| !known().any(|check| check.id == waiver.id())) {
@@ -99,7 +106,7 @@ pub async fn audit(
     options: AuditOptions,
 ) -> Result<Report> {
     report::check_ids(options.only.iter().chain(&options.skip))?;
-    check_waivers(&options.waivers)?;
+    let waivers = own_waivers(catalog::CHECKS, options.waivers)?;
     let scopes = [
         (Scope::Live, options.live),
         (Scope::Host, options.host.is_some()),
@@ -136,7 +143,7 @@ pub async fn audit(
         monitoring: facts::monitoring::read(options.prometheus.as_deref()).await?,
         proxy_log: facts::proxy_log::read(options.proxy_log.as_ref()).await,
         earlier,
-        waivers: options.waivers,
+        waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,
         upgrade: None,

@@ -27,6 +27,7 @@ use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy, check_scopes};
 use super::waivers::Waiver;
 use crate::format::{KeyId, SnapshotId};
+use crate::keys::DependsOn;
 
 const NOW: &str = "2026-11-01T00:00:00Z";
 const DAY: i64 = 86_400;
@@ -214,13 +215,27 @@ fn kubernetes() -> Kubernetes {
     }
 }
 
+fn opener(id: u8, way: Option<DependsOn>) -> (KeyId, Option<DependsOn>) {
+    (KeyId([id; 16]), way)
+}
+
+/// The keys that open the newest snapshot depend on these.
+fn depend(facts: &mut Facts, ways: [Option<DependsOn>; 2]) {
+    let ids = [1, 2].into_iter().zip(ways);
+    in_backups(facts).openers = known(ids.map(|(id, way)| opener(id, way)).collect());
+}
+
+fn service(name: &str) -> Option<DependsOn> {
+    Some(DependsOn::Service(name.into()))
+}
+
 fn backups() -> Backups {
     let at = |time: &str| time.parse::<crate::format::Time>().unwrap();
     let id = SnapshotId::new(at("2026-10-31T20:00:00Z").unix().unsigned_abs() * 1000, [0; 10]);
     let inside = Contents { auth: true, secrets: 3, keys_in_use: 1, ..Contents::default() };
     Backups {
         newest: known(Some(id)),
-        openers: known(vec![KeyId([1; 16]), KeyId([2; 16])]),
+        openers: known(vec![opener(1, Some(DependsOn::Host)), opener(2, None)]),
         signers: known(vec![KeyId([3; 16])]),
         copied: known(Some(id)),
         verified: known(Some(at("2026-10-20T00:00:00Z"))),
@@ -342,10 +357,12 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| f.own = Fact::unknown("x"), &["RBAC-4"]),
         (|f| on_host(f).filter = Fact::unknown("x"), &["NET-5"]),
         (|f| opaque(f, "accept"), &["NET-5"]),
+        (|f| opaque(f, "drop"), &["NET-5"]),
         (|f| in_backups(f).signers = Fact::unknown("x"), &["BAK-4"]),
         (|f| in_backups(f).copied = Fact::unknown("x"), &["BAK-4"]),
         (|f| in_backups(f).copied = known(Some(dated_ahead())), &["BAK-4"]),
         (|f| in_backups(f).newest = known(Some(dated_ahead())), &["BAK-1"]),
+        (|f| in_backups(f).drilled = known(Some(dated_ahead().created())), &["BAK-2"]),
         (|f| first(f).version = Fact::unknown("x"), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).version = known("latest".into()), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UPD-3"]),
@@ -388,6 +405,9 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| in_kubernetes(f).encryption = Fact::unknown("x"), &["REST-4"]),
         (|f| in_backups(f).newest = Fact::unknown("x"), &["BAK-1"]),
         (|f| in_backups(f).openers = Fact::unknown("x"), &["BAK-3"]),
+        (|f| depend(f, [None, None]), &["BAK-3"]),
+        (|f| depend(f, [service("a"), None]), &["BAK-3"]),
+        (|f| depend(f, [service("a"), service("b")]), &[]),
         (|f| in_backups(f).verified = Fact::unknown("x"), &["BAK-2"]),
         (|f| in_backups(f).drilled = Fact::unknown("x"), &["BAK-2"]),
         (|f| in_backups(f).inside = Fact::unknown("x"), &["AUTH-6", "REST-3", "BAK-5"]),

@@ -46,7 +46,7 @@ pub(crate) const GATES: &[Check] = &[
         Critical,
         Updates,
         "The database has members that the cluster has not",
-        "install 3.5.26 or later on all members, which removes them at the start, and take another snapshot",
+        "install 3.5.32 or later on all members, which removes them at the start, and take another snapshot",
         &[Run::Gate(stored::zombies)],
     ),
     check(
@@ -54,7 +54,7 @@ pub(crate) const GATES: &[Check] = &[
         Critical,
         Updates,
         "The database has a member as a learner that votes, or the other way round",
-        "install 3.5.26 or later on all members, which corrects them at the start, and take another snapshot",
+        "install 3.5.32 or later on all members, which corrects them at the start, and take another snapshot",
         &[Run::Gate(stored::learners)],
     ),
     check(

@@ -211,7 +211,7 @@ fn without_a_fact_no_gate_passes_that_rests_on_it() {
                 let line = ["etcd".to_owned(), "--name=m0".to_owned()];
                 on_host(f).settings = known(Settings::of_process(&line, Err("x".into())));
             },
-            &["UG-7"],
+            &["UG-6", "UG-7"],
         ),
         (|f| on_host(f).settings = known(Settings::of_file("name: m0").unwrap()), &["UG-7"]),
         (|f| up(f).hashes = Fact::unknown("x"), &["UG-10"]),
@@ -419,6 +419,7 @@ fn what_changed_in_an_upgrade() {
         ("UA-1", Status::Fail, |f| {
             change(&mut first(f).health, |health| health.storage = Some("3.5.0".into()))
         }),
+        ("UA-1", Status::Unknown, |f| change(&mut first(f).health, |health| health.storage = None)),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| drop(all.pop()))),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| all[0].id = 9)),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| all[0].learner = true)),

@@ -34,6 +34,7 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        recovery: context.settings.recovery,
         copy: copy.as_ref().map_err(Clone::clone),
     });
     let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
