@@ -222,9 +222,10 @@ pub(crate) const CHECKS: &[Check] = &[
     check("MON-2", High, Monitoring, "Many calls and logins are refused",
         "find out who: the log of strongroom's proxy names clients (`strongroom audit-log query`)",
         &[Run::Endpoint(monitoring::refused)]),
-    check("MON-3", Critical, Monitoring, "etcd has raised an alarm",
-        "NOSPACE: compact, defragment, then `etcdctl alarm disarm`; CORRUPT: restore that member",
-        &[Run::Cluster(network::alarms)]),
+    check("MON-3", Critical, Monitoring, "etcd has raised an alarm, or members have different data",
+        "NOSPACE: compact, defragment, then `etcdctl alarm disarm`; CORRUPT: restore that member; \
+         different data: remove the member that differs, and add it again",
+        &[Run::Cluster(network::alarms), Run::Many(monitoring::same_data)]),
     check("MON-4", Medium, Monitoring, "Members do not compare their data",
         "etcd 3.6 and later: feature-gates=InitialCorruptCheck=true,CompactHashCheck=true; before: \
          experimental-initial-corrupt-check=true, experimental-compact-hash-check-enabled=true (3.5)",

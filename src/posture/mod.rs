@@ -60,6 +60,8 @@ pub struct AuditOptions {
     pub prometheus: Option<String>,
     /// The audit log of a proxy before the cluster.
     pub proxy_log: Option<ProxyLogOptions>,
+    /// Ask every member for a hash of its data.
+    pub deep: bool,
     /// How much is asked about TLS.
     pub probe: Probe,
     /// Only these checks; all if empty.
@@ -106,19 +108,15 @@ pub async fn audit(
     options: AuditOptions,
 ) -> Result<Report> {
     report::check_ids(options.only.iter().chain(&options.skip))?;
+    let scopes = scopes(&options, repository.is_some())?;
     let waivers = own_waivers(catalog::CHECKS, options.waivers)?;
-    let scopes = [
-        (Scope::Live, options.live),
-        (Scope::Host, options.host.is_some()),
-        (Scope::Kubernetes, options.kubernetes.is_some()),
-        (Scope::Repository, repository.is_some()),
-    ];
-    let scopes: Vec<_> =
-        scopes.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
-    report::check_scopes(&options.only, &scopes)?;
     let (endpoints, cluster) = match options.live {
         true => facts::cluster::read(etcd, options.probe).await?,
         false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),
+    };
+    let hashes = match options.deep {
+        true => Some(facts::hashes::read(etcd).await),
+        false => None,
     };
     let host = match &options.host {
         Some(host) => Some(facts::Host::read(host).await?),
@@ -136,6 +134,7 @@ pub async fn audit(
         now: settings::now(),
         endpoints,
         cluster,
+        hashes,
         host,
         kubernetes,
         backups,
@@ -156,6 +155,23 @@ pub async fn audit(
         unknown: options.unknown,
     };
     Ok(Report::new(&facts, &scopes, &judge))
+}
+
+/// What is looked at.
+fn scopes(options: &AuditOptions, repository: bool) -> Result<Vec<Scope>> {
+    if options.deep && !options.live {
+        return Err(Error::usage("a deep audit asks the endpoints").hint("add live to --scope"));
+    }
+    let all = [
+        (Scope::Live, options.live),
+        (Scope::Host, options.host.is_some()),
+        (Scope::Kubernetes, options.kubernetes.is_some()),
+        (Scope::Repository, repository),
+    ];
+    let scopes: Vec<_> =
+        all.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
+    report::check_scopes(&options.only, &scopes)?;
+    Ok(scopes)
 }
 
 /// # Errors

@@ -184,6 +184,7 @@ fn what_fails() {
         ("NET-2", Severity::Medium, |f| {
             on_host(f).settings = settings("--listen-client-urls=http://10.0.0.1:2379 --cors=*");
         }),
+        ("MON-3", Severity::Critical, |f| compared(f, hashes(&[9, 8]))),
         ("MON-4", Severity::Medium, |f| {
             on_host(f).settings = settings("--feature-gates=InitialCorruptCheck=true")
         }),

@@ -134,6 +134,7 @@ pub async fn upgrade_check(
         now: now(),
         endpoints,
         cluster,
+        hashes: None,
         host,
         kubernetes: None,
         backups,

@@ -92,6 +92,7 @@ async fn options(args: &AuditArgs) -> Result<AuditOptions> {
         kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
         prometheus: args.prometheus.clone(),
         proxy_log,
+        deep: args.deep,
         probe: args.probe,
         only: args.only.clone(),
         skip: args.skip.clone(),
