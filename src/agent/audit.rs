@@ -28,25 +28,10 @@ pub(super) async fn audit(
         repository,
         keys,
         cluster: Some(options.cluster()),
+        recovery: options.common.recovery,
         copy: copy.as_ref().map_err(Clone::clone),
     };
-    let how = AuditOptions {
-        live: true,
-        host: None,
-        kubernetes: None,
-        prometheus: None,
-        proxy_log: None,
-        probe: Probe::Full,
-        only: Vec::new(),
-        skip: Vec::new(),
-        fail_on: FAIL_ON,
-        // Some checks are unknown by nature: how many is a metric.
-        unknown: UnknownPolicy::Warn,
-        expect_root: options.audit.expect_root,
-        advisories: options.audit.files.read_advisories()?,
-        waivers: options.audit.files.read_waivers()?,
-    };
-    let mut report = posture::audit(&options.common.etcd()?, Some(&of), how).await?;
+    let mut report = posture::audit(&options.common.etcd()?, Some(&of), how(options)?).await?;
     warn(&report.notes);
     match report.difference(&of).await {
         Ok(since) => report.since = since,
@@ -75,6 +60,26 @@ pub(super) async fn audit(
         );
     };
     Ok((Box::new(report), finding, log))
+}
+
+fn how(options: &AgentSettings) -> Result<AuditOptions> {
+    Ok(AuditOptions {
+        live: true,
+        host: None,
+        kubernetes: None,
+        prometheus: None,
+        proxy_log: None,
+        deep: false,
+        probe: Probe::Full,
+        only: Vec::new(),
+        skip: Vec::new(),
+        fail_on: FAIL_ON,
+        // Some checks are unknown by nature: how many is a metric.
+        unknown: UnknownPolicy::Warn,
+        expect_root: options.audit.expect_root,
+        advisories: options.audit.files.read_advisories()?,
+        waivers: options.audit.files.read_waivers()?,
+    })
 }
 
 /// That checks fail which matter and which nobody accepted.

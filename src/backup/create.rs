@@ -16,7 +16,7 @@ use crate::etcd::seen::{Compared, Seen};
 use crate::etcd::{Comparison, Member};
 use crate::format::serial;
 use crate::format::{ClusterName, KeyId, Previous, SnapshotId, included, tags};
-use crate::keys::{DependsOn, KeySet, Missing};
+use crate::keys::{KeySet, Missing};
 use crate::snapshot::companions;
 use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
@@ -263,11 +263,7 @@ fn content(
 }
 
 fn independent(keys: &KeySet, sealed_by: &[KeyId], recovery: Option<KeyId>) -> usize {
-    // The copy of a recovery key is elsewhere: the owner says so.
-    let of = |id: &KeyId| match recovery == Some(*id) {
-        true => DependsOn::Elsewhere(*id),
-        false => keys.depends_on(*id),
-    };
+    let of = |id: &KeyId| keys.depends_on_beside(recovery, *id);
     sealed_by.iter().map(of).collect::<BTreeSet<_>>().len()
 }
 

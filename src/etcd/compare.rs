@@ -76,6 +76,25 @@ impl Comparison {
             })
         })
     }
+
+    /// Why it is not known of some member whether its data is the same: it gave no hash, or one that does not compare.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        let first = self.answers.first();
+        let unlike = |other: &&MemberHash| {
+            first.is_some_and(|first| other.compact_revision != first.compact_revision)
+        };
+        if !self.left_out.is_empty() {
+            Some(self.left_out.join("; "))
+        } else if first.is_none() {
+            Some("no member answered".into())
+        } else {
+            self.answers.iter().find(unlike).map(|other| {
+                let (name, at) = (&other.name, other.compact_revision);
+                format!("{name} was compacted at revision {at}, and others elsewhere: their hashes do not compare")
+            })
+        }
+    }
 }
 
 impl Choice {

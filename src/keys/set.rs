@@ -134,6 +134,15 @@ impl KeySet {
         }
     }
 
+    /// The same, with a recovery key: its copy is elsewhere, the owner says so.
+    #[cfg(feature = "backup")]
+    pub(crate) fn depends_on_beside(&self, recovery: Option<KeyId>, id: KeyId) -> DependsOn {
+        match recovery == Some(id) {
+            true => DependsOn::Elsewhere(id),
+            false => self.depends_on(id),
+        }
+    }
+
     /// The same, which open whatever they can: to find out whether something opens, not whether it counts.
     #[cfg(feature = "backup")]
     #[must_use]

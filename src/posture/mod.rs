@@ -60,6 +60,8 @@ pub struct AuditOptions {
     pub prometheus: Option<String>,
     /// The audit log of a proxy before the cluster.
     pub proxy_log: Option<ProxyLogOptions>,
+    /// Ask every member for a hash of its data.
+    pub deep: bool,
     /// How much is asked about TLS.
     pub probe: Probe,
     /// Only these checks; all if empty.
@@ -78,7 +80,14 @@ pub struct AuditOptions {
     pub waivers: Vec<Waiver>,
 }
 
-/// Refuses waivers of what does not exist. One file has those of audits and of upgrades.
+/// Those of these checks: one file has the waivers of audits and of upgrades.
+fn own_waivers(catalogue: &[catalog::Check], mut waivers: Vec<Waiver>) -> Result<Vec<Waiver>> {
+    check_waivers(&waivers)?;
+    waivers.retain(|waiver| catalogue.iter().any(|check| check.id == waiver.id()));
+    Ok(waivers)
+}
+
+/// Refuses waivers of what does not exist.
 fn check_waivers(waivers: &[Waiver]) -> Result<()> {
     let known = || catalog::CHECKS.iter().chain(upgrade::checks());
     match waivers.iter().find(|waiver| !known().any(|check| check.id == waiver.id())) {
@@ -99,19 +108,15 @@ pub async fn audit(
     options: AuditOptions,
 ) -> Result<Report> {
     report::check_ids(options.only.iter().chain(&options.skip))?;
-    check_waivers(&options.waivers)?;
-    let scopes = [
-        (Scope::Live, options.live),
-        (Scope::Host, options.host.is_some()),
-        (Scope::Kubernetes, options.kubernetes.is_some()),
-        (Scope::Repository, repository.is_some()),
-    ];
-    let scopes: Vec<_> =
-        scopes.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
-    report::check_scopes(&options.only, &scopes)?;
+    let scopes = scopes(&options, repository.is_some())?;
+    let waivers = own_waivers(catalog::CHECKS, options.waivers)?;
     let (endpoints, cluster) = match options.live {
         true => facts::cluster::read(etcd, options.probe).await?,
         false => (Vec::new(), facts::Cluster::unknown("the endpoints were not asked")),
+    };
+    let hashes = match options.deep {
+        true => Some(facts::hashes::read(etcd).await),
+        false => None,
     };
     let host = match &options.host {
         Some(host) => Some(facts::Host::read(host).await?),
@@ -129,6 +134,7 @@ pub async fn audit(
         now: settings::now(),
         endpoints,
         cluster,
+        hashes,
         host,
         kubernetes,
         backups,
@@ -136,7 +142,7 @@ pub async fn audit(
         monitoring: facts::monitoring::read(options.prometheus.as_deref()).await?,
         proxy_log: facts::proxy_log::read(options.proxy_log.as_ref()).await,
         earlier,
-        waivers: options.waivers,
+        waivers,
         expected_root: options.expect_root,
         advisories: options.advisories,
         upgrade: None,
@@ -149,6 +155,23 @@ pub async fn audit(
         unknown: options.unknown,
     };
     Ok(Report::new(&facts, &scopes, &judge))
+}
+
+/// What is looked at.
+fn scopes(options: &AuditOptions, repository: bool) -> Result<Vec<Scope>> {
+    if options.deep && !options.live {
+        return Err(Error::usage("a deep audit asks the endpoints").hint("add live to --scope"));
+    }
+    let all = [
+        (Scope::Live, options.live),
+        (Scope::Host, options.host.is_some()),
+        (Scope::Kubernetes, options.kubernetes.is_some()),
+        (Scope::Repository, repository),
+    ];
+    let scopes: Vec<_> =
+        all.into_iter().filter(|(_, is_in)| *is_in).map(|(scope, _)| scope).collect();
+    report::check_scopes(&options.only, &scopes)?;
+    Ok(scopes)
 }
 
 /// # Errors

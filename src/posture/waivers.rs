@@ -121,13 +121,8 @@ impl Waiver {
     }
 }
 
-/// Marks what is waived; the waivers of what was asked that are in force and match nothing, in words.
-pub(super) fn apply(
-    waivers: &[Waiver],
-    is_asked: impl Fn(&str) -> bool,
-    outcomes: &mut [Outcome],
-    now: Time,
-) -> Vec<String> {
+/// Marks what is waived; the waivers that are in force and match nothing, in words.
+pub(super) fn apply(waivers: &[Waiver], outcomes: &mut [Outcome], now: Time) -> Vec<String> {
     let mut used = vec![false; waivers.len()];
     for one in outcomes.iter_mut() {
         for (waiver, used) in waivers.iter().zip(&mut used) {
@@ -138,10 +133,7 @@ pub(super) fn apply(
             }
         }
     }
-    let idle = waivers
-        .iter()
-        .zip(used)
-        .filter(|(waiver, used)| !used && is_asked(&waiver.id) && !waiver.is_over(now));
+    let idle = waivers.iter().zip(used).filter(|(waiver, used)| !used && !waiver.is_over(now));
     idle.map(|(waiver, _)| format!("the waiver of {} matches nothing", waiver.name())).collect()
 }
 

@@ -1,5 +1,6 @@
 //! `audit` against real etcd servers, and against servers that are none.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -258,7 +259,8 @@ async fn members_that_differ() {
         etcd
     });
     let etcd = etcd.await.unwrap();
-    let document = json(&audit(&etcd.endpoints().join(","), Some(&etcd), &["-w", "json"]));
+    let args = ["-w", "json", "--deep"];
+    let document = json(&audit(&etcd.endpoints().join(","), Some(&etcd), &args));
     let versions: Vec<_> = document["members"].as_array().unwrap().iter().collect();
     assert!(versions[0]["version"].as_str().unwrap().starts_with("3.6"), "{versions:?}");
     assert!(versions[1]["version"].as_str().unwrap().starts_with("3.7"), "{versions:?}");
@@ -270,6 +272,12 @@ async fn members_that_differ() {
         let one = checks.iter().find(of).unwrap_or_else(|| panic!("{id} {member}"));
         one["status"].as_str().unwrap().to_owned()
     };
+    // Two have the same data, and the learner tells nothing of its own.
+    let checks = document["checks"].as_array().unwrap().iter();
+    let of: Vec<_> = checks.filter(|one| one["id"] == "MON-3").collect();
+    let statuses: BTreeSet<_> = of.iter().map(|one| one["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["pass", "unknown"].into());
+    assert!(of.iter().any(|one| one["why"].as_str().is_some_and(|why| why.contains("learner"))));
     // The learner's peer port is without TLS.
     for (id, member, wanted) in [
         ("UPD-3", "", "fail"),

@@ -6,11 +6,15 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use etcd_client::{Client, GetOptions};
 use serde_json::Value;
+use strongroom::backup::{DrillOptions, drill, snapshots};
+use strongroom::store::Repository;
+use strongroom::task::Control;
 
 use crate::etcd_server::{Etcd, Version};
 use crate::journal::{Recording, Seed, load, now};
 use crate::place::Place;
 use crate::random_history::{Entry, Random, range, step};
+use crate::support::local;
 
 /// What `ls` says of the keys, as etcd answered it, with lengths in the place of values.
 fn listed(document: &Value) -> Vec<(Vec<u8>, u64, i64, i64, i64, i64)> {
@@ -211,6 +215,7 @@ async fn stretches_are_verified_deep() {
         let etcd_program = version.programs().join("etcd").display().to_string();
         let levels = [Value::from("journals"), Value::Null, Value::from("journals")];
         for level in levels {
+            assert_eq!(rehearsed(&place, &etcd_program).await, None, "the snapshot itself");
             let drilled = place.json(&["drill", "--etcd", &etcd_program]);
             assert_eq!(
                 (&drilled["passed"], &drilled["level"]),
@@ -222,6 +227,20 @@ async fn stretches_are_verified_deep() {
             assert_eq!(hash["outcome"], "passed", "{drilled}");
         }
     }
+}
+
+/// What the newest snapshot was restored through, in a drill that is to restore the snapshot itself.
+async fn rehearsed(place: &Place, etcd: &str) -> Option<String> {
+    let key = format!("file:{}", place.path("keyring").display());
+    let keys = strongroom::custody::open(&[key.parse().unwrap()], None).await.unwrap();
+    let repository = Repository::open(local(&place.path("repo")), None).await.unwrap();
+    let id = snapshots(&repository, None).await.unwrap().snapshots.iter().map(|one| one.id).max();
+    let options =
+        DrillOptions { etcd: etcd.into(), through_journals: false, ..DrillOptions::default() };
+    let control = Control::default();
+    let drilled = drill(&repository, &keys, id.unwrap(), &options, &control).await.unwrap();
+    assert!(drilled.report.passed());
+    drilled.report.level
 }
 
 /// Another etcd under the same name: what was recorded does not lead to its snapshot, and a revision that both have is

@@ -1,10 +1,13 @@
 //! Whether the cluster can be brought back, and what the newest snapshot shows.
 
-use super::super::fact::{Fact, Judgement, Seen, Severity, Verdict};
+use std::collections::BTreeSet;
+
+use super::super::fact::{Fact, Judgement, Seen, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::repository::Backups;
 use super::age_of;
 use crate::format::Time;
+use crate::keys::DependsOn;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -13,8 +16,7 @@ const MAX_SNAPSHOT: i64 = 26 * HOUR;
 const MAX_VERIFIED: i64 = 35 * DAY;
 const MAX_DRILLED: i64 = 90 * DAY;
 
-fn age(time: Time, now: Time) -> String {
-    let seconds = now.unix().saturating_sub(time.unix());
+fn in_words(seconds: i64) -> String {
     match seconds {
         0..172_800 => format!("{} h", seconds / HOUR),
         _ => format!("{} d", seconds / DAY),
@@ -27,10 +29,10 @@ pub(crate) fn fresh(backups: &Backups, facts: &Facts) -> Judgement {
     let Some(id) = newest.get() else {
         return Ok(Verdict::fail(newest.saw("there is no snapshot that counts")));
     };
-    let created = id.created();
-    let said = newest
-        .saw(format!("the newest snapshot that counts is {} old ({id})", age(created, facts.now)));
-    Ok(match age_of(*id, facts.now)? > MAX_SNAPSHOT {
+    let age = age_of(format_args!("snapshot {id}"), id.created(), facts.now)?;
+    let said =
+        newest.saw(format!("the newest snapshot that counts is {} old ({id})", in_words(age)));
+    Ok(match age > MAX_SNAPSHOT {
         true => Verdict::fail(said),
         false => Verdict::Pass(said),
     })
@@ -42,30 +44,44 @@ pub(crate) fn tried(backups: &Backups, facts: &Facts) -> Judgement {
     let drilled = backups.drilled.need()?;
     let mut found = Vec::new();
     let mut look = |seen: Seen<'_, Option<Time>>, what: &str, most: i64| {
-        let age =
-            seen.map(|time| (facts.now.unix().saturating_sub(time.unix()), age(time, facts.now)));
-        match age {
-            None => found.push(seen.saw(format!("no report says that {what}"))),
-            Some((seconds, age)) if seconds > most => {
-                found.push(seen.saw(format!("{what} {age} ago, the limit is {} d", most / DAY)));
-            }
-            Some(_) => {}
+        let Some(time) = *seen else {
+            found.push(seen.saw(format!("no report says that {what}")));
+            return Ok(());
+        };
+        let age = age_of(format_args!("the report that {what}"), time, facts.now)?;
+        if age > most {
+            let (age, most) = (in_words(age), most / DAY);
+            found.push(seen.saw(format!("{what} {age} ago, the limit is {most} d")));
         }
+        Ok(())
     };
-    look(verified, "every byte of a snapshot was verified", MAX_VERIFIED);
-    look(drilled, "a snapshot was restored and served", MAX_DRILLED);
+    look(verified, "every byte of a snapshot was verified", MAX_VERIFIED)?;
+    look(drilled, "a snapshot was restored and served", MAX_DRILLED)?;
     Ok(Verdict::none_of(found, verified.saw("verified and drilled in time")))
 }
 
 /// BAK-3
 pub(crate) fn openers(backups: &Backups, _: &Facts) -> Judgement {
     let openers = backups.openers.need()?;
-    let ids: Vec<_> = openers.iter().map(ToString::to_string).collect();
-    let said = openers.saw(format!("sealed to {}: {}", ids.len(), ids.join(", ")));
-    Ok(match openers.len() < 2 {
-        true => Verdict::fail(said),
-        false => Verdict::Pass(said),
-    })
+    let each = openers.iter().map(|(id, way)| match way {
+        Some(way) => format!("{id} ({way})"),
+        None => format!("{id} (not known here)"),
+    });
+    let each: Vec<_> = each.collect();
+    let ways: BTreeSet<_> = openers.iter().filter_map(|(_, way)| way.as_ref()).collect();
+    let unknown = openers.iter().filter(|(_, way)| way.is_none()).count();
+    // Of a key that was not given here only this is known: it is not among the files of this host.
+    let is_apart = |way: &&DependsOn| matches!(way, DependsOn::Host | DependsOn::Passphrase);
+    let least = ways.len() + usize::from(unknown > 0 && ways.iter().all(is_apart));
+    let most = ways.len() + unknown;
+    let said = format!("sealed to {}: {}", each.len(), each.join(", "));
+    match (least, most) {
+        (2.., _) => Ok(Verdict::Pass(openers.saw(said))),
+        (_, ..2) => Ok(Verdict::fail(openers.saw(said))),
+        _ => Err(Unknown(format!(
+            "{said}: whether one loss takes all is not known; name the recovery key with --recovery-key, or give their recipients"
+        ))),
+    }
 }
 
 /// BAK-4, of the signature.
@@ -86,8 +102,9 @@ pub(crate) fn copied(backups: &Backups, facts: &Facts) -> Judgement {
     let Some(id) = copied.get() else {
         return Ok(Verdict::fail(copied.saw("there is no snapshot that counts")));
     };
-    let said = format!("the newest snapshot that counts is {} old", age(id.created(), facts.now));
-    Ok(match age_of(*id, facts.now)? > MAX_SNAPSHOT {
+    let age = age_of(format_args!("snapshot {id}"), id.created(), facts.now)?;
+    let said = format!("the newest snapshot that counts is {} old", in_words(age));
+    Ok(match age > MAX_SNAPSHOT {
         true => Verdict::fail(copied.saw(said)),
         false => Verdict::Pass(copied.saw(said)),
     })

@@ -11,27 +11,25 @@ pub(crate) mod rbac;
 pub(crate) mod rest;
 pub(crate) mod tls;
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use url::Url;
 
 use super::fact::Unknown;
-use crate::format::{SnapshotId, Time};
+use crate::format::Time;
 
-/// How far a snapshot's clock may be ahead of this host's.
+/// How far the clock of a snapshot or report may be ahead of this host's.
 const MAX_AHEAD: i64 = 300;
 
-/// How many seconds old a snapshot is.
+/// How many seconds old `what` is.
 ///
 /// # Errors
 /// That a clock is wrong: how old it is, is not known.
-pub(crate) fn age_of(id: SnapshotId, now: Time) -> Result<i64, Unknown> {
-    let age = now.unix().saturating_sub(id.created().unix());
+pub(crate) fn age_of(what: impl Display, created: Time, now: Time) -> Result<i64, Unknown> {
+    let age = now.unix().saturating_sub(created.unix());
     match age < -MAX_AHEAD {
-        true => Err(Unknown(format!(
-            "snapshot {id} is dated {}, after this host's clock",
-            id.created()
-        ))),
+        true => Err(Unknown(format!("{what} is dated {created}, after this host's clock"))),
         false => Ok(age.max(0)),
     }
 }

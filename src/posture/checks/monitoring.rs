@@ -1,8 +1,10 @@
 //! Whether anyone would notice.
 
-use super::super::fact::{Judgement, Unknown, Verdict};
+use super::super::fact::{Fact, Judgement, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::Endpoint;
+use super::super::kinds::Judged;
+use crate::etcd::Comparison;
 
 const HOUR: i64 = 3600;
 /// Calls an hour that may be refused, before it is noted.
@@ -49,11 +51,48 @@ pub(crate) fn refused(endpoint: &Endpoint, facts: &Facts) -> Judgement {
         false => (now.count, now.since),
     };
     let hours = (facts.now.unix().saturating_sub(from.unix()) / HOUR).max(1);
-    let said = pages.saw(format!("+{count} in {hours} h ({now})"));
+    let said = format!("+{count} in {hours} h ({now})");
     Ok(match i64::try_from(count).unwrap_or(i64::MAX) > hours.saturating_mul(MOST_REFUSED) {
-        true => Verdict::fail(said),
-        false => Verdict::Pass(said),
+        true => Verdict::fail(pages.saw(said)),
+        false => Verdict::Pass(pages.saw(format!(
+            "{said}; calls without any login are not among them: etcd counts those as malformed"
+        ))),
     })
+}
+
+/// MON-3, of the data.
+pub(crate) fn same_data(facts: &Facts) -> Vec<Judged> {
+    facts.hashes.iter().map(|hashes| Judged::of(None, agree(hashes, facts))).collect()
+}
+
+/// Every member has the same data.
+pub(crate) fn agree(hashes: &Fact<Comparison>, facts: &Facts) -> Judgement {
+    let hashes = hashes.need()?;
+    let members = facts.cluster.members.need()?;
+    let differing: Vec<_> = hashes
+        .answers
+        .first()
+        .into_iter()
+        .flat_map(|first| hashes.get().differing().map(move |other| (first, other)))
+        .map(|(first, other)| {
+            hashes.saw(format!(
+                "{} hashes to {}, and {} to {}",
+                other.name, other.hash, first.name, first.hash
+            ))
+        })
+        .collect();
+    let has_hash = |id| hashes.answers.iter().any(|answer| answer.id == id);
+    let silent = members.iter().find(|member| !has_hash(member.id));
+    let silent = silent.map(|member| format!("{} ({:x}) gave no hash", member.name, member.id));
+    match (hashes.doubt().or(silent), hashes.answers.first()) {
+        (None, Some(first)) => {
+            let (hash, revision) = (first.hash, hashes.revision);
+            let same = format!("{hash} at revision {revision}, by {}", hashes.answers.len());
+            Ok(Verdict::none_of(differing, hashes.saw(same)))
+        }
+        _ if !differing.is_empty() => Ok(Verdict::Fail(differing, None)),
+        (doubt, _) => Err(Unknown(doubt.unwrap_or_default())),
+    }
 }
 
 /// MON-5

@@ -7,7 +7,7 @@ use url::{Host, Url};
 use super::super::fact::{Judgement, Severity, Unknown, Verdict};
 use super::super::facts::Facts;
 use super::super::facts::endpoint::Endpoint;
-use super::super::facts::filter::Effect;
+use super::super::facts::filter::{Effect, Family, Filter, Rule};
 use super::super::facts::host::Host as Node;
 use super::super::kinds::Judged;
 use super::host::urls;
@@ -109,49 +109,75 @@ pub(crate) fn filtered(host: &Node, _: &Facts) -> Judgement {
     let filter = host.filter.need()?;
     let (mut found, mut seen, mut untold) = (Vec::new(), Vec::new(), filter.opaque.clone());
     for url in far {
-        let parsed = Url::parse(url).ok();
-        let Some(port) = parsed.as_ref().and_then(Url::port_or_known_default) else {
-            return Err(Unknown(format!("{url} has no port")));
-        };
-        for family in families(parsed.as_ref().and_then(Url::host)) {
-            let is_of = |chain: &str| {
-                chain.split(' ').next().is_some_and(|first| first == "inet" || first == *family)
-            };
-            let rule = |effect| {
-                let mut rules = filter.rules.iter();
-                rules.find(|one| one.effect == effect && one.names(port) && is_of(&one.chain))
-            };
-            if let Some(open) = rule(Effect::AcceptsAll) {
-                let what = format!("{} accepts port {port} from everywhere", open.chain);
-                found.push(filter.saw(what));
-            } else if let Some(chain) = filter.closed.iter().find(|chain| is_of(chain)) {
-                seen.push(format!("{chain} drops what no rule accepts"));
-            } else if let Some(rule) = rule(Effect::Drops) {
-                seen.push(format!("{} has a rule that drops port {port}", rule.chain));
-            } else if let Some(rule) = rule(Effect::Other) {
-                let what = format!("{} has a rule of port {port} that is not followed", rule.chain);
-                untold = Some(what);
-            } else if untold.is_none() {
-                let what = format!("no rule of this host is of port {port} ({family})");
-                found.push(filter.saw(what));
+        let url = Url::parse(url).map_err(|error| Unknown(format!("{url}: {error}")))?;
+        let port = url.port_or_known_default();
+        let port = port.ok_or_else(|| Unknown(format!("{url} has no port")))?;
+        let mut unfiltered = Vec::new();
+        let families = families(&url);
+        for (family, name) in families {
+            match of_port(&filter, port, *family) {
+                Some(Filtered::Open(chain)) => {
+                    found.push(filter.saw(format!("{chain} accepts port {port} from everywhere")));
+                }
+                Some(Filtered::Closed(what)) => seen.push(what),
+                Some(Filtered::Untold(what)) => untold = Some(what),
+                None => unfiltered.push(*name),
+            }
+        }
+        match unfiltered.as_slice() {
+            [] => {}
+            all if all.len() == families.len() && filter.opaque.is_none() => {
+                found.push(filter.saw(format!("no rule of this host is of port {port}")));
+            }
+            some => {
+                untold.get_or_insert_with(|| {
+                    format!("no rule that is read is of port {port} over {}", some.join(" and "))
+                });
             }
         }
     }
-    seen.sort();
     seen.dedup();
+    found.dedup();
     match untold {
         Some(why) if found.is_empty() => Err(Unknown(why)),
         _ => Ok(Verdict::none_of(found, filter.saw(seen.join("; ")))),
     }
 }
 
-/// The families of nft's tables that filter what arrives at `host`.
-fn families(host: Option<Host<&str>>) -> &'static [&'static str] {
-    match host {
-        Some(Host::Ipv4(_)) => &["ip"],
-        Some(Host::Ipv6(address)) if !address.is_unspecified() => &["ip6"],
-        // [::] takes connections of both.
-        _ => &["ip", "ip6"],
+/// The protocols over which a listener of this URL is reached. Go listens on both where the address stands for all.
+fn families(url: &Url) -> &'static [(Family, &'static str)] {
+    const BOTH: &[(Family, &str)] = &[(Family::V4, "IPv4"), (Family::V6, "IPv6")];
+    match url.host().map(|host| host.to_string().trim_matches(['[', ']']).parse::<IpAddr>()) {
+        Some(Ok(address)) if address.is_unspecified() => BOTH,
+        Some(Ok(IpAddr::V4(_))) => &[(Family::V4, "IPv4")],
+        Some(Ok(IpAddr::V6(_))) => &[(Family::V6, "IPv6")],
+        _ => BOTH,
+    }
+}
+
+/// What becomes of packets to a port.
+enum Filtered {
+    Open(String),
+    Closed(String),
+    Untold(String),
+}
+
+fn of_port(filter: &Filter, port: u16, family: Family) -> Option<Filtered> {
+    let rule = |effect| {
+        let is_it = |rule: &&Rule| rule.effect == effect && rule.names(port);
+        let mut rules = filter.rules.iter().filter(is_it);
+        rules.find(|rule| rule.chain.family.has(family)).map(|rule| &rule.chain.name)
+    };
+    let closed = filter.closed.iter().find(|chain| chain.family.has(family));
+    if let Some(chain) = rule(Effect::AcceptsAll) {
+        Some(Filtered::Open(chain.clone()))
+    } else if let Some(chain) = closed {
+        Some(Filtered::Closed(format!("{} drops what no rule accepts", chain.name)))
+    } else if let Some(chain) = rule(Effect::Drops) {
+        Some(Filtered::Closed(format!("{chain} has a rule that drops port {port}")))
+    } else {
+        let chain = rule(Effect::Other)?;
+        Some(Filtered::Untold(format!("{chain} has a rule of port {port} that is not followed")))
     }
 }
 
@@ -173,7 +199,58 @@ pub(crate) fn alarms(facts: &Facts) -> Judgement {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tests::{good, known, on_host, settings};
     use super::*;
+
+    fn over(urls: &str, filter: &str) -> Judgement {
+        let mut facts = good();
+        let host = on_host(&mut facts);
+        host.settings = settings(&format!(
+            "--listen-client-urls={urls} --listen-peer-urls=https://127.0.0.1:1"
+        ));
+        host.filter = known(Filter::parse(filter.as_bytes()).unwrap());
+        let host = facts.host.as_ref().unwrap();
+        filtered(host, &facts)
+    }
+
+    fn chain(family: &str, policy: &str, ports: &[u16]) -> String {
+        let rule = |port: &u16| {
+            format!(
+                r#",{{"rule":{{"family":"{family}","table":"f","chain":"in","expr":[{{"match":{{"op":"==","left":{{"payload":{{"protocol":"tcp","field":"dport"}}}},"right":{port}}}}},{{"drop":null}}]}}}}"#
+            )
+        };
+        let rules: String = ports.iter().map(rule).collect();
+        format!(
+            r#"{{"nftables":[{{"chain":{{"family":"{family}","table":"f","name":"in","hook":"input","policy":"{policy}"}}}}{rules}]}}"#
+        )
+    }
+
+    /// What one port or protocol comes to says nothing of another.
+    #[test]
+    fn each_port_is_filtered_over_each_protocol() {
+        let is_pass = |judged: &Judgement| matches!(judged, Ok(Verdict::Pass(_)));
+        let (v4, all) = ("https://10.0.0.1:2379", "https://0.0.0.0:2379");
+        let drops = |ports: &[u16]| chain("inet", "accept", ports);
+        assert!(is_pass(&over(v4, &drops(&[2379]))));
+        assert!(is_pass(&over(all, &drops(&[2379]))));
+        let two = "https://10.0.0.1:2379,https://10.0.0.1:2380";
+        assert!(matches!(over(two, &drops(&[2379])), Ok(Verdict::Fail(..))));
+        let limited = r#",{"limit":{"rate":5}},{"drop":null}"#;
+        let untold = drops(&[2380, 2379]).replacen(r#",{"drop":null}"#, limited, 1);
+        assert!(over(two, &untold).is_err());
+        let of_v4 = chain("ip", "drop", &[]);
+        assert!(is_pass(&over(v4, &of_v4)));
+        for url in [all, "https://[::]:2379", "https://etcd.example:2379"] {
+            assert!(over(url, &of_v4).is_err(), "{url}");
+        }
+        assert!(matches!(over("https://[fd00::1]:2379", &of_v4), Ok(Verdict::Fail(..))));
+        let mut opaque = chain("inet", "drop", &[]);
+        opaque.truncate(opaque.len() - 2);
+        opaque.push_str(
+            r#",{"rule":{"family":"inet","table":"f","chain":"in","expr":[{"xt":null}]}}]}"#,
+        );
+        assert!(over(v4, &opaque).is_err());
+    }
 
     #[test]
     fn which_addresses_are_public() {

@@ -7,6 +7,7 @@ pub(crate) mod endpoint;
 mod failed;
 mod file;
 pub(crate) mod filter;
+pub(crate) mod hashes;
 pub(crate) mod health;
 pub(crate) mod hello;
 pub(crate) mod host;
@@ -26,6 +27,7 @@ use super::advisories::Advisories;
 use super::fact::Fact;
 use super::upgrade::Upgrade;
 use super::waivers::Waiver;
+use crate::etcd::Comparison;
 use crate::format::Time;
 
 pub(crate) use cluster::Cluster;
@@ -48,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) endpoints: Vec<Endpoint>,
     /// What holds for all members.
     pub(crate) cluster: Cluster,
+    /// What the members' data hashes to, if that was asked for.
+    pub(crate) hashes: Option<Fact<Comparison>>,
     /// The host of one member, if it was asked for.
     pub(crate) host: Option<Host>,
     /// Files of Kubernetes, if they were asked for.

@@ -10,7 +10,7 @@ use crate::bolt::{Db, ReadAt};
 use crate::contents::{Groups, KUBERNETES_ROOTS, stats};
 use crate::error::{Error, Result};
 use crate::format::{ClusterName, KeyId, Report, SnapshotId, Time};
-use crate::keys::KeySet;
+use crate::keys::{DependsOn, KeySet};
 use crate::protobuf::{Fields, Malformed};
 use crate::store;
 use crate::text::clean;
@@ -23,6 +23,8 @@ pub struct RepositoryOptions<'a> {
     pub keys: &'a KeySet,
     /// Only this cluster's snapshots.
     pub cluster: Option<&'a ClusterName>,
+    /// The recovery key, whose copy is elsewhere.
+    pub recovery: Option<KeyId>,
     /// The second repository, or why there is none to look at.
     pub copy: std::result::Result<&'a store::Repository, String>,
 }
@@ -37,8 +39,8 @@ impl std::fmt::Debug for RepositoryOptions<'_> {
 pub(crate) struct Backups {
     /// The newest snapshot that counts.
     pub(crate) newest: Fact<Option<SnapshotId>>,
-    /// The keys that open it.
-    pub(crate) openers: Fact<Vec<KeyId>>,
+    /// The keys that open it, and what takes each away: nothing for keys that were not given here.
+    pub(crate) openers: Fact<Vec<(KeyId, Option<DependsOn>)>>,
     /// The keys that signed it.
     pub(crate) signers: Fact<Vec<KeyId>>,
     /// The newest snapshot that counts in the second repository.
@@ -132,12 +134,19 @@ impl Backups {
     async fn of_snapshot(
         options: &RepositoryOptions<'_>,
         id: SnapshotId,
-    ) -> (Fact<Vec<KeyId>>, Fact<Vec<KeyId>>, Fact<Vec<String>>, Fact<Contents>) {
+    ) -> (Fact<Vec<(KeyId, Option<DependsOn>)>>, Fact<Vec<KeyId>>, Fact<Vec<String>>, Fact<Contents>)
+    {
         let source = format!("snapshot {id}");
         let details = backup::show(options.repository, options.keys, id).await;
         let details = details.map_err(|error| error.to_string());
+        let (keys, recovery) = (options.keys, options.recovery);
+        let opener = |id: &KeyId| {
+            let is_known = recovery == Some(*id) || keys.state(*id).is_some();
+            (*id, is_known.then(|| keys.depends_on_beside(recovery, *id)))
+        };
         let openers =
-            details.as_ref().map(|details| details.sealed_by.clone()).map_err(Clone::clone);
+            details.as_ref().map(|details| details.sealed_by.iter().map(opener).collect());
+        let openers = openers.map_err(Clone::clone);
         let signers =
             details.as_ref().map(|details| details.signed_by.clone()).map_err(Clone::clone);
         let included = details.map(|details| details.manifest.body().included.clone());

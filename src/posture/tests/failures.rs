@@ -184,6 +184,7 @@ fn what_fails() {
         ("NET-2", Severity::Medium, |f| {
             on_host(f).settings = settings("--listen-client-urls=http://10.0.0.1:2379 --cors=*");
         }),
+        ("MON-3", Severity::Critical, |f| compared(f, hashes(&[9, 8]))),
         ("MON-4", Severity::Medium, |f| {
             on_host(f).settings = settings("--feature-gates=InitialCorruptCheck=true")
         }),
@@ -196,6 +197,8 @@ fn what_fails() {
             in_backups(f).verified = known(Some("2026-09-20T00:00:00Z".parse().unwrap()))
         }),
         ("BAK-3", Severity::High, |f| change(&mut in_backups(f).openers, |keys| keys.truncate(1))),
+        ("BAK-3", Severity::High, |f| depend(f, [Some(DependsOn::Host), Some(DependsOn::Host)])),
+        ("BAK-3", Severity::High, |f| depend(f, [service("a"), service("a")])),
         ("BAK-5", Severity::High, |f| in_backups(f).included = known(Vec::new())),
         ("RBAC-4", Severity::Info, |f| f.own = known(Some("wide".into()))),
         ("RBAC-4", Severity::Info, |f| {

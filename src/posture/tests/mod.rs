@@ -26,7 +26,9 @@ use super::facts::{Earlier, Facts, Monitoring, ProxyLog, hello::Version};
 use super::kinds::Scope;
 use super::report::{Policy, Report, UnknownPolicy, check_scopes};
 use super::waivers::Waiver;
+use crate::etcd::{Comparison, MemberHash};
 use crate::format::{KeyId, SnapshotId};
+use crate::keys::DependsOn;
 
 const NOW: &str = "2026-11-01T00:00:00Z";
 const DAY: i64 = 86_400;
@@ -130,6 +132,7 @@ pub(super) fn good() -> Facts {
                 Role { name: "wide".into(), grants: vec![other] },
             ]),
         },
+        hashes: Some(known(hashes(&[9]))),
         host: Some(host()),
         kubernetes: Some(kubernetes()),
         backups: Some(backups()),
@@ -145,6 +148,26 @@ pub(super) fn good() -> Facts {
         advisories: Advisories::built_in().unwrap(),
         upgrade: None,
     }
+}
+
+/// Members, from id 1 on, whose data hashes to these.
+fn hashes(of: &[u32]) -> Comparison {
+    let answer = |(id, hash): (u64, &u32)| MemberHash {
+        id,
+        name: format!("m{}", id - 1),
+        hash: *hash,
+        compact_revision: 5,
+    };
+    let answers = (1..).zip(of).map(answer).collect();
+    Comparison { revision: 100, answers, left_out: Vec::new() }
+}
+
+/// The hashes of a cluster of two members.
+fn compared(facts: &mut Facts, hashes: Comparison) {
+    let other = |first: &Listed| Listed { id: 2, name: "m1".into(), ..first.clone() };
+    change(&mut facts.cluster.members, |all| all.push(other(&all[0])));
+    change(&mut facts.monitoring, |seen| seen.scraped.extend([2]));
+    facts.hashes = Some(known(hashes));
 }
 
 pub(super) fn waivers(id: &str, until: &str) -> Vec<Waiver> {
@@ -214,13 +237,27 @@ fn kubernetes() -> Kubernetes {
     }
 }
 
+fn opener(id: u8, way: Option<DependsOn>) -> (KeyId, Option<DependsOn>) {
+    (KeyId([id; 16]), way)
+}
+
+/// The keys that open the newest snapshot depend on these.
+fn depend(facts: &mut Facts, ways: [Option<DependsOn>; 2]) {
+    let ids = [1, 2].into_iter().zip(ways);
+    in_backups(facts).openers = known(ids.map(|(id, way)| opener(id, way)).collect());
+}
+
+fn service(name: &str) -> Option<DependsOn> {
+    Some(DependsOn::Service(name.into()))
+}
+
 fn backups() -> Backups {
     let at = |time: &str| time.parse::<crate::format::Time>().unwrap();
     let id = SnapshotId::new(at("2026-10-31T20:00:00Z").unix().unsigned_abs() * 1000, [0; 10]);
     let inside = Contents { auth: true, secrets: 3, keys_in_use: 1, ..Contents::default() };
     Backups {
         newest: known(Some(id)),
-        openers: known(vec![KeyId([1; 16]), KeyId([2; 16])]),
+        openers: known(vec![opener(1, Some(DependsOn::Host)), opener(2, None)]),
         signers: known(vec![KeyId([3; 16])]),
         copied: known(Some(id)),
         verified: known(Some(at("2026-10-20T00:00:00Z"))),
@@ -283,6 +320,13 @@ fn opaque(facts: &mut Facts, policy: &str) {
     on_host(facts).filter = known(Filter { opaque, ..filter(policy) });
 }
 
+/// Two members that were compacted at different revisions.
+fn apart() -> Comparison {
+    let mut both = hashes(&[9, 8]);
+    both.answers[1].compact_revision = 6;
+    both
+}
+
 /// A snapshot of a host whose clock was ahead.
 fn dated_ahead() -> SnapshotId {
     let time: crate::format::Time = "2026-12-24T00:00:00Z".parse().unwrap();
@@ -342,10 +386,12 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| f.own = Fact::unknown("x"), &["RBAC-4"]),
         (|f| on_host(f).filter = Fact::unknown("x"), &["NET-5"]),
         (|f| opaque(f, "accept"), &["NET-5"]),
+        (|f| opaque(f, "drop"), &["NET-5"]),
         (|f| in_backups(f).signers = Fact::unknown("x"), &["BAK-4"]),
         (|f| in_backups(f).copied = Fact::unknown("x"), &["BAK-4"]),
         (|f| in_backups(f).copied = known(Some(dated_ahead())), &["BAK-4"]),
         (|f| in_backups(f).newest = known(Some(dated_ahead())), &["BAK-1"]),
+        (|f| in_backups(f).drilled = known(Some(dated_ahead().created())), &["BAK-2"]),
         (|f| first(f).version = Fact::unknown("x"), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).version = known("latest".into()), &["UPD-1", "UPD-2", "UPD-3"]),
         (|f| first(f).cluster_version = Fact::unknown("x"), &["UPD-3"]),
@@ -353,13 +399,18 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| change(&mut first(f).pages, |pages| pages.pprof = failed()), &["NET-4"]),
         (|f| change(&mut first(f).pages, |pages| pages.command_line = failed()), &["NET-4"]),
         (|f| first(f).without_login = Fact::unknown("x"), &["AUTH-4"]),
-        (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1", "MON-1"]),
+        (|f| f.cluster.members = Fact::unknown("x"), &["AUTH-1", "NET-1", "MON-1", "MON-3"]),
         (|f| list(f, "https://10.0.0.2:2379"), &["AUTH-1"]),
         (|f| list(f, "https://10.0.0.1:2378"), &["AUTH-1"]),
         (|f| f.cluster.peers = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
         (|f| peer(f).plain = Fact::unknown("x"), &["TLS-2"]),
         (|f| peer(f).tls = Fact::unknown("x"), &["TLS-2", "TLS-3", "TLS-4", "TLS-7"]),
         (|f| f.cluster.alarms = Fact::unknown("x"), &["MON-3"]),
+        (|f| f.hashes = Some(Fact::unknown("x")), &["MON-3"]),
+        (|f| compared(f, hashes(&[9])), &["MON-3"]),
+        (|f| compared(f, apart()), &["MON-3"]),
+        (|f| compared(f, hashes(&[9, 9])), &[]),
+        (|f| f.hashes = None, &[]),
         (
             |f| f.cluster.auth = Fact::unknown("x"),
             &["AUTH-3", "RBAC-1", "RBAC-2", "RBAC-3", "RBAC-4"],
@@ -388,6 +439,9 @@ fn without_a_fact_nothing_passes_that_rests_on_it() {
         (|f| in_kubernetes(f).encryption = Fact::unknown("x"), &["REST-4"]),
         (|f| in_backups(f).newest = Fact::unknown("x"), &["BAK-1"]),
         (|f| in_backups(f).openers = Fact::unknown("x"), &["BAK-3"]),
+        (|f| depend(f, [None, None]), &["BAK-3"]),
+        (|f| depend(f, [service("a"), None]), &["BAK-3"]),
+        (|f| depend(f, [service("a"), service("b")]), &[]),
         (|f| in_backups(f).verified = Fact::unknown("x"), &["BAK-2"]),
         (|f| in_backups(f).drilled = Fact::unknown("x"), &["BAK-2"]),
         (|f| in_backups(f).inside = Fact::unknown("x"), &["AUTH-6", "REST-3", "BAK-5"]),
@@ -424,6 +478,7 @@ fn a_cluster_of_which_nothing_is_known_passes_nothing() {
     let mut facts = good();
     facts.endpoints = vec![Endpoint::unknown("m0".into(), "x")];
     facts.cluster = Cluster::unknown("x");
+    facts.hashes = Some(Fact::unknown("x"));
     facts.monitoring = Fact::unknown("x");
     facts.proxy_log = Fact::unknown("x");
     (facts.host, facts.kubernetes, facts.backups) = (None, None, None);

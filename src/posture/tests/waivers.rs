@@ -49,6 +49,18 @@ fn a_waiver_is_of_one_vulnerability() {
     assert!(waived(&facts).is_empty());
 }
 
+/// One file has the waivers of all commands: each takes its own, and none takes one of no check.
+#[test]
+fn waivers_of_another_command() {
+    let all = || [waivers("NET-6", "2026-12-01"), waivers("UG-6", "2026-10-01")].concat();
+    let own = super::super::own_waivers(CHECKS, all()).unwrap();
+    assert_eq!(own.iter().map(Waiver::id).collect::<Vec<_>>(), ["NET-6"]);
+    let facts = Facts { waivers: own, ..good() };
+    assert!(!with(&judged(&facts), Status::Fail).contains("WAV-1"));
+    let wrong = super::super::own_waivers(CHECKS, waivers("NET-66", "2026-12-01"));
+    assert_eq!(wrong.unwrap_err().kind(), crate::ErrorKind::Usage);
+}
+
 /// What was accepted for a failure is not accepted for what nobody measured, nor the other way round.
 #[test]
 fn a_waiver_of_a_failure_covers_no_unknown() {

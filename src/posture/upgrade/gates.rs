@@ -3,11 +3,11 @@
 use super::super::advisories::Release;
 use super::super::catalog::{Check, Run, check};
 use super::super::checks::advisory::{of_release, release, table_age};
+use super::super::checks::monitoring::agree;
 use super::super::fact::{Evidence, Judgement, Severity, Unknown, Verdict};
 use super::super::facts::{Endpoint, Facts};
 use super::super::kinds::{Judged, Section::Updates};
 use super::facts::Upgrade;
-use super::state::agree;
 use super::{host, stored};
 use Severity::{Critical, High, Medium};
 
@@ -46,7 +46,7 @@ pub(crate) const GATES: &[Check] = &[
         Critical,
         Updates,
         "The database has members that the cluster has not",
-        "install 3.5.26 or later on all members, which removes them at the start, and take another snapshot",
+        "install 3.5.32 or later on all members, which removes them at the start, and take another snapshot",
         &[Run::Gate(stored::zombies)],
     ),
     check(
@@ -54,7 +54,7 @@ pub(crate) const GATES: &[Check] = &[
         Critical,
         Updates,
         "The database has a member as a learner that votes, or the other way round",
-        "install 3.5.26 or later on all members, which corrects them at the start, and take another snapshot",
+        "install 3.5.32 or later on all members, which corrects them at the start, and take another snapshot",
         &[Run::Gate(stored::learners)],
     ),
     check(
@@ -295,29 +295,8 @@ fn size(_: &Upgrade, facts: &Facts) -> Vec<Judged> {
 }
 
 /// UG-10
-pub(super) fn same_data(upgrade: &Upgrade, _: &Facts) -> Vec<Judged> {
-    let judge = || -> Judgement {
-        let hashes = upgrade.hashes.need()?;
-        let first = hashes.answers.first().ok_or_else(|| {
-            Unknown(format!("no member answered: {}", hashes.left_out.join("; ")))
-        })?;
-        let differing: Vec<_> = hashes
-            .differing()
-            .map(|member| {
-                hashes.saw(format!(
-                    "{} hashes to {}, and {} to {}",
-                    member.name, member.hash, first.name, first.hash
-                ))
-            })
-            .collect();
-        if differing.is_empty() && !agree(&hashes) {
-            return Err(Unknown(hashes.left_out.join("; ")));
-        }
-        let members = hashes.answers.len();
-        let same = format!("{} at revision {}, by {members}", first.hash, hashes.revision);
-        Ok(Verdict::none_of(differing, hashes.saw(same)))
-    };
-    vec![Judged::of(None, judge())]
+pub(super) fn same_data(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
+    vec![Judged::of(None, agree(&upgrade.hashes, facts))]
 }
 
 /// UG-14

@@ -48,11 +48,13 @@ fn name(host: &Host) -> Option<String> {
     settings.value("name").ok().map(|name| name.unwrap_or("default").to_owned())
 }
 
-/// The peer URLs that the host's member was given.
+/// The peer URLs that the host's member was given, if they are set; none where they may be set and cannot be read.
 fn advertised(host: &Host) -> Option<Vec<Url>> {
     let settings = host.settings.need().ok()?;
-    let urls = urls(&settings, "initial-advertise-peer-urls").ok()?;
-    (!urls.is_empty()).then(|| parsed(&urls))
+    match urls(&settings, "initial-advertise-peer-urls") {
+        Ok(urls) => (!urls.is_empty()).then(|| parsed(&urls)),
+        Err(_) => Some(Vec::new()),
+    }
 }
 
 fn parsed(urls: &[String]) -> Vec<Url> {

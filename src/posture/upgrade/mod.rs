@@ -14,6 +14,7 @@ mod table;
 mod tests;
 mod v2;
 
+use std::mem;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,11 +99,11 @@ pub struct UpgradeReport {
 pub async fn upgrade_check(
     etcd: &EtcdSettings,
     repository: Option<&RepositoryOptions<'_>>,
-    options: UpgradeOptions,
+    mut options: UpgradeOptions,
     control: &Control,
 ) -> Result<UpgradeReport> {
     let catalogue = if options.before.is_some() { AFTER } else { GATES };
-    super::check_waivers(&options.waivers)?;
+    let waivers = super::own_waivers(catalogue, mem::take(&mut options.waivers))?;
     let program = match &options.etcd {
         Some(program) => Some(drill_version(&drills(program.clone(), etcd, &options)).await?),
         None => None,
@@ -133,6 +134,7 @@ pub async fn upgrade_check(
         now: now(),
         endpoints,
         cluster,
+        hashes: None,
         host,
         kubernetes: None,
         backups,
@@ -140,7 +142,7 @@ pub async fn upgrade_check(
         monitoring: Fact::unknown(NOT_ASKED),
         proxy_log: Fact::unknown(NOT_ASKED),
         earlier: Fact::unknown(NOT_ASKED),
-        waivers: options.waivers,
+        waivers,
         expected_root: 1,
         advisories: options.advisories,
         upgrade: Some(upgrade),

@@ -4,7 +4,7 @@ use etcd_client::GetOptions;
 use serde::{Deserialize, Serialize};
 
 use super::super::fact::Fact;
-use super::super::facts::{Cluster, Endpoint};
+use super::super::facts::{Cluster, Endpoint, hashes};
 use crate::error::{Error, Result};
 use crate::etcd::{Choice, Comparison, EtcdSettings, choose_member, from_client};
 
@@ -80,10 +80,9 @@ pub(super) async fn data(etcd: &EtcdSettings, revision: Option<i64>) -> Data {
     match choose_member(etcd).await {
         Ok(choice) => {
             let revision = revision.unwrap_or(choice.member.revision);
-            let source = format!("HashKV at revision {revision}");
             Data {
                 cluster_id: Fact::known(choice.member.cluster_id, "Status"),
-                hashes: Fact::known(choice.compare(etcd, revision).await, source),
+                hashes: hashes::at(&choice, etcd, revision).await,
                 keys: Fact::read(
                     count(&choice, revision).await,
                     format!("Range at revision {revision}"),
@@ -145,8 +144,8 @@ pub(super) fn state(
 }
 
 /// Every member answered, and the same.
-pub(super) fn agree(hashes: &Comparison) -> bool {
-    hashes.left_out.is_empty() && !hashes.answers.is_empty() && hashes.differing().next().is_none()
+fn agree(hashes: &Comparison) -> bool {
+    hashes.doubt().is_none() && hashes.differing().next().is_none()
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ pub(super) fn snapshot(upgrade: &Upgrade, facts: &Facts) -> Vec<Judged> {
             .ok_or_else(|| Unknown("the revision of the cluster is not known".into()))?;
         let mut found: Vec<Evidence> = Vec::new();
         let id = stored.id;
-        let age = age_of(id, facts.now)?;
+        let age = age_of(format_args!("snapshot {id}"), id.created(), facts.now)?;
         let limit = upgrade.max_age.as_secs();
         if age.unsigned_abs() > limit {
             found.push(stored.saw(format!(

@@ -196,7 +196,7 @@ fn without_a_fact_no_gate_passes_that_rests_on_it() {
         (|f| change(&mut first(f).health, |health| health.quota = None), &["UG-9"]),
         (
             |f| f.cluster.members = Fact::unknown("x"),
-            &["UG-2", "UG-3", "UG-4", "UG-5", "UG-6", "UG-7"],
+            &["UG-2", "UG-3", "UG-4", "UG-5", "UG-6", "UG-7", "UG-10"],
         ),
         (|f| f.cluster.alarms = Fact::unknown("x"), &["UG-3"]),
         (|f| up(f).stored = Fact::unknown("x"), &["UG-4", "UG-5", "UG-11", "UG-13"]),
@@ -211,11 +211,13 @@ fn without_a_fact_no_gate_passes_that_rests_on_it() {
                 let line = ["etcd".to_owned(), "--name=m0".to_owned()];
                 on_host(f).settings = known(Settings::of_process(&line, Err("x".into())));
             },
-            &["UG-7"],
+            &["UG-6", "UG-7"],
         ),
         (|f| on_host(f).settings = known(Settings::of_file("name: m0").unwrap()), &["UG-7"]),
         (|f| up(f).hashes = Fact::unknown("x"), &["UG-10"]),
         (|f| change(&mut up(f).hashes, |all| all.answers.clear()), &["UG-10"]),
+        (|f| change(&mut up(f).hashes, |all| all.answers.truncate(2)), &["UG-10"]),
+        (|f| change(&mut up(f).hashes, |all| all.answers[2].compact_revision = 6), &["UG-10"]),
         (|f| change(&mut up(f).hashes, |all| all.left_out.push("m2: x".into())), &["UG-10"]),
         (
             |f| {
@@ -419,6 +421,7 @@ fn what_changed_in_an_upgrade() {
         ("UA-1", Status::Fail, |f| {
             change(&mut first(f).health, |health| health.storage = Some("3.5.0".into()))
         }),
+        ("UA-1", Status::Unknown, |f| change(&mut first(f).health, |health| health.storage = None)),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| drop(all.pop()))),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| all[0].id = 9)),
         ("UA-2", Status::Fail, |f| change(&mut f.cluster.members, |all| all[0].learner = true)),

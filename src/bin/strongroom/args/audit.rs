@@ -80,6 +80,9 @@ pub(crate) struct AuditArgs {
     pub(crate) report: bool,
     #[command(flatten)]
     pub(crate) files: OutcomeFiles,
+    /// Also ask every member for a hash of its data: each takes no writes to disk while it hashes
+    #[arg(long)]
+    pub(crate) deep: bool,
     /// How much to ask about TLS
     #[arg(long, value_name = "HOW", default_value = "full")]
     pub(crate) probe: Probe,

@@ -34,6 +34,7 @@ pub(super) async fn run(args: AuditArgs, context: &Context) -> Result<ExitCode> 
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        recovery: context.settings.recovery,
         copy: copy.as_ref().map_err(Clone::clone),
     });
     let audited = of.as_ref().filter(|_| args.scope.contains(&Scope::Repository));
@@ -91,6 +92,7 @@ async fn options(args: &AuditArgs) -> Result<AuditOptions> {
         kubernetes: in_scope(Scope::Kubernetes, of_kubernetes).then_some(kubernetes),
         prometheus: args.prometheus.clone(),
         proxy_log,
+        deep: args.deep,
         probe: args.probe,
         only: args.only.clone(),
         skip: args.skip.clone(),

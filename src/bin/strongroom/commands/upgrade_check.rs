@@ -32,6 +32,7 @@ pub(super) async fn run(args: UpgradeArgs, context: &Context) -> Result<ExitCode
         repository,
         keys,
         cluster: context.settings.cluster.as_ref(),
+        recovery: context.settings.recovery,
         copy: Err("an upgrade does not ask for it".into()),
     });
     if let Some(of) = of.as_ref().filter(|_| args.backup) {
