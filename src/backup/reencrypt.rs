@@ -46,10 +46,10 @@ pub struct ReencryptReport {
     pub removed: Vec<SnapshotId>,
     /// Snapshots that stay as they are, and why.
     pub failed: Vec<(SnapshotId, Error)>,
-    /// Journals that a key may open which does not seal any more: they are not encrypted again.
+    /// Journals that a key which no longer seals may still open. They are not encrypted again.
     pub journals: Vec<SnapshotId>,
-    /// What stays although it may have to go, and why: old snapshots that the store does not let go of, and those of `before`
-    /// that another key may open.
+    /// Old snapshots that are still there, and why: those that the store refuses to delete, and those of `before` that another
+    /// key may open.
     pub left: Vec<String>,
 }
 

@@ -104,8 +104,8 @@ pub async fn reseal(
     run(repository, keys, (drop, false), scope, accept, control).await
 }
 
-/// Signs what counts with the signing key: where it is not, a new seal is written, as [`reseal`] does. For this alone a key
-/// that seals makes a snapshot count although signers are configured.
+/// Signs the snapshots that count with the signing key. A snapshot that is not signed by it yet gets a new seal, as by
+/// [`reseal`]. Only here does a snapshot that a sealing key opens count although signers are configured.
 ///
 /// # Errors
 /// Those of [`reseal`]; [`ErrorKind::Usage`] without a signing key.

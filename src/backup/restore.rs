@@ -144,8 +144,8 @@ pub struct RestoreReport {
 /// Restores snapshot `id` as `etcdctl snapshot save` would have written it: the database, then its SHA-256.
 ///
 /// # Errors
-/// Those of SPEC.md §8 for a snapshot that is not whole; [`ErrorKind::AlreadyExists`] for a file that is there
-/// already; [`ErrorKind::NotFound`] for a revision that the snapshot has not; [`ErrorKind::Io`], such as a full disk. Nothing is then left
+/// Those of SPEC.md §8 for a snapshot that is incomplete or changed; [`ErrorKind::AlreadyExists`] for a file that is there
+/// already; [`ErrorKind::NotFound`] for a revision that the snapshot does not have; [`ErrorKind::Io`], such as a full disk. Nothing is then left
 /// under the target's name.
 pub async fn restore(
     repository: &Repository,

@@ -47,7 +47,7 @@ use crate::etcd::EtcdSettings;
 use fact::Fact;
 use facts::Facts;
 
-/// What to check, and what to think of it.
+/// What to check, and which outcomes count as failures.
 #[derive(Debug)]
 pub struct AuditOptions {
     /// Ask the endpoints.
@@ -97,7 +97,7 @@ fn check_waivers(waivers: &[Waiver]) -> Result<()> {
     }
 }
 
-/// Reads what the settings' user and certificate let it read, and judges it.
+/// Runs the checks, with the rights of the user and the client certificate in the settings.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) for unknown checks and settings that contradict each other;

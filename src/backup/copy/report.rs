@@ -37,7 +37,7 @@ pub struct JournalsCopied {
     pub compared: Vec<SnapshotId>,
     /// Journals of which the copy had something already that later runs compare; null where nothing remembers it.
     pub not_compared: Option<usize>,
-    /// What later runs remember the journals by of which all is good in the copy.
+    /// Identifies the journals that are complete and correct in the copy, so that later runs skip them.
     #[serde(skip)]
     pub(super) marks: Vec<String>,
     /// Journals that are damaged, and why; what is good before the damage is copied.

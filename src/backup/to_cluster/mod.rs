@@ -48,12 +48,12 @@ pub struct Wanted {
 
 /// What becomes of a key that was attached to a lease.
 ///
-/// The default is [`New`](Self::New), the one way that neither leaves for ever what was meant to vanish (a lock
-/// that nobody holds, a registration of what no longer runs) nor depends on what etcd still has.
+/// The default is [`New`](Self::New): keys that were meant to expire (a lock, the registration of a process) expire again,
+/// and it does not matter which leases etcd still has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Leases {
-    /// It is attached to a new lease, one for each old one, granted for as long as that was. Nobody renews it but
-    /// who learns of it, so that the key vanishes as it was meant to.
+    /// It is attached to a new lease, one for each old one, with the same time to live. Unless a client finds the lease and
+    /// renews it, it expires and the key is deleted, as was intended.
     #[default]
     New,
     /// It is attached to the lease with the same id; etcd refuses it when there is none.

@@ -131,11 +131,11 @@ hold every secret of the cluster unencrypted. Delete a snapshot file when you do
 latest often contains the mistake itself: --before picks the last snapshot begun before it, and --revision goes back within \
 one snapshot, to any revision between its compact revision and its last (`show` prints both).
 
-Where `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
+Where the agent or `strongroom journal record` has recorded what changed after a snapshot, --newest, --to-time and --revision restore any \
 recorded revision or moment; without an ID, from the newest snapshot that reaches it. A revision that two histories have, because \
 etcd was restored to an earlier one, is refused with exit status 2: give a snapshot's id. `strongroom journal list` shows what is recorded.
 
-Only snapshots that count are latest or restored: a master key that is in use opens them. Others are named and skipped. \
+Only snapshots that count are latest or restored: a master key that is in use opens them, or, with --signers, a trusted signer signed them. Others are named and skipped. \
 If you know that one is genuine, give its full id and --accept-untrusted.
 
 With --to-cluster no cluster is replaced: one key, or all keys with a prefix, are written to the running etcd of --endpoints. \
@@ -246,7 +246,7 @@ pub(crate) const KEY_ROTATE: &str = "\
 Replace the sealing key with a new one, and seal the snapshots to it.
 
 A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
-still counts. Then it seals every snapshot and journal that counts to the new key too; start a recorder again before --finish. `key rotate --finish`, when every host that \
+still counts. Then it seals every snapshot and journal that counts to the new key too. Before the last step restart `journal record`, or reload the agent (SIGHUP): its open journal is then sealed to the new key too. `key rotate --finish`, when every host that \
 backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
 refused while the newest snapshot of a cluster is sealed by the old key alone. An interrupted step continues when it is run again.
 

@@ -45,7 +45,7 @@ pub(crate) const GATES: &[Check] = &[
         "UG-4",
         Critical,
         Updates,
-        "The database has members that the cluster has not",
+        "The database has members that are not in the cluster",
         "install 3.5.32 or later on all members, which removes them at the start, and take another snapshot",
         &[Run::Gate(stored::zombies)],
     ),

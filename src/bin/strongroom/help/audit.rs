@@ -21,7 +21,7 @@ Examples:
   strongroom audit --list                                # every check
   strongroom audit --only TLS-7,UPD-1 -w json
 
-Give every member as an endpoint: each check of a missing one is unknown. At most 20 connections are made to each endpoint, 13 of them \
+Give every member as an endpoint: each check of a missing one is unknown. At most 20 connections are made to each endpoint, 12 of them \
 to ask for versions and cipher suites: three with --probe gentle, none with --probe none.
 
 Exit status 0 if all checks of the severity --fail-on or above pass or are waived, 3 if one fails or is unknown, 4 if no endpoint answers.";

@@ -16,7 +16,7 @@ pub(crate) const EXIT_STATUS: &[(&str, &str)] = &[
     ("2", "wrong usage or settings"),
     (
         "3",
-        "done, with findings: members that differ, clocks that differ, a diff, a failed drill, a result that could not be printed",
+        "done, with findings, such as: members or clocks that differ, a diff, a failed drill, a key that could not seal, an object that the store refused to delete, a journal that a restore could not use, a result that could not be printed",
     ),
     ("4", "etcd or the store cannot be reached; try again"),
     ("10", "no repository at this place"),

@@ -125,7 +125,7 @@ With a key that a service keeps, rotate it at the service: the next status has a
 status says so, and after three minutes the API server refuses writes of what it encrypts.
 
 Only root and the plugin's own user may connect, and the users of --allow-uid. Encrypted data that names a key which the \
-keyring does not have is refused; the status then shows the key's id for five minutes. SIGHUP reads the keyring and the settings \
+keyring does not have is refused; /readyz then names the key for five minutes, and the status stays ok. SIGHUP reads the keyring and the settings \
 again and logs which of the changes need a restart.";
 
 pub(crate) const CONFIG: &str = "\

@@ -1,4 +1,4 @@
-//! Help of `value` and `proxy`.
+//! Help of `value`, `proxy` and `audit-log`.
 
 pub(crate) const VALUE: &str = "\
 Encrypt single values of etcd.
