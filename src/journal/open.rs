@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::folder::Folder;
 use crate::crypto::{self, Label, Suite};
 use crate::envelope::{
@@ -146,6 +148,27 @@ pub(crate) async fn open_read(
     opened.await.context(format!("journal {id}"))
 }
 
+/// As [`open`]; `None` if its head names another cluster than `cluster`. Then none of its seals is read. Nobody who can only
+/// create objects makes a journal of `cluster` name another one.
+///
+/// # Errors
+/// Those of [`open`].
+pub(crate) async fn open_of(
+    repository: &Repository,
+    (id, cluster): (SnapshotId, &ClusterName),
+    folder: &Folder,
+    keys: &KeySet,
+) -> Result<Option<OpenJournal>> {
+    let opened = async {
+        let bytes = read_head(repository, id, folder).await?;
+        if JournalHead::parse(&bytes)?.body().cluster != *cluster {
+            return Ok(None);
+        }
+        opened_read(Judging::Reading, repository, (id, &bytes), folder, keys).await.map(Some)
+    };
+    opened.await.context(format!("journal {id}"))
+}
+
 /// As [`open`], for somebody who vouches for journals.
 ///
 /// # Errors
@@ -166,12 +189,17 @@ async fn opened(
     folder: &Folder,
     keys: &KeySet,
 ) -> Result<OpenJournal> {
+    let head = read_head(repository, id, folder).await?;
+    opened_read(judging, repository, (id, &head), folder, keys).await
+}
+
+/// The head of the journal `id`, or the tombstone that it became.
+async fn read_head(repository: &Repository, id: SnapshotId, folder: &Folder) -> Result<Bytes> {
     let part = match (&folder.head, &folder.tombstone) {
         (None, Some(_)) => JournalPart::Tombstone,
         _ => JournalPart::Head,
     };
-    let head = repository.get(&part.of(id), MAX_HEAD as u64).await?;
-    opened_read(judging, repository, (id, &head), folder, keys).await
+    repository.get(&part.of(id), MAX_HEAD as u64).await
 }
 
 async fn opened_read(

@@ -225,7 +225,7 @@ impl<'a> Bundling<'a> {
         };
         let folders = (folders, Vec::new());
         let (mut journals, _) =
-            Journals::open_chosen(repository, keys, Some(cluster), folders, chosen).await?;
+            Journals::open_chosen(repository, keys, cluster, folders, chosen).await?;
         let extents = journals.extents(repository, keys).await?;
         // What waits, or failed, is found again.
         self.left.clear();

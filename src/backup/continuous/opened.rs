@@ -20,6 +20,17 @@ use crate::text::counted;
 /// Journals that are opened at once.
 pub(super) const AT_ONCE: usize = 16;
 
+/// Which of the journals that are listed are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those with a head.
+    Present,
+    /// Also those that were removed and can be brought back.
+    WithRemoved,
+    /// Those whose head names the cluster. What is wrong with others is not looked for.
+    OfCluster,
+}
+
 /// The journals of one cluster that open, with their folders.
 pub(super) struct Journals {
     pub(super) open: BTreeMap<SnapshotId, (OpenJournal, Folder)>,
@@ -77,7 +88,8 @@ impl Journals {
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
         let listed = folder::list_all(repository).await?;
-        Self::open_these((Judging::Reading, false), repository, keys, cluster, listed).await
+        Self::open_these((Judging::Reading, Which::Present), repository, keys, cluster, listed)
+            .await
     }
 
     /// As [`open`](Self::open), with the journals that were removed and can be brought back.
@@ -91,30 +103,31 @@ impl Journals {
         cluster: Option<&ClusterName>,
     ) -> Result<Self> {
         let listed = folder::list_all(repository).await?;
-        Self::open_these((judging, true), repository, keys, cluster, listed).await
+        Self::open_these((judging, Which::WithRemoved), repository, keys, cluster, listed).await
     }
 
-    /// Opens of the journals that were `listed` those that are `chosen`. The others that have a head are given back.
+    /// Opens of the journals that were listed those that are `chosen` and whose heads name `cluster`. Those that are not
+    /// chosen and have a head are given back.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn open_chosen(
         repository: &Repository,
         keys: &KeySet,
-        cluster: Option<&ClusterName>,
+        cluster: &ClusterName,
         (folders, foreign): (BTreeMap<SnapshotId, Folder>, Vec<String>),
         chosen: impl Fn(&SnapshotId, &Folder) -> bool,
     ) -> Result<(Self, BTreeMap<SnapshotId, Folder>)> {
         let (folders, mut others): (BTreeMap<_, _>, BTreeMap<_, _>) =
             folders.into_iter().partition(|(id, folder)| chosen(id, folder));
         others.retain(|_, folder| folder.head.is_some());
-        let how = (Judging::Reading, false);
-        let opened = Self::open_these(how, repository, keys, cluster, (folders, foreign)).await?;
+        let (how, listed) = ((Judging::Reading, Which::OfCluster), (folders, foreign));
+        let opened = Self::open_these(how, repository, keys, Some(cluster), listed).await?;
         Ok((opened, others))
     }
 
     async fn open_these(
-        how: (Judging, bool),
+        how: (Judging, Which),
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
@@ -134,13 +147,13 @@ impl Journals {
         Ok(opened)
     }
 
-    /// Opens further ones. With `removed` those, too, that only their tombstones are left of.
+    /// Opens further ones.
     ///
     /// # Errors
     /// Those of the store.
     pub(super) async fn open_more(
         &mut self,
-        (judging, removed): (Judging, bool),
+        (judging, which): (Judging, Which),
         repository: &Repository,
         keys: &KeySet,
         cluster: Option<&ClusterName>,
@@ -148,21 +161,31 @@ impl Journals {
     ) -> Result<()> {
         self.unknown
             .extend(folders.values().flat_map(|one| &one.foreign).map(|name| unknown(name)));
+        let removed = which == Which::WithRemoved;
         let is_there =
             |folder: &Folder| folder.head.is_some() || (removed && folder.tombstone.is_some());
+        let only = cluster.filter(|_| which == Which::OfCluster);
         let there = folders.into_iter().filter(|(_, folder)| is_there(folder));
         let mut opening = stream::iter(there)
             .map(|(id, folder)| async move {
-                let journal = match judging {
-                    Judging::Reading => open::open(repository, id, &folder, keys).await,
-                    Judging::Vouching => open::open_to_vouch(repository, id, &folder, keys).await,
+                let journal = match (judging, only) {
+                    (Judging::Vouching, _) => {
+                        open::open_to_vouch(repository, id, &folder, keys).await.map(Some)
+                    }
+                    (Judging::Reading, Some(only)) => {
+                        open::open_of(repository, (id, only), &folder, keys).await
+                    }
+                    (Judging::Reading, None) => {
+                        open::open(repository, id, &folder, keys).await.map(Some)
+                    }
                 };
                 (id, journal, folder)
             })
             .buffered(AT_ONCE);
         while let Some((id, journal, folder)) = opening.next().await {
             match journal {
-                Ok(journal) => {
+                Ok(None) => {}
+                Ok(Some(journal)) => {
                     self.is_any_open = true;
                     if cluster.is_none_or(|name| *name == journal.head.cluster) {
                         self.open.insert(id, (journal, folder));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Moment;
-use super::opened::{AT_ONCE, Extent, Journals};
+use super::opened::{AT_ONCE, Extent, Journals, Which};
 use crate::error::Result;
 use crate::format::{ClusterName, SnapshotId};
 use crate::journal::folder::{self, Folder};
@@ -55,22 +55,23 @@ impl Period {
     }
 
     /// Which of the `others` are opened, too, now that it is known which of the `journals` count: anybody can put heads
-    /// between them. Empty when all is known.
+    /// between them. `most` at one place. Empty when all is known.
     fn choose_more(
         self,
         journals: &Journals,
         others: &BTreeMap<SnapshotId, Folder>,
+        most: usize,
     ) -> BTreeSet<SnapshotId> {
         let newest = journals.newest();
         let newer = others.keys().rev().copied().take_while(|id| Some(*id) > newest);
-        let mut chosen: BTreeSet<_> = newer.take(AT_ONCE).collect();
+        let mut chosen: BTreeSet<_> = newer.take(most).collect();
         let within = journals.open.range(first_at(self.since)..).map(|(_, (journal, _))| journal);
         let within = within.take_while(|one| one.id().unix_ms() <= self.until);
         for journal in within.filter(|one| one.end.is_none()) {
             let enough = journals.counting_after(journal).nth(FOLLOWING - 1).map(OpenJournal::id);
             let behind = others.range(journal.id()..).map(|(id, _)| *id);
             let behind = behind.take_while(|id| enough.is_none_or(|enough| *id < enough));
-            chosen.extend(behind.take(AT_ONCE));
+            chosen.extend(behind.take(most));
         }
         chosen
     }
@@ -131,15 +132,18 @@ impl<'a> Shelf<'a> {
         let ids = period.choose(&listed.0);
         let chosen = |id: &SnapshotId, _: &Folder| ids.contains(id);
         let (mut journals, mut others) =
-            Journals::open_chosen(repository, keys, Some(cluster), listed, chosen).await?;
+            Journals::open_chosen(repository, keys, cluster, listed, chosen).await?;
+        // Each round waits for the one before: twice as many in each, so that many others take few rounds.
+        let mut most = AT_ONCE;
         loop {
-            let more = period.choose_more(&journals, &others);
+            let more = period.choose_more(&journals, &others, most);
+            most = most.saturating_mul(2);
             let more: BTreeMap<_, _> =
                 more.into_iter().filter_map(|id| Some((id, others.remove(&id)?))).collect();
             if more.is_empty() {
                 break;
             }
-            let how = (Judging::Reading, false);
+            let how = (Judging::Reading, Which::OfCluster);
             journals.open_more(how, repository, keys, Some(cluster), more).await?;
         }
         let extents = journals.extents(repository, keys).await?;
@@ -291,5 +295,34 @@ mod tests {
         assert!(shelf.reaches.keys().eq(ids.iter()), "{:?}", shelf.reaches.keys());
         assert!(shelf.extents.contains_key(&ids[0]));
         assert_eq!(shelf.findings.len(), 120);
+    }
+
+    /// Of the journals of other clusters nothing but the heads is read.
+    #[tokio::test]
+    async fn seals_of_other_clusters_are_not_read() {
+        let store = Arc::new(InMemory::new());
+        let (repository, _) = Repository::init(store, true, &mut system_rng()).await.unwrap();
+        let mut keys = KeySet::new();
+        keys.add(Arc::new(LocalKey::generate(&mut system_rng())), KeyState::Primary);
+        let (ours, other) = (ClusterName::default(), "other".parse().unwrap());
+        let changes = vec![Err(b"key".to_vec())];
+        let one = Generated { main: 2, after: Duration::ZERO, changes, compacted: None };
+        let interval = Duration::from_secs(1);
+        generate(&repository, &keys, other, interval, [one]).await.unwrap();
+        let (folders, _) = folder::list_all(&repository).await.unwrap();
+        let id = *folders.keys().next().unwrap();
+        let head = repository.get(&JournalPart::Head.of(id), 1 << 20).await.unwrap();
+        // Whose seal is read is among the findings.
+        for planted in 0..60 {
+            let id = SnapshotId::new(id.unix_ms() + 1, [planted; 10]);
+            repository.put_once(&JournalPart::Head.of(id), head.clone()).await.unwrap();
+            repository.put_once(&JournalPart::Seal(1).of(id), "junk".into()).await.unwrap();
+        }
+        let dir = std::env::temp_dir();
+        // Within the period, and behind it.
+        for period in [Period::ALL, Period { since: 0, until: 0 }] {
+            let shelf = Shelf::open(&repository, &keys, (&ours, period), &dir).await.unwrap();
+            assert_eq!((shelf.newest(), shelf.findings), (None, Vec::new()));
+        }
     }
 }
