@@ -195,13 +195,15 @@ impl Spool {
         Ok(bytes)
     }
 
-    /// Removes the object `name`, which is stored; it had `length` bytes.
+    /// Removes the object `name`.
     ///
     /// # Errors
     /// [`ErrorKind::Io`].
-    pub(super) fn remove(&self, name: &str, length: u64) -> Result<()> {
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
         let path = self.dir.join(file_of(name));
-        fs::remove_file(&path).map_err(|error| Error::io(&path, error))?;
+        let failed = |error| Error::io(&path, error);
+        let length = fs::symlink_metadata(&path).map_err(failed)?.len();
+        fs::remove_file(&path).map_err(failed)?;
         let less = |used: u64| Some(used.saturating_sub(length));
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         Ok(())
@@ -221,6 +223,12 @@ fn order(id: SnapshotId, part: &JournalPart) -> Option<Order> {
         _ => return None,
     };
     Some((id, kind, number))
+}
+
+/// Whether `name` is that of an object without which nothing of a journal counts.
+pub(super) fn is_beginning(name: &str) -> bool {
+    let Some(ObjectName::Journal { part, .. }) = ObjectName::parse(name) else { return false };
+    matches!(part, JournalPart::Head | JournalPart::Seal(1))
 }
 
 fn file_of(object: &str) -> String {
@@ -314,7 +322,7 @@ mod tests {
         assert_eq!((left.findings.len(), spool.used()), (0, 3 * 1032));
         let (name, bytes) = segment(2);
         assert_eq!(spool.read(&name).unwrap(), bytes);
-        spool.remove(&name, 1032).unwrap();
+        spool.remove(&name).unwrap();
         assert_eq!((spool.left().unwrap().objects.len(), spool.used()), (2, 2 * 1032));
         assert!(!spool.dir.join(".new-x").exists());
         let long = vec![0; 9000];

@@ -256,6 +256,26 @@ async fn what_is_in_the_spool_is_stored_by_the_next_recorder() {
     assert_eq!(left.count(), 1, "nothing but the lock");
 }
 
+/// Of a journal whose head somebody else put there nothing can count. It does not stay in the spool.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_whose_head_is_taken_leaves_the_spool() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let (repo, dir) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+    let spool = dir.path().join("spool");
+    let store = Faulty::taken(local(repo.dir.path()), "/head");
+    let recording = Recording::on(store, &repo, &etcd, Some(&spool), None).await.unwrap();
+    recording.until("another journal follows what is stored", 1).await;
+    recording.until("removed from the spool", 1).await;
+    let last = put(&mut client, 1, 1).await;
+    reaches(&repo.repository, last).await;
+    let report = recording.stop().await;
+    assert_eq!(report.last, last, "{report:?}");
+    let left = std::fs::read_dir(spool.join(repo.repository.id().to_string())).unwrap();
+    assert_eq!(left.count(), 1, "nothing but the lock");
+}
+
 /// A spool that takes nothing: what waits stays in memory, and is stored when the store is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_loses_nothing() {
