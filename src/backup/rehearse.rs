@@ -53,7 +53,8 @@ pub struct Rehearsal {
 }
 
 /// Decides whether snapshot `id`, with what was `recorded` after it, can be restored there, and its companions below
-/// `companions_to`. Room is checked for the snapshot; what was recorded after it comes on top. The database is not fetched: [`verify`](fn@super::verify) reads every byte.
+/// `companions_to`. Room is checked for the snapshot; what was recorded after it comes on top. The database is not fetched:
+/// [`verify`](fn@super::verify) reads every byte.
 ///
 /// # Errors
 /// Those of the restore, as far as they can be known; [`Io`](crate::ErrorKind::Io) where there is no room.

@@ -41,6 +41,8 @@ async fn a_clock_is_set(etcd: &Etcd, seconds: i64) {
     let list = place.json(&["journal", "list"]);
     assert_eq!(list["gaps"], serde_json::json!([]), "{list}");
     assert_eq!(place.json(&["journal", "verify"])["findings"], serde_json::json!([]));
+    let said = place.succeed(&["restore", "--newest", "--output", "newest.db", "--dry-run"]).stdout;
+    assert!(String::from_utf8_lossy(&said).contains("what was recorded after it comes on top"));
     let restored = place.json(&["restore", "--newest", "--output", "newest.db"]);
     assert_eq!(revision_of(&restored), last, "{restored}");
     // A moment before it was set is answered rightly, or it is said that it cannot be.

@@ -23,7 +23,7 @@ pub(crate) struct RestoreArgs {
     /// Restore what was recorded up to this time, such as 2026-11-26T09:12:00Z or 2h (ago)
     #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with_all = ["revision", "before"])]
     pub(crate) to_time: Option<jiff::Timestamp>,
-    /// Show what would be written and where, and write nothing
+    /// Show what would be written and where, and write nothing. Room is checked for the snapshot: what was recorded after it comes on top
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Also restore the files that `backup --include` stored, below this directory, which must be empty or not exist

@@ -55,8 +55,13 @@ pub(super) async fn run(args: &RestoreArgs, context: &Context) -> Result<ExitCod
         let mut lines: Vec<_> =
             companions.iter().flatten().map(|name| format!("would write {name}")).collect();
         if !matches!(to, Destination::Companions) {
+            let is_longer = plan.as_ref().is_some_and(|plan| !plan.journals.is_empty());
+            let on_top = match is_longer {
+                true => " for the snapshot; what was recorded after it comes on top",
+                false => "",
+            };
             lines.push(format!(
-                "would write {place}: snapshot {} of {}, revision {}, {}; the database was not read",
+                "would write {place}: snapshot {} of {}, revision {}, {}{on_top}; the database was not read",
                 found.id,
                 found.cluster,
                 found.revision,
