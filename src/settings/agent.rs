@@ -174,7 +174,7 @@ impl AgentSettings {
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct Schedules {
-    /// When backups are taken [default: @every 24h; with `--continuous false` @every 1h]
+    /// When backups are taken [default: every 24h, or every 1h with `--continuous false`]
     #[cfg_attr(
         feature = "cli",
         arg(
