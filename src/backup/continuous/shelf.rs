@@ -304,20 +304,22 @@ mod tests {
         let (repository, _) = Repository::init(store, true, &mut system_rng()).await.unwrap();
         let mut keys = KeySet::new();
         keys.add(Arc::new(LocalKey::generate(&mut system_rng())), KeyState::Primary);
-        let (ours, other) = (ClusterName::default(), "other".parse().unwrap());
-        let changes = vec![Err(b"key".to_vec())];
-        let one = Generated { main: 2, after: Duration::ZERO, changes, compacted: None };
-        let interval = Duration::from_secs(1);
-        generate(&repository, &keys, other, interval, [one]).await.unwrap();
-        let (folders, _) = folder::list_all(&repository).await.unwrap();
-        let id = *folders.keys().next().unwrap();
-        let head = repository.get(&JournalPart::Head.of(id), 1 << 20).await.unwrap();
-        // Whose seal is read is among the findings.
-        for planted in 0..60 {
-            let id = SnapshotId::new(id.unix_ms() + 1, [planted; 10]);
-            repository.put_once(&JournalPart::Head.of(id), head.clone()).await.unwrap();
-            repository.put_once(&JournalPart::Seal(1).of(id), "junk".into()).await.unwrap();
+        let (ours, other): (_, ClusterName) = (ClusterName::default(), "other".parse().unwrap());
+        // More than are opened at first. Whose seal is read is among the findings.
+        for _ in 0..2 * NEWEST {
+            let changes = vec![Err(b"key".to_vec())];
+            let one = Generated { main: 2, after: Duration::ZERO, changes, compacted: None };
+            let interval = Duration::from_secs(1);
+            generate(&repository, &keys, other.clone(), interval, [one]).await.unwrap();
         }
+        let (folders, _) = folder::list_all(&repository).await.unwrap();
+        for (id, seal) in folders.iter().flat_map(|(id, one)| one.seals.keys().map(|n| (*id, *n))) {
+            let name = JournalPart::Seal(seal).of(id);
+            repository.delete(&name).await.unwrap();
+            repository.put_once(&name, "junk".into()).await.unwrap();
+        }
+        let shown = Journals::open(&repository, &keys, None).await.unwrap().take_findings();
+        assert!(shown.iter().all(|finding| finding.contains("seal")) && !shown.is_empty());
         let dir = std::env::temp_dir();
         // Within the period, and behind it.
         for period in [Period::ALL, Period { since: 0, until: 0 }] {
