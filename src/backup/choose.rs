@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 
 use super::catalog::{Listing, Summary, authenticate, snapshots};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterName, Previous, SnapshotId};
+use crate::format::{ClusterName, Manifest, SnapshotId};
 use crate::keys::KeySet;
 use crate::keys::trust::Standing;
 use crate::snapshot::folder::{self, Folder};
@@ -105,8 +105,8 @@ async fn counting<'a>(
     Ok(counting)
 }
 
-/// The newest snapshot of `cluster` that counts for `keys`, begun `before` (Unix milliseconds), as the next one's manifest
-/// names it. One that is further ahead of the store's clock than clocks differ is passed over ([S3.3.5]).
+/// The manifest of the newest snapshot of `cluster` that counts for `keys`, begun `before` (Unix milliseconds). One that is
+/// further ahead of the store's clock than clocks differ is passed over ([S3.3.5]).
 ///
 /// # Errors
 /// [`ErrorKind::Protocol`] when too many others are in front of it to tell; those of the store.
@@ -116,7 +116,7 @@ pub(super) async fn newest(
     cluster: &ClusterName,
     before: Option<u64>,
     folders: &BTreeMap<SnapshotId, Folder>,
-) -> Result<Option<Previous>> {
+) -> Result<Option<Manifest>> {
     // What the store wrote last is a lower bound of its clock.
     let Some(clock) = folders.values().flat_map(Folder::every).map(|info| info.modified).max()
     else {
@@ -144,8 +144,7 @@ pub(super) async fn newest(
         match (authentic, manifest) {
             (Err(error), _) if error.kind().is_general() => return Err(error),
             (Ok(authentic), Ok(manifest)) if authentic.judged.standing.counts() => {
-                let sha256 = seals::manifest_digest(&manifest);
-                return Ok(Some(Previous { snapshot: manifest.body().snapshot, sha256 }));
+                return Ok(Some(manifest));
             }
             _ => passed_over += 1,
         }

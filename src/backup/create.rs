@@ -22,6 +22,7 @@ use crate::snapshot::folder;
 use crate::snapshot::input::{Input, Source};
 use crate::snapshot::late::LateSeal;
 use crate::snapshot::options::BackupOptions;
+use crate::snapshot::seals;
 use crate::snapshot::write::{Content, Written, write_snapshot};
 use crate::store::Repository;
 use crate::task::Control;
@@ -289,6 +290,10 @@ async fn look_back(
     let looked = async {
         let folders = folder::list_all(repository).await?.snapshots;
         let newest = choose::newest(repository, keys, cluster, before, &folders).await?;
+        let newest = newest.map(|manifest| Previous {
+            snapshot: manifest.body().snapshot,
+            sha256: seals::manifest_digest(&manifest),
+        });
         let is_known = newest.is_some() || before.is_some();
         let earlier = Earlier::look(repository, keys, cluster, &folders, is_known).await?;
         Ok::<_, Error>((newest, earlier))

@@ -40,6 +40,12 @@ impl EndReason {
     /// The store took no more.
     pub const STORE: Self = Self(7);
 
+    /// Whether what is recorded next does not follow.
+    #[must_use]
+    pub const fn breaks(self) -> bool {
+        matches!(self, Self::COMPACTED | Self::PARTED | Self::BEHIND)
+    }
+
     /// What it means, in words.
     #[must_use]
     pub const fn words(self) -> &'static str {

@@ -241,3 +241,33 @@ pub struct Schedules {
     )]
     pub audit: Option<Schedule>,
 }
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::*;
+
+    fn settings(args: &[&str]) -> AgentSettings {
+        let command = AgentSettings::augment_args(Command::new("agent").no_binary_name(true));
+        let matches = command.try_get_matches_from(args).unwrap();
+        let parsed = AgentSettings::from_arg_matches(&matches).unwrap();
+        parsed.with_common(CommonSettings::default())
+    }
+
+    #[test]
+    fn what_is_not_given_depends_on_whether_it_records() {
+        for (args, backup, kept) in [
+            (&[][..], "@every 24h", None),
+            (&["--prune", "@daily"], "@every 24h", Some(KEPT)),
+            (&["--continuous", "false", "--prune", "@daily"], "@every 1h", None),
+            (&["--backup", "@every 5m"], "@every 5m", None),
+        ] {
+            let found = settings(args);
+            assert_eq!(found.schedules.backup.unwrap().to_string(), backup, "{args:?}");
+            assert_eq!(found.retention.continuous, kept, "{args:?}");
+        }
+        let given = settings(&["--prune", "@daily", "--keep-continuous", "2d"]);
+        assert_eq!(given.retention.continuous, Some(Period { days: 2, ..Period::default() }));
+    }
+}

@@ -2,11 +2,11 @@
 
 use crate::backup::choose;
 use crate::error::Result;
-use crate::format::{ClusterName, Continues, EndReason};
+use crate::format::{ClusterName, Continues};
 use crate::journal::folder;
 use crate::journal::open::{self, OpenJournal};
 use crate::keys::KeySet;
-use crate::snapshot::{folder as snapshots, open as snapshot};
+use crate::snapshot::folder as snapshots;
 use crate::store::Repository;
 
 /// Journals that are opened on the way back to the base.
@@ -35,11 +35,8 @@ pub(super) async fn newest_revision(
     cluster: &ClusterName,
 ) -> Result<Option<i64>> {
     let folders = snapshots::list_all(repository).await?.snapshots;
-    let Some(newest) = choose::newest(repository, keys, cluster, None, &folders).await? else {
-        return Ok(None);
-    };
-    let manifest = snapshot::read_manifest(repository, newest.snapshot).await?;
-    Ok(Some(manifest.body().revision.cast_signed()))
+    let newest = choose::newest(repository, keys, cluster, None, &folders).await?;
+    Ok(newest.map(|manifest| manifest.body().revision.cast_signed()))
 }
 
 /// Whether a snapshot of `revision` is one that the journals of `cluster` follow of which `last` is the newest.
@@ -68,8 +65,7 @@ pub(super) async fn is_base(
             Err(error) if error.kind().is_general() => return Err(error),
             Err(_) => return Ok(false),
         };
-        let breaks = [EndReason::COMPACTED, EndReason::PARTED, EndReason::BEHIND];
-        let is_broken = journal.end.as_ref().is_some_and(|end| breaks.contains(&end.reason));
+        let is_broken = journal.end.as_ref().is_some_and(|end| end.reason.breaks());
         if !journal.standing.counts() || journal.head.cluster != *cluster || is_broken {
             return Ok(false);
         }

@@ -198,6 +198,19 @@ pub(super) struct Start {
     pub(super) has_base: bool,
 }
 
+impl Start {
+    /// Decides whether it has a base, where what was recorded before `owes` one, and `newest` is the revision of the newest
+    /// snapshot. Behind a gap only the snapshot that was taken for it is one: earlier ones may be of another history.
+    pub(super) fn based(self, owes: bool, newest: Option<i64>) -> Self {
+        if self.gap.is_some() {
+            return self;
+        }
+        // Where the recording goes back to a snapshot, that is its base whatever is missing before it.
+        let reaches = newest.is_some_and(|revision| revision >= self.first);
+        Self { has_base: (self.has_base && !owes) || reaches, ..self }
+    }
+}
+
 /// Why a recording does not follow what was recorded before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gap {
@@ -400,6 +413,22 @@ mod tests {
         assert_eq!(at(100, 99, 0), (2, Some(Gap::WentBack)));
         assert_eq!(at(100, 20_037, 0), (37, None));
         assert_eq!(at(100, 20_038, 0), (2, Some(Gap::Behind)));
+    }
+
+    #[test]
+    fn a_base_behind_a_gap_is_the_snapshot_that_was_taken_for_it() {
+        let has_base = |gap, has_base, owes, newest| {
+            Start { first: 100, gap, has_base }.based(owes, newest).has_base
+        };
+        assert!(has_base(None, true, false, None));
+        assert!(!has_base(None, true, true, Some(99)));
+        assert!(has_base(None, true, true, Some(100)));
+        assert!(!has_base(None, false, false, Some(99)));
+        for gap in [Gap::First, Gap::Compacted, Gap::Parted, Gap::WentBack] {
+            assert!(has_base(Some(gap), true, true, None));
+            // A snapshot of a later revision, of another history.
+            assert!(!has_base(Some(gap), false, false, Some(5000)));
+        }
     }
 
     /// A host that opens no journal does not begin each recording with a snapshot.

@@ -291,10 +291,7 @@ impl RecordJob<'_> {
                 }
                 start => start?,
             };
-            // Where the recording goes back to a snapshot, that is its base whatever is missing before it.
-            let reaches = newest.take().is_some_and(|revision| revision >= start.first);
-            let follows = start.has_base && (start.gap.is_some() || !owes);
-            let start = Start { has_base: follows || reaches, ..start };
+            let start = start.based(owes, newest.take());
             let had = report.snapshots.len();
             let from = (&mut continues, auth.take());
             let (reason, known) = self.round(places, &start, from, report).await?;

@@ -11,7 +11,7 @@ use super::policy::{Retention, Within};
 use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
 use crate::error::Result;
-use crate::format::{ClusterName, Continues, EndReason, SnapshotId};
+use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, Bundled, OpenJournal};
@@ -101,14 +101,13 @@ impl Counting {
         let complete = end.map(|end| end.complete_ms).filter(|ms| *ms > 0);
         let latest = id.unix_ms().saturating_add(LONGEST_MS);
         let ends = complete.map_or(latest, |ms| ms.saturating_add(SLACK_MS)).min(latest);
-        let breaks = [EndReason::COMPACTED, EndReason::PARTED, EndReason::BEHIND];
         Self {
             id,
             first: journal.first(),
             last,
             ends_ms: ends,
             complete_ms: complete.unwrap_or(id.unix_ms()).min(latest),
-            is_last: end.is_some_and(|end| breaks.contains(&end.reason)),
+            is_last: end.is_some_and(|end| end.reason.breaks()),
         }
     }
 

@@ -246,7 +246,7 @@ pub(crate) const KEY_ROTATE: &str = "\
 Replace the sealing key with a new one, and seal the snapshots to it.
 
 A rotation has three steps. `key rotate` makes a new primary key; the old one is retiring: it still opens, and what it sealed \
-still counts. Then it seals every snapshot and journal that counts to the new key too. Before the last step restart `journal record`, or reload the agent (SIGHUP): its open journal is then sealed to the new key too. `key rotate --finish`, when every host that \
+still counts. Then it seals every snapshot and journal that counts to the new key too. Before the last step restart `journal record`, or reload the agent (SIGHUP): until then they seal journals to the old key alone. `key rotate --finish`, when every host that \
 backs up has the new key, seals what still needs the old one, takes the old one out of the seals and retires it. It is \
 refused while the newest snapshot of a cluster is sealed by the old key alone. An interrupted step continues when it is run again.
 
