@@ -1,6 +1,7 @@
 //! Journals and snapshots together: recording without a gap, coverage, and restores to any recorded revision or moment.
 
 mod base;
+mod before;
 mod begin;
 mod building;
 mod bundling;

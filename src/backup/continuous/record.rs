@@ -9,7 +9,8 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::begin::{Before, Found, Gap, Now, Start, start};
+use super::before::{Before, Found};
+use super::begin::{Gap, Now, Start, start};
 use super::bundling;
 use crate::backup::create::backup_and_keep;
 use crate::crypto::Suite;
