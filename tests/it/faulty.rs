@@ -60,6 +60,8 @@ pub struct Faulty {
     /// What deletes an object whose name ends so is told that it may not, although it is done: the answer to a first attempt
     /// was lost, and the second one refused.
     refuses: Option<&'static str>,
+    /// The first time that an object is read whose name contains this, the store fails.
+    stumbles: Option<(&'static str, Arc<AtomicUsize>)>,
 }
 
 impl Faulty {
@@ -73,7 +75,7 @@ impl Faulty {
         let (goes, taken, replaces) = (None, None, None);
         let slow = None;
         let (lies, blind, is_away) = (false, false, false);
-        let (hangs, refuses) = (None, None);
+        let (hangs, refuses, stumbles) = (None, None, None);
         let clock = 0;
         Self {
             inner,
@@ -89,6 +91,7 @@ impl Faulty {
             is_away,
             hangs,
             refuses,
+            stumbles,
         }
     }
 
@@ -110,6 +113,16 @@ impl Faulty {
     /// A store that deletes an object whose name ends in `end`, and says that it does not allow that.
     pub fn refusing(inner: Arc<dyn ObjectStore>, end: &'static str) -> Self {
         Self { refuses: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
+    }
+
+    /// As [`passing`](Self::passing); the first time that an object is read whose name contains `part`, it fails.
+    pub fn stumbling(inner: Arc<dyn ObjectStore>, part: &'static str) -> Self {
+        Self { stumbles: Some((part, Arc::default())), ..Self::passing(inner) }
+    }
+
+    /// Whether it did.
+    pub fn has_stumbled(&self) -> bool {
+        self.stumbles.as_ref().is_some_and(|(_, times)| times.load(Ordering::SeqCst) > 0)
     }
 
     fn lying(inner: Arc<dyn ObjectStore>) -> Self {
@@ -256,6 +269,12 @@ impl ObjectStore for Faulty {
         self.call()?;
         if self.hangs.as_ref().is_some_and(|part| from.as_ref().contains(part)) {
             return futures::future::pending().await;
+        }
+        if let Some((part, times)) = &self.stumbles
+            && from.as_ref().contains(part)
+            && times.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            return Err(Error::Generic { store: "faulty", source: "it stumbles".into() });
         }
         let mut found = self.inner.get_opts(from, options).await?;
         let written = SystemTime::from(found.meta.last_modified);

@@ -1,9 +1,12 @@
 //! A recorder whose store fails at any call, which is killed at any moment, or whose etcd compacts all the time: what was
 //! stored restores, nothing more is lost than was waiting, and each gap is named.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use strongroom::backup::{Moment, journals, plan_restore, verify_journals};
+use strongroom::backup::{Moment, bundle_journals, journals, plan_restore, verify_journals};
+use strongroom::crypto::Suite;
+use strongroom::format::ClusterName;
+use strongroom::task::Control;
 
 use crate::etcd_server::{Etcd, Version};
 use crate::faulty::Faulty;
@@ -60,6 +63,43 @@ async fn whatever_call_fails(calls: impl Iterator<Item = usize>, once: bool, kil
 #[tokio::test(flavor = "multi_thread")]
 async fn some_calls_of_a_recorder_fail() {
     whatever_call_fails([3, 12, 17, 25].into_iter(), false, false).await;
+}
+
+/// Whatever part of the newest journal the store cannot give for a moment, what follows begins behind all that is stored: etcd
+/// has compacted the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_for_a_moment_is_no_gap() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let repo = TestRepo::new().await;
+    let mut before = Faulty::passing(local(repo.dir.path()));
+    for (at, part) in ["/head", "/seal.1", "/segment.2.", "/bundle.", ""].into_iter().enumerate() {
+        let recording = Recording::on(before, &repo, &etcd, None, None).await.unwrap();
+        recording.until("begins with revision", 1).await;
+        let mut last = 0;
+        for _ in 0..3 {
+            last = put(&mut client, 40, 1).await;
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(recording.store.has_stumbled(), at > 0, "{part}");
+        match part == "/bundle." {
+            true => {
+                recording.stop().await;
+                let (cluster, control) = (ClusterName::default(), Control::default());
+                let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
+                let keys = keys(&[1]);
+                bundle_journals(&repo.repository, &keys, &cluster, how, &control).await.unwrap();
+            }
+            false => recording.kill().await,
+        }
+        assert_eq!(reached(&repo).await, last, "before {part}");
+        client.compact(last - 1, None).await.unwrap();
+        before = Faulty::stumbling(local(repo.dir.path()), part);
+    }
+    let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+    assert_eq!((listed.gaps, listed.findings), (vec![], vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
