@@ -14,6 +14,9 @@ use crate::format::{Continues, EndReason, Entry};
 /// How often a moment is stored when nothing changes.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// The longest time that a segment waits for the answer to how far etcd is.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// Where sealed objects go.
 #[derive(Clone, Copy)]
 pub(crate) struct Places<'a> {
@@ -37,6 +40,8 @@ pub(super) struct Filling<'a> {
     writer: JournalWriter<'a>,
     places: Places<'a>,
     cut_at: Instant,
+    /// What there is is to be cut: as soon as it is known to be complete, and then at the latest.
+    cut_by: Option<Instant>,
     clock: Clock,
 }
 
@@ -83,7 +88,7 @@ impl<'a> Filling<'a> {
     /// A journal that begins with revision `first`.
     pub(super) fn new(writer: JournalWriter<'a>, places: Places<'a>, first: i64) -> Self {
         let (cutter, clock) = (Cutter::new(first), Clock::new());
-        Self { cutter, writer, places, cut_at: Instant::now(), clock }
+        Self { cutter, writer, places, cut_at: Instant::now(), cut_by: None, clock }
     }
 
     /// Whether the clock was set since the journal began.
@@ -117,11 +122,25 @@ impl<'a> Filling<'a> {
         tells
     }
 
+    /// An `interval` is over: what there is is to be cut once it is known to be complete. A segment that is cut before tells of
+    /// the moment before.
+    pub(super) fn tick(&mut self, interval: Duration) {
+        self.cut_by = Some(Instant::now() + LONGEST_WAIT.min(interval / 4));
+    }
+
+    /// When what is to be cut is cut at the latest.
+    pub(super) fn cut_by(&self) -> Option<Instant> {
+        self.cut_by
+    }
+
+    /// Cuts what is to be cut.
+    ///
     /// # Errors
     /// Those of sealing.
-    pub(super) fn tick(&mut self) -> Result<()> {
+    pub(super) fn cut_what_is_due(&mut self) -> Result<()> {
+        let is_due = self.cut_by.take().is_some();
         let quiet = self.cut_at.elapsed() >= QUIET && self.cutter.has_news();
-        if self.cutter.has_entries() || quiet { self.cut() } else { Ok(()) }
+        if is_due && (self.cutter.has_entries() || quiet) { self.cut() } else { Ok(()) }
     }
 
     fn cut(&mut self) -> Result<()> {

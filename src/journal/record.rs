@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::connected::{Answer, Asked, COMPACTED_EVERY, Connected, Leases};
 use super::filling::{Filling, Places};
@@ -303,6 +303,7 @@ impl<'a> Recorder<'a> {
                 Some(answer) = connected.answers.recv() => Event::Answer(answer),
                 // Before messages, which may come without a pause.
                 _ = tick.tick() => Event::Tick,
+                () = at(filling.cut_by()) => Event::Due,
                 message = connected.watch.next() => Event::Message(message),
             };
             let reason = match event {
@@ -317,7 +318,14 @@ impl<'a> Recorder<'a> {
                 }
                 Event::Message(Err(error)) => return Err(error),
                 Event::Answer(answer) => self.answer(answer, filling)?,
-                Event::Tick => self.tick(filling)?,
+                Event::Tick => {
+                    self.tick(filling);
+                    None
+                }
+                Event::Due => {
+                    filling.cut_what_is_due()?;
+                    None
+                }
             };
             if let Some(reason) = reason {
                 return Ok(reason);
@@ -342,4 +350,14 @@ enum Event {
     Message(Result<Option<bytes::Bytes>>),
     Answer(Answer),
     Tick,
+    /// What there is is cut without an answer.
+    Due,
+}
+
+/// Waits until then, if there is such a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }

@@ -28,7 +28,7 @@ impl Recorder<'_> {
             self.tell(JournalStep::Received { revision: one.main, changes });
             self.carried = Some(one);
         }
-        self.advance(filling);
+        self.advance(filling)?;
         Ok(match ended {
             // While this program was suspended, or too slow, etcd went on: it would read all that is missing for each part.
             Ok(()) => (self.revisions.behind() > MAX_BEHIND).then_some(EndReason::BEHIND),
@@ -81,8 +81,8 @@ impl Recorder<'_> {
         }
     }
 
-    /// Tells how far the recording is.
-    fn advance(&mut self, filling: &mut Filling<'_>) {
+    /// Tells how far the recording is, and cuts what is complete.
+    fn advance(&mut self, filling: &mut Filling<'_>) -> Result<()> {
         let last = self.revisions.last();
         self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
         if let Some(connected) = &mut self.connected
@@ -93,7 +93,9 @@ impl Recorder<'_> {
             if filling.complete(moment) {
                 self.tell(JournalStep::Complete { moment, revision });
             }
+            filling.cut_what_is_due()?;
         }
+        Ok(())
     }
 
     /// Takes an answer to a question.
@@ -112,7 +114,7 @@ impl Recorder<'_> {
                     let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
                     connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
                 }
-                self.advance(filling);
+                self.advance(filling)?;
             }
             Answer::Compacted(revision) if revision > self.compacted => {
                 self.compacted = revision;
@@ -137,16 +139,15 @@ impl Recorder<'_> {
         Ok(None)
     }
 
-    /// Cuts what there is, and asks what is to be asked.
-    pub(super) fn tick(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
-        filling.tick()?;
+    /// Asks what is to be asked. With the answer to how far etcd is, what there is is cut.
+    pub(super) fn tick(&mut self, filling: &mut Filling<'_>) {
+        filling.tick(self.options.interval);
         let (last, known) = (self.revisions.last(), self.compacted);
-        let Some(connected) = &mut self.connected else { return Ok(None) };
+        let Some(connected) = &mut self.connected else { return };
         if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {
             self.reconnect("stuck", "the watch is stuck".into());
-            return Ok(None);
+            return;
         }
         connected.ask_what_is_due(known, last);
-        Ok(None)
     }
 }

@@ -1,6 +1,7 @@
 //! A recorder whose store is away for a while, and one that is killed then.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::{ClusterName, SnapshotId};
 use strongroom::store::Repository;
-use strongroom::task::{Control, Step};
+use strongroom::task::{Control, JournalStep, Step};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -25,6 +26,8 @@ use crate::support::{TestRepo, keys, local};
 pub(crate) struct Recording {
     pub(crate) store: Faulty,
     pub(crate) notes: Arc<Mutex<Vec<String>>>,
+    /// Bytes that wait for the store.
+    waits: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     kill: watch::Sender<bool>,
     job: JoinHandle<Option<strongroom::Result<RecordReport>>>,
@@ -73,11 +76,17 @@ impl Recording {
         let settings = EtcdSettings { endpoints, ..EtcdSettings::default() };
         let ((stop, stopped), (kill, mut killed)) = (watch::channel(false), watch::channel(false));
         let notes: Arc<Mutex<Vec<String>>> = Arc::default();
-        let heard = Arc::clone(&notes);
+        let (heard, waits) = (Arc::clone(&notes), Arc::<AtomicU64>::default());
+        let waiting = Arc::clone(&waits);
         let control = Control::default().stop_when(stopped).on_step(move |step| {
             let note = match step {
                 Step::Note(note) => Some(note),
-                Step::Journal(step) => step.note(),
+                Step::Journal(step) => {
+                    if let JournalStep::Waiting { queued, .. } = &step {
+                        waiting.store(*queued, Ordering::SeqCst);
+                    }
+                    step.note()
+                }
                 _ => None,
             };
             heard.lock().unwrap().extend(note);
@@ -95,7 +104,7 @@ impl Recording {
                 }
             })
         });
-        Ok(Self { store, notes, stop, kill, job })
+        Ok(Self { store, notes, waits, stop, kill, job })
     }
 
     /// Waits until `words` were said `times` times.
@@ -156,7 +165,12 @@ async fn a_store_that_was_away_leaves_no_gap() {
     recording.store.set_away(true);
     put(&mut client, 36, 1 << 20).await;
     recording.until("the store cannot be reached", 1).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // More waits than may.
+    let begun = Instant::now();
+    while recording.waits.load(Ordering::SeqCst) <= 32 << 20 {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     recording.store.set_away(false);
     let last = put(&mut client, 1, 1).await;
     recording.until("begins with revision", 2).await;
@@ -268,6 +282,7 @@ async fn a_journal_whose_head_is_taken_leaves_the_spool() {
     let recording = Recording::on(store, &repo, &etcd, Some(&spool), None).await.unwrap();
     recording.until("another journal follows what is stored", 1).await;
     recording.until("removed from the spool", 1).await;
+    recording.until("begins with revision", 2).await;
     let last = put(&mut client, 1, 1).await;
     reaches(&repo.repository, last).await;
     let report = recording.stop().await;
