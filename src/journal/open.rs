@@ -35,6 +35,8 @@ pub(crate) struct OpenJournal {
     pub(crate) end_number: u32,
     /// What did not stop it from being opened.
     pub(crate) findings: Vec<String>,
+    /// The store lists an end or a seal and does not give it: there may be an end.
+    pub(crate) is_unread: bool,
 }
 
 impl OpenJournal {
@@ -238,6 +240,7 @@ async fn opened_read(
         end_number: end.as_ref().map_or(0, |(number, _)| *number),
         end: end.map(|(_, end)| end.body().clone()),
         findings,
+        is_unread: ends.is_unread,
     })
 }
 
@@ -248,11 +251,19 @@ pub(super) struct Ends<'a> {
     head: &'a HeadBody,
     /// Those that were read, with their objects' digests if they parse and are of this journal.
     read: BTreeMap<u32, Option<(Sha256, JournalEnd)>>,
+    /// The store lists one, or a seal, and does not give it.
+    is_unread: bool,
 }
 
 impl<'a> Ends<'a> {
     pub(super) fn new(repository: &'a Repository, folder: &'a Folder, head: &'a HeadBody) -> Self {
-        Self { repository, folder, head, read: BTreeMap::new() }
+        Self { repository, folder, head, read: BTreeMap::new(), is_unread: false }
+    }
+
+    /// Takes note of what could not be read.
+    fn note(&mut self, error: Error) -> Error {
+        self.is_unread |= is_away(&error);
+        error
     }
 
     /// The end whose object has this digest: rather the one of number `like`.
@@ -279,7 +290,7 @@ impl<'a> Ends<'a> {
     }
 
     async fn read(
-        &self,
+        &mut self,
         number: u32,
         findings: &mut Vec<String>,
     ) -> Result<Option<(Sha256, JournalEnd)>> {
@@ -288,7 +299,7 @@ impl<'a> Ends<'a> {
         let end = match self.repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
             Err(error) if is_of_store(&error) => return Err(error),
-            Err(error) => Err(error),
+            Err(error) => Err(self.note(error)),
         };
         let is_its = |end: &EndBody| {
             end.journal == head.journal
@@ -334,7 +345,7 @@ async fn seals(
                 judge((judging, &mut asked), seal, keys, (head, &ends.head.cluster), end).await
             }
             Err(error) if is_of_store(&error) => return Err(error),
-            Err(error) => Err(error),
+            Err(error) => Err(ends.note(error)),
         };
         match found {
             Ok(found) => {
@@ -398,6 +409,11 @@ async fn judge(
 /// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
 pub(crate) fn is_of_store(error: &Error) -> bool {
     error.kind().is_general() || error.kind() == ErrorKind::Protocol
+}
+
+/// Whether the store does not give now what it lists. Nobody who can only create objects causes that.
+pub(crate) fn is_away(error: &Error) -> bool {
+    is_of_store(error) || error.kind() == ErrorKind::NotFound
 }
 
 pub(crate) async fn read_seal(

@@ -30,7 +30,7 @@ pub(crate) struct ReadJournal {
     pub(super) stored: Stored,
     pub(super) rules: Rules,
     pub(crate) survey: Survey,
-    /// A segment could not be fetched now: there may be more than what was read.
+    /// A segment, or the bundle, could not be fetched now: there may be more than what was read.
     pub(crate) is_cut: bool,
 }
 

@@ -60,7 +60,7 @@ pub struct Faulty {
     /// What deletes an object whose name ends so is told that it may not, although it is done: the answer to a first attempt
     /// was lost, and the second one refused.
     refuses: Option<&'static str>,
-    /// The first time that an object is read whose name contains this, the store fails.
+    /// The first time that an object is read whose name contains this, the store says that there is none.
     stumbles: Option<(&'static str, Arc<AtomicUsize>)>,
 }
 
@@ -115,7 +115,8 @@ impl Faulty {
         Self { refuses: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
-    /// As [`passing`](Self::passing); the first time that an object is read whose name contains `part`, it fails.
+    /// As [`passing`](Self::passing); the first time that an object is read whose name contains `part`, it says that there is
+    /// none.
     pub fn stumbling(inner: Arc<dyn ObjectStore>, part: &'static str) -> Self {
         Self { stumbles: Some((part, Arc::default())), ..Self::passing(inner) }
     }
@@ -274,7 +275,7 @@ impl ObjectStore for Faulty {
             && from.as_ref().contains(part)
             && times.fetch_add(1, Ordering::SeqCst) == 0
         {
-            return Err(Error::Generic { store: "faulty", source: "it stumbles".into() });
+            return Err(Error::NotFound { path: from.to_string(), source: "it stumbles".into() });
         }
         let mut found = self.inner.get_opts(from, options).await?;
         let written = SystemTime::from(found.meta.last_modified);

@@ -7,10 +7,11 @@ use futures::{StreamExt, stream};
 use tokio::time::sleep;
 
 use super::base::{Link, is_base, newest_revision};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::changes::RecordDigest;
 use crate::format::{ClusterName, Continues, EndBody, EndObjects, EndReason, SnapshotId};
 use crate::journal::folder::Folder;
+use crate::journal::open::is_away;
 use crate::journal::read::ReadJournal;
 use crate::journal::vouched::vouched;
 use crate::journal::{folder, open};
@@ -20,14 +21,11 @@ use crate::store::Repository;
 use crate::task::{Control, Step};
 
 /// Journals that are opened at once.
-const READS: usize = 4;
+const READS: usize = 16;
 
-/// Looks at what was recorded before: where something does not open, until two agree. A store or a network may answer wrongly
-/// for a moment, and what is taken for missing then never counts again, because the next journal names what it follows.
-const LOOKS: usize = 5;
-
-/// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Seconds between looks at what was recorded before, while what is listed cannot be read. What is taken for missing then never
+/// counts again, because the next journal names what it follows.
+const LOOK_AGAIN: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 /// What was found of earlier recordings.
 pub(super) struct Found {
@@ -90,10 +88,11 @@ impl Before {
         journal.survey.auth.last().map(|(_, enabled, revision)| (*enabled, *revision))
     }
 
-    /// Looks for the newest journal of `cluster` that counts.
+    /// Looks for the newest journal of `cluster` that counts; again where something newer does not open, until two looks agree,
+    /// and for longer while the store does not give what it lists.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; [`Unreachable`](ErrorKind::Unreachable) where less can be read than a moment ago.
     pub(super) async fn look(
         repository: &Repository,
         keys: &KeySet,
@@ -102,17 +101,29 @@ impl Before {
     ) -> Result<Found> {
         let from = (repository, keys, cluster);
         let mut look = Look::at(from).await?;
-        for _ in 1..LOOKS {
-            if look.is_sure {
+        let (mut reach, mut furthest) = (look.reach(), look.reach());
+        for pause in LOOK_AGAIN {
+            if look.is_sure() {
                 break;
             }
-            sleep(LOOK_AGAIN).await;
-            let again = Look::at(from).await?;
-            let agrees = again.before.end() == look.before.end();
-            look = again;
-            if agrees {
+            if pause == LOOK_AGAIN[1] && look.is_away {
+                let note = "the store does not give all that it lists of earlier journals: waiting";
+                control.step(Step::Note(note.into()));
+            }
+            sleep(Duration::from_secs(pause)).await;
+            // What was fetched takes up room.
+            drop(look);
+            look = Look::at(from).await?;
+            let agrees = look.reach() == reach;
+            reach = look.reach();
+            furthest = furthest.max(reach);
+            if agrees && !look.is_away {
                 break;
             }
+        }
+        if reach < furthest {
+            let text = "less of what was recorded before can be read than a moment ago";
+            return Err(Error::new(ErrorKind::Unreachable, text));
         }
         if let (Self::Journal(journal), false) = (&look.before, look.has_end) {
             control.step(Step::Note(format!(
@@ -122,30 +133,47 @@ impl Before {
         }
         Found::of(look.before, look.link, from).await
     }
-
-    /// Where it ends: the last segment if it is known, and the last revision.
-    fn end(&self) -> (Option<Continues>, i64) {
-        let last = match self {
-            Self::Journal(journal) => journal.last(),
-            Self::UpTo(last, ..) | Self::Named(last) => *last,
-            Self::Nothing | Self::Gap(_) => 0,
-        };
-        (self.continues(), last)
-    }
 }
 
 /// What one look at the store found.
 struct Look {
     before: Before,
+    /// The journal that it is about.
+    id: Option<SnapshotId>,
     link: Option<Link>,
     has_end: bool,
-    /// Nothing that may be newer failed to open.
-    is_sure: bool,
+    /// Something that may be newer was read and does not open.
+    is_doubtful: bool,
+    /// The store did not give something that it lists and that may be newer. Nobody who can only create objects causes that.
+    is_away: bool,
 }
 
 impl Look {
-    const fn nothing(is_sure: bool) -> Self {
-        Self { before: Before::Nothing, link: None, has_end: false, is_sure }
+    const fn nothing() -> Self {
+        let (before, has_end, is_doubtful, is_away) = (Before::Nothing, false, false, false);
+        Self { before, id: None, link: None, has_end, is_doubtful, is_away }
+    }
+
+    const fn is_sure(&self) -> bool {
+        !self.is_doubtful && !self.is_away
+    }
+
+    /// How far it reaches: the journal, how many segments, and the last revision. What is recorded never becomes less.
+    fn reach(&self) -> (Option<SnapshotId>, u64, i64) {
+        let last = match &self.before {
+            Before::Journal(journal) => journal.last(),
+            Before::UpTo(last, ..) | Before::Named(last) => *last,
+            Before::Nothing | Before::Gap(_) => 0,
+        };
+        (self.id, self.before.continues().map_or(0, |named| named.number), last)
+    }
+
+    /// Notes a journal that does not open.
+    fn note(&mut self, error: &Error) {
+        match is_away(error) {
+            true => self.is_away = true,
+            false => self.is_doubtful = true,
+        }
     }
 
     async fn at((repository, keys, cluster): (&Repository, &KeySet, &ClusterName)) -> Result<Self> {
@@ -169,28 +197,34 @@ impl Look {
                 (open::open_of(repository, (id, cluster), &folder, keys).await, folder)
             })
             .buffered(READS);
-        let mut is_sure = true;
+        let mut look = Self::nothing();
         while let Some((journal, folder)) = opened.next().await {
             let journal = match journal {
                 Ok(Some(journal)) if journal.standing.counts() => journal,
                 Ok(None) => continue,
+                Ok(Some(_)) => {
+                    look.is_doubtful = true;
+                    continue;
+                }
                 Err(error) if error.kind().is_general() => return Err(error),
                 // `journal list` shows what does not open.
-                Ok(Some(_)) | Err(_) => {
-                    is_sure = false;
+                Err(error) => {
+                    look.note(&error);
                     continue;
                 }
             };
-            let (has_end, link) = (journal.end.is_some(), Some(Link::of(&journal)));
+            (look.id, look.link) = (Some(journal.id()), Some(Link::of(&journal)));
+            look.has_end = journal.end.is_some();
             let dir = std::env::temp_dir();
             let read = ReadJournal::fetch(repository, keys, journal, &folder, &dir).await?;
-            is_sure &= read.survey.findings.is_empty();
+            look.is_away |= read.is_cut;
+            look.is_doubtful |= !read.survey.findings.is_empty();
             if read.continues().is_some() {
-                let before = Before::Journal(Box::new(read));
-                return Ok(Self { before, link, has_end, is_sure });
+                look.before = Before::Journal(Box::new(read));
+                return Ok(look);
             }
         }
-        Ok(Self::nothing(is_sure))
+        Ok(Self { id: None, ..look })
     }
 
     /// By signatures alone: no journal opens here.
@@ -202,13 +236,17 @@ impl Look {
     ) -> Result<Self> {
         let now = SystemTime::now();
         let there = folders.iter().rev().filter(|(_, folder)| folder.head.is_some());
-        let mut is_sure = true;
+        let mut look = Self::nothing();
         for (id, folder) in there.filter(|(id, _)| !is_ahead(id.begun(), now)) {
             let vouched = match vouched(repository, *id, folder, keys).await {
                 Err(error) if error.kind().is_general() => return Err(error),
+                Err(error) => {
+                    look.note(&error);
+                    continue;
+                }
                 // Anybody can put a folder there.
-                Ok(None) | Err(_) => {
-                    is_sure = false;
+                Ok(None) => {
+                    look.is_doubtful = true;
                     continue;
                 }
                 Ok(Some(vouched)) => vouched,
@@ -216,8 +254,8 @@ impl Look {
             if vouched.head.cluster != *cluster {
                 continue;
             }
-            let has_end = vouched.end.is_some();
-            let (before, link) = match (vouched.end, folder.last_named()) {
+            look.has_end = vouched.end.is_some();
+            (look.before, look.link) = match (vouched.end, folder.last_named()) {
                 // It is open, or its recorder was killed.
                 (None, Some(last)) => (Before::Named(last), None),
                 // Nothing was recorded in it.
@@ -229,9 +267,9 @@ impl Look {
                     (Before::UpTo(last, last_segment(&end), None), Some(link))
                 }
             };
-            return Ok(Self { before, link, has_end, is_sure });
+            return Ok(Self { id: Some(*id), ..look });
         }
-        Ok(Self::nothing(is_sure))
+        Ok(look)
     }
 }
 

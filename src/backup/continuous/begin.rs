@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::before::Before;
-use crate::error::Result;
-use crate::etcd::changes::{Change, Complete, RecordDigest, Revisions, digest_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::etcd::changes::{Change, Complete, Ended, RecordDigest, Revisions, digest_of};
 use crate::etcd::seen::change_of;
 use crate::etcd::{EtcdSettings, choose_member};
 use crate::format::EndReason;
@@ -182,11 +182,18 @@ fn start_behind_names(last: i64, now: Now) -> Start {
 }
 
 /// Whether etcd's revisions from `first` to `last` are those that were `recorded`.
+///
+/// # Errors
+/// [`Unreachable`](ErrorKind::Unreachable) where etcd does not tell: that is no other history.
 async fn is_continued(
     recorded: &BTreeMap<i64, RecordDigest>,
     (first, last): (i64, i64),
     etcd: &EtcdSettings,
 ) -> Result<bool> {
+    let unknown = |why: &str| {
+        let text = format!("whether etcd has the history that was recorded is unknown: {why}");
+        Error::new(ErrorKind::Unreachable, text)
+    };
     let choice = choose_member(etcd).await?;
     let questions = choice.questions(etcd).await?;
     let mut watch = questions.watch(choice.member, first).await?;
@@ -194,9 +201,11 @@ async fn is_continued(
     let comparing = async {
         let mut complete = Vec::new();
         while revisions.last() < last {
-            let Some(message) = watch.next().await? else { return Ok(false) };
-            if revisions.answer(&message, &mut complete).is_err() {
-                return Ok(false);
+            let message = watch.next().await?.ok_or_else(|| unknown("it ended the watch"))?;
+            match revisions.answer(&message, &mut complete) {
+                Ok(()) => {}
+                Err(Ended::Compacted(_) | Ended::Parted(_)) => return Ok(false),
+                Err(Ended::Canceled(why) | Ended::Broken(why)) => return Err(unknown(&why)),
             }
             for one in complete.drain(..).filter(|one: &Complete| one.main <= last) {
                 let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
@@ -207,8 +216,8 @@ async fn is_continued(
         }
         Ok(true)
     };
-    // What cannot be compared is a gap.
-    tokio::time::timeout(COMPARING, comparing).await.unwrap_or(Ok(false))
+    let compared = tokio::time::timeout(COMPARING, comparing).await;
+    compared.unwrap_or_else(|_| Err(unknown("it does not answer in time")))
 }
 
 /// What stands for the records of each complete revision of `journal` from `first` on.

@@ -10,7 +10,7 @@ use crate::backup::findings::Findings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, Judging, OpenJournal};
+use crate::journal::open::{self, Judging, OpenJournal, is_away};
 use crate::journal::read::{LONGEST_MS, ReadJournal};
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
@@ -43,6 +43,8 @@ pub(super) struct Journals {
     is_any_open: bool,
     /// Why one does not open, where the keys are why.
     locked: Option<Error>,
+    /// Why one could not be read, where the store is why.
+    unread: Option<Error>,
 }
 
 /// The last segment of a journal that counts, where not all of it does ([S13.8]).
@@ -140,6 +142,7 @@ impl Journals {
             unopened: 0,
             is_any_open: false,
             locked: None,
+            unread: None,
         };
         let headless = folders.iter().filter(|(_, folder)| folder.is_headless());
         opened.failed.extend(headless.map(|(id, _)| Folder::headless(*id)));
@@ -199,6 +202,8 @@ impl Journals {
                     self.unopened += 1;
                     if error.kind() == ErrorKind::WrongKey {
                         self.locked.get_or_insert(error);
+                    } else if is_away(&error) {
+                        self.unread.get_or_insert(error);
                     }
                 }
             }
@@ -219,6 +224,13 @@ impl Journals {
         let what = format!("no key here opens {}", counted(self.unopened, "journal"));
         let locked = self.locked.take().filter(|_| !self.is_any_open);
         locked.map_or(Ok(()), |error| Err(error.context(what)))
+    }
+
+    /// # Errors
+    /// That of a journal which the store lists and does not give.
+    pub(super) fn check_read(&mut self) -> Result<()> {
+        let unread = self.unread.take().map(|error| error.context("not all journals can be read"));
+        unread.map_or(Ok(()), Err)
     }
 
     /// The journals of which not all counts.
@@ -279,12 +291,10 @@ impl Journals {
     pub(super) fn ends_at(&self, id: SnapshotId, has_signers: bool) -> Option<u64> {
         let (journal, folder) = self.open.get(&id)?;
         let (named, first) = self.named_by(journal)?;
-        if !has_signers {
-            // What is behind does not count.
-            return Some(named.number);
-        }
-        let highest = folder.segments.keys().next_back().copied().unwrap_or(0);
-        (first <= named.last.cast_signed()).then_some(named.number.max(highest))
+        // With signers, what is behind what is named counts, too.
+        let highest = folder.segments.keys().next_back().copied().filter(|_| has_signers);
+        let is_joined = first <= named.last.cast_signed();
+        is_joined.then_some(named.number.max(highest.unwrap_or(0)))
     }
 
     /// The newest journal that counts.
