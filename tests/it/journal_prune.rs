@@ -18,10 +18,12 @@ use strongroom::format::{
     JournalPart, KeyState, SegmentEntry, Sha256, SnapshotId, Subject,
 };
 use strongroom::keys::KeySet;
+use strongroom::store::Repository;
 use strongroom::task::Control;
 
+use crate::faulty::Faulty;
 use crate::prune::{age, last};
-use crate::support::{TestRepo, key, keys, seal_data_key};
+use crate::support::{TestRepo, key, keys, local, seal_data_key};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600 + 60);
@@ -244,6 +246,64 @@ async fn a_removed_journal_is_sealed_again() {
     assert!(done.unwrap().journals.contains(&first));
     check_removable(repository, &both, old, true).await.unwrap();
     undo_removal(repository, &keys(&[77]), first).await.unwrap();
+}
+
+/// The store lists a journal or a snapshot and does not give it: what is needed is unknown, and nothing that may be goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_something_cannot_be_read_nothing_that_may_be_needed_goes() {
+    let recorded = Recorded::new().await;
+    let found = recorded.plan(Some("1d")).await;
+    assert!(!found.journals.remove.is_empty() && found.blocked.is_empty(), "{found:?}");
+    for part in ["/head", "/manifest", "/seal.1"] {
+        let store = Faulty::stumbling(local(recorded.test.dir.path()), part);
+        let repository = recorded.test.through(Arc::new(store.clone())).await.unwrap();
+        let (retention, control) = (retention(Some("1d")), Control::default());
+        let plan = plan_prune(&repository, &recorded.keys, &retention, None, &control).await;
+        let plan = plan.unwrap();
+        assert!(store.has_stumbled());
+        assert_eq!(plan.journals.remove, vec![], "{part}");
+        assert!(plan.blocked[0].contains("the store does not give all that it lists"), "{plan:?}");
+        if part == "/head" {
+            assert_eq!(plan.remove, vec![]);
+        }
+    }
+    // Named, too: which snapshot a journal needs is unknown.
+    let store = Faulty::stumbling(local(recorded.test.dir.path()), "/head");
+    let repository = recorded.test.through(Arc::new(store)).await.unwrap();
+    let removal = plan_removal(&repository, &recorded.keys, &[recorded.snapshots[1]]).await;
+    let error = removal.map(drop).unwrap_err();
+    assert!(error.to_string().contains("does not give all journals"), "{error}");
+}
+
+/// A journal whose end cannot be read now is not sealed again: the new key would open it only up to its head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_an_end_needs_is_not_given_up() {
+    let test = TestRepo::new().await;
+    let id = old_journal(&test, &keys(&[1]), HOUR, [2, 3]);
+    let mut both = KeySet::new();
+    both.add(Arc::new(key(1)), KeyState::Retiring);
+    both.add(Arc::new(key(77)), KeyState::Primary);
+    let old = key(1).id();
+    let control = Control::default();
+    let again = async |repository: &Repository| {
+        reseal(repository, &both, Scope::All, &[old], Accept::Counting, &control).await.unwrap()
+    };
+    for part in ["/end.2", "/seal.2"] {
+        let store = Faulty::stumbling(local(test.dir.path()), part);
+        let repository = test.through(Arc::new(store.clone())).await.unwrap();
+        let done = again(&repository).await;
+        assert!(store.has_stumbled() && done.journals.is_empty(), "{part}: {done:?}");
+        check_removable(&test.repository, &both, old, true).await.unwrap_err();
+    }
+    assert_eq!(again(&test.repository).await.journals, [id]);
+    let listed = journals(&test.repository, &keys(&[77]), None).await.unwrap();
+    assert_eq!(listed.journals[0].last, 3);
+    // What cannot be read may need the key.
+    let store = Faulty::stumbling(local(test.dir.path()), "/head");
+    let repository = test.through(Arc::new(store)).await.unwrap();
+    let error = check_removable(&repository, &both, old, true).await.unwrap_err();
+    assert!(error.to_string().contains("not all journals can be read"), "{error}");
+    check_removable(&test.repository, &both, old, true).await.unwrap();
 }
 
 /// What is planted is named, pushes nothing out and stops nothing.

@@ -85,6 +85,11 @@ async fn one(
         return Err(Error::truncated(text)
             .hint("trust the signer of the bundle's end, then vouch for it: `strongroom journal list` shows it then"));
     }
+    if journal.end.is_none() && journal.is_unread {
+        // A new seal would vouch for the head alone, and count for more.
+        let text = "an end or a seal of it is listed and cannot be read now";
+        return Err(Error::truncated(text).hint("try again"));
+    }
     let seal = &journal.seal;
     let kept = kept_stanzas(seal, keys, job.drop);
     let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
@@ -165,17 +170,23 @@ pub(in crate::backup) async fn sealed_to_others(
     Ok(found)
 }
 
-/// The journals that open with `keys` and not with `others`.
+/// The journals that open with `keys` and not with `others`, or not so far: to an end.
 ///
 /// # Errors
-/// Those of the store.
+/// Those of the store, also where it does not give a journal that it lists.
 pub(in crate::backup) async fn lost_without(
     repository: &Repository,
     keys: &KeySet,
     others: &KeySet,
 ) -> Result<Vec<SnapshotId>> {
     let read = Judging::Reading;
-    let open = Journals::open_with_removed(read, repository, keys, None).await?.open;
-    let still = Journals::open_with_removed(read, repository, others, None).await?.open;
-    Ok(open.into_keys().filter(|id| !still.contains_key(id)).collect())
+    let mut with = Journals::open_with_removed(read, repository, keys, None).await?;
+    with.check_read()?;
+    let mut without = Journals::open_with_removed(read, repository, others, None).await?;
+    without.check_read()?;
+    let has_end = |(journal, _): &(OpenJournal, Folder)| journal.end.is_some();
+    let is_lost = |(id, one): &(SnapshotId, (OpenJournal, Folder))| {
+        without.open.get(id).is_none_or(|other| has_end(one) && !has_end(other))
+    };
+    Ok(with.open.into_iter().filter(is_lost).map(|(id, _)| id).collect())
 }

@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::policy::{Retention, Within};
 use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, Bundled, OpenJournal};
+use crate::journal::open::{self, Bundled, OpenJournal, is_away};
 use crate::journal::read::LONGEST_MS;
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
@@ -196,6 +196,8 @@ pub(super) struct Known {
     clock: Option<SystemTime>,
     findings: Vec<String>,
     replaced: Vec<Replaced>,
+    /// The store lists one and does not give it now: what needs what is not known.
+    pub(super) is_unread: bool,
 }
 
 impl Known {
@@ -214,6 +216,12 @@ impl Known {
             let objects = objects.into_iter().map(|info| info.name.clone()).collect();
             self.replaced.push(Replaced { bundled, objects, bytes });
         }
+    }
+
+    /// What becomes of a journal that does not open.
+    fn unopened(&mut self, error: &Error) -> String {
+        self.is_unread |= is_away(error);
+        format!("stays, and does not count: {error}")
     }
 
     /// Opens every journal; `clock` is no later than it is by the store's.
@@ -238,6 +246,7 @@ impl Known {
             clock: clock.max(written).map(|clock| clock.min(now)),
             findings: Vec::new(),
             replaced: Vec::new(),
+            is_unread: false,
         };
         let (mut findings, mut opened) = (Findings::default(), Vec::new());
         findings.extend(foreign.iter().map(|name| format!("{name}: unknown object")));
@@ -269,7 +278,7 @@ impl Known {
                     opened.push(one);
                 }
                 Some(Err(error)) if error.kind().is_general() => return Err(error),
-                Some(Err(error)) => findings.push(format!("stays, and does not count: {error}")),
+                Some(Err(error)) => findings.push(known.unopened(&error)),
             }
             known.folders.insert(id, folder);
         }
@@ -316,10 +325,11 @@ impl Known {
         Ok(())
     }
 
-    /// Decides about all of them. `snapshots` are those that count, of each cluster; `revisions` are theirs.
+    /// Decides about all of them. `snapshots` are those that count, of each cluster; `revisions` are theirs. Nothing is removed
+    /// where not all `snapshots` that are listed could be read, or not all journals.
     pub(super) fn settle(
         self,
-        snapshots: &BTreeMap<ClusterName, BTreeSet<SnapshotId>>,
+        (snapshots, all_read): (&BTreeMap<ClusterName, BTreeSet<SnapshotId>>, bool),
         revisions: &BTreeMap<SnapshotId, i64>,
         retention: &Retention,
     ) -> Settled {
@@ -344,6 +354,9 @@ impl Known {
                 .filter_map(|id| revisions.get(id).map(|revision| (*id, *revision)))
                 .collect();
             self.settle_one(cluster, &ids, retention, &mut settled);
+        }
+        if self.is_unread || !all_read {
+            settled.plan.remove.clear();
         }
         settled.plan.remove.sort_by_key(|removal| removal.id);
         settled.plan.kept = there.saturating_sub(settled.plan.remove.len());

@@ -121,6 +121,11 @@ pub(super) async fn check_bases(
     for cluster in clusters {
         let known =
             Known::read(repository, keys, Some(&cluster), None, &Control::default()).await?;
+        if known.is_unread {
+            let text = "not removed: the store does not give all journals that it lists, and which snapshot they need is unknown";
+            return Err(Error::new(ErrorKind::Refused, text)
+                .hint("try again later; `strongroom journal list` shows what is wrong"));
+        }
         let gone: BTreeSet<_> = journals.iter().map(|one| one.id).collect();
         let stay: Vec<_> = known
             .counting(&cluster)

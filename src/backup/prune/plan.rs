@@ -13,6 +13,7 @@ use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
+use crate::journal::open::is_away;
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
@@ -55,11 +56,22 @@ pub async fn plan_prune(
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
     let recorded = journals::Known::read(repository, keys, cluster, known.clock, control).await?;
-    let settled = recorded.settle(&known.clusters, &known.revisions, retention);
+    let is_unread = recorded.is_unread;
+    if is_unread || known.is_unread {
+        let what = if is_unread { "no snapshot and no journal" } else { "no journal" };
+        plan.blocked.push(format!(
+            "{what} is removed: the store does not give all that it lists, and what is needed is unknown (see the findings)"
+        ));
+    }
+    let snapshots = (&known.clusters, !known.is_unread);
+    let settled = recorded.settle(snapshots, &known.revisions, retention);
     let bases = plan.add(settled);
     let clusters = std::mem::take(&mut known.clusters);
     for (cluster, ids) in &clusters {
         known.decide((cluster, ids), retention, (&proved, &bases), &mut plan);
+    }
+    if is_unread {
+        plan.remove.clear();
     }
     plan.keep.sort_by_key(|keeping| keeping.id);
     plan.remove.sort_by_key(|removal| removal.id);
@@ -114,6 +126,8 @@ struct Known {
     tombstones: BTreeMap<SnapshotId, Manifest>,
     /// No later than it is, by the store's clock.
     clock: Option<SystemTime>,
+    /// The store lists one and does not give it now.
+    is_unread: bool,
 }
 
 impl Known {
@@ -134,6 +148,7 @@ impl Known {
             tags: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             folders: BTreeMap::new(),
+            is_unread: false,
         };
         let mut findings = Findings::default();
         findings.extend(listed.foreign.iter().map(|name| format!("{name}: unknown object")));
@@ -165,6 +180,7 @@ impl Known {
                 Ok(Head::Other) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => {
+                    known.is_unread |= is_away(&error);
                     let (named, why) = (format!("snapshot {id}: "), error.to_string());
                     let why = why.strip_prefix(&named).unwrap_or(&why);
                     findings.push(format!("snapshot {id} is kept and does not count: {why}"));

@@ -328,7 +328,8 @@ async fn examine(
     for generation in generations {
         match seals::read_seal(repository, id, generation).await {
             Err(error) if error.kind().is_general() => return Err(error),
-            Err(error) if is_unread(&error) => {
+            // It is listed.
+            Err(error) if is_unread(&error) || error.kind() == ErrorKind::NotFound => {
                 return Ok(Verdict::Unknown(error.to_string()));
             }
             Err(_) => {}
