@@ -27,7 +27,12 @@ pub fn programs() -> PathBuf {
 }
 
 impl Etcd {
+    /// Starts it without fsync: what is measured then is not the disk.
     pub async fn start(data: &Path) -> Self {
+        Self::start_with(data, &["--unsafe-no-fsync"]).await
+    }
+
+    pub async fn start_with(data: &Path, flags: &[&str]) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (endpoint, peer) =
             (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
@@ -37,7 +42,8 @@ impl Etcd {
             .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])
-            .args(["--unsafe-no-fsync", "--quota-backend-bytes", "8589934592"])
+            .args(flags)
+            .args(["--quota-backend-bytes", "8589934592"])
             .args(["--snapshot-count", "5000"])
             // A compaction pauses less often.
             .args(["--experimental-compaction-batch-limit", "10000"])
