@@ -90,6 +90,8 @@ impl Recorder<'_> {
             && last >= revision
         {
             connected.waits = None;
+            // The watch gives what etcd has: attempts that failed long ago tell nothing.
+            self.attempts = (0, 0);
             if filling.complete(moment) {
                 self.tell(JournalStep::Complete { moment, revision });
             }

@@ -102,6 +102,36 @@ async fn what_cannot_be_read_for_a_moment_is_no_gap() {
     assert_eq!((listed.gaps, listed.findings), (vec![], vec![]));
 }
 
+/// Behind a gap, the rest of a journal may wait in the spool of its recorder, with its end: nobody else writes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_ends_a_journal_whose_rest_may_wait() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let repo = TestRepo::new().await;
+    for _ in 0..2 {
+        let recording = Recording::spooling(&repo, &etcd, None, None).await;
+        recording.until("begins with revision", 1).await;
+        put(&mut client, 5, 1).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        recording.kill().await;
+        let last = put(&mut client, 5, 1).await;
+        client.compact(last, None).await.unwrap();
+    }
+    let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+    assert_eq!((listed.journals.len(), listed.gaps.len()), (2, 1), "{listed:?}");
+    let folder = repo.path(&format!("journals/{}", listed.journals[0].id));
+    let names = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    for path in names() {
+        let file = std::fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3 * 3600)).unwrap();
+    }
+    let (cluster, control) = (ClusterName::default(), Control::default());
+    let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
+    bundle_journals(&repo.repository, &keys(&[1]), &cluster, how, &control).await.unwrap();
+    assert!(!names().any(|path| path.to_str().unwrap().contains("/end.")));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "soak: each call of a recorder fails, and it is killed behind each"]
 async fn long_whatever_call_of_a_recorder_fails() {

@@ -263,9 +263,7 @@ async fn while_something_cannot_be_read_nothing_that_may_be_needed_goes() {
         assert!(store.has_stumbled());
         assert_eq!(plan.journals.remove, vec![], "{part}");
         assert!(plan.blocked[0].contains("the store does not give all that it lists"), "{plan:?}");
-        if part == "/head" {
-            assert_eq!(plan.remove, vec![]);
-        }
+        assert!(part != "/head" || plan.remove.is_empty(), "{plan:?}");
     }
     // Named, too: which snapshot a journal needs is unknown.
     let store = Faulty::stumbling(local(recorded.test.dir.path()), "/head");

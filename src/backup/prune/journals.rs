@@ -355,8 +355,9 @@ impl Known {
                 .collect();
             self.settle_one(cluster, &ids, retention, &mut settled);
         }
-        if self.is_unread || !all_read {
+        if (self.is_unread || !all_read) && !settled.plan.remove.is_empty() {
             settled.plan.remove.clear();
+            settled.blocked.push(not_given("journal"));
         }
         settled.plan.remove.sort_by_key(|removal| removal.id);
         settled.plan.kept = there.saturating_sub(settled.plan.remove.len());
@@ -467,6 +468,13 @@ pub(super) fn removal_of(
 /// A sweep that was interrupted: the tombstone may have lost the seals that authenticate it.
 fn is_swept_to_the_seals(folder: &Folder) -> bool {
     folder.head.is_none() && folder.sweep.is_some() && folder.recorded().next().is_none()
+}
+
+/// Why none of these is removed while the store does not give all that it lists.
+pub(super) fn not_given(what: &str) -> String {
+    format!(
+        "no {what} is removed: the store does not give all that it lists, so what is needed is unknown"
+    )
 }
 
 /// Why nothing in `folder` may be deleted: a name that a newer version may have given.

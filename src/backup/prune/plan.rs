@@ -56,13 +56,8 @@ pub async fn plan_prune(
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
     let recorded = journals::Known::read(repository, keys, cluster, known.clock, control).await?;
-    let is_unread = recorded.is_unread;
-    if is_unread || known.is_unread {
-        let what = if is_unread { "no snapshot and no journal" } else { "no journal" };
-        plan.blocked.push(format!(
-            "{what} is removed: the store does not give all that it lists, and what is needed is unknown (see the findings)"
-        ));
-    }
+    // Which snapshots journals need is unknown.
+    let is_unread = recorded.is_unread && retention.continuous.is_some();
     let snapshots = (&known.clusters, !known.is_unread);
     let settled = recorded.settle(snapshots, &known.revisions, retention);
     let bases = plan.add(settled);
@@ -70,8 +65,9 @@ pub async fn plan_prune(
     for (cluster, ids) in &clusters {
         known.decide((cluster, ids), retention, (&proved, &bases), &mut plan);
     }
-    if is_unread {
+    if is_unread && !plan.remove.is_empty() {
         plan.remove.clear();
+        plan.blocked.push(journals::not_given("snapshot"));
     }
     plan.keep.sort_by_key(|keeping| keeping.id);
     plan.remove.sort_by_key(|removal| removal.id);
