@@ -109,12 +109,15 @@ async fn nobody_else_ends_a_journal_whose_rest_may_wait() {
     let mut client = etcd.client().await;
     put(&mut client, 5, 1).await;
     let repo = TestRepo::new().await;
-    for _ in 0..2 {
+    for is_killed in [true, false] {
         let recording = Recording::spooling(&repo, &etcd, None, None).await;
         recording.until("begins with revision", 1).await;
         put(&mut client, 5, 1).await;
         tokio::time::sleep(Duration::from_millis(2500)).await;
-        recording.kill().await;
+        match is_killed {
+            true => recording.kill().await,
+            false => drop(recording.stop().await),
+        }
         let last = put(&mut client, 5, 1).await;
         client.compact(last, None).await.unwrap();
     }
