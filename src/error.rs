@@ -94,6 +94,16 @@ impl ErrorKind {
         )
     }
 
+    /// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
+    pub(crate) const fn is_of_store(self) -> bool {
+        self.is_general() || matches!(self, Self::Protocol)
+    }
+
+    /// Whether the store does not give now what it lists. Nobody who can only create objects causes that.
+    pub(crate) const fn is_away(self) -> bool {
+        self.is_of_store() || matches!(self, Self::NotFound)
+    }
+
     /// Stable lower-case name, as in `-w json` output.
     pub const fn name(self) -> &'static str {
         self.row().0

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256 as Hasher};
 
 use super::folder::Folder;
-use super::open::{OpenJournal, is_away};
+use super::open::OpenJournal;
 use super::read::{ReadJournal, Stored, Survey};
 use super::sealed::{LONGEST, SHORTEST_OBJECT, bundle_bodies, open_segment};
 use crate::crypto;
@@ -141,7 +141,7 @@ impl ReadJournal {
                         why
                     }
                 };
-                let (id, is_away) = (read.id(), is_away(&why));
+                let (id, is_away) = (read.id(), why.kind().is_away());
                 read.survey.findings.push(why.context(format!("journal {id}, bundle")).to_string());
                 read.replaced(repository, keys, folder, named).await?;
                 read.is_cut |= is_away && (read.survey.segments.len() as u64) < named.0;
@@ -274,7 +274,7 @@ impl ReadJournal {
             {
                 if matches!(error.kind(), ErrorKind::Denied) || !error.kind().is_general() {
                     let part = format!("journal {id}, segment {at}");
-                    self.is_cut = is_away(&error);
+                    self.is_cut = error.kind().is_away();
                     self.survey.findings.push(error.context(part).to_string());
                     break;
                 }

@@ -262,7 +262,7 @@ impl<'a> Ends<'a> {
 
     /// Takes note of what could not be read.
     fn note(&mut self, error: Error) -> Error {
-        self.is_unread |= is_away(&error);
+        self.is_unread |= error.kind().is_away();
         error
     }
 
@@ -298,7 +298,7 @@ impl<'a> Ends<'a> {
         let name = JournalPart::End(number).of(head.journal);
         let end = match self.repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
-            Err(error) if is_of_store(&error) => return Err(error),
+            Err(error) if error.kind().is_of_store() => return Err(error),
             Err(error) => Err(self.note(error)),
         };
         let is_its = |end: &EndBody| {
@@ -344,7 +344,7 @@ async fn seals(
                 };
                 judge((judging, &mut asked), seal, keys, (head, &ends.head.cluster), end).await
             }
-            Err(error) if is_of_store(&error) => return Err(error),
+            Err(error) if error.kind().is_of_store() => return Err(error),
             Err(error) => Err(ends.note(error)),
         };
         match found {
@@ -404,16 +404,6 @@ async fn judge(
         });
     };
     Ok(Found { seal, opened, standing, end })
-}
-
-/// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
-pub(crate) fn is_of_store(error: &Error) -> bool {
-    error.kind().is_general() || error.kind() == ErrorKind::Protocol
-}
-
-/// Whether the store does not give now what it lists. Nobody who can only create objects causes that.
-pub(crate) fn is_away(error: &Error) -> bool {
-    is_of_store(error) || error.kind() == ErrorKind::NotFound
 }
 
 pub(crate) async fn read_seal(

@@ -1,7 +1,7 @@
 //! What signatures alone show of a journal, on a host that opens none.
 
 use super::folder::Folder;
-use super::open::{Ends, digest, is_of_store, read_seal};
+use super::open::{Ends, digest, read_seal};
 use crate::envelope::{Asked, judge_seal};
 use crate::error::{Context, Result};
 use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
@@ -38,7 +38,7 @@ pub(crate) async fn vouched(
         let name = JournalPart::Seal(generation).of(id);
         let seal = match read_seal(repository, id, generation, &name).await {
             Ok(seal) => seal,
-            Err(error) if is_of_store(&error) => return Err(error),
+            Err(error) if error.kind().is_of_store() => return Err(error),
             Err(_) => continue,
         };
         let object = seal.body().object();

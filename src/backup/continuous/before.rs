@@ -11,7 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::etcd::changes::RecordDigest;
 use crate::format::{ClusterName, Continues, EndBody, EndObjects, EndReason, SnapshotId};
 use crate::journal::folder::Folder;
-use crate::journal::open::is_away;
 use crate::journal::read::ReadJournal;
 use crate::journal::vouched::vouched;
 use crate::journal::{folder, open};
@@ -170,7 +169,7 @@ impl Look {
 
     /// Notes a journal that does not open.
     fn note(&mut self, error: &Error) {
-        match is_away(error) {
+        match error.kind().is_away() {
             true => self.is_away = true,
             false => self.is_doubtful = true,
         }

@@ -10,7 +10,7 @@ use crate::backup::findings::Findings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, Judging, OpenJournal, is_away};
+use crate::journal::open::{self, Judging, OpenJournal};
 use crate::journal::read::{LONGEST_MS, ReadJournal};
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
@@ -202,7 +202,7 @@ impl Journals {
                     self.unopened += 1;
                     if error.kind() == ErrorKind::WrongKey {
                         self.locked.get_or_insert(error);
-                    } else if is_away(&error) {
+                    } else if error.kind().is_away() {
                         self.unread.get_or_insert(error);
                     }
                 }

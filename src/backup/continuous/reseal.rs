@@ -8,7 +8,7 @@ use crate::envelope::{NewSeal, kept_stanzas, key_ids, seal_data_key};
 use crate::error::{Context, Error, Result};
 use crate::format::{ClusterName, JournalPart, KeyId, MAX_SIGNATURES, Seal, SnapshotId, Stanza};
 use crate::journal::folder::Folder;
-use crate::journal::open::{Judging, OpenJournal, is_of_store, read_seal};
+use crate::journal::open::{Judging, OpenJournal, read_seal};
 use crate::keys::KeySet;
 use crate::store::Repository;
 use crate::store::seals::{is_always_read, next_generation};
@@ -158,7 +158,7 @@ pub(in crate::backup) async fn sealed_to_others(
         for number in folder.seals.keys() {
             let name = JournalPart::Seal(*number).of(*id);
             match read_seal(repository, *id, *number, &name).await {
-                Err(error) if is_of_store(&error) => return Err(error),
+                Err(error) if error.kind().is_of_store() => return Err(error),
                 Err(_) => is_known = false,
                 Ok(seal) => is_known &= key_ids(&seal).iter().all(|key| present.contains(key)),
             }

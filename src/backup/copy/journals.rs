@@ -399,7 +399,7 @@ impl One<'_> {
     /// The object, unless it is such that nothing can be made of it: what is planted beside a good one stays behind.
     async fn read(&self, name: &str, longest: usize) -> Result<Option<Bytes>> {
         match self.source.get(name, longest as u64).await {
-            Err(error) if open::is_of_store(&error) => Err(error),
+            Err(error) if error.kind().is_of_store() => Err(error),
             read => Ok(read.ok()),
         }
     }

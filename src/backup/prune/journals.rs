@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
-use crate::journal::open::{self, Bundled, OpenJournal, is_away};
+use crate::journal::open::{self, Bundled, OpenJournal};
 use crate::journal::read::LONGEST_MS;
 use crate::keys::KeySet;
 use crate::snapshot::folder::is_ahead;
@@ -220,7 +220,7 @@ impl Known {
 
     /// What becomes of a journal that does not open.
     fn unopened(&mut self, error: &Error) -> String {
-        self.is_unread |= is_away(error);
+        self.is_unread |= error.kind().is_away();
         format!("stays, and does not count: {error}")
     }
 

@@ -13,7 +13,6 @@ use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Manifest, Part, SnapshotId};
-use crate::journal::open::is_away;
 use crate::keys::KeySet;
 use crate::snapshot::folder::{self, Folder};
 use crate::snapshot::grace::GRACE;
@@ -176,7 +175,7 @@ impl Known {
                 Ok(Head::Other) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => {
-                    known.is_unread |= is_away(&error);
+                    known.is_unread |= error.kind().is_away();
                     let (named, why) = (format!("snapshot {id}: "), error.to_string());
                     let why = why.strip_prefix(&named).unwrap_or(&why);
                     findings.push(format!("snapshot {id} is kept and does not count: {why}"));

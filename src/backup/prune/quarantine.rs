@@ -328,8 +328,7 @@ async fn examine(
     for generation in generations {
         match seals::read_seal(repository, id, generation).await {
             Err(error) if error.kind().is_general() => return Err(error),
-            // It is listed.
-            Err(error) if is_unread(&error) || error.kind() == ErrorKind::NotFound => {
+            Err(error) if is_unread(&error) || error.kind().is_away() => {
                 return Ok(Verdict::Unknown(error.to_string()));
             }
             Err(_) => {}
