@@ -138,9 +138,17 @@ impl<'a> Filling<'a> {
     /// # Errors
     /// Those of sealing.
     pub(super) fn cut_what_is_due(&mut self) -> Result<()> {
-        let is_due = self.cut_by.take().is_some();
+        if self.cut_by.is_some() { self.cut_what_there_is() } else { Ok(()) }
+    }
+
+    /// Cuts what there is, if anything is or has been quiet for long.
+    ///
+    /// # Errors
+    /// Those of sealing.
+    pub(super) fn cut_what_there_is(&mut self) -> Result<()> {
+        self.cut_by = None;
         let quiet = self.cut_at.elapsed() >= QUIET && self.cutter.has_news();
-        if is_due && (self.cutter.has_entries() || quiet) { self.cut() } else { Ok(()) }
+        if self.cutter.has_entries() || quiet { self.cut() } else { Ok(()) }
     }
 
     fn cut(&mut self) -> Result<()> {

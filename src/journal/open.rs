@@ -35,14 +35,28 @@ pub(crate) struct OpenJournal {
     pub(crate) end_number: u32,
     /// What did not stop it from being opened.
     pub(crate) findings: Vec<String>,
-    /// The store lists an end or a seal and does not give it: there may be an end.
-    pub(crate) is_unread: bool,
+    /// The store lists an end or a seal and does not give it.
+    is_unread: bool,
 }
 
 impl OpenJournal {
     /// The journal.
     pub(crate) fn id(&self) -> SnapshotId {
         self.head.journal
+    }
+
+    /// That it may have an end: the store does not give now what would show it.
+    ///
+    /// # Errors
+    /// Truncated if so.
+    pub(crate) fn check_read(&self) -> Result<()> {
+        match self.end.is_none() && self.is_unread {
+            true => {
+                Err(Error::truncated("an end or a seal of it is listed and cannot be read now")
+                    .hint("try again later"))
+            }
+            false => Ok(()),
+        }
     }
 
     /// The first main revision that it may hold.

@@ -284,18 +284,26 @@ impl<'a> Recorder<'a> {
         self.fill(filling).await
     }
 
+    /// Opens a watch, unless there is one. Why the journal is to end, if so.
+    async fn stay_connected(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
+        if self.connected.is_none() {
+            // Until etcd is back, or for ever, this is all there is.
+            filling.cut_what_there_is()?;
+        }
+        match self.connect().await {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Some(self.why_stopped())),
+            other => other,
+        }
+    }
+
     async fn fill(&mut self, filling: &mut Filling<'_>) -> Result<EndReason> {
         let mut tick = interval(self.options.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let begun = Instant::now();
         loop {
-            match self.connect().await {
-                Ok(Some(reason)) => return Ok(reason),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {
-                    return Ok(self.why_stopped());
-                }
-                other => other?,
-            };
+            if let Some(reason) = self.stay_connected(filling).await? {
+                return Ok(reason);
+            }
             let Some(connected) = &mut self.connected else { continue };
             let event = tokio::select! {
                 biased;

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use strongroom::backup::{Moment, bundle_journals, journals, plan_restore, verify_journals};
+use strongroom::backup::{
+    Moment, RecordOptions, bundle_journals, journals, plan_restore, verify_journals,
+};
 use strongroom::crypto::Suite;
 use strongroom::format::ClusterName;
 use strongroom::task::Control;
@@ -100,6 +102,29 @@ async fn what_cannot_be_read_for_a_moment_is_no_gap() {
     }
     let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
     assert_eq!((listed.gaps, listed.findings), (vec![], vec![]));
+}
+
+/// What was received is stored when etcd goes away, and not at the end of an interval that etcd does not see.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_is_stored_when_etcd_goes() {
+    let mut etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    let repo = TestRepo::new().await;
+    let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(600));
+    let store = Faulty::passing(local(repo.dir.path()));
+    let recording = Recording::with(store, &repo, &etcd, options, None).await.unwrap();
+    recording.until("begins with revision", 1).await;
+    // Behind the segment of the first interval.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let last = put(&mut client, 5, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(reached(&repo).await < last);
+    etcd.kill(0);
+    recording.until("etcd cannot be watched", 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(reached(&repo).await, last);
+    recording.kill().await;
 }
 
 /// Behind a gap, the rest of a journal may wait in the spool of its recorder, with its end: nobody else writes one.

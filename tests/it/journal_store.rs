@@ -64,7 +64,7 @@ impl Recording {
     }
 
     /// As [`on`](Self::on), with these options.
-    async fn with(
+    pub(crate) async fn with(
         store: Faulty,
         repo: &TestRepo,
         etcd: &Etcd,

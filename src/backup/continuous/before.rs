@@ -214,6 +214,7 @@ impl Look {
             };
             (look.id, look.link) = (Some(journal.id()), Some(Link::of(&journal)));
             look.has_end = journal.end.is_some();
+            look.is_away |= journal.check_read().is_err();
             let dir = std::env::temp_dir();
             let read = ReadJournal::fetch(repository, keys, journal, &folder, &dir).await?;
             look.is_away |= read.is_cut;

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 
 use crate::backup::catalog::{self, Summary};
 use crate::backup::findings::Findings;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::folder::{self, Folder};
 use crate::journal::open::{self, Judging, OpenJournal};
@@ -227,10 +227,14 @@ impl Journals {
     }
 
     /// # Errors
-    /// That of a journal which the store lists and does not give.
+    /// That of a journal which the store lists and does not give, or whose end it may not give.
     pub(super) fn check_read(&mut self) -> Result<()> {
-        let unread = self.unread.take().map(|error| error.context("not all journals can be read"));
-        unread.map_or(Ok(()), Err)
+        let opened = |(id, (journal, _)): (&SnapshotId, &(OpenJournal, Folder))| {
+            journal.check_read().context(format!("journal {id}"))
+        };
+        let unread = self.unread.take().map_or(Ok(()), Err);
+        let read = unread.and_then(|()| self.open.iter().try_for_each(opened));
+        read.context("not all journals can be read")
     }
 
     /// The journals of which not all counts.

@@ -85,11 +85,8 @@ async fn one(
         return Err(Error::truncated(text)
             .hint("trust the signer of the bundle's end, then vouch for it: `strongroom journal list` shows it then"));
     }
-    if journal.end.is_none() && journal.is_unread {
-        // A new seal would vouch for the head alone, and count for more.
-        let text = "an end or a seal of it is listed and cannot be read now";
-        return Err(Error::truncated(text).hint("try again"));
-    }
+    // A new seal would vouch for the head alone, and count for more.
+    journal.check_read()?;
     let seal = &journal.seal;
     let kept = kept_stanzas(seal, keys, job.drop);
     let mut wanted: Vec<KeyId> = kept.iter().map(Stanza::key_id).collect();
