@@ -145,9 +145,13 @@ fn every_command(version: Version) {
         // The key of a lock is named for its lease.
         assert_eq!(plain(&got, &program.address), plain(&expected, there), "{line}");
     }
-    for line in
-        ["member list", "endpoint status -w json", "endpoint hashkv", "snapshot save through.db"]
-    {
+    for line in [
+        "member list",
+        "endpoint status -w json",
+        "endpoint hashkv",
+        "snapshot save through.db",
+        "member add m1 --learner --peer-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+    ] {
         let (status, text) = etcdctl(version, &program.address, line, &dir);
         assert_eq!(status, Some(0), "{line}: {text}");
     }

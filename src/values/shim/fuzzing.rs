@@ -90,6 +90,7 @@ pub fn answers(data: &[u8]) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::schema::{Count, Kind, Schema};
     use super::*;
     use crate::protobuf::{put_bytes, put_message, put_number};
 
@@ -146,6 +147,46 @@ mod tests {
         assert!(Parsed::parse(Method::Txn, &nested(100)).is_ok());
         let refused = Parsed::parse(Method::Txn, &nested(5000)).err().unwrap();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+
+    /// A message of `schema` with the field that `chosen` picks of each `oneof`, all others, and those that may stand
+    /// several times three times.
+    fn full(schema: &Schema, chosen: usize, depth: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        let one_of = schema.fields.iter().filter(|spec| spec.count == Count::OneOf);
+        let chosen_number =
+            one_of.clone().nth(chosen % one_of.count().max(1)).map(|one| one.number);
+        for spec in schema.fields {
+            let times = match spec.count {
+                Count::Many if depth > 5 => 0,
+                Count::Many => 3,
+                Count::OneOf => usize::from(chosen_number == Some(spec.number)),
+                Count::One | Count::Key => 1,
+            };
+            for _ in 0..times {
+                match &spec.kind {
+                    Kind::Bytes | Kind::Text => put_bytes(&mut out, spec.number, b"/a"),
+                    Kind::Message(inner) => {
+                        put_message(&mut out, spec.number, &full(inner, chosen, depth + 1));
+                    }
+                    _ => put_number(&mut out, spec.number, 1),
+                }
+            }
+        }
+        out
+    }
+
+    /// Random messages seldom have a field twice that may be there twice.
+    #[test]
+    fn messages_with_all_fields() {
+        for method in Method::ALL {
+            for chosen in 0..5 {
+                let message = full(method.schema(), chosen, 0);
+                assert!(Parsed::parse(*method, &message).is_ok(), "{method:?} {chosen}");
+                requests(&message);
+                two_parsers(&message);
+            }
+        }
     }
 
     proptest! {

@@ -204,6 +204,15 @@ const MAX_LEASES: usize = 8;
 
 /// The subject of a request about members, alarms, users and roles. Never a password.
 fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> {
+    match method {
+        // Both may have several URLs.
+        Method::MemberAdd => return member_at(message).map(Some),
+        Method::MemberUpdate => {
+            let id = Singles::<1>::read(message)?.number(member_update::ID)?;
+            return Ok(Some(format!("member {id:x}")));
+        }
+        _ => {}
+    }
     let fields = Singles::<2>::read(message)?;
     let text =
         |number| fields.bytes(number).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -221,11 +230,9 @@ fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> 
             format!("role {}", text(named::NAME)?)
         }
         Method::RoleGrantPermission => format!("role {}", text(named::NAME)?),
-        Method::MemberRemove
-        | Method::MemberUpdate
-        | Method::MemberPromote
-        | Method::MoveLeader => member(member_update::ID)?,
-        Method::MemberAdd => format!("member at {}", text(member_add::PEER_URLS)?),
+        Method::MemberRemove | Method::MemberPromote | Method::MoveLeader => {
+            member(member_update::ID)?
+        }
         Method::Alarm => {
             let action = ["get", "activate", "deactivate"];
             let action =
@@ -235,6 +242,17 @@ fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> 
         Method::Downgrade => format!("version {}", text(downgrade::VERSION)?),
         _ => return Ok(None),
     }))
+}
+
+/// The peer URLs of a `MemberAddRequest`.
+fn member_at(message: &[u8]) -> Result<String, Malformed> {
+    let (mut urls, mut fields) = (Vec::new(), Raw::new(message));
+    while let Some((number, field, _)) = fields.next()? {
+        if number == member_add::PEER_URLS {
+            urls.push(String::from_utf8_lossy(field.bytes()?));
+        }
+    }
+    Ok(format!("member at {}", urls.join(", ")))
 }
 
 /// The keys of a lease, and whether it is there, in a `LeaseTimeToLiveResponse`.
@@ -307,6 +325,24 @@ mod tests {
         let many: Vec<i64> = (1..20).chain(1..20).collect();
         let named = attached(&many).unwrap();
         assert!(named.starts_with("lease 1, lease 2") && named.ends_with("lease 8, ..."));
+    }
+
+    #[test]
+    fn a_member_has_several_urls() {
+        use crate::protobuf::put_bytes;
+        let (mut add, mut update) = (Vec::new(), Vec::new());
+        put_number(&mut update, 1, 0x2a);
+        for url in ["http://10.0.0.1:2380", "http://[fd00::1]:2380"] {
+            put_bytes(&mut add, 1, url.as_bytes());
+            put_bytes(&mut update, 2, url.as_bytes());
+        }
+        for (method, message, subject) in [
+            (Method::MemberAdd, add, "member at http://10.0.0.1:2380, http://[fd00::1]:2380"),
+            (Method::MemberUpdate, update, "member 2a"),
+        ] {
+            let request = Parsed::parse(method, &message).unwrap();
+            assert_eq!(About::of(&request).unwrap().subject.as_deref(), Some(subject));
+        }
     }
 
     #[test]
