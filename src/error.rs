@@ -94,12 +94,13 @@ impl ErrorKind {
         )
     }
 
-    /// Whether the store failed: then nothing is known of the object, and it may be the one that counts.
+    /// Whether reading failed, so that nothing is known of the object: it may be the one that counts.
     pub(crate) const fn is_of_store(self) -> bool {
         self.is_general() || matches!(self, Self::Protocol)
     }
 
-    /// Whether the store does not give now what it lists. Nobody who can only create objects causes that.
+    /// Whether a listed object that could not be read may be readable later. Somebody who can only create objects cannot cause
+    /// such an error.
     pub(crate) const fn is_away(self) -> bool {
         self.is_of_store() || matches!(self, Self::NotFound)
     }

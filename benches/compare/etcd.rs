@@ -27,11 +27,12 @@ pub fn programs() -> PathBuf {
 }
 
 impl Etcd {
-    /// Starts it without fsync: what is measured then is not the disk.
+    /// Starts it without fsync, so that the disk does not limit the measurement.
     pub async fn start(data: &Path) -> Self {
         Self::start_with(data, &["--unsafe-no-fsync"]).await
     }
 
+    /// Starts it with these flags besides those that say where it listens.
     pub async fn start_with(data: &Path, flags: &[&str]) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (endpoint, peer) =

@@ -15,7 +15,7 @@ const CLIENTS: usize = 64;
 /// Puts at full speed, and puts at `FAST` a second.
 const PUTS: usize = 60_000;
 const PACED_PUTS: usize = 75_000;
-/// About half of what an ordinary disk takes.
+/// About half of what the disk of the machine takes that the guide's figures are from.
 const FAST: u32 = 2500;
 /// Changes a second of a cluster of 1,000 nodes.
 const PACE: u32 = 145;
@@ -119,7 +119,7 @@ impl Load {
             let mut connection = etcd.client().await;
             clients.push(tokio::spawn(async move {
                 let (value, mut took) = ("x".repeat(1024), Vec::new());
-                // Not all at once.
+                // The puts of all clients are spread evenly.
                 let pace = a_second.map(|rate| Duration::from_secs(1) / rate);
                 for nth in 0..puts / CLIENTS {
                     if let Some(pace) = pace {
@@ -204,14 +204,14 @@ async fn ages(agent: &Agent, etcd: &Etcd) -> Vec<f64> {
 pub async fn run(dir: &Path) -> Vec<Row> {
     let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let etcd = Etcd::start_with(&data.path().join("etcd"), &[]).await;
-    // What comes first is slower.
+    // The first load is slower.
     Load::full(&etcd).await;
     let (alone, alone_paced) = (Load::full(&etcd).await, Load::paced(&etcd).await);
     let agent = Agent::start(dir, &etcd);
     let id = agent.child.id();
     let (cpu, memory) = (cpu_seconds(id).unwrap(), resident(id).unwrap());
     let (paced, full) = (Load::paced(&etcd).await, Load::full(&etcd).await);
-    // What waits is stored.
+    // The agent stores what still waits.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let cpu = cpu_seconds(id).unwrap() - cpu;
     let grown = resident(id).unwrap().saturating_sub(memory);

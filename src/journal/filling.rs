@@ -14,7 +14,7 @@ use crate::format::{Continues, EndReason, Entry};
 /// How often a moment is stored when nothing changes.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// The longest time that a segment waits for the answer to how far etcd is.
+/// How long a scheduled cut waits for etcd's revision at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Where sealed objects go.
@@ -40,7 +40,7 @@ pub(super) struct Filling<'a> {
     writer: JournalWriter<'a>,
     places: Places<'a>,
     cut_at: Instant,
-    /// What there is is to be cut: as soon as it is known to be complete, and then at the latest.
+    /// The deadline of a scheduled cut. The segment is cut earlier if it is known to be complete.
     cut_by: Option<Instant>,
     clock: Clock,
 }
@@ -122,30 +122,30 @@ impl<'a> Filling<'a> {
         tells
     }
 
-    /// An `interval` is over: what there is is to be cut once it is known to be complete. A segment that is cut before tells of
-    /// the moment before.
-    pub(super) fn tick(&mut self, interval: Duration) {
+    /// Schedules a cut at the end of an `interval`. The segment waits for etcd's revision, so that it is known to be complete up
+    /// to this moment and not only to the one before.
+    pub(super) fn schedule_cut(&mut self, interval: Duration) {
         self.cut_by = Some(Instant::now() + LONGEST_WAIT.min(interval / 4));
     }
 
-    /// When what is to be cut is cut at the latest.
+    /// The deadline of the scheduled cut, if there is one.
     pub(super) fn cut_by(&self) -> Option<Instant> {
         self.cut_by
     }
 
-    /// Cuts what is to be cut.
+    /// Cuts the segment if a cut is scheduled.
     ///
     /// # Errors
     /// Those of sealing.
-    pub(super) fn cut_what_is_due(&mut self) -> Result<()> {
-        if self.cut_by.is_some() { self.cut_what_there_is() } else { Ok(()) }
+    pub(super) fn cut_if_scheduled(&mut self) -> Result<()> {
+        if self.cut_by.is_some() { self.cut_pending() } else { Ok(()) }
     }
 
-    /// Cuts what there is, if anything is or has been quiet for long.
+    /// Cuts the segment if it has entries, or if no moment was stored for [`QUIET`].
     ///
     /// # Errors
     /// Those of sealing.
-    pub(super) fn cut_what_there_is(&mut self) -> Result<()> {
+    pub(super) fn cut_pending(&mut self) -> Result<()> {
         self.cut_by = None;
         let quiet = self.cut_at.elapsed() >= QUIET && self.cutter.has_news();
         if self.cutter.has_entries() || quiet { self.cut() } else { Ok(()) }

@@ -35,7 +35,7 @@ pub(crate) struct OpenJournal {
     pub(crate) end_number: u32,
     /// What did not stop it from being opened.
     pub(crate) findings: Vec<String>,
-    /// The store lists an end or a seal and does not give it.
+    /// A listed end or seal could not be read.
     is_unread: bool,
 }
 
@@ -45,15 +45,16 @@ impl OpenJournal {
         self.head.journal
     }
 
-    /// That it may have an end: the store does not give now what would show it.
+    /// Fails if an object that could not be read may show that it has an end, or that it counts.
     ///
     /// # Errors
-    /// Truncated if so.
+    /// [`Truncated`](crate::ErrorKind::Truncated).
     pub(crate) fn check_read(&self) -> Result<()> {
-        match self.end.is_none() && self.is_unread {
+        let is_all_known = self.end.is_some() && self.standing.counts();
+        match self.is_unread && !is_all_known {
             true => {
-                Err(Error::truncated("an end or a seal of it is listed and cannot be read now")
-                    .hint("try again later"))
+                Err(Error::truncated("its end or one of its seals is listed and cannot be read")
+                    .hint("try again later; `strongroom journal list` names the object"))
             }
             false => Ok(()),
         }
@@ -265,7 +266,7 @@ pub(super) struct Ends<'a> {
     head: &'a HeadBody,
     /// Those that were read, with their objects' digests if they parse and are of this journal.
     read: BTreeMap<u32, Option<(Sha256, JournalEnd)>>,
-    /// The store lists one, or a seal, and does not give it.
+    /// A listed end or seal could not be read.
     is_unread: bool,
 }
 
@@ -274,8 +275,8 @@ impl<'a> Ends<'a> {
         Self { repository, folder, head, read: BTreeMap::new(), is_unread: false }
     }
 
-    /// Takes note of what could not be read.
-    fn note(&mut self, error: Error) -> Error {
+    /// Remembers that a listed object could not be read. Returns `error`.
+    fn note_unread(&mut self, error: Error) -> Error {
         self.is_unread |= error.kind().is_away();
         error
     }
@@ -313,7 +314,7 @@ impl<'a> Ends<'a> {
         let end = match self.repository.get(&name, MAX_END as u64).await {
             Ok(bytes) => JournalEnd::parse(&bytes).map(|end| (digest(&bytes), end)),
             Err(error) if error.kind().is_of_store() => return Err(error),
-            Err(error) => Err(self.note(error)),
+            Err(error) => Err(self.note_unread(error)),
         };
         let is_its = |end: &EndBody| {
             end.journal == head.journal
@@ -359,7 +360,7 @@ async fn seals(
                 judge((judging, &mut asked), seal, keys, (head, &ends.head.cluster), end).await
             }
             Err(error) if error.kind().is_of_store() => return Err(error),
-            Err(error) => Err(ends.note(error)),
+            Err(error) => Err(ends.note_unread(error)),
         };
         match found {
             Ok(found) => {

@@ -284,11 +284,11 @@ impl<'a> Recorder<'a> {
         self.fill(filling).await
     }
 
-    /// Opens a watch, unless there is one. Why the journal is to end, if so.
-    async fn stay_connected(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
+    /// Stores what was received if the watch is gone, then opens another. Returns why the journal is to end, if it is.
+    async fn reconnect_or_end(&mut self, filling: &mut Filling<'_>) -> Result<Option<EndReason>> {
         if self.connected.is_none() {
-            // Until etcd is back, or for ever, this is all there is.
-            filling.cut_what_there_is()?;
+            // etcd may be away for long.
+            filling.cut_pending()?;
         }
         match self.connect().await {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Some(self.why_stopped())),
@@ -301,7 +301,7 @@ impl<'a> Recorder<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let begun = Instant::now();
         loop {
-            if let Some(reason) = self.stay_connected(filling).await? {
+            if let Some(reason) = self.reconnect_or_end(filling).await? {
                 return Ok(reason);
             }
             let Some(connected) = &mut self.connected else { continue };
@@ -327,11 +327,11 @@ impl<'a> Recorder<'a> {
                 Event::Message(Err(error)) => return Err(error),
                 Event::Answer(answer) => self.answer(answer, filling)?,
                 Event::Tick => {
-                    self.tick(filling);
+                    self.end_interval(filling);
                     None
                 }
                 Event::Due => {
-                    filling.cut_what_is_due()?;
+                    filling.cut_if_scheduled()?;
                     None
                 }
             };
@@ -358,11 +358,11 @@ enum Event {
     Message(Result<Option<bytes::Bytes>>),
     Answer(Answer),
     Tick,
-    /// What there is is cut without an answer.
+    /// The deadline of the scheduled cut has passed.
     Due,
 }
 
-/// Waits until then, if there is such a time.
+/// Waits until `time`; never returns for `None`.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -81,7 +81,7 @@ impl Recorder<'_> {
         }
     }
 
-    /// Tells how far the recording is, and cuts what is complete.
+    /// Tells how far the recording is, and makes a scheduled cut once the segment is complete.
     fn advance(&mut self, filling: &mut Filling<'_>) -> Result<()> {
         let last = self.revisions.last();
         self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
@@ -90,12 +90,12 @@ impl Recorder<'_> {
             && last >= revision
         {
             connected.waits = None;
-            // The watch gives what etcd has: attempts that failed long ago tell nothing.
+            // The watch has caught up, so earlier failures no longer count.
             self.attempts = (0, 0);
             if filling.complete(moment) {
                 self.tell(JournalStep::Complete { moment, revision });
             }
-            filling.cut_what_is_due()?;
+            filling.cut_if_scheduled()?;
         }
         Ok(())
     }
@@ -141,9 +141,9 @@ impl Recorder<'_> {
         Ok(None)
     }
 
-    /// Asks what is to be asked. With the answer to how far etcd is, what there is is cut.
-    pub(super) fn tick(&mut self, filling: &mut Filling<'_>) {
-        filling.tick(self.options.interval);
+    /// Schedules a cut, and asks etcd the questions that are due.
+    pub(super) fn end_interval(&mut self, filling: &mut Filling<'_>) {
+        filling.schedule_cut(self.options.interval);
         let (last, known) = (self.revisions.last(), self.compacted);
         let Some(connected) = &mut self.connected else { return };
         if connected.waits.is_some_and(|(since, ..)| since.elapsed() > STUCK) {

@@ -60,7 +60,7 @@ pub struct Faulty {
     /// What deletes an object whose name ends so is told that it may not, although it is done: the answer to a first attempt
     /// was lost, and the second one refused.
     refuses: Option<&'static str>,
-    /// The first time that an object is read whose name contains this, the store says that there is none.
+    /// The first read of an object whose name contains this fails: the store says that it is not there.
     stumbles: Option<(&'static str, Arc<AtomicUsize>)>,
 }
 
@@ -115,13 +115,12 @@ impl Faulty {
         Self { refuses: Some(end), ..Self::new(inner, usize::MAX - 2, true) }
     }
 
-    /// As [`passing`](Self::passing); the first time that an object is read whose name contains `part`, it says that there is
-    /// none.
+    /// As [`passing`](Self::passing); the first read of an object whose name contains `part` fails as if it were not there.
     pub fn stumbling(inner: Arc<dyn ObjectStore>, part: &'static str) -> Self {
         Self { stumbles: Some((part, Arc::default())), ..Self::passing(inner) }
     }
 
-    /// Whether it did.
+    /// Whether that read has failed.
     pub fn has_stumbled(&self) -> bool {
         self.stumbles.as_ref().is_some_and(|(_, times)| times.load(Ordering::SeqCst) > 0)
     }

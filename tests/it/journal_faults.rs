@@ -67,10 +67,10 @@ async fn some_calls_of_a_recorder_fail() {
     whatever_call_fails([3, 12, 17, 25].into_iter(), false, false).await;
 }
 
-/// Whatever part of the newest journal the store cannot give for a moment, what follows begins behind all that is stored: etcd
+/// A recorder that takes over begins after everything that is stored, even if one read of the newest journal fails once. etcd
 /// has compacted the rest.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_for_a_moment_is_no_gap() {
+async fn a_read_that_fails_once_causes_no_gap() {
     let etcd = Etcd::start(Version::V3_5).await;
     let mut client = etcd.client().await;
     put(&mut client, 5, 1).await;
@@ -104,7 +104,7 @@ async fn what_cannot_be_read_for_a_moment_is_no_gap() {
     assert_eq!((listed.gaps, listed.findings), (vec![], vec![]));
 }
 
-/// What was received is stored when etcd goes away, and not at the end of an interval that etcd does not see.
+/// The recorder stores what it received as soon as etcd goes away, without waiting for the interval to end.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_received_is_stored_when_etcd_goes() {
     let mut etcd = Etcd::start(Version::V3_5).await;

@@ -165,7 +165,7 @@ async fn a_store_that_was_away_leaves_no_gap() {
     recording.store.set_away(true);
     put(&mut client, 36, 1 << 20).await;
     recording.until("the store cannot be reached", 1).await;
-    // More waits than may.
+    // Until more waits than a recorder holds.
     let begun = Instant::now();
     while recording.waits.load(Ordering::SeqCst) <= 32 << 20 {
         assert!(begun.elapsed() < Duration::from_secs(60));

@@ -22,8 +22,8 @@ use crate::task::{Control, Step};
 /// Journals that are opened at once.
 const READS: usize = 16;
 
-/// Seconds between looks at what was recorded before, while what is listed cannot be read. What is taken for missing then never
-/// counts again, because the next journal names what it follows.
+/// Pauses in seconds between looks at what was recorded before. A segment that is missed here may not count later, because the
+/// next journal names the one that it follows.
 const LOOK_AGAIN: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
 /// What was found of earlier recordings.
@@ -39,7 +39,7 @@ impl Found {
     async fn of(
         before: Before,
         link: Option<Link>,
-        (repository, keys, cluster): (&Repository, &KeySet, &ClusterName),
+        (repository, keys, cluster): From<'_>,
     ) -> Result<Self> {
         if matches!(before, Before::Nothing) {
             return Ok(Self { before, has_base: false, newest: None });
@@ -87,11 +87,10 @@ impl Before {
         journal.survey.auth.last().map(|(_, enabled, revision)| (*enabled, *revision))
     }
 
-    /// Looks for the newest journal of `cluster` that counts; again where something newer does not open, until two looks agree,
-    /// and for longer while the store does not give what it lists.
+    /// Finds the newest journal of `cluster` that counts.
     ///
     /// # Errors
-    /// Those of the store; [`Unreachable`](ErrorKind::Unreachable) where less can be read than a moment ago.
+    /// Those of the store; [`Unreachable`](ErrorKind::Unreachable) when less can be read than a moment ago.
     pub(super) async fn look(
         repository: &Repository,
         keys: &KeySet,
@@ -99,31 +98,7 @@ impl Before {
         control: &Control,
     ) -> Result<Found> {
         let from = (repository, keys, cluster);
-        let mut look = Look::at(from).await?;
-        let (mut reach, mut furthest) = (look.reach(), look.reach());
-        for pause in LOOK_AGAIN {
-            if look.is_sure() {
-                break;
-            }
-            if pause == LOOK_AGAIN[1] && look.is_away {
-                let note = "the store does not give all that it lists of earlier journals: waiting";
-                control.step(Step::Note(note.into()));
-            }
-            sleep(Duration::from_secs(pause)).await;
-            // What was fetched takes up room.
-            drop(look);
-            look = Look::at(from).await?;
-            let agrees = look.reach() == reach;
-            reach = look.reach();
-            furthest = furthest.max(reach);
-            if agrees && !look.is_away {
-                break;
-            }
-        }
-        if reach < furthest {
-            let text = "less of what was recorded before can be read than a moment ago";
-            return Err(Error::new(ErrorKind::Unreachable, text));
-        }
+        let look = Look::until_sure(from, control).await?;
         if let (Self::Journal(journal), false) = (&look.before, look.has_end) {
             control.step(Step::Note(format!(
                 "journal {} has no end: its recorder was killed, or still records",
@@ -134,6 +109,9 @@ impl Before {
     }
 }
 
+/// Where to look, and for what.
+type From<'a> = (&'a Repository, &'a KeySet, &'a ClusterName);
+
 /// What one look at the store found.
 struct Look {
     before: Before,
@@ -141,9 +119,9 @@ struct Look {
     id: Option<SnapshotId>,
     link: Option<Link>,
     has_end: bool,
-    /// Something that may be newer was read and does not open.
+    /// A journal that may be newer could be read, and does not open or count.
     is_doubtful: bool,
-    /// The store did not give something that it lists and that may be newer. Nobody who can only create objects causes that.
+    /// A listed object that may be newer could not be read. Somebody who can only create objects cannot cause that.
     is_away: bool,
 }
 
@@ -153,11 +131,40 @@ impl Look {
         Self { before, id: None, link: None, has_end, is_doubtful, is_away }
     }
 
-    const fn is_sure(&self) -> bool {
-        !self.is_doubtful && !self.is_away
+    /// Looks again where a newer journal does not open, until two looks agree; and where a listed object cannot be read, as long
+    /// as [`LOOK_AGAIN`] allows.
+    async fn until_sure(from: From<'_>, control: &Control) -> Result<Self> {
+        let mut look = Self::at(from).await?;
+        let (mut reach, mut furthest) = (look.reach(), look.reach());
+        for (round, pause) in LOOK_AGAIN.into_iter().enumerate() {
+            if !look.is_doubtful && !look.is_away {
+                break;
+            }
+            if round == 1 && look.is_away {
+                let note = "some listed objects of earlier journals cannot be read: trying again for up to a minute";
+                control.step(Step::Note(note.into()));
+            }
+            sleep(Duration::from_secs(pause)).await;
+            // Frees what was fetched before fetching it again.
+            drop(look);
+            look = Self::at(from).await?;
+            let agrees = look.reach() == reach;
+            reach = look.reach();
+            furthest = furthest.max(reach);
+            if agrees && !look.is_away {
+                break;
+            }
+        }
+        if reach < furthest {
+            let text = "earlier journals that could be read a moment ago cannot be read now";
+            return Err(Error::new(ErrorKind::Unreachable, text)
+                .hint("try again; `strongroom journal list` names the objects"));
+        }
+        Ok(look)
     }
 
-    /// How far it reaches: the journal, how many segments, and the last revision. What is recorded never becomes less.
+    /// How far the look reached: the journal, how many segments, and the last revision. It never decreases unless objects become
+    /// unreadable.
     fn reach(&self) -> (Option<SnapshotId>, u64, i64) {
         let last = match &self.before {
             Before::Journal(journal) => journal.last(),
@@ -167,7 +174,7 @@ impl Look {
         (self.id, self.before.continues().map_or(0, |named| named.number), last)
     }
 
-    /// Notes a journal that does not open.
+    /// Remembers why a journal does not open.
     fn note(&mut self, error: &Error) {
         match error.kind().is_away() {
             true => self.is_away = true,
@@ -175,7 +182,7 @@ impl Look {
         }
     }
 
-    async fn at((repository, keys, cluster): (&Repository, &KeySet, &ClusterName)) -> Result<Self> {
+    async fn at((repository, keys, cluster): From<'_>) -> Result<Self> {
         let (folders, _) = folder::list_all(repository).await?;
         match keys.is_blind() {
             true => Self::blindly(folders, repository, keys, cluster).await,
@@ -224,7 +231,8 @@ impl Look {
                 return Ok(look);
             }
         }
-        Ok(Self { id: None, ..look })
+        let Self { is_doubtful, is_away, .. } = look;
+        Ok(Self { is_doubtful, is_away, ..Self::nothing() })
     }
 
     /// By signatures alone: no journal opens here.
@@ -254,7 +262,6 @@ impl Look {
             if vouched.head.cluster != *cluster {
                 continue;
             }
-            look.has_end = vouched.end.is_some();
             (look.before, look.link) = match (vouched.end, folder.last_named()) {
                 // It is open, or its recorder was killed.
                 (None, Some(last)) => (Before::Named(last), None),

@@ -121,7 +121,7 @@ impl Now {
 /// Where to begin.
 ///
 /// # Errors
-/// Those of etcd.
+/// Those of etcd; [`Unreachable`](ErrorKind::Unreachable) when its history cannot be compared with what was recorded.
 pub(super) async fn start(before: &Before, etcd: &EtcdSettings, now: Now) -> Result<Start> {
     let of = |gap| Start { first: now.first(), gap: Some(gap), has_base: false };
     let last = match before {
@@ -184,14 +184,14 @@ fn start_behind_names(last: i64, now: Now) -> Start {
 /// Whether etcd's revisions from `first` to `last` are those that were `recorded`.
 ///
 /// # Errors
-/// [`Unreachable`](ErrorKind::Unreachable) where etcd does not tell: that is no other history.
+/// [`Unreachable`](ErrorKind::Unreachable) when the comparison is not possible, which does not show another history.
 async fn is_continued(
     recorded: &BTreeMap<i64, RecordDigest>,
     (first, last): (i64, i64),
     etcd: &EtcdSettings,
 ) -> Result<bool> {
     let unknown = |why: &str| {
-        let text = format!("whether etcd has the history that was recorded is unknown: {why}");
+        let text = format!("cannot compare etcd's history with what was recorded: {why}");
         Error::new(ErrorKind::Unreachable, text)
     };
     let choice = choose_member(etcd).await?;
@@ -201,7 +201,7 @@ async fn is_continued(
     let comparing = async {
         let mut complete = Vec::new();
         while revisions.last() < last {
-            let message = watch.next().await?.ok_or_else(|| unknown("it ended the watch"))?;
+            let message = watch.next().await?.ok_or_else(|| unknown("etcd ended the watch"))?;
             match revisions.answer(&message, &mut complete) {
                 Ok(()) => {}
                 Err(Ended::Compacted(_) | Ended::Parted(_)) => return Ok(false),
@@ -217,7 +217,7 @@ async fn is_continued(
         Ok(true)
     };
     let compared = tokio::time::timeout(COMPARING, comparing).await;
-    compared.unwrap_or_else(|_| Err(unknown("it does not answer in time")))
+    compared.unwrap_or_else(|_| Err(unknown("etcd does not answer in time")))
 }
 
 /// What stands for the records of each complete revision of `journal` from `first` on.
@@ -291,7 +291,7 @@ mod tests {
         let compacted = (29_001, Some(Gap::Compacted));
         assert_eq!(at(&Before::Named(29_000), 30_000, 29_000).await, compacted);
         assert_eq!(at(&Before::Named(0), 30_000, 29_000).await, compacted);
-        // What cannot be compared is a gap.
+        // etcd has compacted the revision to compare with.
         let own = Before::UpTo(100, None, Some((50, [0; 16])));
         assert_eq!(at(&own, 200, 60).await, (61, Some(Gap::Compacted)));
         let behind = Before::Gap(EndReason::BEHIND);

@@ -227,14 +227,14 @@ impl Journals {
     }
 
     /// # Errors
-    /// That of a journal which the store lists and does not give, or whose end it may not give.
+    /// That of the first listed journal that could not be read, or whose end could not.
     pub(super) fn check_read(&mut self) -> Result<()> {
         let opened = |(id, (journal, _)): (&SnapshotId, &(OpenJournal, Folder))| {
             journal.check_read().context(format!("journal {id}"))
         };
         let unread = self.unread.take().map_or(Ok(()), Err);
         let read = unread.and_then(|()| self.open.iter().try_for_each(opened));
-        read.context("not all journals can be read")
+        read.context("a listed journal cannot be read")
     }
 
     /// The journals of which not all counts.
@@ -295,7 +295,7 @@ impl Journals {
     pub(super) fn ends_at(&self, id: SnapshotId, has_signers: bool) -> Option<u64> {
         let (journal, folder) = self.open.get(&id)?;
         let (named, first) = self.named_by(journal)?;
-        // With signers, what is behind what is named counts, too.
+        // With signers, segments after the named one count, too.
         let highest = folder.segments.keys().next_back().copied().filter(|_| has_signers);
         let is_joined = first <= named.last.cast_signed();
         is_joined.then_some(named.number.max(highest.unwrap_or(0)))

@@ -85,7 +85,7 @@ async fn one(
         return Err(Error::truncated(text)
             .hint("trust the signer of the bundle's end, then vouch for it: `strongroom journal list` shows it then"));
     }
-    // A new seal would vouch for the head alone, and count for more.
+    // Else the new seal would cover only the head, and supersede the unread one that covers the end.
     journal.check_read()?;
     let seal = &journal.seal;
     let kept = kept_stanzas(seal, keys, job.drop);
@@ -167,10 +167,10 @@ pub(in crate::backup) async fn sealed_to_others(
     Ok(found)
 }
 
-/// The journals that open with `keys` and not with `others`, or not so far: to an end.
+/// The journals that `others` do not open, or of which they do not open the end, although `keys` do.
 ///
 /// # Errors
-/// Those of the store, also where it does not give a journal that it lists.
+/// Those of the store, also for a listed journal that cannot be read.
 pub(in crate::backup) async fn lost_without(
     repository: &Repository,
     keys: &KeySet,

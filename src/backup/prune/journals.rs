@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::policy::{Retention, Within};
 use super::steps::{Of, OldMarks, Sweep, is_old};
 use crate::backup::findings::Findings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{ClusterName, Continues, SnapshotId};
 use crate::journal::fetch::last_of;
 use crate::journal::folder::{self, Folder};
@@ -196,7 +196,7 @@ pub(super) struct Known {
     clock: Option<SystemTime>,
     findings: Vec<String>,
     replaced: Vec<Replaced>,
-    /// The store lists one and does not give it now: what needs what is not known.
+    /// A listed journal could not be read, so the snapshots and journals that it needs are unknown.
     pub(super) is_unread: bool,
 }
 
@@ -218,10 +218,30 @@ impl Known {
         }
     }
 
-    /// What becomes of a journal that does not open.
-    fn unopened(&mut self, error: &Error) -> String {
-        self.is_unread |= error.kind().is_away();
-        format!("stays, and does not count: {error}")
+    /// Takes note of a `journal` that opens: it, if it counts.
+    fn taken(
+        &mut self,
+        journal: OpenJournal,
+        folder: &Folder,
+        now: SystemTime,
+        findings: &mut Findings,
+    ) -> Option<OpenJournal> {
+        let id = journal.id();
+        let unread = journal.check_read().err();
+        self.is_unread |= unread.is_some();
+        if is_ahead(id.begun(), now) {
+            let why = "has a time in the future: it is kept and does not count";
+            findings.push(format!("journal {id} {why}"));
+            return None;
+        }
+        if !journal.standing.counts() {
+            let why = journal.standing;
+            findings.push(format!("stays, and does not count: journal {id}: {why}"));
+            return None;
+        }
+        findings.extend(unread.map(|error| format!("journal {id}: {error}")));
+        self.note_replaced(&journal, folder);
+        Some(journal)
     }
 
     /// Opens every journal; `clock` is no later than it is by the store's.
@@ -268,17 +288,12 @@ impl Known {
                 None => {}
                 Some(Ok(one)) if cluster.is_some_and(|name| *name != one.head.cluster) => {}
                 Some(Ok(_)) if folder.head.is_none() => drop(known.tombstones.insert(id)),
-                Some(Ok(_)) if is_ahead(id.begun(), now) => findings.push(format!(
-                    "journal {id} has a time in the future: it is kept and does not count"
-                )),
-                Some(Ok(one)) if !one.standing.counts() => findings
-                    .push(format!("stays, and does not count: journal {id}: {}", one.standing)),
-                Some(Ok(one)) => {
-                    known.note_replaced(&one, &folder);
-                    opened.push(one);
-                }
+                Some(Ok(one)) => opened.extend(known.taken(one, &folder, now, &mut findings)),
                 Some(Err(error)) if error.kind().is_general() => return Err(error),
-                Some(Err(error)) => findings.push(known.unopened(&error)),
+                Some(Err(error)) => {
+                    known.is_unread |= error.kind().is_away();
+                    findings.push(format!("stays, and does not count: {error}"));
+                }
             }
             known.folders.insert(id, folder);
         }
@@ -470,10 +485,10 @@ fn is_swept_to_the_seals(folder: &Folder) -> bool {
     folder.head.is_none() && folder.sweep.is_some() && folder.recorded().next().is_none()
 }
 
-/// Why none of these is removed while the store does not give all that it lists.
+/// Why none of these is removed while a listed object cannot be read.
 pub(super) fn not_given(what: &str) -> String {
     format!(
-        "no {what} is removed: the store does not give all that it lists, so what is needed is unknown"
+        "no {what} is removed: some listed objects cannot be read, so it is unknown which {what}s are still needed"
     )
 }
 

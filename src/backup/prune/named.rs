@@ -122,7 +122,7 @@ pub(super) async fn check_bases(
         let known =
             Known::read(repository, keys, Some(&cluster), None, &Control::default()).await?;
         if known.is_unread {
-            let text = "not removed: the store does not give all journals that it lists, and which snapshot they need is unknown";
+            let text = "the snapshots are not removed: some listed journals cannot be read and may need them";
             return Err(Error::new(ErrorKind::Refused, text)
                 .hint("try again later; `strongroom journal list` shows what is wrong"));
         }

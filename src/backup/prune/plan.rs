@@ -55,8 +55,8 @@ pub async fn plan_prune(
         plan.blocked.push(format!("{why} (delete planted objects under reports/)"));
     }
     let recorded = journals::Known::read(repository, keys, cluster, known.clock, control).await?;
-    // Which snapshots journals need is unknown.
-    let is_unread = recorded.is_unread && retention.continuous.is_some();
+    // A journal that could not be read may need any snapshot.
+    let bases_unknown = recorded.is_unread && retention.continuous.is_some();
     let snapshots = (&known.clusters, !known.is_unread);
     let settled = recorded.settle(snapshots, &known.revisions, retention);
     let bases = plan.add(settled);
@@ -64,7 +64,7 @@ pub async fn plan_prune(
     for (cluster, ids) in &clusters {
         known.decide((cluster, ids), retention, (&proved, &bases), &mut plan);
     }
-    if is_unread && !plan.remove.is_empty() {
+    if bases_unknown && !plan.remove.is_empty() {
         plan.remove.clear();
         plan.blocked.push(journals::not_given("snapshot"));
     }
@@ -121,7 +121,7 @@ struct Known {
     tombstones: BTreeMap<SnapshotId, Manifest>,
     /// No later than it is, by the store's clock.
     clock: Option<SystemTime>,
-    /// The store lists one and does not give it now.
+    /// A listed one could not be read.
     is_unread: bool,
 }
 

@@ -149,8 +149,7 @@ mod tests {
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }
 
-    /// A message of `schema` with the field that `chosen` picks of each `oneof`, all others, and those that may stand
-    /// several times three times.
+    /// A message of `schema` with every field: repeated ones three times, and of each `oneof` the one that `chosen` selects.
     fn full(schema: &Schema, chosen: usize, depth: usize) -> Vec<u8> {
         let mut out = Vec::new();
         let one_of = schema.fields.iter().filter(|spec| spec.count == Count::OneOf);
@@ -176,7 +175,7 @@ mod tests {
         out
     }
 
-    /// Random messages seldom have a field twice that may be there twice.
+    /// Random messages rarely repeat a repeated field.
     #[test]
     fn messages_with_all_fields() {
         for method in Method::ALL {

@@ -205,7 +205,7 @@ const MAX_LEASES: usize = 8;
 /// The subject of a request about members, alarms, users and roles. Never a password.
 fn subject(method: Method, message: &[u8]) -> Result<Option<String>, Malformed> {
     match method {
-        // Both may have several URLs.
+        // Peer URLs repeat, which `Singles::<2>` refuses.
         Method::MemberAdd => return member_at(message).map(Some),
         Method::MemberUpdate => {
             let id = Singles::<1>::read(message)?.number(member_update::ID)?;
