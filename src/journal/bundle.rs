@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::end::sealed_end;
 use super::fetch::{PART, Source};
 use super::folder::{Folder, list_one};
-use super::open::Bundled;
+use super::open::{Bundled, digest as digest_of, read_seal};
 use super::read::ReadJournal;
 use super::sealed::{MAX_FRAME, padded};
 use crate::compress::compress_at;
@@ -22,7 +22,7 @@ use crate::crypto::{self, Suite};
 use crate::envelope::{DataKey, ObjectSealer, SealedObject, key_ids};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{
-    EndBody, EndObjects, HeadBody, JournalPart, KeyId, KeyState, MAX_SEAL, Role, Seal,
+    EndBody, EndObjects, HeadBody, JournalPart, KeyId, KeyState, MAX_END, MAX_SEAL, Role, Seal,
     SegmentEntry, Sha256, SnapshotId,
 };
 use crate::keys::KeySet;
@@ -315,15 +315,33 @@ pub(crate) async fn is_object(
     Ok(Sha256(hasher.finalize().into()) == named.sha256)
 }
 
+/// Checks that the newest seal in `folder` vouches for the end that names the bundle. A later one may vouch for an end that
+/// names the segments.
+async fn check_newest(repository: &Repository, folder: &Folder, bundled: &Bundled) -> Result<()> {
+    let Bundled { id, number, .. } = *bundled;
+    let generation = folder.seals.keys().next_back().copied().unwrap_or(number);
+    let name = JournalPart::Seal(generation).of(id);
+    let seal = read_seal(repository, id, generation, &name).await.context(name.clone())?;
+    let end = repository.get(&JournalPart::End(number).of(id), MAX_END as u64).await?;
+    match seal.body().object() == digest_of(&end) {
+        true => Ok(()),
+        false => {
+            Err(Error::tampered(format!("{name} vouches for another object than the newest end"))
+                .hint("`strongroom journal verify` shows what is wrong with the journal"))
+        }
+    }
+}
+
 /// Deletes the segments that a bundle replaces, and bundles that no end counts with. How many objects that were.
 ///
 /// # Errors
-/// Those of [`check_bundle`]; those of the store: [`Denied`](crate::ErrorKind::Denied) where an object lock or a policy keeps
+/// Those of [`check_bundle`]; [`Tampered`](ErrorKind::Tampered) if the newest seal does not vouch for the bundle's end; those of the store: [`Denied`](crate::ErrorKind::Denied) where an object lock or a policy keeps
 /// them.
 pub(crate) async fn delete_replaced(repository: &Repository, bundled: Bundled) -> Result<u64> {
     check_bundle(repository, &bundled).await?;
     let Bundled { id, number, segments, .. } = bundled;
     let folder = list_one(repository, id).await?;
+    check_newest(repository, &folder, &bundled).await?;
     let mut deleted = 0_u64;
     for info in folder.replaced(number, segments) {
         repository.delete(&info.name).await?;

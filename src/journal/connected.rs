@@ -25,7 +25,8 @@ pub(super) struct Connected {
     pub(super) leases: Leases,
     pub(super) at_once: Arc<Semaphore>,
     pub(super) asked: Asked,
-    /// What etcd has, as long as the watch has not shown it: since when, by which moment, and up to which revision.
+    /// What etcd has, as long as the watch has not shown it: since when nothing new was shown, by which moment, and up to which
+    /// revision.
     pub(super) waits: Option<(Instant, u64, i64)>,
     pub(super) ids: Option<Ids>,
 }

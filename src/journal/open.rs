@@ -45,13 +45,12 @@ impl OpenJournal {
         self.head.journal
     }
 
-    /// Fails if an object that could not be read may show that it has an end, or that it counts.
+    /// Fails if a seal or an end could not be read that may be newer than those by which it counts.
     ///
     /// # Errors
     /// [`Truncated`](crate::ErrorKind::Truncated).
     pub(crate) fn check_read(&self) -> Result<()> {
-        let is_all_known = self.end.is_some() && self.standing.counts();
-        match self.is_unread && !is_all_known {
+        match self.is_unread {
             true => {
                 Err(Error::truncated("its end or one of its seals is listed and cannot be read")
                     .hint("try again later; `strongroom journal list` names the object"))
@@ -267,7 +266,7 @@ pub(super) struct Ends<'a> {
     /// Those that were read, with their objects' digests if they parse and are of this journal.
     read: BTreeMap<u32, Option<(Sha256, JournalEnd)>>,
     /// A listed end or seal could not be read.
-    is_unread: bool,
+    pub(super) is_unread: bool,
 }
 
 impl<'a> Ends<'a> {
@@ -276,7 +275,7 @@ impl<'a> Ends<'a> {
     }
 
     /// Remembers that a listed object could not be read. Returns `error`.
-    fn note_unread(&mut self, error: Error) -> Error {
+    pub(super) fn note_unread(&mut self, error: Error) -> Error {
         self.is_unread |= error.kind().is_away();
         error
     }

@@ -68,6 +68,8 @@ pub(crate) struct Recorder<'a> {
     /// What an earlier recorder saw.
     pub(super) auth_before: Option<(bool, u64)>,
     pub(super) attempts: (i64, u32),
+    /// The pause before the next watch: none behind one that has caught up.
+    pub(super) pause: Duration,
     /// The last complete revision, for who waits for it.
     pub(super) progress: tokio::sync::watch::Sender<i64>,
     /// How often users and roles were changed, for who waits for it.
@@ -104,6 +106,7 @@ impl<'a> Recorder<'a> {
             auth: None,
             auth_before: None,
             attempts: (0, 0),
+            pause: Duration::ZERO,
             progress: tokio::sync::watch::Sender::new(first.saturating_sub(1)),
             auth_changes: tokio::sync::watch::Sender::new(0),
             seen: Arc::default(),
@@ -192,12 +195,12 @@ impl<'a> Recorder<'a> {
     }
 
     /// Waits before another attempt, longer each time, unless the job is stopped.
-    async fn wait(&self, pause: &mut Duration) -> Result<()> {
+    async fn wait(&mut self) -> Result<()> {
         tokio::select! {
             () = self.control.stopped() => {}
-            () = sleep(*pause) => {}
+            () = sleep(self.pause) => {}
         }
-        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
         self.control.check()
     }
 
@@ -215,14 +218,13 @@ impl<'a> Recorder<'a> {
 
     /// Opens a watch, unless there is one. Why it cannot be, if what is to come is gone.
     async fn connect(&mut self) -> Result<Option<EndReason>> {
-        let mut pause = PAUSE;
         while self.connected.is_none() {
+            self.wait().await?;
             match self.control.guard(self.try_connect()).await {
                 Ok(Some(reason)) => return Ok(Some(reason)),
                 Ok(None) => {}
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.step(format!("etcd cannot be watched: {error}"));
-                    self.wait(&mut pause).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -281,7 +283,11 @@ impl<'a> Recorder<'a> {
             connected.leases.clear();
             connected.ids = None;
         }
-        self.fill(filling).await
+        let filled = self.fill(filling).await;
+        if filled.is_err() {
+            filling.cut_pending()?;
+        }
+        filled
     }
 
     /// Stores what was received if the watch is gone, then opens another. Returns why the journal is to end, if it is.
@@ -323,6 +329,9 @@ impl<'a> Recorder<'a> {
                 Event::Message(Err(error)) if error.kind() == ErrorKind::Unreachable => {
                     self.reconnect("connection", format!("the watch broke off: {error}"));
                     None
+                }
+                Event::Message(Err(error)) if error.kind() == ErrorKind::Protocol => {
+                    self.is_of_no_use(&error.to_string())
                 }
                 Event::Message(Err(error)) => return Err(error),
                 Event::Answer(answer) => self.answer(answer, filling)?,

@@ -1,5 +1,9 @@
 //! What a watch sends, and what etcd answers beside it, goes into the segment that is being filled.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::connected::Answer;
 use super::filling::Filling;
 use super::record::{ATTEMPTS, MAX_BEHIND, Recorder, STUCK};
@@ -8,7 +12,6 @@ use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
 use crate::format::{EndReason, Entry};
 use crate::mvcc::KeyValue;
 use crate::task::JournalStep;
-use tokio::time::Instant;
 
 impl Recorder<'_> {
     /// Takes an answer of the watch.
@@ -34,14 +37,18 @@ impl Recorder<'_> {
             Ok(()) => (self.revisions.behind() > MAX_BEHIND).then_some(EndReason::BEHIND),
             Err(Ended::Compacted(_)) => Some(EndReason::COMPACTED),
             Err(Ended::Parted(_)) => Some(EndReason::PARTED),
-            Err(Ended::Canceled(why) | Ended::Broken(why)) => {
-                self.reconnect("canceled", format!("the watch is of no more use: {why}"));
-                let last = self.revisions.last();
-                let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
-                self.attempts = (last, before.saturating_add(1));
-                (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
-            }
+            Err(Ended::Canceled(why) | Ended::Broken(why)) => self.is_of_no_use(&why),
         })
+    }
+
+    /// Gives up a watch that etcd canceled, or whose answers cannot be used. Why the journal is to end, after several attempts at
+    /// one revision.
+    pub(super) fn is_of_no_use(&mut self, why: &str) -> Option<EndReason> {
+        self.reconnect("canceled", format!("the watch is of no more use: {why}"));
+        let last = self.revisions.last();
+        let before = if self.attempts.0 == last { self.attempts.1 } else { 0 };
+        self.attempts = (last, before.saturating_add(1));
+        (self.attempts.1 >= ATTEMPTS).then_some(EndReason::PARTED)
     }
 
     /// Notes which member is listened to.
@@ -84,7 +91,12 @@ impl Recorder<'_> {
     /// Tells how far the recording is, and makes a scheduled cut once the segment is complete.
     fn advance(&mut self, filling: &mut Filling<'_>) -> Result<()> {
         let last = self.revisions.last();
-        self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
+        let is_news =
+            self.progress.send_if_modified(|known| std::mem::replace(known, last) != last);
+        let waits = self.connected.as_mut().and_then(|connected| connected.waits.as_mut());
+        if let Some((since, ..)) = waits.filter(|_| is_news) {
+            *since = Instant::now();
+        }
         if let Some(connected) = &mut self.connected
             && let Some((_, moment, revision)) = connected.waits
             && last >= revision
@@ -92,6 +104,7 @@ impl Recorder<'_> {
             connected.waits = None;
             // The watch has caught up, so earlier failures no longer count.
             self.attempts = (0, 0);
+            self.pause = Duration::ZERO;
             if filling.complete(moment) {
                 self.tell(JournalStep::Complete { moment, revision });
             }
@@ -113,8 +126,10 @@ impl Recorder<'_> {
                 }
                 if let Some(connected) = &mut self.connected {
                     connected.asked.revision = false;
-                    let since = connected.waits.map_or_else(Instant::now, |(since, ..)| since);
-                    connected.waits = Some((since, moment, revision)).filter(|_| revision != 0);
+                    // An earlier answer is kept until it is reached: behind a busy etcd a later one always is further.
+                    let waits = (Instant::now(), moment, revision);
+                    let later = Some(waits).filter(|_| revision != 0);
+                    connected.waits = connected.waits.or(later);
                 }
                 self.advance(filling)?;
             }

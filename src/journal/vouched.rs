@@ -3,7 +3,7 @@
 use super::folder::Folder;
 use super::open::{Ends, digest, read_seal};
 use crate::envelope::{Asked, judge_seal};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::format::{EndBody, HeadBody, JournalHead, JournalPart, MAX_HEAD, SnapshotId};
 use crate::keys::KeySet;
 use crate::store::Repository;
@@ -14,12 +14,15 @@ pub(crate) struct Vouched {
     pub(crate) head: HeadBody,
     /// What it held when it ended.
     pub(crate) end: Option<EndBody>,
+    /// A listed seal or end could not be read that may be newer.
+    pub(crate) is_unread: bool,
 }
 
 /// What is vouched for of the journal `id`; `None` if nothing is.
 ///
 /// # Errors
-/// Those of the store, and of a head that does not parse.
+/// Those of the store, of a head that does not parse, and of a listed seal or end that cannot be read if nothing else is vouched
+/// for.
 pub(crate) async fn vouched(
     repository: &Repository,
     id: SnapshotId,
@@ -39,7 +42,10 @@ pub(crate) async fn vouched(
         let seal = match read_seal(repository, id, generation, &name).await {
             Ok(seal) => seal,
             Err(error) if error.kind().is_of_store() => return Err(error),
-            Err(_) => continue,
+            Err(error) => {
+                ends.note_unread(error);
+                continue;
+            }
         };
         let object = seal.body().object();
         let is_head = object == digest(&bytes);
@@ -56,10 +62,16 @@ pub(crate) async fn vouched(
         }
         let end = end.map(|(_, end)| end.body().clone());
         let is_end = end.is_some();
-        found = Some(Vouched { head: body.clone(), end });
+        found = Some(Vouched { head: body.clone(), end, is_unread: ends.is_unread });
         if is_end {
             break;
         }
     }
-    Ok(found)
+    match found {
+        None if ends.is_unread => {
+            let text = format!("journal {id}: a listed seal or end of it cannot be read");
+            Err(Error::new(ErrorKind::NotFound, text))
+        }
+        found => Ok(found),
+    }
 }

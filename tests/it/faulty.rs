@@ -61,7 +61,7 @@ pub struct Faulty {
     /// was lost, and the second one refused.
     refuses: Option<&'static str>,
     /// The first read of an object whose name contains this fails: the store says that it is not there.
-    stumbles: Option<(&'static str, Arc<AtomicUsize>)>,
+    stumbles: Option<(String, Arc<AtomicUsize>)>,
 }
 
 impl Faulty {
@@ -116,8 +116,8 @@ impl Faulty {
     }
 
     /// As [`passing`](Self::passing); the first read of an object whose name contains `part` fails as if it were not there.
-    pub fn stumbling(inner: Arc<dyn ObjectStore>, part: &'static str) -> Self {
-        Self { stumbles: Some((part, Arc::default())), ..Self::passing(inner) }
+    pub fn stumbling(inner: Arc<dyn ObjectStore>, part: impl Into<String>) -> Self {
+        Self { stumbles: Some((part.into(), Arc::default())), ..Self::passing(inner) }
     }
 
     /// Whether that read has failed.

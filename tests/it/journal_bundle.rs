@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use object_store::ObjectStore;
 use strongroom::backup::{
-    Moment, Retention, Scope, apply_prune, bundle_journals, copy, journals, open_replica,
-    plan_prune, plan_removal, plan_restore, verify_journals,
+    Accept, Moment, Retention, Scope, apply_prune, bundle_journals, copy, journals, open_replica,
+    plan_prune, plan_removal, plan_restore, reseal, verify_journals,
 };
 use strongroom::crypto::Suite;
-use strongroom::format::{ClusterName, SnapshotId};
+use strongroom::format::{ClusterName, KeyState, SnapshotId};
+use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 use strongroom::task::Control;
 
 use crate::faulty::Faulty;
 use crate::journal_vectors::{copy as copy_tree, restored};
-use crate::support::{keys, local, vector};
+use crate::support::{key, keys, local, vector};
 
 const JOURNAL: &str = "01M8D98CF9R1XFRHXMRX2V8YEN";
 const SNAPSHOT: &str = "01M8D98CCF4510T8JAX8146E3A";
@@ -35,9 +37,13 @@ async fn open(dir: &Path) -> Repository {
 }
 
 async fn bundled(repository: &Repository) -> strongroom::Result<usize> {
+    bundled_with(repository, &keys(&[1, 2])).await
+}
+
+async fn bundled_with(repository: &Repository, keys: &KeySet) -> strongroom::Result<usize> {
     let (cluster, control) = (ClusterName::default(), Control::default());
     let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
-    bundle_journals(repository, &keys(&[1, 2]), &cluster, how, &control).await
+    bundle_journals(repository, keys, &cluster, how, &control).await
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -111,6 +117,39 @@ async fn whatever_call_fails_what_was_recorded_restores() {
 }
 
 /// A bundle that is damaged is a finding, and the segments count as long as they are there.
+/// While the end that names the bundle cannot be read, nobody vouches for the one that names the segments. Where that has happened,
+/// the journal is bundled again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_end_does_not_take_the_place_of_a_later_one() {
+    let (dir, control) = (golden(), Control::default());
+    assert_eq!(bundled(&open(dir.path()).await).await.unwrap(), 1);
+    let mut both = keys(&[1, 2]);
+    both.add(Arc::new(key(77)), KeyState::Sealing);
+    let again = async |store: Arc<dyn ObjectStore>| {
+        let repository = Repository::open(store, None).await.unwrap();
+        reseal(&repository, &both, Scope::All, &[], Accept::Counting, &control).await.unwrap()
+    };
+    for name in ["end.3", "seal.3"] {
+        let store = Faulty::stumbling(local(dir.path()), format!("{JOURNAL}/{name}"));
+        let done = again(Arc::new(store.clone())).await;
+        assert!(store.has_stumbled() && done.journals.is_empty(), "{name}: {done:?}");
+        assert!(!names(dir.path()).contains(&"seal.4".into()));
+    }
+    let genuine = ["end.3", "seal.3"].map(|name| (name, fs::read(part(dir.path(), name)).unwrap()));
+    genuine.iter().for_each(|(name, _)| fs::write(part(dir.path(), name), "junk").unwrap());
+    assert_eq!(again(local(dir.path())).await.journals.len(), 1);
+    genuine.iter().for_each(|(name, bytes)| fs::write(part(dir.path(), name), bytes).unwrap());
+    assert!(names(dir.path()).contains(&"seal.4".into()));
+    make_old(dir.path(), "end.3");
+    let repository = open(dir.path()).await;
+    assert_eq!(bundled_with(&repository, &both).await.unwrap(), 1);
+    is_all_there(dir.path()).await;
+    make_old(dir.path(), "end.5");
+    assert_eq!(bundled_with(&repository, &both).await.unwrap(), 0);
+    assert!(!names(dir.path()).iter().any(|name| name.starts_with("segment.")));
+    is_all_there(dir.path()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_bundle_leaves_the_segments() {
     let dir = golden();

@@ -1,28 +1,36 @@
 //! A recorder whose store fails at any call, which is killed at any moment, or whose etcd compacts all the time: what was
 //! stored restores, nothing more is lost than was waiting, and each gap is named.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use strongroom::backup::{
     Moment, RecordOptions, bundle_journals, journals, plan_restore, verify_journals,
 };
-use strongroom::crypto::Suite;
-use strongroom::format::ClusterName;
+use strongroom::crypto::{Suite, system_rng};
+use strongroom::format::{ClusterName, KeyState};
+use strongroom::keys::{KeySet, Signer, SigningKey};
+use strongroom::store::Repository;
 use strongroom::task::Control;
 
 use crate::etcd_server::{Etcd, Version};
 use crate::faulty::Faulty;
 use crate::journal_store::{Recording, put, restores};
-use crate::support::{TestRepo, keys, local};
+use crate::support::{TestRepo, key, keys, local};
 
 /// The last revision that the repository restores; 0 before there is a snapshot.
 async fn reached(repo: &TestRepo) -> i64 {
+    reached_with(repo, &keys(&[1])).await
+}
+
+async fn reached_with(repo: &TestRepo, keys: &KeySet) -> i64 {
     let listed = strongroom::backup::snapshots(&repo.repository, None).await.unwrap();
     if listed.snapshots.is_empty() {
         return 0;
     }
-    let (keys, dir) = (keys(&[1]), tempfile::tempdir().unwrap());
-    let plan = plan_restore(&repo.repository, &keys, None, None, Moment::Newest, dir.path());
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan_restore(&repo.repository, keys, None, None, Moment::Newest, dir.path());
     plan.await.unwrap().revision
 }
 
@@ -67,17 +75,34 @@ async fn some_calls_of_a_recorder_fail() {
     whatever_call_fails([3, 12, 17, 25].into_iter(), false, false).await;
 }
 
-/// A recorder that takes over begins after everything that is stored, even if one read of the newest journal fails once. etcd
-/// has compacted the rest.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_read_that_fails_once_causes_no_gap() {
+/// The folder of the newest journal.
+fn newest(repo: &TestRepo) -> String {
+    let folders = std::fs::read_dir(repo.path("journals")).unwrap();
+    folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).max().unwrap()
+}
+
+/// Recorders one after the other, each of which fails once to read a part of the newest journal. They begin after everything that
+/// is stored: etcd has compacted the rest. Those that are blind go by signatures.
+async fn take_over(parts: &[&str], is_blind: bool) {
     let etcd = Etcd::start(Version::V3_5).await;
     let mut client = etcd.client().await;
     put(&mut client, 5, 1).await;
     let repo = TestRepo::new().await;
-    let mut before = Faulty::passing(local(repo.dir.path()));
-    for (at, part) in ["/head", "/seal.1", "/segment.2.", "/bundle.", ""].into_iter().enumerate() {
-        let recording = Recording::on(before, &repo, &etcd, None, None).await.unwrap();
+    let (mut before, mut owner) = (Faulty::passing(local(repo.dir.path())), keys(&[1]));
+    let mut signers = Vec::new();
+    for (at, part) in parts.iter().chain(&[""]).enumerate() {
+        let mut own = keys(&[1]);
+        if is_blind {
+            own = KeySet::new();
+            own.add_recipient(Arc::new(key(1)), KeyState::Sealing);
+            let signing = SigningKey::generate(&mut system_rng());
+            signers.push(signing.public());
+            own.sign_with(signing);
+            signers.iter().for_each(|public| own.trust(Signer::new(*public)));
+            owner.trust(Signer::new(*signers.last().unwrap()));
+        }
+        let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
+        let recording = Recording::with(before, &repo, &etcd, (options, own), None).await.unwrap();
         recording.until("begins with revision", 1).await;
         let mut last = 0;
         for _ in 0..3 {
@@ -85,23 +110,35 @@ async fn a_read_that_fails_once_causes_no_gap() {
             tokio::time::sleep(Duration::from_millis(1100)).await;
         }
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert_eq!(recording.store.has_stumbled(), at > 0, "{part}");
-        match part == "/bundle." {
-            true => {
-                recording.stop().await;
-                let (cluster, control) = (ClusterName::default(), Control::default());
-                let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
-                let keys = keys(&[1]);
-                bundle_journals(&repo.repository, &keys, &cluster, how, &control).await.unwrap();
-            }
+        assert_eq!(recording.store.has_stumbled(), at > 0, "before {part}");
+        match is_blind || *part == "/bundle." {
+            true => drop(recording.stop().await),
             false => recording.kill().await,
         }
-        assert_eq!(reached(&repo).await, last, "before {part}");
+        if *part == "/bundle." {
+            let (cluster, control) = (ClusterName::default(), Control::default());
+            let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
+            bundle_journals(&repo.repository, &owner, &cluster, how, &control).await.unwrap();
+        }
+        assert_eq!(reached_with(&repo, &owner).await, last, "before {part}");
         client.compact(last - 1, None).await.unwrap();
-        before = Faulty::stumbling(local(repo.dir.path()), part);
+        before = Faulty::stumbling(local(repo.dir.path()), newest(&repo) + part);
     }
-    let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
+    let listed = journals(&repo.repository, &owner, None).await.unwrap();
     assert_eq!((listed.gaps, listed.findings), (vec![], vec![]));
+    // Who only seals takes another one, because it cannot follow the journals back to the first.
+    let taken = strongroom::backup::snapshots(&repo.repository, None).await.unwrap();
+    assert_eq!(taken.snapshots.len(), if is_blind { 2 } else { 1 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_once_causes_no_gap() {
+    take_over(&["/head", "/seal.1", "/segment.2.", "/bundle."], false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_once_causes_no_gap_for_those_who_only_seal() {
+    take_over(&["/head", "/seal.2", "/end.2"], true).await;
 }
 
 /// The recorder stores what it received as soon as etcd goes away, without waiting for the interval to end.
@@ -113,7 +150,8 @@ async fn what_was_received_is_stored_when_etcd_goes() {
     let repo = TestRepo::new().await;
     let options = RecordOptions::new(ClusterName::default(), Duration::from_secs(600));
     let store = Faulty::passing(local(repo.dir.path()));
-    let recording = Recording::with(store, &repo, &etcd, options, None).await.unwrap();
+    let how = (options, keys(&[1]));
+    let recording = Recording::with(store, &repo, &etcd, how, None).await.unwrap();
     recording.until("begins with revision", 1).await;
     // Behind the segment of the first interval.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -127,37 +165,77 @@ async fn what_was_received_is_stored_when_etcd_goes() {
     recording.kill().await;
 }
 
-/// Behind a gap, the rest of a journal may wait in the spool of its recorder, with its end: nobody else writes one.
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_else_ends_a_journal_whose_rest_may_wait() {
+/// Two recorders, one after the other, both of which ended hours ago. The first is killed, or stopped; behind a gap the second
+/// does not follow it. The folder of the first journal.
+async fn two_journals(repo: &TestRepo, is_killed: bool, has_gap: bool) -> PathBuf {
     let etcd = Etcd::start(Version::V3_5).await;
     let mut client = etcd.client().await;
     put(&mut client, 5, 1).await;
-    let repo = TestRepo::new().await;
-    for is_killed in [true, false] {
-        let recording = Recording::spooling(&repo, &etcd, None, None).await;
+    for at in 0..2 {
+        let recording = Recording::spooling(repo, &etcd, None, None).await;
         recording.until("begins with revision", 1).await;
-        put(&mut client, 5, 1).await;
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        match is_killed {
+        for _ in 0..2 {
+            put(&mut client, 5, 1).await;
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        match is_killed && at == 0 {
             true => recording.kill().await,
             false => drop(recording.stop().await),
         }
-        let last = put(&mut client, 5, 1).await;
-        client.compact(last, None).await.unwrap();
+        if has_gap {
+            let last = put(&mut client, 5, 1).await;
+            client.compact(last, None).await.unwrap();
+        }
     }
     let listed = journals(&repo.repository, &keys(&[1]), None).await.unwrap();
-    assert_eq!((listed.journals.len(), listed.gaps.len()), (2, 1), "{listed:?}");
+    assert_eq!((listed.journals.len(), listed.gaps.len()), (2, usize::from(has_gap)), "{listed:?}");
     let folder = repo.path(&format!("journals/{}", listed.journals[0].id));
-    let names = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    for path in names() {
+    for path in files(&folder) {
         let file = std::fs::File::options().append(true).open(path).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(3 * 3600)).unwrap();
     }
+    folder
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+async fn bundle(repository: &Repository) {
     let (cluster, control) = (ClusterName::default(), Control::default());
     let how = (Suite::Aes256Gcm, SystemTime::UNIX_EPOCH);
-    bundle_journals(&repo.repository, &keys(&[1]), &cluster, how, &control).await.unwrap();
-    assert!(!names().any(|path| path.to_str().unwrap().contains("/end.")));
+    bundle_journals(repository, &keys(&[1]), &cluster, how, &control).await.unwrap();
+}
+
+/// Behind a gap, the rest of a journal may wait in the spool of its recorder, with its end: nobody else writes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_ends_a_journal_whose_rest_may_wait() {
+    let repo = TestRepo::new().await;
+    let folder = two_journals(&repo, true, true).await;
+    bundle(&repo.repository).await;
+    assert!(!files(&folder).iter().any(|path| path.to_str().unwrap().contains("/end.")));
+}
+
+/// A journal whose end cannot be read gets no other one, which would name less.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_ends_a_journal_whose_end_cannot_be_read() {
+    for part in ["/end.2", "/seal.2"] {
+        let repo = TestRepo::new().await;
+        let folder = two_journals(&repo, false, false).await;
+        // The second recorder has bundled it.
+        for name in ["bundle.3", "end.3", "seal.3"] {
+            std::fs::remove_file(folder.join(name)).unwrap();
+        }
+        let before = files(&folder).len();
+        let id = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        let store = Faulty::stumbling(local(repo.dir.path()), id + part);
+        bundle(&repo.through(Arc::new(store.clone())).await.unwrap()).await;
+        assert!(store.has_stumbled());
+        assert_eq!(files(&folder).len(), before, "{part}: {:?}", files(&folder));
+        bundle(&repo.repository).await;
+        let is_bundle = |path: &PathBuf| path.to_str().unwrap().contains("/bundle.");
+        assert!(files(&folder).iter().any(is_bundle), "{part}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -254,7 +254,8 @@ async fn nothing_needed_is_removed_while_an_object_is_unreadable() {
     let recorded = Recorded::new().await;
     let found = recorded.plan(Some("1d")).await;
     assert!(!found.journals.remove.is_empty() && found.blocked.is_empty(), "{found:?}");
-    for part in ["/head", "/manifest", "/seal.1", "/end.2"] {
+    let journal = recorded.journals[1];
+    for part in ["/head", "/manifest", &format!("{journal}/seal.2"), &format!("{journal}/end.2")] {
         let store = Faulty::stumbling(local(recorded.test.dir.path()), part);
         let repository = recorded.test.through(Arc::new(store.clone())).await.unwrap();
         let (retention, control) = (retention(Some("1d")), Control::default());

@@ -14,6 +14,7 @@ use strongroom::backup::{
 use strongroom::crypto::system_rng;
 use strongroom::etcd::EtcdSettings;
 use strongroom::format::{ClusterName, SnapshotId};
+use strongroom::keys::KeySet;
 use strongroom::store::Repository;
 use strongroom::task::{Control, JournalStep, Step};
 use tokio::sync::watch;
@@ -60,15 +61,15 @@ impl Recording {
     ) -> strongroom::Result<Self> {
         let mut options = RecordOptions::new(ClusterName::default(), Duration::from_secs(1));
         options.spool = spool.map(Path::to_owned);
-        Self::with(store, repo, etcd, options, second).await
+        Self::with(store, repo, etcd, (options, keys(&[1])), second).await
     }
 
-    /// As [`on`](Self::on), with these options.
+    /// As [`on`](Self::on), with these options and keys.
     pub(crate) async fn with(
         store: Faulty,
         repo: &TestRepo,
         etcd: &Etcd,
-        options: RecordOptions,
+        (options, keys): (RecordOptions, KeySet),
         second: Option<Repository>,
     ) -> strongroom::Result<Self> {
         let repository = repo.through(Arc::new(store.clone())).await?;
@@ -93,8 +94,7 @@ impl Recording {
         });
         let runtime = tokio::runtime::Handle::current();
         let job = tokio::task::spawn_blocking(move || {
-            let (keys, snapshots) = (keys(&[1]), BackupOptions::default());
-            let second = second.as_ref();
+            let (snapshots, second) = (BackupOptions::default(), second.as_ref());
             let recording =
                 record(&repository, second, &keys, &settings, &options, &snapshots, &control);
             runtime.block_on(async {
@@ -305,7 +305,8 @@ async fn a_full_spool_loses_nothing() {
         options.spool = Some(spool.clone());
         options.spool_max = if is_full { 1 } else { 100 };
         let store = Faulty::passing(local(repo.dir.path()));
-        let recording = Recording::with(store, &repo, &etcd, options, None).await.unwrap();
+        let how = (options, keys(&[1]));
+        let recording = Recording::with(store, &repo, &etcd, how, None).await.unwrap();
         recording.until("begins with revision", 1).await;
         put(&mut client, 5, 1).await;
         tokio::time::sleep(Duration::from_millis(1500)).await;

@@ -208,8 +208,9 @@ impl Look {
             let journal = match journal {
                 Ok(Some(journal)) if journal.standing.counts() => journal,
                 Ok(None) => continue,
-                Ok(Some(_)) => {
+                Ok(Some(journal)) => {
                     look.is_doubtful = true;
+                    look.is_away |= journal.check_read().is_err();
                     continue;
                 }
                 Err(error) if error.kind().is_general() => return Err(error),
@@ -262,6 +263,7 @@ impl Look {
             if vouched.head.cluster != *cluster {
                 continue;
             }
+            look.is_away |= vouched.is_unread;
             (look.before, look.link) = match (vouched.end, folder.last_named()) {
                 // It is open, or its recorder was killed.
                 (None, Some(last)) => (Before::Named(last), None),

@@ -16,8 +16,14 @@ use crate::mvcc::{Recorded, Recording};
 /// Revisions that a journal repeats of the one before.
 const OVERLAP: i64 = 63;
 
-/// How long the revisions that etcd and the newest journal have in common are waited for.
-const COMPARING: Duration = Duration::from_secs(30);
+/// How long the revisions that etcd and the newest journal have in common may take to arrive.
+const COMPARING: Duration = Duration::from_secs(600);
+/// How long etcd may be silent while it is compared.
+const SILENT: Duration = Duration::from_secs(30);
+/// Watches that are tried before the history is taken for another one, where etcd ends each or answers what cannot be used.
+const ATTEMPTS: usize = 3;
+/// Between them.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where a recording begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -181,43 +187,58 @@ fn start_behind_names(last: i64, now: Now) -> Start {
     Start { first: now.first(), gap: Some(gap), has_base: false }
 }
 
-/// Whether etcd's revisions from `first` to `last` are those that were `recorded`.
+/// Whether etcd's revisions from `first` to `last` are those that were `recorded`. A watch that etcd cancels, or whose answers
+/// are of no use, at each of several attempts counts as another history, as it does while recording.
 ///
 /// # Errors
-/// [`Unreachable`](ErrorKind::Unreachable) when the comparison is not possible, which does not show another history.
+/// Those of etcd; [`Unreachable`](ErrorKind::Unreachable) when it ends the watch or does not answer, which shows no other history.
 async fn is_continued(
+    recorded: &BTreeMap<i64, RecordDigest>,
+    range: (i64, i64),
+    etcd: &EtcdSettings,
+) -> Result<bool> {
+    for _ in 0..ATTEMPTS {
+        let comparing = tokio::time::timeout(COMPARING, compare(recorded, range, etcd));
+        let compared = comparing.await.unwrap_or_else(|_| Err(not_compared("etcd takes too long")));
+        if let Some(is_continued) = compared? {
+            return Ok(is_continued);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(false)
+}
+
+/// As [`is_continued`], with one watch. `None` if etcd cancels it, or an answer is of no use.
+async fn compare(
     recorded: &BTreeMap<i64, RecordDigest>,
     (first, last): (i64, i64),
     etcd: &EtcdSettings,
-) -> Result<bool> {
-    let unknown = |why: &str| {
-        let text = format!("cannot compare etcd's history with what was recorded: {why}");
-        Error::new(ErrorKind::Unreachable, text)
-    };
+) -> Result<Option<bool>> {
     let choice = choose_member(etcd).await?;
     let questions = choice.questions(etcd).await?;
     let mut watch = questions.watch(choice.member, first).await?;
-    let mut revisions = Revisions::new(first);
-    let comparing = async {
-        let mut complete = Vec::new();
-        while revisions.last() < last {
-            let message = watch.next().await?.ok_or_else(|| unknown("etcd ended the watch"))?;
-            match revisions.answer(&message, &mut complete) {
-                Ok(()) => {}
-                Err(Ended::Compacted(_) | Ended::Parted(_)) => return Ok(false),
-                Err(Ended::Canceled(why) | Ended::Broken(why)) => return Err(unknown(&why)),
-            }
-            for one in complete.drain(..).filter(|one: &Complete| one.main <= last) {
-                let is_same = recorded.get(&one.main).is_none_or(|is| *is == one.digest);
-                if !is_same {
-                    return Ok(false);
-                }
+    let (mut revisions, mut complete) = (Revisions::new(first), Vec::new());
+    while revisions.last() < last {
+        let next = tokio::time::timeout(SILENT, watch.next()).await;
+        let message = next.map_err(|_| not_compared("etcd does not answer in time"))??;
+        let message = message.ok_or_else(|| not_compared("etcd ended the watch"))?;
+        match revisions.answer(&message, &mut complete) {
+            Ok(()) => {}
+            Err(Ended::Compacted(_) | Ended::Parted(_)) => return Ok(Some(false)),
+            Err(Ended::Canceled(_) | Ended::Broken(_)) => return Ok(None),
+        }
+        for one in complete.drain(..).filter(|one: &Complete| one.main <= last) {
+            if recorded.get(&one.main).is_some_and(|digest| *digest != one.digest) {
+                return Ok(Some(false));
             }
         }
-        Ok(true)
-    };
-    let compared = tokio::time::timeout(COMPARING, comparing).await;
-    compared.unwrap_or_else(|_| Err(unknown("etcd does not answer in time")))
+    }
+    Ok(Some(true))
+}
+
+fn not_compared(why: &str) -> Error {
+    let text = format!("cannot compare etcd's history with what was recorded: {why}");
+    Error::new(ErrorKind::Unreachable, text)
 }
 
 /// What stands for the records of each complete revision of `journal` from `first` on.

@@ -232,10 +232,13 @@ impl<'a> Bundling<'a> {
         self.failed = 0;
         let own: BTreeSet<_> = self.own.iter().map(|one| one.head.journal).collect();
         let ids: Vec<_> = journals.open.keys().copied().filter(|id| !own.contains(id)).collect();
+        // One that cannot be read may name more segments than the others.
+        let are_read = journals.check_read().is_ok();
         for id in ids {
-            let ends_at = journals.ends_at(id, !keys.signers().is_empty());
+            let ends_at = journals.ends_at(id, !keys.signers().is_empty()).filter(|_| are_read);
             let Some((journal, folder)) = journals.open.remove(&id) else { continue };
-            if !journal.standing.counts() || !is_left(&id, &folder) {
+            let may_have_more = journal.check_read().is_err();
+            if !journal.standing.counts() || may_have_more || !is_left(&id, &folder) {
                 continue;
             }
             if let Some((bundled, replaced)) = journal.replaced(&folder) {

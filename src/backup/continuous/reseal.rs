@@ -85,7 +85,7 @@ async fn one(
         return Err(Error::truncated(text)
             .hint("trust the signer of the bundle's end, then vouch for it: `strongroom journal list` shows it then"));
     }
-    // Else the new seal would cover only the head, and supersede the unread one that covers the end.
+    // Else the new seal would cover the head, or an earlier end, and supersede the unread one.
     journal.check_read()?;
     let seal = &journal.seal;
     let kept = kept_stanzas(seal, keys, job.drop);
