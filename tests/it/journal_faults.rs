@@ -263,7 +263,7 @@ async fn long_compactions_while_the_store_is_away() {
         let mut last = 0;
         for second in 0..24 {
             recording.store.set_away((4..20).contains(&second));
-            last = put(&mut client, 2, 2 << 20).await;
+            last = put(&mut client, 4, 1 << 20).await;
             client.compact(last - 1, None).await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
