@@ -113,6 +113,11 @@ impl Revisions {
         if self.repeats { self.next } else { self.next.saturating_sub(1) }
     }
 
+    /// Whether the last complete revision is still to be compared with what another stream sends.
+    pub(crate) fn is_repeating(&self) -> bool {
+        self.repeats
+    }
+
     /// How many revisions etcd had beyond the last complete one when it sent the last answer.
     pub(crate) fn behind(&self) -> i64 {
         self.etcd.saturating_sub(self.last()).max(0)

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::connected::Answer;
 use super::filling::Filling;
+use super::outbox::PAUSE;
 use super::record::{ATTEMPTS, MAX_BEHIND, Recorder, STUCK};
 use crate::error::Result;
 use crate::etcd::changes::{ChangeValue, Complete, Ended, Ids};
@@ -97,9 +98,15 @@ impl Recorder<'_> {
         if let Some((since, ..)) = waits.filter(|_| is_news) {
             *since = Instant::now();
         }
+        if is_news {
+            // A watch that shows something may break off before it has caught up. Meanwhile etcd goes on.
+            self.pause = self.pause.min(PAUSE);
+        }
+        // Before the last revision was repeated, the watch may be of another history.
         if let Some(connected) = &mut self.connected
             && let Some((_, moment, revision)) = connected.waits
             && last >= revision
+            && !self.revisions.is_repeating()
         {
             connected.waits = None;
             // The watch has caught up, so earlier failures no longer count.

@@ -62,7 +62,7 @@ pub(crate) async fn vouched(
         }
         let end = end.map(|(_, end)| end.body().clone());
         let is_end = end.is_some();
-        found = Some(Vouched { head: body.clone(), end, is_unread: ends.is_unread });
+        found = Some(Vouched { head: body.clone(), end, is_unread: false });
         if is_end {
             break;
         }
@@ -72,6 +72,6 @@ pub(crate) async fn vouched(
             let text = format!("journal {id}: a listed seal or end of it cannot be read");
             Err(Error::new(ErrorKind::NotFound, text))
         }
-        found => Ok(found),
+        found => Ok(found.map(|one| Vouched { is_unread: ends.is_unread, ..one })),
     }
 }

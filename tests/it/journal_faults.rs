@@ -261,9 +261,9 @@ async fn long_compactions_while_the_store_is_away() {
         let recording = Recording::spooling(&repo, &etcd, spool, None).await;
         recording.until("begins with revision", 1).await;
         let mut last = 0;
-        for second in 0..24 {
-            recording.store.set_away((4..20).contains(&second));
-            last = put(&mut client, 4, 1 << 20).await;
+        for second in 0..60 {
+            recording.store.set_away((4..52).contains(&second));
+            last = put(&mut client, 1, 1 << 20).await;
             client.compact(last - 1, None).await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -197,13 +197,15 @@ async fn is_continued(
     range: (i64, i64),
     etcd: &EtcdSettings,
 ) -> Result<bool> {
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
         let comparing = tokio::time::timeout(COMPARING, compare(recorded, range, etcd));
         let compared = comparing.await.unwrap_or_else(|_| Err(not_compared("etcd takes too long")));
         if let Some(is_continued) = compared? {
             return Ok(is_continued);
         }
-        tokio::time::sleep(PAUSE).await;
     }
     Ok(false)
 }
@@ -220,8 +222,10 @@ async fn compare(
     let (mut revisions, mut complete) = (Revisions::new(first), Vec::new());
     while revisions.last() < last {
         let next = tokio::time::timeout(SILENT, watch.next()).await;
-        let message = next.map_err(|_| not_compared("etcd does not answer in time"))??;
-        let message = message.ok_or_else(|| not_compared("etcd ended the watch"))?;
+        let message = match next.map_err(|_| not_compared("etcd does not answer in time"))? {
+            Err(error) if error.kind() == ErrorKind::Protocol => return Ok(None),
+            message => message?.ok_or_else(|| not_compared("etcd ended the watch"))?,
+        };
         match revisions.answer(&message, &mut complete) {
             Ok(()) => {}
             Err(Ended::Compacted(_) | Ended::Parted(_)) => return Ok(Some(false)),

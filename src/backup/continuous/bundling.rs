@@ -233,12 +233,19 @@ impl<'a> Bundling<'a> {
         let own: BTreeSet<_> = self.own.iter().map(|one| one.head.journal).collect();
         let ids: Vec<_> = journals.open.keys().copied().filter(|id| !own.contains(id)).collect();
         // One that cannot be read may name more segments than the others.
-        let are_read = journals.check_read().is_ok();
+        let unread = journals.check_read().err();
+        if let Some(error) = &unread {
+            self.note(format!("earlier journals get no end now: {error}"));
+        }
         for id in ids {
-            let ends_at = journals.ends_at(id, !keys.signers().is_empty()).filter(|_| are_read);
+            let ends_at =
+                journals.ends_at(id, !keys.signers().is_empty()).filter(|_| unread.is_none());
             let Some((journal, folder)) = journals.open.remove(&id) else { continue };
-            let may_have_more = journal.check_read().is_err();
-            if !journal.standing.counts() || may_have_more || !is_left(&id, &folder) {
+            if !journal.standing.counts() || !is_left(&id, &folder) {
+                continue;
+            }
+            if journal.check_read().is_err() {
+                self.failed = self.failed.saturating_add(1);
                 continue;
             }
             if let Some((bundled, replaced)) = journal.replaced(&folder) {

@@ -69,9 +69,7 @@ impl Outbox<'_> {
             // Somebody else has ended the journal since.
             let is_next = self.inner().waiting.get(1).is_some_and(|next| next.name == seal);
             self.give_up(if is_next { 2 } else { 1 }).await?;
-            self.note(format!(
-                "the journal that an earlier recorder left keeps the end it has: {error}"
-            ));
+            self.note(format!("the end that an earlier recorder left is not stored: {error}"));
             return Ok(());
         }
         let is_lost = is_beginning(name) && is_of_others;
