@@ -335,8 +335,8 @@ async fn check_newest(repository: &Repository, folder: &Folder, bundled: &Bundle
 /// Deletes the segments that a bundle replaces, and bundles that no end counts with. How many objects that were.
 ///
 /// # Errors
-/// Those of [`check_bundle`]; [`Tampered`](ErrorKind::Tampered) if the newest seal does not vouch for the bundle's end; those of the store: [`Denied`](crate::ErrorKind::Denied) where an object lock or a policy keeps
-/// them.
+/// Those of [`check_bundle`]; [`Tampered`](ErrorKind::Tampered) if the newest seal does not vouch for the bundle's end; those of the
+/// store: [`Denied`](ErrorKind::Denied) where an object lock or a policy keeps them.
 pub(crate) async fn delete_replaced(repository: &Repository, bundled: Bundled) -> Result<u64> {
     check_bundle(repository, &bundled).await?;
     let Bundled { id, number, segments, .. } = bundled;

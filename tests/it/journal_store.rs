@@ -193,6 +193,43 @@ async fn a_store_that_was_away_leaves_no_gap() {
     restores(&repo.repository, report.snapshots[0], &moments).await;
 }
 
+/// Somebody else has put an object under the name of a journal's end, or of its seal: all that was recorded is stored and counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_whose_name_is_taken_stops_nothing() {
+    let etcd = Etcd::start(Version::V3_5).await;
+    let mut client = etcd.client().await;
+    put(&mut client, 5, 1).await;
+    for name in ["end.2", "seal.2"] {
+        let (repo, spool) = (TestRepo::new().await, tempfile::tempdir().unwrap());
+        let spool = spool.path().join("spool");
+        let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+        recording.until("begins with revision", 1).await;
+        let last = put(&mut client, 5, 1).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let folder = std::fs::read_dir(repo.path("journals")).unwrap().next().unwrap().unwrap();
+        std::fs::write(folder.path().join(name), b"planted").unwrap();
+        let notes = Arc::clone(&recording.notes);
+        let report = recording.stop().await;
+        assert_eq!((report.last, report.seen), (last, last), "{name}: {report:?}");
+        assert!(notes.lock().unwrap().iter().any(|note| note.contains("has no end yet")));
+        let left = std::fs::read_dir(&spool).unwrap().flatten().map(|entry| entry.path());
+        let left: Vec<_> = left.filter(|path| path.is_dir()).collect();
+        for dir in left {
+            let names: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().collect();
+            assert!(names.len() <= 1, "{name}: {names:?}");
+        }
+        reaches(&repo.repository, last).await;
+        // The next one continues, and nothing is missing.
+        let recording = Recording::spooling(&repo, &etcd, Some(&spool), None).await;
+        recording.until("begins with revision", 1).await;
+        let last = put(&mut client, 5, 1).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let report = recording.stop().await;
+        assert_eq!((report.last, report.snapshots.len()), (last, 0), "{name}: {report:?}");
+        reaches(&repo.repository, last).await;
+    }
+}
+
 /// Waits until a restore reaches `revision`.
 async fn reaches(repository: &Repository, revision: i64) {
     let (keys, begun) = (keys(&[1]), Instant::now());
