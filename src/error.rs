@@ -95,12 +95,14 @@ impl ErrorKind {
     }
 
     /// Whether reading failed, so that nothing is known of the object: it may be the one that counts.
+    #[cfg(feature = "backup")]
     pub(crate) const fn is_of_store(self) -> bool {
         self.is_general() || matches!(self, Self::Protocol)
     }
 
     /// Whether a listed object that could not be read may be readable later. Somebody who can only create objects cannot cause
     /// such an error.
+    #[cfg(feature = "backup")]
     pub(crate) const fn is_away(self) -> bool {
         self.is_of_store() || matches!(self, Self::NotFound)
     }

@@ -105,7 +105,7 @@ pub fn key_history<S: RecordSource + ?Sized>(
     if changes.is_empty() || key.is_empty() {
         let message = format!("key {}: no change of it in this snapshot", printable(key));
         return Err(
-            Error::new(ErrorKind::NotFound, message).hint("ls lists the keys of a snapshot")
+            Error::new(ErrorKind::NotFound, message).hint("`ls` lists the keys of a snapshot; --revision and --time look at recorded changes, too")
         );
     }
     Ok(KeyHistory { key: key.to_vec(), compact_revision: span.compacted, revision, changes })

@@ -211,5 +211,5 @@ pub(super) fn parted(one: SnapshotId, other: SnapshotId, at: i64) -> String {
 /// That nothing reaches what was asked for.
 pub(super) fn not_covered(message: String) -> Error {
     Error::new(ErrorKind::NotFound, message)
-        .hint("`strongroom journal list` shows what is recorded; --newest takes the last revision")
+        .hint("`strongroom journal list` shows what is recorded; `restore --newest` takes the last revision")
 }

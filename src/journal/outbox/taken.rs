@@ -24,7 +24,9 @@ impl Outbox<'_> {
             Some((_, kind @ (Kind::End | Kind::Last(_)))) => {
                 let count = if matches!(kind, Kind::End) { 2 } else { 1 };
                 let given_up = self.give_up(count).await?;
-                self.note(format!("the journal has no end yet: {error}"));
+                self.note(format!(
+                    "the journal has no end yet, and nothing of it is lost: {error}"
+                ));
                 if let Some(Waiting { kind: Kind::Last(ended), .. }) =
                     given_up.into_iter().next_back()
                 {

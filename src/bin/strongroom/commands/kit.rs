@@ -125,7 +125,7 @@ fn commands(url: &str, id: impl std::fmt::Display, cluster: &str, signed: bool) 
         "\nRestore, on a machine with etcd. KEY is file:KEYRING, identity:FILE or passphrase:KEYID.\n  \
          strongroom snapshots -r {url}{cluster}\n  \
          strongroom verify latest {with}\n  \
-         strongroom restore latest {with} --data-dir DIR\n  \
+         strongroom restore latest {with} --newest --data-dir DIR\n  \
          etcd --data-dir DIR\n\
          For a member of a cluster of several: `strongroom help restore`.\n\
          A key on paper: strongroom key combine -o KEYRING --expect KEYID\n\

@@ -133,8 +133,11 @@ pub(in crate::commands) async fn history(args: HistoryArgs, context: &Context) -
         table(&header, &[0, 2, 4], history.changes.iter().map(row).collect())
     })?;
     let known = match history.compact_revision {
-        0 => "all changes are known".to_owned(),
-        compacted => format!("changes before revision {compacted} were compacted"),
+        0 => format!("all changes up to revision {} are known", history.revision),
+        compacted => format!(
+            "changes before revision {compacted} were compacted; later ones are known up to revision {}",
+            history.revision
+        ),
     };
     context.output.note(&format!("{known}; {}", looked.cost()));
     Ok(ExitCode::SUCCESS)
